@@ -1,0 +1,131 @@
+"""What every text encoder shares: tokenising, truncation, padding, and ``encode``."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import torch
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.types import TextEncoding
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+
+def check_prompts(prompts: Sequence[str]) -> list[str]:
+    """The prompts as a list of valid Unicode. Raises PochadeError for no prompts or one that is no string."""
+    if isinstance(prompts, str) or len(prompts) == 0:
+        raise PochadeError("prompts: a list of at least one string is needed")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise PochadeError(f"prompts: {type(prompt).__name__} given, every prompt must be a string")
+    # Undecodable bytes from a command line arrive as lone surrogates, which no tokenizer takes.
+    return [prompt.encode("utf-8", "replace").decode("utf-8") for prompt in prompts]
+
+
+class PromptEncoder(ModelMixin, ConfigMixin):
+    """Text to vectors: ``encode(prompts)`` for use, ``tokenize`` and ``forward`` for training.
+
+    A subclass sets ``_tokenizer`` (without truncation or padding of its own), ``_suffix`` (how many
+    closing tokens survive truncation) and ``_pad_id``, and gives ``identity``, ``dim``, ``max_tokens`` and ``forward``.
+    """
+
+    config_name = "config.json"
+    _tokenizer: "Tokenizer"
+    _suffix = 1
+    _pad_id = 0
+
+    @property
+    def identity(self) -> str:
+        """Names the encoder and its weights; stored with a denoiser, which works with no other."""
+        raise NotImplementedError
+
+    @property
+    def dim(self) -> int:
+        """D_text, the width of ``tokens``."""
+        raise NotImplementedError
+
+    @property
+    def pooled_dim(self) -> int:
+        """D_pool, the width of ``pooled``."""
+        return self.dim
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens of a prompt that are used, opening and closing tokens included."""
+        raise NotImplementedError
+
+    def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
+        """Vectors of token ids [B, M] int64 with mask [B, M] bool, True where real, padded on the right."""
+        raise NotImplementedError
+
+    def _ids(self, prompt: str) -> list[int]:
+        return self._tokenizer.encode(prompt).ids
+
+    def count_tokens(self, prompt: str) -> int:
+        """Tokens of ``prompt`` before truncation; above ``max_tokens`` its end is not used."""
+        return len(self._ids(check_prompts([prompt])[0]))
+
+    def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Token ids [B, M] int64 and mask [B, M] bool, M the longest of the batch (at least 1).
+
+        What exceeds ``max_tokens`` is cut off. Raises PochadeError as ``check_prompts`` does.
+        """
+        rows: list[list[int]] = []
+        for prompt in check_prompts(prompts):
+            ids = self._ids(prompt)
+            if len(ids) > self.max_tokens:
+                ids = ids[: self.max_tokens - self._suffix] + ids[len(ids) - self._suffix :]
+            rows.append(ids)
+        length = max(1, *(len(row) for row in rows))
+        ids = torch.full((len(rows), length), self._pad_id, dtype=torch.int64)
+        mask = torch.zeros(len(rows), length, dtype=torch.bool)
+        for i, row in enumerate(rows):
+            ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
+            mask[i, : len(row)] = True
+        return ids, mask
+
+    @torch.no_grad()
+    def encode(self, prompts: Sequence[str]) -> TextEncoding:
+        """Vectors of B prompts: float32, without gradient, as in evaluation whatever mode the module is in.
+
+        Raises PochadeError for an empty list or a prompt that is no string.
+        """
+        ids, mask = self.tokenize(prompts)
+        training = self.training
+        self.eval()
+        try:
+            out = self(ids.to(self.device), mask.to(self.device))
+        finally:
+            self.train(training)
+        return TextEncoding(tokens=out.tokens.float(), mask=out.mask, pooled=out.pooled.float())
+
+
+class ConfigOnly(ModelMixin, ConfigMixin):
+    """A component whose folder holds its configuration and no weights."""
+
+    config_name = "config.json"
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *_: Any, **__: Any) -> None:
+        """Writes ``config.json``; the weight options that diffusers passes have nothing to act on."""
+        self.save_config(save_directory)
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
+    ) -> Self:
+        """Builds the component from the configuration in a folder.
+
+        Of diffusers' loading options ``subfolder`` and ``torch_dtype`` count; the others concern weight files.
+        """
+        folder = Path(pretrained_model_name_or_path or "") / (kwargs.get("subfolder") or "")
+        if not (folder / cls.config_name).is_file():
+            raise PochadeError(f"pretrained_model_name_or_path: no {cls.config_name} in {folder}")
+        module = cast(Self, cls.from_config(cast(dict[str, Any], cls.load_config(folder))))
+        dtype = kwargs.get("torch_dtype")
+        return module if dtype is None else module.to(dtype)
