@@ -31,14 +31,13 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
 class PromptEncoder(ModelMixin, ConfigMixin):
     """Text to vectors: ``encode(prompts)`` for use, ``tokenize`` and ``forward`` for training.
 
-    A subclass sets ``_tokenizer`` (without truncation or padding of its own), ``_suffix`` (how many
-    closing tokens survive truncation) and ``_pad_id``, and gives ``identity``, ``dim``, ``max_tokens`` and ``forward``.
+    A subclass sets ``_tokenizer`` (without truncation or padding of its own) and ``_suffix`` (how many
+    closing tokens survive truncation), and gives ``identity``, ``dim``, ``max_tokens`` and ``forward``.
     """
 
     config_name = "config.json"
     _tokenizer: "Tokenizer"
     _suffix = 1
-    _pad_id = 0
 
     @property
     def identity(self) -> str:
@@ -83,7 +82,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):
                 ids = ids[: self.max_tokens - self._suffix] + ids[len(ids) - self._suffix :]
             rows.append(ids)
         length = max(1, *(len(row) for row in rows))
-        ids = torch.full((len(rows), length), self._pad_id, dtype=torch.int64)
+        ids = torch.zeros(len(rows), length, dtype=torch.int64)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)
         for i, row in enumerate(rows):
             ids[i, : len(row)] = torch.tensor(row, dtype=torch.int64)
@@ -121,7 +120,7 @@ class ConfigOnly(ModelMixin, ConfigMixin):
     ) -> Self:
         """Builds the component from the configuration in a folder.
 
-        Of diffusers' loading options ``subfolder`` and ``torch_dtype`` count; the others concern weight files.
+        Of diffusers' loading options ``subfolder`` and ``torch_dtype`` count, others concern weights.
         """
         folder = Path(pretrained_model_name_or_path or "") / (kwargs.get("subfolder") or "")
         if not (folder / cls.config_name).is_file():
