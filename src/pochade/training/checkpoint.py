@@ -1,0 +1,251 @@
+"""Checkpoints on disk: complete, checked, written so that a kill or a full disk leaves the one before intact.
+
+A run's folder holds ``checkpoint-00001000/`` and so on, and ``latest``, a text file with the name of the newest.
+A checkpoint is one safetensors file for each group of tensors, ``state.json``, and ``manifest.json`` with the SHA-256
+of each. It is written to a hidden folder, synced to the disk, and renamed; nothing in it is a pickle.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from pochade.errors import FailureError, PochadeError
+from pochade.training.ema import module_tensors
+
+_TEMPORARY = ".checkpoint-"
+_WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
+
+Tensors = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint as read: groups of tensors by name, and the JSON state."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensors]
+    state: dict[str, Any]
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints of a run, newest first, whether intact or not."""
+    found = [
+        p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
+    ]
+    return sorted(found, key=_step_of, reverse=True)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("checkpoint-"))
+
+
+def remove_orphans(folder: Path) -> list[str]:
+    """Deletes what a killed run left half written; the names of it."""
+    orphans = [p for p in folder.iterdir() if p.name.startswith(_TEMPORARY)] if folder.is_dir() else []
+    for path in orphans:
+        _delete(path)
+    return [p.name for p in orphans]
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def save_checkpoint(
+    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+) -> Path:
+    """Writes a checkpoint, points ``latest`` to it and deletes all but the newest ``keep``.
+
+    Raises FailureError where it cannot be written (a full disk); what was there before stays as it was.
+    """
+    target = folder / f"checkpoint-{step:08d}"
+    temporary = folder / f"{_TEMPORARY}{step:08d}.writing"
+    replaced = folder / f"{_TEMPORARY}{step:08d}.replaced"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        _delete(temporary)
+        temporary.mkdir()
+        for group, named in tensors.items():
+            write_safetensors(temporary / f"{group}.safetensors", named)
+        write_text(temporary / "state.json", json.dumps({"step": step, **state}))
+        manifest = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
+        write_text(temporary / "manifest.json", json.dumps(manifest, indent=1))
+        _sync_folder(temporary)
+        if target.exists():
+            _delete(replaced)
+            target.rename(replaced)
+        temporary.rename(target)
+        _sync_folder(folder)
+        write_text(folder / "latest", target.name + "\n")
+    except (OSError, SafetensorError) as error:
+        _delete(temporary)
+        raise FailureError(
+            f"{target}: could not be written ({error}); {describe_last_good(folder)}"
+        ) from error
+    _delete(replaced)
+    for old in [p for p in checkpoints(folder) if _step_of(p) < step][keep - 1 :]:
+        # Renamed first, so that a kill in between leaves an orphan and no checkpoint with files missing.
+        going = folder / f"{_TEMPORARY}{old.name}.going"
+        _delete(going)
+        old.rename(going)
+        _delete(going)
+    return target
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes tensors under a temporary name, synced, and renames."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    try:
+        save_file(ready, temporary, metadata={"format": "pt"})
+        _sync_file(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a text under a temporary name, synced, and renames."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _sync_file(temporary)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def _sync_file(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    if os.name != "nt":  # Windows opens no folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        for name, digest in manifest.items():
+            if sha256(path / name) != digest:
+                return f"{name} differs from its SHA-256"
+    except (OSError, ValueError, AttributeError) as error:
+        return f"it cannot be read ({error})"
+    return None
+
+
+def find_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path | None:
+    """The checkpoint to go on from: ``latest`` if it is intact, else the newest intact one; None if there is none.
+
+    Each damaged one is reported through ``say``. Raises FailureError if there are checkpoints and all are damaged.
+    """
+    ordered = checkpoints(folder)
+    pointer = folder / "latest"
+    name = pointer.read_text(encoding="utf-8", errors="replace").strip() if pointer.is_file() else ""
+    ordered.sort(key=lambda path: path.name != name)  # stable: the others stay newest first
+    if name and ordered and ordered[0].name != name:
+        say(f"latest names {name!r}, which is not there")
+    for path in ordered:
+        fault = damage(path)
+        if fault is None:
+            return path
+        say(f"{path.name} is damaged: {fault}")
+    if ordered:
+        raise FailureError(f"{folder}: all {len(ordered)} checkpoints are damaged")
+    return None
+
+
+def describe_last_good(folder: Path) -> str:
+    """A clause for error messages."""
+    try:
+        path = find_checkpoint(folder)
+    except FailureError:
+        path = None
+    return f"the last good checkpoint is {path}" if path else "there is no earlier checkpoint"
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Reads a checkpoint that ``find_checkpoint`` found intact."""
+    state = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    return Checkpoint(path, int(state["step"]), tensors, state)
+
+
+def load_weights(module: nn.Module, path: str | Path) -> Path:
+    """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model; the file it took.
+
+    Of a checkpoint the averaged weights are taken. Other floating types are converted. Raises PochadeError, with all
+    of them named, where tensors are missing, extra or of another shape, and for a file that is no safetensors file.
+    """
+    file = _weight_file(Path(path))
+    try:
+        with safe_open(file, framework="pt") as reader:
+            shapes = {name: tuple(reader.get_slice(name).get_shape()) for name in reader.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise PochadeError(f"{file}: not a readable safetensors file ({error})") from None
+    tensors = module_tensors(module)
+    check_tensors(str(file), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    with torch.no_grad():
+        for name, value in load_file(file).items():
+            tensors[name].copy_(value)
+    return file
+
+
+def check_tensors(
+    source: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises PochadeError naming every tensor that is missing, extra or of another shape."""
+    faults = {
+        "missing": [n for n in wanted if n not in given],
+        "extra": [n for n in given if n not in wanted],
+        "wrongly shaped": [
+            f"{n} {list(given[n])} for {list(wanted[n])}"
+            for n in wanted
+            if n in given and given[n] != wanted[n]
+        ],
+    }
+    if any(faults.values()):
+        text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        raise PochadeError(f"{source}: its tensors do not fit the network: {text}")
+
+
+def _weight_file(path: Path) -> Path:
+    if path.is_file():
+        if path.suffix != ".safetensors":
+            raise PochadeError(f"{path}: only safetensors files are loaded")
+        return path
+    folders = (path, path / "final") if path.is_dir() else ()
+    for folder in folders:
+        for name in _WEIGHT_FILES:
+            if (folder / name).is_file():
+                return folder / name
+    raise PochadeError(
+        f"{path}: neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}"
+    )

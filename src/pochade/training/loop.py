@@ -1,0 +1,422 @@
+"""The training loop: one process here, any number under ``torchrun``; it can be killed at any moment and resumed.
+
+A run's folder afterwards::
+
+    checkpoint-00001000/   latest   metrics.jsonl   samples/step-000500.png   tensorboard/
+    final/model.safetensors      the averaged (EMA) weights, when the last step is done
+
+Under ``torchrun`` every process holds the same weights and averages; rank 0 alone writes.
+"""
+
+import json
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import FailureError, PochadeError
+from pochade.training.checkpoint import (
+    Checkpoint,
+    check_tensors,
+    checkpoints,
+    describe_last_good,
+    find_checkpoint,
+    load_checkpoint,
+    load_weights,
+    remove_orphans,
+    save_checkpoint,
+    write_safetensors,
+)
+from pochade.training.ema import EMA, module_tensors
+from pochade.training.loader import Dataset, Loader
+from pochade.training.metrics import MetricLog, Progress, Window
+from pochade.training.stage import Stage, differences
+from pochade.training.state import (
+    load_optimizer,
+    optimizer_tensors,
+    parameter_names,
+    random_state,
+    restore_random_state,
+    seed_all,
+)
+from pochade.training.task import Batch, Task
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from PIL.Image import Image
+
+SampleSheet = Callable[[], "Image | None"]
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """Where a finished run ended."""
+
+    step: int
+    loss: float
+    """Averaged over the last ``log_every`` steps at most."""
+    folder: Path
+    weights: Path
+    """``final/model.safetensors``, the averaged weights; ``task.trainable()`` holds the same."""
+
+
+class TrainingInterrupted(KeyboardInterrupt):
+    """Ctrl-C or SIGTERM: the step was finished and saved. Exit code 130 at the command line."""
+
+
+def train(
+    stage: Stage,
+    task: Task,
+    dataset: Dataset,
+    folder: Path,
+    *,
+    resume: bool = False,
+    sample_sheet: SampleSheet | None = None,
+    console: bool = True,
+) -> TrainResult:
+    """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
+
+    With ``resume`` the run goes on bit for bit from its last intact checkpoint (from the start where there is none);
+    a finished run returns at once. ``sample_sheet`` is called with the averaged weights in the network, in eval mode,
+    without gradients; what it draws from global generators does not disturb the run.
+
+    Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not asked for,
+    where a resumed run has other settings than before, or where weights do not fit; FailureError for a loss or
+    gradient that is not finite and for a checkpoint that cannot be written; TrainingInterrupted for Ctrl-C.
+    """
+    folder = Path(folder)
+    if not resume and (checkpoints(folder) or (folder / "final").exists()):
+        raise PochadeError(
+            f"folder: {folder} already holds a run; continue it with --resume or choose another folder"
+        )
+    run = _Run(stage, task, dataset, folder, resume, sample_sheet, console)
+    try:
+        with run.interruptible():
+            run.steps()
+        return run.finish()
+    finally:
+        run.close()
+
+
+class _Run:
+    def __init__(
+        self,
+        stage: Stage,
+        task: Task,
+        dataset: Dataset,
+        folder: Path,
+        resume: bool,
+        sample_sheet: SampleSheet | None,
+        console: bool,
+    ) -> None:
+        self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
+        self.sample_sheet = sample_sheet
+        self.accelerator = _accelerator()
+        self.device = self.accelerator.device
+        self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
+        if stage.batch_size % (self.world_size * stage.accumulate):
+            raise PochadeError(
+                f"batch_size: {stage.batch_size} given, must divide by {self.world_size} processes x "
+                f"accumulate={stage.accumulate}"
+            )
+        self.main = self.rank == 0
+        notes: list[str] = []
+        saved = self._find(notes) if resume else None
+        self.network = task.trainable()
+        if saved is None and stage.initialise_from is not None:
+            notes.append(f"start weights from {load_weights(self.network, stage.initialise_from)}")
+        if saved is not None:
+            _load_tensors(self.network, saved)
+            notes.append(f"resumed from {saved.path}")
+        self.step = saved.step if saved else 0
+        self.loss = float(saved.state["loss"]) if saved else math.nan
+        self._prepare(saved)
+        self.stop = False
+        if self.main:
+            folder.mkdir(parents=True, exist_ok=True)
+            notes += [f"removed {name}, left by a killed run" for name in remove_orphans(folder)]
+        self.log = MetricLog(folder, self.step) if self.main else None
+        self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
+        for note in [*notes, self._describe()]:
+            self.progress.say(f"{stage.name}: {note}")
+
+    def _find(self, notes: list[str]) -> Checkpoint | None:
+        path = find_checkpoint(self.folder, notes.append)
+        if path is None:
+            notes.append("nothing to resume, started from the beginning")
+            return None
+        saved = load_checkpoint(path)
+        now = json.loads(json.dumps({**self.stage.settings(), "samples": len(self.dataset)}))
+        changed = differences({**saved.state["stage"], "samples": saved.state["samples"]}, now)
+        if changed:
+            listed = ", ".join(f"{name} {before!r} (now {new!r})" for name, (before, new) in changed.items())
+            raise PochadeError(f"resume: {self.folder} was trained with other settings: {listed}")
+        return saved
+
+    def _prepare(self, saved: Checkpoint | None) -> None:
+        stage = self.stage
+        if stage.compile:
+            self.network.compile()
+        self.model: nn.Module = self.accelerator.prepare(self.task)
+        self.network.train()
+        self.ema = EMA(self.network, stage.ema_decay)
+        groups = self.task.parameter_groups(stage.weight_decay, stage.learning_rate)
+        self.peaks = [float(group.get("lr", stage.learning_rate)) for group in groups]
+        fused = self.device.type in ("cpu", "cuda")
+        self.optimizer = torch.optim.AdamW(
+            groups, lr=stage.learning_rate, betas=stage.betas, eps=stage.epsilon, fused=fused
+        )
+        self.names = parameter_names(self.optimizer, self.network)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        states: dict[str, Any] = {}
+        if saved is not None:
+            self.ema.load(saved.tensors["ema"])
+            load_optimizer(self.optimizer, self.names, saved.tensors["optimizer"])
+            states = saved.state["random"]
+        if str(self.rank) in states:
+            restore_random_state(states[str(self.rank)], self.device)
+        else:  # a new run, or a process more than before
+            seed_all(stage.seed, self.step, self.rank)
+
+    def _describe(self) -> str:
+        stage, world = self.stage, self.world_size
+        trained = sum(p.numel() for p in self.parameters)
+        share = stage.batch_size // (world * stage.accumulate)
+        return (
+            f"{world} process{'es' if world > 1 else ''} on {self.device.type}, {torch.get_num_threads()} threads each; "
+            f"batch {stage.batch_size} = {world} x {stage.accumulate} x {share}; {len(self.dataset)} samples; "
+            f"{trained:,} parameters trained; steps {self.step} to {stage.steps}"
+        )
+
+    def steps(self) -> None:
+        stage, window, norms = self.stage, Window(), 0.0
+        loader = Loader(
+            self.dataset,
+            seed=stage.seed,
+            batch_size=stage.batch_size,
+            start=self.step,
+            stop=stage.steps,
+            accumulate=stage.accumulate,
+            rank=self.rank,
+            world_size=self.world_size,
+            pin_memory=self.device.type == "cuda",
+        )
+        batches = iter(loader)
+        try:
+            while self.step < stage.steps:
+                began = time.perf_counter()
+                rate = stage.learning_rate_factor(self.step)
+                waited, norm = self._one_step(batches, rate, window)
+                norms += norm
+                self.step += 1
+                window.add_step(waited, time.perf_counter() - began - waited)
+                self.progress.step(self.step)
+                if self._due(stage.log_every):
+                    self._write_log(window, norms / window.steps, rate * stage.learning_rate)
+                    window, norms = Window(), 0.0
+                if self._due(stage.save_every):
+                    self._save()
+                if stage.sample_every and self._due(stage.sample_every) and not self.stop:
+                    self._sample()
+                if self.stop and self.step < stage.steps:
+                    raise TrainingInterrupted(f"stopped and saved at step {self.step}; --resume continues")
+        finally:
+            loader.close()
+
+    def _due(self, every: int) -> bool:
+        return self.step % every == 0 or self.step == self.stage.steps or self.stop
+
+    def _one_step(self, batches: Iterator[Batch], rate: float, window: Window) -> tuple[float, float]:
+        """One optimiser step; the seconds waited for data and the gradient's norm."""
+        waited, parts = 0.0, self.stage.accumulate
+        seen: list[tuple[Batch, Mapping[str, Tensor]]] = []
+        for part in range(parts):
+            began = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - began
+            batch = {
+                k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v
+                for k, v in batch.items()
+            }
+            last = part == parts - 1
+            with nullcontext() if last else self.accelerator.no_sync(self.model):
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
+                    outputs: dict[str, Tensor] = self.model(batch)
+                self.accelerator.backward(outputs["loss"] / parts)
+            outputs = {name: value.detach() for name, value in outputs.items()}
+            window.add_part(outputs)
+            seen.append((batch, outputs))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip, foreach=True).item()
+        loss = torch.stack([outputs["loss"].float() for _, outputs in seen]).mean()
+        loss, self.stop = self._agree(loss.item())
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self._fail(loss, norm, seen)
+        for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
+            group["lr"] = peak * rate
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.ema.update(self.step)
+        return waited, norm
+
+    def _agree(self, loss: float) -> tuple[float, bool]:
+        """The loss over all processes, and whether any was told to stop, so that all of them stop after one step."""
+        if self.world_size == 1:
+            return loss, self.stop
+        total, stop = self._sum(torch.tensor([loss, float(self.stop)], device=self.device)).tolist()
+        return total / self.world_size, stop > 0
+
+    def _sum(self, values: Tensor) -> Tensor:
+        return self.accelerator.reduce(values, reduction="sum") if self.world_size > 1 else values  # pyright: ignore[reportReturnType]
+
+    def _fail(self, loss: float, norm: float, seen: list[tuple[Batch, Mapping[str, Tensor]]]) -> None:
+        names = self._gather([name for batch, outputs in seen for name in _suspects(batch, outputs)])
+        first = self.step * self.stage.batch_size
+        batch = f"batch of samples {first} to {first + self.stage.batch_size - 1} of the run"
+        if names:
+            batch += f" ({', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''})"
+        what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
+        raise FailureError(f"step {self.step + 1}: the {what}; {batch}; {describe_last_good(self.folder)}")
+
+    def _gather(self, items: list[Any]) -> list[Any]:
+        """The lists of all processes, joined in the order of ranks."""
+        if self.world_size == 1:
+            return items
+        from accelerate.utils import gather_object
+
+        return gather_object(items)
+
+    def _write_log(self, window: Window, norm: float, rate: float) -> None:
+        line = window.line(self._sum, self.world_size, self.stage.batch_size)
+        self.loss = line["loss"]
+        if self.log is not None:
+            epoch = self.step * self.stage.batch_size / len(self.dataset)
+            head = {
+                "step": self.step,
+                "epoch": epoch,
+                "loss": self.loss,
+                "learning_rate": rate,
+                "gradient_norm": norm,
+            }
+            line = head | line | {"processes": self.world_size}
+            self.log.write(line)
+            self.progress.log(line)
+
+    def _save(self) -> None:
+        states = self._gather([random_state(self.device)])
+        error: list[str] = []
+        if self.main:
+            tensors = {
+                "model": module_tensors(self.network),
+                "ema": self.ema.tensors,
+                "optimizer": optimizer_tensors(self.optimizer, self.names),
+            }
+            state = {
+                "stage": self.stage.settings(),
+                "samples": len(self.dataset),
+                "position": self.step * self.stage.batch_size,
+                "loss": self.loss,
+                "random": {str(rank): state for rank, state in enumerate(states)},
+            }
+            try:
+                save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep)
+            except FailureError as failure:
+                error.append(str(failure))
+        error = self._gather(error)
+        if error:
+            raise FailureError(error[0])
+
+    def _sample(self) -> None:
+        if self.sample_sheet is None or not self.main:
+            return
+        state = random_state(self.device)
+        modes = [(module, module.training) for module in self.task.modules()]
+        self.task.eval()
+        try:
+            with self.ema.applied(), torch.no_grad():
+                sheet = self.sample_sheet()
+        finally:
+            for module, training in modes:
+                module.training = training
+            restore_random_state(state, self.device)
+        if sheet is None or self.log is None:
+            return
+        path = self.folder / "samples" / f"step-{self.step:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        temporary = path.with_suffix(".tmp")
+        sheet.save(temporary, format="PNG")
+        temporary.replace(path)
+        self.log.image("samples", sheet, self.step)
+
+    def finish(self) -> TrainResult:
+        """Leaves the averaged weights in the network and in ``final/``."""
+        self.ema.copy_to_module()
+        self.network.eval()
+        weights = self.folder / "final" / "model.safetensors"
+        if self.main:
+            weights.parent.mkdir(exist_ok=True)
+            write_safetensors(weights, self.ema.tensors)
+            self.progress.say(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
+        self.accelerator.wait_for_everyone()
+        return TrainResult(self.step, self.loss, self.folder, weights)
+
+    def close(self) -> None:
+        self.progress.close()
+        if self.log is not None:
+            self.log.close()
+        if self.stage.compile:
+            self.network._compiled_call_impl = None
+
+    @contextmanager
+    def interruptible(self) -> Iterator[None]:
+        """Within the block SIGINT and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def on_signal(number: int, _: Any) -> None:
+            if self.stop and number == signal.SIGINT and self.world_size == 1:
+                raise KeyboardInterrupt
+            self.stop = True
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def _accelerator() -> "Accelerator":
+    from accelerate import Accelerator
+
+    threads = torch.get_num_threads()
+    # Precision is left to torch.autocast: accelerate allows one setting for the life of a process, stages differ.
+    accelerator = Accelerator(mixed_precision="no")
+    torch.set_num_threads(threads)  # accelerate sets its own where several processes share the processor
+    return accelerator
+
+
+def _load_tensors(network: nn.Module, saved: Checkpoint) -> None:
+    tensors = module_tensors(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.tensors["model"].items()}
+    check_tensors(str(saved.path), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    with torch.no_grad():
+        for name, value in saved.tensors["model"].items():
+            tensors[name].copy_(value)
+
+
+def _suspects(batch: Batch, outputs: Mapping[str, Tensor]) -> list[str]:
+    """The names of the rows whose loss is not finite, or of all rows where that is not known."""
+    names = batch.get("name", [])
+    losses = outputs.get("per_sample")
+    if losses is None or bool(losses.isfinite().all()):
+        return list(names)
+    return [name for name, finite in zip(names, losses.isfinite().tolist(), strict=False) if not finite]

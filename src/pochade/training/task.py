@@ -1,0 +1,52 @@
+"""What a training loop asks of a task."""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from torch import Tensor, nn
+
+Batch = dict[str, Any]
+"""Tensors with the batch first, lists of strings, and ``"seed"``: [B] int64, one for each row."""
+
+
+class Task(nn.Module, ABC):
+    """A loss and the network that it trains. The loop sees neither noise nor time.
+
+    Whatever is random in ``forward`` and matters to the loss (noise, t) is to be drawn for each row from
+    ``batch["seed"]``: then a run does not depend on how many processes share it.
+    Frozen parts (a text encoder, a feature network) are put into ``eval()`` by the task itself; the loop puts
+    ``trainable()`` alone into training mode.
+    """
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """``{"loss": scalar, ...}``, the loss a mean over the rows.
+
+        Every other entry is a detached scalar to be logged, but for ``"t"`` [B] in [0, 1] and ``"per_sample"``
+        [B], the loss of each row, which together give the loss binned by t.
+        """
+
+    @abstractmethod
+    def trainable(self) -> nn.Module:
+        """The part that is optimised, averaged (EMA) and saved."""
+
+    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
+        """The optimiser's groups, each with ``"params"``, ``"lr"`` and ``"weight_decay"``.
+
+        Weight decay falls on matrices and kernels; not on vectors and scalars, on embeddings, and on any
+        parameter marked by an attribute ``no_weight_decay = True``.
+        """
+        embeddings = {id(m.weight) for m in self.trainable().modules() if isinstance(m, nn.Embedding)}
+        decayed: list[nn.Parameter] = []
+        kept: list[nn.Parameter] = []
+        for parameter in self.trainable().parameters():
+            if not parameter.requires_grad:
+                continue
+            free = (
+                parameter.ndim < 2
+                or id(parameter) in embeddings
+                or getattr(parameter, "no_weight_decay", False)
+            )
+            (kept if free else decayed).append(parameter)
+        groups = [(decayed, weight_decay), (kept, 0.0)]
+        return [{"params": p, "lr": learning_rate, "weight_decay": decay} for p, decay in groups if p]
