@@ -19,7 +19,7 @@ def atomic_file(path: Path) -> Generator[IO[bytes]]:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        temporary.replace(path)
     except BaseException:
         with suppress(OSError):
             temporary.unlink()
@@ -35,5 +35,6 @@ def write_json(path: Path, value: Any) -> None:
 def is_safe_name(name: str) -> bool:
     """Whether ``name``, read from an archive or a list, stays inside the folder it is joined to."""
     path = PurePosixPath(name)
-    bad = not name or path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or name[1:2] == ":"
-    return not bad
+    if not name or path.is_absolute() or ".." in path.parts:
+        return False
+    return "\\" not in name and "\0" not in name and name[1:2] != ":"

@@ -14,8 +14,8 @@ from pochade.errors import FailureError, PochadeError
 MAX_MEGAPIXELS = 25.0
 
 
-class BadImage(PochadeError):
-    """A picture that cannot be used. ``reason`` is one of a few words to count by, ``detail`` says what was found."""
+class BadImage(PochadeError):  # noqa: N818
+    """A picture that cannot be used: ``reason`` is one of a few to count by, ``detail`` what was found."""
 
     def __init__(self, name: str, reason: str, detail: str = "") -> None:
         super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
@@ -30,7 +30,7 @@ def read_image(
     background: str | tuple[int, int, int] = "white",
     name: str | None = None,
 ) -> Tensor:
-    """A picture file, or its bytes, as float32 [3, size, size] in [-1, 1]: centre crop, then Lanczos resampling.
+    """A picture file, or its bytes, as float32 [3, size, size] in [-1, 1]: centre crop, Lanczos resampling.
 
     What is transparent shows ``background``. Raises `BadImage` for all that `load_image` refuses.
     """
@@ -46,11 +46,13 @@ def load_image(
     background: str | tuple[int, int, int] = "white",
     name: str | None = None,
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """A decoded, upright RGB picture and the conversions that it took, of "16-bit", "alpha", "animated", "cmyk", "grey", "palette", "rotated".
+    """A decoded, upright RGB picture and the conversions that it took.
 
-    Only PNG, JPEG and WebP, known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is
-    refused from its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least twice
-    ``size``, where that suffices. Raises `BadImage`, whose text starts with ``name`` (default: the path).
+    These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette"
+    and "rotated". Only PNG, JPEG and WebP, known by their first bytes, whatever the name says. A
+    picture over ``max_megapixels`` is refused from its header, before any pixel is decoded. With
+    ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``. Raises `BadImage`, whose
+    text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -81,7 +83,7 @@ def load_image(
         rgb, conversions = _to_rgb(upright, background)
     except BadImage:
         raise
-    # Decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more for broken input: one reason for all.
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more for broken input.
     except Exception as error:
         raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
     if upright is not image:
@@ -107,7 +109,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 
 def to_image(tensor: Tensor) -> Image.Image:
-    """Float [3, H, W] in [-1, 1] as a picture; what lies outside is clipped. Raises `FailureError` at NaN or infinity."""
+    """Float [3, H, W] in [-1, 1] as a picture, clipped. Raises `FailureError` at NaN or infinity."""
     if tensor.ndim != 3 or tensor.shape[0] != 3:
         raise PochadeError(f"tensor: shape {list(tensor.shape)} given, [3, H, W] expected")
     tensor = tensor.detach().float().cpu()
@@ -117,7 +119,7 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 128) -> Image.Image:
+def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 96) -> Image.Image:
     """Pictures in rows, each ``cell`` pixels wide with its caption in up to two lines below."""
     font, line, gap = ImageFont.load_default(11), 14, 8
     rows = -(-len(images) // columns)
@@ -144,11 +146,15 @@ def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: 
             rows.append(word)
         else:
             rows[-1] = longer
-    for i, row in enumerate(rows):
-        while font.getlength(rows[i]) > width:
-            row = row[:-1]
-            rows[i] = row.rstrip(" …") + "…"
-    return rows
+    return [_fit(row, font, width) for row in rows]
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"
 
 
 def _kind(data: bytes) -> str | None:

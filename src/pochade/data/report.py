@@ -13,10 +13,11 @@ MAX_SKIPPED = 0.05
 
 
 class Report:
-    """Counts of the samples used, converted (by kind) and skipped (by reason), and the name of every skipped one.
+    """Counts of the samples used, converted (by kind) and skipped (by reason), and every skipped one by name.
 
-    ``total`` samples are expected. As soon as more than ``max_skipped`` of them (a share in [0, 1]; one sample is always
-    let pass, unless the share is 0) are skipped, the report is written to ``path`` and `FailureError` names it.
+    ``total`` samples are expected. As soon as more than ``max_skipped`` of them (a share in [0, 1];
+    one sample is always let pass, unless the share is 0) are skipped, the report is written to
+    ``path`` and `FailureError` is raised, which names it.
     """
 
     def __init__(self, source: str, path: Path, *, total: int, max_skipped: float = MAX_SKIPPED) -> None:
@@ -38,14 +39,14 @@ class Report:
         self.converted.update(conversions)
 
     def skip(self, name: str, reason: str, detail: str = "", *, samples: int = 1) -> None:
-        """``samples`` samples of the file ``name`` are left out. Raises `FailureError` when that makes too many."""
+        """``samples`` samples of the file ``name`` are left out. Raises `FailureError` at too many."""
         self.skipped.append({"name": name, "reason": reason, "detail": detail, "samples": samples})
         allowed = max(1, int(self.max_skipped * self.total)) if self.max_skipped else 0
         if self.skipped_count > allowed:
             self.write()
             raise FailureError(
-                f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} allowed "
-                f"(max_skipped {self.max_skipped:g}); last {name}: {reason}; all are named in {self.path}"
+                f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are "
+                f"allowed (max_skipped {self.max_skipped:g}); last {name}: {reason}; all named in {self.path}"
             )
 
     def skip_image(self, error: BadImage) -> None:

@@ -1,0 +1,224 @@
+"""From a source to a data set on disk: shards or a plain folder, a report, and a sheet of examples to look at."""
+
+import io
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from PIL import Image
+
+from pochade.data.captioned import check_size, check_split, progress_bar
+from pochade.data.cifar10 import CIFAR10
+from pochade.data.files import atomic_file, write_json
+from pochade.data.folder import ImageFolder
+from pochade.data.images import MAX_MEGAPIXELS, BadImage, sheet
+from pochade.data.report import MAX_SKIPPED
+from pochade.data.shards import Record, ShardDataset, write_shards
+from pochade.errors import FailureError, PochadeError, nearest
+
+SOURCES = ("openmoji", "folder", "shards", "cifar10")
+SPLITS = ("both", "train", "held_out", "all")
+FORMATS = ("shards", "folder")
+Format = Literal["shards", "folder"]
+REPORT, PREVIEW = "report.json", "preview.png"
+PREVIEW_CELLS = 64
+
+
+class _Pictures(Protocol):
+    def image(self, index: int) -> Image.Image: ...
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The chosen split of a source: entry i of ``names`` and ``captions`` goes with ``pictures.image(i)``."""
+
+    pictures: _Pictures
+    names: Sequence[str]
+    captions: Sequence[Sequence[str]]
+    report: dict[str, Any]
+
+
+def prepare(
+    source: str,
+    out: Path | str,
+    *,
+    size: int,
+    path: Path | str | None = None,
+    split: str = "both",
+    format: str = "shards",
+    limit: int | None = None,
+    samples_per_shard: int = 1000,
+    background: str = "white",
+    max_megapixels: float = MAX_MEGAPIXELS,
+    max_skipped: float = MAX_SKIPPED,
+    overwrite: bool = False,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Writes ``out/train`` and ``out/held_out``, ``report.json`` and ``preview.png``; returns the report.
+
+    All is written beside ``out`` first and takes its name at the end: after an error or Ctrl-C ``out`` is as it was.
+
+    Args:
+        source: "openmoji", or "folder", "shards" or "cifar10" with their ``path``.
+        size: rows and columns of the stored pictures (PNG) in pixels.
+        split: "both", or one of "train", "held_out", "all", which is then the only subfolder.
+        format: "shards" (WebDataset), or "folder": ``name.png`` beside ``name.txt``.
+        limit: at most so many pictures of a split, spread evenly over it.
+        overwrite: replace what an earlier call wrote; a folder with anything else in it is never touched.
+
+    Raises:
+        PochadeError: wrong use, before anything is written.
+        FailureError: too many unusable pictures (the report is named), or the disk is full.
+    """
+    out = Path(out)
+    _check_arguments(source, out, size, path, split, format, limit, overwrite)
+    splits = ("train", "held_out") if split == "both" else (split,)
+    reading = {"background": background, "max_megapixels": max_megapixels, "progress": progress}
+    reading["max_skipped"] = max_skipped
+    parts = {s: _open(source, path, size, s, reading) for s in splits}
+    partial = out.with_name(f".{out.name}.partial")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if partial.exists():
+            shutil.rmtree(partial)
+        partial.mkdir()
+        counts: dict[str, int] = {}
+        examples: list[tuple[Image.Image, str]] = []
+        for name, part in parts.items():
+            chosen = _spread(len(part.names), limit)
+            records = _records(part, chosen, name, progress, examples)
+            if format == "shards":
+                write_shards(records, partial / name, samples_per_shard)
+            else:
+                _write_folder(records, partial / name)
+            counts[name] = len(chosen)
+        report = {
+            "source": source,
+            "path": None if path is None else str(path),
+            "size": size,
+            "format": format,
+            "samples": counts,
+            "reading": next(iter(parts.values())).report,
+        }
+        write_json(partial / REPORT, report)
+        with atomic_file(partial / PREVIEW) as file:
+            sheet([i for i, _ in examples], [c for _, c in examples]).save(file, "PNG")
+        _move(partial, out)
+    except OSError as error:
+        raise FailureError(f"out: {out} could not be written: {error}") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return report
+
+
+def _check_arguments(
+    source: str,
+    out: Path,
+    size: int,
+    path: Path | str | None,
+    split: str,
+    format: str,
+    limit: int | None,
+    overwrite: bool,
+) -> None:
+    for what, given, allowed in (
+        ("source", source, SOURCES),
+        ("split", split, SPLITS),
+        ("format", format, FORMATS),
+    ):
+        if given not in allowed:
+            raise PochadeError(
+                f"{what}: {given!r} given, allowed are {', '.join(allowed)}{nearest(given, allowed)}"
+            )
+    check_size(size)
+    if limit is not None and limit < 1:
+        raise PochadeError(f"limit: {limit} given, at least 1 expected")
+    if (path is None) != (source == "openmoji"):
+        raise PochadeError(f"path: {source} {'needs one' if path is None else 'takes none'}, {path} given")
+    if out.exists() and not out.is_dir():
+        raise PochadeError(f"out: {out} is a file")
+    inside = {p.name for p in out.iterdir()} if out.is_dir() else set()
+    if inside and not overwrite:
+        raise PochadeError(f"out: {out} is not empty; choose another folder, or overwrite")
+    if inside and (REPORT not in inside or inside - {"train", "held_out", "all", REPORT, PREVIEW}):
+        raise PochadeError(f"out: {out} holds more than an earlier data set and will not be overwritten")
+    if path is not None and out.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
+        raise PochadeError(f"out: {out} holds the source itself")
+
+
+def _open(source: str, path: Path | str | None, size: int, split: str, reading: dict[str, Any]) -> _Source:
+    if source == "openmoji":
+        from pochade.data.openmoji import OpenMoji
+
+        moji = OpenMoji(size, split=split)  # pyright: ignore[reportArgumentType]
+        captions = [
+            list(dict.fromkeys((moji.items[i].name, moji.caption(i)))) for i in range(len(moji.items))
+        ]
+        return _Source(moji, [item.code for item in moji.items], captions, {"used": len(moji.items)})
+    assert path is not None
+    if source == "cifar10":
+        cifar = CIFAR10(path, {"held_out": "test"}.get(split, split), size=size)
+        captions = [[cifar.caption(i)] for i in range(len(cifar))]
+        return _Source(cifar, cifar.names, captions, {"used": len(cifar)})
+    images = (ImageFolder if source == "folder" else ShardDataset)(path, size, split=split, **reading)
+    names = [picture.name for picture in images.items]
+    return _Source(images, names, [p.captions for p in images.items], images.report.to_dict())
+
+
+def _spread(count: int, limit: int | None) -> list[int]:
+    if limit is None or limit >= count:
+        return list(range(count))
+    return [i * count // limit for i in range(limit)]
+
+
+def _records(
+    part: _Source, chosen: list[int], title: str, progress: bool, examples: list[tuple[Image.Image, str]]
+) -> Iterator[Record]:
+    keys: set[str] = set()
+    shown = set(_spread(len(chosen), PREVIEW_CELLS))
+    with progress_bar(progress) as bar:
+        for number, index in enumerate(bar.track(chosen, description=f"writing {title}")):
+            image = part.pictures.image(index)
+            if number in shown and len(examples) < PREVIEW_CELLS:
+                examples.append((image, part.captions[index][0]))
+            buffer = io.BytesIO()
+            image.save(buffer, "PNG")
+            key = _key(part.names[index], keys)
+            yield Record(buffer.getvalue(), ".png", part.captions[index], key)
+
+
+def _key(name: str, taken: set[str]) -> str:
+    """A flat file name without a dot, as near to ``name`` as can be, that is not ``taken`` yet (letter case aside)."""
+    base = re.sub(r"[^\w-]+", "_", re.sub(r"\.(png|jpe?g|webp)$", "", name, flags=re.IGNORECASE)) or "picture"
+    key, number = base, 1
+    while key.casefold() in taken:
+        number += 1
+        key = f"{base}-{number}"
+    taken.add(key.casefold())
+    return key
+
+
+def _write_folder(records: Iterator[Record], folder: Path) -> None:
+    folder.mkdir()
+    for record in records:
+        (folder / f"{record.key}{record.suffix}").write_bytes(record.image)
+        (folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n", encoding="utf-8")
+
+
+def _move(partial: Path, out: Path) -> None:
+    """Gives ``partial`` the name ``out``, the old content of which goes only then."""
+    if not out.exists():
+        partial.rename(out)
+        return
+    old = out.with_name(f".{out.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    out.rename(old)
+    try:
+        partial.rename(out)
+    except BaseException:
+        old.rename(out)
+        raise
+    shutil.rmtree(old)
