@@ -1,0 +1,312 @@
+"""Denoisers and decoders as ONNX graphs: static shapes but for the batch, opset 20, parity checked.
+
+One call of the denoiser is one run of its graph; the sampling loop stays in the host.
+"""
+
+import copy
+import json
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pochade import __version__
+from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.export.parity import TOLERANCE, Input, check
+from pochade.types import Conditioning
+
+OPSET = 20
+_LIMIT = 2**31 - 2**24
+"""Bytes of weights that a single ONNX file can hold, with some left for the graph."""
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A graph that was written and found equal to eager."""
+
+    path: Path
+    inputs: tuple[Input, ...]
+    outputs: tuple[str, ...]
+    batch: int | None
+    """The batch size, None where it is free."""
+    difference: float
+    """The largest difference from eager that was seen, see ``parity.check``."""
+
+    def manifest(self) -> dict[str, Any]:
+        """File, inputs (name, shape with the batch as null where free, type) and outputs, for JSON."""
+        return {
+            "file": self.path.name,
+            "inputs": [
+                {
+                    "name": i.name,
+                    "shape": [self.batch, *i.shape],
+                    "dtype": str(i.dtype).removeprefix("torch."),
+                }
+                for i in self.inputs
+            ],
+            "outputs": list(self.outputs),
+            "largest_difference": self.difference,
+        }
+
+
+class _FlatDenoiser(nn.Module):
+    """Tensors in, velocity out: a conditioning is put together from the named parts."""
+
+    def __init__(self, denoiser: nn.Module, parts: Sequence[str], depth: int | None) -> None:
+        super().__init__()
+        self.denoiser = denoiser
+        self.parts = tuple(parts)
+        self.depth = depth
+
+    def forward(self, latents: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
+        conditioning = Conditioning(**dict(zip(self.parts, parts, strict=True)))
+        return self.denoiser(latents, t, conditioning, depth=self.depth).velocity
+
+
+class _Decoder(nn.Module):
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, latents: Tensor) -> Tensor:
+        return self.autoencoder.decode(latents)  # pyright: ignore[reportCallIssue]
+
+
+def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_tokens: int) -> tuple[Input, ...]:
+    """The inputs that a denoiser's configuration speaks of: latents, t, then its conditioning.
+
+    ``text_dim`` above 0 brings tokens and mask, ``pooled_dim`` pooled, ``num_classes`` class_label.
+    """
+    config: Any = denoiser.config
+    inputs = [Input("latents", (config.latent_channels, *latent_size)), Input("t", ())]
+    if getattr(config, "text_dim", None):
+        inputs.append(Input("tokens", (text_tokens, config.text_dim)))
+        inputs.append(Input("mask", (text_tokens,), torch.bool))
+    if getattr(config, "pooled_dim", None):
+        inputs.append(Input("pooled", (config.pooled_dim,)))
+    if getattr(config, "num_classes", None):
+        inputs.append(Input("class_label", (), torch.int64, low=-1, high=config.num_classes))
+    return tuple(inputs)
+
+
+def export_denoiser(
+    denoiser: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    batch: int | Literal["dynamic"] = "dynamic",
+    latent_size: tuple[int, int] | int | None = None,
+    text_tokens: int = 64,
+    depth: int | None = None,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Writes one call of a denoiser, ``(latents, t, parts of the conditioning) -> velocity``, as ONNX.
+
+    Args:
+        denoiser: any family; it is copied, to the CPU and float32.
+        path: the file, replaced at once when the graph was written and checked.
+        batch: a number, or "dynamic" for any.
+        latent_size: rows and columns of the latents (None: the resolution it was trained at).
+        text_tokens: M; shorter prompts are padded to it with zeros and False.
+        depth: iterations in the graph, where the family has them (None: as configured).
+        tolerance: how far the graph may be from eager.
+
+    Raises:
+        PochadeError: an argument is out of range, or an optional library is missing.
+        FailureError: the graph differs from eager; nothing is written.
+    """
+    config: Any = denoiser.config
+    rows, columns = _pair(latent_size if latent_size is not None else config.sample_size)
+    multiple = int(getattr(denoiser, "size_multiple", 1))
+    if rows < 1 or columns < 1 or rows % multiple or columns % multiple:
+        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed are multiples of {multiple}")
+    if text_tokens < 1:
+        raise PochadeError(f"text_tokens: {text_tokens} given, allowed is 1 and more")
+    inputs = denoiser_inputs(denoiser, (rows, columns), text_tokens)
+    flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
+    return _export(flat, Path(path), inputs, output="velocity", batch=batch, tolerance=tolerance)
+
+
+def export_decoder(
+    autoencoder: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    latent_size: tuple[int, int] | int,
+    batch: int | Literal["dynamic"] = "dynamic",
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Writes ``latents [B, C, H, W] -> images [B, 3, ...] in [-1, 1]`` of an autoencoder as ONNX.
+
+    Arguments and errors as for ``export_denoiser``.
+    """
+    rows, columns = _pair(latent_size)
+    if rows < 1 or columns < 1:
+        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed is 1 x 1 and more")
+    config: Any = autoencoder.config
+    inputs = (Input("latents", (config.latent_channels, rows, columns)),)
+    decoder = _Decoder(_cpu_copy(autoencoder)).eval()
+    return _export(decoder, Path(path), inputs, output="images", batch=batch, tolerance=tolerance)
+
+
+def export_pipeline(
+    pipe: Any,
+    folder: str | os.PathLike[str],
+    *,
+    batch: int | Literal["dynamic"] = "dynamic",
+    latent_size: tuple[int, int] | int | None = None,
+    text_tokens: int | None = None,
+) -> dict[str, Any]:
+    """Writes ``denoiser.onnx``, ``decoder.onnx`` and, last, ``manifest.json`` into ``folder``.
+
+    The manifest names the files with their inputs (name, shape, type), the text encoder that the denoiser was
+    trained with, the latents' size and the scheduler's settings: what a host needs for its sampling loop. It
+    is returned as well. ``text_tokens`` None takes the most that the pipeline's text encoder gives.
+    Raises as ``export_denoiser``.
+    """
+    denoiser, autoencoder = pipe.denoiser, pipe.autoencoder
+    size = _pair(latent_size if latent_size is not None else denoiser.config.sample_size)
+    tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    one = export_denoiser(
+        denoiser, target / "denoiser.onnx", batch=batch, latent_size=size, text_tokens=tokens
+    )
+    two = export_decoder(autoencoder, target / "decoder.onnx", batch=batch, latent_size=size)
+    manifest = {
+        "pochade": __version__,
+        "denoiser": one.manifest(),
+        "decoder": two.manifest(),
+        "text_encoder": getattr(denoiser.config, "text_encoder", None),
+        "latent_size": list(size),
+        "downsampling": autoencoder.downsampling,
+        "scheduler": {k: v for k, v in dict(pipe.scheduler.config).items() if not k.startswith("_")},
+    }
+    with _replacing(target / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    return manifest
+
+
+def _pair(size: tuple[int, int] | int | Sequence[int]) -> tuple[int, int]:
+    if isinstance(size, int):
+        return size, size
+    rows, columns = size
+    return int(rows), int(columns)
+
+
+def _cpu_copy(module: nn.Module) -> nn.Module:
+    size = sum(p.numel() * 4 for p in module.parameters())
+    if size > _LIMIT:
+        raise PochadeError(f"module: {size / 2**30:.1f} GiB of weights, one ONNX file holds 2 GiB")
+    return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary file beside ``path`` that takes its place when the block ends well, and goes otherwise."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
+    except OSError as error:
+        raise PochadeError(f"path: {path} cannot be written: {error.strerror}") from None
+    temporary = Path(name)
+    try:
+        os.close(handle)
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _export(
+    module: nn.Module,
+    path: Path,
+    inputs: tuple[Input, ...],
+    *,
+    output: str,
+    batch: int | Literal["dynamic"],
+    tolerance: float,
+) -> Exported:
+    if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
+        raise PochadeError(f'batch: {batch!r} given, allowed are "dynamic" and whole numbers from 1')
+    try:
+        import onnx
+        import onnxscript  # noqa: F401  # torch.onnx needs it and would fail with a longer message
+    except ImportError as error:
+        raise missing_extra(str(error.name), "export") from None
+    # A batch of 1 as the example would be taken for a constant.
+    size = 2 if batch == "dynamic" else batch
+    generator = torch.Generator().manual_seed(0)
+    example = tuple(item.random(size, generator) for item in inputs)
+    dynamic: Any = None
+    if batch == "dynamic":
+        axis = {0: torch.export.Dim("batch", min=1, max=4096)}
+        dynamic = (axis, axis, (axis,) * (len(inputs) - 2)) if len(inputs) > 1 else (axis,)
+    with _replacing(path) as temporary:
+        try:
+            with _quiet(), torch.no_grad():
+                program = torch.onnx.export(
+                    module,
+                    example,
+                    dynamo=True,
+                    opset_version=OPSET,
+                    dynamic_shapes=dynamic,
+                    input_names=[item.name for item in inputs],
+                    output_names=[output],
+                    verbose=False,
+                )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise FailureError(f"{path.name}: the network has no form in ONNX: {_reason(error)}") from error
+        assert program is not None
+        model = program.model_proto
+        _strip(model)
+        onnx.save(model, temporary)
+        batches = (1, 3) if batch == "dynamic" else (batch,)
+        difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)
+    free = None if batch == "dynamic" else batch
+    return Exported(path, inputs, (output,), free, difference)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause, on one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what torch's exporter says about its own code and about torchvision, which is not used."""
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
+            warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def _strip(model: Any) -> None:
+    """Removes what the exporter notes about its source: it is large and shows the paths of a machine."""
+    model.ClearField("metadata_props")
+    model.ClearField("doc_string")
+    for graph in (model.graph, *model.functions):
+        graph.ClearField("metadata_props")
+        graph.ClearField("doc_string")
+        groups = [graph.node, graph.value_info]
+        if graph is model.graph:
+            groups += [graph.input, graph.output, graph.initializer]
+        for item in (item for group in groups for item in group):
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")

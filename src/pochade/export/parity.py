@@ -1,0 +1,104 @@
+"""Does an exported graph compute what the network computes? ONNX Runtime against eager, on random inputs."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import FailureError, missing_extra
+
+TOLERANCE = 1e-4
+"""The largest difference allowed, as a share of the largest magnitude of the output where that is above 1."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """One input of an exported graph; the batch axis is first."""
+
+    name: str
+    shape: tuple[int, ...]
+    """Without the batch axis."""
+    dtype: torch.dtype = torch.float32
+    low: int = 0
+    """The least integer that is allowed (integer inputs)."""
+    high: int = 2
+    """One more than the greatest integer that is allowed (integer inputs)."""
+
+    def random(self, batch: int, generator: torch.Generator) -> Tensor:
+        """Values [batch, *shape]: standard normal, uniform in [0, 1] for ``t``, uniform integers, booleans.
+
+        A row of booleans is True up to a random length, as a padding mask is; the first row is all False.
+        """
+        shape = (batch, *self.shape)
+        if self.dtype == torch.bool:
+            lengths = torch.randint(
+                0, self.shape[-1] + 1, (batch, *[1] * len(self.shape)), generator=generator
+            )
+            lengths[0] = 0
+            return (torch.arange(self.shape[-1]) < lengths).expand(shape).contiguous()
+        if not self.dtype.is_floating_point:
+            return torch.randint(self.low, self.high, shape, dtype=self.dtype, generator=generator)
+        if self.name == "t":
+            return torch.rand(shape, dtype=self.dtype, generator=generator)
+        return torch.randn(shape, dtype=self.dtype, generator=generator)
+
+
+def random_inputs(inputs: Sequence[Input], batch: int, seed: int = 0) -> dict[str, Tensor]:
+    """Random values for every input, in order; text vectors are zero where the mask is False."""
+    generator = torch.Generator().manual_seed(seed)
+    values = {item.name: item.random(batch, generator) for item in inputs}
+    if "tokens" in values and "mask" in values:
+        values["tokens"] = values["tokens"] * values["mask"][..., None]
+    return values
+
+
+def session(path: str | Path) -> Any:
+    """An ONNX Runtime session on the CPU. Raises PochadeError where ONNX Runtime is not installed."""
+    try:
+        import onnxruntime
+    except ImportError:
+        raise missing_extra("onnxruntime", "export") from None
+    return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+
+def run(graph: Any, values: Mapping[str, Tensor]) -> list[np.ndarray]:
+    """The outputs of a session for named values."""
+    return graph.run(None, {name: value.numpy() for name, value in values.items()})
+
+
+@torch.no_grad()
+def check(
+    path: str | Path,
+    module: nn.Module,
+    inputs: Sequence[Input],
+    *,
+    batches: Sequence[int],
+    tolerance: float = TOLERANCE,
+) -> float:
+    """The largest difference of the graph at ``path`` from ``module``, for random inputs of each batch size.
+
+    The difference is max |a - b| / max(1, max |b|). Raises FailureError above ``tolerance``, also for NaN.
+    """
+    graph, name = session(path), Path(path).name
+    worst = 0.0
+    for seed, batch in enumerate(batches):
+        values = random_inputs(inputs, batch, seed)
+        expected = module(*values.values())
+        expected = expected if isinstance(expected, tuple) else (expected,)
+        for got, want in zip(run(graph, values), expected, strict=True):
+            if got.shape != tuple(want.shape):
+                raise FailureError(
+                    f"{Path(path).name}: gives shape {got.shape}, eager gives {tuple(want.shape)}"
+                )
+            scale = max(1.0, float(want.abs().max()))
+            difference = float((torch.from_numpy(got) - want).abs().max()) / scale
+            if not difference <= tolerance:
+                raise FailureError(
+                    f"{name}: {difference:.2e} from eager at batch {batch}, allowed is {tolerance:.0e}"
+                )
+            worst = max(worst, difference)
+    return worst

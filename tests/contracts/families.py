@@ -1,0 +1,117 @@
+"""The families that must keep the contracts: a new one joins by one entry of a table."""
+
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pochade.denoisers import FAMILIES as REGISTERED
+from pochade.types import Conditioning
+
+
+@dataclass(frozen=True)
+class Family:
+    """A denoiser at toy size, and what it promises beyond the contract that all share."""
+
+    toys: dict[str, dict[str, Any]]
+    """Configurations of at most about 100,000 parameters, by name; the first one is also exported."""
+    parts: tuple[str, ...] = ("text", "class_label")
+    """The parts of a conditioning that it uses, see ``pochade.types.PARTS``."""
+    depth: str | None = None
+    """The configuration's name of the number of iterations, None where the family has none."""
+    stateful: bool = False
+    """Whether it carries a state from one sampling step to the next."""
+    zero_at_init: bool = True
+    """Whether the velocity is zero before training."""
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder at toy size."""
+
+    path: str
+    """module:class."""
+    toy: dict[str, Any] = field(default_factory=dict)
+
+
+_LRF = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "hidden": 32, "blocks": 2}
+_TEXT = {"text_dim": 10, "pooled_dim": 6, "num_classes": 5}
+
+FAMILIES: dict[str, Family] = {
+    "lrf": Family(
+        toys={
+            "softmax": _LRF | _TEXT | {"mixer": "softmax", "patch_size": 2},
+            "linear": _LRF | _TEXT | {"mixer": "linear", "patch_size": 1},
+        },
+        parts=("text", "class_label", "source"),
+        depth="recursions",
+    ),
+}
+
+AUTOENCODERS: dict[str, Autoencoder] = {
+    "tiny": Autoencoder(
+        "pochade.autoencoders.tiny:TinyAutoencoder",
+        {"latent_channels": 3, "width": 8, "encoder_blocks": (1, 1, 1, 1), "decoder_blocks": (1, 1, 1, 1)},
+    ),
+}
+
+
+def load_class(path: str) -> Any:
+    """The class at module:class."""
+    module, _, name = path.partition(":")
+    return getattr(import_module(module), name)
+
+
+def make(family: str, toy: str, **overrides: Any) -> Any:
+    """A toy denoiser as it is before training, in evaluation mode."""
+    torch.manual_seed(0)
+    return load_class(REGISTERED[family])(**{**FAMILIES[family].toys[toy], **overrides}).eval()
+
+
+def stir(module: nn.Module, scale: float = 0.1) -> Any:
+    """Adds noise to every parameter, so that no gate is closed as it is before training."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=generator))
+    return module
+
+
+def conditioning_for(
+    denoiser: Any,
+    parts: tuple[str, ...],
+    batch: int,
+    size: tuple[int, int],
+    *,
+    seed: int = 0,
+) -> Conditioning:
+    """Random conditioning with the given parts; row i has 1 + (i + 2) % 5 of 5 text tokens."""
+    config, text_tokens = denoiser.config, 5
+    generator = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator)
+
+    values: dict[str, Tensor] = {}
+    if "text" in parts:
+        lengths = 1 + (torch.arange(batch) + 2) % text_tokens
+        mask = torch.arange(text_tokens)[None] < lengths[:, None]
+        values["mask"] = mask
+        values["tokens"] = noise(batch, text_tokens, config.text_dim) * mask[..., None]
+        if config.pooled_dim:
+            values["pooled"] = noise(batch, config.pooled_dim)
+    if "class_label" in parts:
+        values["class_label"] = torch.randint(0, config.num_classes, (batch,), generator=generator)
+    if "source" in parts:
+        values["source"] = noise(batch, config.latent_channels, *size)
+        values["source_mask"] = (noise(batch, 1, *size) > 0).float()
+    return Conditioning(**values)
+
+
+def inputs_for(denoiser: Any, batch: int, size: tuple[int, int], seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Random latents [B, C, *size] and times [B]."""
+    generator = torch.Generator().manual_seed(100 + seed)
+    latents = torch.randn((batch, denoiser.config.latent_channels, *size), generator=generator)
+    return latents, torch.rand(batch, generator=generator)

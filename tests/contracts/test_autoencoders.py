@@ -1,0 +1,95 @@
+"""What every autoencoder keeps, at toy size."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contracts.families import AUTOENCODERS, load_class, stir
+from pochade.errors import PochadeError
+from pochade.export.onnx import export_decoder
+
+TIGHT = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(params=AUTOENCODERS)
+def autoencoder(request: pytest.FixtureRequest) -> Any:
+    entry = AUTOENCODERS[request.param]
+    torch.manual_seed(0)
+    return stir(load_class(entry.path)(**entry.toy).eval(), 0.02)
+
+
+def images(autoencoder: Any, batch: int, rows: int, columns: int) -> torch.Tensor:
+    """Random images of rows x columns latent cells."""
+    f = autoencoder.downsampling
+    generator = torch.Generator().manual_seed(3)
+    return torch.rand((batch, 3, rows * f, columns * f), generator=generator) * 2 - 1
+
+
+@pytest.mark.parametrize("cells", [(2, 2), (4, 4), (2, 3)])
+@torch.no_grad()
+def test_shapes_and_range(autoencoder: Any, cells: tuple[int, int]) -> None:
+    pictures = images(autoencoder, 2, *cells)
+    latents = autoencoder.encode(pictures)
+    assert latents.shape == (2, autoencoder.config.latent_channels, *cells)
+    decoded = autoencoder.decode(latents)
+    assert decoded.shape == pictures.shape
+    assert torch.isfinite(decoded).all()
+    loud = autoencoder.decode(latents * 1e4)
+    assert loud.min() >= -1
+    assert loud.max() <= 1
+
+
+@torch.no_grad()
+def test_latents_are_normalised_by_the_configuration(autoencoder: Any, tmp_path: Path) -> None:
+    pictures = images(autoencoder, 4, 3, 3)
+    raw = autoencoder.encode(pictures)
+    decoded = autoencoder.decode(raw)
+    mean, std = raw.mean((0, 2, 3)), raw.std((0, 2, 3))
+    autoencoder.set_statistics(mean, std)
+    latents = autoencoder.encode(pictures)
+    torch.testing.assert_close(latents.mean((0, 2, 3)), torch.zeros_like(mean), atol=1e-4, rtol=0)
+    torch.testing.assert_close(latents.std((0, 2, 3)), torch.ones_like(std), atol=1e-4, rtol=0)
+    torch.testing.assert_close(autoencoder.decode(latents), decoded, atol=1e-4, rtol=0)
+    autoencoder.save_pretrained(tmp_path)
+    again = type(autoencoder).from_pretrained(tmp_path).eval()
+    assert torch.equal(again.encode(pictures), latents)
+    assert torch.equal(again.decode(latents), autoencoder.decode(latents))
+    for wrong in (0.0, -1.0, float("nan")):
+        with pytest.raises(PochadeError, match="std: "):
+            autoencoder.set_statistics(mean, torch.full_like(std, wrong))
+
+
+def test_every_parameter_receives_a_gradient(autoencoder: Any) -> None:
+    autoencoder.train()
+    pictures = images(autoencoder, 2, 2, 2)
+    (autoencoder(pictures) - pictures).square().sum().backward()
+    without = [n for n, p in autoencoder.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@torch.no_grad()
+def test_batch_invariance(autoencoder: Any) -> None:
+    pictures = images(autoencoder, 3, 2, 3)
+    latents = autoencoder.encode(pictures)
+    decoded = autoencoder.decode(latents)
+    for i in range(3):
+        torch.testing.assert_close(autoencoder.encode(pictures[i : i + 1])[0], latents[i], **TIGHT)
+        torch.testing.assert_close(autoencoder.decode(latents[i : i + 1])[0], decoded[i], **TIGHT)
+
+
+@torch.no_grad()
+def test_bad_shapes(autoencoder: Any) -> None:
+    f, c = autoencoder.downsampling, autoencoder.config.latent_channels
+    for wrong in ((1, 3, f + 1, f), (1, 4, f, f), (3, f, f)):
+        with pytest.raises(PochadeError, match=r"images: .*allowed"):
+            autoencoder.encode(torch.zeros(wrong))
+    for wrong in ((1, c + 1, 2, 2), (c, 2, 2)):
+        with pytest.raises(PochadeError, match=r"latents: .*allowed"):
+            autoencoder.decode(torch.zeros(wrong))
+
+
+def test_export_parity(autoencoder: Any, tmp_path: Path) -> None:
+    exported = export_decoder(autoencoder, tmp_path / "decoder.onnx", latent_size=(2, 3))
+    assert exported.difference < 1e-4

@@ -1,0 +1,276 @@
+"""What every family of denoisers keeps, at toy size."""
+
+import re
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from contracts.families import FAMILIES, Family, conditioning_for, inputs_for, make, stir
+from pochade.denoisers import FAMILIES as REGISTERED
+from pochade.denoisers import build, variants
+from pochade.errors import PochadeError
+from pochade.export.onnx import export_denoiser
+from pochade.types import Conditioning
+
+DOCS = Path(__file__).parents[2] / "docs" / "families.md"
+CASES = [(name, toy) for name, family in FAMILIES.items() for toy in family.toys]
+SIZES = ((4, 4), (8, 8), (4, 8))
+TIGHT = {"atol": 1e-5, "rtol": 0}
+
+
+@pytest.fixture(params=CASES, ids=lambda c: f"{c[0]}-{c[1]}")
+def case(request: pytest.FixtureRequest) -> tuple[str, str]:
+    return request.param
+
+
+@pytest.fixture
+def family(case: tuple[str, str]) -> Family:
+    return FAMILIES[case[0]]
+
+
+@pytest.fixture
+def denoiser(case: tuple[str, str]) -> Any:
+    return stir(make(*case))
+
+
+def absent(conditioning: Conditioning, part: str) -> Conditioning:
+    names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask")}.get(part, (part,))
+    return replace(conditioning, **dict.fromkeys(names))
+
+
+def present(conditioning: Conditioning) -> dict[str, torch.Tensor]:
+    values = {f.name: getattr(conditioning, f.name) for f in fields(conditioning)}
+    return {k: v for k, v in values.items() if v is not None}
+
+
+def test_every_registered_family_is_in_the_table() -> None:
+    assert set(FAMILIES) == set(REGISTERED)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@torch.no_grad()
+def test_resolutions(denoiser: Any, family: Family, size: tuple[int, int]) -> None:
+    latents, t = inputs_for(denoiser, 2, size)
+    out = denoiser(latents, t, conditioning_for(denoiser, family.parts, 2, size))
+    assert out.velocity.shape == latents.shape
+    assert out.velocity.dtype == latents.dtype
+    assert torch.isfinite(out.velocity).all()
+    assert out.velocity.std() > 1e-3
+
+
+@torch.no_grad()
+def test_transposed_input_is_not_mixed_up(denoiser: Any, family: Family) -> None:
+    """Rows and columns: a change in one corner of a non-square input shows there the most."""
+    size = (4, 8)
+    latents, t = inputs_for(denoiser, 1, size)
+    conditioning = conditioning_for(denoiser, family.parts, 1, size)
+    other = latents.clone()
+    other[0, :, 0, -1] += 0.1
+    change = (
+        (denoiser(other, t, conditioning).velocity - denoiser(latents, t, conditioning).velocity)
+        .abs()[0]
+        .sum(0)
+    )
+    assert int(change.flatten().argmax()) in {6, 7, 14, 15}
+
+
+@torch.no_grad()
+def test_before_training(case: tuple[str, str], family: Family) -> None:
+    fresh = make(*case)
+    latents, t = inputs_for(fresh, 2, (4, 4))
+    velocity = fresh(latents, t, conditioning_for(fresh, family.parts, 2, (4, 4))).velocity
+    assert torch.isfinite(velocity).all()
+    if family.zero_at_init:
+        assert velocity.eq(0).all()
+
+
+@torch.no_grad()
+def test_save_and_load_bit_equal(denoiser: Any, family: Family, tmp_path: Path) -> None:
+    denoiser.save_pretrained(tmp_path)
+    again = type(denoiser).from_pretrained(tmp_path).eval()
+    assert {k: v for k, v in again.config.items() if k[0] != "_"} == {
+        k: v for k, v in denoiser.config.items() if k[0] != "_"
+    }
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    assert torch.equal(again(latents, t, conditioning).velocity, denoiser(latents, t, conditioning).velocity)
+
+
+def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> None:
+    denoiser.train()
+    latents, t = inputs_for(denoiser, 3, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 3, (4, 4))
+    out = denoiser(latents, t, conditioning)
+    out.velocity.square().sum().backward()
+    without = [n for n, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+
+
+@torch.no_grad()
+def test_batch_invariance(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 3, (4, 8))
+    conditioning = conditioning_for(denoiser, family.parts, 3, (4, 8))
+    together = denoiser(latents, t, conditioning).velocity
+    for i in range(3):
+        alone = denoiser(
+            latents[i : i + 1], t[i : i + 1], conditioning.map(lambda v, i=i: v[i : i + 1])
+        ).velocity
+        torch.testing.assert_close(together[i : i + 1], alone, **TIGHT)
+
+
+@torch.no_grad()
+def test_nothing_is_remembered_and_no_input_changed(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    kept = (latents.clone(), t.clone(), conditioning.map(torch.clone))
+    first = denoiser(latents, t, conditioning).velocity
+    denoiser(
+        *inputs_for(denoiser, 2, (8, 8), seed=1), conditioning_for(denoiser, family.parts, 2, (8, 8), seed=1)
+    )
+    assert torch.equal(denoiser(latents, t, conditioning).velocity, first)
+    assert torch.equal(latents, kept[0])
+    assert torch.equal(t, kept[1])
+    for name, value in present(kept[2]).items():
+        assert torch.equal(value, getattr(conditioning, name)), name
+
+
+@torch.no_grad()
+def test_depth(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    default = denoiser(latents, t, conditioning).velocity
+    if family.depth is None:
+        with pytest.raises(PochadeError, match="depth: "):
+            denoiser(latents, t, conditioning, depth=1)
+        return
+    configured = denoiser.config[family.depth]
+    assert torch.equal(denoiser(latents, t, conditioning, depth=configured).velocity, default)
+    deeper = denoiser(latents, t, conditioning, depth=configured + 2).velocity
+    assert torch.isfinite(deeper).all()
+    assert (deeper - default).abs().max() > 1e-4
+    for wrong in (0, -1):
+        with pytest.raises(PochadeError, match="depth: "):
+            denoiser(latents, t, conditioning, depth=wrong)
+
+
+@torch.no_grad()
+def test_state(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    out = denoiser(latents, t, conditioning)
+    if not family.stateful:
+        assert out.state is None
+        with pytest.raises(PochadeError, match="state: "):
+            denoiser(latents, t, conditioning, state=torch.zeros(2, 1))
+        return
+    assert out.state is not None
+    assert out.state.shape[0] == 2
+    after = denoiser(latents, t, conditioning, state=out.state)
+    assert after.state.shape == out.state.shape
+    assert (after.velocity - out.velocity).abs().max() > 0
+
+
+@torch.no_grad()
+def test_dropped_equals_absent(denoiser: Any, family: Family) -> None:
+    size = (4, 4)
+    latents, t = inputs_for(denoiser, 3, size)
+    conditioning = conditioning_for(denoiser, family.parts, 3, size)
+    full = denoiser(latents, t, conditioning).velocity
+    for part in family.parts:
+        expected = denoiser(latents, t, absent(conditioning, part)).velocity
+        torch.testing.assert_close(denoiser(latents, t, conditioning.drop(part)).velocity, expected, **TIGHT)
+        assert (expected - full).abs().amax((1, 2, 3)).min() > 1e-4, f"{part} has no effect"
+        rows = torch.tensor([False, True, False])
+        mixed = denoiser(latents, t, conditioning.drop(part, rows=rows)).velocity
+        torch.testing.assert_close(mixed[1], expected[1], **TIGHT)
+        torch.testing.assert_close(mixed[[0, 2]], full[[0, 2]], **TIGHT)
+    nothing = denoiser(latents, t, Conditioning()).velocity
+    torch.testing.assert_close(
+        denoiser(latents, t, conditioning.drop(*family.parts)).velocity, nothing, **TIGHT
+    )
+
+
+@torch.no_grad()
+def test_padding_of_text_does_not_matter(denoiser: Any, family: Family) -> None:
+    if "text" not in family.parts:
+        return
+    latents, t = inputs_for(denoiser, 3, (4, 4))
+    short = conditioning_for(denoiser, family.parts, 3, (4, 4))
+    assert short.tokens is not None
+    assert short.mask is not None
+    expected = denoiser(latents, t, short).velocity
+    mask = torch.nn.functional.pad(short.mask, (0, 4))
+    tokens = torch.nn.functional.pad(short.tokens, (0, 0, 0, 4))
+    for content in (tokens, tokens + 9.0 * ~mask[..., None]):
+        longer = replace(short, tokens=content, mask=mask)
+        torch.testing.assert_close(denoiser(latents, t, longer).velocity, expected, **TIGHT)
+
+
+@torch.no_grad()
+def test_bad_shapes(denoiser: Any, family: Family) -> None:
+    size = (4, 4)
+    latents, t = inputs_for(denoiser, 2, size)
+    conditioning = conditioning_for(denoiser, family.parts, 2, size)
+    multiple = denoiser.size_multiple
+    wrong_latents = [latents[:, :1], latents[0], latents[..., None]]
+    if multiple > 1:
+        wrong_latents += [torch.zeros(2, latents.shape[1], 4 + multiple // 2, 4)]
+    for wrong in wrong_latents:
+        with pytest.raises(PochadeError, match=r"latents: .*allowed"):
+            denoiser(wrong, t, conditioning)
+    for wrong in (t[:1], t[:, None]):
+        with pytest.raises(PochadeError, match=r"t: .*allowed"):
+            denoiser(latents, wrong, conditioning)
+
+
+@torch.no_grad()
+def test_bad_conditioning(denoiser: Any, family: Family) -> None:
+    size = (4, 4)
+    latents, t = inputs_for(denoiser, 2, size)
+    conditioning = conditioning_for(denoiser, family.parts, 2, size)
+    wrong: dict[str, dict[str, torch.Tensor]] = {}
+    if "text" in family.parts:
+        wrong["tokens"] = {"tokens": torch.zeros(2, 5, 99)}
+        wrong["mask"] = {"mask": torch.ones(2, 4, dtype=torch.bool)}
+        if denoiser.config.pooled_dim:
+            wrong["pooled"] = {"pooled": torch.zeros(2, 99)}
+    if "class_label" in family.parts:
+        wrong["class_label"] = {"class_label": torch.zeros(3, dtype=torch.int64)}
+    if "source" in family.parts:
+        wrong["source"] = {"source": torch.zeros(2, latents.shape[1], 8, 8)}
+        wrong["source_mask"] = {"source_mask": torch.zeros(2, 2, 4, 4)}
+    for name, value in wrong.items():
+        with pytest.raises(PochadeError, match=rf"{name}: .*allowed"):
+            denoiser(latents, t, replace(conditioning, **value))
+
+
+def documented() -> list[tuple[str, str, float, float]]:
+    """Family, variant, parameters and tolerance of each row of the table in docs/families.md."""
+    row = re.compile(r"^\| (\w+) \| (\w+) \| ([\d.]+) M \| (\d+) % \|", re.MULTILINE)
+    found = row.findall(DOCS.read_text(encoding="utf-8"))
+    return [
+        (family, variant, float(millions) * 1e6, int(percent) / 100)
+        for family, variant, millions, percent in found
+    ]
+
+
+def test_every_variant_is_documented() -> None:
+    assert {(f, v) for f, v, _, _ in documented()} == {(f, v) for f in REGISTERED for v in variants(f)}
+
+
+@pytest.mark.parametrize(("name", "variant", "parameters", "tolerance"), documented())
+def test_parameter_counts(name: str, variant: str, parameters: float, tolerance: float) -> None:
+    assert tolerance <= 0.1
+    with torch.device("meta"):
+        count = sum(p.numel() for p in build(name, variant).parameters())
+    assert count == pytest.approx(parameters, rel=tolerance)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_export_parity(name: str, tmp_path: Path) -> None:
+    denoiser = stir(make(name, next(iter(FAMILIES[name].toys))))
+    exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5)
+    assert exported.difference < 1e-4

@@ -1,0 +1,162 @@
+"""Export of denoisers, decoders and pipelines. Each family's parity stands in tests/contracts."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from contracts.families import make, stir
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.errors import FailureError, PochadeError
+from pochade.export import onnx as export
+from pochade.export.parity import Input, check, random_inputs, run, session
+from pochade.types import Conditioning
+
+
+@pytest.fixture(scope="module")
+def pipe() -> Any:
+    torch.manual_seed(0)
+    autoencoder = TinyAutoencoder(3, 4, (1, 1, 1, 1), (1, 1, 1, 1), [0.1, 0.2, 0.3], [2.0, 3.0, 4.0])
+    return SimpleNamespace(
+        denoiser=stir(make("lrf", "softmax", text_encoder="minilm-l6-v2", blocks=1)),
+        autoencoder=autoencoder.eval(),
+        scheduler=FlowMatchEulerDiscreteScheduler(),
+        text_encoder=SimpleNamespace(max_tokens=5),
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An exported pipeline, free in the batch."""
+    folder = tmp_path_factory.mktemp("export") / "graphs"
+    export.export_pipeline(pipe, folder)
+    return folder
+
+
+def test_manifest_names_every_input(pipe: Any, folder: Path) -> None:
+    assert sorted(p.name for p in folder.iterdir()) == ["decoder.onnx", "denoiser.onnx", "manifest.json"]
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert [(i["name"], i["shape"], i["dtype"]) for i in manifest["denoiser"]["inputs"]] == [
+        ("latents", [None, 3, 4, 4], "float32"),
+        ("t", [None], "float32"),
+        ("tokens", [None, 5, 10], "float32"),
+        ("mask", [None, 5], "bool"),
+        ("pooled", [None, 6], "float32"),
+        ("class_label", [None], "int64"),
+    ]
+    assert manifest["denoiser"]["outputs"] == ["velocity"]
+    assert manifest["decoder"]["outputs"] == ["images"]
+    assert manifest["text_encoder"] == "minilm-l6-v2"
+    assert manifest["latent_size"] == [4, 4]
+    assert manifest["downsampling"] == 8
+    assert manifest["scheduler"]["num_train_timesteps"] == 1000
+    for name in ("denoiser", "decoder"):
+        graph = session(folder / manifest[name]["file"])
+        assert [i.name for i in graph.get_inputs()] == [i["name"] for i in manifest[name]["inputs"]]
+
+
+@pytest.mark.parametrize("batch", [1, 4])
+@torch.no_grad()
+def test_graphs_equal_eager(pipe: Any, folder: Path, batch: int) -> None:
+    values = random_inputs(export.denoiser_inputs(pipe.denoiser, (4, 4), 5), batch, seed=9)
+    (got,) = run(session(folder / "denoiser.onnx"), values)
+    conditioning = Conditioning(**{k: v for k, v in values.items() if k not in {"latents", "t"}})
+    expected = pipe.denoiser(values["latents"], values["t"], conditioning).velocity
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+    (images,) = run(session(folder / "decoder.onnx"), {"latents": values["latents"]})
+    np.testing.assert_allclose(images, pipe.autoencoder.decode(values["latents"]).numpy(), atol=1e-4)
+
+
+@torch.no_grad()
+def test_dropped_text_and_no_class_in_the_graph(pipe: Any, folder: Path) -> None:
+    values = random_inputs(export.denoiser_inputs(pipe.denoiser, (4, 4), 5), 2, seed=5)
+    none = dict(values)
+    none["mask"] = torch.zeros_like(values["mask"])
+    none["tokens"], none["pooled"] = torch.zeros_like(values["tokens"]), torch.zeros_like(values["pooled"])
+    none["class_label"] = torch.full_like(values["class_label"], -1)
+    (got,) = run(session(folder / "denoiser.onnx"), none)
+    expected = pipe.denoiser(values["latents"], values["t"], Conditioning()).velocity
+    np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
+
+
+def test_opset_and_no_trace_of_this_machine(folder: Path) -> None:
+    for name in ("denoiser", "decoder"):
+        model = onnx.load(folder / f"{name}.onnx")
+        assert [o.version for o in model.opset_import if o.domain == ""] == [20]
+        assert not model.metadata_props
+        assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
+        assert str(Path(__file__).parents[2]).encode() not in (folder / f"{name}.onnx").read_bytes()
+
+
+def test_decoder_of_one_static_size(pipe: Any, tmp_path: Path) -> None:
+    exported = export.export_decoder(pipe.autoencoder, tmp_path / "d.onnx", latent_size=(2, 3), batch=2)
+    assert exported.difference < 1e-4
+    assert [i.shape for i in session(exported.path).get_inputs()] == [[2, 3, 2, 3]]
+    assert exported.manifest()["inputs"][0]["shape"] == [2, 3, 2, 3]
+    assert pipe.autoencoder.training is False
+    assert all(p.requires_grad for p in pipe.autoencoder.parameters()), "the module itself is left as it was"
+
+
+def test_bad_arguments_write_nothing(pipe: Any, tmp_path: Path) -> None:
+    path = tmp_path / "x.onnx"
+    with pytest.raises(PochadeError, match=r"latent_size: 5 x 4 given, allowed are multiples of 2"):
+        export.export_denoiser(pipe.denoiser, path, latent_size=(5, 4))
+    with pytest.raises(PochadeError, match=r"text_tokens: 0 given"):
+        export.export_denoiser(pipe.denoiser, path, text_tokens=0)
+    for batch in (0, -1, "any", 1.5):
+        with pytest.raises(PochadeError, match="batch: "):
+            export.export_denoiser(pipe.denoiser, path, batch=batch)  # type: ignore[arg-type]
+    with pytest.raises(PochadeError, match="latent_size: 0 x 0"):
+        export.export_decoder(pipe.autoencoder, path, latent_size=0)
+    with pytest.raises(PochadeError, match="cannot be written"):
+        export.export_decoder(pipe.autoencoder, tmp_path / "missing" / "x.onnx", latent_size=2)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_graph_that_differs_is_refused(folder: Path) -> None:
+    inputs = (Input("latents", (3, 4, 4)),)
+    with pytest.raises(FailureError, match=r"decoder.onnx: .* from eager at batch 1, allowed is 1e-04"):
+        check(folder / "decoder.onnx", nn.Upsample(scale_factor=8), inputs, batches=(1,))
+    with pytest.raises(FailureError, match="gives shape"):
+        check(folder / "decoder.onnx", nn.Identity(), inputs, batches=(1,))
+
+
+def test_a_network_without_a_form_in_onnx_keeps_the_file_before(pipe: Any, tmp_path: Path) -> None:
+    class Unexportable(nn.Module):
+        config = pipe.autoencoder.config
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents if float(latents.sum()) > 0 else latents * 2
+
+    path = tmp_path / "decoder.onnx"
+    path.write_bytes(b"before")
+    with pytest.raises(FailureError, match=r"decoder.onnx: the network has no form in ONNX: ") as info:
+        export.export_decoder(Unexportable(), path, latent_size=2)
+    assert "\n" not in str(info.value)
+    assert path.read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["decoder.onnx"]
+
+
+def test_random_inputs() -> None:
+    inputs = (
+        Input("latents", (3, 2, 2)),
+        Input("t", ()),
+        Input("tokens", (4, 6)),
+        Input("mask", (4,), torch.bool),
+        Input("class_label", (), torch.int64, low=-1, high=3),
+    )
+    values = random_inputs(inputs, 64)
+    assert list(values) == ["latents", "t", "tokens", "mask", "class_label"]
+    assert values["t"].min() >= 0
+    assert values["t"].max() <= 1
+    assert not values["mask"][0].any(), "one row is dropped text"
+    assert values["tokens"][~values["mask"]].eq(0).all()
+    assert set(values["class_label"].tolist()) == {-1, 0, 1, 2}
+    assert torch.equal(values["tokens"], random_inputs(inputs, 64)["tokens"])
