@@ -1,0 +1,48 @@
+"""pochade: compact text-to-image generators, trained, distilled, exported and run on consumer hardware.
+
+The names in ``__all__`` are loaded when first used, so that importing the package costs neither torch nor diffusers.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pochade.errors import FailureError, PochadeError
+
+if TYPE_CHECKING:
+    from pochade.autoencoders.tiny import TinyAutoencoder
+    from pochade.denoisers.lrf import LRFDenoiser
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+    from pochade.types import Conditioning, DenoiserOutput
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Conditioning",
+    "DenoiserOutput",
+    "FailureError",
+    "LRFDenoiser",
+    "PochadeError",
+    "TextToImagePipeline",
+    "TinyAutoencoder",
+    "__version__",
+]
+
+_LAZY = {
+    "Conditioning": "pochade.types",
+    "DenoiserOutput": "pochade.types",
+    "LRFDenoiser": "pochade.denoisers.lrf",
+    "TextToImagePipeline": "pochade.pipelines.text_to_image",
+    "TinyAutoencoder": "pochade.autoencoders.tiny",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'pochade' has no attribute {name!r}")
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,3 @@
+from pochade.cli import main
+
+main()

@@ -1,0 +1,174 @@
+"""A cache of latents and text vectors, so that training touches neither the autoencoder nor the text encoder.
+
+It is written in parts, each a safetensors file renamed into place when whole: an interrupted build goes on where it
+stopped. Latents are float32; text vectors, which are inputs and forgive it, float16.
+"""
+
+import hashlib
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pochade.data.captioned import progress_bar
+from pochade.data.files import write_json
+from pochade.data.images import to_tensor
+from pochade.errors import PochadeError
+from pochade.types import TextEncoding
+
+PART = 512
+"""Pictures in one file of the cache."""
+BATCH = 64
+
+
+class Pictures(Protocol):
+    """What can be cached: pictures in a fixed order, each with captions or a class, in groups of variants."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image: ...
+
+    def captions(self, index: int) -> Sequence[str]: ...
+
+    def label(self, index: int) -> int:
+        """The class, or -1 where there are captions instead."""
+        ...
+
+    def group(self, index: int) -> int:
+        """Pictures of one group are variants of one thing: an epoch shows one of them."""
+        ...
+
+
+EncodeImages = Callable[[Tensor], Tensor]
+EncodeText = Callable[[Sequence[str]], TextEncoding]
+
+
+def fingerprint(pictures: Pictures, *identities: str) -> str:
+    """16 hex digits that change with the pictures' captions, their pixels (a sample of them) or an identity."""
+    digest = hashlib.sha256(json.dumps(identities).encode())
+    for index in range(len(pictures)):
+        digest.update(json.dumps([*pictures.captions(index), pictures.label(index), pictures.group(index)]).encode())
+    for index in range(0, len(pictures), max(1, len(pictures) // 64)):
+        digest.update(pictures.image(index).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _text_tensors(captions: Sequence[str], encode: EncodeText) -> dict[str, Tensor]:
+    """Text vectors of all captions, tokens end to end without padding."""
+    rows: list[Tensor] = []
+    pooled: list[Tensor] = []
+    for start in range(0, len(captions), BATCH):
+        text = encode(captions[start : start + BATCH])
+        rows += [tokens[mask].half() for tokens, mask in zip(text.tokens, text.mask, strict=True)]
+        pooled.append(text.pooled.half())
+    lengths = torch.tensor([0, *(len(row) for row in rows)])
+    return {"tokens": torch.cat(rows), "token_offsets": lengths.cumsum(0), "pooled": torch.cat(pooled)}
+
+
+def build_cache(
+    pictures: Pictures, encode_images: EncodeImages, encode_text: EncodeText | None, folder: Path, *, progress: bool = True
+) -> "CachedLatents":
+    """Encode all ``pictures`` into ``folder``, which may hold a part of them already.
+
+    Args:
+        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
+        encode_text: captions -> TextEncoding; None keeps the captions as words (for a text encoder that is trained).
+        folder: named after ``fingerprint``, so that it never holds anything else.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    count = -(-len(pictures) // PART)
+    with progress_bar(progress) as bar, torch.no_grad():
+        task = bar.add_task("caching latents", total=len(pictures))
+        for part in range(count):
+            path = folder / f"part-{part:05d}.safetensors"
+            indices = range(part * PART, min(len(pictures), (part + 1) * PART))
+            if not path.exists():
+                latents: list[Tensor] = []
+                for start in range(indices.start, indices.stop, BATCH):
+                    batch = range(start, min(indices.stop, start + BATCH))
+                    latents.append(encode_images(torch.stack([to_tensor(pictures.image(i)) for i in batch])).float())
+                    bar.advance(task, len(batch))
+                captions = [list(pictures.captions(i)) for i in indices]
+                offsets = torch.tensor([0, *(len(c) for c in captions)]).cumsum(0)
+                tensors = {
+                    "latents": torch.cat(latents).contiguous(),
+                    "labels": torch.tensor([pictures.label(i) for i in indices]),
+                    "groups": torch.tensor([pictures.group(i) for i in indices]),
+                    "caption_offsets": offsets,
+                }
+                flat = [caption for alternatives in captions for caption in alternatives]
+                if encode_text is not None and flat:
+                    tensors |= _text_tensors(flat, encode_text)
+                temporary = path.with_suffix(".tmp")
+                save_file(tensors, temporary, metadata={"captions": json.dumps(flat)})
+                temporary.replace(path)
+            else:
+                bar.advance(task, len(indices))
+    write_json(folder / "cache.json", {"pictures": len(pictures), "parts": count})
+    return CachedLatents(folder)
+
+
+class CachedLatents:
+    """Samples from a finished cache: ``{"latents", "name"}`` with text vectors, words, or a class.
+
+    - text vectors: "tokens" [M, D_text] and "mask" [M] padded to the longest caption of the cache, "pooled" [D_pool];
+    - words: "caption";
+    - classes: "class_label".
+
+    An epoch shows each group once, in a variant and with a caption drawn at random.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not (folder / "cache.json").is_file():
+            raise PochadeError(f"folder: {folder} holds no finished cache of latents")
+        parts = json.loads((folder / "cache.json").read_text())["parts"]
+        self._files = [safe_open(folder / f"part-{p:05d}.safetensors", "pt") for p in range(parts)]
+        self._parts: list[dict[str, Tensor]] = [{k: f.get_tensor(k) for k in f.keys()} for f in self._files]  # noqa: SIM118
+        self._captions: list[list[str]] = [json.loads(f.metadata()["captions"]) for f in self._files]
+        self._starts = np.cumsum([0, *(len(p["latents"]) for p in self._parts)]).tolist()
+        groups: dict[int, list[int]] = {}
+        for index, group in enumerate(torch.cat([p["groups"] for p in self._parts]).tolist()):
+            groups.setdefault(group, []).append(index)
+        self._groups = list(groups.values())
+        self._longest = max((int(p["token_offsets"].diff().max()) for p in self._parts if "tokens" in p), default=0)
+
+    def __len__(self) -> int:
+        return len(self._groups)
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """C, h, w."""
+        c, h, w = self._parts[0]["latents"].shape[1:]
+        return c, h, w
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and deviation of each channel [C] over the cache."""
+        latents = torch.cat([p["latents"] for p in self._parts])
+        return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """A variant of group ``index`` with one of its captions, both drawn evenly."""
+        variants = self._groups[index]
+        item = variants[int(rng.integers(len(variants)))]
+        number = bisect_right(self._starts, item) - 1
+        part, row = self._parts[number], item - self._starts[number]
+        out: dict[str, Any] = {"latents": part["latents"][row], "name": str(item)}
+        first, end = part["caption_offsets"][row : row + 2].tolist()
+        if first == end:
+            return {**out, "class_label": int(part["labels"][row])}
+        caption = int(rng.integers(first, end))
+        if "tokens" not in part:
+            return {**out, "caption": self._captions[number][caption]}
+        start, stop = part["token_offsets"][caption : caption + 2].tolist()
+        tokens = torch.zeros(self._longest, part["tokens"].shape[1])
+        tokens[: stop - start] = part["tokens"][start:stop]
+        mask = torch.arange(self._longest) < stop - start
+        return {**out, "tokens": tokens, "mask": mask, "pooled": part["pooled"][caption].float()}

@@ -1,0 +1,43 @@
+"""The families of denoisers, by name. A new family joins by one line of ``FAMILIES``."""
+
+from importlib import import_module
+from inspect import signature
+from typing import Any
+
+from pochade.errors import PochadeError, nearest
+
+FAMILIES: dict[str, str] = {
+    "lrf": "pochade.denoisers.lrf:LRFDenoiser",
+}
+"""Family -> "module:class". The module holds ``VARIANTS``, a table of sizes."""
+
+
+def _module(family: str) -> tuple[Any, str]:
+    if family not in FAMILIES:
+        raise PochadeError(f"family: {family!r} given, allowed are {sorted(FAMILIES)}{nearest(family, FAMILIES)}")
+    module, _, name = FAMILIES[family].partition(":")
+    return import_module(module), name
+
+
+def variants(family: str) -> dict[str, dict[str, Any]]:
+    """The sizes of a family: name -> arguments of its class."""
+    return dict(_module(family)[0].VARIANTS)
+
+
+def build(family: str, variant: str, **overrides: Any) -> Any:
+    """A denoiser of a family and size with random weights; ``overrides`` replace arguments of its class.
+
+    Raises:
+        PochadeError: the family or the variant does not exist.
+    """
+    module, name = _module(family)
+    if variant not in module.VARIANTS:
+        known = list(module.VARIANTS)
+        raise PochadeError(f"variant: {variant!r} given, allowed for {family} are {known}{nearest(variant, known)}")
+    return getattr(module, name)(**{**module.VARIANTS[variant], **overrides})
+
+
+def parameters(family: str) -> list[str]:
+    """The names of the arguments of a family's class."""
+    module, name = _module(family)
+    return [p for p in signature(getattr(module, name).__init__).parameters if p != "self"]

@@ -1,0 +1,244 @@
+"""LRF, the smallest family: four blocks, applied twice.
+
+A patch embedding, a core of a few blocks applied ``recursions`` times with the input injected at each, and a linear
+read-out. Text enters twice: its tokens through cross-attention, its pooled vector beside the time. A source picture is
+added to the input through a projection that starts at zero, so the same core edits.
+"""
+
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
+from pochade.nn.feedforward import GatedFeedForward
+from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
+from pochade.nn.positions import PositionTable
+from pochade.types import Conditioning, DenoiserOutput
+
+SOFTMAX_TOKENS = 256
+"""Up to this many tokens the mixer is softmax attention, above it linear attention."""
+
+
+class LRFBlock(nn.Module):
+    """adaLN-Zero block: spatial mixer, cross-attention where there is text, gated feed-forward."""
+
+    def __init__(self, dim: int, heads: int, hidden: int, mixer: MixerKind, text: bool, dropout: float) -> None:
+        super().__init__()
+        self.modulation = Modulation(dim, 6)
+        self.mixer = SpatialMixer(dim, heads, mixer)
+        self.text_norm = nn.LayerNorm(dim) if text else None
+        self.text = CrossAttention(dim, heads) if text else None
+        self.feedforward = GatedFeedForward(dim, hidden, dropout)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, ...],
+        context: tuple[Tensor, Tensor] | None,
+        mask: Tensor | None,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn = modulation
+        x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid))
+        if self.text is not None and self.text_norm is not None and context is not None and mask is not None:
+            x = x + self.text(self.text_norm(x), context, mask)
+        return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
+
+
+class LRFDenoiser(ModelMixin, ConfigMixin):
+    """The LRF denoiser: ``denoiser(latents, t, conditioning) -> DenoiserOutput``.
+
+    Args:
+        latent_channels: C of the latents.
+        sample_size: rows of the (square) latents in training; other sizes work, positions are resized.
+        patch_size: latent cells along one side of a token.
+        dim: D. heads: attention heads, divide D. hidden: inner width of the feed-forward.
+        blocks: blocks in the core. recursions: how often the core is applied (``depth`` overrides it).
+        mixer: "softmax", "linear", or None: chosen by the number of tokens of ``sample_size`` and stored.
+        gradient: "full" back-propagates through all recursions; "last" through the last one only, with memory that
+            does not grow with their number (2510.04871).
+        text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
+        text_encoder: identity of the text encoder whose vectors the network was trained on.
+        num_classes: classes, 0 for none; one more embedding stands for "no class".
+        dropout: inside the feed-forward, in training.
+
+    Raises:
+        PochadeError: an argument is out of range.
+    """
+
+    config: Any
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 4,
+        sample_size: int = 8,
+        patch_size: int = 1,
+        dim: int = 128,
+        heads: int = 4,
+        hidden: int = 480,
+        blocks: int = 4,
+        recursions: int = 2,
+        mixer: MixerKind | None = None,
+        gradient: Literal["full", "last"] = "full",
+        text_dim: int = 0,
+        pooled_dim: int = 0,
+        text_encoder: str | None = None,
+        num_classes: int = 0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % heads or sample_size % patch_size:
+            raise PochadeError(f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}")
+        if gradient not in ("full", "last"):
+            raise PochadeError(f"gradient: {gradient!r} given, allowed are 'full' and 'last'")
+        side = sample_size // patch_size
+        if mixer is None:
+            mixer = "softmax" if side * side <= SOFTMAX_TOKENS else "linear"
+            self.register_to_config(mixer=mixer)
+        patch = latent_channels * patch_size**2
+        self.embed = nn.Linear(patch, dim)
+        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False)
+        self.positions = PositionTable(dim, side)
+        self.time = TimestepEmbedding(dim)
+        self.classes = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
+        self.text_in = nn.Linear(text_dim, dim) if text_dim else None
+        self.null_token = nn.Parameter(torch.zeros(1, 1, dim)) if text_dim else None
+        self.core = nn.ModuleList(LRFBlock(dim, heads, hidden, mixer, bool(text_dim), dropout) for _ in range(blocks))
+        self.modulation_out = Modulation(dim, 2)
+        self.out = nn.Linear(dim, patch)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Zero at the start: modulations (so every block is the identity), text paths, source path, read-out."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                scaled_init(module)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.positions.table, std=0.02)
+        if self.null_token is not None:
+            nn.init.normal_(self.null_token, std=0.02)
+        zero = [self.embed_source, self.modulation_out.linear, self.out]
+        for block in self.core:
+            assert isinstance(block, LRFBlock)
+            zero.append(block.modulation.linear)
+            if block.text is not None:
+                zero.append(block.text.out)
+        for linear in zero:
+            nn.init.zeros_(linear.weight)
+            if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(linear.bias)
+
+    @property
+    def size_multiple(self) -> int:
+        """Rows and columns of the latents must divide by this."""
+        return self.config.patch_size
+
+    def _check(self, latents: Tensor, t: Tensor, depth: int) -> None:
+        channels, p = self.config.latent_channels, self.config.patch_size
+        if latents.ndim != 4 or latents.shape[1] != channels or latents.shape[2] % p or latents.shape[3] % p:
+            raise PochadeError(
+                f"latents: shape {tuple(latents.shape)} given, allowed is [B, {channels}, H, W] with H, W multiples of {p}"
+            )
+        if t.shape != latents.shape[:1]:
+            raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{latents.shape[0]}]")
+        if not 1 <= depth <= 64:
+            raise PochadeError(f"depth: {depth} given, allowed are 1 to 64 recursions")
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
+
+    def _steer(self, t: Tensor, conditioning: Conditioning) -> Tensor:
+        """Time, class and pooled text in one vector [B, D]."""
+        steer = self.time(t)
+        if self.classes is not None:
+            label = conditioning.class_label
+            none = self.config.num_classes
+            label = t.new_full(t.shape, none).long() if label is None else torch.where(label < 0, none, label)
+            steer = steer + self.classes(label)
+        if self.pooled is not None and conditioning.pooled is not None:
+            pooled = conditioning.pooled.to(steer.dtype)
+            steer = steer + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
+        return steer
+
+    def _context(self, batch: int, conditioning: Conditioning) -> tuple[Tensor, Tensor] | None:
+        """Text tokens [B, 1 + M, D] and their mask; the first is learned, so that no row is ever empty."""
+        if self.text_in is None or self.null_token is None:
+            return None
+        null = self.null_token.expand(batch, -1, -1)
+        always = torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if conditioning.tokens is None or conditioning.mask is None:
+            return null, always
+        tokens = conditioning.tokens.to(null.dtype)
+        tokens = self.text_in(F.rms_norm(tokens, (tokens.shape[-1],), eps=1e-6))
+        return torch.cat((null, tokens), 1), torch.cat((always, conditioning.mask), 1)
+
+    def forward(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        state: Tensor | None = None,
+        depth: int | None = None,
+    ) -> DenoiserOutput:
+        """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
+
+        Args:
+            conditioning: text (tokens, mask, pooled), class label and source are used where present.
+            state: LRF carries nothing; must be None.
+            depth: recursions, 1 to 64; None as configured.
+
+        Raises:
+            PochadeError: a shape or the depth does not fit, or a state was given.
+        """
+        depth = self.config.recursions if depth is None else depth
+        self._check(latents, t, depth)
+        if state is not None:
+            raise PochadeError("state: a tensor given, but LRF carries no state: allowed is None")
+        p = self.config.patch_size
+        grid = (latents.shape[2] // p, latents.shape[3] // p)
+        x = self.embed(self._tokens(latents)) + self.positions(*grid)
+        if conditioning.source is not None:
+            where = conditioning.source_mask
+            where = torch.zeros_like(conditioning.source[:, :1]) if where is None else where
+            x = x + self.embed_source(self._tokens(torch.cat((conditioning.source, where), 1)))
+
+        steer = self._steer(t, conditioning)
+        text = self._context(latents.shape[0], conditioning)
+        mask = None if text is None else text[1]
+        prepared: list[tuple[LRFBlock, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
+        for block in self.core:
+            assert isinstance(block, LRFBlock)
+            context = block.text.context(text[0]) if block.text is not None and text is not None else None
+            prepared.append((block, block.modulation(steer), context))
+
+        h = torch.zeros_like(x)
+        for recursion in range(depth):
+            last = recursion == depth - 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.config.gradient == "full")):
+                h = h + x
+                for block, modulation, context in prepared:
+                    h = block(h, modulation, context, mask, grid)
+
+        tokens = self.out(modulated_norm(h, *self.modulation_out(steer)))
+        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), p)
+        return DenoiserOutput(velocity)
+
+
+_MINILM: dict[str, Any] = {"text_dim": 384, "pooled_dim": 384, "text_encoder": "minilm-l6-v2"}
+
+VARIANTS: dict[str, dict[str, Any]] = {
+    "cifar": dict(latent_channels=4, sample_size=4, patch_size=1, dim=128, heads=4, hidden=480, num_classes=10),
+    "nano": dict(latent_channels=8, sample_size=8, patch_size=2, dim=224, heads=7, hidden=608, **_MINILM),
+    "small": dict(latent_channels=8, sample_size=32, patch_size=2, dim=576, heads=9, hidden=1536, **_MINILM),
+}
+"""Sizes by name; parameters: cifar 1.47 M, nano 4-6 M, small 30 M."""
+

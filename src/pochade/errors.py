@@ -1,0 +1,30 @@
+"""The one exception that means "the caller can mend this": a sentence, never a traceback at the command line."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class PochadeError(ValueError):
+    """Wrong use or unusable input: names the argument, what was given and what is allowed.
+
+    ``exit_code`` is what the command line returns: 2 for wrong use (default), 1 for a failure met on the way.
+    """
+
+    exit_code = 2
+
+
+class FailureError(PochadeError):
+    """Something failed although the request was well formed (a full disk, a NaN loss): exit code 1."""
+
+    exit_code = 1
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """" (did you mean ...?)" with the nearest of the ``known`` names, or the empty string."""
+    close = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
+
+
+def missing_extra(package: str, extra: str) -> PochadeError:
+    """The error for an optional library that is not installed."""
+    return PochadeError(f"{package} is not installed: pip install 'pochade[{extra}]'")

@@ -1,0 +1,90 @@
+"""Classifier-free guidance (2207.12598), with two scales where there is a source image (2211.09800 eq. 3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pochade.types import Conditioning, Denoiser, DenoiserOutput
+
+Scale = float | Tensor
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """What is dropped in each branch, and how the branches are joined.
+
+    Attributes:
+        scale: s in v_0 + s (v_c - v_0); a number, or [B] for one a row. 1 is no guidance and costs one branch.
+        image_scale: with a source image, the scale of the image against nothing; None where there is none.
+        interval: guidance applies for t inside [low, high] (2404.07724); outside it the scales are 1.
+    """
+
+    scale: Scale = 1.0
+    image_scale: Scale | None = None
+    interval: tuple[float, float] = (0.0, 1.0)
+
+    @property
+    def branches(self) -> int:
+        """How many forward passes a step takes: 1, 2, or 3 with two scales."""
+        if self.image_scale is not None:
+            return 3
+        return 1 if not isinstance(self.scale, Tensor) and self.scale == 1 else 2
+
+
+def _column(scale: Scale, like: Tensor) -> Tensor:
+    value = torch.as_tensor(scale, dtype=like.dtype, device=like.device)
+    return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim else value
+
+
+class GuidedDenoiser:
+    """A denoiser with guidance: the same call, branches joined along the batch into one forward pass.
+
+    ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches, so that each keeps its own.
+    ``negative`` replaces the dropped conditioning (a negative prompt).
+    """
+
+    def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:
+        self.denoiser = denoiser
+        self.guidance = guidance
+        self.negative = negative
+        self.config = denoiser.config
+
+    def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
+        without_text = self.negative if self.negative is not None else conditioning.drop("text", "class_label")
+        if self.guidance.image_scale is not None:
+            return [conditioning, without_text, without_text.drop("source")]
+        return [conditioning, without_text]
+
+    def __call__(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        state: Tensor | None = None,
+        depth: int | None = None,
+    ) -> DenoiserOutput:
+        guidance = self.guidance
+        if guidance.branches == 1:
+            return self.denoiser(latents, t, conditioning, state=state, depth=depth)
+        n = guidance.branches
+        out = self.denoiser(
+            latents.repeat(n, 1, 1, 1),
+            t.repeat(n),
+            Conditioning.cat(self._branches(conditioning)),
+            state=state,
+            depth=depth,
+        )
+        low, high = guidance.interval
+        inside = ((t >= low) & (t <= high)).view(-1, *[1] * (latents.ndim - 1))
+        v = out.velocity.chunk(n)
+        joined = v[1] + _column(guidance.scale, latents) * (v[0] - v[1])
+        if guidance.image_scale is not None:
+            # v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I))
+            joined = joined + (_column(guidance.image_scale, latents) - 1) * (v[1] - v[2])
+        return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, out.aux)
+
+
+OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]

@@ -1,0 +1,31 @@
+"""Noise row by row: what a row gets depends on its own seed and on nothing else in the batch."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Seeds = Tensor | Sequence[int] | Sequence[torch.Generator]
+
+
+def _generator(seed: int | torch.Generator | Tensor) -> torch.Generator:
+    if isinstance(seed, torch.Generator):
+        return seed
+    return torch.Generator().manual_seed(int(seed))
+
+
+def rows_normal(seeds: Seeds, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise [B, *shape], float32 on the CPU, each row drawn from its own generator.
+
+    The same seed gives the same row alone, in any batch, on any machine and for any number of processes.
+
+    Args:
+        seeds: B seeds in [0, 2^63), or B CPU generators (which advance).
+        shape: the shape of one row.
+    """
+    return torch.stack([torch.randn(*shape, generator=_generator(seed)) for seed in seeds])
+
+
+def rows_uniform(seeds: Seeds, columns: int) -> Tensor:
+    """Uniform numbers [B, columns] in [0, 1), float32 on the CPU, each row drawn from its own generator."""
+    return torch.stack([torch.rand(columns, generator=_generator(seed)) for seed in seeds])

@@ -1,0 +1,9 @@
+"""Recipes by name. A recipe is a function without arguments that returns the stages of a run."""
+
+RECIPES: dict[str, str] = {
+    "lrf": "pochade.recipes.lrf:openmoji",
+    "lrf-folder": "pochade.recipes.lrf:folder",
+    "lrf-cifar10": "pochade.recipes.lrf:cifar10",
+    "lrf-curriculum": "pochade.recipes.lrf:curriculum",
+}
+"""Name -> "module:function"."""

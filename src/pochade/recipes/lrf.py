@@ -1,0 +1,61 @@
+"""LRF's recipes: functions that return the stages of a run. A variant calls one and replaces fields."""
+
+from dataclasses import replace
+
+from pochade.recipes.stages import ImageData, autoencoder_stage, flow_stage
+from pochade.training.stage import Stage
+from pochade.training.tasks.flow import FlowSettings
+
+
+def openmoji() -> list[Stage]:
+    """The shipped checkpoint: an f8 autoencoder, then the nano denoiser, on OpenMoji at 64 px."""
+    data = ImageData("openmoji", 64)
+    return [autoencoder_stage(data), flow_stage(data, FlowSettings("lrf", "nano"))]
+
+
+def folder() -> list[Stage]:
+    """Your own captioned pictures (set data.source) on the shipped autoencoder, starting from the shipped denoiser."""
+    task = FlowSettings("lrf", "nano", autoencoder="lrf-openmoji")
+    return [
+        flow_stage(
+            ImageData("SET data.source=FOLDER", 64),
+            task,
+            steps=2000,
+            learning_rate=5e-4,
+            initialise_from="lrf-openmoji",
+        )
+    ]
+
+
+def cifar10() -> list[Stage]:
+    """CIFAR-10 as published: 10 classes, 30 epochs of batch 128, on TAESD latents."""
+    task = FlowSettings(
+        "lrf", "cifar", autoencoder="madebyollin/taesd", text_encoder=None, weighting="min_snr", density="uniform"
+    )
+    data = ImageData("cifar10:cifar-10-python.tar.gz", 32, held_out=False)
+    return [flow_stage(data, task, steps=30 * 50_000 // 128, warmup_steps=500, learning_rate=1e-3)]
+
+
+def curriculum() -> list[Stage]:
+    """The published curriculum at full size, from the low resolution to distillation's door: for a GPU and shards.
+
+    Stage 1 trains the autoencoder; ``data.source`` names a folder of shards. Learning rates and steps as published.
+    """
+    source = "SET data.source=SHARDS"
+    low = flow_stage(
+        ImageData(source, 64),
+        FlowSettings("lrf", "small", options=("sample_size=8", "mixer=linear")),
+        name="flow_low",
+        steps=100_000,
+        learning_rate=1e-4,
+        precision="bf16",
+        ema_decay=0.9999,
+    )
+    middle = replace(
+        low, name="flow_middle", data=ImageData(source, 256), steps=200_000, learning_rate=5e-5, initialise_from="previous"
+    )
+    high = replace(
+        middle, name="flow_high", data=ImageData(source, 512), steps=100_000, learning_rate=2e-5, batch_size=64
+    )
+    first = autoencoder_stage(ImageData(source, 256), steps=50_000, learning_rate=1e-4, precision="bf16", batch_size=32)
+    return [first, low, middle, high]

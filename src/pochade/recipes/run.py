@@ -1,0 +1,267 @@
+"""Running a recipe: builds what each stage needs, trains it, and hands its result to the next."""
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade import denoisers, text_encoders
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.data.images import sheet, to_image, to_tensor
+from pochade.data.latents import CachedLatents, build_cache, fingerprint
+from pochade.errors import PochadeError, nearest
+from pochade.pipelines import hub
+from pochade.pipelines.loading import load_components
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes import RECIPES
+from pochade.recipes.sources import as_pictures, open_images
+from pochade.training.loop import train as train_stage
+from pochade.training.stage import Stage, override
+from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
+from pochade.training.tasks.flow import FlowSettings, FlowTask
+
+SHEET_PROMPTS = (
+    "red apple", "cat face", "sailboat", "red heart", "house", "flag of Japan", "butterfly", "pizza",
+    "rocket", "tree", "woman astronaut", "guitar", "snowman", "fish", "umbrella", "grinning face",
+)  # fmt: skip
+SHEET_STEPS = 20
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a stage leaves: the folder of its model, and the weights that the next stage may start from."""
+
+    model: Path
+    weights: Path
+
+
+def stages_of(recipe: str) -> list[Stage]:
+    """The stages of a recipe by name. Raises PochadeError for an unknown one, naming the nearest."""
+    if recipe not in RECIPES:
+        raise PochadeError(f"recipe: {recipe!r} given, allowed are {', '.join(RECIPES)}{nearest(recipe, RECIPES)}")
+    module, _, function = RECIPES[recipe].partition(":")
+    return getattr(import_module(module), function)()
+
+
+def train(recipe: str, overrides: Iterable[str], out: Path, resume: bool = False) -> Path:
+    """Run a recipe by name with ``field=value`` overrides; returns the folder of the last stage's model."""
+    return run(override(stages_of(recipe), overrides), out, resume=resume)
+
+
+def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
+    """Train ``stages`` in order below ``out``; each leaves ``<number>-<name>/model``. Returns the last one's.
+
+    With ``resume`` finished stages are passed over and an interrupted one goes on.
+
+    Raises:
+        PochadeError: a stage's data or settings are unusable (all stages are looked at before the first starts).
+        FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
+    """
+    out = Path(out)
+    for stage in stages:
+        _preflight(stage, first=stage is stages[0])
+    previous: Result | None = None
+    autoencoder: Path | None = None
+    for number, stage in enumerate(stages, 1):
+        folder = out / f"{number}-{stage.name}"
+        if isinstance(stage.task, AutoencoderSettings):
+            previous = _run_autoencoder(stage, folder, resume)
+            autoencoder = previous.model
+        else:
+            previous = _run_flow(stage, folder, resume, autoencoder, previous, out)
+    assert previous is not None
+    return previous.model
+
+
+def _preflight(stage: Stage, *, first: bool) -> None:
+    if not isinstance(stage.task, AutoencoderSettings | FlowSettings):
+        raise PochadeError(f"task: {type(stage.task).__name__} given, allowed are autoencoder and flow settings")
+    if stage.initialise_from == "previous" and first:
+        raise PochadeError("initialise_from: 'previous' given for the first stage, which has none before it")
+    open_images(stage.data)
+    if isinstance(stage.task, FlowSettings):
+        _options(stage.task)
+
+
+def _options(task: FlowSettings) -> dict[str, Any]:
+    """The changes of the variant's arguments, from ``name=value`` with JSON values or bare words."""
+    known = denoisers.parameters(task.family)
+    options: dict[str, Any] = {}
+    for option in task.options:
+        name, equals, text = option.partition("=")
+        if not equals or name not in known:
+            raise PochadeError(f"options: {option!r} given, {task.family} takes {', '.join(known)}{nearest(name, known)}")
+        try:
+            options[name] = json.loads(text)
+        except ValueError:
+            options[name] = text
+    return options
+
+
+def _write_folder(folder: Path, save: Callable[[Path], Any]) -> None:
+    """``save`` into a temporary folder beside ``folder``, then put it in its place."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    try:
+        save(temporary)
+        temporary.chmod(0o755)
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(temporary, folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _is_main() -> bool:
+    return int(os.environ.get("RANK", "0")) == 0
+
+
+def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
+    from pochade.features.lite0 import load_lite0
+    from pochade.features.perceptual import PerceptualLoss
+
+    result = Result(folder / "model", folder / "final" / "model.safetensors")
+    if resume and (result.model / "config.json").is_file():
+        return result
+    settings: AutoencoderSettings = stage.task
+    dataset = open_images(stage.data)
+    torch.manual_seed(stage.seed)
+    autoencoder = build_autoencoder(settings)
+    perceptual = PerceptualLoss(load_lite0()) if settings.perceptual else None
+    task = AutoencoderTask(autoencoder, settings, perceptual)
+    shown = as_pictures(open_images(stage.data, "held_out"))
+    images = torch.stack([to_tensor(shown.image(i)) for i in range(0, len(shown), -(-len(shown) // 24))])
+
+    def pictures() -> Any:
+        decoded = autoencoder(images).clamp(-1, 1)
+        pairs = [to_image(x) for pair in zip(images, decoded, strict=True) for x in pair]
+        return sheet(pairs, ["original", "decoded"] * len(images))
+
+    train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=pictures)
+    if _is_main():
+        _measure_statistics(autoencoder, as_pictures(dataset))
+        _write_folder(result.model, autoencoder.save_pretrained)
+    return result
+
+
+@torch.no_grad()
+def _measure_statistics(autoencoder: TinyAutoencoder, pictures: Any) -> None:
+    """Mean and deviation of the raw latents over (at most 4,096 of) the training pictures."""
+    chosen = range(0, len(pictures), -(-len(pictures) // 4096))
+    raw: list[Tensor] = []
+    for start in range(0, len(chosen), 64):
+        images = torch.stack([to_tensor(pictures.image(i)) for i in chosen[start : start + 64]])
+        raw.append(autoencoder.encode_raw(images))
+    values = torch.cat(raw)
+    autoencoder.set_statistics(values.mean((0, 2, 3)), values.std((0, 2, 3)))
+
+
+def load_autoencoder(name_or_folder: str) -> TinyAutoencoder:
+    """An autoencoder of its own folder, of a model's, or TAESD's weights from a folder or the hub."""
+    folder = Path(name_or_folder).expanduser()
+    if name_or_folder in hub.shipped() or (folder / hub.INDEX).is_file():
+        return load_components(hub.resolve(name_or_folder), {"text_encoder": None, "denoiser": None})["autoencoder"]
+    if (folder / "config.json").is_file():
+        config = json.loads((folder / "config.json").read_text())
+        if config.get("_class_name") == "TinyAutoencoder":
+            return TinyAutoencoder.from_pretrained(folder).eval()  # pyright: ignore[reportReturnType]
+    return TinyAutoencoder.from_taesd(name_or_folder)
+
+
+def _cache(stage: Stage, out: Path, autoencoder: TinyAutoencoder, encoder: Any, dataset: Any) -> CachedLatents:
+    pictures = as_pictures(dataset)
+    weights = torch.cat([p.detach().double().sum().view(1) for p in autoencoder.parameters()]).tolist()
+    text: FlowSettings = stage.task
+    name = fingerprint(pictures, str(weights), str(text.text_encoder), str(stage.data.size))
+    encode_text = None if encoder is None else encoder.encode
+    return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
+
+
+def _run_flow(
+    stage: Stage, folder: Path, resume: bool, trained: Path | None, previous: Result | None, out: Path
+) -> Result:
+    result = Result(folder / "model", folder / "final" / "model.safetensors")
+    if resume and (result.model / hub.INDEX).is_file():
+        return result
+    settings: FlowSettings = stage.task
+    source = settings.autoencoder or (str(trained) if trained else None)
+    if source is None:
+        raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
+    autoencoder = load_autoencoder(source)
+    dataset = open_images(stage.data)
+    joint = settings.text_encoder == "bag"
+    frozen = text_encoders.load(settings.text_encoder) if settings.text_encoder and not joint else None
+    data = _cache(stage, out, autoencoder, frozen, dataset)
+
+    torch.manual_seed(stage.seed)
+    encoder: Any = frozen
+    changes: dict[str, Any] = {"latent_channels": data.latent_shape[0], "sample_size": data.latent_shape[1]}
+    if hasattr(dataset, "class_names"):
+        from pochade.text_encoders.class_label import ClassLabelEncoder
+
+        encoder = ClassLabelEncoder(dataset.class_names)
+        changes |= {"num_classes": len(dataset.class_names), "text_dim": 0, "pooled_dim": 0}
+    elif joint:
+        encoder = _new_bag(dataset)
+    if settings.text_encoder:
+        changes |= {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim}
+    changes["text_encoder"] = None if joint else encoder.identity
+    denoiser = denoisers.build(settings.family, settings.variant, **{**changes, **_options(settings)})
+    stage = _initialise(stage, denoiser, previous)
+
+    task = FlowTask(denoiser, settings, encoder if joint else None)
+    pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder) if not joint else None
+
+    def pictures() -> Any:
+        if pipeline is None:
+            return None
+        pipeline.set_progress_bar_config(disable=True)
+        prompts = list(getattr(dataset, "class_names", SHEET_PROMPTS))
+        seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+        images = pipeline(prompts, num_inference_steps=SHEET_STEPS, guidance_scale=3.0, generator=seeds).images
+        return sheet(images, prompts)
+
+    train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
+    if _is_main():
+        _save(result.model, autoencoder, denoiser, encoder, joint)
+    return result
+
+
+def _new_bag(dataset: Any) -> Any:
+    from pochade.text_encoders.bag import BagEncoder
+
+    pictures = as_pictures(dataset)
+    captions = [caption for index in range(len(pictures)) for caption in pictures.captions(index)]
+    return BagEncoder(BagEncoder.train_tokenizer(captions))
+
+
+def _initialise(stage: Stage, denoiser: Any, previous: Result | None) -> Stage:
+    """The stage with its start weights settled: those of a whole model are loaded here, files by the loop."""
+    start = stage.initialise_from
+    if start == "previous":
+        return replace(stage, initialise_from=str(previous.weights) if previous else None)
+    if start is None or not (start in hub.shipped() or (Path(start) / hub.INDEX).is_file()):
+        return stage
+    theirs = load_components(hub.resolve(start), {"text_encoder": None, "autoencoder": None})["denoiser"]
+    ours, weights = denoiser.state_dict(), theirs.state_dict()
+    wrong = sorted(k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape)
+    if wrong:
+        raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
+    denoiser.load_state_dict(weights)
+    return replace(stage, initialise_from=None)
+
+
+def _save(folder: Path, autoencoder: Any, denoiser: Any, encoder: Any, joint: bool) -> None:
+    """The whole model as a pipeline's folder, weights in float16 (read back as float32)."""
+    if joint:  # its name holds a hash of its weights, which are known only now
+        denoiser.register_to_config(text_encoder=encoder.identity)
+    pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder)
+    pipeline.save_pretrained(folder, dtype=torch.float16)

@@ -1,0 +1,97 @@
+"""From the name of a data source to its pictures."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from pochade.data.latents import Pictures
+from pochade.errors import PochadeError
+from pochade.recipes.stages import ImageData
+
+
+@dataclass(frozen=True)
+class _Captioned:
+    """A folder or shards as ``Pictures``: every picture is a group of its own."""
+
+    dataset: Any
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def image(self, index: int) -> Image.Image:
+        return self.dataset.image(index)
+
+    def captions(self, index: int) -> Sequence[str]:
+        return self.dataset.items[index].captions
+
+    def label(self, index: int) -> int:  # noqa: ARG002
+        return -1
+
+    def group(self, index: int) -> int:
+        return index
+
+
+@dataclass(frozen=True)
+class _Drawings(_Captioned):
+    """OpenMoji as ``Pictures``: each drawing, the variants of a concept in one group."""
+
+    def __len__(self) -> int:
+        return len(self.dataset.items)
+
+    def captions(self, index: int) -> Sequence[str]:
+        return self.dataset.captions(index)
+
+    def group(self, index: int) -> int:
+        return self.dataset.group(index)
+
+
+@dataclass(frozen=True)
+class _Labelled(_Captioned):
+    """CIFAR-10 as ``Pictures``: classes and no captions."""
+
+    def captions(self, index: int) -> Sequence[str]:  # noqa: ARG002
+        return ()
+
+    def label(self, index: int) -> int:
+        return int(self.dataset.labels[index])
+
+
+def open_images(data: ImageData, split: str = "train") -> Any:
+    """The data set of one split, for training on pixels (``pochade.data.dataset.Dataset``).
+
+    Raises:
+        PochadeError: the source does not exist, or holds no captioned pictures.
+    """
+    if data.source.startswith("SET "):
+        raise PochadeError(f"data.source: not set; add {data.source.removeprefix('SET ')!r} to the command")
+    if data.size < 8 or data.size % 8:
+        raise PochadeError(f"data.size: {data.size} given, allowed are multiples of 8")
+    split = split if data.held_out else "all"
+    if data.source == "openmoji":
+        from pochade.data.openmoji import OpenMoji
+
+        return OpenMoji(data.size, split)  # pyright: ignore[reportArgumentType]
+    if data.source.startswith("cifar10:"):
+        from pochade.data.cifar10 import CIFAR10
+
+        return CIFAR10(Path(data.source.removeprefix("cifar10:")), "train", size=data.size)
+    folder = Path(data.source).expanduser()
+    if not folder.is_dir():
+        raise PochadeError(f"data.source: {data.source!r} given, allowed are openmoji, cifar10:PATH, or a folder")
+    if any(folder.glob("*.tar")):
+        from pochade.data.shards import ShardDataset
+
+        return ShardDataset(folder, data.size, split=split)
+    from pochade.data.folder import ImageFolder
+
+    return ImageFolder(folder, data.size, split=split)
+
+
+def as_pictures(dataset: Any) -> Pictures:
+    """A data set in the form that can be cached."""
+    if hasattr(dataset, "concepts"):
+        return _Drawings(dataset)
+    return _Labelled(dataset) if hasattr(dataset, "class_names") else _Captioned(dataset)

@@ -1,0 +1,58 @@
+"""The kinds of stage that recipes are made of, with the settings that suit a laptop."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pochade.training.stage import Stage
+from pochade.training.tasks.autoencoder import AutoencoderSettings
+from pochade.training.tasks.flow import FlowSettings
+
+
+@dataclass(frozen=True)
+class ImageData:
+    """Pictures to train on."""
+
+    source: str = "openmoji"
+    """"openmoji", "cifar10:PATH" (archive or folder), or a folder of pictures with captions or of shards."""
+    size: int = 64
+    """Rows and columns in pixels."""
+    held_out: bool = True
+    """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
+
+
+def autoencoder_stage(data: ImageData, **changes: Any) -> Stage:
+    """The f8 autoencoder from random weights."""
+    settings: dict[str, Any] = {
+        "name": "autoencoder",
+        "task": AutoencoderSettings(),
+        "data": data,
+        "steps": 6000,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "warmup_steps": 200,
+        "weight_decay": 0.0,
+        "clip": 5.0,
+        "ema_decay": 0.998,
+        "save_every": 500,
+        "sample_every": 500,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def flow_stage(data: ImageData, task: FlowSettings, **changes: Any) -> Stage:
+    """A denoiser on cached latents."""
+    settings: dict[str, Any] = {
+        "name": "flow",
+        "task": task,
+        "data": data,
+        "steps": 10_000,
+        "batch_size": 128,
+        "learning_rate": 1e-3,
+        "warmup_steps": 300,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "ema_decay": 0.999,
+        "save_every": 500,
+        "sample_every": 500,
+    }
+    return Stage(**{**settings, **changes})

@@ -1,0 +1,118 @@
+"""Training an autoencoder: pixels, features and, where wanted, an adversary."""
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.flow.noise import rows_normal
+from pochade.training.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class AutoencoderSettings:
+    """The f8 autoencoder's shape, and the weights of the terms of its loss, each a mean over all values."""
+
+    latent_channels: int = 16
+    width: int = 64
+    encoder_blocks: tuple[int, ...] = (0, 2, 3, 4)
+    """Residual blocks at full, 1/2, 1/4 and 1/8 resolution."""
+    decoder_blocks: tuple[int, ...] = (4, 4, 3, 0)
+    """Residual blocks at 1/8, 1/4, 1/2 and full resolution."""
+    l1: float = 1.0
+    mse: float = 1.0
+    perceptual: float = 0.5
+    """Weight of the distance of EfficientNet-Lite0 feature maps (as LPIPS, 1801.03924)."""
+    adversarial: float = 0.0
+    """Weight of the hinge loss of a patch discriminator; 0 leaves the discriminator out."""
+    latent_noise: float = 0.15
+    """Deviation of the noise on the latents, as a share of each channel's own: the decoder learns to forgive."""
+
+
+def build_autoencoder(settings: AutoencoderSettings) -> TinyAutoencoder:
+    """The network that the settings describe, with random weights."""
+    return TinyAutoencoder(
+        latent_channels=settings.latent_channels,
+        width=settings.width,
+        encoder_blocks=settings.encoder_blocks,
+        decoder_blocks=settings.decoder_blocks,
+    )
+
+
+class PatchDiscriminator(nn.Module):
+    """Three stride-2 convolutions and a score for each patch of 8 x 8 pixels: [B, 3, H, W] -> [B, 1, H/8, W/8]."""
+
+    def __init__(self, width: int = 48) -> None:
+        super().__init__()
+        widths = (3, width, 2 * width, 4 * width)
+        layers: list[nn.Module] = []
+        for before, after in itertools.pairwise(widths):
+            layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images)
+
+
+class AutoencoderTask(Task):
+    """One step of autoencoder training on {"image": [B, 3, H, W] in [-1, 1], "seed": [B]}.
+
+    Args:
+        autoencoder: has ``encode_raw`` and ``decode_raw``.
+        settings: the weights of the loss.
+        perceptual: ``perceptual(a, b) -> scalar`` over images in [-1, 1]; needed where its weight is not 0.
+    """
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        settings: AutoencoderSettings,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+        self.settings = settings
+        self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
+        self.discriminator = PatchDiscriminator() if settings.adversarial else None
+
+    def trainable(self) -> nn.Module:
+        return self.autoencoder
+
+    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
+        groups = super().parameter_groups(weight_decay, learning_rate)
+        if self.discriminator is not None:
+            groups.append({"params": list(self.discriminator.parameters()), "lr": learning_rate, "weight_decay": 0.0})
+        return groups
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images: Tensor = batch["image"]
+        settings = self.settings
+        network: Any = self.autoencoder
+        raw: Tensor = network.encode_raw(images)
+        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
+        spread = raw.detach().std(dim=(0, 2, 3), keepdim=True)
+        decoded: Tensor = network.decode_raw(raw + settings.latent_noise * spread * noise)
+
+        l1 = F.l1_loss(decoded, images)
+        mse = F.mse_loss(decoded, images)
+        loss = settings.l1 * l1 + settings.mse * mse
+        metrics = {"l1": l1.detach(), "psnr": (10 * torch.log10(4 / mse.detach()))}
+        if settings.perceptual and self.perceptual[0] is not None:
+            distance = self.perceptual[0](decoded, images)
+            loss = loss + settings.perceptual * distance
+            metrics["perceptual"] = distance.detach()
+        if self.discriminator is not None:
+            # One backward pass for both: the generator sees frozen weights, the discriminator a detached picture.
+            frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
+            fooled = -functional_call(self.discriminator, frozen, (decoded,)).mean()
+            real = F.relu(1 - self.discriminator(images)).mean()
+            fake = F.relu(1 + self.discriminator(decoded.detach())).mean()
+            loss = loss + settings.adversarial * fooled + real + fake
+            metrics |= {"fooled": fooled.detach(), "discriminator": (real + fake).detach()}
+        return {"loss": loss, **metrics}

@@ -1,0 +1,84 @@
+"""Training a denoiser of any family: the velocity of the straight path (``pochade.flow``)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pochade.flow.noise import rows_normal, rows_uniform
+from pochade.flow.path import interpolate, velocity
+from pochade.flow.timesteps import Density, quantile, shift
+from pochade.flow.weighting import Weighting, weight
+from pochade.training.task import Batch, Task
+from pochade.types import Conditioning
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    """Which denoiser, on which latents, conditioned by what, and how its error is weighed."""
+
+    family: str = "lrf"
+    variant: str = "nano"
+    options: tuple[str, ...] = ()
+    """Changes of the variant's arguments, such as recursions=3 or gradient=last, separated by commas."""
+    autoencoder: str | None = None
+    """Name of a model or a folder; None: the autoencoder of the stage before."""
+    text_encoder: str | None = "minilm-l6-v2"
+    """Identity of a frozen encoder, "bag" for a small one trained along, None for class labels."""
+    density: Density = "logit_normal"
+    density_scale: float | None = None
+    """Width of the density; None: as published."""
+    time_shift: float = 1.0
+    """s in t' = s t / (1 + (s - 1) t); above 1 for large pictures."""
+    weighting: Weighting = "constant"
+    drop: float = 0.1
+    """Share of the rows that lose their conditioning, for guidance."""
+
+
+class FlowTask(Task):
+    """One step of flow matching on {"latents" [B, C, H, W], "seed" [B]} with text, words or classes.
+
+    loss = mean of w(t) |v - (eps - z_0)|^2 (2210.02747 eq. 23 on the straight path). Noise, time and the rows that lose
+    their conditioning come from each row's own seed.
+
+    Args:
+        denoiser: of any family.
+        settings: density, weighting, drop.
+        text_encoder: trained along with the denoiser on "caption"; None where the batch holds vectors or classes.
+    """
+
+    def __init__(self, denoiser: nn.Module, settings: FlowSettings, text_encoder: nn.Module | None = None) -> None:
+        super().__init__()
+        parts = {"denoiser": denoiser} | ({} if text_encoder is None else {"text_encoder": text_encoder})
+        self.parts = nn.ModuleDict(parts)
+        self.settings = settings
+
+    def trainable(self) -> nn.Module:
+        return self.parts
+
+    def conditioning(self, batch: Batch) -> Conditioning:
+        """What the batch tells the denoiser; text trimmed to its longest row."""
+        if "class_label" in batch:
+            return Conditioning(class_label=batch["class_label"])
+        if "caption" in batch:
+            encoder: Any = self.parts["text_encoder"]
+            ids, mask = encoder.tokenize(batch["caption"])
+            device = batch["latents"].device
+            text = encoder(ids.to(device), mask.to(device))
+            return Conditioning(tokens=text.tokens, mask=text.mask, pooled=text.pooled)
+        longest = int(batch["mask"].sum(1).max())
+        return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        z_0: Tensor = batch["latents"]
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
+        uniform = rows_uniform(generators, 2).to(z_0)
+        eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
+        t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
+        conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
+        out = self.parts["denoiser"](interpolate(z_0, eps, t), t, conditioning)
+        error = (out.velocity.float() - velocity(z_0, eps)).square().mean((1, 2, 3))
+        weights = weight(t, settings.weighting, settings.density, scale=settings.density_scale)
+        return {"loss": (weights * error).mean(), "t": t, "per_sample": error.detach()}
