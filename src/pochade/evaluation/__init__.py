@@ -1,0 +1,1 @@
+"""Figures that say how good a generator is, and the report that holds them."""

@@ -1,0 +1,37 @@
+"""Frechet distance between two sets of features, each seen as a Gaussian."""
+
+import torch
+from torch import Tensor
+
+from pochade.evaluation.kernel import check_features
+
+
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) (1706.08500, eq. 6).
+
+    Called ``fd_lite0`` on Lite0 features. The trace of the root is the sum of the singular values of A B^T,
+    where S_1 = A^T A and S_2 = B^T B: no root of a matrix is taken, so sets with fewer rows than columns are
+    as exact as others (though, as ever, biased upwards: compare only figures from equally many pictures).
+    Float64 throughout.
+
+    Args:
+        real: [n, d]; fake: [m, d].
+
+    Raises:
+        PochadeError: the features do not match, are not finite, or have fewer than two rows.
+    """
+    check_features(real=real, fake=fake)
+    mean_x, x = _factor(real.double())
+    mean_y, y = _factor(fake.double())
+    root_trace = torch.linalg.svdvals(x @ y.T).sum()
+    distance = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * root_trace
+    return max(float(distance), 0.0)
+
+
+def _factor(features: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean [d] and a factor A of the covariance A^T A, with at most d rows."""
+    mean = features.mean(0)
+    centred = (features - mean) / (features.shape[0] - 1) ** 0.5
+    if centred.shape[0] > centred.shape[1]:
+        centred = torch.linalg.qr(centred, mode="r").R
+    return mean, centred

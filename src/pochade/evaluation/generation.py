@@ -1,0 +1,101 @@
+"""Pictures made for an evaluation, kept on disk so that an interrupted one goes on where it stopped."""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pochade.data.files import atomic_file, write_json
+from pochade.errors import PochadeError
+from pochade.evaluation.pictures import to_pil, to_uint8
+
+
+def modules_of(pipeline: Any) -> dict[str, nn.Module]:
+    """The networks of a pipeline by name."""
+    parts = getattr(pipeline, "components", None) or vars(pipeline)
+    return {name: part for name, part in sorted(parts.items()) if isinstance(part, nn.Module)}
+
+
+def fingerprint(pipeline: Any) -> str:
+    """SHA-256 over all weights of a pipeline, in hexadecimal digits: the same weights, the same pictures."""
+    digest = hashlib.sha256()
+    for name, module in modules_of(pipeline).items():
+        for key, value in sorted(module.state_dict().items()):
+            digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    scheduler = getattr(pipeline, "scheduler", None)
+    digest.update(repr(getattr(scheduler, "config", None)).encode())
+    return digest.hexdigest()
+
+
+class PictureStore:
+    """A folder with a PNG for each picture made so far; ``key`` holds all that decides how they look."""
+
+    def __init__(self, out: Path, key: dict[str, Any]) -> None:
+        text = json.dumps(key, sort_keys=True)
+        self.folder = out / "pictures" / hashlib.sha256(text.encode()).hexdigest()[:12]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "settings.json", key)
+
+    def path(self, prompt: str, seed: int) -> Path:
+        """Where the picture for a prompt and a seed lies."""
+        return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:12]}-{seed}.png"
+
+    def read(self, prompt: str, seed: int) -> Tensor | None:
+        """uint8 [3, H, W], or None where it is still to be made."""
+        path = self.path(prompt, seed)
+        if not path.is_file():
+            return None
+        with Image.open(path) as image:
+            return to_uint8(image)
+
+    def write(self, prompt: str, seed: int, image: Tensor) -> None:
+        """Keep a picture, uint8 [3, H, W]."""
+        with atomic_file(self.path(prompt, seed)) as file:
+            to_pil(image).save(file, format="PNG")
+
+
+def generate(
+    pipeline: Any,
+    prompts: Sequence[str],
+    store: PictureStore,
+    *,
+    steps: int,
+    guidance: float,
+    seed: int,
+    batch_size: int = 32,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Tensor:
+    """One picture for each prompt, uint8 [B, 3, H, W]; picture i has the seed ``seed + i``.
+
+    Pictures that ``store`` holds are read, the others are made in batches and kept at once.
+
+    Raises:
+        PochadeError: the pipeline gives other than one picture [3, H, W] in [0, 1] for each prompt.
+    """
+    missing = [i for i, prompt in enumerate(prompts) if not store.path(prompt, seed + i).is_file()]
+    advance(len(prompts) - len(missing))
+    for start in range(0, len(missing), batch_size):
+        rows = missing[start : start + batch_size]
+        images = pipeline(
+            [prompts[i] for i in rows],
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            generator=[torch.Generator().manual_seed(seed + i) for i in rows],
+            output_type="pt",
+        ).images
+        if images.ndim != 4 or images.shape[:2] != (len(rows), 3) or not bool(torch.isfinite(images).all()):
+            raise PochadeError(
+                f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed"
+            )
+        bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+        for i, image in zip(rows, bytes_, strict=True):
+            store.write(prompts[i], seed + i, image)
+        advance(len(rows))
+    made = [store.read(prompt, seed + i) for i, prompt in enumerate(prompts)]
+    return torch.stack([image for image in made if image is not None])

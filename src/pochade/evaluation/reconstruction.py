@@ -1,0 +1,72 @@
+"""How well an autoencoder gives pictures back."""
+
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pochade.errors import missing_extra
+from pochade.features.perceptual import PerceptualLoss
+
+
+class Autoencoder(Protocol):
+    """Images [B, 3, H, W] in [-1, 1] to latents and back."""
+
+    def encode(self, images: Tensor) -> Tensor: ...
+    def decode(self, latents: Tensor) -> Tensor: ...
+
+
+def psnr(a: Tensor, b: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio [B] in dB of images [B, 3, H, W] in [-1, 1]; infinite where equal."""
+    return 10 * torch.log10(4 / (a - b).square().mean((1, 2, 3)))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """Structural similarity [B] (Wang et al. 2004, Gaussian window of 11, sigma 1.5) of images in [-1, 1]."""
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError as error:
+        raise missing_extra("scikit-image", "eval") from error
+    values = [
+        structural_similarity(
+            x,
+            y,
+            channel_axis=0,
+            data_range=2.0,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+        )
+        for x, y in zip(a.cpu().double().numpy(), b.cpu().double().numpy(), strict=True)
+    ]
+    return torch.tensor(np.array(values))
+
+
+@torch.no_grad()
+def reconstruction(
+    autoencoder: Autoencoder, batches: Iterable[Tensor], perceptual: PerceptualLoss | None = None
+) -> dict[str, float]:
+    """Means over all pictures of ``batches`` ([B, 3, H, W] in [-1, 1], on the autoencoder's device).
+
+    Returns:
+        ``psnr`` (dB, mean over pictures), ``psnr_total`` (dB, of the mean squared error of all pixels),
+        ``ssim``, ``pictures``, and, given a network, ``perceptual``.
+    """
+    columns: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "error": [], "perceptual": []}
+    for images in batches:
+        given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1)
+        columns["error"].append((given - images).square().mean((1, 2, 3)).double().cpu())
+        # A picture given back exactly would make the mean infinite: 8-bit pictures end at 60 dB.
+        columns["psnr"].append(psnr(given, images).clamp(max=60.0).double().cpu())
+        columns["ssim"].append(ssim(given, images))
+        if perceptual is not None:
+            columns["perceptual"].append(perceptual.per_image(given, images).double().cpu())
+    means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items() if parts}
+    error = means.pop("error")
+    return {
+        **means,
+        "psnr_total": float(10 * np.log10(4 / max(error, 4e-6))),
+        "pictures": sum(len(part) for part in columns["psnr"]),
+    }

@@ -1,0 +1,323 @@
+"""All figures of a text-to-image pipeline on a data set, in ``report.json``, ``report.html`` and ``sheet.png``."""
+
+import math
+import os
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade.data.captioned import progress_bar
+from pochade.data.files import atomic_file, write_json
+from pochade.data.images import sheet
+from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.evaluation import copying, grey
+from pochade.evaluation.external import (
+    NOT_MEASURED,
+    clip_score,
+    inception_distance,
+    load_clip,
+    load_inception,
+)
+from pochade.evaluation.frechet import frechet_distance
+from pochade.evaluation.generation import PictureStore, fingerprint, generate, modules_of
+from pochade.evaluation.kernel import kernel_distance
+from pochade.evaluation.page import Card, write_page
+from pochade.evaluation.pictures import (
+    Pictures,
+    caption_embeddings,
+    pooled_features,
+    read_pictures,
+    to_pil,
+)
+from pochade.evaluation.profile import weigh
+from pochade.evaluation.reconstruction import reconstruction
+from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.features.lite0 import load_lite0
+from pochade.features.perceptual import PerceptualLoss
+
+SPLITS = ("train", "held_out")
+SHOWN = 48
+"""Pictures of each split on the page and the sheet."""
+NO_HELD_OUT = "not measured: the data holds no pictures out"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What an evaluation is asked to do. Raises PochadeError at construction for what cannot be."""
+
+    samples: int = 500
+    """Captions of each split, one of each concept; all where there are fewer."""
+    steps: int = 50
+    guidance: float = 3.0
+    seed: int = 0
+    batch_size: int = 32
+    clip: str | None = None
+    """Folder of a CLIP model, for the CLIP score."""
+    inception: str | None = None
+    """TorchScript file of the Inception network, for its Frechet distance."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0)):
+            value = getattr(self, name)
+            if value < least:
+                raise PochadeError(f"{name}: {value} given, allowed are {least} and more")
+        if self.seed >= 2**63 - self.samples:
+            raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples")
+        if not math.isfinite(self.guidance):
+            raise PochadeError(f"guidance: {self.guidance} given, a finite number is needed")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The figures, as they stand in ``report.json``, and where the files lie."""
+
+    figures: dict[str, Any]
+    json: Path
+    page: Path
+    sheet: Path
+
+
+@dataclass(frozen=True)
+class _Side:
+    """One split: its real pictures, of which the first ``len(made)`` have generated ones."""
+
+    real: Pictures
+    features: Tensor
+    embeddings: Tensor
+    made: Tensor
+    made_features: Tensor
+
+    @property
+    def count(self) -> int:
+        return len(self.made)
+
+
+def evaluate(
+    pipeline: Any,
+    data: str | Path,
+    *,
+    samples: int = 500,
+    steps: int = 50,
+    guidance: float = 3.0,
+    seed: int = 0,
+    out: str | Path,
+    batch_size: int = 32,
+    clip: str | None = None,
+    inception: str | None = None,
+    model: str | None = None,
+    progress: bool = True,
+) -> Report:
+    """Measure ``pipeline`` on captions that it was trained on and on held-out ones.
+
+    Generated pictures are kept below ``out``: an evaluation that was interrupted goes on where it stopped,
+    and one with other settings makes its own. The files of the report are written at the end, each at once.
+
+    Args:
+        pipeline: as `pochade.TextToImagePipeline`: called with prompts, ``num_inference_steps``,
+        ``guidance_scale``,
+            a list of generators and ``output_type="pt"``; its parts ``denoiser`` and ``autoencoder`` are
+            looked at.
+        data: "openmoji", a folder of captioned pictures, or shards.
+        samples: captions of each split, one of each concept; all where there are fewer.
+        out: the folder to write to.
+        clip, inception: see `Settings`; left out, the figures that need them are "not measured".
+        model: what the report calls the model.
+        progress: show bars where the error stream is a terminal.
+
+    Raises:
+        PochadeError: a setting is out of range, the data cannot be used, or a package or weights are missing:
+        before any work.
+        FailureError: ``out`` cannot be written.
+    """
+    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception)
+    net = load_lite0()
+    _need_skimage()
+    networks = {
+        "inception": load_inception(inception) if inception else None,
+        "clip": load_clip(clip) if clip else None,
+    }
+    size = int(pipeline.denoiser.config.sample_size * pipeline.autoencoder.downsampling)
+    real = _read_splits(data, size, seed)
+    folder = _writable(Path(out))
+    weights = fingerprint(pipeline)
+    key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
+    store = PictureStore(folder, key)
+    start = time.perf_counter()
+    sides: dict[str, _Side] = {}
+    with progress_bar(progress) as bar:
+        for split, pictures in real.items():
+            count = min(samples, len(pictures))
+            task = bar.add_task(f"pictures of {split}", total=count)
+            made = generate(
+                pipeline,
+                pictures.captions[:count],
+                store,
+                steps=steps,
+                guidance=guidance,
+                seed=seed,
+                batch_size=batch_size,
+                advance=_advance(bar, task),
+            )
+            task = bar.add_task(f"features of {split}", total=count + len(pictures))
+            features = [pooled_features(net, x, _advance(bar, task)) for x in (pictures.images, made)]
+            sides[split] = _Side(
+                pictures, features[0], caption_embeddings(pictures.captions), made, features[1]
+            )
+    figures = {
+        "model": model or type(pipeline).__name__,
+        "data": str(data),
+        "settings": {**asdict(settings), "size": size},
+        "weights_sha256": weights,
+        "parameters": {name: weigh(part).parameters for name, part in modules_of(pipeline).items()},
+        **_all_figures(sides, networks),
+        "autoencoder": _autoencoder(pipeline.autoencoder, sides, PerceptualLoss(net), settings),
+        "seconds": round(time.perf_counter() - start, 1),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("torch", "diffusers", "transformers")},
+        },
+    }
+    return _write(folder, figures, sides)
+
+
+def _advance(bar: Any, task: Any) -> Callable[[int], object]:
+    return lambda count: bar.advance(task, count)
+
+
+def _need_skimage() -> None:
+    try:
+        import skimage.metrics as _
+    except ImportError as error:
+        raise missing_extra("scikit-image", "eval") from error
+
+
+def _read_splits(data: str | Path, size: int, seed: int) -> dict[str, Pictures]:
+    """Both splits; without the held-out one where a folder is too small to hold any pictures out."""
+    pictures = {"train": read_pictures(data, size, "train", seed)}
+    if len(pictures["train"]) < 2:
+        raise PochadeError(
+            f"data: {data} has {len(pictures['train'])} training concept, at least 2 are needed"
+        )
+    try:
+        held_out = read_pictures(data, size, "held_out", seed)
+    except PochadeError as error:
+        if not str(error).startswith("split:"):
+            raise
+    else:
+        if len(held_out) > 1:
+            pictures["held_out"] = held_out
+    return pictures
+
+
+def _writable(folder: Path) -> Path:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FailureError(f"out: {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise FailureError(f"out: {folder} cannot be written")
+    return folder
+
+
+def _all_figures(sides: dict[str, _Side], networks: dict[str, Any]) -> dict[str, Any]:
+    train = sides["train"]
+    probe = RetrievalProbe.fit(train.features, train.embeddings)
+    held_out = sides.get("held_out")
+    result: dict[str, Any] = {}
+    for split in SPLITS:
+        side = sides.get(split)
+        result[split] = NO_HELD_OUT if side is None else _figures(side, train, held_out, probe, networks)
+    if held_out is not None:
+        # The same judges on real pictures alone: what a perfect generator would reach on this little data.
+        mean, spread = kernel_distance(train.features, held_out.features)
+        result["real held-out beside real training pictures"] = {
+            "kd_lite0": mean,
+            "kd_lite0 spread": spread,
+            "fd_lite0": frechet_distance(train.features, held_out.features),
+        }
+    return result
+
+
+def _figures(
+    side: _Side, train: _Side, held_out: _Side | None, probe: RetrievalProbe, networks: dict[str, Any]
+) -> dict[str, Any]:
+    n = side.count
+    real, captions = side.real, side.real.captions[:n]
+    mean, spread = kernel_distance(side.features, side.made_features)
+    result: dict[str, Any] = {
+        "pictures": n,
+        "real pictures": len(real),
+        "kd_lite0": mean,
+        "kd_lite0 spread": spread,
+        "fd_lite0": frechet_distance(side.features, side.made_features),
+        "retrieval": {
+            name: probe.precision(features[:n], side.embeddings[:n], real.concepts[:n]).as_dict()
+            for name, features in (("generated", side.made_features), ("real", side.features))
+        },
+        "grey": grey.check(side.made, real.images[:n], captions),
+    }
+    if held_out is not None:
+        result["copying"] = {
+            "features": copying.summarise(
+                copying.nearest_in_features(side.made_features, train.features),
+                copying.nearest_in_features(held_out.features, train.features),
+            ),
+            "pixels": copying.summarise(
+                copying.nearest_in_pixels(side.made, train.real.images),
+                copying.nearest_in_pixels(held_out.real.images, train.real.images),
+            ),
+        }
+    inception, clip = networks["inception"], networks["clip"]
+    result["inception_fd"] = (
+        NOT_MEASURED if inception is None else inception_distance(inception, real.images, side.made)
+    )
+    result["clip_score"] = NOT_MEASURED if clip is None else clip_score(clip, side.made, captions)
+    return result
+
+
+def _autoencoder(
+    autoencoder: Any, sides: dict[str, _Side], perceptual: PerceptualLoss, settings: Settings
+) -> dict[str, Any]:
+    """Reconstruction of real pictures of each split, as many as were asked for."""
+    parameter = next(autoencoder.parameters())
+    result: dict[str, Any] = {}
+    for split, side in sides.items():
+        batches = side.real.images[: settings.samples].split(settings.batch_size)
+        images = (part.to(parameter.device, parameter.dtype) / 127.5 - 1 for part in batches)
+        result[split] = reconstruction(autoencoder, images, perceptual)
+    return result
+
+
+def _write(folder: Path, figures: dict[str, Any], sides: dict[str, _Side]) -> Report:
+    train = sides["train"]
+    report = Report(figures, folder / "report.json", folder / "report.html", folder / "sheet.png")
+    cards: dict[str, list[Card]] = {}
+    for split, side in sides.items():
+        shown = min(SHOWN, side.count)
+        nearest = copying.nearest_in_features(side.made_features[:shown], train.features)
+        cards[split] = [
+            Card(
+                side.real.captions[i],
+                to_pil(side.real.images[i]),
+                to_pil(side.made[i]),
+                to_pil(train.real.images[j]),
+                train.real.captions[j],
+            )
+            for i, j in enumerate(nearest.index.tolist())
+        ]
+    shown = [card for part in cards.values() for card in part]
+    with atomic_file(report.sheet) as file:
+        page = sheet([card.made for card in shown], [card.caption for card in shown], columns=12)
+        page.save(file, format="PNG")
+    write_page(report.page, figures, cards)
+    write_json(report.json, figures)
+    return report
