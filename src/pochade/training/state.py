@@ -38,6 +38,12 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: 
         key, name = path.split("/", 1)
         state.setdefault(index[name], {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    # The fused step walks the memory of a weight and of its state side by side: both need one order, which a file
+    # does not keep (a convolution may lie channels last).
+    for parameter, entries in optimizer.state.items():
+        for key, value in entries.items():
+            if value.shape == parameter.shape and value.stride() != parameter.stride():
+                entries[key] = torch.empty_like(parameter).copy_(value)
 
 
 def seed_all(*entropy: int) -> None:
