@@ -165,9 +165,7 @@ def read_store(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def check(
-    pictures: Sequence[Picture], report: Report, store: Path, max_megapixels: float, progress: bool
-) -> None:
+def check(pictures: Sequence[Picture], report: Report, store: Path, max_megapixels: float, progress: bool) -> None:
     """Decodes every picture that ``store`` does not know unchanged, and enters all into ``report``."""
     old = read_store(store)
     known = old.get("pictures", {}) if old.get("max_megapixels") == max_megapixels else {}

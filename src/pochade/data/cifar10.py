@@ -1,6 +1,7 @@
 """CIFAR-10 from its standard archive, python or binary form, without running what a pickle asks for.
 
-Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009: 60,000 pictures of 32 x 32 in ten classes.
+60,000 pictures of 32 x 32 in ten classes: Krizhevsky, "Learning Multiple Layers of Features from Tiny
+Images", 2009.
 """
 
 import hashlib
@@ -15,7 +16,7 @@ from PIL import Image
 
 from pochade.data.captioned import check_size
 from pochade.data.images import to_tensor
-from pochade.errors import PochadeError, nearest
+from pochade.errors import PochadeError
 
 SPLITS = ("train", "test", "all")
 BYTES_PER_IMAGE = 3072
@@ -32,26 +33,22 @@ class CIFAR10:
     """``{"image": float32 [3, size, size] in [-1, 1], "class_label": int, "name": str}`` samples of CIFAR-10.
 
     Args:
-        path: ``cifar-10-python.tar.gz``, ``cifar-10-binary.tar.gz``, or the folder that either unpacks to. An archive of the
-            published size must have the published MD5; nothing is unpacked on disk.
+        path: ``cifar-10-python.tar.gz``, ``cifar-10-binary.tar.gz``, or the folder that either unpacks
+            to. An archive of the published size must have the published MD5; nothing is unpacked on disk.
         split: "train", "test" or "all".
         size: rows and columns in pixels; other than 32 is resampled (Lanczos).
         flip: mirror half of the samples left to right.
 
     Raises:
-        PochadeError: no such path, not CIFAR-10, a damaged archive, or a pickle that asks for more than arrays.
+        PochadeError: no such path, not CIFAR-10, a damaged archive, or a pickle that asks for more.
     """
 
     def __init__(self, path: Path | str, split: str = "train", *, size: int = 32, flip: bool = False) -> None:
         check_size(size)
         if split not in SPLITS:
-            raise PochadeError(
-                f"split: {split!r} given, allowed are {', '.join(SPLITS)}{nearest(split, SPLITS)}"
-            )
+            raise PochadeError(f"split: {split!r} given, allowed are {', '.join(SPLITS)}")
         self.path, self.split, self.size, self.flip = Path(path), split, size, flip
-        batches = {"train": TRAIN_BATCHES, "test": ("test_batch",), "all": (*TRAIN_BATCHES, "test_batch")}[
-            split
-        ]
+        batches = {"train": TRAIN_BATCHES, "test": ("test_batch",), "all": (*TRAIN_BATCHES, "test_batch")}[split]
         files = _read_files(self.path, batches)
         self.class_names = _class_names(files, self.path)
         parts: list[tuple[np.ndarray, np.ndarray]] = []
@@ -106,7 +103,7 @@ def _read_files(path: Path, batches: tuple[str, ...]) -> dict[str, bytes]:
             raise PochadeError(f"path: {path} is no archive, or is cut short ({error})") from error
     else:
         raise PochadeError(
-            f"path: {path} does not exist; expected cifar-10-python.tar.gz, cifar-10-binary.tar.gz or their folder"
+            f"path: {path} does not exist; cifar-10-python.tar.gz, cifar-10-binary.tar.gz or folder expected"
         )
     missing = [b for b in batches if b not in files and f"{b}.bin" not in files]
     if missing:
@@ -131,9 +128,7 @@ def _class_names(files: dict[str, bytes], path: Path) -> list[str]:
     else:
         names = files.get("batches.meta.txt", b"").decode("utf-8", "replace").split()
     if len(names) != 10:
-        raise PochadeError(
-            f"path: {path}: ten class names expected in {' or '.join(NAMES_FILES)}, {len(names)} found"
-        )
+        raise PochadeError(f"path: {path}: {' or '.join(NAMES_FILES)} holds {len(names)} names, ten expected")
     return names
 
 
@@ -144,9 +139,7 @@ def _read_batch(files: dict[str, bytes], batch: str, path: Path) -> tuple[np.nda
         data, labels = content.get(b"data"), content.get(b"labels")
         pixels = data.value if isinstance(data, _Array) else None
         if pixels is None or not isinstance(labels, list) or pixels.shape != (len(labels), BYTES_PER_IMAGE):
-            raise PochadeError(
-                f"path: {path}: {batch} does not hold n x {BYTES_PER_IMAGE} bytes and n labels"
-            )
+            raise PochadeError(f"path: {path}: {batch} does not hold n x {BYTES_PER_IMAGE} bytes and n labels")
         if not all(type(label) is int and label >= 0 for label in labels):
             raise PochadeError(f"path: {path}: {batch} holds labels that are no whole numbers")
         targets = np.array(labels, dtype=np.int64)
@@ -196,13 +189,13 @@ def _reconstruct(*_: Any) -> _Array:
     return _Array()
 
 
-def _encode(text: str, encoding: str) -> bytes:
+def _encode(text: str, _encoding: str) -> bytes:
     # Python 3 writes bytes this way in the old protocols.
     return text.encode("latin-1")
 
 
 class _ArraysOnly(pickle.Unpickler):
-    """Builds numbers, text, containers and byte arrays; any other name in the pickle is an error, so that no code runs."""
+    """Builds numbers, text, containers and byte arrays; any other name is an error, so that no code runs."""
 
     ALLOWED: dict[tuple[str, str], Any] = {  # noqa: RUF012
         ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

@@ -62,9 +62,7 @@ class ImageFolder(CaptionedImages):
             what = f"{len(candidates)} pictures but no captions" if candidates else "no pictures"
             raise PochadeError(f"folder: {path} holds {what}: {EXPECTED}")
         store = store_for(self.path)
-        self.report = Report(
-            str(self.path), store / "report.json", total=len(candidates), max_skipped=max_skipped
-        )
+        self.report = Report(str(self.path), store / "report.json", total=len(candidates), max_skipped=max_skipped)
         for candidate in candidates:
             if not isinstance(candidate, Picture):
                 self.report.skip(*candidate)

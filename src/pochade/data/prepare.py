@@ -1,4 +1,4 @@
-"""From a source to a data set on disk: shards or a plain folder, a report, and a sheet of examples to look at."""
+"""From a source to a data set on disk: shards or a plain folder, a report, and a sheet of examples."""
 
 import io
 import re
@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from PIL import Image
 
@@ -14,15 +14,14 @@ from pochade.data.captioned import check_size, check_split, progress_bar
 from pochade.data.cifar10 import CIFAR10
 from pochade.data.files import atomic_file, write_json
 from pochade.data.folder import ImageFolder
-from pochade.data.images import MAX_MEGAPIXELS, BadImage, sheet
+from pochade.data.images import MAX_MEGAPIXELS, sheet
 from pochade.data.report import MAX_SKIPPED
 from pochade.data.shards import Record, ShardDataset, write_shards
 from pochade.errors import FailureError, PochadeError, nearest
 
-SOURCES = ("openmoji", "folder", "shards", "cifar10")
+SOURCES = ("openmoji", "folder", "cifar10")
 SPLITS = ("both", "train", "held_out", "all")
 FORMATS = ("shards", "folder")
-Format = Literal["shards", "folder"]
 REPORT, PREVIEW = "report.json", "preview.png"
 PREVIEW_CELLS = 64
 
@@ -38,7 +37,8 @@ class _Source:
     pictures: _Pictures
     names: Sequence[str]
     captions: Sequence[Sequence[str]]
-    report: dict[str, Any]
+    report: dict[str, Any] | None
+    """What became of the files of the source, where single ones may be skipped."""
 
 
 def prepare(
@@ -59,10 +59,11 @@ def prepare(
 ) -> dict[str, Any]:
     """Writes ``out/train`` and ``out/held_out``, ``report.json`` and ``preview.png``; returns the report.
 
-    All is written beside ``out`` first and takes its name at the end: after an error or Ctrl-C ``out`` is as it was.
+    All is written beside ``out`` first and takes its name at the end: after an error or Ctrl-C ``out`` is
+    as it was.
 
     Args:
-        source: "openmoji", or "folder", "shards" or "cifar10" with their ``path``.
+        source: "openmoji", or "folder" (pictures or shards, see `open_folder`) or "cifar10" with a ``path``.
         size: rows and columns of the stored pictures (PNG) in pixels.
         split: "both", or one of "train", "held_out", "all", which is then the only subfolder.
         format: "shards" (WebDataset), or "folder": ``name.png`` beside ``name.txt``.
@@ -74,7 +75,7 @@ def prepare(
         FailureError: too many unusable pictures (the report is named), or the disk is full.
     """
     out = Path(out)
-    _check_arguments(source, out, size, path, split, format, limit, overwrite)
+    _check_arguments(source, out, size=size, path=path, split=split, format=format, limit=limit, overwrite=overwrite)
     splits = ("train", "held_out") if split == "both" else (split,)
     reading = {"background": background, "max_megapixels": max_megapixels, "progress": progress}
     reading["max_skipped"] = max_skipped
@@ -114,9 +115,30 @@ def prepare(
     return report
 
 
+def open_folder(path: Path | str, size: int, split: str = "all", **options: Any) -> ImageFolder | ShardDataset:
+    """The data set in a folder: one that `prepare` wrote, shards, or pictures with captions.
+
+    ``split`` is "train", "held_out" or "all"; of a prepared folder it is the part of that name, as it was split then.
+    ``options`` and errors are those of `ImageFolder` and `ShardDataset`.
+    """
+    path = Path(path)
+    check_split(split)
+    if (path / REPORT).is_file():
+        parts = [name for name in SPLITS if (path / name).is_dir()]
+        if split in parts:
+            path, split = path / split, "all"
+        elif parts == ["all"]:
+            path = path / "all"
+        elif parts:
+            raise PochadeError(f"split: {split!r} given, {path} was prepared with {' and '.join(parts)}")
+    shards = any(path.glob("*.tar"))
+    return (ShardDataset if shards else ImageFolder)(path, size, split=split, **options)
+
+
 def _check_arguments(
     source: str,
     out: Path,
+    *,
     size: int,
     path: Path | str | None,
     split: str,
@@ -124,15 +146,11 @@ def _check_arguments(
     limit: int | None,
     overwrite: bool,
 ) -> None:
-    for what, given, allowed in (
-        ("source", source, SOURCES),
-        ("split", split, SPLITS),
-        ("format", format, FORMATS),
-    ):
+    choices = (("source", source, SOURCES), ("split", split, SPLITS), ("format", format, FORMATS))
+    for what, given, allowed in choices:
         if given not in allowed:
-            raise PochadeError(
-                f"{what}: {given!r} given, allowed are {', '.join(allowed)}{nearest(given, allowed)}"
-            )
+            known = f"allowed are {', '.join(allowed)}{nearest(given, allowed)}"
+            raise PochadeError(f"{what}: {given!r} given, {known}")
     check_size(size)
     if limit is not None and limit < 1:
         raise PochadeError(f"limit: {limit} given, at least 1 expected")
@@ -145,8 +163,10 @@ def _check_arguments(
         raise PochadeError(f"out: {out} is not empty; choose another folder, or overwrite")
     if inside and (REPORT not in inside or inside - {"train", "held_out", "all", REPORT, PREVIEW}):
         raise PochadeError(f"out: {out} holds more than an earlier data set and will not be overwritten")
-    if path is not None and out.resolve() in (Path(path).resolve(), *Path(path).resolve().parents):
-        raise PochadeError(f"out: {out} holds the source itself")
+    if path is not None:
+        here, there = out.resolve(), Path(path).resolve()
+        if here.is_relative_to(there) or there.is_relative_to(here):
+            raise PochadeError(f"out: {out} and the source {path} lie within each other")
 
 
 def _open(source: str, path: Path | str | None, size: int, split: str, reading: dict[str, Any]) -> _Source:
@@ -154,16 +174,14 @@ def _open(source: str, path: Path | str | None, size: int, split: str, reading: 
         from pochade.data.openmoji import OpenMoji
 
         moji = OpenMoji(size, split=split)  # pyright: ignore[reportArgumentType]
-        captions = [
-            list(dict.fromkeys((moji.items[i].name, moji.caption(i)))) for i in range(len(moji.items))
-        ]
-        return _Source(moji, [item.code for item in moji.items], captions, {"used": len(moji.items)})
+        captions = [moji.captions(i) for i in range(len(moji.items))]
+        return _Source(moji, [item.code for item in moji.items], captions, None)
     assert path is not None
     if source == "cifar10":
         cifar = CIFAR10(path, {"held_out": "test"}.get(split, split), size=size)
         captions = [[cifar.caption(i)] for i in range(len(cifar))]
-        return _Source(cifar, cifar.names, captions, {"used": len(cifar)})
-    images = (ImageFolder if source == "folder" else ShardDataset)(path, size, split=split, **reading)
+        return _Source(cifar, cifar.names, captions, None)
+    images = open_folder(path, size, split, **reading)
     names = [picture.name for picture in images.items]
     return _Source(images, names, [p.captions for p in images.items], images.report.to_dict())
 
@@ -191,8 +209,9 @@ def _records(
 
 
 def _key(name: str, taken: set[str]) -> str:
-    """A flat file name without a dot, as near to ``name`` as can be, that is not ``taken`` yet (letter case aside)."""
-    base = re.sub(r"[^\w-]+", "_", re.sub(r"\.(png|jpe?g|webp)$", "", name, flags=re.IGNORECASE)) or "picture"
+    """A flat file name without a dot, near to ``name`` and not ``taken`` yet (letter case aside)."""
+    stem = re.sub(r"\.(png|jpe?g|webp)$", "", name, flags=re.IGNORECASE)
+    base = re.sub(r"[^\w-]+", "_", stem) or "picture"
     key, number = base, 1
     while key.casefold() in taken:
         number += 1

@@ -53,9 +53,7 @@ def write_shards(records: Iterable[Record], folder: Path, samples_per_shard: int
                 _add(tar, record.key + record.suffix, record.image)
                 _add(tar, record.key + ".txt", "\n".join(record.captions).encode())
                 count += 1
-        shards.append(
-            {"file": path.name, "samples": count, "bytes": path.stat().st_size, "sha256": _hash(path)}
-        )
+        shards.append({"file": path.name, "samples": count, "bytes": path.stat().st_size, "sha256": _hash(path)})
     index = {"samples": len(keys), "shards": shards}
     write_json(folder / INDEX, index)
     return index
@@ -180,8 +178,7 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     try:
         shards = json.loads(path.read_bytes())["shards"]
         return {
-            s["file"]: {"samples": int(s["samples"]), "bytes": int(s["bytes"]), "sha256": s["sha256"]}
-            for s in shards
+            s["file"]: {"samples": int(s["samples"]), "bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in shards
         }
     except (ValueError, KeyError, TypeError) as error:
         raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error

@@ -1,0 +1,75 @@
+import json
+from pathlib import Path
+
+import pytest
+
+from pochade.data.dataset import is_held_out
+from pochade.data.files import atomic_file, is_safe_name
+from pochade.data.images import BadImage
+from pochade.data.report import Report
+from pochade.errors import FailureError, PochadeError
+
+
+def test_counts_and_names(tmp_path: Path):
+    report = Report("pictures", tmp_path / "report.json", total=100)
+    for i in range(97):
+        report.use(["grey"] if i < 3 else ["alpha", "palette"] if i < 4 else [])
+    report.skip_image(BadImage("a.png", "empty file"))
+    report.skip("b.tar", "truncated shard", "lost 2 of 50", samples=2)
+    report.write()
+    written = json.loads((tmp_path / "report.json").read_text())
+    assert written == report.to_dict()
+    assert written["used"] == 97
+    assert written["converted"] == {"alpha": 1, "grey": 3, "palette": 1}
+    assert written["skipped"] == 3
+    assert written["skipped_by_reason"] == {"empty file": 1, "truncated shard": 2}
+    assert [entry["name"] for entry in written["skipped_files"]] == ["a.png", "b.tar"]
+    assert report.summary() == "97 used, 3 skipped (1 empty file, 2 truncated shard)"
+
+
+@pytest.mark.parametrize("total, share, allowed", [(100, 0.05, 5), (1000, 0.01, 10), (4, 0.05, 1), (4, 0, 0)])
+def test_too_many_skipped_is_a_failure_that_names_the_report(tmp_path: Path, total, share, allowed):
+    path = tmp_path / "report.json"
+    report = Report("pictures", path, total=total, max_skipped=share)
+    for i in range(allowed):
+        report.skip(f"{i}.png", "empty file")
+    with pytest.raises(FailureError, match=r"report.json"):
+        report.skip("last.png", "empty file")
+    assert json.loads(path.read_text())["skipped"] == allowed + 1
+
+
+def test_the_share_is_a_share(tmp_path: Path):
+    with pytest.raises(PochadeError, match=r"max_skipped: 5"):
+        Report("pictures", tmp_path / "report.json", total=1, max_skipped=5)
+
+
+def test_an_atomic_file_is_whole_or_absent(tmp_path: Path):
+    path = tmp_path / "x.json"
+    path.write_bytes(b"old")
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:  # noqa: PT012
+        file.write(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+    with atomic_file(path) as file:
+        file.write(b"new")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "./a.png", "a..b.png", "ä.png", "..png"])
+def test_safe_names(name):
+    assert is_safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a/../../b", "/etc/passwd", "..", "C:/a", "a\\..\\b", "a\0b"])
+def test_unsafe_names(name):
+    assert not is_safe_name(name)
+
+
+def test_the_held_out_share_is_a_tenth_and_fixed():
+    held_out = [is_held_out(f"caption {i}") for i in range(5000)]
+    assert 0.085 < sum(held_out) / 5000 < 0.115
+    # A golden value: data prepared by earlier versions must keep its split.
+    assert [i for i, out in enumerate(held_out[:60]) if out] == [1, 7, 13, 16, 37, 51, 55, 57]
+    assert not is_held_out("x", 0.0)
+    assert is_held_out("x", 1.0)
