@@ -1,6 +1,7 @@
 """pochade: compact text-to-image generators, trained, distilled, exported and run on consumer hardware.
 
-The names in ``__all__`` are loaded when first used, so that importing the package costs neither torch nor diffusers.
+The names in ``__all__`` are loaded when first used, so that importing the package costs neither torch nor
+diffusers.
 """
 
 from importlib import import_module

@@ -1,0 +1,98 @@
+"""What a pipeline is asked, checked before any work."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.text_encoders.base import PromptEncoder
+from pochade.text_encoders.class_label import ClassLabelEncoder
+
+MAX_SEED = 2**63
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+CALLBACK_TENSORS = ("latents", "predicted_data")
+
+
+def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:
+    """Raises PochadeError where the components do not belong together."""
+    channels, expected = autoencoder.config.latent_channels, denoiser.config.latent_channels
+    if channels != expected:
+        raise PochadeError(f"autoencoder: {channels} latent channels given, the denoiser needs {expected}")
+    if text_encoder is None:
+        return
+    if not isinstance(text_encoder, PromptEncoder | ClassLabelEncoder):
+        kind = type(text_encoder).__name__
+        raise PochadeError(f"text_encoder: {kind} given, allowed are PromptEncoder and ClassLabelEncoder")
+    trained, given = getattr(denoiser.config, "text_encoder", None), text_encoder.identity
+    if trained is not None and trained != given:
+        raise PochadeError(f"text_encoder: {given!r} given, the denoiser was trained with {trained!r}")
+    if isinstance(text_encoder, ClassLabelEncoder):
+        n, classes = len(text_encoder.names), denoiser.config.num_classes
+        if n != classes:
+            raise PochadeError(f"text_encoder: {n} classes given, the denoiser has {classes}")
+    elif denoiser.config.text_dim != text_encoder.dim:
+        dim = denoiser.config.text_dim
+        raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {dim}")
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is no whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
+
+
+def check_scale(guidance_scale: float | Sequence[float] | Tensor) -> None:
+    """Raises PochadeError where a guidance scale is not finite."""
+    scales = torch.as_tensor(guidance_scale, dtype=torch.float64)
+    if scales.ndim > 1 or not bool(torch.isfinite(scales).all()):
+        raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
+
+
+def check_size(name: str, value: Any, multiple: int) -> None:
+    """Raises PochadeError where ``value`` is neither None nor a positive multiple."""
+    if value is not None and (not isinstance(value, int) or value < multiple or value % multiple):
+        raise PochadeError(f"{name}: {value!r} given, allowed are multiples of {multiple}, from {multiple} on")
+
+
+def check_output(output_type: str, tensors: Sequence[str]) -> None:
+    """Raises PochadeError for an unknown output type or callback tensor."""
+    if output_type not in OUTPUT_TYPES:
+        raise PochadeError(f"output_type: {output_type!r} given, allowed are {', '.join(OUTPUT_TYPES)}")
+    unknown = sorted(set(tensors) - set(CALLBACK_TENSORS))
+    if unknown:
+        allowed = ", ".join(CALLBACK_TENSORS)
+        raise PochadeError(f"callback_on_step_end_tensor_inputs: {unknown} given, allowed are {allowed}")
+
+
+def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None, B: int) -> list[torch.Generator]:
+    """One CPU generator for each of B pictures.
+
+    A single generator stands for its seed s: picture i gets s + i, and the generator is left with the seed s
+    + B. None draws s from torch's own random state.
+
+    Raises:
+        PochadeError: not on the CPU, not as many as pictures, or a seed outside [0, 2^63).
+    """
+    if generator is None:
+        generator = torch.Generator().manual_seed(int(torch.randint(MAX_SEED - B, (1,))))
+    single = isinstance(generator, torch.Generator)
+    rows = [generator] if single else list(generator)
+    if not single and len(rows) != B:
+        raise PochadeError(f"generator: {len(rows)} given for {B} pictures, allowed is one, or one each")
+    if not all(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in rows):
+        raise PochadeError("generator: a torch.Generator on the CPU is needed, where a seed means one picture")
+    if not single:
+        return rows
+    seed = rows[0].initial_seed()
+    check_seed(seed, B)
+    rows[0].manual_seed(seed + B)
+    return [torch.Generator().manual_seed(seed + i) for i in range(B)]
+
+
+def check_seed(seed: int, pictures: int = 1) -> None:
+    """Raises PochadeError where ``seed`` to ``seed + pictures - 1`` do not lie in [0, 2^63)."""
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED - pictures:
+        high = "2^63" if pictures == 1 else f"2^63 - {pictures - 1} for {pictures} pictures"
+        raise PochadeError(f"seed: {seed!r} given, allowed are whole numbers in [0, {high})")

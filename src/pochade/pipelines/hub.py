@@ -1,0 +1,124 @@
+"""From the name of a model to the folder that holds it: shipped with the package, local, or on the Hugging
+Face hub."""
+
+import hashlib
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from pochade.errors import FailureError, PochadeError, nearest
+
+DEFAULT_MODEL = "lrf-openmoji"
+"""The model that is used where none is named."""
+
+CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+INDEX = "model_index.json"
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
+"""What is fetched: configurations, weights, vocabularies and the card. Never a pickle, never code."""
+
+
+def shipped() -> dict[str, Path]:
+    """Names and folders of the checkpoints that come with the package."""
+    if not CHECKPOINTS.is_dir():
+        return {}
+    return {f.name: f for f in sorted(CHECKPOINTS.iterdir()) if (f / INDEX).is_file()}
+
+
+def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
+    """The folder of a model.
+
+    Args:
+        name_or_path: the name of a shipped checkpoint (it wins over a folder of the same name: write
+            ``./name`` for the folder), a folder with a ``model_index.json``, or a hub name ``owner/name``.
+        hub_options: for ``huggingface_hub.snapshot_download``, such as ``revision``, ``token``,
+            ``cache_dir`` or ``local_files_only``; used for hub names only.
+
+    Raises:
+        PochadeError: there is no such model (the nearest names are given), or the folder is no model.
+        FailureError: the hub cannot be reached, or refuses.
+    """
+    name = os.fspath(name_or_path)
+    known = shipped()
+    if name in known:
+        return known[name]
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if not (folder / INDEX).is_file():
+            raise PochadeError(f"model: {name!r} holds no {INDEX}, so it is not the folder of a model")
+        return folder
+    if folder.exists() and name:
+        raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
+    if _HUB_NAME.fullmatch(name):
+        return _download(name, hub_options)
+    names = ", ".join(known) or "none"
+    raise PochadeError(
+        f"model: {name!r} is neither a shipped model ({names}), nor a folder, nor a hub name OWNER/NAME"
+        f"{nearest(name, known)}"
+    )
+
+
+def _download(name: str, options: dict[str, Any]) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    try:
+        folder = Path(snapshot_download(name, allow_patterns=_HUB_FILES, **options))
+    except RepositoryNotFoundError as error:
+        raise PochadeError(f"model: {name!r} is no folder here and no public model on the hub") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise FailureError(
+            f"model: {name!r} is no folder here, and could not be fetched from the hub: {reason[0]}"
+        ) from error
+    if not (folder / INDEX).is_file():
+        raise PochadeError(f"model: {name!r} on the hub holds no {INDEX}")
+    return folder
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises PochadeError where it is missing or not one."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PochadeError(f"{path}: cannot be read ({error.strerror})") from error
+    except ValueError as error:
+        raise PochadeError(f"{path}: not valid JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise PochadeError(f"{path}: a {type(value).__name__} given, a JSON object is needed")
+    return value
+
+
+def component_classes(folder: Path) -> dict[str, tuple[str, str] | None]:
+    """Component -> (module, class) as ``model_index.json`` names them; None for one that the model does
+    without."""
+    classes: dict[str, tuple[str, str] | None] = {}
+    for name, value in read_json(folder / INDEX).items():
+        if name.startswith("_") or not isinstance(value, list):
+            continue
+        if len(value) != 2 or not re.fullmatch(r"[A-Za-z]\w*", name):
+            raise PochadeError(f"{folder / INDEX}: {name!r}: {value!r} given, a module and a class are needed")
+        classes[name] = None if value[0] is None else (str(value[0]), str(value[1]))
+    return classes
+
+
+def model_sha256(folder: Path) -> str:
+    """SHA-256 over the configurations and weights of a model: what a picture depends on besides its request.
+
+    The digest is taken of one line ``<SHA-256 of the file>  <relative path>`` for each JSON and safetensors
+    file, in the order of the paths, so that ``sha256sum`` gives the same.
+    """
+    total = hashlib.sha256()
+    files = [p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors"} and p.is_file()]
+    parts = {name for name, value in component_classes(folder).items() if value is not None}
+    for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
+        relative = path.relative_to(folder)
+        if relative.parts[0] not in parts and relative.as_posix() != INDEX:
+            continue
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        total.update(f"{digest}  {relative.as_posix()}\n".encode())
+    return total.hexdigest()

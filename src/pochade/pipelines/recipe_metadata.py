@@ -1,0 +1,158 @@
+"""The recipe of a picture: what to ask again to get the same picture, kept in the PNG itself."""
+
+import json
+import os
+import platform
+import re
+import tempfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_type_hints
+
+import pochade
+from pochade.errors import FailureError, PochadeError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+KEY = "pochade"
+"""Keyword of the PNG text chunk."""
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that the bits of a picture depend on."""
+    found = {"pochade": pochade.__version__, "python": platform.python_version()}
+    for package in ("torch", "diffusers", "transformers"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+@dataclass(frozen=True)
+class PictureRecipe:
+    """One picture, made alone (a batch may differ from it in the last bits).
+
+    Attributes:
+        prompt: the sentence.
+        seed: of the noise, in [0, 2^63).
+        model: name or folder as it was given.
+        model_sha256: of the model's configurations and weights (``hub.model_sha256``).
+        steps: of the scheduler.
+        guidance: the scale of classifier-free guidance.
+        height: rows of pixels.
+        width: columns of pixels.
+        scheduler: its short name, or ``model`` for the one that is stored with the model.
+        negative_prompt: what guidance leads away from; empty for none.
+        versions: package -> version.
+    """
+
+    prompt: str
+    seed: int
+    model: str
+    model_sha256: str
+    steps: int
+    guidance: float
+    height: int
+    width: int
+    scheduler: str = "model"
+    negative_prompt: str = ""
+    versions: Mapping[str, str] = field(default_factory=versions)
+
+    def to_json(self) -> str:
+        """One line of ASCII."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "PictureRecipe":
+        """The recipe from its line. Raises PochadeError where a field is missing or of another type."""
+        try:
+            values: Any = json.loads(text)
+        except ValueError as error:
+            raise PochadeError(f"recipe: not valid JSON ({error})") from error
+        names = {f.name for f in fields(cls)}
+        if not isinstance(values, dict) or set(values) != names:
+            given = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
+            raise PochadeError(f"recipe: its fields are missing or unknown ({given})")
+        hints = {**get_type_hints(cls), "versions": dict}
+        for name, kind in hints.items():
+            value = values[name]
+            if kind is float and type(value) is int:
+                values[name] = value = float(value)
+            if type(value) is not kind:
+                raise PochadeError(f"recipe: {name} is {value!r}, a value of type {kind.__name__} is needed")
+        return cls(**values)
+
+
+def read_recipe(path: str | os.PathLike[str]) -> PictureRecipe:
+    """The recipe in a PNG. Raises PochadeError where the file is no PNG or holds none."""
+    from PIL import Image
+
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            text = getattr(image, "text", {}).get(KEY)
+    except (OSError, ValueError, SyntaxError) as error:
+        raise PochadeError(f"{os.fspath(path)}: not a readable PNG ({error})") from error
+    if text is None:
+        raise PochadeError(f"{os.fspath(path)}: holds no recipe (made with --no-metadata, or by another program)")
+    return PictureRecipe.from_json(text)
+
+
+def slug(prompt: str, length: int = 48) -> str:
+    """A file name from a prompt: lower-case words joined by hyphens, at most ``length`` characters."""
+    words = re.sub(r"[^\w]+", "-", prompt.lower()).strip("-_")
+    return words[:length].rstrip("-_") or "picture"
+
+
+def save_png(image: "Image.Image", folder: Path, stem: str, recipe: PictureRecipe | None) -> Path:
+    """Write ``<stem>.png`` into an existing folder, with the recipe where one is given.
+
+    Never replaces a file: where the name is taken, ``<stem>-2.png`` and so on. Returns the path.
+
+    Raises:
+        FailureError: the file could not be written.
+    """
+    from PIL.PngImagePlugin import PngInfo
+
+    info = PngInfo()
+    if recipe is not None:
+        info.add_text(KEY, recipe.to_json())
+    try:
+        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".png.part")
+        try:
+            with os.fdopen(handle, "wb") as file:
+                image.save(file, format="PNG", pnginfo=info)
+            Path(temporary).chmod(0o666 & ~_umask())
+            return _place(Path(temporary), folder, stem)
+        finally:
+            Path(temporary).unlink(missing_ok=True)
+    except OSError as error:
+        raise FailureError(f"output: {folder / (stem + '.png')} could not be written ({error.strerror})") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _place(temporary: Path, folder: Path, stem: str) -> Path:
+    number = 1
+    while True:
+        target = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
+        try:
+            # A link, unlike a rename, fails where the name is taken, also by a process that runs at the same
+            # time.
+            target.hardlink_to(temporary)
+            return target
+        except FileExistsError:
+            number += 1
+        except OSError:
+            # A file system without links.
+            if not target.exists():
+                temporary.replace(target)
+                return target
+            number += 1

@@ -1,0 +1,27 @@
+"""diffusers' schedulers over a straight path, by short names."""
+
+from importlib import import_module
+from typing import Any
+
+from pochade.errors import PochadeError, nearest
+
+SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "euler": ("scheduling_flow_match_euler_discrete", "FlowMatchEulerDiscreteScheduler", {}),
+    "heun": ("scheduling_flow_match_heun_discrete", "FlowMatchHeunDiscreteScheduler", {}),
+    "dpm": (
+        "scheduling_dpmsolver_multistep",
+        "DPMSolverMultistepScheduler",
+        {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
+    ),
+    "lcm": ("scheduling_flow_match_lcm", "FlowMatchLCMScheduler", {}),
+}
+"""Name -> module in ``diffusers.schedulers``, class, settings."""
+
+
+def make_scheduler(name: str) -> Any:
+    """A new scheduler of that name (``SCHEDULERS``). Raises PochadeError for an unknown name."""
+    if name not in SCHEDULERS:
+        allowed = ", ".join(SCHEDULERS)
+        raise PochadeError(f"scheduler: {name!r} given, allowed are {allowed}{nearest(name, SCHEDULERS)}")
+    module, cls, settings = SCHEDULERS[name]
+    return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**settings)

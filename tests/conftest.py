@@ -1,0 +1,55 @@
+"""Fixtures that several layers use: toy models, built once a session."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
+
+
+def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
+    """Components of a pipeline with random weights for 32 x 32 pictures; text from a bag of tokens, or two classes."""
+    import torch
+
+    from pochade.autoencoders.tiny import TinyAutoencoder
+    from pochade.denoisers.lrf import LRFDenoiser
+    from pochade.text_encoders.bag import BagEncoder
+    from pochade.text_encoders.class_label import ClassLabelEncoder
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        autoencoder = TinyAutoencoder(4, width=8, encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 1, 1, 1))
+        size = {"latent_channels": 4, "sample_size": 4, "patch_size": 2, "dim": 16, "heads": 2, "hidden": 32, "blocks": 1}
+        if text:
+            encoder: Any = BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=12, hidden_dim=16, max_tokens=32)
+            size |= {"text_dim": 12, "pooled_dim": 12, "text_encoder": encoder.identity}
+        else:
+            encoder = ClassLabelEncoder(["cat", "dog"])
+            size |= {"num_classes": 2, "text_encoder": encoder.identity}
+        denoiser = LRFDenoiser(**size)
+        # What starts at zero would hide the prompt and the time.
+        for parameter in denoiser.parameters():
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    components = {"autoencoder": autoencoder, "denoiser": denoiser, "text_encoder": encoder}
+    return {name: module.eval() for name, module in components.items()}
+
+
+@pytest.fixture(scope="session")
+def toy_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a saved text-to-image pipeline, 32 px, multiples of 16. Read only."""
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    folder = tmp_path_factory.mktemp("models") / "toy"
+    TextToImagePipeline(**toy_components()).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def toy_class_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``toy_pipeline_folder``, for the classes ``cat`` and ``dog`` in place of sentences."""
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    folder = tmp_path_factory.mktemp("models") / "toy-classes"
+    TextToImagePipeline(**toy_components(text=False)).save_pretrained(folder)
+    return folder
