@@ -69,11 +69,7 @@ def test_transposed_input_is_not_mixed_up(denoiser: Any, family: Family) -> None
     conditioning = conditioning_for(denoiser, family.parts, 1, size)
     other = latents.clone()
     other[0, :, 0, -1] += 0.1
-    change = (
-        (denoiser(other, t, conditioning).velocity - denoiser(latents, t, conditioning).velocity)
-        .abs()[0]
-        .sum(0)
-    )
+    change = (denoiser(other, t, conditioning).velocity - denoiser(latents, t, conditioning).velocity).abs()[0].sum(0)
     assert int(change.flatten().argmax()) in {6, 7, 14, 15}
 
 
@@ -115,9 +111,7 @@ def test_batch_invariance(denoiser: Any, family: Family) -> None:
     conditioning = conditioning_for(denoiser, family.parts, 3, (4, 8))
     together = denoiser(latents, t, conditioning).velocity
     for i in range(3):
-        alone = denoiser(
-            latents[i : i + 1], t[i : i + 1], conditioning.map(lambda v, i=i: v[i : i + 1])
-        ).velocity
+        alone = denoiser(latents[i : i + 1], t[i : i + 1], conditioning.map(lambda v, i=i: v[i : i + 1])).velocity
         torch.testing.assert_close(together[i : i + 1], alone, **TIGHT)
 
 
@@ -127,9 +121,7 @@ def test_nothing_is_remembered_and_no_input_changed(denoiser: Any, family: Famil
     conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
     kept = (latents.clone(), t.clone(), conditioning.map(torch.clone))
     first = denoiser(latents, t, conditioning).velocity
-    denoiser(
-        *inputs_for(denoiser, 2, (8, 8), seed=1), conditioning_for(denoiser, family.parts, 2, (8, 8), seed=1)
-    )
+    denoiser(*inputs_for(denoiser, 2, (8, 8), seed=1), conditioning_for(denoiser, family.parts, 2, (8, 8), seed=1))
     assert torch.equal(denoiser(latents, t, conditioning).velocity, first)
     assert torch.equal(latents, kept[0])
     assert torch.equal(t, kept[1])
@@ -188,9 +180,7 @@ def test_dropped_equals_absent(denoiser: Any, family: Family) -> None:
         torch.testing.assert_close(mixed[1], expected[1], **TIGHT)
         torch.testing.assert_close(mixed[[0, 2]], full[[0, 2]], **TIGHT)
     nothing = denoiser(latents, t, Conditioning()).velocity
-    torch.testing.assert_close(
-        denoiser(latents, t, conditioning.drop(*family.parts)).velocity, nothing, **TIGHT
-    )
+    torch.testing.assert_close(denoiser(latents, t, conditioning.drop(*family.parts)).velocity, nothing, **TIGHT)
 
 
 @torch.no_grad()
@@ -252,8 +242,7 @@ def documented() -> list[tuple[str, str, float, float]]:
     row = re.compile(r"^\| (\w+) \| (\w+) \| ([\d.]+) M \| (\d+) % \|", re.MULTILINE)
     found = row.findall(DOCS.read_text(encoding="utf-8"))
     return [
-        (family, variant, float(millions) * 1e6, int(percent) / 100)
-        for family, variant, millions, percent in found
+        (family, variant, float(millions) * 1e6, int(percent) / 100) for family, variant, millions, percent in found
     ]
 
 

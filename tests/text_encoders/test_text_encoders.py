@@ -180,9 +180,7 @@ def test_clip_from_a_whole_clip_and_its_closing_token(tmp_path: Path) -> None:
 
 def test_clip_that_cannot_be_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(
-        PochadeError, match="text_encoder: no CLIP could be loaded from 'nobody/no-clip'"
-    ) as info:
+    with pytest.raises(PochadeError, match="text_encoder: no CLIP could be loaded from 'nobody/no-clip'") as info:
         text_encoders.load("clip:nobody/no-clip")
     assert "\n" not in str(info.value)
     folder = clip_folder(tmp_path / "pickled")

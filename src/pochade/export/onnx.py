@@ -175,9 +175,7 @@ def export_pipeline(
     tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    one = export_denoiser(
-        denoiser, target / "denoiser.onnx", batch=batch, latent_size=size, text_tokens=tokens
-    )
+    one = export_denoiser(denoiser, target / "denoiser.onnx", batch=batch, latent_size=size, text_tokens=tokens)
     two = export_decoder(autoencoder, target / "decoder.onnx", batch=batch, latent_size=size)
     manifest = {
         "pochade": __version__,

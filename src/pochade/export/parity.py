@@ -35,9 +35,7 @@ class Input:
         """
         shape = (batch, *self.shape)
         if self.dtype == torch.bool:
-            lengths = torch.randint(
-                0, self.shape[-1] + 1, (batch, *[1] * len(self.shape)), generator=generator
-            )
+            lengths = torch.randint(0, self.shape[-1] + 1, (batch, *[1] * len(self.shape)), generator=generator)
             lengths[0] = 0
             return (torch.arange(self.shape[-1]) < lengths).expand(shape).contiguous()
         if not self.dtype.is_floating_point:
@@ -91,14 +89,10 @@ def check(
         expected = expected if isinstance(expected, tuple) else (expected,)
         for got, want in zip(run(graph, values), expected, strict=True):
             if got.shape != tuple(want.shape):
-                raise FailureError(
-                    f"{Path(path).name}: gives shape {got.shape}, eager gives {tuple(want.shape)}"
-                )
+                raise FailureError(f"{name}: gives shape {got.shape}, eager gives {tuple(want.shape)}")
             scale = max(1.0, float(want.abs().max()))
             difference = float((torch.from_numpy(got) - want).abs().max()) / scale
             if not difference <= tolerance:
-                raise FailureError(
-                    f"{name}: {difference:.2e} from eager at batch {batch}, allowed is {tolerance:.0e}"
-                )
+                raise FailureError(f"{name}: {difference:.2e} from eager at batch {batch}, allowed is {tolerance:.0e}")
             worst = max(worst, difference)
     return worst

@@ -38,9 +38,7 @@ class BagEncoder(PromptEncoder, ModelMixin):
         self._width = dim
         self._length = max_tokens
         size = self._tokenizer.get_vocab_size()
-        self._vocabulary = hashlib.sha256(
-            json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()
-        ).digest()
+        self._vocabulary = hashlib.sha256(json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()).digest()
         self.embedding = nn.Embedding(size, dim)
         self.norm_in = nn.RMSNorm(dim, eps=1e-6)
         self.expand = nn.Linear(dim, hidden_dim)
@@ -63,9 +61,7 @@ class BagEncoder(PromptEncoder, ModelMixin):
         if not texts:
             raise PochadeError("captions: none has any text, a vocabulary needs some")
         tokenizer = Tokenizer(models.BPE())
-        tokenizer.normalizer = normalizers.Sequence(
-            [normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()]
-        )
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase(), normalizers.Strip()])
         tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
         trainer = trainers.BpeTrainer(
             vocab_size=size,

@@ -115,9 +115,7 @@ class ConfigOnly(ModelMixin, ConfigMixin):
         self.save_config(save_directory)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any
-    ) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str] | None, **kwargs: Any) -> Self:
         """Builds the component from the configuration in a folder.
 
         Of diffusers' loading options ``subfolder`` and ``torch_dtype`` count, others concern weights.

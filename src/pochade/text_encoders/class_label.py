@@ -24,9 +24,7 @@ class ClassLabelEncoder(ConfigOnly, ModelMixin):
         super().__init__()
         self._index = {self._key(name): i for i, name in enumerate(names)}
         if len(self._index) != len(names) or not names or "" in self._index:
-            raise PochadeError(
-                f"names: {list(names)} given, at least one is needed, all different and not empty"
-            )
+            raise PochadeError(f"names: {list(names)} given, at least one is needed, all different and not empty")
         self.names = list(names)
         # A pipeline reads the device of its components from their tensors, so there must be one.
         self.register_buffer("_anchor", torch.zeros(1), persistent=False)
@@ -49,8 +47,6 @@ class ClassLabelEncoder(ConfigOnly, ModelMixin):
         for prompt, key in zip(prompts, keys, strict=True):
             if key and key not in self._index:
                 hint = nearest(key, self._index)
-                raise PochadeError(
-                    f"prompt: {prompt!r} is no class, allowed are {', '.join(self.names)}{hint}"
-                )
+                raise PochadeError(f"prompt: {prompt!r} is no class, allowed are {', '.join(self.names)}{hint}")
         labels = [self._index.get(key, -1) for key in keys]
         return torch.tensor(labels, dtype=torch.int64, device=self._anchor.device)
