@@ -1,0 +1,49 @@
+# make help lists the targets.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint docs figures bench clean
+PYTHON ?=
+export PYTHON
+
+VENV := .venv
+BIN := $(VENV)/bin
+READY_TO_RUN := $(VENV)/.installed-run
+READY_TO_TEST := $(VENV)/.installed-dev
+TREES := src tests benchmarks scripts
+
+help:  ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY_TO_TEST)  ## Prepare .venv with everything that the tests need (PYTHON=... chooses the interpreter)
+
+$(READY_TO_RUN): pyproject.toml scripts/setup
+	scripts/setup run
+
+$(READY_TO_TEST): pyproject.toml scripts/setup
+	scripts/setup dev
+
+demo: $(READY_TO_RUN)  ## Paint a sheet of prompts with the shipped checkpoint into demo.png
+	$(BIN)/pochade generate --sheet demo.png --seed 7 \
+	  "a red apple" "cat face" "sailboat" "red heart" "house" "butterfly" "pizza" "rocket" \
+	  "deciduous tree" "guitar" "snowman" "tropical fish" "umbrella" "grinning face" "bicycle" "hatching chick"
+
+lint: $(READY_TO_TEST)  ## Check style, types and import contracts
+	$(BIN)/ruff check $(TREES)
+	$(BIN)/ruff format --check $(TREES)
+	$(BIN)/basedpyright
+	$(BIN)/lint-imports
+
+test: lint  ## Everything that must hold: lint, then the test suite with its coverage
+	$(BIN)/python -m pytest --cov --cov-report=term
+
+docs: $(READY_TO_TEST)  ## Build the documentation into site/
+	$(BIN)/mkdocs build --strict --quiet
+
+figures:  ## Write the measured figures into README.md and docs/index.md
+	$(firstword $(wildcard $(BIN)/python) python3) scripts/figures.py
+
+bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine (minutes)
+	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+
+clean:  ## Remove what the other targets made, but for data and runs
+	rm -rf $(VENV) site build dist demo.png .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
