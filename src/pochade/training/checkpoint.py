@@ -1,8 +1,9 @@
 """Checkpoints on disk: complete, checked, written so that a kill or a full disk leaves the one before intact.
 
-A run's folder holds ``checkpoint-00001000/`` and so on, and ``latest``, a text file with the name of the newest.
-A checkpoint is one safetensors file for each group of tensors, ``state.json``, and ``manifest.json`` with the SHA-256
-of each. It is written to a hidden folder, synced to the disk, and renamed; nothing in it is a pickle.
+A run's folder holds ``checkpoint-00001000/`` and so on, and ``latest``, a text file with the name of the
+newest. A checkpoint is one safetensors file for each group of tensors, ``state.json``, and ``manifest.json``
+with the SHA-256 of each. It is written to a hidden folder, synced to the disk, and renamed; nothing in it is
+a pickle.
 """
 
 import hashlib
@@ -40,9 +41,7 @@ class Checkpoint:
 
 def checkpoints(folder: Path) -> list[Path]:
     """The checkpoints of a run, newest first, whether intact or not."""
-    found = [
-        p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()
-    ]
+    found = [p for p in folder.glob("checkpoint-*") if p.is_dir() and p.name.removeprefix("checkpoint-").isdigit()]
     return sorted(found, key=_step_of, reverse=True)
 
 
@@ -52,7 +51,7 @@ def _step_of(path: Path) -> int:
 
 def remove_orphans(folder: Path) -> list[str]:
     """Deletes what a killed run left half written; the names of it."""
-    orphans = [p for p in folder.iterdir() if p.name.startswith(_TEMPORARY)] if folder.is_dir() else []
+    orphans = [*folder.glob(f"{_TEMPORARY}*"), *folder.glob(".*.tmp")]
     for path in orphans:
         _delete(path)
     return [p.name for p in orphans]
@@ -90,9 +89,7 @@ def save_checkpoint(
         write_text(folder / "latest", target.name + "\n")
     except (OSError, SafetensorError) as error:
         _delete(temporary)
-        raise FailureError(
-            f"{target}: could not be written ({error}); {describe_last_good(folder)}"
-        ) from error
+        raise FailureError(f"{target}: could not be written ({error}); {describe_last_good(folder)}") from error
     _delete(replaced)
     for old in [p for p in checkpoints(folder) if _step_of(p) < step][keep - 1 :]:
         # Renamed first, so that a kill in between leaves an orphan and no checkpoint with files missing.
@@ -153,18 +150,21 @@ def damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, or None."""
     try:
         manifest = json.loads((path / "manifest.json").read_text(encoding="utf-8"))
+        if "state.json" not in manifest:
+            return "manifest.json is incomplete"
         for name, digest in manifest.items():
             if sha256(path / name) != digest:
                 return f"{name} differs from its SHA-256"
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, AttributeError) as error:
         return f"it cannot be read ({error})"
     return None
 
 
 def find_checkpoint(folder: Path, say: Callable[[str], None] = lambda _: None) -> Path | None:
-    """The checkpoint to go on from: ``latest`` if it is intact, else the newest intact one; None if there is none.
+    """The checkpoint to go on from: ``latest`` if intact, else the newest intact one, None without any.
 
-    Each damaged one is reported through ``say``. Raises FailureError if there are checkpoints and all are damaged.
+    Each damaged one is reported through ``say``. Raises FailureError if there are checkpoints and all are
+    damaged.
     """
     ordered = checkpoints(folder)
     pointer = folder / "latest"
@@ -199,10 +199,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def load_weights(module: nn.Module, path: str | Path) -> Path:
-    """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model; the file it took.
+    """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model.
 
-    Of a checkpoint the averaged weights are taken. Other floating types are converted. Raises PochadeError, with all
-    of them named, where tensors are missing, extra or of another shape, and for a file that is no safetensors file.
+    Of a checkpoint the averaged weights are taken. Returns the file. Other floating types are converted.
+    Raises PochadeError, with all of them named, where tensors are missing, extra or of another shape, and
+    for a file that is no safetensors file.
     """
     file = _weight_file(Path(path))
     try:
@@ -218,17 +219,13 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     return file
 
 
-def check_tensors(
-    source: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]
-) -> None:
+def check_tensors(source: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
     """Raises PochadeError naming every tensor that is missing, extra or of another shape."""
     faults = {
         "missing": [n for n in wanted if n not in given],
-        "extra": [n for n in given if n not in wanted],
+        "extra": sorted(n for n in given if n not in wanted),
         "wrongly shaped": [
-            f"{n} {list(given[n])} for {list(wanted[n])}"
-            for n in wanted
-            if n in given and given[n] != wanted[n]
+            f"{n} {list(given[n])} for {list(wanted[n])}" for n in wanted if n in given and given[n] != wanted[n]
         ],
     }
     if any(faults.values()):
@@ -246,6 +243,4 @@ def _weight_file(path: Path) -> Path:
         for name in _WEIGHT_FILES:
             if (folder / name).is_file():
                 return folder / name
-    raise PochadeError(
-        f"{path}: neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}"
-    )
+    raise PochadeError(f"{path}: neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}")

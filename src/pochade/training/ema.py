@@ -21,8 +21,9 @@ def module_tensors(module: nn.Module) -> dict[str, Tensor]:
 class EMA:
     """``s <- d s + (1 - d) w`` for every parameter and buffer w, with ``d = min(decay, (1 + n) / (10 + n))``.
 
-    ``n`` counts the updates: a young average forgets its random start quickly. ``decay`` in [0, 1); at 0 the average
-    is the network itself. Tensors that are not floating are copied. The module must have reached its device.
+    ``n`` counts the updates: a young average forgets its random start quickly. ``decay`` in [0, 1); at 0 the
+    average is the network itself. Tensors that are not floating are copied. The module must have reached its
+    device.
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:

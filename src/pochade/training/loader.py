@@ -1,30 +1,24 @@
 """Batches as a pure function of the seed and the position in the run.
 
-Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L``, which is seeded by
-[seed, epoch]; its augmentation is drawn from a generator seeded by [seed, p]. The position is one integer, so a run
-resumes exactly and any number of processes sees the same samples: rank r of R takes rows r, r + R, ... of each batch.
+Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L``, which is
+seeded by [seed, epoch]; its augmentation is drawn from a generator seeded by [seed, p]. The position is one
+integer, so a run resumes exactly and any number of processes sees the same samples: rank r of R takes rows
+r, r + R, ... of each batch.
 """
 
 import queue
 import threading
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
 from pochade.training.task import Batch
-
-
-class Dataset(Protocol):
-    """A map-style dataset: all randomness of a sample comes from ``rng``."""
-
-    def __len__(self) -> int: ...
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]: ...
 
 
 @lru_cache(maxsize=2)
@@ -49,9 +43,7 @@ def collate(samples: Sequence[dict[str, Any]]) -> Batch:
     names = samples[0].keys()
     for sample in samples:
         if sample.keys() != names:
-            raise PochadeError(
-                f"samples: all must have the same entries, given {sorted(names)} and {sorted(sample)}"
-            )
+            raise PochadeError(f"samples: all must have the same entries, given {sorted(names)} and {sorted(sample)}")
     return {name: _stack(name, [sample[name] for sample in samples]) for name in names}
 
 
@@ -70,17 +62,16 @@ def _stack(name: str, values: list[Any]) -> Tensor | list[str]:
     if isinstance(first, bool | int | float | np.integer | np.floating):
         kind = torch.bool if isinstance(first, bool) else torch.int64
         return torch.tensor(values, dtype=torch.float32 if isinstance(first, float | np.floating) else kind)
-    raise PochadeError(
-        f"samples: {name!r} is a {type(first).__name__}, allowed are tensors, numbers and strings"
-    )
+    raise PochadeError(f"samples: {name!r} is a {type(first).__name__}, allowed are tensors, numbers and strings")
 
 
 class Loader:
-    """The micro-batches of one process, in order, drawn ahead by a thread.
+    """The micro-batches of one process, in order, drawn ahead by a thread; to be iterated once.
 
-    ``batch_size`` counts the samples of one optimiser step over all processes and micro-batches; it must divide by
-    ``world_size * accumulate``. Iterating gives ``accumulate`` batches for each step from ``start`` to ``stop``.
-    An error in the dataset is raised where the batch is asked for. ``close`` ends the thread.
+    ``batch_size`` counts the samples of one optimiser step over all processes and micro-batches; it must
+    divide by ``world_size * accumulate``. Iterating gives ``accumulate`` batches for each step from
+    ``start`` to ``stop``. An error in the dataset is raised where the batch is asked for. ``close`` ends the
+    thread.
     """
 
     def __init__(
@@ -100,16 +91,13 @@ class Loader:
         if len(dataset) == 0:
             raise PochadeError("dataset: it is empty")
         if batch_size % (world_size * accumulate):
-            raise PochadeError(
-                f"batch_size: {batch_size} given, must divide by {world_size} processes x {accumulate} accumulated"
-            )
+            raise PochadeError(f"batch_size: {batch_size} given, must divide by {world_size} processes x {accumulate}")
         self.dataset, self.seed, self.batch_size, self.accumulate = dataset, seed, batch_size, accumulate
         self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
         self.start, self.stop = start, stop
         self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._produce, name="pochade-loader", daemon=True)
-        self._thread.start()
 
     def positions(self, step: int, part: int) -> range:
         """The positions in the run of micro-batch ``part`` of ``step`` on this process."""
@@ -142,6 +130,7 @@ class Loader:
                 continue
 
     def __iter__(self) -> Iterator[Batch]:
+        self._thread.start()
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
@@ -150,4 +139,5 @@ class Loader:
     def close(self) -> None:
         """Ends the thread; batches drawn ahead are dropped."""
         self._closed.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()

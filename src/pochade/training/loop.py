@@ -1,4 +1,4 @@
-"""The training loop: one process here, any number under ``torchrun``; it can be killed at any moment and resumed.
+"""The training loop: one process, or any number under ``torchrun``; killed at any moment, it can be resumed.
 
 A run's folder afterwards::
 
@@ -8,8 +8,10 @@ A run's folder afterwards::
 Under ``torchrun`` every process holds the same weights and averages; rank 0 alone writes.
 """
 
+import errno
 import json
 import math
+import os
 import signal
 import threading
 import time
@@ -20,8 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from pochade.data.dataset import Dataset
 from pochade.errors import FailureError, PochadeError
 from pochade.training.checkpoint import (
     Checkpoint,
@@ -36,7 +40,7 @@ from pochade.training.checkpoint import (
     write_safetensors,
 )
 from pochade.training.ema import EMA, module_tensors
-from pochade.training.loader import Dataset, Loader
+from pochade.training.loader import Loader
 from pochade.training.metrics import MetricLog, Progress, Window
 from pochade.training.stage import Stage, differences
 from pochade.training.state import (
@@ -84,24 +88,26 @@ def train(
 ) -> TrainResult:
     """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
 
-    With ``resume`` the run goes on bit for bit from its last intact checkpoint (from the start where there is none);
-    a finished run returns at once. ``sample_sheet`` is called with the averaged weights in the network, in eval mode,
-    without gradients; what it draws from global generators does not disturb the run.
+    With ``resume`` the run goes on bit for bit from its last intact checkpoint (from the start where there
+    is none); a finished run returns at once. ``sample_sheet`` is called with the averaged weights in the
+    network, in eval mode, without gradients; what it draws from global generators does not disturb the run.
 
-    Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not asked for,
-    where a resumed run has other settings than before, or where weights do not fit; FailureError for a loss or
-    gradient that is not finite and for a checkpoint that cannot be written; TrainingInterrupted for Ctrl-C.
+    Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not asked
+    for, where a resumed run has other settings than before, or where weights do not fit; FailureError for a
+    loss or gradient that is not finite and for a full disk; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
     if not resume and (checkpoints(folder) or (folder / "final").exists()):
-        raise PochadeError(
-            f"folder: {folder} already holds a run; continue it with --resume or choose another folder"
-        )
-    run = _Run(stage, task, dataset, folder, resume, sample_sheet, console)
+        raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
+    run = _Run(stage, task, dataset, folder, resume=resume, sample_sheet=sample_sheet, console=console)
     try:
         with run.interruptible():
             run.steps()
         return run.finish()
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        raise FailureError(f"{folder}: the disk is full ({error}); {describe_last_good(folder)}") from error
     finally:
         run.close()
 
@@ -113,6 +119,7 @@ class _Run:
         task: Task,
         dataset: Dataset,
         folder: Path,
+        *,
         resume: bool,
         sample_sheet: SampleSheet | None,
         console: bool,
@@ -122,11 +129,6 @@ class _Run:
         self.accelerator = _accelerator()
         self.device = self.accelerator.device
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
-        if stage.batch_size % (self.world_size * stage.accumulate):
-            raise PochadeError(
-                f"batch_size: {stage.batch_size} given, must divide by {self.world_size} processes x "
-                f"accumulate={stage.accumulate}"
-            )
         self.main = self.rank == 0
         notes: list[str] = []
         saved = self._find(notes) if resume else None
@@ -138,10 +140,25 @@ class _Run:
             notes.append(f"resumed from {saved.path}")
         self.step = saved.step if saved else 0
         self.loss = float(saved.state["loss"]) if saved else math.nan
+        self.loader = Loader(
+            dataset,
+            seed=stage.seed,
+            batch_size=stage.batch_size,
+            start=self.step,
+            stop=stage.steps,
+            accumulate=stage.accumulate,
+            rank=self.rank,
+            world_size=self.world_size,
+            pin_memory=self.device.type == "cuda",
+        )
         self._prepare(saved)
-        self.stop = False
+        self.asked_to_stop = False  # by a signal to this process, at any moment
+        self.stop = False  # agreed on by all processes, in the step
         if self.main:
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise PochadeError(f"folder: {folder} cannot be created ({error.strerror})") from error
             notes += [f"removed {name}, left by a killed run" for name in remove_orphans(folder)]
         self.log = MetricLog(folder, self.step) if self.main else None
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
@@ -191,25 +208,15 @@ class _Run:
         trained = sum(p.numel() for p in self.parameters)
         share = stage.batch_size // (world * stage.accumulate)
         return (
-            f"{world} process{'es' if world > 1 else ''} on {self.device.type}, {torch.get_num_threads()} threads each; "
-            f"batch {stage.batch_size} = {world} x {stage.accumulate} x {share}; {len(self.dataset)} samples; "
+            f"{world} process{'es' if world > 1 else ''} on {self.device.type}, "
+            f"threads of each: {torch.get_num_threads()}; batch {stage.batch_size} = "
+            f"{world} x {stage.accumulate} x {share}; {len(self.dataset)} samples; "
             f"{trained:,} parameters trained; steps {self.step} to {stage.steps}"
         )
 
     def steps(self) -> None:
         stage, window, norms = self.stage, Window(), 0.0
-        loader = Loader(
-            self.dataset,
-            seed=stage.seed,
-            batch_size=stage.batch_size,
-            start=self.step,
-            stop=stage.steps,
-            accumulate=stage.accumulate,
-            rank=self.rank,
-            world_size=self.world_size,
-            pin_memory=self.device.type == "cuda",
-        )
-        batches = iter(loader)
+        batches = iter(self.loader)
         try:
             while self.step < stage.steps:
                 began = time.perf_counter()
@@ -229,7 +236,7 @@ class _Run:
                 if self.stop and self.step < stage.steps:
                     raise TrainingInterrupted(f"stopped and saved at step {self.step}; --resume continues")
         finally:
-            loader.close()
+            self.loader.close()
 
     def _due(self, every: int) -> bool:
         return self.step % every == 0 or self.step == self.stage.steps or self.stop
@@ -242,10 +249,7 @@ class _Run:
             began = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - began
-            batch = {
-                k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v
-                for k, v in batch.items()
-            }
+            batch = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
@@ -267,10 +271,10 @@ class _Run:
         return waited, norm
 
     def _agree(self, loss: float) -> tuple[float, bool]:
-        """The loss over all processes, and whether any was told to stop, so that all of them stop after one step."""
+        """The loss over all processes, and whether one was asked to stop: all stop after the same step."""
         if self.world_size == 1:
-            return loss, self.stop
-        total, stop = self._sum(torch.tensor([loss, float(self.stop)], device=self.device)).tolist()
+            return loss, self.asked_to_stop
+        total, stop = self._sum(torch.tensor([loss, float(self.asked_to_stop)], device=self.device)).tolist()
         return total / self.world_size, stop > 0
 
     def _sum(self, values: Tensor) -> Tensor:
@@ -362,7 +366,10 @@ class _Run:
         weights = self.folder / "final" / "model.safetensors"
         if self.main:
             weights.parent.mkdir(exist_ok=True)
-            write_safetensors(weights, self.ema.tensors)
+            try:
+                write_safetensors(weights, self.ema.tensors)
+            except SafetensorError as error:
+                raise FailureError(f"{weights}: could not be written ({error})") from error
             self.progress.say(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
         self.accelerator.wait_for_everyone()
         return TrainResult(self.step, self.loss, self.folder, weights)
@@ -376,15 +383,15 @@ class _Run:
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
-        """Within the block SIGINT and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
+        """Within it Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def on_signal(number: int, _: Any) -> None:
-            if self.stop and number == signal.SIGINT and self.world_size == 1:
+            if self.asked_to_stop and number == signal.SIGINT and self.world_size == 1:
                 raise KeyboardInterrupt
-            self.stop = True
+            self.asked_to_stop = True
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -398,9 +405,13 @@ def _accelerator() -> "Accelerator":
     from accelerate import Accelerator
 
     threads = torch.get_num_threads()
-    # Precision is left to torch.autocast: accelerate allows one setting for the life of a process, stages differ.
-    accelerator = Accelerator(mixed_precision="no")
+    # Precision is left to torch.autocast: accelerate allows one for the life of a process, stages differ.
+    # Without cpu=True accelerate runs each process of a CPU launch as if it were alone.
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
     torch.set_num_threads(threads)  # accelerate sets its own where several processes share the processor
+    asked = int(os.environ.get("WORLD_SIZE", "1"))
+    if accelerator.num_processes != asked:
+        raise FailureError(f"{asked} processes were launched, accelerate joined {accelerator.num_processes}")
     return accelerator
 
 

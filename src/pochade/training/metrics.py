@@ -1,4 +1,4 @@
-"""What a run reports: averages over steps, ``metrics.jsonl``, TensorBoard, and the progress on the console."""
+"""What a run reports: averages, ``metrics.jsonl``, TensorBoard, and the progress on the console."""
 
 import json
 import time
@@ -16,7 +16,7 @@ T_BINS = 10
 
 
 class Window:
-    """Averages over the steps since the last line of the log. Values stay on the device until they are asked for."""
+    """Averages over the steps since the last line of the log; values stay on the device until asked for."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -33,9 +33,7 @@ class Window:
             if name in ("t", "per_sample"):
                 continue
             if value.numel() != 1:
-                raise ValueError(
-                    f"task: the metric {name!r} has the shape {list(value.shape)}, must be a scalar"
-                )
+                raise ValueError(f"task: the metric {name!r} has the shape {list(value.shape)}, must be a scalar")
             value = value.detach().float().reshape(())
             self._sums[name] = self._sums[name] + value if name in self._sums else value
         if "t" in outputs and "per_sample" in outputs:
@@ -53,9 +51,7 @@ class Window:
         self.data_seconds += data_seconds
         self.compute_seconds += compute_seconds
 
-    def line(
-        self, reduce_sum: Callable[[Tensor], Tensor], world_size: int, batch_size: int
-    ) -> dict[str, Any]:
+    def line(self, reduce_sum: Callable[[Tensor], Tensor], world_size: int, batch_size: int) -> dict[str, Any]:
         """The averages over all processes; ``reduce_sum`` adds a tensor over them."""
         sums = reduce_sum(torch.stack(list(self._sums.values()))) / (self._parts * world_size)
         line: dict[str, Any] = dict(zip(self._sums, sums.tolist(), strict=True))
@@ -66,9 +62,7 @@ class Window:
         line["images_per_second"] = batch_size / (data + compute)
         if self._bins is not None:
             losses, counts = reduce_sum(self._bins).tolist()
-            line["loss_by_t"] = [
-                loss / count if count else None for loss, count in zip(losses, counts, strict=True)
-            ]
+            line["loss_by_t"] = [loss / count if count else None for loss, count in zip(losses, counts, strict=True)]
         return line
 
 
@@ -90,9 +84,7 @@ class MetricLog:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Appends a line; numbers that are not finite become null."""
-        finite = {
-            k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in line.items()
-        }
+        finite = {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in line.items()}
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
         if self._board is not None:
@@ -125,7 +117,7 @@ def _step(line: str) -> float:
 
 
 class Progress:
-    """A bar with the time left on a terminal, a line for each entry of the log elsewhere; on standard error."""
+    """On standard error: a bar with the time left on a terminal, elsewhere a line for each of the log's."""
 
     def __init__(self, name: str, step: int, steps: int, shown: bool) -> None:
         from rich.console import Console
@@ -156,17 +148,15 @@ class Progress:
             self._bar.update(self._row, completed=step)
 
     def log(self, line: Mapping[str, Any]) -> None:
-        text = f"loss {line['loss']:.4g} · gradient {line['gradient_norm']:.3g} · {line['seconds_per_step']:.3g} s/step"
+        text = f"loss {line['loss']:.4g}, gradient {line['gradient_norm']:.3g}"
+        text += f", {line['seconds_per_step']:.3g} s/step"
         if self._bar is not None:
             self._bar.update(self._row, status=text)
         else:
             left = (self._steps - line["step"]) * line["seconds_per_step"]
-            clock = (
-                time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
-            )
-            self.say(
-                f"step {line['step']}/{self._steps} · {text} · learning rate {line['learning_rate']:.3g} · {clock} left"
-            )
+            clock = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
+            rate = f"learning rate {line['learning_rate']:.3g}"
+            self.say(f"step {line['step']}/{self._steps}: {text}, {rate}, {clock} left")
 
     def close(self) -> None:
         if self._bar is not None:

@@ -13,6 +13,8 @@ from pochade.errors import PochadeError, nearest
 FREE_ON_RESUME = frozenset({"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from"})
 """The fields that a resumed run may change; every other one changes the mathematics."""
 
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
@@ -65,9 +67,7 @@ class Stage:
     def __post_init__(self) -> None:
         own = {f.name for f in dataclasses.fields(self)}
         if not self.name.isidentifier() or self.name in own:
-            raise PochadeError(
-                f"name: {self.name!r} given, must be an identifier that is no field of a stage"
-            )
+            raise PochadeError(f"name: {self.name!r} given, must be an identifier that is no field of a stage")
         for name in ("task", "data"):
             value = getattr(self, name)
             if not dataclasses.is_dataclass(value) or isinstance(value, type):
@@ -83,9 +83,7 @@ class Stage:
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
         if self.batch_size % self.accumulate:
-            raise PochadeError(
-                f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}"
-            )
+            raise PochadeError(f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}")
 
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
@@ -117,9 +115,7 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def differences(
-    before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = ""
-) -> dict[str, tuple[Any, Any]]:
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """The fields (dotted) in which two ``settings()`` differ, but for those that a resumed run may change."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in [*before, *(n for n in now if n not in before)]:
@@ -136,10 +132,11 @@ def differences(
 def override(stages: Sequence[Stage], assignments: Iterable[str]) -> list[Stage]:
     """The stages with ``assignments`` applied in turn.
 
-    ``steps=100`` changes every stage, ``flow.steps=100`` the stage called flow; settings are reached with further
-    dots: ``task.weighting=min_snr``, ``flow.data.size=64``, and change every stage that has them. Values are read by
-    the type of their field: ``none`` for an absent one, ``true`` or ``false``, ``0.9,0.99`` for a pair.
-    Raises PochadeError for a field that does not exist (naming the nearest) and a value of the wrong type.
+    ``steps=100`` changes every stage, ``flow.steps=100`` the stage called flow; settings are reached with
+    further dots: ``task.weighting=min_snr``, ``flow.data.size=64``, and change every stage that has them.
+    Values are read by the type of their field: ``none`` for an absent one, ``true`` or ``false``,
+    ``0.9,0.99`` for a pair. Raises PochadeError for a field that does not exist (naming the nearest) and a
+    value of the wrong type.
     """
     result = list(stages)
     for assignment in assignments:
@@ -162,9 +159,7 @@ def override(stages: Sequence[Stage], assignments: Iterable[str]) -> list[Stage]
 
 
 def _has(settings: Any, keys: Sequence[str]) -> bool:
-    if not dataclasses.is_dataclass(settings) or keys[0] not in {
-        f.name for f in dataclasses.fields(settings) if f.init
-    }:
+    if not dataclasses.is_dataclass(settings) or keys[0] not in {f.name for f in dataclasses.fields(settings)}:
         return False
     value = getattr(settings, keys[0])
     return _has(value, keys[1:]) if len(keys) > 1 else not dataclasses.is_dataclass(value)
@@ -208,24 +203,11 @@ def _read(text: str, kind: Any) -> Any:
             _wrong()
         return tuple(_read(item, k) for item, k in zip(items, kinds, strict=True))
     if kind is bool:
-        words = {
-            "true": True,
-            "yes": True,
-            "on": True,
-            "1": True,
-            "false": False,
-            "no": False,
-            "off": False,
-            "0": False,
-        }
-        return words[text.lower()] if text.lower() in words else _wrong()
+        word = text.lower()
+        return word in _TRUE if word in _TRUE + _FALSE else _wrong()
     if kind is int:
-        number = float(text)
-        return (
-            int(text)
-            if number.is_integer() and text.lstrip("+-").replace("_", "").isdigit()
-            else _whole(number)
-        )
+        number = float(text)  # 1e5 steps are welcome
+        return int(number) if number.is_integer() and abs(number) < 2**53 else _wrong()
     if kind is float:
         number = float(text)
         return number if math.isfinite(number) else _wrong()
@@ -246,10 +228,6 @@ def _read_union(text: str, kinds: Sequence[Any]) -> Any:
     return _wrong()
 
 
-def _whole(number: float) -> int:
-    return int(number) if number.is_integer() else _wrong()
-
-
 def _wrong() -> Any:
     raise ValueError
 
@@ -261,8 +239,6 @@ def _describe(kind: Any) -> str:
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if origin is tuple:
-        return (
-            ", ".join("..." if k is Ellipsis else _describe(k) for k in arguments) + " (separated by commas)"
-        )
+        return ", ".join("..." if k is Ellipsis else _describe(k) for k in arguments) + " (separated by commas)"
     words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
     return "none" if kind is type(None) else words.get(kind, f"set in Python ({kind})")

@@ -22,8 +22,8 @@ class Task(nn.Module, ABC):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss": scalar, ...}``, the loss a mean over the rows.
 
-        Every other entry is a detached scalar to be logged, but for ``"t"`` [B] in [0, 1] and ``"per_sample"``
-        [B], the loss of each row, which together give the loss binned by t.
+        Every other entry is a detached scalar to be logged, but for ``"t"`` [B] in [0, 1] and
+        ``"per_sample"`` [B], the loss of each row, which together give the loss binned by t.
         """
 
     @abstractmethod
@@ -42,11 +42,7 @@ class Task(nn.Module, ABC):
         for parameter in self.trainable().parameters():
             if not parameter.requires_grad:
                 continue
-            free = (
-                parameter.ndim < 2
-                or id(parameter) in embeddings
-                or getattr(parameter, "no_weight_decay", False)
-            )
-            (kept if free else decayed).append(parameter)
+            marked = id(parameter) in embeddings or getattr(parameter, "no_weight_decay", False)
+            (kept if marked or parameter.ndim < 2 else decayed).append(parameter)
         groups = [(decayed, weight_decay), (kept, 0.0)]
         return [{"params": p, "lr": learning_rate, "weight_decay": decay} for p, decay in groups if p]

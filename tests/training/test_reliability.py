@@ -1,0 +1,57 @@
+"""Runs killed with SIGKILL and resumed, and runs shared by two processes."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from pochade.training.loop import train
+from training.toy import PlainTask, ToyDataset, toy_stage
+
+HERE = Path(__file__).parent
+
+
+def launch(*command: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(HERE.parent), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=250, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
+    """Kill -9 at three points within an epoch, and twice within one; one and two processes; dropout on."""
+    told = json.loads(launch(str(HERE / "kill_run.py"), str(tmp_path)).stdout)
+    for world_size in (1, 2):
+        whole = told[f"whole-{world_size}"]
+        assert whole.keys() == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
+        for name in ("early", "middle", "late", "twice"):
+            assert told[f"{name}-{world_size}"] == whole, name
+    assert told["whole-1"] != told["whole-2"]  # dropout is drawn on each process
+
+
+def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
+    shared, single = tmp_path / "shared", tmp_path / "single"
+    done = launch("-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE / "run_shared.py"), str(shared))
+    assert "2 processes on cpu" in done.stderr
+    assert "batch 8 = 2 x 1 x 4" in done.stderr
+    train(toy_stage(log_every=1), PlainTask(), ToyDataset(), single, console=False)
+    curves = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (shared, single)
+    ]
+    assert len(curves[0]) == 12
+    for two, one in zip(*curves, strict=True):
+        assert (two["processes"], one["processes"]) == (2, 1)
+        for name in ("loss", "size", "gradient_norm"):
+            assert two[name] == pytest.approx(one[name], rel=1e-5)
+        bins = [[b or 0 for b in line["loss_by_t"]] for line in (two, one)]
+        assert bins[0] == pytest.approx(bins[1], rel=1e-5)
+    weights = [load_file(folder / "final" / "model.safetensors") for folder in (shared, single)]
+    for name, tensor in weights[0].items():
+        assert (tensor - weights[1][name]).abs().max() < 1e-6

@@ -1,0 +1,127 @@
+"""Stages and the grammar that overrides their fields."""
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+from pochade.errors import PochadeError
+from pochade.training.stage import Stage, differences, override
+
+
+@dataclass(frozen=True)
+class FlowSettings:
+    weighting: Literal["uniform", "min_snr"] = "uniform"
+    guidance_drop: float = 0.1
+    depth: int | None = None
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    size: int = 32
+    root: Path = Path("data")
+    flip: bool = True
+    names: tuple[str, ...] = ()
+
+
+def stages() -> list[Stage]:
+    first = Stage(name="autoencoder", task=DataSettings(), data=DataSettings(), steps=10)
+    return [first, Stage(name="flow", task=FlowSettings(), data=DataSettings(), steps=20)]
+
+
+@pytest.mark.parametrize(
+    "text, read",
+    [
+        ("flow.learning_rate=3e-4", lambda s: s[1].learning_rate == 3e-4 and s[0].learning_rate == 1e-3),
+        ("steps=1e2", lambda s: [x.steps for x in s] == [100, 100]),
+        ("betas=0.9,0.95", lambda s: s[0].betas == (0.9, 0.95)),
+        ("task.weighting=min_snr", lambda s: s[1].task.weighting == "min_snr"),
+        ("flow.task.depth=4", lambda s: s[1].task.depth == 4),
+        ("task.depth=none", lambda s: s[1].task.depth is None),
+        ("data.size=64", lambda s: [x.data.size for x in s] == [64, 64]),
+        ("flow.data.root=a=b", lambda s: s[1].data.root == Path("a=b")),
+        ("data.flip=No", lambda s: s[0].data.flip is False),
+        ("data.names=a, b", lambda s: s[0].data.names == ("a", "b")),
+        ("initialise_from=x.safetensors", lambda s: s[1].initialise_from == "x.safetensors"),
+    ],
+)
+def test_override_reads_by_type(text: str, read) -> None:
+    assert read(override(stages(), [text]))
+
+
+def test_override_leaves_the_given_stages_alone_and_applies_in_turn() -> None:
+    given = stages()
+    changed = override(given, ["steps=5", "flow.steps=7"])
+    assert [s.steps for s in changed] == [5, 7]
+    assert given == stages()
+
+
+@pytest.mark.parametrize(
+    "text, parts",
+    [
+        ("learning_rat=1", ["learning_rat", "'learning_rate'"]),
+        ("flow.stepz=1", ["flow.stepz", "'steps'"]),
+        ("task.weightning=x", ["task.weightning", "'task.weighting'"]),
+        ("flwo.steps=3", ["flwo.steps"]),
+        ("flow=3", ["flow", "there are", "task.weighting"]),
+        ("data=3", ["data", "data.size"]),
+        ("steps", ["field=value"]),
+        ("steps=many", ["steps", "'many'", "a whole number"]),
+        ("steps=1.5", ["'1.5'", "a whole number"]),
+        ("steps=0", ["steps", "at least 1"]),
+        ("learning_rate=nan", ["'nan'", "a number"]),
+        ("learning_rate=-1", ["above 0"]),
+        ("betas=0.9", ["a number, a number"]),
+        ("compile=maybe", ["true or false"]),
+        ("schedule=linear", ["cosine or constant"]),
+        ("task.weighting=none", ["uniform or min_snr"]),
+        ("task.depth=deep", ["a whole number or none"]),
+        ("ema_decay=1", ["[0, 1)"]),
+        ("accumulate=3", ["must divide"]),
+    ],
+)
+def test_override_names_what_is_wrong(text: str, parts: list[str]) -> None:
+    with pytest.raises(PochadeError) as caught:
+        override(stages(), [text])
+    for part in parts:
+        assert part in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["steps", "two words", ""])
+def test_names_that_the_grammar_could_not_tell_apart_are_refused(name: str) -> None:
+    with pytest.raises(PochadeError, match="name"):
+        Stage(name=name, task=DataSettings(), data=DataSettings(), steps=1)
+
+
+def test_settings_must_be_dataclasses() -> None:
+    with pytest.raises(PochadeError, match="task"):
+        Stage(name="flow", task={"a": 1}, data=DataSettings(), steps=1)
+
+
+def test_settings_are_json_and_differences_name_fields() -> None:
+    before = json.loads(json.dumps(stages()[1].settings()))
+    free = override(stages(), ["steps=99", "keep=1", "save_every=3", "log_every=3", "sample_every=3"])[1]
+    assert differences(before, free.settings()) == {}
+    changed = override(stages(), ["learning_rate=0.5", "data.size=64", "betas=0.9,0.999"])[1].settings()
+    assert differences(before, json.loads(json.dumps(changed))) == {
+        "learning_rate": (0.001, 0.5),
+        "betas": ([0.9, 0.99], [0.9, 0.999]),
+        "data.size": (32, 64),
+    }
+    other_task = Stage(name="flow", task=DataSettings(), data=DataSettings(), steps=20).settings()
+    assert differences(before, other_task)["task.type"] == ("FlowSettings", "DataSettings")
+
+
+def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
+    stage = override(stages(), ["steps=110", "warmup_steps=10", "final_learning_rate=1e-4"])[0]
+    factors = [stage.learning_rate_factor(i) for i in range(111)]
+    assert factors[:10] == pytest.approx([(i + 1) / 10 for i in range(10)])
+    assert factors[60] == pytest.approx((1 + 0.1) / 2)  # half-way down
+    assert factors[110] == pytest.approx(0.1)
+    assert all(a >= b for a, b in pairwise(factors[9:]))
+    flat = override([stage], ["schedule=constant"])[0]
+    assert [flat.learning_rate_factor(i) for i in (9, 50, 109)] == [1, 1, 1]
