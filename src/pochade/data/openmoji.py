@@ -18,6 +18,9 @@ from pochade.errors import PochadeError, missing_extra
 Split = Literal["train", "held_out", "all"]
 Background = Literal["white", "random"]
 
+KEPT_BYTES = 256 * 2**20
+"""Memory for drawings that are not rasterised again: all of them up to 128 px, a part above."""
+
 _SKIN_TONES = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 _SKIN_TONE_WORDS = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
 _PEOPLE = {"man", "men", "woman", "women", "person", "people"}
@@ -88,7 +91,7 @@ def _all_items() -> tuple[Item, ...]:
 
 
 class OpenMoji:
-    """OpenMoji drawings with captions, rasterised at construction (about a millisecond each).
+    """OpenMoji drawings with captions, rasterised when first seen (a millisecond each at 64 px).
 
     Args:
         size: rows and columns of the pictures in pixels, 8 to 2048.
@@ -115,16 +118,23 @@ class OpenMoji:
             concepts.setdefault(item.concept, []).append(index)
         self.concepts = list(concepts.values())
         self._group_of = {index: g for g, variants in enumerate(self.concepts) for index in variants}
-        self._pixels = np.stack([self._rasterise(item.path) for item in self.items])
+        self._kept: dict[int, np.ndarray] = {}
+        self._keep = KEPT_BYTES // (4 * size * size)
 
-    def _rasterise(self, path: Path) -> np.ndarray:
-        """[size, size, 4] uint8, straight alpha."""
+    def _rasterise(self, index: int) -> np.ndarray:
+        """[size, size, 4] uint8, straight alpha; kept while there is room."""
+        if index in self._kept:
+            return self._kept[index]
         try:
             import resvg_py
         except ImportError as error:
             raise missing_extra("resvg-py", "train") from error
-        png = resvg_py.svg_to_bytes(svg_path=str(path), width=self.size, height=self.size, skip_system_fonts=True)
-        return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+        path = str(self.items[index].path)
+        png = resvg_py.svg_to_bytes(svg_path=path, width=self.size, height=self.size, skip_system_fonts=True)
+        rgba = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+        if len(self._kept) < self._keep:
+            self._kept[index] = rgba
+        return rgba
 
     def __len__(self) -> int:
         """The number of concepts: an epoch shows each once, in a variant drawn at random."""
@@ -132,7 +142,7 @@ class OpenMoji:
 
     def pixels(self, index: int, colour: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
         """Drawing ``index`` of ``items`` on a plain colour, [size, size, 3] uint8."""
-        rgba = self._pixels[index].astype(np.float32)
+        rgba = self._rasterise(index).astype(np.float32)
         alpha = rgba[..., 3:] / 255
         mixed = rgba[..., :3] * alpha + np.asarray(colour, np.float32) * (1 - alpha)
         return np.rint(mixed).astype(np.uint8)

@@ -152,6 +152,23 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         if not 1 <= depth <= 64:
             raise PochadeError(f"depth: {depth} given, allowed are 1 to 64 recursions")
 
+    def _check_conditioning(self, latents: Tensor, conditioning: Conditioning) -> None:
+        """Every part that is present and used must fit the latents and the configuration."""
+        config, batch = self.config, latents.shape[0]
+        length = None if conditioning.tokens is None else conditioning.tokens.shape[1]
+        allowed: dict[str, tuple[int | None, ...]] = {"source": tuple(latents.shape)}
+        allowed["source_mask"] = (batch, 1, *latents.shape[2:])
+        if config.text_dim:
+            allowed |= {"tokens": (batch, length, config.text_dim), "mask": (batch, length)}
+        if config.pooled_dim:
+            allowed["pooled"] = (batch, config.pooled_dim)
+        if config.num_classes:
+            allowed["class_label"] = (batch,)
+        for name, shape in allowed.items():
+            value = getattr(conditioning, name)
+            if value is not None and tuple(value.shape) != shape:
+                raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
+
     def _tokens(self, latents: Tensor) -> Tensor:
         return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
@@ -201,6 +218,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         """
         depth = self.config.recursions if depth is None else depth
         self._check(latents, t, depth)
+        self._check_conditioning(latents, conditioning)
         if state is not None:
             raise PochadeError("state: a tensor given, but LRF carries no state: allowed is None")
         p = self.config.patch_size

@@ -8,9 +8,11 @@ from pochade.training.tasks.flow import FlowSettings
 
 
 def openmoji() -> list[Stage]:
-    """The shipped checkpoint: an f8 autoencoder, then the nano denoiser, on OpenMoji at 64 px."""
+    """The shipped checkpoint, on OpenMoji at 64 px: an f8 autoencoder, its decoder alone, then the nano denoiser."""
     data = ImageData("openmoji", 64)
-    return [autoencoder_stage(data), flow_stage(data, FlowSettings("lrf", "nano"))]
+    first = autoencoder_stage(data)
+    decoder = replace(first, name="decoder", task=replace(first.task, part="decoder"), initialise_from="previous")
+    return [first, decoder, flow_stage(data, FlowSettings("lrf", "nano"))]
 
 
 def folder() -> list[Stage]:

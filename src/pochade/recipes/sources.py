@@ -81,13 +81,9 @@ def open_images(data: ImageData, split: str = "train") -> Any:
     folder = Path(data.source).expanduser()
     if not folder.is_dir():
         raise PochadeError(f"data.source: {data.source!r} given, allowed are openmoji, cifar10:PATH, or a folder")
-    if any(folder.glob("*.tar")):
-        from pochade.data.shards import ShardDataset
+    from pochade.data.prepare import open_folder
 
-        return ShardDataset(folder, data.size, split=split)
-    from pochade.data.folder import ImageFolder
-
-    return ImageFolder(folder, data.size, split=split)
+    return open_folder(folder, data.size, split)
 
 
 def as_pictures(dataset: Any) -> Pictures:

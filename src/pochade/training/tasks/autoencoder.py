@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -31,6 +31,8 @@ class AutoencoderSettings:
     """Weight of the distance of EfficientNet-Lite0 feature maps (as LPIPS, 1801.03924)."""
     adversarial: float = 0.0
     """Weight of the hinge loss of a patch discriminator; 0 leaves the discriminator out."""
+    part: Literal["both", "decoder"] = "both"
+    """What is trained. The decoder alone can go on learning after a denoiser was trained on the encoder's latents."""
     latent_noise: float = 0.15
     """Deviation of the noise on the latents, as a share of each channel's own: the decoder learns to forgive."""
 
@@ -80,6 +82,8 @@ class AutoencoderTask(Task):
         self.settings = settings
         self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
         self.discriminator = PatchDiscriminator() if settings.adversarial else None
+        if settings.part == "decoder":
+            autoencoder.get_submodule("encoder").requires_grad_(False)
 
     def trainable(self) -> nn.Module:
         return self.autoencoder
