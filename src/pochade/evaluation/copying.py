@@ -40,10 +40,7 @@ def nearest_in_pixels(images: Tensor, train: Tensor) -> Nearest:
         index.append((squares - 2 * products).argmin(1))
     found = torch.cat(index)
     # From the differences themselves: sums of squares would leave a rounding error where pictures are equal.
-    distance = [
-        (a.float() - train[i].float()).square().mean().sqrt() / 255
-        for a, i in zip(images, found, strict=True)
-    ]
+    distance = [(a.float() - train[i].float()).square().mean().sqrt() / 255 for a, i in zip(images, found, strict=True)]
     return Nearest(found, torch.stack(distance))
 
 

@@ -1,5 +1,6 @@
 """Figures whose weights the user brings: Frechet Inception distance and CLIP score. Nothing is downloaded."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,10 @@ def load_inception(path: Path | str) -> torch.nn.Module:
     if not Path(path).is_file():
         raise PochadeError(f"inception: {path} is no file; a TorchScript file with the network is needed")
     try:
-        return torch.jit.load(str(path), map_location="cpu").eval()
+        with warnings.catch_warnings():
+            # The published file is TorchScript, which torch still reads.
+            warnings.filterwarnings("ignore", message=".*torch.jit.load.*", category=DeprecationWarning)
+            return torch.jit.load(str(path), map_location="cpu").eval()
     except RuntimeError as error:
         raise PochadeError(f"inception: {path} is no TorchScript file") from error
 

@@ -90,9 +90,7 @@ def generate(
             output_type="pt",
         ).images
         if images.ndim != 4 or images.shape[:2] != (len(rows), 3) or not bool(torch.isfinite(images).all()):
-            raise PochadeError(
-                f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed"
-            )
+            raise PochadeError(f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed")
         bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
         for i, image in zip(rows, bytes_, strict=True):
             store.write(prompts[i], seed + i, image)

@@ -53,9 +53,7 @@ def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> dict[str, o
         ``{"generated": {...}, "real": {...}, "grey": bool}``; grey where a median is less than half of the
         data's.
     """
-    sides = {
-        name: _medians(figures(images, groups)) for name, images in (("generated", generated), ("real", real))
-    }
+    sides = {name: _medians(figures(images, groups)) for name, images in (("generated", generated), ("real", real))}
     grey = any(sides["generated"][k] < LOW * v for k, v in sides["real"].items() if k in sides["generated"])
     return {**sides, "grey": grey}
 

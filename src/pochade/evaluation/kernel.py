@@ -36,14 +36,15 @@ def kernel_distance(
     Args:
         real: [n, d]; fake: [m, d].
         subsets: how many pairs of subsets are drawn, each without replacement.
-        subset_size: rows of a subset; by default 500, or all where there are fewer.
+        subset_size: rows of a subset; by default 500, or half of the smaller set where that is less: subsets
+            that were the whole sets would all be the same, and the spread 0.
 
     Raises:
         PochadeError: the features do not match or are not finite, or a subset is larger than a set.
     """
     check_features(real=real, fake=fake)
     most = min(real.shape[0], fake.shape[0])
-    size = min(500, most) if subset_size is None else subset_size
+    size = min(500, max(2, most // 2)) if subset_size is None else subset_size
     if not 2 <= size <= most:
         raise PochadeError(f"subset_size: {size} given, allowed are 2 to {most}, the rows of the smaller set")
     if subsets < 1:

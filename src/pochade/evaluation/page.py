@@ -20,6 +20,10 @@ display: flex; gap: .25rem; } .card img { width: 6rem; height: 6rem; image-rende
 solid #eee; } .card p { margin: 0; font-size: .8rem; overflow-wrap: anywhere; } .card small { color: #777; }
 """
 
+_LEGEND = (
+    "Left the real picture, in the middle the generated one, right the training picture nearest to it "
+    "(one picture of each concept is compared)."
+)
 _TITLES = {"train": "Captions of the training split", "held_out": "Captions of held-out concepts"}
 
 
@@ -49,8 +53,10 @@ def write_page(path: Path, figures: dict[str, Any], cards: dict[str, list[Card]]
     for split, rows in cards.items():
         parts += [
             f"<h2>{escape(_TITLES.get(split, split))}</h2>",
-            "<p>Left the real picture, in the middle the generated one, right the training picture nearest to
-            it.</p>", '<div class="cards">', *map(_card, rows), "</div>",
+            f"<p>{_LEGEND}</p>",
+            '<div class="cards">',
+            *map(_card, rows),
+            "</div>",
         ]
     parts.append("</body></html>\n")
     with atomic_file(path) as file:

@@ -46,9 +46,7 @@ def open_data(data: str | Path, size: int, split: str) -> Any:
 
         return ShardDataset(str(data), size, split=split)
     if not path.is_dir():
-        raise PochadeError(
-            f"data: {data} given, allowed are 'openmoji', a folder of pictures, and .tar shards"
-        )
+        raise PochadeError(f"data: {data} given, allowed are 'openmoji', a folder of pictures, and .tar shards")
     from pochade.data.folder import ImageFolder
 
     return ImageFolder(path, size, split=split)

@@ -1,7 +1,7 @@
 """How well an autoencoder gives pictures back."""
 
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -29,18 +29,10 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
         from skimage.metrics import structural_similarity
     except ImportError as error:
         raise missing_extra("scikit-image", "eval") from error
-    values = [
-        structural_similarity(
-            x,
-            y,
-            channel_axis=0,
-            data_range=2.0,
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-        )
-        for x, y in zip(a.cpu().double().numpy(), b.cpu().double().numpy(), strict=True)
-    ]
+    # In [0, 1]: the term for luminance compares means and makes no sense below zero.
+    pairs = zip(*(((x.double().cpu() + 1) / 2).numpy() for x in (a, b)), strict=True)
+    options: dict[str, Any] = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    values = [structural_similarity(x, y, channel_axis=0, data_range=1.0, **options) for x, y in pairs]
     return torch.tensor(np.array(values))
 
 
@@ -56,13 +48,14 @@ def reconstruction(
     """
     columns: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "error": [], "perceptual": []}
     for images in batches:
-        given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1)
-        columns["error"].append((given - images).square().mean((1, 2, 3)).double().cpu())
+        given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).float().cpu()
+        images = images.float().cpu()
+        columns["error"].append((given - images).square().mean((1, 2, 3)).double())
         # A picture given back exactly would make the mean infinite: 8-bit pictures end at 60 dB.
-        columns["psnr"].append(psnr(given, images).clamp(max=60.0).double().cpu())
+        columns["psnr"].append(psnr(given, images).clamp(max=60.0).double())
         columns["ssim"].append(ssim(given, images))
         if perceptual is not None:
-            columns["perceptual"].append(perceptual.per_image(given, images).double().cpu())
+            columns["perceptual"].append(perceptual.per_image(given, images).double())
     means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items() if parts}
     error = means.pop("error")
     return {

@@ -1,4 +1,4 @@
-"""All figures of a text-to-image pipeline on a data set, in ``report.json``, ``report.html`` and ``sheet.png``."""
+"""All figures of a text-to-image pipeline, in ``report.json``, ``report.html`` and ``sheet.png``."""
 
 import math
 import os
@@ -8,10 +8,10 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from pochade.data.captioned import progress_bar
@@ -46,7 +46,7 @@ from pochade.features.perceptual import PerceptualLoss
 SPLITS = ("train", "held_out")
 SHOWN = 48
 """Pictures of each split on the page and the sheet."""
-NO_HELD_OUT = "not measured: the data holds no pictures out"
+NO_HELD_OUT = "not measured: no concept of the data is held out"
 
 
 @dataclass(frozen=True)
@@ -121,10 +121,8 @@ def evaluate(
     and one with other settings makes its own. The files of the report are written at the end, each at once.
 
     Args:
-        pipeline: as `pochade.TextToImagePipeline`: called with prompts, ``num_inference_steps``,
-        ``guidance_scale``,
-            a list of generators and ``output_type="pt"``; its parts ``denoiser`` and ``autoencoder`` are
-            looked at.
+        pipeline: a `pochade.TextToImagePipeline` or what can be called like it, with ``denoiser`` and
+            ``autoencoder``.
         data: "openmoji", a folder of captioned pictures, or shards.
         samples: captions of each split, one of each concept; all where there are fewer.
         out: the folder to write to.
@@ -133,20 +131,21 @@ def evaluate(
         progress: show bars where the error stream is a terminal.
 
     Raises:
-        PochadeError: a setting is out of range, the data cannot be used, or a package or weights are missing:
-        before any work.
+        PochadeError: a setting is out of range, the data cannot be used, or a package or weights are missing;
+            before any work.
         FailureError: ``out`` cannot be written.
     """
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception)
-    net = load_lite0()
+    folder = Path(out)
+    _check_writable(folder)
     _need_skimage()
+    net = load_lite0()
     networks = {
         "inception": load_inception(inception) if inception else None,
         "clip": load_clip(clip) if clip else None,
     }
     size = int(pipeline.denoiser.config.sample_size * pipeline.autoencoder.downsampling)
     real = _read_splits(data, size, seed)
-    folder = _writable(Path(out))
     weights = fingerprint(pipeline)
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
     store = PictureStore(folder, key)
@@ -168,9 +167,7 @@ def evaluate(
             )
             task = bar.add_task(f"features of {split}", total=count + len(pictures))
             features = [pooled_features(net, x, _advance(bar, task)) for x in (pictures.images, made)]
-            sides[split] = _Side(
-                pictures, features[0], caption_embeddings(pictures.captions), made, features[1]
-            )
+            sides[split] = _Side(pictures, features[0], caption_embeddings(pictures.captions), made, features[1])
     figures = {
         "model": model or type(pipeline).__name__,
         "data": str(data),
@@ -194,19 +191,15 @@ def _advance(bar: Any, task: Any) -> Callable[[int], object]:
 
 
 def _need_skimage() -> None:
-    try:
-        import skimage.metrics as _
-    except ImportError as error:
-        raise missing_extra("scikit-image", "eval") from error
+    if find_spec("skimage") is None:
+        raise missing_extra("scikit-image", "eval")
 
 
 def _read_splits(data: str | Path, size: int, seed: int) -> dict[str, Pictures]:
     """Both splits; without the held-out one where a folder is too small to hold any pictures out."""
     pictures = {"train": read_pictures(data, size, "train", seed)}
     if len(pictures["train"]) < 2:
-        raise PochadeError(
-            f"data: {data} has {len(pictures['train'])} training concept, at least 2 are needed"
-        )
+        raise PochadeError(f"data: {data} has {len(pictures['train'])} training concept, at least 2 are needed")
     try:
         held_out = read_pictures(data, size, "held_out", seed)
     except PochadeError as error:
@@ -218,14 +211,11 @@ def _read_splits(data: str | Path, size: int, seed: int) -> dict[str, Pictures]:
     return pictures
 
 
-def _writable(folder: Path) -> Path:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise FailureError(f"out: {folder}: {error.strerror}") from error
-    if not os.access(folder, os.W_OK):
-        raise FailureError(f"out: {folder} cannot be written")
-    return folder
+def _check_writable(folder: Path) -> None:
+    """Without making it: bad data, found next, must not leave an empty folder behind."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")
 
 
 def _all_figures(sides: dict[str, _Side], networks: dict[str, Any]) -> dict[str, Any]:

@@ -60,11 +60,7 @@ class RetrievalProbe:
         Raises:
             PochadeError: the rows do not match, or ``ridge`` is not positive.
         """
-        if (
-            train_features.ndim != 2
-            or caption_embeddings.ndim != 2
-            or len(train_features) != len(caption_embeddings)
-        ):
+        if train_features.ndim != 2 or caption_embeddings.ndim != 2 or len(train_features) != len(caption_embeddings):
             raise PochadeError(
                 f"caption_embeddings: shape {tuple(caption_embeddings.shape)} given, "
                 f"a row for each of the features {tuple(train_features.shape)} is needed"
@@ -105,27 +101,23 @@ class RetrievalProbe:
         """
         if not len(features) == len(caption_embeddings) == len(groups):
             raise PochadeError(
-                f"groups: {len(groups)} given for {len(features)} features and {len(caption_embeddings)} captions"
+                f"groups: {len(groups)} given, {len(features)} features, {len(caption_embeddings)} captions"
             )
         number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
         if len(number) < 2 or candidates < 2:
-            raise PochadeError(
-                f"candidates: {candidates} of {len(number)} groups given, at least 2 are needed"
-            )
+            raise PochadeError(f"candidates: {candidates} of {len(number)} groups given, at least 2 are needed")
         own = torch.tensor([number[group] for group in groups])
         first = torch.tensor([groups.index(group) for group in number])
         captions = F.normalize(caption_embeddings.double(), dim=1)
         predicted = self.predict(features)
         true = (predicted * captions).sum(1, keepdim=True)
-        better = predicted @ captions[first].T >= true
+        better = predicted @ captions[first].T >= true - 1e-9  # two ways of rounding must not break a tie
         better[torch.arange(len(own)), own] = False
         others, drawn = len(number) - 1, min(candidates, len(number)) - 1
         ranks = better.sum(1).numpy()
         hits = {k: _probability_of_fewer(k, others, ranks, drawn) for k in (1, 5)}
         spread = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
-        return Precision(
-            float(hits[1].mean()), float(hits[5].mean()), spread[1], spread[5], drawn + 1, len(features)
-        )
+        return Precision(float(hits[1].mean()), float(hits[5].mean()), spread[1], spread[5], drawn + 1, len(features))
 
 
 def _probability_of_fewer(k: int, total: int, marked: np.ndarray, drawn: int) -> np.ndarray:

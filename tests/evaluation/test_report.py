@@ -1,0 +1,185 @@
+"""The whole evaluation, on a folder of drawn pictures and a painter whose quality is known."""
+
+import json
+import re
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.errors import FailureError, PochadeError
+from pochade.evaluation.pictures import read_pictures, to_uint8
+from pochade.evaluation.report import NOT_MEASURED, Report, evaluate
+
+SIZE = 32
+COLOURS = ("red", "green", "blue", "orange", "purple", "black")
+SHAPES = ("circle", "square", "cross", "bar", "ring", "corner", "frame", "dot", "stairs")
+
+
+def draw(caption: str) -> Image.Image:
+    colour, shape = caption.split()
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    pen = ImageDraw.Draw(image)
+    match shape:
+        case "circle":
+            pen.ellipse((3, 3, 28, 28), fill=colour)
+        case "square":
+            pen.rectangle((5, 5, 26, 26), fill=colour)
+        case "cross":
+            pen.line((2, 2, 29, 29), fill=colour, width=5)
+            pen.line((29, 2, 2, 29), fill=colour, width=5)
+        case "bar":
+            pen.rectangle((2, 12, 29, 19), fill=colour)
+        case "ring":
+            pen.ellipse((3, 3, 28, 28), outline=colour, width=4)
+        case "corner":
+            pen.polygon([(2, 2), (2, 29), (29, 29)], fill=colour)
+        case "frame":
+            pen.rectangle((3, 3, 28, 28), outline=colour, width=3)
+        case "dot":
+            pen.ellipse((12, 12, 19, 19), fill=colour)
+        case _:
+            for i in range(4):
+                pen.rectangle((3 + 6 * i, 3 + 6 * i, 28, 8 + 6 * i), fill=colour)
+    return image
+
+
+class Painter:
+    """Answers as a pipeline does: the drawing that the caption asks for, or grey; counts what it is asked."""
+
+    def __init__(self, grey: bool = False) -> None:
+        torch.manual_seed(0)
+        self.autoencoder = TinyAutoencoder(
+            latent_channels=4, width=8, encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 1, 1, 1)
+        ).eval()
+        self.denoiser = SimpleNamespace(config=SimpleNamespace(sample_size=SIZE // 8))
+        self.grey = grey
+        self.asked: list[int] = []
+        self.stop_after: int | None = None
+
+    def __call__(self, prompts: list[str], **options: Any) -> SimpleNamespace:
+        assert options["output_type"] == "pt"
+        assert len(options["generator"]) == len(prompts)
+        if self.stop_after is not None and len(self.asked) >= self.stop_after:
+            raise KeyboardInterrupt
+        self.asked += [g.initial_seed() for g in options["generator"]]
+        images = torch.stack([to_uint8(draw(p)).float() / 255 for p in prompts])
+        return SimpleNamespace(images=images.mean((2, 3), keepdim=True).expand_as(images) if self.grey else images)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("drawings")
+    for caption in (f"{c} {s}" for c in COLOURS for s in SHAPES):
+        draw(caption).save(folder / f"{caption}.png")
+        (folder / f"{caption}.txt").write_text(caption)
+    return folder
+
+
+def run(painter: Painter, data: Path | str, out: Path, **options: Any) -> Report:
+    defaults: dict[str, Any] = {"samples": 20, "steps": 3, "guidance": 2.0, "seed": 5, "batch_size": 8}
+    return evaluate(painter, data, out=out, progress=False, **(defaults | options))
+
+
+@pytest.fixture(scope="module")
+def perfect(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Painter]:
+    painter = Painter()
+    return run(painter, data, tmp_path_factory.mktemp("out") / "new"), painter
+
+
+def test_a_perfect_painter_measures_as_the_data(perfect: tuple[Report, Painter]) -> None:
+    report, painter = perfect
+    figures = report.figures
+    for split in ("train", "held_out"):
+        found = figures[split]
+        assert found["retrieval"]["generated"] == found["retrieval"]["real"]
+        assert found["grey"]["generated"] == found["grey"]["real"]
+        assert found["grey"]["grey"] is False
+        assert found["inception_fd"] == found["clip_score"] == NOT_MEASURED
+    assert figures["train"]["pictures"] == 20
+    assert figures["train"]["copying"]["pixels"]["nearer"] == 1.0  # it draws the training pictures
+    assert figures["held_out"]["copying"]["pixels"]["generated"]["minimum"] > 0
+    assert figures["held_out"]["fd_lite0"] == pytest.approx(0, abs=1e-3)
+    assert figures["autoencoder"]["train"]["pictures"] == 20
+    assert {"psnr", "ssim", "perceptual"} <= figures["autoencoder"]["held_out"].keys()
+    assert sorted(set(painter.asked)) == list(range(5, 25))
+
+
+def test_files_are_complete(perfect: tuple[Report, Painter]) -> None:
+    report, _ = perfect
+    assert json.loads(report.json.read_text()) == report.figures
+    page = report.page.read_text()
+    assert not re.search(r'(src|href)="(?!data:)', page)
+    assert page.count("<img") == 3 * (20 + report.figures["held_out"]["pictures"])
+    assert "kd_lite0" in page
+    with Image.open(report.sheet) as sheet:
+        assert sheet.width > 12 * 96
+    assert not list(report.json.parent.rglob("*.tmp"))
+
+
+def test_a_grey_painter_is_found_out(data: Path, tmp_path: Path, perfect: tuple[Report, Painter]) -> None:
+    grey = run(Painter(grey=True), data, tmp_path).figures["train"]
+    good = perfect[0].figures["train"]
+    assert grey["grey"]["grey"] is True
+    assert grey["kd_lite0"] > 10 * abs(good["kd_lite0"])
+    assert grey["fd_lite0"] > good["fd_lite0"]
+    assert grey["retrieval"]["generated"]["R@1"] < grey["retrieval"]["real"]["R@1"]
+
+
+def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: tuple[Report, Painter]) -> None:
+    painter = Painter()
+    painter.stop_after = 8
+    with pytest.raises(KeyboardInterrupt):
+        run(painter, data, tmp_path)
+    assert not (tmp_path / "report.json").exists()
+    again = Painter()
+    figures = run(again, data, tmp_path).figures
+    assert len(painter.asked) == 8
+    assert len(painter.asked) + len(again.asked) == len(perfect[1].asked)
+    assert figures["train"] == perfect[0].figures["train"]
+    other = Painter()
+    run(other, data, tmp_path, steps=4)
+    assert len(other.asked) == len(perfect[1].asked)  # other settings: other pictures
+
+
+def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
+    for caption in ("red circle", "blue dot"):
+        draw(caption).save(tmp_path / f"{caption}.png")
+        (tmp_path / f"{caption}.txt").write_text(caption)
+    figures = run(Painter(), tmp_path, tmp_path / "out").figures
+    assert figures["held_out"].startswith("not measured")
+    assert "copying" not in figures["train"]
+
+
+def test_one_picture_of_each_concept(data: Path) -> None:
+    train, held_out = (read_pictures(data, SIZE, split) for split in ("train", "held_out"))
+    assert len(train) + len(held_out) == len(COLOURS) * len(SHAPES)
+    assert not set(train.concepts) & set(held_out.concepts)
+    for image, caption in zip(train.images, train.captions, strict=True):
+        assert torch.equal(image, to_uint8(draw(caption)))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"samples": 1}, {"steps": 0}, {"guidance": float("nan")}, {"seed": -1}, {"batch_size": 0}, {"clip": "nowhere"}],
+    ids=lambda o: next(iter(o)),
+)
+def test_wrong_settings_are_refused_before_any_work(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    painter = Painter()
+    with pytest.raises(PochadeError, match=f"^{next(iter(options))}:"):
+        run(painter, data, tmp_path / "out", **options)
+    assert not painter.asked
+    assert not (tmp_path / "out").exists()
+
+
+def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match=r"^data: nowhere"):
+        run(Painter(), "nowhere", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FailureError, match=r"^out:"):
+        run(Painter(), data, tmp_path / "file" / "out")
