@@ -77,6 +77,7 @@ class PlainTask(ToyTask):
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(WIDTH, 16), nn.SiLU(), nn.Linear(16, WIDTH))
+        self.net.register_parameter("spare", nn.Parameter(torch.zeros(3)))  # a part that this task does not use
 
 
 def toy_stage(**changes: Any) -> Stage:

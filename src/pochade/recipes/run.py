@@ -4,7 +4,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from importlib import import_module
 from pathlib import Path
@@ -66,8 +67,9 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
     out = Path(out)
-    for stage in stages:
-        _preflight(stage, first=stage is stages[0])
+    with _main_first():
+        for stage in stages:
+            _preflight(stage, first=stage is stages[0])
     previous: Result | None = None
     autoencoder: Path | None = None
     for number, stage in enumerate(stages, 1):
@@ -98,7 +100,9 @@ def _options(task: FlowSettings) -> dict[str, Any]:
     for option in task.options:
         name, equals, text = option.partition("=")
         if not equals or name not in known:
-            raise PochadeError(f"options: {option!r} given, {task.family} takes {', '.join(known)}{nearest(name, known)}")
+            raise PochadeError(
+                f"options: {option!r} given, {task.family} takes {', '.join(known)}{nearest(name, known)}"
+            )
         try:
             options[name] = json.loads(text)
         except ValueError:
@@ -115,13 +119,22 @@ def _write_folder(folder: Path, save: Callable[[Path], Any]) -> None:
         temporary.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)
-        os.replace(temporary, folder)
+        temporary.replace(folder)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _is_main() -> bool:
-    return int(os.environ.get("RANK", "0")) == 0
+@contextmanager
+def _main_first() -> Iterator[bool]:
+    """Rank 0 goes through the block before the others; yields whether this is rank 0."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    with processes.main_process_first():
+        yield processes.is_main_process
 
 
 def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
@@ -146,9 +159,10 @@ def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
         return sheet(pairs, ["original", "decoded"] * len(images))
 
     train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=pictures)
-    if _is_main():
-        _measure_statistics(autoencoder, as_pictures(dataset))
-        _write_folder(result.model, autoencoder.save_pretrained)
+    with _main_first() as main:
+        if main:
+            _measure_statistics(autoencoder, as_pictures(dataset))
+            _write_folder(result.model, autoencoder.save_pretrained)
     return result
 
 
@@ -202,7 +216,8 @@ def _run_flow(
     dataset = open_images(stage.data)
     joint = settings.text_encoder == "bag"
     frozen = text_encoders.load(settings.text_encoder) if settings.text_encoder and not joint else None
-    data = _cache(stage, out, autoencoder, frozen, dataset)
+    with _main_first():
+        data = _cache(stage, out, autoencoder, frozen, dataset)
 
     torch.manual_seed(stage.seed)
     encoder: Any = frozen
@@ -233,8 +248,9 @@ def _run_flow(
         return sheet(images, prompts)
 
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
-    if _is_main():
-        _save(result.model, autoencoder, denoiser, encoder, joint)
+    with _main_first() as main:
+        if main:
+            _save(result.model, autoencoder, denoiser, encoder, joint)
     return result
 
 
@@ -260,7 +276,9 @@ def _initialise(stage: Stage, denoiser: Any) -> Stage:
         return stage
     theirs = load_components(hub.resolve(start), {"text_encoder": None, "autoencoder": None})["denoiser"]
     ours, weights = denoiser.state_dict(), theirs.state_dict()
-    wrong = sorted(k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape)
+    wrong = sorted(
+        k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape
+    )
     if wrong:
         raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
     denoiser.load_state_dict(weights)

@@ -403,11 +403,14 @@ class _Run:
 
 def _accelerator() -> "Accelerator":
     from accelerate import Accelerator
+    from accelerate.utils import DistributedDataParallelKwargs
 
     threads = torch.get_num_threads()
     # Precision is left to torch.autocast: accelerate allows one for the life of a process, stages differ.
     # Without cpu=True accelerate runs each process of a CPU launch as if it were alone.
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no")
+    # A network may have parts that a task does not use, such as the path of a source picture.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[unused])
     torch.set_num_threads(threads)  # accelerate sets its own where several processes share the processor
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
