@@ -1,14 +1,15 @@
 """What a pipeline is asked, checked before any work."""
 
+import math
 from collections.abc import Sequence
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from pochade.errors import PochadeError
-from pochade.text_encoders.base import PromptEncoder
-from pochade.text_encoders.class_label import ClassLabelEncoder
+
+# The command line checks its arguments before it spends seconds on importing torch.
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 MAX_SEED = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -22,6 +23,9 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
         raise PochadeError(f"autoencoder: {channels} latent channels given, the denoiser needs {expected}")
     if text_encoder is None:
         return
+    from pochade.text_encoders.base import PromptEncoder
+    from pochade.text_encoders.class_label import ClassLabelEncoder
+
     if not isinstance(text_encoder, PromptEncoder | ClassLabelEncoder):
         kind = type(text_encoder).__name__
         raise PochadeError(f"text_encoder: {kind} given, allowed are PromptEncoder and ClassLabelEncoder")
@@ -43,10 +47,11 @@ def check_count(name: str, value: Any) -> None:
         raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
 
 
-def check_scale(guidance_scale: float | Sequence[float] | Tensor) -> None:
+def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     """Raises PochadeError where a guidance scale is not finite."""
-    scales = torch.as_tensor(guidance_scale, dtype=torch.float64)
-    if scales.ndim > 1 or not bool(torch.isfinite(scales).all()):
+    scales = guidance_scale.tolist() if hasattr(guidance_scale, "tolist") else guidance_scale
+    row = scales if isinstance(scales, Sequence) else [scales]
+    if not all(isinstance(s, int | float) and math.isfinite(s) for s in row):
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
 
 
@@ -66,7 +71,7 @@ def check_output(output_type: str, tensors: Sequence[str]) -> None:
         raise PochadeError(f"callback_on_step_end_tensor_inputs: {unknown} given, allowed are {allowed}")
 
 
-def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None, B: int) -> list[torch.Generator]:
+def row_generators(generator: "torch.Generator | Sequence[torch.Generator] | None", B: int) -> "list[torch.Generator]":
     """One CPU generator for each of B pictures.
 
     A single generator stands for its seed s: picture i gets s + i, and the generator is left with the seed s
@@ -75,6 +80,8 @@ def row_generators(generator: torch.Generator | Sequence[torch.Generator] | None
     Raises:
         PochadeError: not on the CPU, not as many as pictures, or a seed outside [0, 2^63).
     """
+    import torch
+
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(MAX_SEED - B, (1,))))
     single = isinstance(generator, torch.Generator)

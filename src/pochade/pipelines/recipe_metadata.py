@@ -95,7 +95,8 @@ def read_recipe(path: str | os.PathLike[str]) -> PictureRecipe:
         with Image.open(path, formats=["PNG"]) as image:
             text = getattr(image, "text", {}).get(KEY)
     except (OSError, ValueError, SyntaxError) as error:
-        raise PochadeError(f"{os.fspath(path)}: not a readable PNG ({error})") from error
+        reason = getattr(error, "strerror", None) or "damaged, or another format"
+        raise PochadeError(f"{os.fspath(path)}: not a readable PNG ({reason})") from error
     if text is None:
         raise PochadeError(f"{os.fspath(path)}: holds no recipe (made with --no-metadata, or by another program)")
     return PictureRecipe.from_json(text)

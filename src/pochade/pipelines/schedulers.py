@@ -18,10 +18,15 @@ SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 """Name -> module in ``diffusers.schedulers``, class, settings."""
 
 
-def make_scheduler(name: str) -> Any:
-    """A new scheduler of that name (``SCHEDULERS``). Raises PochadeError for an unknown name."""
+def check_scheduler(name: str) -> None:
+    """Raises PochadeError for a name that is not in ``SCHEDULERS``."""
     if name not in SCHEDULERS:
         allowed = ", ".join(SCHEDULERS)
         raise PochadeError(f"scheduler: {name!r} given, allowed are {allowed}{nearest(name, SCHEDULERS)}")
+
+
+def make_scheduler(name: str) -> Any:
+    """A new scheduler of that name (``SCHEDULERS``). Raises PochadeError for an unknown name."""
+    check_scheduler(name)
     module, cls, settings = SCHEDULERS[name]
     return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**settings)

@@ -192,7 +192,7 @@ class TextToImagePipeline(DiffusionPipeline):
         check_output(output_type, callback_on_step_end_tensor_inputs)
 
     @torch.no_grad()
-    def __call__(  # noqa: PLR0917 - in the order of diffusers' pipelines
+    def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,

@@ -1,0 +1,82 @@
+"""The command line. Each file holds a group of commands; torch is imported by those that need it, when they
+run."""
+
+import sys
+import warnings
+from typing import Annotated
+
+import typer
+
+import pochade
+from pochade.cli import evaluate, generate, models, train
+from pochade.cli.common import complain, debug_requested
+from pochade.errors import PochadeError
+
+EPILOG = """Start with: pochade generate "a red apple" -o out/
+
+Every command has examples: pochade generate --help
+
+Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C."""
+
+app = typer.Typer(
+    name="pochade",
+    help="Paint, train, measure and export compact text-to-image models.",
+    epilog='Start with: pochade generate "a red apple" -o out/        Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C.',
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    if value:
+        typer.echo(f"pochade {pochade.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Allowed anywhere.")] = False,
+) -> None:
+    # Both are acted on before any command: the first by its callback, the second by ``main``.
+    del version, debug
+
+
+app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("models")(models.models)
+app.command("info")(models.info)
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.add_typer(train.data, name="data")
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("export", epilog=evaluate.EXPORT_EXAMPLES)(evaluate.export)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and leave the process with its exit code."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    arguments, debug = debug_requested(arguments)
+    warnings.showwarning = lambda message, *_, **__: complain("warning", message)
+    if not debug:
+        # Warnings about the libraries below are for those who work on pochade.
+        warnings.filterwarnings("ignore", category=DeprecationWarning)
+        warnings.filterwarnings("ignore", category=FutureWarning)
+    try:
+        app(arguments, prog_name="pochade")
+    except KeyboardInterrupt as error:
+        complain("interrupted", error if str(error) else "stopped by Ctrl-C")
+        sys.exit(130)
+    except PochadeError as error:
+        if debug:
+            raise
+        complain("error", error)
+        sys.exit(error.exit_code)
+    except Exception as error:
+        if debug:
+            raise
+        complain("error", f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)")
+        sys.exit(1)

@@ -1,0 +1,46 @@
+"""What the commands share: messages on the error stream, tables and JSON on the output."""
+
+import json
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def debug_requested(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments without ``--debug``, and whether it was there (before a ``--``)."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options, rest = arguments[:end], arguments[end:]
+    return [a for a in options if a != "--debug"] + rest, "--debug" in options
+
+
+def complain(kind: str, message: object) -> None:
+    """One line on the error stream: ``kind: message``."""
+    text = " ".join(str(message).split())
+    print(f"{kind}: {text}", file=sys.stderr)
+
+
+def console(stderr: bool = False) -> "Console":
+    """A console on the output or the error stream."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False)
+
+
+def print_json(value: Any) -> None:
+    """Indented JSON on the output."""
+    print(json.dumps(value, indent=2))
+
+
+def megabytes(count: int, bytes_each: int) -> str:
+    """The size of ``count`` numbers in MB (10^6 bytes)."""
+    return f"{count * bytes_each / 1e6:,.1f}"
+
+
+def quiet_libraries() -> None:
+    """diffusers and transformers speak up for errors only: what matters is said by pochade."""
+    import logging
+
+    for name in ("diffusers", "transformers", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.ERROR)

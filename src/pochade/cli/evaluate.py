@@ -1,0 +1,97 @@
+"""``pochade evaluate`` and ``pochade export``."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pochade.cli.common import console, print_json, quiet_libraries
+from pochade.pipelines import hub
+
+EXAMPLES = """[bold]Examples[/bold]
+
+pochade evaluate lrf-openmoji openmoji -o report/
+
+pochade evaluate runs/lrf/2-flow/model my-pictures/ --samples 200 --json"""
+
+EXPORT_EXAMPLES = """[bold]Example[/bold]
+
+pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.json)"""
+
+
+def evaluate(
+    *,
+    model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
+    data: Annotated[str, typer.Argument(help="openmoji, a folder of captioned pictures, or shards.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
+    samples: Annotated[int, typer.Option(help="Captions of each split.")] = 500,
+    steps: Annotated[int, typer.Option(help="Sampling steps.")] = 50,
+    guidance: Annotated[float, typer.Option(help="Guidance scale.")] = 3.0,
+    seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Pictures painted at once.")] = 32,
+    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the CLIP score.")] = None,
+    inception: Annotated[
+        str | None, typer.Option(help="TorchScript file of the Inception network, for its distance.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
+) -> None:
+    """Measure a model on captions it knows and on held-out ones.
+
+    Distances to real pictures, retrieval, copying, reconstruction: figures as JSON, and a page with pictures.
+    """
+    folder = hub.resolve(model)
+    pipe = _load(folder, model)
+    from pochade.evaluation.report import evaluate as measure
+
+    report = measure(
+        pipe,
+        data,
+        samples=samples,
+        steps=steps,
+        guidance=guidance,
+        seed=seed,
+        out=out,
+        batch_size=batch_size,
+        clip=clip,
+        inception=inception,
+        model=model,
+        progress=not as_json,
+    )
+    if as_json:
+        print_json(report.figures)
+    else:
+        print(f"{report.json}\n{report.page}\n{report.sheet}")
+
+
+def export(
+    model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    batch: Annotated[
+        int | None, typer.Option(help="A fixed batch size; left out, it is free when the graph runs.")
+    ] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Pixels of the pictures; left out, as the model was trained.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
+) -> None:
+    """Write a model as ONNX, checked against eager."""
+    pipe = _load(hub.resolve(model), model)
+    pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
+    from pochade.export.onnx import export_pipeline
+
+    latent_size = None if size is None else size // int(pipe.autoencoder.downsampling)
+    manifest = export_pipeline(pipe, out, batch="dynamic" if batch is None else batch, latent_size=latent_size)
+    if as_json:
+        print_json(manifest)
+    else:
+        print("\n".join(str(out / name) for name in ("denoiser.onnx", "decoder.onnx", "manifest.json")))
+
+
+def _load(folder: Path, name: str) -> Any:
+    with console(stderr=True).status(f"loading {name}"):
+        from pochade.pipelines.text_to_image import TextToImagePipeline
+
+        quiet_libraries()
+        pipe = TextToImagePipeline.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe

@@ -1,0 +1,295 @@
+"""``pochade generate``: sentences to PNG files."""
+
+import re
+import secrets
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pochade.cli.common import complain, console, print_json, quiet_libraries
+from pochade.errors import FailureError, PochadeError
+from pochade.pipelines import hub
+from pochade.pipelines.checks import check_count, check_scale, check_seed
+from pochade.pipelines.recipe_metadata import PictureRecipe, read_recipe, save_png, slug, versions
+from pochade.pipelines.schedulers import check_scheduler
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+STEPS, GUIDANCE = 50, 3.0
+
+EXAMPLES = """[bold]Examples[/bold]
+
+pochade generate "a red apple" "a sleeping cat" -o out/ --seed 7
+
+pochade generate "a sailboat" --steps 20 --guidance 4 --preview
+
+pochade generate --like out/a-red-apple-7.png -o again/
+
+[bold]Seeds and files[/bold]
+
+Picture i (from 0) has the seed SEED + i. It stands in the file's name.
+
+The file holds all that made it; the same seed paints the same picture alone.
+
+No file is ever replaced: a taken name gets -2, -3 and so on."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """All pictures of one call, checked."""
+
+    prompts: list[str]
+    seed: int
+    model: str
+    steps: int
+    guidance: float
+    negative_prompt: str
+    size: tuple[int, int] | None
+    """Width and height."""
+    scheduler: str
+
+
+def generate(
+    *,
+    prompts: Annotated[list[str] | None, typer.Argument(help="One picture each.", show_default=False)] = None,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out"),
+    seed: Annotated[
+        int | None, typer.Option(help="Of the first picture, 0 to 2^63 - 1. Drawn where it is left out.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Sampling steps. [dim]\\[default: {STEPS}][/dim]")] = None,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help=f"How strongly to follow the prompt; 1 is off. [dim]\\[default: {GUIDANCE}][/dim]"),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help=f"Name (see pochade models), folder, or OWNER/NAME. [dim]\\[default: {hub.DEFAULT_MODEL}][/dim]"
+        ),
+    ] = None,
+    negative: Annotated[str | None, typer.Option(help="What to lead away from.")] = None,
+    size: Annotated[
+        str | None, typer.Option(help="Pixels: 64, or WIDTHxHEIGHT. Left out: as the model was trained.")
+    ] = None,
+    scheduler: Annotated[str | None, typer.Option(help="euler, heun, dpm or lcm. Left out: the model's own.")] = None,
+    like: Annotated[Path | None, typer.Option(help="Repeat this picture. Other options given here change it.")] = None,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(
+            help="Also paint all pictures with their prompts on one sheet, replacing FILE.png. "
+            "Without -o, the sheet alone.",
+            metavar="FILE.png",
+        ),
+    ] = None,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Watch it form, in the terminal or in OUT/preview.png.")
+    ] = False,
+    no_metadata: Annotated[bool, typer.Option("--no-metadata", help="Leave the recipe out of the files.")] = False,
+    allow_pickle: Annotated[
+        bool,
+        typer.Option(
+            "--allow-pickle",
+            help="Read pickled weights. [red]A pickle can run code when loaded[/red]: only files you trust.",
+        ),
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the recipes and files as JSON.")] = False,
+    context: typer.Context = None,  # pyright: ignore[reportArgumentType]  # typer fills it in
+) -> None:
+    """Paint a picture for every prompt, as PNG with its recipe inside."""
+    recipe = None if like is None else read_recipe(like)
+    request = _request(
+        prompts=prompts,
+        seed=seed,
+        model=model,
+        steps=steps,
+        guidance=guidance,
+        negative=negative,
+        size=size,
+        scheduler=scheduler,
+        recipe=recipe,
+    )
+    single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
+    _check_places(out if single or preview else None, sheet)
+    folder = hub.resolve(request.model)
+    sha = hub.model_sha256(folder)
+    if recipe is not None:
+        _check_same(recipe, sha, chosen=model is not None)
+
+    pipe = _load(folder, request, allow_pickle)
+    width, height = request.size or (pipe.default_size, pipe.default_size)
+    pipe.check_inputs(num_inference_steps=request.steps, guidance_scale=request.guidance, height=height, width=width)
+    for place in [out] * (single or preview) + [sheet.parent] * (sheet is not None):  # pyright: ignore[reportOptionalMemberAccess]
+        _make_folder(place)
+
+    done: list[tuple[PictureRecipe, Image.Image]] = []
+    files: list[dict[str, Any]] = []
+    watch = _watch(pipe, request, out, preview)
+    with watch:
+        for i, prompt in enumerate(request.prompts):
+            made = PictureRecipe(
+                prompt=prompt,
+                seed=request.seed + i,
+                model=request.model,
+                model_sha256=sha,
+                steps=request.steps,
+                guidance=request.guidance,
+                height=height,
+                width=width,
+                scheduler=request.scheduler,
+                negative_prompt=request.negative_prompt,
+            )
+            watch.begin(f"{prompt} ({made.seed})")
+            image = _paint(pipe, made, watch.step)
+            done.append((made, image))
+            if single:
+                path = save_png(image, out, f"{slug(prompt)}-{made.seed}", None if no_metadata else made)
+                files.append({"file": str(path), **asdict(made)})
+                if not as_json:
+                    watch.say(str(path))
+    if sheet is not None:
+        _save_sheet(done, sheet)
+        files.append({"file": str(sheet), "recipes": [asdict(r) for r, _ in done]})
+        if not as_json:
+            print(sheet)
+    if as_json:
+        print_json(files)
+
+
+def _request(
+    *,
+    prompts: list[str] | None,
+    seed: int | None,
+    model: str | None,
+    steps: int | None,
+    guidance: float | None,
+    negative: str | None,
+    size: str | None,
+    scheduler: str | None,
+    recipe: PictureRecipe | None,
+) -> Request:
+    """What was asked for: the options given, else the recipe's, else the defaults. Raises PochadeError."""
+    if not prompts and recipe is None:
+        raise PochadeError("prompt: none given, allowed is one sentence or more")
+    chosen = list(prompts or [recipe.prompt if recipe else ""])
+    for prompt in chosen:
+        if not prompt.strip():
+            raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
+    if seed is None:
+        # Small enough to be read out; any other is one option away.
+        seed = recipe.seed if recipe else secrets.randbelow(2**31)
+    check_seed(seed, len(chosen))
+    steps = steps if steps is not None else recipe.steps if recipe else STEPS
+    guidance = guidance if guidance is not None else recipe.guidance if recipe else GUIDANCE
+    check_count("steps", steps)
+    check_scale(guidance)
+    if negative is None:
+        negative = recipe.negative_prompt if recipe else ""
+    if negative and guidance == 1:
+        raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
+    pair = (recipe.width, recipe.height) if recipe else None
+    if size is not None:
+        match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
+        if match is None:
+            raise PochadeError(f"size: {size!r} given, allowed are pixels such as 64 or WIDTHxHEIGHT")
+        pair = (int(match[1]), int(match[2] or match[1]))
+    scheduler = scheduler or (recipe.scheduler if recipe else "model")
+    if scheduler != "model":
+        check_scheduler(scheduler)
+    model = model or (recipe.model if recipe else hub.DEFAULT_MODEL)
+    return Request(chosen, seed, model, steps, guidance, negative, pair, scheduler)
+
+
+def _check_places(out: Path | None, sheet: Path | None) -> None:
+    """Raises PochadeError where something stands in the way; creates nothing."""
+    if out is not None and out.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}:
+        raise PochadeError(f"out: {str(out)!r} given, allowed is a folder: pictures are named by prompt and seed")
+    if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir()):
+        raise PochadeError(f"sheet: {str(sheet)!r} given, allowed is a file that ends in .png")
+    for name, place in (("out", out), ("sheet", None if sheet is None else sheet.parent)):
+        if place is None:
+            continue
+        first = next(p for p in (place, *place.absolute().parents) if p.exists())
+        if not first.is_dir():
+            raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
+
+
+def _make_folder(place: Path) -> None:
+    import tempfile
+
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PochadeError(f"out: {str(place)!r} cannot be written to ({error.strerror})") from error
+
+
+def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
+    if recipe.model_sha256 != sha:
+        message = f"the picture was made by other weights of {recipe.model!r} (SHA-256 {recipe.model_sha256[:12]}"
+        if not chosen:
+            raise PochadeError(f"like: {message}, here {sha[:12]}); --model {recipe.model} uses those that are here")
+        complain("warning", f"{message}, here {sha[:12]}): the picture will differ")
+    now = versions()
+    other = [f"{k} {v} (here {now.get(k)})" for k, v in recipe.versions.items() if now.get(k) != v]
+    if other:
+        complain("warning", f"the picture was made with {', '.join(other)}: it may differ in the last bits")
+
+
+def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
+    with console(stderr=True).status(f"loading {request.model}"):
+        from pochade.pipelines.schedulers import make_scheduler
+        from pochade.pipelines.text_to_image import TextToImagePipeline
+
+        quiet_libraries()
+        given = {} if request.scheduler == "model" else {"scheduler": make_scheduler(request.scheduler)}
+        pipe = TextToImagePipeline.from_pretrained(folder, allow_pickle=allow_pickle, **given)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "Image.Image":
+    import torch
+
+    # One picture a call: a batch may differ in the last bits, and a recipe repeats its picture to the bit.
+    return pipe(
+        recipe.prompt,
+        negative_prompt=recipe.negative_prompt or None,
+        num_inference_steps=recipe.steps,
+        guidance_scale=recipe.guidance,
+        height=recipe.height,
+        width=recipe.width,
+        generator=[torch.Generator().manual_seed(recipe.seed)],
+        callback_on_step_end=on_step,
+        callback_on_step_end_tensor_inputs=["predicted_data"],
+    ).images[0]
+
+
+def _watch(pipe: Any, request: Request, out: Path, preview: bool) -> Any:
+    from pochade.cli.watch import Watch
+
+    return Watch(
+        decode=pipe.decode_latents if preview else None,
+        pictures=len(request.prompts),
+        folder=out,
+        console=console(stderr=True),
+    )
+
+
+def _save_sheet(done: "list[tuple[PictureRecipe, Image.Image]]", path: Path) -> None:
+    from pochade.data.images import sheet
+
+    width = done[0][1].width
+    cell = width * max(1, round(128 / width))
+    columns = min(6, len(done), max(3, round(len(done) ** 0.5)))
+    page = sheet([image for _, image in done], [r.prompt for r, _ in done], columns=columns, cell=cell)
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        page.save(temporary, format="PNG")
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise FailureError(f"sheet: {str(path)!r} could not be written ({error.strerror})") from error

@@ -1,0 +1,193 @@
+"""``pochade models`` and ``pochade info``: what there is, and what is inside."""
+
+import json
+import platform
+import struct
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pochade.cli.common import console, megabytes, print_json, quiet_libraries
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
+
+
+def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
+    """List every family and size, and the shipped checkpoints.
+
+    Parameters and the memory of the weights alone; a picture needs some more.
+    """
+    variants, checkpoints = _variants(), _checkpoints()
+    if as_json:
+        print_json({"variants": variants, "checkpoints": checkpoints})
+        return
+    from rich.table import Table
+
+    out = console()
+    table = Table("family", "variant", "parameters", "MB fp32", "MB fp16", title="Sizes of denoisers")
+    for v in variants:
+        n = v["parameters"]
+        table.add_row(v["family"], v["variant"], f"{n:,}", megabytes(n, 4), megabytes(n, 2))
+    out.print(table)
+    if not checkpoints:
+        out.print("No checkpoint comes with this package.")
+        return
+    table = Table("name", "parameters", "MB on disk", "text", title="Checkpoints")
+    for c in checkpoints:
+        table.add_row(c["name"], f"{c['parameters']:,}", megabytes(c["bytes"], 1), str(c["text_encoder"]))
+    out.print(table)
+    out.print(f'Paint with: pochade generate "a red apple" --model {checkpoints[0]["name"]}', markup=False)
+
+
+def info(
+    model: Annotated[str | None, typer.Argument(help="Name, folder, or OWNER/NAME. Left out: this machine.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Show what is inside a model; without one, versions and devices."""
+    found = _machine() if model is None else describe(hub.resolve(model))
+    if as_json:
+        print_json(found)
+        return
+    out = console()
+    if model is None:
+        for key, value in found.items():
+            out.print(f"{key:14s} {value}", markup=False)
+        return
+    from rich.table import Table
+
+    table = Table("component", "class", "parameters", "MB", "types", title=model)
+    for name, part in found["components"].items():
+        count = part["parameters"]
+        cells = ("-", "-") if count is None else (f"{count:,}", megabytes(part["bytes"], 1))
+        table.add_row(name, part["class"], *cells, ", ".join(part["types"]))
+    out.print(table)
+    for name, part in found["components"].items():
+        settings = ", ".join(f"{k}={_short(v)}" for k, v in part["config"].items())
+        out.print(f"{name}: {settings}", markup=False)
+    out.print(f"sha256: {found['sha256']}")
+    if found["card"]:
+        out.print()
+        out.print(found["card"], markup=False)
+
+
+def describe(folder: Path) -> dict[str, Any]:
+    """Components, tensors and settings of a model's folder, read without loading it.
+
+    Raises PochadeError where a file is damaged.
+    """
+    components: dict[str, Any] = {}
+    for name, entry in hub.component_classes(folder).items():
+        if entry is None:
+            continue
+        part = folder / name
+        path = next((p for p in (part / "config.json", part / "scheduler_config.json") if p.is_file()), None)
+        config = {} if path is None else hub.read_json(path)
+        tensors = [t for p in sorted(part.glob("*.safetensors")) for t in _tensors(p)]
+        components[name] = {
+            "class": entry[1],
+            "parameters": sum(count for _, count, _ in tensors) if tensors else None,
+            "bytes": sum(size for _, _, size in tensors),
+            "types": sorted({kind for kind, _, _ in tensors}),
+            "config": {k: v for k, v in config.items() if not k.startswith("_")},
+        }
+    return {
+        "folder": str(folder),
+        "sha256": hub.model_sha256(folder),
+        "components": components,
+        "card": _card(folder),
+    }
+
+
+def _tensors(path: Path) -> list[tuple[str, int, int]]:
+    """Type, count and bytes of every tensor, from the head of a safetensors file: a length, then JSON."""
+    try:
+        with path.open("rb") as file:
+            (length,) = struct.unpack("<Q", file.read(8))
+            if length > path.stat().st_size:
+                raise ValueError("its head is longer than the file")
+            head = json.loads(file.read(length))
+        head.pop("__metadata__", None)
+        tensors: list[tuple[str, int, int]] = []
+        for value in head.values():
+            count = 1
+            for n in value["shape"]:
+                count *= int(n)
+            start, end = value["data_offsets"]
+            tensors.append((str(value["dtype"]), count, int(end) - int(start)))
+        return tensors
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
+        raise PochadeError(f"{path}: not a readable safetensors file ({error})") from error
+
+
+def _card(folder: Path, lines: int = 12) -> str:
+    """The beginning of the model card, without its YAML head."""
+    path = folder / "README.md"
+    if not path.is_file():
+        return ""
+    text = path.read_text(encoding="utf-8", errors="replace")
+    if text.startswith("---\n"):
+        text = text.partition("\n---\n")[2]
+    kept = text.strip().splitlines()
+    return "\n".join(kept[:lines] + (["..."] if len(kept) > lines else []))
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _checkpoints() -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for name, folder in hub.shipped().items():
+        parts = describe(folder)["components"]
+        rows.append(
+            {
+                "name": name,
+                "parameters": sum(p["parameters"] or 0 for p in parts.values()),
+                "bytes": sum(p["bytes"] for p in parts.values()),
+                "text_encoder": parts.get("denoiser", {}).get("config", {}).get("text_encoder"),
+            }
+        )
+    return rows
+
+
+def _variants() -> list[dict[str, Any]]:
+    import torch
+
+    from pochade import denoisers
+
+    quiet_libraries()
+    rows: list[dict[str, Any]] = []
+    for family in denoisers.FAMILIES:
+        for variant in denoisers.variants(family):
+            with torch.device("meta"):
+                model = denoisers.build(family, variant)
+            count = sum(p.numel() for p in model.parameters())
+            rows.append(
+                {
+                    "family": family,
+                    "variant": variant,
+                    "parameters": count,
+                    "bytes_fp32": 4 * count,
+                    "bytes_fp16": 2 * count,
+                }
+            )
+    return rows
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    from pochade.pipelines.recipe_metadata import versions
+
+    devices = ["cpu"] + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    if torch.backends.mps.is_available():
+        devices.append("mps")
+    return {
+        **versions(),
+        "system": platform.platform(),
+        "devices": devices,
+        "threads": torch.get_num_threads(),
+        "models": list(hub.shipped()),
+    }

@@ -1,0 +1,147 @@
+"""``pochade train`` and ``pochade data prepare``."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pochade.cli.common import console, print_json
+from pochade.errors import PochadeError
+
+EXAMPLES = """[bold]Examples[/bold]
+
+pochade train --list
+
+pochade train lrf --show flow.learning_rate=5e-4
+
+pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64
+
+pochade train lrf --out runs/mine --resume
+
+torchrun --nproc_per_node 2 -m pochade train lrf --out runs/two"""
+
+data = typer.Typer(help="Make data sets.", no_args_is_help=True)
+
+
+def train(
+    *,
+    recipe: Annotated[str | None, typer.Argument(help="Name of a recipe (--list).")] = None,
+    changes: Annotated[
+        list[str] | None,
+        typer.Argument(help="Changes, as FIELD=VALUE or STAGE.FIELD=VALUE.", metavar="[FIELD=VALUE]..."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/RECIPE")
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
+    show: Annotated[bool, typer.Option("--show", help="Print the stages with all fields and stop.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list or --show: print JSON.")] = False,
+) -> None:
+    """Train a model by a recipe; every field can be changed."""
+    if list_:
+        _list(as_json)
+        return
+    if recipe is None:
+        raise PochadeError("recipe: none given, pochade train --list names them")
+    from pochade.recipes import run
+
+    if show:
+        from pochade.training.stage import override
+
+        _show(override(run.stages_of(recipe), changes or []), as_json)
+        return
+    if as_json:
+        raise PochadeError("json: goes with --list or --show; a run writes metrics.jsonl")
+    model = run.train(recipe, changes or [], out or Path("runs") / recipe, resume=resume)
+    print(model)
+
+
+def _list(as_json: bool) -> None:
+    import inspect
+    from importlib import import_module
+
+    from pochade.recipes import RECIPES
+
+    found: dict[str, str] = {}
+    for name, place in RECIPES.items():
+        module, _, function = place.partition(":")
+        lines = (inspect.getdoc(getattr(import_module(module), function)) or "").splitlines()
+        found[name] = lines[0] if lines else ""
+    if as_json:
+        print_json(found)
+        return
+    for name, line in found.items():
+        console().print(f"{name:16s} {line}", markup=False)
+
+
+def _show(stages: list[Any], as_json: bool) -> None:
+    if as_json:
+        import json
+
+        # A field may hold a Path or another value that JSON has no form for.
+        print_json(json.loads(json.dumps([dataclasses.asdict(s) for s in stages], default=str)))
+        return
+    for number, stage in enumerate(stages, 1):
+        print(f"stage {number}: {stage.name}")
+        for path, value in _fields(stage):
+            print(f"  {path} = {value}")
+
+
+def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    rows: list[tuple[str, Any]] = []
+    for f in dataclasses.fields(settings):
+        value = getattr(settings, f.name)
+        if dataclasses.is_dataclass(value):
+            rows += _fields(value, f"{prefix}{f.name}.")
+        elif prefix or f.name != "name":
+            rows.append((prefix + f.name, value))
+    return rows
+
+
+@data.command("prepare")
+def prepare(
+    *,
+    source: Annotated[str, typer.Argument(help="openmoji, folder or cifar10.")],
+    out: Annotated[Path, typer.Argument(help="Folder to write.")],
+    size: Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")] = 64,
+    path: Annotated[Path | None, typer.Option(help="The folder or archive (folder, cifar10).")] = None,
+    split: Annotated[str, typer.Option(help="both, train, held_out or all.")] = "both",
+    format_: Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")] = "shards",
+    background: Annotated[str, typer.Option(help="white or random (openmoji).")] = "white",
+    limit: Annotated[int | None, typer.Option(help="At most so many pictures of a split.")] = None,
+    max_megapixels: Annotated[
+        float | None, typer.Option(help="Refuse larger pictures before they are decoded.")
+    ] = None,
+    max_skipped: Annotated[
+        float | None, typer.Option(help="Stop where a larger share of the files is unusable.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Write pictures and captions as shards or as a folder, with a report of every file that was not usable.
+
+    For example: pochade data prepare openmoji --size 64 data/openmoji
+    """
+    from pochade.data.prepare import prepare as write
+
+    limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
+    report = write(
+        source,
+        out,
+        size=size,
+        path=path,
+        split=split,
+        format=format_,
+        limit=limit,
+        background=background,
+        overwrite=overwrite,
+        progress=not as_json,
+        **{k: v for k, v in limits.items() if v is not None},  # pyright: ignore[reportArgumentType]
+    )
+    if as_json:
+        print_json(report)
+    else:
+        counts = ", ".join(f"{n} {name}" for name, n in report["counts"].items())
+        print(f"{out}: {counts}")

@@ -1,0 +1,158 @@
+"""What is seen while pictures are painted: a bar, and with ``--preview`` the picture itself."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+SHARE = 0.1
+"""Previews may add this share to the time of the sampling."""
+
+_WIDTH = 32
+"""Columns of a preview in the terminal; two rows of pixels fill one line."""
+
+
+class Budget:
+    """Says when the next preview may be made, so that all together take at most ``share`` of the rest.
+
+    What a preview costs is known after the first; until then three sampling steps are assumed, which is more
+    than a decoder takes where it would fit into the budget at all.
+    """
+
+    def __init__(self, share: float = SHARE, clock: Callable[[], float] = time.perf_counter) -> None:
+        self.share = share
+        self.clock = clock
+        self.spent = 0.0
+        self.cost = 0.0
+        self.begun = clock()
+        self.steps = 0
+
+    def affordable(self) -> bool:
+        """Count a sampling step; whether a preview fits now."""
+        self.steps += 1
+        sampling = self.clock() - self.begun - self.spent
+        cost = self.cost or 3 * sampling / self.steps
+        return self.spent + cost <= self.share * sampling
+
+    def charge(self, seconds: float) -> None:
+        """A preview was made and took this long."""
+        self.spent += seconds
+        self.cost = max(self.cost, seconds)
+
+
+class Watch:
+    """A context for the painting of ``pictures`` pictures; ``step`` is the pipeline's callback.
+
+    Args:
+        decode: latents to pictures in [0, 1], for previews; None for the bar alone.
+        folder: where ``preview.png`` is kept up to date where the error stream is no terminal; it goes at the
+            end, when the pictures themselves are there.
+    """
+
+    def __init__(
+        self, decode: "Callable[[Tensor], Tensor] | None", pictures: int, folder: Path, console: Console
+    ) -> None:
+        self.decode = decode
+        self.console = console
+        self.terminal = console.is_terminal
+        self.file = None if decode is None or self.terminal else _free(folder / "preview.png")
+        self.shown = 0
+        self.budget = Budget()
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            console=console,
+            auto_refresh=False,
+        )
+        self.all = self.bar.add_task("pictures", total=pictures, visible=pictures > 1)
+        self.one = self.bar.add_task("", total=None)
+        self.live = Live(self.bar, console=console, transient=True, refresh_per_second=8)
+
+    def __enter__(self) -> Self:
+        if self.terminal:
+            self.live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.terminal:
+            self.live.stop()
+        if self.file is not None:
+            self.file.unlink(missing_ok=True)
+
+    def begin(self, name: str) -> None:
+        """A new picture."""
+        if self.shown:
+            self.bar.advance(self.all)
+        self.shown += 1
+        short = name if len(name) <= 40 else name[:39] + "…"
+        self.bar.reset(self.one, description=Text(short).markup)
+        self.budget = Budget()
+
+    def say(self, line: str) -> None:
+        """A line on the output, above the bar."""
+        if self.terminal:
+            self.live.stop()
+        print(line, flush=True)
+        if self.terminal:
+            self.live.start()
+
+    def step(self, pipe: Any, index: int, _: Any, tensors: dict[str, Any]) -> None:
+        """After a sampling step."""
+        total = len(pipe.scheduler.timesteps)
+        self.bar.update(self.one, completed=index + 1, total=total)
+        if self.decode is None or index + 1 == total or not self.budget.affordable():
+            return
+        start = self.budget.clock()
+        self._show(_to_pil(self.decode(tensors["predicted_data"][:1])))
+        self.budget.charge(self.budget.clock() - start)
+
+    def _show(self, image: "Image.Image") -> None:
+        if self.file is None:
+            self.live.update(Group(half_blocks(image), self.bar))
+            return
+        temporary = self.file.with_name(f".{self.file.name}")
+        image.save(temporary, format="PNG")
+        temporary.replace(self.file)
+
+
+def half_blocks(image: "Image.Image", width: int = _WIDTH) -> Text:
+    """A picture as coloured characters, two pixels in each."""
+    height = max(2, round(width * image.height / image.width) // 2 * 2)
+    small = image.resize((width, height))
+    text = Text()
+    for y in range(0, height, 2):
+        for x in range(width):
+            upper, lower = (_hex(small.getpixel((x, row))) for row in (y, y + 1))
+            text.append("▀", f"{upper} on {lower}")
+        text.append("\n")
+    return text
+
+
+def _hex(pixel: Any) -> str:
+    return "#{:02x}{:02x}{:02x}".format(*pixel)
+
+
+def _to_pil(images: "Tensor") -> "Image.Image":
+    from PIL import Image
+
+    return Image.fromarray((images[0] * 255).round().byte().permute(1, 2, 0).contiguous().numpy())
+
+
+def _free(path: Path) -> Path:
+    number = 2
+    free = path
+    while free.exists():
+        free = path.with_stem(f"{path.stem}-{number}")
+        number += 1
+    return free
