@@ -20,7 +20,7 @@ class FailureError(PochadeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """" (did you mean ...?)" with the nearest of the ``known`` names, or the empty string."""
+    """The words "did you mean" with the nearest of the ``known`` names, in brackets, or the empty string."""
     close = get_close_matches(name, list(known), n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
 

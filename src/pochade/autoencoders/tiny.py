@@ -1,13 +1,17 @@
 """The f8 autoencoder: TAESD's architecture, with latents normalised per channel."""
 
+# diffusers and torch leave some of their types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-from diffusers.models.autoencoders.vae import AutoencoderTinyBlock, DecoderTiny, EncoderTiny
+from diffusers.models.autoencoders.vae import DecoderTiny, EncoderTiny
 from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
@@ -58,9 +62,10 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
                     nn.init.zeros_(module.bias)
         for module in self.modules():
             if isinstance(module, AutoencoderTinyBlock):
-                nn.init.zeros_(module.conv[-1].weight)
+                nn.init.zeros_(module.get_parameter("conv.4.weight"))
         last = self.decoder.layers[-1]
         assert isinstance(last, nn.Conv2d)
+        assert last.bias is not None
         nn.init.normal_(last.weight, std=1e-2)
         nn.init.constant_(last.bias, 0.5)  # mid-grey: the decoder works in [0, 1]
 

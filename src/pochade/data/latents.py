@@ -74,7 +74,12 @@ def _text_tensors(captions: Sequence[str], encode: EncodeText) -> dict[str, Tens
 
 
 def build_cache(
-    pictures: Pictures, encode_images: EncodeImages, encode_text: EncodeText | None, folder: Path, *, progress: bool = True
+    pictures: Pictures,
+    encode_images: EncodeImages,
+    encode_text: EncodeText | None,
+    folder: Path,
+    *,
+    progress: bool = True,
 ) -> "CachedLatents":
     """Encode all ``pictures`` into ``folder``, which may hold a part of them already.
 

@@ -3,6 +3,7 @@
 import io
 import re
 import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -140,7 +141,7 @@ class OpenMoji:
         """The number of concepts: an epoch shows each once, in a variant drawn at random."""
         return len(self.concepts)
 
-    def pixels(self, index: int, colour: tuple[int, int, int] = (255, 255, 255)) -> np.ndarray:
+    def pixels(self, index: int, colour: Sequence[int] = (255, 255, 255)) -> np.ndarray:
         """Drawing ``index`` of ``items`` on a plain colour, [size, size, 3] uint8."""
         rgba = self._rasterise(index).astype(np.float32)
         alpha = rgba[..., 3:] / 255

@@ -5,6 +5,9 @@ read-out. Text enters twice: its tokens through cross-attention, its pooled vect
 added to the input through a projection that starts at zero, so the same core edits.
 """
 
+# diffusers and torch leave some of their types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
 from typing import Any, Literal
 
 import torch
@@ -94,7 +97,9 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if dim % heads or sample_size % patch_size:
-            raise PochadeError(f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}")
+            raise PochadeError(
+                f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
+            )
         if gradient not in ("full", "last"):
             raise PochadeError(f"gradient: {gradient!r} given, allowed are 'full' and 'last'")
         side = sample_size // patch_size
@@ -145,7 +150,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         channels, p = self.config.latent_channels, self.config.patch_size
         if latents.ndim != 4 or latents.shape[1] != channels or latents.shape[2] % p or latents.shape[3] % p:
             raise PochadeError(
-                f"latents: shape {tuple(latents.shape)} given, allowed is [B, {channels}, H, W] with H, W multiples of {p}"
+                f"latents: shape {tuple(latents.shape)} given, "
+                f"allowed is [B, {channels}, H, W] with H and W multiples of {p}"
             )
         if t.shape != latents.shape[:1]:
             raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{latents.shape[0]}]")
@@ -216,8 +222,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         Raises:
             PochadeError: a shape or the depth does not fit, or a state was given.
         """
-        depth = self.config.recursions if depth is None else depth
-        self._check(latents, t, depth)
+        recursions: int = self.config.recursions if depth is None else depth
+        self._check(latents, t, recursions)
         self._check_conditioning(latents, conditioning)
         if state is not None:
             raise PochadeError("state: a tensor given, but LRF carries no state: allowed is None")
@@ -239,9 +245,10 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
             prepared.append((block, block.modulation(steer), context))
 
         h = torch.zeros_like(x)
-        for recursion in range(depth):
-            last = recursion == depth - 1
-            with torch.set_grad_enabled(torch.is_grad_enabled() and (last or self.config.gradient == "full")):
+        full: bool = self.config.gradient == "full"
+        for recursion in range(recursions):
+            last = recursion == recursions - 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (last or full)):
                 h = h + x
                 for block, modulation, context in prepared:
                     h = block(h, modulation, context, mask, grid)
@@ -259,4 +266,3 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "small": dict(latent_channels=8, sample_size=32, patch_size=2, dim=576, heads=9, hidden=1536, **_MINILM),
 }
 """Sizes by name; parameters: cifar 1.47 M, nano 4-6 M, small 30 M."""
-

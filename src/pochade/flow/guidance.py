@@ -41,7 +41,7 @@ def _column(scale: Scale, like: Tensor) -> Tensor:
 class GuidedDenoiser:
     """A denoiser with guidance: the same call, branches joined along the batch into one forward pass.
 
-    ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches, so that each keeps its own.
+    ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own.
     ``negative`` replaces the dropped conditioning (a negative prompt).
     """
 
@@ -82,7 +82,7 @@ class GuidedDenoiser:
         v = out.velocity.chunk(n)
         joined = v[1] + _column(guidance.scale, latents) * (v[0] - v[1])
         if guidance.image_scale is not None:
-            # v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I))
+            # v = v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I)), arranged  # noqa: ERA001
             joined = joined + (_column(guidance.image_scale, latents) - 1) * (v[1] - v[2])
         return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, out.aux)
 

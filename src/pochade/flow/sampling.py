@@ -18,7 +18,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
     grid 1, 1 - 1/n, ..., 1/n is meant.
     """
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
-        sigmas = torch.linspace(1, 1 / num_inference_steps, num_inference_steps, dtype=torch.float64).tolist()
+        sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
         scheduler.set_timesteps(sigmas=sigmas, device=device)
     else:
         scheduler.set_timesteps(num_inference_steps, device=device)
@@ -47,7 +47,7 @@ def sample(
         conditioning: of batch size B.
         num_inference_steps: steps of the scheduler, at least 1.
         depth: iterations inside the denoiser, where the family has them.
-        on_step: called after each step with (step, t [B], latents, predicted data); returns replacement latents or None.
+        on_step: called after each step with (step, t [B], latents, predicted data); may return other latents.
         generator: for schedulers that add noise.
 
     Returns:

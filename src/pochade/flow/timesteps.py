@@ -5,7 +5,7 @@ the batch, and the curriculum and the tests work on the same function.
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ def quantile(u: Tensor, density: Density, *, scale: float | None = None) -> Tens
     if density == "uniform":
         return u
     if density == "logit_normal":
-        return torch.sigmoid(torch.special.ndtri(u) * (1.0 if scale is None else scale)).clamp(_EDGE, 1 - _EDGE)
+        normal = cast(Tensor, torch.special.ndtri(u))  # pyright: ignore[reportUnknownMemberType]
+        return torch.sigmoid(normal * (1.0 if scale is None else scale)).clamp(_EDGE, 1 - _EDGE)
     b = LAPLACE_SCALE if scale is None else scale
     lam = -b * torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs())
     return torch.sigmoid(-lam / 2).clamp(_EDGE, 1 - _EDGE)

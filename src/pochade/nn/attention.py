@@ -12,7 +12,7 @@ MixerKind = Literal["softmax", "linear"]
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, D] -> [B, heads, N, D / heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
 
 
 def join_heads(x: Tensor) -> Tensor:

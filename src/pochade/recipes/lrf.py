@@ -54,7 +54,12 @@ def curriculum() -> list[Stage]:
         ema_decay=0.9999,
     )
     middle = replace(
-        low, name="flow_middle", data=ImageData(source, 256), steps=200_000, learning_rate=5e-5, initialise_from="previous"
+        low,
+        name="flow_middle",
+        data=ImageData(source, 256),
+        steps=200_000,
+        learning_rate=5e-5,
+        initialise_from="previous",
     )
     high = replace(
         middle, name="flow_high", data=ImageData(source, 512), steps=100_000, learning_rate=2e-5, batch_size=64

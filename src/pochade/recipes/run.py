@@ -242,7 +242,7 @@ def _run_flow(
         if pipeline is None:
             return None
         pipeline.set_progress_bar_config(disable=True)
-        prompts = list(getattr(dataset, "class_names", SHEET_PROMPTS))
+        prompts: list[str] = list(getattr(dataset, "class_names", SHEET_PROMPTS))
         seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
         images = pipeline(prompts, num_inference_steps=SHEET_STEPS, guidance_scale=3.0, generator=seeds).images
         return sheet(images, prompts)
