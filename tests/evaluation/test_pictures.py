@@ -60,6 +60,8 @@ def test_grey_pictures_are_called_grey() -> None:
     same = grey.check(real[:1].expand(12, -1, -1, -1), real, groups)  # lively, but all alike
     assert same["grey"] is True
     assert same["generated"]["variety"] == 0
+    alone = grey.check(real[:1].expand(12, -1, -1, -1), real, [str(i) for i in range(12)])
+    assert alone["grey"] is True
 
 
 def test_grey_figures_of_known_pictures() -> None:

@@ -81,6 +81,15 @@ def test_the_same_caption_never_counts_as_wrong() -> None:
     assert probe.precision(twice, captions, names(80), candidates=80).top1 == 0.0
 
 
+def test_more_captions_than_pictures() -> None:
+    probe = RetrievalProbe.fit(normal(50, 8, 0), normal(50, 6, 1))
+    features, embeddings = normal(150, 8, 2), normal(150, 6, 3)
+    some = probe.precision(features[:20], embeddings, names(150))
+    each = [probe.precision(features[i : i + 1], embeddings.roll(-i, 0), names(150)).top1 for i in range(20)]
+    assert some.candidates == 100
+    assert some.top1 == pytest.approx(np.mean(each))
+
+
 def test_few_captions_are_all_candidates() -> None:
     probe = RetrievalProbe.fit(normal(9, 8, 0), normal(9, 16, 1))
     assert probe.precision(normal(9, 8, 0), normal(9, 16, 1), names(9)).candidates == 9

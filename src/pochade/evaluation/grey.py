@@ -1,6 +1,7 @@
 """The no-grey check: samples that are flat, faded or all alike, found by comparison with the data."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -42,8 +43,10 @@ def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]
     return result
 
 
-def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> dict[str, object]:
+def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> dict[str, Any]:
     """Medians over the groups, the same of real pictures of the same groups beside them, and a verdict.
+
+    Where no group has two pictures, ``variety`` is that of the whole set.
 
     Args:
         generated, real: [B, 3, H, W] in [0, 1], or uint8.
@@ -53,11 +56,15 @@ def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> dict[str, o
         ``{"generated": {...}, "real": {...}, "grey": bool}``; grey where a median is less than half of the
         data's.
     """
-    sides = {name: _medians(figures(images, groups)) for name, images in (("generated", generated), ("real", real))}
-    grey = any(sides["generated"][k] < LOW * v for k, v in sides["real"].items() if k in sides["generated"])
+    sides = {"generated": _medians(generated, groups), "real": _medians(real, groups)}
+    grey = any(sides["generated"][name] < LOW * value for name, value in sides["real"].items())
     return {**sides, "grey": grey}
 
 
-def _medians(by_group: dict[str, dict[str, float]]) -> dict[str, float]:
-    columns = {k: [row[k] for row in by_group.values() if k in row] for k in FIGURES}
-    return {k: float(torch.tensor(v).median()) for k, v in columns.items() if v}
+def _medians(images: Tensor, groups: Sequence[str]) -> dict[str, float]:
+    by_group = figures(images, groups)
+    if all("variety" not in row for row in by_group.values()):
+        whole = figures(images, ["whole set"] * len(groups))["whole set"]
+        by_group["whole set"] = {"variety": whole["variety"]}
+    columns = {name: [row[name] for row in by_group.values() if name in row] for name in FIGURES}
+    return {name: float(torch.tensor(values).median()) for name, values in columns.items() if values}

@@ -4,7 +4,8 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -151,7 +152,7 @@ def evaluate(
     store = PictureStore(folder, key)
     start = time.perf_counter()
     sides: dict[str, _Side] = {}
-    with progress_bar(progress) as bar:
+    with _silent(pipeline), progress_bar(progress) as bar:
         for split, pictures in real.items():
             count = min(samples, len(pictures))
             task = bar.add_task(f"pictures of {split}", total=count)
@@ -184,6 +185,21 @@ def evaluate(
         },
     }
     return _write(folder, figures, sides)
+
+
+@contextmanager
+def _silent(pipeline: Any) -> Generator[None]:
+    """Without the pipeline's own bar for each batch."""
+    configure = getattr(pipeline, "set_progress_bar_config", None)
+    if configure is None:
+        yield
+        return
+    before = dict(getattr(pipeline, "_progress_bar_config", {}))
+    configure(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        configure(**before)
 
 
 def _advance(bar: Any, task: Any) -> Callable[[int], object]:
@@ -250,7 +266,7 @@ def _figures(
         "kd_lite0 spread": spread,
         "fd_lite0": frechet_distance(side.features, side.made_features),
         "retrieval": {
-            name: probe.precision(features[:n], side.embeddings[:n], real.concepts[:n]).as_dict()
+            name: probe.precision(features[:n], side.embeddings, real.concepts).as_dict()
             for name, features in (("generated", side.made_features), ("real", side.features))
         },
         "grey": grey.check(side.made, real.images[:n], captions),

@@ -82,35 +82,36 @@ class RetrievalProbe:
     def precision(
         self, features: Tensor, caption_embeddings: Tensor, groups: Sequence[str], candidates: int = 100
     ) -> Precision:
-        """R@1 and R@5 of each picture's own caption among ``candidates`` captions of the set.
+        """R@1 and R@5 of each picture's own caption among ``candidates`` captions.
 
         The others are drawn from other groups, one caption of each; what is given is the expectation over all
         such draws, so there is no seed: with b of N possible others scoring at least as high as the true
-        caption, the count of these among the others drawn is hypergeometric. Where the set has fewer groups,
-        all of them are candidates. Ties count against the picture.
+        caption, the count of these among the others drawn is hypergeometric. Where there are fewer groups, all
+        of them are candidates. Ties count against the picture.
 
         Args:
-            features: [m, d]; caption_embeddings: [m, e], the captions that the pictures were made for.
-            groups: what each caption is about (its concept, or the caption itself): no other caption of the
-            same
-                group counts as wrong.
+            features: [m, d].
+            caption_embeddings: [n, e], n >= m: the m captions that the pictures were made for, then any others
+                to choose from.
+            groups: n names of what each caption is about (its concept, or the caption itself): no other caption
+                of the same group counts as wrong.
             candidates: 2 and more, the true one included.
 
         Raises:
             PochadeError: the rows do not match, or fewer than two groups are given.
         """
-        if not len(features) == len(caption_embeddings) == len(groups):
+        if not len(features) <= len(caption_embeddings) == len(groups):
             raise PochadeError(
                 f"groups: {len(groups)} given, {len(features)} features, {len(caption_embeddings)} captions"
             )
         number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
         if len(number) < 2 or candidates < 2:
             raise PochadeError(f"candidates: {candidates} of {len(number)} groups given, at least 2 are needed")
-        own = torch.tensor([number[group] for group in groups])
+        own = torch.tensor([number[group] for group in groups[: len(features)]])
         first = torch.tensor([groups.index(group) for group in number])
         captions = F.normalize(caption_embeddings.double(), dim=1)
         predicted = self.predict(features)
-        true = (predicted * captions).sum(1, keepdim=True)
+        true = (predicted * captions[: len(features)]).sum(1, keepdim=True)
         better = predicted @ captions[first].T >= true - 1e-9  # two ways of rounding must not break a tie
         better[torch.arange(len(own)), own] = False
         others, drawn = len(number) - 1, min(candidates, len(number)) - 1
