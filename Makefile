@@ -37,9 +37,9 @@ test: lint  ## Everything that must hold: lint, then the test suite with its cov
 	$(BIN)/python -m pytest --cov --cov-report=term
 
 docs: $(READY_TO_TEST)  ## Build the documentation into site/
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-figures:  ## Write the measured figures into README.md and docs/index.md
+figures:  ## Write the measured figures into README.md and docs/results.md
 	$(firstword $(wildcard $(BIN)/python) python3) scripts/figures.py
 
 bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine (minutes)

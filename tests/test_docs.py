@@ -1,0 +1,213 @@
+"""What the documentation says exists: commands and their options, links, pictures, names in Python, pages."""
+
+import ast
+import importlib
+import importlib.util
+import json
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+import yaml
+
+from pochade.cli import app
+from pochade.recipes import RECIPES
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+COMMANDS: Any = typer.main.get_command(app)
+
+
+def blocks(path: Path, *languages: str) -> list[str]:
+    """The fenced code blocks of a page in one of the languages."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", path.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def shell_lines(path: Path) -> list[str]:
+    joined = "\n".join(blocks(path, "bash", "sh")).replace("\\\n", " ")
+    return [line.strip() for line in joined.splitlines() if line.strip()]
+
+
+def pochade_arguments(line: str) -> list[str] | None:
+    """What follows ``pochade`` (or ``-m pochade``) in a line; None for another program."""
+    words = shlex.split(line, comments=True)
+    for start in (["pochade"], ["python", "-m", "pochade"]):
+        if words[: len(start)] == start:
+            return words[len(start) :]
+    return words[words.index("-m") + 2 :] if words[0] == "torchrun" else None
+
+
+def inline_commands(path: Path) -> list[str]:
+    """``pochade ...`` inside a sentence; capitals stand for something else."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    return [code for code in re.findall(r"`(pochade [^`\n]+)`", text) if not re.search(r"\b[A-Z]{2,}\b", code)]
+
+
+def find_command(arguments: list[str]) -> tuple[Any, list[str]]:
+    command, rest = COMMANDS, list(arguments)
+    while getattr(command, "commands", None):
+        assert rest, "a command is missing"
+        assert rest[0] in command.commands, f"no command {rest[0]!r}"
+        command = command.commands[rest.pop(0)]
+    return command, rest
+
+
+COMMAND_LINES = [
+    pytest.param(arguments, id=f"{page.name}: {line}")
+    for page in PAGES
+    for line in shell_lines(page)
+    if (arguments := pochade_arguments(line)) is not None
+]
+
+
+@pytest.mark.parametrize("arguments", COMMAND_LINES)
+def test_a_command_of_the_documentation_parses(arguments: list[str]) -> None:
+    command, rest = find_command(arguments)
+    context = command.make_context(command.name, rest)
+    if command.name == "train" and context.params["recipe"]:
+        from pochade.recipes.run import stages_of
+        from pochade.training.stage import override
+
+        override(stages_of(context.params["recipe"]), context.params["changes"] or [])
+
+
+def test_the_documentation_shows_commands() -> None:
+    assert len(COMMAND_LINES) > 20
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_commands_in_sentences_parse(page: Path) -> None:
+    for line in inline_commands(page):
+        command, rest = find_command(shlex.split(line)[1:])
+        if rest:
+            command.make_context(command.name, rest)
+
+
+def option_names(command: Any) -> set[str]:
+    return {name for p in command.params for name in [*p.opts, *p.secondary_opts] if name.startswith("--")}
+
+
+def commands(group: Any, prefix: str = "pochade") -> dict[str, Any]:
+    if not getattr(group, "commands", None):
+        return {prefix: group}
+    return {k: c for name, sub in group.commands.items() for k, c in commands(sub, f"{prefix} {name}").items()}
+
+
+def test_the_page_on_the_command_line_names_every_command_and_option() -> None:
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL))
+    for name, command in commands(COMMANDS).items():
+        section = next((body for title, body in sections.items() if name in title.split(", ")), None)
+        assert section is not None, f"no section for {name}"
+        told = set(re.findall(r"--[a-z][a-z-]*", section))
+        missing = option_names(command) - told - {"--help"}
+        assert not missing, f"{name}: {missing} are not explained"
+        listed = set(re.findall(r"`(--[a-z][a-z-]*)`", "\n".join(re.findall(r"^\|(.*?)\|", section, re.MULTILINE))))
+        assert listed <= option_names(command), f"{name} has no {listed - option_names(command)}"
+
+
+def test_the_page_on_training_lists_the_recipes() -> None:
+    text = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    table = text.partition("## The recipes")[2]
+    assert re.findall(r"^\| `([\w-]+)` \|", table, re.MULTILINE) == list(RECIPES)
+
+
+def test_folders_of_stages_are_those_that_recipes_make() -> None:
+    from pochade.recipes.run import stages_of
+
+    made = {f"{n}-{stage.name}" for recipe in RECIPES for n, stage in enumerate(stages_of(recipe), 1)}
+    told = {name for page in PAGES for name in re.findall(r"\b(\d-\w+)/", page.read_text(encoding="utf-8"))}
+    assert "1-flow" in told
+    assert told <= made
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_links_and_pictures_exist(page: Path) -> None:
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"(https?|mailto):", target):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), f"{target} does not exist"
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", place.read_text(encoding="utf-8"), re.MULTILINE)
+            slugs = {re.sub(r"[^\w\s-]", "", h).strip().lower().replace(" ", "-") for h in headings}
+            assert anchor in slugs, f"{target}: no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_python_examples_compile_and_import_what_exists(page: Path) -> None:
+    for source in blocks(page, "python"):
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("pochade"):
+                module = importlib.import_module(node.module or "")
+                for alias in node.names:
+                    if not hasattr(module, alias.name):
+                        importlib.import_module(f"{node.module}.{alias.name}")
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "pochade":
+                assert hasattr(importlib.import_module("pochade"), node.attr)
+
+
+def test_make_targets_of_the_documentation_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    told = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)}
+    assert {"setup", "demo", "test"} <= told <= targets
+    assert not [
+        p for page in PAGES for p in re.findall(r"^make ([a-z]+)$", page.read_text("utf-8")) if p not in targets
+    ]
+
+
+def test_make_help_lists_every_target() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    phony = set(re.findall(r"^\.PHONY: (.*)$", makefile, re.MULTILINE)[0].split())
+    assert set(re.findall(r"^([a-z]+):.*## \S", makefile, re.MULTILINE)) == phony
+
+
+def test_the_navigation_holds_every_page() -> None:
+    settings = yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))
+    named = set(re.findall(r"[\w/-]+\.md", json.dumps(settings["nav"])))
+    assert named == {p.relative_to(ROOT / "docs").as_posix() for p in (ROOT / "docs").rglob("*.md")}
+
+
+def figures_script() -> Any:
+    spec = importlib.util.spec_from_file_location("figures", ROOT / "scripts" / "figures.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_figures_are_those_that_were_measured() -> None:
+    assert figures_script().main(["--check"]) == 0, "run make figures"
+
+
+def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    script = figures_script()
+    page = "before\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nafter\n"
+    (tmp_path / "docs").mkdir()
+    for name in script.PAGES:
+        (tmp_path / name).write_text(page)
+    assert script.main(["--check"], tmp_path) == 1
+    assert "README.md" in capsys.readouterr().err
+    assert script.main([], tmp_path) == 0
+    assert (tmp_path / "README.md").read_text() == page.replace("old\n", "")
+
+    metrics = tmp_path / script.METRICS
+    metrics.parent.mkdir(parents=True)
+    side = {"pictures": 500, "kd_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
+    metrics.write_text(json.dumps({"settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"}))
+    assert script.main([], tmp_path) == 0
+    written = (tmp_path / "docs" / "results.md").read_text()
+    assert "| retrieval R@1 (chance 0.01) | 0.61 |" in written or "| 0.62 |" in written
+    assert "0.0123" in written
+    assert "held-out concepts |" not in written
+    assert written.startswith("before\n")
+    assert written.endswith("after\n")
+    assert script.main(["--check"], tmp_path) == 0

@@ -1,0 +1,54 @@
+"""docs/training.md, word for word: its commands run in order, in an empty folder, on pictures made from OpenMoji.
+
+Only sizes differ: each kind of command is given options that make it small, behind the words of the page.
+"""
+
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+from pochade.cli import main
+from test_docs import ROOT, pochade_arguments, shell_lines
+
+FLOW = ["steps=2", "batch_size=4", "warmup_steps=1", "save_every=1", "sample_every=2", "log_every=1"]
+SMALL = {
+    "data": ["--limit", "24"],
+    "train": [*FLOW],
+    "generate": ["--steps", "2"],
+    "evaluate": ["--samples", "2", "--steps", "1"],
+}
+
+
+def run(arguments: list[str]) -> None:
+    """One command, small, with the process's warnings kept as they were."""
+    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+        warnings.simplefilter("default")
+        main([*arguments, *SMALL[arguments[0]]])
+        sys.exit(0)
+    assert end.value.code in (0, None), f"pochade {' '.join(arguments)} ended with {end.value.code}"
+
+
+@pytest.mark.parametrize("page", ["training.md"])
+def test_the_page_runs_word_for_word(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in shell_lines(ROOT / "docs" / page) if line.startswith("pochade ")]
+    # The autoencoder from random weights takes minutes even when small, and CIFAR-10 has tests of its own.
+    chosen = [line for line in lines if not line.startswith(("pochade train lrf ", "pochade train lrf-cifar10 "))]
+    assert len(chosen) >= 6
+    for line in chosen:
+        arguments = pochade_arguments(line)
+        assert arguments is not None
+        run(arguments)
+
+    flow = Path("runs/mine/1-flow")
+    assert (flow / "model" / "model_index.json").is_file()
+    assert (flow / "samples" / "step-000002.png").is_file()
+    assert [json.loads(row)["step"] for row in (flow / "metrics.jsonl").read_text().splitlines()][-1] == 2
+    assert any((flow / "tensorboard").iterdir())
+    assert any(flow.glob("checkpoint-*"))
+    assert len(list(Path("out").glob("*.png"))) == 2
+    assert json.loads(Path("report/report.json").read_text())["train"]["pictures"] == 2
+    assert Path("report/report.html").is_file()
