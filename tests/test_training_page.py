@@ -4,7 +4,6 @@ Only sizes differ: each kind of command is given options that make it small, beh
 """
 
 import json
-import sys
 import warnings
 from pathlib import Path
 
@@ -24,10 +23,10 @@ SMALL = {
 
 def run(arguments: list[str]) -> None:
     """One command, small, with the process's warnings kept as they were."""
-    with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+    with warnings.catch_warnings():
         warnings.simplefilter("default")
-        main([*arguments, *SMALL[arguments[0]]])
-        sys.exit(0)
+        with pytest.raises(SystemExit) as end:
+            main([*arguments, *SMALL[arguments[0]]])
     assert end.value.code in (0, None), f"pochade {' '.join(arguments)} ended with {end.value.code}"
 
 
