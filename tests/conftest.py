@@ -20,7 +20,15 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         autoencoder = TinyAutoencoder(4, width=8, encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 1, 1, 1))
-        size = {"latent_channels": 4, "sample_size": 4, "patch_size": 2, "dim": 16, "heads": 2, "hidden": 32, "blocks": 1}
+        size = {
+            "latent_channels": 4,
+            "sample_size": 4,
+            "patch_size": 2,
+            "dim": 16,
+            "heads": 2,
+            "hidden": 32,
+            "blocks": 1,
+        }
         if text:
             encoder: Any = BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=12, hidden_dim=16, max_tokens=32)
             size |= {"text_dim": 12, "pooled_dim": 12, "text_encoder": encoder.identity}

@@ -60,13 +60,14 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     arguments, debug = debug_requested(arguments)
-    warnings.showwarning = lambda message, *_, **__: complain("warning", message)
-    if not debug:
-        # Warnings about the libraries below are for those who work on pochade.
-        warnings.filterwarnings("ignore", category=DeprecationWarning)
-        warnings.filterwarnings("ignore", category=FutureWarning)
     try:
-        app(arguments, prog_name="pochade")
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: complain("warning", message)
+            warnings.simplefilter("always", UserWarning)
+            # These are for those who work on pochade and the libraries below it.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", FutureWarning)
+            app(arguments, prog_name="pochade")
     except KeyboardInterrupt as error:
         complain("interrupted", error if str(error) else "stopped by Ctrl-C")
         sys.exit(130)

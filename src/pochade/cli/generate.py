@@ -121,8 +121,10 @@ def generate(
     pipe = _load(folder, request, allow_pickle)
     width, height = request.size or (pipe.default_size, pipe.default_size)
     pipe.check_inputs(num_inference_steps=request.steps, guidance_scale=request.guidance, height=height, width=width)
-    for place in [out] * (single or preview) + [sheet.parent] * (sheet is not None):  # pyright: ignore[reportOptionalMemberAccess]
-        _make_folder(place)
+    if single or preview:
+        _make_folder(out)
+    if sheet is not None:
+        _make_folder(sheet.parent)
 
     done: list[tuple[PictureRecipe, Image.Image]] = []
     files: list[dict[str, Any]] = []

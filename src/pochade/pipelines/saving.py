@@ -1,6 +1,8 @@
 """The folder of a model, written whole or not at all."""
 
+import json
 import shutil
+import struct
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -9,6 +11,7 @@ import torch
 
 import pochade
 from pochade.errors import FailureError, PochadeError
+from pochade.pipelines.hub import INDEX, read_json
 from pochade.pipelines.loading import WEIGHTS
 
 _SHIM = '''"""Lets diffusers.DiffusionPipeline load this folder."""
@@ -34,6 +37,7 @@ def write_folder(target: Path, class_name: str, write: Callable[[Path], None], d
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
         folder = Path(temporary) / target.name
         write(folder)
+        _forget_origin(folder / INDEX)
         (folder / "pipeline.py").write_text(_SHIM.format(name=class_name), encoding="utf-8")
         for path in sorted(folder.glob(f"*/{WEIGHTS}*.safetensors")):
             # The identity of a text encoder is taken from its weights, so that rounding them would change it.
@@ -59,6 +63,24 @@ def _rewrite(path: Path, dtype: torch.dtype | None, metadata: Mapping[str, str])
         raise FailureError(f"{path.parent.name}: not saved, not finite are the weights {', '.join(bad)}")
     temporary = path.with_name(f".{path.name}")
     save_file(weights, temporary, metadata={"format": "pt", **metadata})
+    _sort_head(temporary)
     # safetensors writes for the owner alone; a model is for whoever may read the other files.
     temporary.chmod(path.with_name("config.json").stat().st_mode)
     temporary.replace(path)
+
+
+def _forget_origin(index: Path) -> None:
+    """Where a model was loaded from is a path of this machine, and no part of the model."""
+    kept = {k: v for k, v in read_json(index).items() if k != "_name_or_path"}
+    index.write_text(json.dumps(kept, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _sort_head(path: Path) -> None:
+    """safetensors writes its metadata in a random order: sorted, the same weights give the same file."""
+    with path.open("r+b") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        head = json.loads(file.read(length))
+        data = json.dumps(head, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        if len(data) <= length:
+            file.seek(8)
+            file.write(data.ljust(length))

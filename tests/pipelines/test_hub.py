@@ -1,0 +1,91 @@
+"""Names to folders."""
+
+import hashlib
+from pathlib import Path
+
+import pytest
+
+from pochade.errors import FailureError, PochadeError
+from pochade.pipelines import hub
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(hub, "CHECKPOINTS", tmp_path / "checkpoints")
+    for name in ("lrf-openmoji", "iris-openmoji"):
+        folder = tmp_path / "checkpoints" / name
+        folder.mkdir(parents=True)
+        (folder / hub.INDEX).write_text("{}")
+    (tmp_path / "checkpoints/unfinished").mkdir()
+    return tmp_path
+
+
+def test_shipped_names(shelf: Path) -> None:
+    assert list(hub.shipped()) == ["iris-openmoji", "lrf-openmoji"]
+    assert hub.resolve(hub.DEFAULT_MODEL) == shelf / "checkpoints/lrf-openmoji"
+    with pytest.raises(
+        PochadeError, match=r"'lrf-openmojy' is neither a shipped model \(iris-.*did you mean 'lrf-openmoji'"
+    ):
+        hub.resolve("lrf-openmojy")
+    with pytest.raises(PochadeError, match="model: '' is neither"):
+        hub.resolve("")
+
+
+def test_folders(shelf: Path) -> None:
+    assert hub.resolve(shelf / "checkpoints/lrf-openmoji") == shelf / "checkpoints/lrf-openmoji"
+    with pytest.raises(PochadeError, match=r"holds no model_index\.json"):
+        hub.resolve(shelf)
+    (shelf / "file").touch()
+    with pytest.raises(PochadeError, match="is a file, allowed is the folder"):
+        hub.resolve(shelf / "file")
+
+
+def test_no_checkpoints_at_all(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hub, "CHECKPOINTS", shelf / "nowhere")
+    assert hub.shipped() == {}
+
+
+def test_hub_out_of_reach_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(FailureError, match="'someone/model' is no folder here, and could not be fetched") as error:
+        hub.resolve("someone/model", local_files_only=True, cache_dir=tmp_path)
+    assert "\n" not in str(error.value)
+    assert error.value.exit_code == 1
+
+
+def test_hub_cache_is_used_offline(tmp_path: Path) -> None:
+    repository = tmp_path / "models--someone--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text("0" * 40)
+    with pytest.raises(PochadeError, match=r"'someone/model' on the hub holds no model_index\.json"):
+        hub.resolve("someone/model", local_files_only=True, cache_dir=tmp_path)
+    (snapshot / hub.INDEX).write_text("{}")
+    assert hub.resolve("someone/model", local_files_only=True, cache_dir=tmp_path) == snapshot
+
+
+def test_sha256_is_that_of_sha256sum(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    files = {
+        "model_index.json": b'{"part": ["a", "B"], "none": [null, null]}',
+        "part/config.json": b"{}",
+        "part/x.safetensors": b"1",
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    lines = "".join(f"{hashlib.sha256(files[n]).hexdigest()}  {n}\n" for n in sorted(files))
+    expected = hashlib.sha256(lines.encode()).hexdigest()
+    assert hub.model_sha256(tmp_path) == expected
+    (tmp_path / "README.md").write_text("a card changes nothing")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/config.json").write_text("{}")
+    assert hub.model_sha256(tmp_path) == expected
+    (tmp_path / "part/x.safetensors").write_bytes(b"2")
+    assert hub.model_sha256(tmp_path) != expected
+
+
+@pytest.mark.parametrize("text", ["[]", '{"part": ["a"]}', '{"../part": ["a", "b"]}', "nonsense", '"'])
+def test_bad_index(tmp_path: Path, text: str) -> None:
+    (tmp_path / hub.INDEX).write_text(text)
+    with pytest.raises(PochadeError, match=r"model_index\.json"):
+        hub.component_classes(tmp_path)
