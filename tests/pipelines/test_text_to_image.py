@@ -104,8 +104,7 @@ def test_prompt_embeds_and_latents(pipe: TextToImagePipeline) -> None:
     noise = torch.randn(4, 4, 4, generator=seed(7))[None]
     assert torch.equal(expected, paint(pipe, APPLE, None, latents=noise))
     encoding = pipe.text_encoder.encode([APPLE])
-    out = pipe(prompt_embeds=encoding, generator=seed(7), num_inference_steps=3, output_type="pt").images
-    assert torch.equal(expected, out)
+    assert torch.equal(expected, paint(pipe, None, seed(7), prompt_embeds=encoding))
 
 
 def test_output_types_agree(pipe: TextToImagePipeline) -> None:

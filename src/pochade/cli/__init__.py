@@ -68,9 +68,12 @@ def main(arguments: list[str] | None = None) -> None:
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
             app(arguments, prog_name="pochade")
-    except KeyboardInterrupt as error:
-        complain("interrupted", error if str(error) else "stopped by Ctrl-C")
-        sys.exit(130)
+    except SystemExit as leave:
+        if leave.code == 130:
+            # typer has made an exit of the KeyboardInterrupt; a training run says in it where it stopped.
+            reason = leave.__context__ and leave.__context__.__cause__
+            complain("interrupted", reason if reason and str(reason) else "stopped by Ctrl-C")
+        raise
     except PochadeError as error:
         if debug:
             raise

@@ -143,5 +143,5 @@ def prepare(
     if as_json:
         print_json(report)
     else:
-        counts = ", ".join(f"{n} {name}" for name, n in report["counts"].items())
+        counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
         print(f"{out}: {counts}")

@@ -49,7 +49,9 @@ def check_count(name: str, value: Any) -> None:
 
 def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     """Raises PochadeError where a guidance scale is not finite."""
-    scales = guidance_scale.tolist() if hasattr(guidance_scale, "tolist") else guidance_scale
+    scales: Any = guidance_scale
+    if hasattr(scales, "tolist"):
+        scales = scales.tolist()
     row = scales if isinstance(scales, Sequence) else [scales]
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in row):
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")

@@ -276,7 +276,7 @@ class TextToImagePipeline(DiffusionPipeline):
 
         self._interrupt = False
         self._num_timesteps = 0
-        with self.progress_bar(total=num_inference_steps) as bar:
+        with self.progress_bar(total=num_inference_steps) as bar:  # pyright: ignore[reportCallIssue]
 
             def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor) -> Tensor | None:
                 timesteps = self.scheduler.timesteps

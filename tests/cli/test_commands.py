@@ -1,0 +1,197 @@
+"""The other commands, exit codes, help, errors."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import pochade
+from cli.run import cli
+from pochade.errors import FailureError, PochadeError
+
+COMMANDS = ([], ["generate"], ["models"], ["info"], ["train"], ["data"], ["data", "prepare"], ["evaluate"], ["export"])
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_help(capsys: Any, command: list[str]) -> None:
+    assert "Usage: pochade" in cli(capsys, *command, "--help").out
+
+
+def test_version_and_no_arguments(capsys: Any) -> None:
+    assert cli(capsys, "--version").out == f"pochade {pochade.__version__}\n"
+    assert "Usage: pochade" in cli(capsys, code=2).out
+    assert "No such command" in cli(capsys, "paint", code=2).error
+
+
+def test_models(capsys: Any) -> None:
+    found = json.loads(cli(capsys, "models", "--json").out)
+    sizes = {(v["family"], v["variant"]): v for v in found["variants"]}
+    assert abs(sizes["lrf", "cifar"]["parameters"] / 1.47e6 - 1) < 0.02
+    assert all(v["bytes_fp32"] == 2 * v["bytes_fp16"] == 4 * v["parameters"] for v in found["variants"])
+    shown = cli(capsys, "models").out
+    assert "cifar" in shown
+    assert f"{sizes['lrf', 'cifar']['parameters']:,}" in shown
+
+
+def test_info_of_a_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy"))
+    (folder / "README.md").write_text("---\nlicence: x\n---\n# A toy\nIt paints [noise].\n")
+    found = json.loads(cli(capsys, "info", str(folder), "--json").out)
+    from conftest import toy_components
+
+    for name, module in toy_components().items():
+        assert found["components"][name]["parameters"] == sum(p.numel() for p in module.parameters())
+    assert found["components"]["denoiser"]["config"]["patch_size"] == 2
+    assert found["components"]["denoiser"]["types"] == ["F32"]
+    assert found["card"] == "# A toy\nIt paints [noise]."
+    shown = cli(capsys, "info", str(folder)).out
+    assert "TinyAutoencoder" in shown
+    assert "It paints [noise]." in shown
+
+
+def test_info_of_a_damaged_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy"))
+    (folder / "denoiser/diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 64)
+    assert "not a readable safetensors file" in cli(capsys, "info", str(folder), code=2).error
+
+
+def test_info_of_the_machine(capsys: Any) -> None:
+    found = json.loads(cli(capsys, "info", "--json").out)
+    assert found["pochade"] == pochade.__version__
+    assert found["devices"][0] == "cpu"
+    assert "threads" in cli(capsys, "info").out
+
+
+def test_train_lists_and_shows(capsys: Any) -> None:
+    names = json.loads(cli(capsys, "train", "--list", "--json").out)
+    assert "lrf" in names
+    assert "lrf " in cli(capsys, "train", "--list").out
+    stages = json.loads(cli(capsys, "train", "lrf", "--show", "--json", "flow.steps=7").out)
+    assert next(s for s in stages if s["name"] == "flow")["steps"] == 7
+    assert "  steps = 7\n" in cli(capsys, "train", "lrf", "--show", "flow.steps=7").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train"], "recipe: none given, pochade train --list"),
+        (["train", "lfr"], "did you mean 'lrf'"),
+        (["train", "lrf", "learning_rat=1"], "learning_rate"),
+        (["train", "lrf", "flow.steps=many"], "steps"),
+        (["train", "lrf", "--json"], "json: goes with --list or --show"),
+        (["data", "prepare", "openmoij", "x"], "did you mean 'openmoji'"),
+        (["evaluate", "lrf-nothing", "openmoji"], "model: 'lrf-nothing' is neither"),
+        (["export", "lrf-nothing", "x"], "model: 'lrf-nothing' is neither"),
+        (["info", "lrf-nothing"], "model: 'lrf-nothing' is neither"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = cli(capsys, *arguments, code=2)
+    assert done.error.startswith("error: ")
+    assert message in done.error
+    assert "\n" not in done.error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_data_folder_without_captions(capsys: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "pictures/one.png")
+    out = tmp_path / "out"
+    done = cli(
+        capsys, "data", "prepare", "folder", str(out), "--path", str(tmp_path / "pictures"), "--size", "8", code=2
+    )
+    assert done.error.startswith("error: ")
+    assert "caption" in done.error
+    assert not out.exists()
+
+
+def test_data_prepare(capsys: Any, tmp_path: Path) -> None:
+    from PIL import Image
+
+    (tmp_path / "pictures").mkdir()
+    for i in range(3):
+        Image.linear_gradient("L").resize((8, 8)).convert("RGB").save(tmp_path / f"pictures/{i}.png")
+        (tmp_path / f"pictures/{i}.txt").write_text(f"a gradient {i}")
+    arguments = ("--path", str(tmp_path / "pictures"), "--size", "8", "--split", "all")
+    done = cli(capsys, "data", "prepare", "folder", str(tmp_path / "out"), *arguments, "--json")
+    assert json.loads(done.out)["samples"] == {"all": 3}
+    assert "3 all" in cli(capsys, "data", "prepare", "folder", str(tmp_path / "two"), *arguments).out
+
+
+def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "onnx"), "--json")
+    assert json.loads(done.out)["downsampling"] == 8
+    assert sorted(p.name for p in (tmp_path / "onnx").iterdir()) == ["decoder.onnx", "denoiser.onnx", "manifest.json"]
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--size", "20", code=2)
+    assert "height: 20 given, allowed are multiples of 16" in done.error
+    assert not (tmp_path / "two").exists()
+
+
+@pytest.mark.parametrize(
+    ("raised", "code", "line"),
+    [
+        (PochadeError("a: b\nc"), 2, "error: a: b c"),
+        (FailureError("the disk is full"), 1, "error: the disk is full"),
+        (KeyboardInterrupt("stopped at step 3"), 130, "interrupted: stopped at step 3"),
+        (KeyboardInterrupt(), 130, "interrupted: stopped by Ctrl-C"),
+        (ZeroDivisionError("oh"), 1, "error: unexpected ZeroDivisionError: oh (--debug shows the traceback)"),
+    ],
+)
+def test_exit_codes(capsys: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int, line: str) -> None:
+    from pochade.pipelines import hub
+
+    def fail(_: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(hub, "resolve", fail)
+    assert cli(capsys, "info", "x", code=code).error == line
+
+
+def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pochade.cli import main
+
+    with pytest.raises(PochadeError, match="is neither"):
+        main(["info", "lrf-nothing", "--debug"])
+
+
+def test_debug_after_two_dashes_is_a_prompt() -> None:
+    from pochade.cli.common import debug_requested
+
+    assert debug_requested(["generate", "--debug", "--", "--debug"]) == (["generate", "--", "--debug"], True)
+    assert debug_requested(["generate", "--", "--debug"]) == (["generate", "--", "--debug"], False)
+
+
+def test_ctrl_c_leaves_no_part_of_a_picture(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    prompts = [f"apple {i}" for i in range(1000)]
+    command = [sys.executable, "-m", "pochade", "generate", *prompts, "--seed", "1", "--steps", "20"]
+    process = subprocess.Popen(
+        [*command, "-o", "out", "--model", str(toy_pipeline_folder)],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "out/apple-0-1.png\n"
+    process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.strip() == "interrupted: stopped by Ctrl-C"
+    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".png"}
+    assert not list((tmp_path / "out").glob(".*"))

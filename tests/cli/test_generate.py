@@ -1,0 +1,174 @@
+"""pochade generate."""
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cli.run import Outcome, cli
+from pochade.pipelines.recipe_metadata import KEY, read_recipe
+
+
+@pytest.fixture
+def generate(toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments: str, model: Path | str | None = toy_pipeline_folder, code: int = 0) -> Outcome:
+        chosen = () if model is None else ("--model", str(model))
+        return cli(capsys, "generate", *arguments, *chosen, code=code)
+
+    return run
+
+
+def test_pictures_with_recipes(generate: Any, toy_pipeline_folder: Path) -> None:
+    done = generate("a red apple", "a sleeping cat", "-o", "out", "--seed", "7", "--steps", "2", "--guidance", "4")
+    assert done.out.split() == ["out/a-red-apple-7.png", "out/a-sleeping-cat-8.png"]
+    recipe = read_recipe("out/a-sleeping-cat-8.png")
+    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance) == ("a sleeping cat", 8, 2, 4.0)
+    assert (recipe.model, recipe.width, recipe.height, recipe.scheduler) == (str(toy_pipeline_folder), 32, 32, "model")
+    assert re.fullmatch("[0-9a-f]{64}", recipe.model_sha256)
+    assert recipe.versions["pochade"]
+
+
+def test_repeats_bit_for_bit_and_never_overwrites(generate: Any) -> None:
+    generate("a red apple", "a sleeping cat", "--seed", "7", "--steps", "2", "--scheduler", "heun", "--negative", "dog")
+    first = Path("out/a-sleeping-cat-8.png").read_bytes()
+    done = generate("--like", "out/a-sleeping-cat-8.png", model=None)
+    assert done.out.split() == ["out/a-sleeping-cat-8-2.png"]
+    assert Path("out/a-sleeping-cat-8-2.png").read_bytes() == first
+    assert Path("out/a-sleeping-cat-8.png").read_bytes() == first
+    generate("a sleeping cat", "--like", "out/a-red-apple-7.png", "--seed", "8", "-o", "alone", model=None)
+    assert Path("alone/a-sleeping-cat-8.png").read_bytes() == first
+
+
+def test_a_drawn_seed_is_told(generate: Any) -> None:
+    done = generate("apple", "--steps", "1", "--json")
+    (made,) = json.loads(done.out)
+    assert made["file"] == f"out/apple-{made['seed']}.png"
+    assert 0 <= made["seed"] < 2**31
+
+
+def test_without_metadata(generate: Any) -> None:
+    generate("apple", "--seed", "1", "--steps", "1", "--no-metadata")
+    with Image.open("out/apple-1.png") as image:
+        assert KEY not in image.info
+    done = generate("--like", "out/apple-1.png", code=2)
+    assert "holds no recipe" in done.error
+
+
+def test_sheet_alone_and_beside(generate: Any) -> None:
+    arguments = ("apple", "cat", "house", "pear", "--seed", "1", "--steps", "1")
+    assert generate(*arguments, "--sheet", "demo.png").out.split() == ["demo.png"]
+    assert sorted(p.name for p in Path.cwd().iterdir()) == ["demo.png"]
+    with Image.open("demo.png") as sheet:
+        assert sheet.width > 3 * 128
+    done = generate(*arguments, "--sheet", "sheets/demo.png", "-o", "out", "--json")
+    files = [m["file"] for m in json.loads(done.out)]
+    assert files == ["out/apple-1.png", "out/cat-2.png", "out/house-3.png", "out/pear-4.png", "sheets/demo.png"]
+    assert all(Path(f).is_file() for f in files)
+
+
+def test_preview_goes_and_changes_nothing(generate: Any) -> None:
+    generate("apple", "--seed", "1", "--steps", "40", "-o", "plain")
+    generate("apple", "--seed", "1", "--steps", "40", "-o", "seen", "--preview")
+    assert [p.name for p in Path("seen").iterdir()] == ["apple-1.png"]
+    assert Path("seen/apple-1.png").read_bytes() == Path("plain/apple-1.png").read_bytes()
+
+
+def test_size(generate: Any) -> None:
+    generate("apple", "--seed", "1", "--steps", "1", "--size", "48x32")
+    with Image.open("out/apple-1.png") as image:
+        assert image.size == (48, 32)
+
+
+def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: Path) -> None:
+    shutil.copytree(toy_pipeline_folder, "model")
+    generate("apple", "--seed", "1", "--steps", "1", model="model")
+    config = Path("model/autoencoder/config.json")
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": [1.0] * 4}))
+    done = generate("--like", "out/apple-1.png", model=None, code=2)
+    assert "made by other weights of 'model'" in done.error
+    assert "--model model uses those that are here" in done.error
+    done = generate("--like", "out/apple-1.png", model="model")
+    assert done.error.startswith("warning: the picture was made by other weights")
+
+
+def test_other_versions_are_told(generate: Any) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    generate("apple", "--seed", "1", "--steps", "1")
+    info = PngInfo()
+    recipe = read_recipe("out/apple-1.png").to_json().replace('"pochade": "', '"pochade": "0.0.')
+    info.add_text(KEY, recipe)
+    Image.open("out/apple-1.png").save("old.png", pnginfo=info)
+    done = generate("--like", "old.png", model=None)
+    assert "was made with pochade 0.0.0.1.0 (here 0.1.0): it may differ in the last bits" in done.error
+
+
+def test_long_prompt_is_cut_with_one_warning(generate: Any) -> None:
+    prompt = ("apple " * 2000)[:10_000]
+    done = generate(prompt, "--seed", "1", "--steps", "1")
+    assert re.fullmatch(r"warning: prompt: \d+ tokens, the text encoder reads 32: the last \d+ are cut", done.error)
+    assert read_recipe(done.out.strip()).prompt == prompt
+
+
+BAD = {
+    "no prompt": ([], "prompt: none given"),
+    "empty prompt": (["apple", " "], "prompt: empty, allowed is a sentence"),
+    "seed too large": (["a", "--seed", str(2**63)], "seed: 9223372036854775808 given, allowed are"),
+    "last seed too large": (["a", "b", "--seed", str(2**63 - 1)], "in [0, 2^63 - 1 for 2 pictures)"),
+    "negative seed": (["a", "--seed", "-1"], "seed: -1 given"),
+    "no steps": (["a", "--steps", "0"], "steps: 0 given, allowed is a whole number of at least 1"),
+    "guidance": (["a", "--guidance", "nan"], "guidance_scale: nan given, allowed are finite numbers"),
+    "negative without guidance": (["a", "--guidance", "1", "--negative", "b"], "negative: has no effect at guidance 1"),
+    "size": (["a", "--size", "40"], "height: 40 given, allowed are multiples of 16"),
+    "no size": (["a", "--size", "big"], "size: 'big' given"),
+    "scheduler": (["a", "--scheduler", "euller"], "allowed are euler, heun, dpm, lcm (did you mean 'euler'?)"),
+    "folder as picture": (["a", "-o", "x.png"], "out: 'x.png' given, allowed is a folder"),
+    "sheet": (["a", "--sheet", "x.jpg"], "sheet: 'x.jpg' given, allowed is a file that ends in .png"),
+    "file in the way": (["a", "-o", "taken/out"], "taken' is a file, so 'taken/out' cannot be a folder"),
+    "unwritable": (["a", "-o", "/proc/pochade"], "out: '/proc/pochade' cannot be written to"),
+    "like": (["--like", "taken"], "taken: not a readable PNG"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(generate: Any, case: str) -> None:
+    Path("taken").write_text("mine")
+    arguments, message = BAD[case]
+    done = generate(*arguments, code=2)
+    assert done.error.startswith("error: ")
+    assert message in done.error
+    assert "\n" not in done.error
+    assert done.out == ""
+    assert [p.name for p in Path.cwd().iterdir()] == ["taken"]
+    assert Path("taken").read_text() == "mine"
+
+
+def test_bad_models(generate: Any, toy_pipeline_folder: Path) -> None:
+    done = generate("a", model="lrf-openmojy", code=2)
+    assert done.error.startswith("error: model: 'lrf-openmojy' is neither a shipped model")
+    shutil.copytree(toy_pipeline_folder, "pickled")
+    weights = Path("pickled/denoiser/diffusion_pytorch_model.safetensors")
+    weights.rename(weights.with_suffix(".bin"))
+    done = generate("a", model="pickled", code=2)
+    assert "a pickle can run code when it is loaded: allow_pickle=True (--allow-pickle)" in done.error
+    # Asked for, it is read, and it is none.
+    done = generate("a", "--allow-pickle", model="pickled", code=2)
+    assert "cannot be read with weights_only=True" in done.error
+    assert not Path("out").exists()
+
+
+def test_a_diverged_model_is_a_failure(generate: Any, toy_pipeline_folder: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(toy_pipeline_folder, "diverged")
+    path = Path("diverged/denoiser/diffusion_pytorch_model.safetensors")
+    save_file({k: v * float("nan") for k, v in load_file(path).items()}, path)
+    done = generate("a", model="diverged", code=1)
+    assert "latents: not finite in picture 0" in done.error
+    assert list(Path("out").iterdir()) == []
