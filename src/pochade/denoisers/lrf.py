@@ -26,6 +26,8 @@ from pochade.types import Conditioning, DenoiserOutput
 SOFTMAX_TOKENS = 256
 """Up to this many tokens the mixer is softmax attention, above it linear attention."""
 
+MAX_DEPTH = 64
+
 
 class LRFBlock(nn.Module):
     """adaLN-Zero block: spatial mixer, cross-attention where there is text, gated feed-forward."""
@@ -102,6 +104,10 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
             )
         if gradient not in ("full", "last"):
             raise PochadeError(f"gradient: {gradient!r} given, allowed are 'full' and 'last'")
+        if mixer not in (None, "softmax", "linear"):
+            raise PochadeError(f"mixer: {mixer!r} given, allowed are 'softmax', 'linear' and None")
+        if not 1 <= recursions <= MAX_DEPTH:
+            raise PochadeError(f"recursions: {recursions} given, allowed are 1 to {MAX_DEPTH}")
         side = sample_size // patch_size
         if mixer is None:
             mixer = "softmax" if side * side <= SOFTMAX_TOKENS else "linear"
@@ -155,8 +161,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
             )
         if t.shape != latents.shape[:1]:
             raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{latents.shape[0]}]")
-        if not 1 <= depth <= 64:
-            raise PochadeError(f"depth: {depth} given, allowed are 1 to 64 recursions")
+        if not 1 <= depth <= MAX_DEPTH:
+            raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} recursions")
 
     def _check_conditioning(self, latents: Tensor, conditioning: Conditioning) -> None:
         """Every part that is present and used must fit the latents and the configuration."""

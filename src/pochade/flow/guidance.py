@@ -1,7 +1,7 @@
 """Classifier-free guidance (2207.12598), with two scales where there is a source image (2211.09800 eq. 3)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -42,7 +42,7 @@ class GuidedDenoiser:
     """A denoiser with guidance: the same call, branches joined along the batch into one forward pass.
 
     ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own.
-    ``negative`` replaces the dropped conditioning (a negative prompt).
+    The text or class of ``negative`` (a negative prompt, M as in the conditioning) stands where it would be dropped.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:
@@ -52,7 +52,10 @@ class GuidedDenoiser:
         self.config = denoiser.config
 
     def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
-        without_text = self.negative if self.negative is not None else conditioning.drop("text", "class_label")
+        without_text = conditioning.drop("text", "class_label")
+        if self.negative is not None:
+            given = {name: getattr(self.negative, name) for name in ("tokens", "mask", "pooled", "class_label")}
+            without_text = replace(without_text, **{name: v for name, v in given.items() if v is not None})
         if self.guidance.image_scale is not None:
             return [conditioning, without_text, without_text.drop("source")]
         return [conditioning, without_text]

@@ -15,7 +15,8 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
     """Prepare ``scheduler`` for ``num_inference_steps`` on an even grid from t = 1; returns its timesteps.
 
     Euler's own default grid ends one step early for models trained on 1,000 discrete steps; on a continuous path the
-    grid 1, 1 - 1/n, ..., 1/n is meant.
+    grid 1, 1 - 1/n, ..., 1/n is meant. Schedulers that take no grid keep their own: Heun n points from 1 to 0.001
+    (n - 1 steps of two evaluations, then one to 0), DPM-Solver 0.999 to 0.999 / n (at t = 1 its logarithm is infinite).
     """
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
         sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
@@ -56,10 +57,10 @@ def sample(
     timesteps = set_timesteps(scheduler, num_inference_steps, latents.device)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if takes_generator else {}
-    train_steps = scheduler.config.num_train_timesteps
     state: Tensor | None = None
     for i, timestep in enumerate(timesteps):
-        t = (timestep.to(latents.dtype) / train_steps).expand(latents.shape[0])
+        # A flow scheduler's sigma is t itself; its timestep is 1000 t, rounded by DPM-Solver.
+        t = scheduler.sigmas[i].to(latents).expand(latents.shape[0])
         out = denoiser(latents, t, conditioning, state=state, depth=depth)
         state = out.state
         predicted = to_data(latents, out.velocity, t) if on_step is not None else None

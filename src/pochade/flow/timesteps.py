@@ -35,7 +35,7 @@ def quantile(u: Tensor, density: Density, *, scale: float | None = None) -> Tens
         normal = cast(Tensor, torch.special.ndtri(u))  # pyright: ignore[reportUnknownMemberType]
         return torch.sigmoid(normal * (1.0 if scale is None else scale)).clamp(_EDGE, 1 - _EDGE)
     b = LAPLACE_SCALE if scale is None else scale
-    lam = -b * torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs())
+    lam = b * torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs())  # falls as t rises
     return torch.sigmoid(-lam / 2).clamp(_EDGE, 1 - _EDGE)
 
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from pochade.flow.timesteps import Density, quantile
+from pochade.flow.timesteps import Density, quantile, shift
 
 Weighting = Literal["constant", "centre", "ratio", "min_snr"]
 
@@ -28,17 +28,19 @@ def _raw(t: Tensor, weighting: Weighting) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def _mean(weighting: Weighting, density: Density, scale: float | None) -> float:
+def _mean(weighting: Weighting, density: Density, scale: float | None, time_shift: float) -> float:
     u = (torch.arange(200_000, dtype=torch.float64) + 0.5) / 200_000
-    return float(_raw(quantile(u, density, scale=scale), weighting).mean())
+    return float(_raw(shift(quantile(u, density, scale=scale), time_shift), weighting).mean())
 
 
-def weight(t: Tensor, weighting: Weighting, density: Density, *, scale: float | None = None) -> Tensor:
-    """Weights of the squared velocity error for ``t`` [B], of mean 1 when t follows ``density``.
+def weight(
+    t: Tensor, weighting: Weighting, density: Density, *, scale: float | None = None, time_shift: float = 1.0
+) -> Tensor:
+    """Weights of the squared velocity error for ``t`` [B], of mean 1 when t follows ``density`` and then ``shift``.
 
     - constant: 1.
     - centre: 1 / (1 + |2 t - 1|).
     - ratio: min(t / (1 - t), 5).
     - min_snr: min(SNR, 5) on the error of the data (2303.09556), which is t^2 min(SNR, 5) on the velocity.
     """
-    return _raw(t, weighting) / _mean(weighting, density, scale)
+    return _raw(t, weighting) / _mean(weighting, density, scale, time_shift)

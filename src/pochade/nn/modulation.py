@@ -35,7 +35,10 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
 
 
 class Modulation(nn.Module):
-    """Conditioning [B, D] -> ``vectors`` tensors [B, 1, D] of shifts, scales and gates, all zero at the start."""
+    """Conditioning [B, D] -> ``vectors`` tensors [B, 1, D] of shifts, scales and gates.
+
+    A model's initialisation sets ``linear`` to zero, so that every block starts as the identity.
+    """
 
     def __init__(self, dim: int, vectors: int) -> None:
         super().__init__()

@@ -80,5 +80,7 @@ class FlowTask(Task):
         conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
         out = self.parts["denoiser"](interpolate(z_0, eps, t), t, conditioning)
         error = (out.velocity.float() - velocity(z_0, eps)).square().mean((1, 2, 3))
-        weights = weight(t, settings.weighting, settings.density, scale=settings.density_scale)
+        weights = weight(
+            t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
+        )
         return {"loss": (weights * error).mean(), "t": t, "per_sample": error.detach()}
