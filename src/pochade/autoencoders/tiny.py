@@ -4,6 +4,7 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -116,6 +117,9 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
         """Store the per-channel mean and deviation [C] of raw latents, measured on the training set."""
+        shape = (self.config.latent_channels,)
+        if tuple(mean.shape) != shape or tuple(std.shape) != shape:
+            raise PochadeError(f"mean, std: shapes {tuple(mean.shape)}, {tuple(std.shape)} given, allowed is {shape}")
         if bool((std <= 0).any()) or not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
             raise PochadeError(f"std: {std.tolist()} given, allowed are finite positive deviations")
         self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
@@ -129,20 +133,40 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         Raises:
             PochadeError: the weights cannot be had, or they are of another architecture.
         """
-        try:
-            theirs: Any = AutoencoderTiny.from_pretrained(name_or_folder, **kwargs)
-        except OSError as error:
-            raise PochadeError(
-                f"name_or_folder: {name_or_folder!r} is neither a folder with an AutoencoderTiny nor within reach"
-            ) from error
-        widths = {*theirs.config.encoder_block_out_channels, *theirs.config.decoder_block_out_channels}
-        if len(widths) != 1 or theirs.config.upsampling_scaling_factor != 2 or theirs.config.act_fn != "relu":
+        if not Path(name_or_folder).expanduser().is_dir() and name_or_folder.count("/") != 1:
+            raise PochadeError(f"name_or_folder: {name_or_folder!r} is no folder and no hub name OWNER/NAME")
+        theirs, loaded = cls._published(name_or_folder, kwargs)
+        faults = [f"{kind.removesuffix('_keys')} {key}" for kind in loaded for key in loaded[kind]]
+        if faults:
+            raise PochadeError(f"name_or_folder: {name_or_folder!r} has weights that do not fit: {', '.join(faults)}")
+        config = theirs.config
+        widths = {*config.encoder_block_out_channels, *config.decoder_block_out_channels}
+        depths = {len(config.num_encoder_blocks), len(config.num_decoder_blocks)}
+        ends = (config.in_channels, config.out_channels, config.upsampling_scaling_factor)
+        kind = (config.act_fn, config.upsample_fn)
+        if len(widths) != 1 or depths != {4} or ends != (3, 3, 2) or kind != ("relu", "nearest"):
             raise PochadeError(f"name_or_folder: {name_or_folder!r} has other blocks than TAESD's, which is allowed")
         ours = cls(
-            latent_channels=theirs.config.latent_channels,
+            latent_channels=config.latent_channels,
             width=widths.pop(),
-            encoder_blocks=theirs.config.num_encoder_blocks,
-            decoder_blocks=theirs.config.num_decoder_blocks,
+            encoder_blocks=config.num_encoder_blocks,
+            decoder_blocks=config.num_decoder_blocks,
         )
         ours.load_state_dict(theirs.state_dict())
         return ours.eval()
+
+    @staticmethod
+    def _published(name_or_folder: str, options: dict[str, Any]) -> tuple[Any, dict[str, list[str]]]:
+        """diffusers' autoencoder, and what is missing from its file or is too much in it."""
+        reason = "is neither a folder with an AutoencoderTiny nor within reach"
+        try:
+            config: Any = AutoencoderTiny.load_config(name_or_folder, **options)
+            if config.get("_class_name") == "AutoencoderTiny":
+                loaded: Any = AutoencoderTiny.from_pretrained(name_or_folder, output_loading_info=True, **options)
+                return loaded
+            reason = f"holds a {config.get('_class_name')}, allowed is an AutoencoderTiny"
+        except (OSError, ValueError, RuntimeError) as error:
+            raise PochadeError(
+                f"name_or_folder: {name_or_folder!r} {reason}: {' '.join(str(error).split())}"
+            ) from error
+        raise PochadeError(f"name_or_folder: {name_or_folder!r} {reason}")
