@@ -14,12 +14,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 from torch import Tensor
 
 from pochade.data.captioned import progress_bar
-from pochade.data.files import write_json
+from pochade.data.files import atomic_file, write_json
 from pochade.data.images import to_tensor
 from pochade.errors import PochadeError
 from pochade.types import TextEncoding
@@ -87,7 +87,12 @@ def build_cache(
         encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
         encode_text: captions -> TextEncoding; None keeps the captions as words (for a text encoder that is trained).
         folder: named after ``fingerprint``, so that it never holds anything else.
+
+    Raises:
+        PochadeError: there are no pictures, or a part that was there already is damaged.
     """
+    if len(pictures) == 0:
+        raise PochadeError("pictures: there are none")
     folder.mkdir(parents=True, exist_ok=True)
     count = -(-len(pictures) // PART)
     with progress_bar(progress) as bar, torch.no_grad():
@@ -112,13 +117,21 @@ def build_cache(
                 flat = [caption for alternatives in captions for caption in alternatives]
                 if encode_text is not None and flat:
                     tensors |= _text_tensors(flat, encode_text)
-                temporary = path.with_suffix(".tmp")
-                save_file(tensors, temporary, metadata={"captions": json.dumps(flat)})
-                temporary.replace(path)
+                with atomic_file(path) as file:
+                    file.write(save(tensors, metadata={"captions": json.dumps(flat)}))
             else:
                 bar.advance(task, len(indices))
     write_json(folder / "cache.json", {"pictures": len(pictures), "parts": count})
     return CachedLatents(folder)
+
+
+def _read_part(path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return tensors, json.loads(file.metadata()["captions"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise PochadeError(f"{path}: damaged ({error}); delete this file and it is made again") from error
 
 
 class CachedLatents:
@@ -135,9 +148,12 @@ class CachedLatents:
         if not (folder / "cache.json").is_file():
             raise PochadeError(f"folder: {folder} holds no finished cache of latents")
         parts = json.loads((folder / "cache.json").read_text())["parts"]
-        self._files = [safe_open(folder / f"part-{p:05d}.safetensors", "pt") for p in range(parts)]
-        self._parts: list[dict[str, Tensor]] = [{k: f.get_tensor(k) for k in f.keys()} for f in self._files]  # noqa: SIM118
-        self._captions: list[list[str]] = [json.loads(f.metadata()["captions"]) for f in self._files]
+        self._parts: list[dict[str, Tensor]] = []
+        self._captions: list[list[str]] = []
+        for number in range(parts):
+            tensors, captions = _read_part(folder / f"part-{number:05d}.safetensors")
+            self._parts.append(tensors)
+            self._captions.append(captions)
         self._starts = np.cumsum([0, *(len(p["latents"]) for p in self._parts)]).tolist()
         groups: dict[int, list[int]] = {}
         for index, group in enumerate(torch.cat([p["groups"] for p in self._parts]).tolist()):

@@ -25,6 +25,18 @@ KEPT_BYTES = 256 * 2**20
 _SKIN_TONES = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 _SKIN_TONE_WORDS = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
 _PEOPLE = {"man", "men", "woman", "women", "person", "people"}
+_SAME_CONCEPT = {
+    "and holding hands": "holding hands",  # woman and man
+    "boy": "child",
+    "girl": "child",
+    "mermaid": "merperson",
+    "merman": "merperson",
+    "princess": "prince",
+    "old": "older",
+    "Mrs. Claus": "Santa Claus",
+    "Mx Claus": "Santa Claus",
+}
+"""Variants of gender that have words of their own."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +63,13 @@ def _is_flag(code_points: list[int]) -> bool:
 
 
 def concept_of(name: str) -> str:
-    """The words of a name that skin tone and gender leave: 'man farmer dark skin tone' -> 'farmer'."""
+    """What a name leaves without skin tone and gender: 'man farmer dark skin tone' -> 'farmer'."""
     bare = _SKIN_TONE_WORDS.sub("", name).removesuffix(" ").removesuffix(" facing right")
     kept = [w for w in bare.split() if w not in _PEOPLE]
-    return " ".join(kept) or "person"
+    concept = " ".join(kept) or "person"
+    if kept and kept[0] == "family":
+        return "family"
+    return _SAME_CONCEPT.get(concept, concept)
 
 
 @lru_cache(maxsize=1)
