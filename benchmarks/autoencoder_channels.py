@@ -22,18 +22,14 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderT
 BATCH = 8
 
 
-def train(
-    channels: int, steps: int, data: OpenMoji, held_out: torch.Tensor, threads: int
-) -> dict[str, float]:
+def train(channels: int, steps: int, data: OpenMoji, held_out: torch.Tensor, threads: int) -> dict[str, float]:
     torch.manual_seed(0)
     torch.set_num_threads(threads)
     settings = AutoencoderSettings(latent_channels=channels)
     autoencoder = build_autoencoder(settings)
     perceptual = PerceptualLoss(load_lite0())
     task = AutoencoderTask(autoencoder, settings, perceptual)
-    optimizer = torch.optim.AdamW(
-        autoencoder.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True
-    )
+    optimizer = torch.optim.AdamW(autoencoder.parameters(), 2e-3, betas=(0.9, 0.99), weight_decay=0.0, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1, (i + 1) / 100) * 0.5 * (1 + math.cos(math.pi * i / steps))
     )
@@ -54,9 +50,7 @@ def train(
                 flush=True,
             )
     with torch.no_grad():
-        error = torch.cat(
-            [(autoencoder(x).clamp(-1, 1) - x).square().mean((1, 2, 3)) for x in held_out.split(32)]
-        )
+        error = torch.cat([(autoencoder(x).clamp(-1, 1) - x).square().mean((1, 2, 3)) for x in held_out.split(32)])
         distance = torch.stack([perceptual(autoencoder(x), x) for x in held_out.split(32)]).mean()
     return {
         "channels": channels,
@@ -69,9 +63,7 @@ def train(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=1500)
     parser.add_argument("--channels", type=int, nargs="+", default=[4, 8, 16])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())

@@ -1,0 +1,80 @@
+"""How long the published CIFAR-10 recipe takes here: seconds a step on synthetic latents, and the projected total.
+
+python benchmarks/cifar10_training.py
+"""
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pochade import denoisers
+from pochade.recipes.lrf import cifar10
+from pochade.training.loop import train
+from pochade.training.stage import Stage, override
+from pochade.training.tasks.flow import FlowTask
+
+PUBLISHED = {"minutes": 70, "loss": 0.931, "epochs": 30}
+
+
+class SyntheticLatents:
+    """50,000 random latents of TAESD's shape with random classes."""
+
+    def __len__(self) -> int:
+        return 50_000
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        latents = torch.from_numpy(rng.standard_normal((4, 4, 4), dtype=np.float32))
+        return {"latents": latents, "class_label": index % 10, "name": str(index)}
+
+
+def measure(stage: Stage, folder: Path) -> dict[str, Any]:
+    denoiser = denoisers.build("lrf", "cifar")
+    train(stage, FlowTask(denoiser, stage.task), SyntheticLatents(), folder, console=False)
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    best = min(lines, key=lambda line: line["seconds_per_step"])
+    return {"seconds_per_step": best["seconds_per_step"], "seconds_data": best["seconds_data"]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/cifar10_training.json"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    (recipe,) = cifar10()
+    short = [f"steps={arguments.steps}", "log_every=10", "sample_every=0", "keep=1"]
+    (stage,) = override([recipe], short)
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        measured = measure(stage, Path(folder) / "run")
+    total = recipe.steps * measured["seconds_per_step"] / 60
+    row = {
+        "benchmark": "cifar10_training",
+        "machine": f"{platform.machine()}, {arguments.threads} threads, torch {torch.__version__}",
+        "steps_of_the_recipe": recipe.steps,
+        "batch_size": recipe.batch_size,
+        **measured,
+        "projected_minutes": total,
+        "published": PUBLISHED,
+        "seconds_measured": time.perf_counter() - start,
+    }
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text(json.dumps(row, indent=1) + "\n")
+    share = measured["seconds_data"] / measured["seconds_per_step"]
+    print(
+        f"{measured['seconds_per_step']:.3f} s a step ({share:.1%} of it waiting for data), "
+        f"{recipe.steps} steps: {total:.0f} minutes (published: {PUBLISHED['minutes']})"
+    )
+
+
+if __name__ == "__main__":
+    main()
