@@ -46,7 +46,7 @@ def curriculum() -> list[Stage]:
     source = "SET data.source=SHARDS"
     low = flow_stage(
         ImageData(source, 64),
-        FlowSettings("lrf", "small", options=("sample_size=8", "mixer=linear")),
+        FlowSettings("lrf", "small", options=("sample_size=64", "mixer=linear")),
         name="flow_low",
         steps=100_000,
         learning_rate=1e-4,
