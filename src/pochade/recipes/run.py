@@ -24,6 +24,7 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
 from pochade.recipes.sources import as_pictures, open_images
+from pochade.training.checkpoint import load_weights
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, override
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
@@ -68,8 +69,8 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
     """
     out = Path(out)
     with _main_first():
-        for stage in stages:
-            _preflight(stage, first=stage is stages[0])
+        for i, stage in enumerate(stages):
+            _preflight(stage, stages[:i])
     previous: Result | None = None
     autoencoder: Path | None = None
     for number, stage in enumerate(stages, 1):
@@ -83,14 +84,50 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
     return previous.model
 
 
-def _preflight(stage: Stage, *, first: bool) -> None:
+def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
+    """Whatever can be known to fail is found here, not after the hours of the stages before."""
     if not isinstance(stage.task, AutoencoderSettings | FlowSettings):
         raise PochadeError(f"task: {type(stage.task).__name__} given, allowed are autoencoder and flow settings")
-    if stage.initialise_from == "previous" and first:
-        raise PochadeError("initialise_from: 'previous' given for the first stage, which has none before it")
-    open_images(stage.data)
+    start = stage.initialise_from
+    if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
+        raise PochadeError(
+            f"initialise_from: 'previous' given for {stage.name}, but no stage of its kind comes before it"
+        )
+    if start not in (None, "previous") and start not in hub.shipped() and not Path(start).exists():
+        raise PochadeError(
+            f"initialise_from: {start!r} is neither a shipped model ({', '.join(hub.shipped()) or 'none'}) nor a path"
+            f"{nearest(start, hub.shipped())}"
+        )
+    dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):
-        _options(stage.task)
+        _preflight_flow(stage, dataset, any(isinstance(s.task, AutoencoderSettings) for s in before))
+
+
+def _preflight_flow(stage: Stage, dataset: Any, autoencoder_before: bool) -> None:
+    settings: FlowSettings = stage.task
+    if settings.autoencoder is not None:
+        load_autoencoder(settings.autoencoder)
+    elif not autoencoder_before:
+        raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
+    labelled = hasattr(dataset, "class_names")
+    if labelled != (settings.text_encoder is None):
+        holds, allowed = ("classes", "none") if labelled else ("captions", "minilm-l6-v2, clip:NAME and bag")
+        raise PochadeError(
+            f"task.text_encoder: {settings.text_encoder or 'none'} given, but {stage.data.source} holds {holds}: "
+            f"allowed is {allowed}"
+        )
+    if settings.text_encoder not in (None, "bag"):
+        text_encoders.load(settings.text_encoder)
+    changes = {"sample_size": stage.data.size // TinyAutoencoder.downsampling, **_options(settings)}
+    try:
+        with torch.device("meta"):
+            denoisers.build(settings.family, settings.variant, **changes)
+    except PochadeError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PochadeError(
+            f"options: {', '.join(settings.options)} given, of which no network can be made ({error})"
+        ) from error
 
 
 def _options(task: FlowSettings) -> dict[str, Any]:
@@ -141,16 +178,19 @@ def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
     from pochade.features.lite0 import load_lite0
     from pochade.features.perceptual import PerceptualLoss
 
-    result = Result(folder / "model", folder / "final" / "model.safetensors")
+    result = Result(folder / "model", folder / "model")
     if resume and (result.model / "config.json").is_file():
         return result
     settings: AutoencoderSettings = stage.task
     dataset = open_images(stage.data)
     torch.manual_seed(stage.seed)
     autoencoder = build_autoencoder(settings)
+    if settings.adversarial and stage.initialise_from is not None:  # the adversary itself starts anew
+        load_weights(autoencoder, stage.initialise_from)
+        stage = replace(stage, initialise_from=None)
     perceptual = PerceptualLoss(load_lite0()) if settings.perceptual else None
     task = AutoencoderTask(autoencoder, settings, perceptual)
-    shown = as_pictures(open_images(stage.data, "held_out"))
+    shown = as_pictures(_held_out(stage.data) or dataset)
     images = torch.stack([to_tensor(shown.image(i)) for i in range(0, len(shown), -(-len(shown) // 24))])
 
     def pictures() -> Any:
@@ -164,6 +204,14 @@ def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
             _measure_statistics(autoencoder, as_pictures(dataset))
             _write_folder(result.model, autoencoder.save_pretrained)
     return result
+
+
+def _held_out(data: Any) -> Any:
+    """The held-out pictures, or None where there are so few pictures that none is held out."""
+    try:
+        return open_images(data, "held_out")
+    except PochadeError:  # the training split was opened before, so this one is empty
+        return None
 
 
 @torch.no_grad()
@@ -209,19 +257,14 @@ def _run_flow(
     if resume and (result.model / hub.INDEX).is_file():
         return result
     settings: FlowSettings = stage.task
-    source = settings.autoencoder or (str(trained) if trained else None)
-    if source is None:
-        raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
-    autoencoder = load_autoencoder(source)
+    autoencoder = load_autoencoder(settings.autoencoder or str(trained))
     dataset = open_images(stage.data)
     joint = settings.text_encoder == "bag"
     frozen = text_encoders.load(settings.text_encoder) if settings.text_encoder and not joint else None
-    with _main_first():
-        data = _cache(stage, out, autoencoder, frozen, dataset)
-
     torch.manual_seed(stage.seed)
     encoder: Any = frozen
-    changes: dict[str, Any] = {"latent_channels": data.latent_shape[0], "sample_size": data.latent_shape[1]}
+    channels, down = autoencoder.config.latent_channels, autoencoder.downsampling
+    changes: dict[str, Any] = {"latent_channels": channels, "sample_size": stage.data.size // down}
     if hasattr(dataset, "class_names"):
         from pochade.text_encoders.class_label import ClassLabelEncoder
 
@@ -234,6 +277,8 @@ def _run_flow(
     changes["text_encoder"] = None if joint else encoder.identity
     denoiser = denoisers.build(settings.family, settings.variant, **{**changes, **_options(settings)})
     stage = _initialise(_after(stage, previous), denoiser)
+    with _main_first():
+        data = _cache(stage, out, autoencoder, frozen, dataset)
 
     task = FlowTask(denoiser, settings, encoder if joint else None)
     pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder) if not joint else None

@@ -82,17 +82,14 @@ class AutoencoderTask(Task):
         self.settings = settings
         self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
         self.discriminator = PatchDiscriminator() if settings.adversarial else None
+        both = {"autoencoder": autoencoder, "discriminator": self.discriminator}
+        self.parts = nn.ModuleDict({name: part for name, part in both.items() if part is not None})
         if settings.part == "decoder":
             autoencoder.get_submodule("encoder").requires_grad_(False)
 
     def trainable(self) -> nn.Module:
-        return self.autoencoder
-
-    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
-        groups = super().parameter_groups(weight_decay, learning_rate)
-        if self.discriminator is not None:
-            groups.append({"params": list(self.discriminator.parameters()), "lr": learning_rate, "weight_decay": 0.0})
-        return groups
+        """The autoencoder; with an adversary both, so that a checkpoint holds both."""
+        return self.autoencoder if self.discriminator is None else self.parts
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images: Tensor = batch["image"]

@@ -1,0 +1,348 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pochade.flow.noise import rows_normal
+from pochade.flow.path import interpolate, to_data
+from pochade.training.tasks.autoencoder import (
+    AutoencoderSettings,
+    AutoencoderTask,
+    PatchDiscriminator,
+    build_autoencoder,
+)
+from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.types import Conditioning, DenoiserOutput
+
+SMALL = {"latent_channels": 2, "width": 8, "encoder_blocks": (0, 0, 1, 1), "decoder_blocks": (1, 1, 0, 0)}
+
+
+def halves(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    return [{k: v[part] for k, v in batch.items()} for part in (slice(rows // 2), slice(rows // 2, None))]
+
+
+# --- the autoencoder
+
+
+def autoencoder_task(perceptual: Any = None, **changes: Any) -> AutoencoderTask:
+    torch.manual_seed(0)
+    settings = AutoencoderSettings(**{**SMALL, "perceptual": 0.5 if perceptual else 0.0, **changes})
+    task = AutoencoderTask(build_autoencoder(settings), settings, perceptual)
+    with torch.no_grad():
+        for parameter in task.autoencoder.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return task
+
+
+def pictures(batch: int = 4) -> dict[str, Tensor]:
+    g = torch.Generator().manual_seed(1)
+    coarse = torch.rand(batch, 3, 4, 4, generator=g) * 2 - 1
+    return {"image": nn.functional.interpolate(coarse, size=(16, 16)), "seed": torch.arange(batch) + 5}
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
+
+
+def test_autoencoder_loss_is_the_weighted_sum_of_its_terms():
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().amax()
+
+    task = autoencoder_task(distance, latent_noise=0.0, l1=0.3, mse=0.7)
+    batch = pictures()
+    out = task(batch)
+    decoded, x = task.autoencoder(batch["image"]), batch["image"]
+    expected = 0.3 * (decoded - x).abs().mean() + 0.7 * (decoded - x).square().mean() + 0.5 * distance(decoded, x)
+    torch.testing.assert_close(out["loss"], expected)
+    torch.testing.assert_close(out["psnr"], 10 * torch.log10(4 / (decoded - x).square().mean()))
+    assert not any(v.requires_grad for k, v in out.items() if k != "loss")
+
+
+def test_autoencoder_loss_is_the_mean_over_the_halves_of_a_batch():
+    """Without latent noise; with it, the spread of the latents is that of the batch at hand."""
+    task, batch = autoencoder_task(latent_noise=0.0), pictures()
+    whole = task(batch)["loss"]
+    torch.testing.assert_close(sum(task(half)["loss"] for half in halves(batch, 4)) / 2, whole)
+    whole.backward()
+    together = gradients(task)
+    task.zero_grad()
+    for half in halves(batch, 4):
+        (task(half)["loss"] / 2).backward()
+    for name, value in gradients(task).items():
+        torch.testing.assert_close(value, together[name], atol=1e-6, rtol=1e-4)
+
+
+def test_latent_noise_comes_from_the_seeds_and_is_a_share_of_the_spread():
+    task, batch = autoencoder_task(latent_noise=0.25), pictures()
+    assert torch.equal(task(batch)["loss"], task(batch)["loss"])
+    other = {**batch, "seed": batch["seed"] + 1}
+    assert not torch.equal(task(other)["loss"], task(batch)["loss"])
+    raw = task.autoencoder.encode_raw(batch["image"])
+    noise = rows_normal(batch["seed"], raw.shape[1:]) * 0.25 * raw.std((0, 2, 3), keepdim=True)
+    decoded = task.autoencoder.decode_raw(raw + noise)
+    torch.testing.assert_close(task(batch)["l1"], (decoded - batch["image"]).abs().mean())
+
+
+def test_perceptual_net_is_no_part_of_the_task():
+    net = nn.Linear(2, 2)
+
+    def distance(a: Tensor, b: Tensor) -> Tensor:
+        return net(torch.ones(2)).sum() * 0 + (a - b).abs().mean()
+
+    task = autoencoder_task(distance)
+    task(pictures())["loss"].backward()
+    assert not any(p is net.weight for p in task.parameters())
+
+
+def test_autoencoder_learns_one_batch():
+    task, batch = autoencoder_task(latent_noise=0.05), pictures()
+    optimizer = torch.optim.Adam(task.trainable().parameters(), 3e-3)
+    losses = []
+    for _ in range(30):
+        optimizer.zero_grad()
+        loss = task(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.6 * losses[0]
+
+
+def test_the_decoder_can_be_trained_alone():
+    task = autoencoder_task(part="decoder")
+    task(pictures())["loss"].backward()
+    assert all(name.startswith("autoencoder.decoder.") for name in gradients(task))
+    assert len(gradients(task)) == len(list(task.autoencoder.decoder.parameters()))
+    chosen = {id(p) for group in task.parameter_groups(0.1, 1e-3) for p in group["params"]}
+    assert chosen == {id(p) for p in task.autoencoder.decoder.parameters()}
+
+
+def test_adversary_scores_patches_of_eight_pixels():
+    net = PatchDiscriminator(8)
+    assert net(torch.zeros(2, 3, 32, 48)).shape == (2, 1, 4, 6)
+    for layer in (layer for layer in net.layers if hasattr(layer, "parametrizations")):
+        for _ in range(30):
+            weight = layer.weight.detach()  # in training each look at it improves the estimate of its norm
+        assert float(torch.linalg.matrix_norm(weight.flatten(1), 2)) == pytest.approx(1, abs=0.02)
+
+
+def test_one_backward_pass_gives_the_gradients_of_two():
+    """The generator's step against a fixed adversary, the adversary's against a fixed picture, each on its own."""
+    task, batch = autoencoder_task(adversarial=0.4, latent_noise=0.0), pictures()
+    task.discriminator.eval()  # in training each call moves the estimate of the spectral norm a little
+    out = task(batch)
+    out["loss"].backward()
+    joint = gradients(task)
+    task.zero_grad()
+
+    net, adversary, x = task.autoencoder, task.discriminator, batch["image"]
+    decoded = net(x)
+    generator = (decoded - x).abs().mean() + (decoded - x).square().mean() - 0.4 * adversary(decoded).mean()
+    generator.backward()
+    expected = {name: g for name, g in gradients(task).items() if name.startswith("autoencoder.")}
+    task.zero_grad()
+    hinge = (1 - adversary(x)).relu().mean() + (1 + adversary(net(x).detach())).relu().mean()
+    hinge.backward()
+    expected |= {name: g for name, g in gradients(task).items() if name.startswith("discriminator.")}
+
+    assert joint.keys() == expected.keys() == {name for name, _ in task.named_parameters()}
+    for name, value in joint.items():
+        torch.testing.assert_close(value, expected[name], atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(out["discriminator"], hinge.detach())
+
+
+def test_the_adversary_is_trained_averaged_and_saved_with_the_autoencoder():
+    task = autoencoder_task(adversarial=0.1)
+    trained = {id(p) for p in task.trainable().parameters()}
+    assert {id(p) for p in task.discriminator.parameters()} < trained
+    assert {id(p) for p in task.autoencoder.parameters()} < trained
+    grouped = [id(p) for group in task.parameter_groups(0.0, 1e-3) for p in group["params"]]
+    assert len(grouped) == len(set(grouped)) == len(trained)
+    plain = autoencoder_task()
+    assert plain.trainable() is plain.autoencoder
+    assert plain.discriminator is None
+
+
+# --- flow matching
+
+
+class Remember(nn.Module):
+    """A denoiser that answers with a constant and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.constant = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> DenoiserOutput:
+        self.asked = (latents, t, conditioning)
+        return DenoiserOutput(self.constant.expand(latents.shape))
+
+
+def lrf(**changes: Any) -> nn.Module:
+    from pochade.denoisers.lrf import LRFDenoiser
+
+    torch.manual_seed(0)
+    toy = {"latent_channels": 2, "sample_size": 4, "dim": 16, "heads": 2, "hidden": 24, "blocks": 1}
+    model = LRFDenoiser(**{**toy, "text_dim": 5, "pooled_dim": 5, **changes})
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def vectors(batch: int = 4, longest: int = 6) -> dict[str, Any]:
+    g = torch.Generator().manual_seed(2)
+    mask = torch.arange(longest)[None] < torch.tensor([2, 1, 3, 2] * (batch // 4))[:, None]
+    return {
+        "latents": torch.randn(batch, 2, 4, 4, generator=g),
+        "tokens": torch.randn(batch, longest, 5, generator=g) * mask[..., None],
+        "mask": mask,
+        "pooled": torch.randn(batch, 5, generator=g),
+        "seed": torch.arange(batch) * 7919,
+        "name": [str(i) for i in range(batch)],
+    }
+
+
+def test_flow_loss_is_the_error_of_the_velocity():
+    """The noise is found back from what the denoiser was asked: z_t = (1 - t) z_0 + t eps."""
+    denoiser = Remember()
+    task = FlowTask(denoiser, FlowSettings(drop=0.0))
+    batch = vectors()
+    out = task(batch)
+    z_t, t, _ = denoiser.asked
+    eps = (z_t - (1 - t).view(-1, 1, 1, 1) * batch["latents"]) / t.view(-1, 1, 1, 1)
+    torch.testing.assert_close(z_t, interpolate(batch["latents"], eps, t))
+    torch.testing.assert_close(to_data(z_t, eps - batch["latents"], t), batch["latents"], atol=1e-5, rtol=1e-5)
+    error = (0.3 - (eps - batch["latents"])).square().mean((1, 2, 3))
+    torch.testing.assert_close(out["per_sample"], error.detach(), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(out["loss"], error.mean(), atol=1e-4, rtol=1e-4)
+    assert torch.equal(out["t"], t)
+    assert not out["per_sample"].requires_grad
+    assert abs(float(eps.mean())) < 0.3
+    assert 0.8 < float(eps.std()) < 1.2
+
+
+@pytest.mark.parametrize("weighting", ["constant", "min_snr"])
+@pytest.mark.parametrize("time_shift", [1.0, 3.0])
+def test_flow_loss_weighs_each_row(weighting: Any, time_shift: float):
+    from pochade.flow.weighting import weight
+
+    task = FlowTask(Remember(), FlowSettings(weighting=weighting, time_shift=time_shift))
+    out = task(vectors())
+    weights = weight(out["t"], weighting, "logit_normal", time_shift=time_shift)
+    torch.testing.assert_close(out["loss"].detach(), (weights * out["per_sample"]).mean())
+    assert (weights.std() > 0.05) == (weighting != "constant")
+
+
+@pytest.mark.parametrize("density", ["uniform", "logit_normal", "laplace"])
+def test_flow_times_follow_the_density(density: Any):
+    from pochade.flow.timesteps import quantile
+
+    task = FlowTask(Remember(), FlowSettings(density=density, density_scale=0.8 if density != "uniform" else None))
+    rows = 1500
+    batch = {"latents": torch.zeros(rows, 2, 1, 1), "class_label": torch.zeros(rows).long(), "seed": torch.arange(rows)}
+    drawn = task(batch)["t"].sort()[0]
+    u = (torch.arange(rows) + 0.5) / rows
+    expected = quantile(u, density, scale=0.8 if density != "uniform" else None)
+    steps = torch.linspace(0.01, 0.99, 99)
+    gap = (torch.searchsorted(drawn, steps) - torch.searchsorted(expected, steps)).abs().max() / rows
+    assert gap < 0.04  # Kolmogorov: 1.63 / sqrt(1500) = 0.042 is passed once in a hundred
+
+
+def test_flow_loss_is_the_mean_over_the_halves_of_a_batch():
+    """Also the gradients, also with text of other lengths in the other half."""
+    batch = vectors(8)
+    task = FlowTask(lrf(), FlowSettings(weighting="centre", drop=0.3))
+    whole = task(batch)
+    parts = [task(half) for half in halves(batch, 8)]
+    torch.testing.assert_close(sum(p["loss"] for p in parts) / 2, whole["loss"])
+    torch.testing.assert_close(torch.cat([p["per_sample"] for p in parts]), whole["per_sample"])
+    assert torch.equal(torch.cat([p["t"] for p in parts]), whole["t"])
+    whole["loss"].backward()
+    together = gradients(task)
+    task.zero_grad()
+    (sum(p["loss"] for p in parts) / 2).backward()
+    for name, value in gradients(task).items():
+        torch.testing.assert_close(value, together[name], atol=1e-6, rtol=1e-4)
+
+
+def test_flow_draws_come_from_the_seeds_alone():
+    task, batch = FlowTask(lrf(), FlowSettings()), vectors()
+    torch.manual_seed(1)
+    first = task(batch)["loss"]
+    torch.manual_seed(2)
+    assert torch.equal(task(batch)["loss"], first)
+    assert not torch.equal(task({**batch, "seed": batch["seed"] + 1})["loss"], first)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_that_share_of_rows_loses_its_conditioning(share: float):
+    denoiser = Remember()
+    task = FlowTask(denoiser, FlowSettings(drop=share))
+    rows = 600
+    batch = {"latents": torch.zeros(rows, 2, 1, 1), "class_label": torch.full((rows,), 4), "seed": torch.arange(rows)}
+    task(batch)
+    labels, t = denoiser.asked[2].class_label, denoiser.asked[1]
+    dropped = labels == -1
+    assert float(dropped.float().mean()) == pytest.approx(share, abs=0.06)
+    assert (labels[~dropped] == 4).all()
+    if 0 < share < 1:  # whether it is dropped tells nothing of t
+        assert abs(float(t[dropped].mean() - t[~dropped].mean())) < 0.06
+    text = vectors()
+    task(text)
+    given = denoiser.asked[2]
+    gone = ~given.mask.any(1)
+    assert given.tokens[gone].eq(0).all()
+    assert given.pooled[gone].eq(0).all()
+    assert gone.all() == (share == 1.0)
+
+
+def test_text_is_trimmed_to_the_longest_row():
+    denoiser = Remember()
+    FlowTask(denoiser, FlowSettings(drop=0.0))(vectors())
+    assert denoiser.asked[2].tokens.shape == (4, 3, 5)
+    assert denoiser.asked[2].mask.shape == (4, 3)
+
+
+def test_flow_learns_one_batch():
+    task, batch = FlowTask(lrf(), FlowSettings(drop=0.0)), vectors()
+    optimizer = torch.optim.Adam(task.trainable().parameters(), 5e-3)
+    losses = []
+    for _ in range(40):
+        optimizer.zero_grad()
+        loss = task(batch)["loss"]
+        loss.backward()
+        optimizer.step()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_a_text_encoder_can_be_trained_along():
+    from pochade.text_encoders.bag import BagEncoder
+
+    captions = ["a red apple", "a blue house", "", "two green pears"]
+    torch.manual_seed(0)
+    encoder = BagEncoder(BagEncoder.train_tokenizer(captions, 300), dim=5, hidden_dim=8)
+    task = FlowTask(lrf(), FlowSettings(text_encoder="bag", drop=0.0), encoder)
+    batch = {k: v for k, v in vectors().items() if k in ("latents", "seed")} | {"caption": captions}
+    whole = task(batch)
+    parts = [task({k: v[s] for k, v in batch.items()}) for s in (slice(2), slice(2, 4))]
+    torch.testing.assert_close(sum(p["loss"] for p in parts) / 2, whole["loss"])
+    whole["loss"].backward()
+    names = {name.split(".")[1] for name in gradients(task)}
+    assert names == {"denoiser", "text_encoder"}
+    assert all(p.grad.abs().sum() > 0 for p in encoder.parameters())
+    given = task.conditioning(batch)
+    direct = encoder.encode(captions)
+    torch.testing.assert_close(given.tokens, direct.tokens)
+    torch.testing.assert_close(given.pooled, direct.pooled)
+
+
+def test_positions_and_embeddings_are_kept_from_weight_decay():
+    task = FlowTask(lrf(num_classes=3), FlowSettings())
+    free = {id(p) for group in task.parameter_groups(0.1, 1e-3) if group["weight_decay"] == 0 for p in group["params"]}
+    denoiser = task.parts["denoiser"]
+    assert id(denoiser.positions.table) in free
+    assert id(denoiser.classes.weight) in free
+    assert id(denoiser.embed.bias) in free
+    assert id(denoiser.embed.weight) not in free
