@@ -42,8 +42,11 @@ docs: $(READY_TO_TEST)  ## Build the documentation into site/
 figures:  ## Write the measured figures into README.md and docs/results.md
 	$(firstword $(wildcard $(BIN)/python) python3) scripts/figures.py
 
-bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine (minutes)
-	for file in benchmarks/*.py; do $(BIN)/python $$file || exit 1; done
+bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine, into docs/benchmarks (minutes)
+	mkdir -p docs/benchmarks
+	$(BIN)/python benchmarks/denoiser_step.py
+	$(BIN)/python benchmarks/cifar10_training.py
+	$(BIN)/python benchmarks/startup.py --json docs/benchmarks/startup.json
 
 clean:  ## Remove what the other targets made, but for data and runs
 	rm -rf $(VENV) site build dist demo.png .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
