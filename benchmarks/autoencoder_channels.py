@@ -19,7 +19,7 @@ from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
 
-BATCH = 8
+BATCH = 4
 
 
 def train(channels: int, steps: int, data: OpenMoji, held_out: torch.Tensor, threads: int) -> dict[str, float]:

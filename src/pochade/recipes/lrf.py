@@ -7,17 +7,28 @@ from pochade.training.stage import Stage
 from pochade.training.tasks.flow import FlowSettings
 
 
+TEXT_SHIFT = 2.0
+"""More of the training at high noise, where the picture's content is decided and only the text can tell it."""
+
+
 def openmoji() -> list[Stage]:
     """The shipped checkpoint, on OpenMoji at 64 px: an f8 autoencoder, its decoder alone, then the nano denoiser."""
     data = ImageData("openmoji", 64)
     first = autoencoder_stage(data)
-    decoder = replace(first, name="decoder", task=replace(first.task, part="decoder"), initialise_from="previous")
-    return [first, decoder, flow_stage(data, FlowSettings("lrf", "nano"))]
+    decoder = replace(
+        first,
+        name="decoder",
+        task=replace(first.task, part="decoder"),
+        steps=8000,
+        learning_rate=1e-3,
+        initialise_from="previous",
+    )
+    return [first, decoder, flow_stage(data, FlowSettings("lrf", "nano", time_shift=TEXT_SHIFT))]
 
 
 def folder() -> list[Stage]:
     """Your own captioned pictures (set data.source) on the shipped autoencoder, starting from the shipped denoiser."""
-    task = FlowSettings("lrf", "nano", autoencoder="lrf-openmoji")
+    task = FlowSettings("lrf", "nano", autoencoder="lrf-openmoji", time_shift=TEXT_SHIFT)
     return [
         flow_stage(
             ImageData("SET data.source=FOLDER", 64),
@@ -35,11 +46,11 @@ def cifar10() -> list[Stage]:
         "lrf", "cifar", autoencoder="madebyollin/taesd", text_encoder=None, weighting="min_snr", density="uniform"
     )
     data = ImageData("cifar10:cifar-10-python.tar.gz", 32, held_out=False)
-    return [flow_stage(data, task, steps=30 * 50_000 // 128, warmup_steps=500, learning_rate=1e-3)]
+    return [flow_stage(data, task, steps=30 * 50_000 // 128, batch_size=128, warmup_steps=500)]
 
 
 def curriculum() -> list[Stage]:
-    """The published curriculum at full size, from the low resolution to distillation's door: for a GPU and shards.
+    """The published curriculum at full size, up to the high resolution: for a GPU and shards.
 
     Stage 1 trains the autoencoder; ``data.source`` names a folder of shards. Learning rates and steps as published.
     """
@@ -49,6 +60,7 @@ def curriculum() -> list[Stage]:
         FlowSettings("lrf", "small", options=("sample_size=64", "mixer=linear")),
         name="flow_low",
         steps=100_000,
+        batch_size=128,
         learning_rate=1e-4,
         precision="bf16",
         ema_decay=0.9999,

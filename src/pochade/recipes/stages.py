@@ -26,15 +26,15 @@ def autoencoder_stage(data: ImageData, **changes: Any) -> Stage:
         "name": "autoencoder",
         "task": AutoencoderSettings(),
         "data": data,
-        "steps": 6000,
-        "batch_size": 8,
+        "steps": 16_000,
+        "batch_size": 4,
         "learning_rate": 2e-3,
         "warmup_steps": 200,
         "weight_decay": 0.0,
         "clip": 5.0,
         "ema_decay": 0.998,
         "save_every": 500,
-        "sample_every": 500,
+        "sample_every": 1000,
     }
     return Stage(**{**settings, **changes})
 
@@ -45,14 +45,14 @@ def flow_stage(data: ImageData, task: FlowSettings, **changes: Any) -> Stage:
         "name": "flow",
         "task": task,
         "data": data,
-        "steps": 10_000,
-        "batch_size": 128,
+        "steps": 8000,
+        "batch_size": 64,
         "learning_rate": 1e-3,
         "warmup_steps": 300,
         "weight_decay": 0.01,
         "clip": 1.0,
         "ema_decay": 0.999,
         "save_every": 500,
-        "sample_every": 500,
+        "sample_every": 1000,
     }
     return Stage(**{**settings, **changes})
