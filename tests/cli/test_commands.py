@@ -41,7 +41,7 @@ def test_models(capsys: Any) -> None:
 def test_info_of_a_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     import shutil
 
-    folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy"))
+    folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy[/b]"))
     (folder / "README.md").write_text("---\nlicence: x\n---\n# A toy\nIt paints [noise].\n")
     found = json.loads(cli(capsys, "info", str(folder), "--json").out)
     from conftest import toy_components

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.status import Status
 
 
 def debug_requested(arguments: list[str]) -> tuple[list[str], bool]:
@@ -36,6 +37,13 @@ def print_json(value: Any) -> None:
 def megabytes(count: int, bytes_each: int) -> str:
     """The size of ``count`` numbers in MB (10^6 bytes)."""
     return f"{count * bytes_each / 1e6:,.1f}"
+
+
+def loading(name: str) -> "Status":
+    """A context that says on the error stream that a model is being loaded."""
+    from rich.markup import escape
+
+    return console(stderr=True).status(f"loading {escape(name)}")
 
 
 def quiet_libraries() -> None:

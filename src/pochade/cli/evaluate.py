@@ -5,14 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from pochade.cli.common import console, print_json, quiet_libraries
+from pochade.cli.common import loading, print_json, quiet_libraries
 from pochade.pipelines import hub
 
 EXAMPLES = """[bold]Examples[/bold]
 
 pochade evaluate lrf-openmoji openmoji -o report/
 
-pochade evaluate runs/lrf/2-flow/model my-pictures/ --samples 200 --json"""
+pochade evaluate runs/lrf/3-flow/model my-pictures/ --samples 200 --json"""
 
 EXPORT_EXAMPLES = """[bold]Example[/bold]
 
@@ -88,7 +88,7 @@ def export(
 
 
 def _load(folder: Path, name: str) -> Any:
-    with console(stderr=True).status(f"loading {name}"):
+    with loading(name):
         from pochade.pipelines.text_to_image import TextToImagePipeline
 
         quiet_libraries()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli.common import complain, console, print_json, quiet_libraries
+from pochade.cli.common import complain, console, loading, print_json, quiet_libraries
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.checks import check_count, check_scale, check_seed
@@ -242,7 +242,7 @@ def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
 
 
 def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
-    with console(stderr=True).status(f"loading {request.model}"):
+    with loading(request.model):
         from pochade.pipelines.schedulers import make_scheduler
         from pochade.pipelines.text_to_image import TextToImagePipeline
 

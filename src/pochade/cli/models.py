@@ -54,13 +54,14 @@ def info(
         for key, value in found.items():
             out.print(f"{key:14s} {value}", markup=False)
         return
+    from rich.markup import escape
     from rich.table import Table
 
-    table = Table("component", "class", "parameters", "MB", "types", title=model)
+    table = Table("component", "class", "parameters", "MB", "types", title=escape(model))
     for name, part in found["components"].items():
         count = part["parameters"]
         cells = ("-", "-") if count is None else (f"{count:,}", megabytes(part["bytes"], 1))
-        table.add_row(name, part["class"], *cells, ", ".join(part["types"]))
+        table.add_row(name, escape(part["class"]), *cells, ", ".join(part["types"]))
     out.print(table)
     for name, part in found["components"].items():
         settings = ", ".join(f"{k}={_short(v)}" for k, v in part["config"].items())

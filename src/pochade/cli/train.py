@@ -17,7 +17,7 @@ pochade train lrf --show flow.learning_rate=5e-4
 
 pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64
 
-pochade train lrf --out runs/mine --resume
+pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64 --resume
 
 torchrun --nproc_per_node 2 -m pochade train lrf --out runs/two"""
 
