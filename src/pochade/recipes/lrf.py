@@ -6,7 +6,6 @@ from pochade.recipes.stages import ImageData, autoencoder_stage, flow_stage
 from pochade.training.stage import Stage
 from pochade.training.tasks.flow import FlowSettings
 
-
 TEXT_SHIFT = 2.0
 """More of the training at high noise, where the picture's content is decided and only the text can tell it."""
 
