@@ -76,9 +76,8 @@ def main() -> None:
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
     for row in rows:
-        print(
-            f"C = {row['channels']:2d}: {row['held_out_psnr']:.2f} dB, perceptual {row['perceptual']:.3f}, {row['seconds']:.0f} s"
-        )
+        figures = f"{row['held_out_psnr']:.2f} dB, perceptual {row['perceptual']:.3f}, {row['seconds']:.0f} s"
+        print(f"C = {row['channels']:2d}: {figures}")
 
 
 if __name__ == "__main__":
