@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from pochade import denoisers, text_encoders
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.images import sheet, to_image, to_tensor
 from pochade.data.latents import CachedLatents, build_cache, fingerprint
-from pochade.errors import PochadeError, nearest
+from pochade.errors import FailureError, PochadeError, nearest
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -82,6 +83,15 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
             previous = _run_flow(stage, folder, resume, autoencoder, previous, out)
     assert previous is not None
     return previous.model
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+def _passed_over(stage: Stage, result: Result) -> Result:
+    _say(f"{stage.name}: finished before, used as it is in {result.model}")
+    return result
 
 
 def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
@@ -180,7 +190,7 @@ def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
 
     result = Result(folder / "model", folder / "model")
     if resume and (result.model / "config.json").is_file():
-        return result
+        return _passed_over(stage, result)
     settings: AutoencoderSettings = stage.task
     dataset = open_images(stage.data)
     torch.manual_seed(stage.seed)
@@ -255,7 +265,7 @@ def _run_flow(
 ) -> Result:
     result = Result(folder / "model", folder / "final" / "model.safetensors")
     if resume and (result.model / hub.INDEX).is_file():
-        return result
+        return _passed_over(stage, result)
     settings: FlowSettings = stage.task
     autoencoder = load_autoencoder(settings.autoencoder or str(trained))
     dataset = open_images(stage.data)
@@ -287,9 +297,13 @@ def _run_flow(
         if pipeline is None:
             return None
         pipeline.set_progress_bar_config(disable=True)
-        prompts: list[str] = list(getattr(dataset, "class_names", SHEET_PROMPTS))
+        prompts = _sheet_prompts(dataset)
         seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-        images = pipeline(prompts, num_inference_steps=SHEET_STEPS, guidance_scale=3.0, generator=seeds).images
+        try:
+            images = pipeline(prompts, num_inference_steps=SHEET_STEPS, guidance_scale=3.0, generator=seeds).images
+        except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
+            _say(f"{stage.name}: no sample sheet: {error}")
+            return None
         return sheet(images, prompts)
 
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
@@ -297,6 +311,15 @@ def _run_flow(
         if main:
             _save(result.model, autoencoder, denoiser, encoder, joint)
     return result
+
+
+def _sheet_prompts(dataset: Any) -> list[str]:
+    """What the sample sheets show: the classes, OpenMoji's usual subjects, or captions from all over the data."""
+    if hasattr(dataset, "class_names"):
+        return list(dataset.class_names)
+    if hasattr(dataset, "concepts"):
+        return list(SHEET_PROMPTS)
+    return [dataset.caption(i) for i in range(0, len(dataset), -(-len(dataset) // len(SHEET_PROMPTS)))]
 
 
 def _new_bag(dataset: Any) -> Any:
