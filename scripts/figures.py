@@ -1,4 +1,4 @@
-"""Writes the measured figures into README.md and docs/results.md, between the marks ``figures:begin`` and ``:end``.
+"""Writes the measured figures into README, docs/results.md and the model card, between ``figures:begin`` and ``:end``.
 
 They come from the metrics of the shipped checkpoint (``metrics.json``, as ``pochade evaluate`` writes its
 ``report.json``) and from what the benchmarks leave in docs/benchmarks. What has not been measured is left out.
@@ -55,10 +55,18 @@ def checkpoint(metrics: dict[str, Any]) -> str:
         row("R@1 of real pictures", "retrieval", "real", "R@1"),
         row("R@5 of real pictures", "retrieval", "real", "R@5"),
         row("kernel distance `kd_lite0`", "kd_lite0", form=".4f"),
+        row("its spread", "kd_lite0 spread", form=".4f"),
         row("Frechet distance `fd_lite0`", "fd_lite0", form=".3g"),
         row("nearer to a training picture than 95 % of held-out ones", "copying", "features", "nearer", form=".0%"),
+        row("distance to the nearest training picture, median", "copying", "features", "generated", "median"),
+        row("the same of real held-out pictures", "copying", "features", "held_out", "median"),
+        row("deviation of the pixels, in [0, 1]", "grey", "generated", "deviation"),
+        row("the same of real pictures", "grey", "real", "deviation"),
+        row("range of the pixels", "grey", "generated", "range"),
+        row("the same of real pictures", "grey", "real", "range"),
         decoder("autoencoder, PSNR in dB", "psnr", ".1f"),
         decoder("autoencoder, SSIM", "ssim", ".3f"),
+        decoder("autoencoder, perceptual distance", "perceptual", ".3f"),
         row("pictures", "pictures", form="d"),
     ]
     rows = [r for r in rows if set(r[1:]) != {"–"}]
@@ -149,7 +157,11 @@ KNOWN: dict[str, Callable[[Any], str]] = {
     "autoencoder_channels": autoencoder_channels,
     "cifar10_training": cifar10_training,
 }
-PAGES = {"README.md": ("startup", "denoiser_step"), "docs/results.md": tuple(KNOWN)}
+PAGES: dict[str, tuple[str, ...]] = {
+    "README.md": ("startup", "denoiser_step"),
+    "docs/results.md": tuple(KNOWN),
+    "src/pochade/checkpoints/lrf-openmoji/README.md": (),
+}
 """Page -> the benchmarks that it shows, behind the checkpoint's figures."""
 
 

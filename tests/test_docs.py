@@ -191,8 +191,8 @@ def test_the_figures_are_those_that_were_measured() -> None:
 def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = figures_script()
     page = "before\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nafter\n"
-    (tmp_path / "docs").mkdir()
     for name in script.PAGES:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(page)
     assert script.main(["--check"], tmp_path) == 1
     assert "README.md" in capsys.readouterr().err
@@ -200,7 +200,6 @@ def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "README.md").read_text() == page.replace("old\n", "")
 
     metrics = tmp_path / script.METRICS
-    metrics.parent.mkdir(parents=True)
     side = {"pictures": 500, "kd_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
     metrics.write_text(json.dumps({"settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"}))
     assert script.main([], tmp_path) == 0

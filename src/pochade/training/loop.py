@@ -8,6 +8,7 @@ A run's folder afterwards::
 Under ``torchrun`` every process holds the same weights and averages; rank 0 alone writes.
 """
 
+import atexit
 import errno
 import json
 import math
@@ -18,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -415,7 +417,17 @@ def _accelerator() -> "Accelerator":
     asked = int(os.environ.get("WORLD_SIZE", "1"))
     if accelerator.num_processes != asked:
         raise FailureError(f"{asked} processes were launched, accelerate joined {accelerator.num_processes}")
+    if asked > 1:
+        _leave_group_at_exit()
     return accelerator
+
+
+@cache
+def _leave_group_at_exit() -> None:
+    """The threads of the process group must end before the interpreter does, or the process aborts on its way out."""
+    from torch import distributed
+
+    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
 
 
 def _load_tensors(network: nn.Module, saved: Checkpoint) -> None:
