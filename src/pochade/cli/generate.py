@@ -1,5 +1,6 @@
 """``pochade generate``: sentences to PNG files."""
 
+import os
 import re
 import secrets
 from dataclasses import asdict, dataclass
@@ -242,6 +243,9 @@ def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
 
 
 def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
+    # MKL then sums in one order whatever the number of threads, and a recipe gives its picture on any of them. It is
+    # read when torch is imported.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     with loading(request.model):
         from pochade.pipelines.schedulers import make_scheduler
         from pochade.pipelines.text_to_image import TextToImagePipeline
