@@ -244,7 +244,9 @@ def load_autoencoder(name_or_folder: str) -> TinyAutoencoder:
     if (folder / "config.json").is_file():
         config = json.loads((folder / "config.json").read_text())
         if config.get("_class_name") == "TinyAutoencoder":
-            return TinyAutoencoder.from_pretrained(folder).eval()  # pyright: ignore[reportReturnType]
+            autoencoder: Any = TinyAutoencoder.from_pretrained(folder)
+            autoencoder.register_to_config(_name_or_path="")  # a model that holds it must not name this machine's folders
+            return autoencoder.eval()
     return TinyAutoencoder.from_taesd(name_or_folder)
 
 
