@@ -245,7 +245,7 @@ def load_autoencoder(name_or_folder: str) -> TinyAutoencoder:
         config = json.loads((folder / "config.json").read_text())
         if config.get("_class_name") == "TinyAutoencoder":
             autoencoder: Any = TinyAutoencoder.from_pretrained(folder)
-            autoencoder.register_to_config(_name_or_path="")  # a model that holds it must not name this machine's folders
+            autoencoder.register_to_config(_name_or_path="")  # no folder of this machine in a saved model
             return autoencoder.eval()
     return TinyAutoencoder.from_taesd(name_or_folder)
 
