@@ -179,6 +179,8 @@ def test_debug_after_two_dashes_is_a_prompt() -> None:
 def test_ctrl_c_leaves_no_part_of_a_picture(toy_pipeline_folder: Path, tmp_path: Path) -> None:
     prompts = [f"apple {i}" for i in range(1000)]
     command = [sys.executable, "-m", "pochade", "generate", *prompts, "--seed", "1", "--steps", "20"]
+    # A suite that was started in the background may have been told to ignore Ctrl-C, and would pass that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*command, "-o", "out", "--model", str(toy_pipeline_folder)],
         cwd=tmp_path,
@@ -187,6 +189,7 @@ def test_ctrl_c_leaves_no_part_of_a_picture(toy_pipeline_folder: Path, tmp_path:
         text=True,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
     )
+    signal.signal(signal.SIGINT, before)
     assert process.stdout is not None
     assert process.stdout.readline() == "out/apple-0-1.png\n"
     process.send_signal(signal.SIGINT)
