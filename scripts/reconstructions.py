@@ -1,0 +1,30 @@
+"""A sheet of held-out OpenMoji drawings beside what the shipped autoencoder makes of them: docs/images/reconstructions.png.
+
+python scripts/reconstructions.py
+"""
+
+from pathlib import Path
+
+import torch
+
+from pochade.data.images import sheet, to_image, to_tensor
+from pochade.data.openmoji import OpenMoji
+from pochade.recipes.run import load_autoencoder
+
+PAIRS = 24
+OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "reconstructions.png"
+
+
+def main() -> None:
+    data = OpenMoji(64, "held_out")
+    step = -(-len(data.concepts) // PAIRS)
+    images = torch.stack([to_tensor(data.image(variants[0])) for variants in data.concepts[::step]])
+    autoencoder = load_autoencoder("lrf-openmoji")
+    with torch.no_grad():
+        decoded = autoencoder.decode(autoencoder.encode(images))
+    pairs = [to_image(x) for pair in zip(images, decoded, strict=True) for x in pair]
+    sheet(pairs, ["original", "decoded"] * len(images)).save(OUT)
+
+
+if __name__ == "__main__":
+    main()
