@@ -1,6 +1,6 @@
 """A sheet of held-out OpenMoji drawings beside what the shipped autoencoder makes of them.
 
-    python scripts/reconstructions.py   writes docs/images/reconstructions.png
+python scripts/reconstructions.py   writes docs/images/reconstructions.png
 """
 
 from pathlib import Path
