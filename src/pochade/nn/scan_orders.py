@@ -1,0 +1,130 @@
+"""In which order a recurrence meets the tokens of a grid.
+
+An order is an int64 permutation of the raster indices ``row * W + column`` of an H x W grid: token ``order[k]`` comes
+k-th. The left-right order is the raster itself.
+
+Two grids side by side, ``[target | source]``, are one grid of H rows and 2 W columns in every respect: its orders are
+``scan_order(name, H, 2 * W)``, and neighbours in a zigzag stay adjacent where it crosses from one grid to the other. A
+path along rows meets both grids in every row, W tokens apart on average; a path along columns finishes one grid before
+it enters the other, so that only a scan in both directions tells the target of the source.
+"""
+
+import torch
+from torch import Tensor
+
+from pochade.errors import PochadeError, nearest
+from pochade.nn.convolution import check_grid
+
+DIRECTIONS = ("left-right", "right-left", "top-down", "bottom-up")
+"""The orders of a four-direction scan (2401.10166): along rows, along columns, and both backwards."""
+
+# name: (along columns, from the bottom, from the right)
+_ZIGZAGS = {
+    "rows-top-left": (False, False, False),
+    "columns-bottom-right": (True, True, True),
+    "rows-top-right": (False, False, True),
+    "columns-bottom-left": (True, True, False),
+    "rows-bottom-right": (False, True, True),
+    "columns-top-left": (True, False, False),
+    "rows-bottom-left": (False, True, False),
+    "columns-top-right": (True, False, True),
+}
+
+ZIGZAGS = tuple(_ZIGZAGS)
+"""The eight paths on which each token is adjacent to the one before (2403.13802): along rows or columns, from each
+corner. So sorted that successive blocks change the axis, and four from the first or the fifth meet the four corners."""
+
+
+def scan_order(name: str, height: int, width: int, *, device: torch.device | str | None = None) -> Tensor:
+    """The order called ``name`` (of ``DIRECTIONS`` or ``ZIGZAGS``) of an H x W grid: [H W] int64.
+
+    Raises:
+        PochadeError: an unknown name, or a grid without rows or columns.
+    """
+    if name not in DIRECTIONS and name not in _ZIGZAGS:
+        raise PochadeError(
+            f"name: {name!r} given, allowed are {', '.join(DIRECTIONS + ZIGZAGS)}{nearest(name, DIRECTIONS + ZIGZAGS)}"
+        )
+    if height < 1 or width < 1:
+        raise PochadeError(f"height, width: {height} x {width} given, each must be at least 1")
+    grid = torch.arange(height * width, device=device).view(height, width)
+    if name in DIRECTIONS:
+        along_columns, backwards = name in DIRECTIONS[2:], name in DIRECTIONS[1::2]
+        order = (grid.T if along_columns else grid).flatten()
+        return order.flip(0) if backwards else order
+    along_columns, from_bottom, from_right = _ZIGZAGS[name]
+    grid = grid.flip([axis for axis, turned in enumerate((from_bottom, from_right)) if turned])
+    if along_columns:
+        grid = grid.T
+    returning = torch.arange(grid.shape[0], device=device)[:, None] % 2 == 1
+    return torch.where(returning, grid.flip(1), grid).flatten()
+
+
+def inverse_order(order: Tensor) -> Tensor:
+    """The permutation [N] that undoes ``order`` [N]: ``reorder(reorder(x, order), inverse_order(order))`` is x."""
+    return torch.empty_like(order).scatter(0, order, torch.arange(order.shape[0], device=order.device))
+
+
+def reorder(x: Tensor, order: Tensor) -> Tensor:
+    """The tokens of x [B, N, D] in ``order`` [N] (int64, on the device of x): [B, N, D]."""
+    if order.shape != x.shape[1:2]:
+        raise PochadeError(f"order: shape {list(order.shape)} given, x {list(x.shape)} asks for [{x.shape[1]}]")
+    return x.index_select(1, order)
+
+
+def four_directions(x: Tensor, height: int, width: int) -> Tensor:
+    """x [B, N, D] in raster order -> [B, N, 4 D]: the four ``DIRECTIONS``, one after another along the channels.
+
+    Raises:
+        PochadeError: N is not H W.
+    """
+    check_grid(x, height, width)
+    down = _transposed(x, height, width)
+    return torch.cat((x, x.flip(1), down, down.flip(1)), dim=-1)
+
+
+def merge_directions(y: Tensor, height: int, width: int) -> Tensor:
+    """y [B, N, 4 D], laid out as ``four_directions`` gives it -> [B, N, D]: the mean of the four in raster order.
+
+    Raises:
+        PochadeError: N is not H W, or the channels are not a multiple of 4.
+    """
+    check_grid(y, height, width)
+    if y.shape[-1] % len(DIRECTIONS):
+        raise PochadeError(f"y: {y.shape[-1]} channels given, must be a multiple of 4")
+    right, left, down, up = y.chunk(4, dim=-1)
+    return (right + left.flip(1) + _transposed(down + up.flip(1), width, height)) / 4
+
+
+def side_by_side(left: Tensor, right: Tensor, height: int) -> Tensor:
+    """Two grids of H rows, each [B, N, D] in raster order -> [B, 2 N, D], the raster of the H x 2 W grid.
+
+    Raises:
+        PochadeError: the two differ in shape, or N is not a multiple of H.
+    """
+    if left.shape != right.shape:
+        raise PochadeError(f"right: shape {list(right.shape)} given, left has {list(left.shape)}")
+    batch, tokens, dim = left.shape
+    if tokens % height:
+        raise PochadeError(f"left: {tokens} tokens given, must be a multiple of height {height}")
+    rows = (batch, height, tokens // height, dim)
+    return torch.cat((left.reshape(rows), right.reshape(rows)), dim=2).flatten(1, 2)
+
+
+def apart(x: Tensor, height: int) -> tuple[Tensor, Tensor]:
+    """The raster [B, 2 N, D] of an H x 2 W grid -> its left and its right half, each [B, N, D].
+
+    Raises:
+        PochadeError: 2 N is not a multiple of 2 H.
+    """
+    batch, tokens, dim = x.shape
+    if tokens % (2 * height):
+        raise PochadeError(f"x: {tokens} tokens given, must be a multiple of 2 x height {height}")
+    left, right = x.reshape(batch, height, 2, tokens // (2 * height), dim).unbind(2)
+    return left.flatten(1, 2), right.flatten(1, 2)
+
+
+def _transposed(x: Tensor, height: int, width: int) -> Tensor:
+    """The raster of an H x W grid -> the raster of its transpose, both [B, N, D]."""
+    batch, _, dim = x.shape
+    return x.reshape(batch, height, width, dim).transpose(1, 2).flatten(1, 2)

@@ -1,0 +1,194 @@
+"""Scan orders: permutations, neighbours, inverses, and their forms by transpose and flip."""
+
+from pathlib import Path
+
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.nn.scan_orders import (
+    DIRECTIONS,
+    ZIGZAGS,
+    apart,
+    four_directions,
+    inverse_order,
+    merge_directions,
+    reorder,
+    scan_order,
+    side_by_side,
+)
+
+SIZES = [(1, 1), (1, 5), (4, 1), (2, 2), (3, 4), (4, 3), (5, 5), (2, 9)]
+
+
+def numbered(height: int, width: int, dim: int = 3, batch: int = 2) -> Tensor:
+    """[B, N, D] float64, every number another."""
+    return torch.arange(batch * height * width * dim, dtype=torch.float64).view(batch, height * width, dim)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("name", DIRECTIONS + ZIGZAGS)
+def test_an_order_meets_every_token_once_and_its_inverse_undoes_it(name: str, height: int, width: int) -> None:
+    order = scan_order(name, height, width)
+    assert order.dtype == torch.int64
+    assert torch.equal(order.sort().values, torch.arange(height * width))
+    x = numbered(height, width)
+    assert torch.equal(reorder(reorder(x, order), inverse_order(order)), x)
+    assert torch.equal(order[inverse_order(order)], torch.arange(height * width))
+
+
+def test_the_directions_of_a_grid() -> None:
+    orders = {name: scan_order(name, 2, 3).tolist() for name in DIRECTIONS}
+    assert orders == {
+        "left-right": [0, 1, 2, 3, 4, 5],
+        "right-left": [5, 4, 3, 2, 1, 0],
+        "top-down": [0, 3, 1, 4, 2, 5],
+        "bottom-up": [5, 2, 4, 1, 3, 0],
+    }
+
+
+def test_a_zigzag_of_a_grid() -> None:
+    assert scan_order("rows-top-right", 3, 3).tolist() == [2, 1, 0, 3, 4, 5, 8, 7, 6]
+    assert scan_order("columns-bottom-left", 3, 2).tolist() == [4, 2, 0, 1, 3, 5]
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+@pytest.mark.parametrize("name", ZIGZAGS)
+def test_each_token_of_a_zigzag_is_adjacent_to_the_one_before(name: str, height: int, width: int) -> None:
+    order = scan_order(name, height, width)
+    rows, columns = order // width, order % width
+    assert (rows.diff().abs() + columns.diff().abs() == 1).all()
+
+
+@pytest.mark.parametrize(("height", "width"), [s for s in SIZES if min(s) > 1])
+def test_the_eight_zigzags_differ_and_start_where_their_names_say(height: int, width: int) -> None:
+    orders = {name: scan_order(name, height, width).tolist() for name in ZIGZAGS}
+    assert len({tuple(order) for order in orders.values()}) == len(ZIGZAGS) == 8
+    for name, order in orders.items():
+        axis, vertical, horizontal = name.split("-")
+        assert order[0] == (height - 1) * width * (vertical == "bottom") + (width - 1) * (horizontal == "right")
+        assert abs(order[1] - order[0]) == (1 if axis == "rows" else width)
+
+
+def test_successive_zigzags_change_the_axis_and_four_meet_the_corners() -> None:
+    axes = [name.split("-")[0] for name in ZIGZAGS]
+    assert axes == ["rows", "columns"] * 4
+    corners = [name.split("-", 1)[1] for name in ZIGZAGS]
+    assert len(set(corners[:4])) == len(set(corners[4:])) == 4
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_four_directions_are_the_four_orders_along_the_channels(height: int, width: int) -> None:
+    x = numbered(height, width)
+    expected = torch.cat([reorder(x, scan_order(name, height, width)) for name in DIRECTIONS], dim=-1)
+    assert torch.equal(four_directions(x, height, width), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_merging_is_the_mean_of_the_four_each_back_in_raster_order(height: int, width: int) -> None:
+    y = torch.randn(2, height * width, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    back = [
+        reorder(part, inverse_order(scan_order(name, height, width)))
+        for name, part in zip(DIRECTIONS, y.chunk(4, dim=-1), strict=True)
+    ]
+    torch.testing.assert_close(merge_directions(y, height, width), torch.stack(back).mean(0), rtol=0, atol=1e-15)
+    x = numbered(height, width)
+    assert torch.equal(merge_directions(four_directions(x, height, width), height, width), x)
+
+
+def test_merging_is_a_quarter_of_the_adjoint_of_the_four_directions() -> None:
+    """<four_directions(x), y> = 4 <x, merge_directions(y)>: the gradients follow from one another."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(2, 15, 2, dtype=torch.float64, generator=generator, requires_grad=True)
+    y = torch.randn(2, 15, 8, dtype=torch.float64, generator=generator, requires_grad=True)
+    (gradient,) = torch.autograd.grad((four_directions(x, 3, 5) * y).sum(), x)
+    torch.testing.assert_close(gradient, 4 * merge_directions(y, 3, 5))
+    assert torch.autograd.gradcheck(lambda y: merge_directions(y, 3, 5), y)
+    order = scan_order("rows-top-left", 3, 5)
+    assert torch.autograd.gradcheck(lambda x: reorder(x, order), x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
+def test_orders_keep_the_type_and_serve_an_empty_batch(dtype: torch.dtype) -> None:
+    x = numbered(2, 3).to(dtype)
+    assert reorder(x, scan_order("rows-top-left", 2, 3)).dtype == four_directions(x, 2, 3).dtype == dtype
+    if dtype.is_floating_point:
+        assert merge_directions(four_directions(x, 2, 3), 2, 3).dtype == dtype
+    empty = x[:0]
+    assert four_directions(empty, 2, 3).shape == (0, 6, 12)
+    assert merge_directions(four_directions(empty, 2, 3), 2, 3).shape == (0, 6, 3)
+    assert apart(side_by_side(empty, empty, 2), 2)[1].shape == (0, 6, 3)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_two_grids_side_by_side_are_one_grid_of_twice_the_width(height: int, width: int) -> None:
+    target, source = numbered(height, width), -numbered(height, width) - 1
+    pair = side_by_side(target, source, height)
+    picture = torch.cat([g.unflatten(1, (height, width)) for g in (target, source)], dim=2)
+    assert torch.equal(pair, picture.flatten(1, 2))
+    left, right = apart(pair, height)
+    assert torch.equal(left, target)
+    assert torch.equal(right, source)
+
+
+@pytest.mark.parametrize("name", ZIGZAGS)
+def test_a_zigzag_crosses_the_seam_of_a_pair_between_neighbours(name: str) -> None:
+    """Every step, those from one grid to the other among them, joins tokens adjacent in the picture [left | right]."""
+    height, width = 3, 4
+    cells = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)
+    left = torch.cat((cells, torch.zeros(height, width, 1, dtype=torch.int64)), dim=-1).flatten(0, 1)[None]
+    right = left + torch.tensor([0, 0, 1])
+    path = reorder(side_by_side(left, right, height), scan_order(name, height, 2 * width))[0]
+    assert len({tuple(token) for token in path.tolist()}) == 2 * height * width
+    in_picture = path[:, :2] + path[:, 2:] * torch.tensor([0, width])
+    assert (in_picture.diff(dim=0).abs().sum(1) == 1).all()
+    crossings = path[:, 2].diff().abs().sum().item()
+    assert crossings == (height if name.startswith("rows") else 1)
+
+
+def test_bad_arguments_are_named() -> None:
+    x = numbered(2, 3)
+    with pytest.raises(PochadeError, match=r"name: 'top-dwn' given.*did you mean 'top-down'"):
+        scan_order("top-dwn", 2, 3)
+    with pytest.raises(PochadeError, match="height, width: 0 x 3 given"):
+        scan_order("top-down", 0, 3)
+    with pytest.raises(PochadeError, match=r"order: shape \[4\] given.* asks for \[6\]"):
+        reorder(x, scan_order("top-down", 2, 2))
+    with pytest.raises(PochadeError, match="height, width: 2 and 2 given"):
+        four_directions(x, 2, 2)
+    with pytest.raises(PochadeError, match="height, width: 3 and 3 given"):
+        merge_directions(x, 3, 3)
+    with pytest.raises(PochadeError, match="y: 3 channels given"):
+        merge_directions(x, 2, 3)
+    with pytest.raises(PochadeError, match="right: shape"):
+        side_by_side(x, x[:1], 2)
+    with pytest.raises(PochadeError, match="left: 6 tokens given, must be a multiple of height 4"):
+        side_by_side(x, x, 4)
+    with pytest.raises(PochadeError, match="x: 6 tokens given, must be a multiple of 2 x height 2"):
+        apart(x, 2)
+
+
+class Scans(nn.Module):
+    """A cumulative sum along the four directions, and one along a zigzag over the picture beside itself."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        merged = merge_directions(four_directions(x, 3, 4).cumsum(1), 3, 4)
+        order = scan_order("columns-bottom-right", 3, 8, device=x.device)
+        path = reorder(side_by_side(x, merged, 3), order).cumsum(1)
+        return merged, apart(reorder(path, inverse_order(order)), 3)[0]
+
+
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
+def test_orders_export_and_compile(tmp_path: Path) -> None:
+    x = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
+    expected = Scans()(x)
+    path = tmp_path / "scans.onnx"
+    torch.onnx.export(Scans().eval(), (x,), path, dynamo=True, opset_version=20, verbose=False, report=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    for ours, theirs in zip(expected, session.run(None, {session.get_inputs()[0].name: x.numpy()}), strict=True):
+        torch.testing.assert_close(torch.from_numpy(theirs), ours)
+    compiled = torch.compile(Scans(), backend="aot_eager", fullgraph=True)
+    for ours, theirs in zip(expected, compiled(x), strict=True):
+        torch.testing.assert_close(theirs, ours)
