@@ -80,7 +80,7 @@ def test_begins_with_the_gradients_of_the_residual_network() -> None:
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_is_the_published_equation_for_each_token(streams: int, dynamic: bool) -> None:
-    """2409.19606 eq. 1-5 and 10-13, as matrices of one token's streams H [n, D]; values and gradients."""
+    """2409.19606, section 2, as matrices of one token's streams H [n, D]; values and gradients."""
     torch.manual_seed(0)
     connection, layer = randomised(HyperConnection(DIM, streams, 1, dynamic=dynamic)).double(), PreNorm().double()
     h = torch.randn(2, streams, 5, DIM, dtype=torch.float64, requires_grad=True)

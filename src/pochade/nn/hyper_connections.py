@@ -25,9 +25,9 @@ def collapse(streams: Tensor) -> Tensor:
 class HyperConnection(nn.Module):
     """One layer's connections to n streams, in place of the residual ``x + layer(x)``.
 
-    With streams h_j (2409.19606, eq. 2-5): ``h_i <- sum_j A_ji h_j + beta_i layer(sum_j a_j h_j)``. Static: A, a and
+    With streams h_j (2409.19606, section 2): ``h_i <- sum_j A_ji h_j + beta_i layer(sum_j a_j h_j)``. Static: A, a and
     beta are learned numbers that begin as the identity, the unit vector of stream ``layer_index`` mod n, and ones.
-    Dynamic (eq. 10-13): each token adds to them ``s tanh(norm(h_j) W)``, W zero and s 0.01 at the beginning. Between
+    Dynamic: each token adds to them ``s tanh(norm(h_j) W)``, W zero and s 0.01 at the beginning. Between
     ``expand`` and ``collapse`` a stack of these thus begins as exactly the residual network, for any n.
 
     Args:

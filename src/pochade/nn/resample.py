@@ -44,7 +44,7 @@ def haar_idwt(bands: Tensor) -> Tensor:
 
 
 def downsample_shortcut(x: Tensor, channels: int) -> Tensor:
-    """Space to channel, then the mean of each group of channels (2410.10733, section 3.2).
+    """Space to channel, then the mean of each group of channels (2410.10733, figure 4).
 
     [B, C, H, W] -> [B, channels, H/2, W/2]. Lossless where ``channels`` is 4 C; the inverse of ``upsample_shortcut``
     from the left, whatever the channels: down(up(x)) is x.
@@ -59,7 +59,7 @@ def downsample_shortcut(x: Tensor, channels: int) -> Tensor:
 
 
 def upsample_shortcut(x: Tensor, channels: int) -> Tensor:
-    """Each channel repeated, then channel to space (2410.10733, section 3.2).
+    """Each channel repeated, then channel to space (2410.10733, figure 4).
 
     [B, C, H, W] -> [B, channels, 2 H, 2 W]; lossless (a mere rearrangement) where ``channels`` is C / 4.
 
