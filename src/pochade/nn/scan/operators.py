@@ -1,0 +1,181 @@
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+"""The scans as operators of torch: ``torch.compile`` and ``torch.export`` see one node, autograd its gradient.
+
+Exporters that know no such node, ONNX's among them, get the composition of torch operators in its place.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._decomp import register_decomposition
+
+from pochade.nn.scan import composed
+from pochade.nn.scan.backends import form
+from pochade.nn.scan.contract import Inputs, chunks, state_dtype
+
+
+@torch.library.custom_op("pochade::linear_recurrence", mutates_args=())
+def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
+    return form(a.device).linear_forward(a, b, initial, reverse)
+
+
+@torch.library.custom_op("pochade::linear_recurrence_backward", mutates_args=())
+def linear_recurrence_backward(
+    grad: Tensor, a: Tensor, h: Tensor, initial: Tensor | None, reverse: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    return form(a.device).linear_backward(grad, a, h, initial, reverse)
+
+
+@torch.library.custom_op("pochade::selective_scan", mutates_args=())
+def selective_scan(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return form(x.device).selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse)
+
+
+@torch.library.custom_op("pochade::selective_scan_backward", mutates_args=())
+def selective_scan_backward(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    checkpoints: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    inputs = Inputs(x, dt, A, B, C, D)
+    return tuple(form(x.device).selective_backward(grad_y, grad_final, inputs, checkpoints, reverse))
+
+
+# Shapes without values, for tracing.
+
+
+@linear_recurrence.register_fake
+def _(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
+    return torch.empty_like(b, dtype=torch.promote_types(a.dtype, b.dtype), memory_format=torch.contiguous_format)
+
+
+@linear_recurrence_backward.register_fake
+def _(grad: Tensor, a: Tensor, h: Tensor, initial: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = state_dtype(a, h)
+    return a.new_empty(a.shape, dtype=dtype), a.new_empty(a.shape, dtype=dtype), a.new_empty(a[:, 0].shape, dtype=dtype)
+
+
+@selective_scan.register_fake
+def _(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    batch, tokens, width = x.shape
+    final = x.new_empty(batch, width, B.shape[3], dtype=state_dtype(x, dt, A, B, C, D))
+    return x.new_empty(x.shape), final, final.new_empty(batch, chunks(tokens), *final.shape[1:])
+
+
+@selective_scan_backward.register_fake
+def _(
+    grad_y: Tensor,
+    grad_final: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    checkpoints: Tensor,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+    shapes = (x.shape, dt.shape, A.shape, B.shape, C.shape, x.shape[2:], grad_final.shape)
+    return tuple(checkpoints.new_empty(shape) for shape in shapes)  # pyright: ignore[reportReturnType]
+
+
+# Gradients.
+
+
+def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    a, b, initial, ctx.reverse = inputs
+    ctx.types = a.dtype, b.dtype, None if initial is None else initial.dtype
+    ctx.save_for_backward(a, output, initial)
+
+
+def _differentiate_linear(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    a, h, initial = ctx.saved_tensors
+    gradients = linear_recurrence_backward(grad, a, h, initial, ctx.reverse)
+    return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
+
+
+linear_recurrence.register_autograd(_differentiate_linear, setup_context=_keep_linear)
+
+
+def _keep_selective(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, initial, ctx.reverse = inputs
+    ctx.types = *(None if t is None else t.dtype for t in tensors), None if initial is None else initial.dtype
+    ctx.save_for_backward(*tensors, output[2])
+
+
+def _differentiate_selective(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+    *tensors, checkpoints = ctx.saved_tensors
+    gradients = selective_scan_backward(grad_y, grad_final, *tensors, checkpoints, ctx.reverse)
+    return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
+
+
+selective_scan.register_autograd(_differentiate_selective, setup_context=_keep_selective)
+
+
+# vmap: one call for each item. Folding the items into the batch would sum the gradients of shared A and D over them.
+
+
+def _mapped(operator: Callable[..., Any]) -> None:
+    def over_items(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
+        items = [
+            operator(*(v if d is None else v.select(d, item) for v, d in zip(arguments, dims, strict=True)))
+            for item in range(info.batch_size)
+        ]
+        if isinstance(items[0], Tensor):
+            return torch.stack(items), 0
+        return tuple(torch.stack(parts) for parts in zip(*items, strict=True)), (0,) * len(items[0])
+
+    torch.library.register_vmap(operator, over_items)
+
+
+for _operator in (linear_recurrence, linear_recurrence_backward, selective_scan, selective_scan_backward):
+    _mapped(_operator)
+
+
+# The composition, for exporters.
+
+
+@register_decomposition(torch.ops.pochade.linear_recurrence.default)
+def _(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
+    return composed.linear_forward(a, b, initial, reverse)
+
+
+@register_decomposition(torch.ops.pochade.selective_scan.default)
+def _(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return composed.selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse, segment=x.shape[1])
