@@ -1,0 +1,52 @@
+"""Convolutions over the token grid that take and give tokens. Axis letters: pochade.types.
+
+Tokens [B, H W, D] seen as [B, D, H, W] are a channels-last picture already, so no data is moved on the way in or out.
+"""
+
+# torch leaves the types of some methods open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+
+
+def check_grid(x: Tensor, height: int, width: int) -> None:
+    """Raises PochadeError unless x [B, N, D] holds the N = H W tokens of the grid."""
+    if height < 1 or width < 1 or x.shape[1] != height * width:
+        raise PochadeError(
+            f"height, width: {height} and {width} given, allowed are those with a product of {x.shape[1]} tokens"
+        )
+
+
+class DepthwiseConv(nn.Conv2d):
+    """3 x 3 convolution of each channel alone, zeros around the grid: [B, H W, D] -> [B, H W, D].
+
+    Raises:
+        PochadeError: H W is not the number of tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, dim, 3, padding=1, groups=dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        check_grid(x, height, width)
+        grid = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        return super().forward(grid).permute(0, 2, 3, 1).flatten(1, 2)
+
+
+class DepthwiseSeparableConv(nn.Module):
+    """W GELU(depthwise 3 x 3 (x)): [B, H W, D] -> [B, H W, D] (1704.04861, section 3.1, one activation).
+
+    Raises:
+        PochadeError: H W is not the number of tokens.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.depthwise = DepthwiseConv(dim)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        return self.out(F.gelu(self.depthwise(x, height, width)))
