@@ -1,5 +1,8 @@
 """Attention over picture tokens and over text. Axis letters: pochade.types."""
 
+# torch leaves the types of some methods open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
 import math
 from typing import Literal
 
@@ -7,12 +10,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pochade.errors import PochadeError
+from pochade.nn.convolution import DepthwiseConv, check_grid
+
 MixerKind = Literal["softmax", "linear"]
+
+
+def head_width(dim: int, heads: int) -> int:
+    """d = D / heads; raises PochadeError where it is no whole number."""
+    if heads < 1 or dim % heads:
+        raise PochadeError(f"heads: {heads} given, allowed are the divisors of dim, {dim}")
+    return dim // heads
 
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, D] -> [B, heads, N, D / heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -59,32 +72,165 @@ class SpatialMixer(nn.Module):
         dim: D.
         heads: number of heads, divides D.
         kind: "softmax" or "linear"; fixed for the life of the module.
+
+    Raises:
+        PochadeError: ``heads`` does not divide D, or H W is not the number of tokens.
     """
 
     def __init__(self, dim: int, heads: int, kind: MixerKind) -> None:
         super().__init__()
+        width = head_width(dim, heads)
         self.heads = heads
         self.kind = kind
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.gate = nn.Linear(dim, dim, bias=False) if kind == "linear" else None
-        self.query_norm = HeadNorm(dim // heads)
-        self.key_norm = HeadNorm(dim // heads)
-        self.local = nn.Conv2d(dim, dim, 3, padding=1, groups=dim)
+        self.query_norm = HeadNorm(width)
+        self.key_norm = HeadNorm(width)
+        self.local = DepthwiseConv(dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """[B, H W, D] -> [B, H W, D]."""
+        check_grid(x, height, width)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
         query = self.query_norm(split_heads(q, self.heads))
         key = self.key_norm(split_heads(k, self.heads))
         value = split_heads(v, self.heads)
         mix = linear_attention if self.kind == "linear" else F.scaled_dot_product_attention
-        mixed = join_heads(mix(query, key, value))
-        grid = v.unflatten(1, (height, width)).permute(0, 3, 1, 2)  # channels last: no copy
-        mixed = mixed + self.local(grid).permute(0, 2, 3, 1).flatten(1, 2)
+        mixed = join_heads(mix(query, key, value)) + self.local(v, height, width)
         if self.gate is not None:
             mixed = mixed * F.silu(self.gate(x))
         return self.out(mixed)
+
+
+def window_sides(length: int, window: int) -> tuple[int, int]:
+    """How many windows of at most ``window`` cover ``length``, and their even side: 20 by 8 is 3 windows of 7."""
+    count = -(-length // window)
+    return count, -(-length // count)
+
+
+def window_padding(length: int, window: int) -> int:
+    """How far the last window hangs over: 20 by 8 is 3 windows of 7, one too far."""
+    count, side = window_sides(length, window)
+    return count * side - length
+
+
+def split_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
+    """[B, H W, D] -> [B windows, h w, D], zeros where the last row or column of windows hangs over the grid."""
+    (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
+    below, right = window_padding(height, window), window_padding(width, window)
+    grid = x.unflatten(1, (height, width))
+    if below or right:
+        grid = F.pad(grid, (0, 0, 0, right, 0, below))
+    windows = grid.unflatten(2, (columns, w)).unflatten(1, (rows, h)).transpose(2, 3)
+    return windows.flatten(3, 4).flatten(0, 2)
+
+
+def join_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
+    """The inverse of ``split_windows``: [B windows, h w, D] -> [B, H W, D]."""
+    (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
+    grid = x.unflatten(1, (h, w)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    grid = grid.flatten(3, 4).flatten(1, 2)
+    return grid[:, :height, :width].flatten(1, 2)
+
+
+def window_attention_reference(q: Tensor, k: Tensor, v: Tensor, height: int, width: int, window: int) -> Tensor:
+    """The attention of ``WindowAttention`` as an N x N matrix, zero between windows; all [B, heads, H W, d]."""
+    row = torch.arange(height, device=q.device) // window_sides(height, window)[1]
+    column = torch.arange(width, device=q.device) // window_sides(width, window)[1]
+    label = (row[:, None] * width + column).flatten()
+    scores = q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+    return scores.masked_fill(label[:, None] != label, -math.inf).softmax(-1) @ v
+
+
+class WindowAttention(nn.Module):
+    """Softmax self-attention within windows of the token grid that do not overlap: O(N window^2).
+
+    A grid that ``window`` does not divide is cut into equally many, more even windows (20 x 20 by 8: nine of at most
+    7 x 7, not four of 8 x 8 and five thin ones); tokens outside the grid are masked. A grid no larger than the window
+    is one window: full attention.
+
+    Args:
+        dim: D.
+        heads: number of heads, divides D.
+        window: largest side of a window, in tokens.
+
+    Raises:
+        PochadeError: ``heads`` does not divide D, ``window`` is below 1, or H W is not the number of tokens.
+    """
+
+    def __init__(self, dim: int, heads: int, window: int = 8) -> None:
+        super().__init__()
+        width = head_width(dim, heads)
+        if window < 1:
+            raise PochadeError(f"window: {window} given, allowed are 1 and above")
+        self.heads = heads
+        self.window = window
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.query_norm = HeadNorm(width)
+        self.key_norm = HeadNorm(width)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        """[B, H W, D] -> [B, H W, D]."""
+        check_grid(x, height, width)
+        windows = split_windows(x, height, width, self.window)
+        mask = None
+        if window_padding(height, self.window) or window_padding(width, self.window):
+            inside = split_windows(torch.ones_like(x[..., :1]), height, width, self.window) > 0
+            mask = inside.transpose(1, 2)[:, None]
+        q, k, v = (split_heads(part, self.heads) for part in self.qkv(windows).chunk(3, dim=-1))
+        mixed = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, attn_mask=mask)
+        return self.out(join_windows(join_heads(mixed), height, width, self.window))
+
+
+def multi_query_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention of several query heads to one key and value head (1911.02150, section 3).
+
+    ``q`` [B, N, heads, d], ``k`` and ``v`` [B, M, d] -> [B, N, heads d]. Tokens and heads are folded into one axis of
+    rows, a view: nothing is copied, repeated or moved.
+    """
+    tokens = q.shape[1]
+    rows = q.flatten(1, 2).unsqueeze(1)
+    mixed = F.scaled_dot_product_attention(rows, k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+    return mixed.unflatten(1, (tokens, -1)).flatten(2)
+
+
+def multi_query_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """``multi_query_attention`` head by head."""
+    heads: list[Tensor] = []
+    for query in q.unbind(2):
+        scores = query @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])
+        heads.append(scores.softmax(-1) @ v)
+    return torch.cat(heads, dim=-1)
+
+
+class MultiQueryAttention(nn.Module):
+    """Self-attention with one key and value head for all query heads: 2 D^2 + 2 D d weights instead of 4 D^2.
+
+    Args:
+        dim: D.
+        heads: number of query heads, divides D.
+
+    Raises:
+        PochadeError: ``heads`` does not divide D.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        width = head_width(dim, heads)
+        self.heads = heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.key_value = nn.Linear(dim, 2 * width, bias=False)
+        self.query_norm = HeadNorm(width)
+        self.key_norm = HeadNorm(width)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        query = self.query_norm(self.query(x).unflatten(-1, (self.heads, -1)))
+        key, value = self.key_value(x).chunk(2, dim=-1)
+        return self.out(multi_query_attention(query, self.key_norm(key), value))
 
 
 class CrossAttention(nn.Module):
@@ -95,11 +241,12 @@ class CrossAttention(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
+        width = head_width(dim, heads)
         self.heads = heads
         self.query = nn.Linear(dim, dim, bias=False)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
-        self.query_norm = HeadNorm(dim // heads)
-        self.key_norm = HeadNorm(dim // heads)
+        self.query_norm = HeadNorm(width)
+        self.key_norm = HeadNorm(width)
         self.out = nn.Linear(dim, dim)
 
     def context(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,6 +259,77 @@ class CrossAttention(nn.Module):
         query = self.query_norm(split_heads(self.query(x), self.heads))
         mixed = F.scaled_dot_product_attention(query, *context, attn_mask=mask[:, None, None, :])
         return self.out(join_heads(mixed))
+
+
+def context_state(k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """S = softmax_M(K)^T V: each of the d features is a mean of the values (1812.01243).
+
+    ``k``, ``v`` [B, heads, M, d], ``mask`` [B, M] bool -> [B, heads, d, d]. Padding weighs exactly nothing; a row
+    without a real token gives zeros. Weights and sums in float32 at least.
+    """
+    dtype = torch.promote_types(k.dtype, torch.float32)
+    real = mask[:, None, :, None]
+    weights = k.to(dtype).masked_fill(~real, torch.finfo(dtype).min).softmax(-2) * real
+    return (weights.transpose(-2, -1) @ v.to(dtype)).to(v.dtype)
+
+
+def read_state(q: Tensor, state: Tensor) -> Tensor:
+    """softmax_d(Q) S: each query's own mean of the d rows of the state.
+
+    ``q`` [B, N, heads, d], ``state`` [B, heads, d, d] -> [B, N, heads d].
+    """
+    weights = q.softmax(-1, dtype=torch.promote_types(q.dtype, torch.float32)).to(q.dtype)
+    return join_heads(weights.transpose(1, 2) @ state)
+
+
+def linear_cross_attention_reference(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
+    """``read_state(q, context_state(k, v, mask))`` with the N x M matrix written out, text by text."""
+    rows: list[Tensor] = []
+    for query, key, value, real in zip(q, k, v, mask, strict=True):
+        scores = query.transpose(0, 1).softmax(-1) @ key[:, real].softmax(-2).transpose(-2, -1)
+        rows.append((scores @ value[:, real]).transpose(0, 1).flatten(1))
+    return torch.stack(rows)
+
+
+class LinearCrossAttention(nn.Module):
+    """Cross-attention through a state of fixed size, at a cost for each picture token that no text length changes.
+
+    Efficient attention (1812.01243) from picture to text: keys are soft-maxed over the text tokens, S = K^T V, and
+    queries over their features, so that the N x M matrix that is never formed has rows that sum to one: the result is
+    a mean of the values, whatever M and d. A sigmoid gate of the input then says how much of it each token takes,
+
+        out = W_o (sigmoid(W_g x) * (softmax(Q) S));
+
+    the caller's residual carries the input itself.
+
+    Args:
+        dim: D.
+        heads: number of heads, divides D.
+
+    Raises:
+        PochadeError: ``heads`` does not divide D.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        width = head_width(dim, heads)
+        self.heads = heads
+        self.query = nn.Linear(dim, dim, bias=False)
+        self.gate = nn.Linear(dim, dim)
+        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.query_norm = HeadNorm(width)
+        self.key_norm = HeadNorm(width)
+        self.out = nn.Linear(dim, dim)
+
+    def context(self, tokens: Tensor, mask: Tensor) -> Tensor:
+        """The state [B, heads, d, d] of text tokens [B, M, D] with ``mask`` [B, M] bool."""
+        key, value = self.key_value(tokens).chunk(2, dim=-1)
+        return context_state(self.key_norm(split_heads(key, self.heads)), split_heads(value, self.heads), mask)
+
+    def forward(self, x: Tensor, state: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""
+        query = self.query_norm(self.query(x).unflatten(-1, (self.heads, -1)))
+        return self.out(torch.sigmoid(self.gate(x)) * read_state(query, state))
 
 
 def scaled_init(linear: nn.Linear) -> None:
