@@ -1,8 +1,19 @@
+from pathlib import Path
+
+import onnxruntime
 import pytest
 import torch
 
-from pochade.nn.feedforward import GatedFeedForward
-from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm, sinusoid
+from pochade.errors import PochadeError
+from pochade.nn.modulation import (
+    GroupedModulation,
+    IterationEmbedding,
+    Modulation,
+    TimestepEmbedding,
+    grouped_modulation_reference,
+    modulated_norm,
+    sinusoid,
+)
 from pochade.nn.positions import PositionTable
 
 
@@ -49,15 +60,123 @@ def test_modulation_gives_a_vector_for_each_name_and_row():
     assert all(v.eq(0).all() for v in module(torch.randn(3, 4)))
 
 
-@pytest.mark.parametrize("dropout", [0.0, 0.5])
-def test_feedforward_is_swiglu_and_drops_in_training_alone(dropout: float):
+def test_iterations_are_told_apart_by_count_and_by_share():
     torch.manual_seed(0)
-    module = GatedFeedForward(6, 10, dropout)
-    x = torch.randn(4, 6)
-    gate, inner = module.gate_and_in(x)[:, :10], module.gate_and_in(x)[:, 10:]
-    expected = module.out(gate * torch.sigmoid(gate) * inner)
-    torch.testing.assert_close(module.eval()(x), expected)
-    assert torch.allclose(module.train()(x), expected) == (dropout == 0)
+    module = IterationEmbedding(24, 16)
+    vectors = {(i, r): module(i, r).detach() for r in (1, 4, 8, 16) for i in range(1, r + 1)}
+    assert all(v.shape == (24,) for v in vectors.values())
+    together = torch.stack(list(vectors.values()))
+    assert torch.pdist(together).min() > 1e-4
+    assert torch.equal(module.bfloat16()(2, 4), module(2, 4))
+    assert module(2, 4).dtype == torch.bfloat16
+
+
+def test_the_same_share_of_another_depth_changes_the_count_alone():
+    module = IterationEmbedding(4, 8)
+    seen = []
+    module.first.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    for iteration, iterations in ((2, 4), (4, 8), (4, 4), (8, 8)):
+        module(iteration, iterations)
+    count, share = zip(*(waves.chunk(2) for waves in seen), strict=True)
+    assert torch.equal(count[1], count[2])
+    for one, other in ((0, 1), (2, 3)):
+        assert torch.equal(share[one], share[other])
+        assert not torch.equal(count[one], count[other])
+    steps = torch.tensor([1.0, 2.0])  # the fastest wave has one radian a pass
+    torch.testing.assert_close(count[0][0], steps[1].cos())
+
+
+def test_neighbouring_depths_have_neighbouring_iterations():
+    """Depths between those of training must not surprise: features move by less than from pass to pass."""
+    torch.manual_seed(0)
+    module = IterationEmbedding(32)
+    between = (module(5, 9) - module(5, 10)).norm()
+    assert between < (module(5, 10) - module(9, 10)).norm()
+
+
+@pytest.mark.parametrize(("iteration", "iterations"), [(0, 4), (5, 4), (-1, 4), (1, 0)])
+def test_iterations_out_of_range_are_refused(iteration: int, iterations: int):
+    with pytest.raises(PochadeError, match=f"iteration: {iteration} given, allowed are 1 to {iterations}"):
+        IterationEmbedding(4)(iteration, iterations)
+
+
+def grouped(dtype: torch.dtype, dim: int = 12, vectors: int = 3, blocks: int = 2, groups: int = 4) -> GroupedModulation:
+    torch.manual_seed(0)
+    module = GroupedModulation(dim, vectors, blocks, groups).to(dtype)
+    torch.nn.init.normal_(module.weight)
+    torch.nn.init.normal_(module.bias)
+    return module
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("groups", [1, 4, 12])
+def test_grouped_modulation_equals_its_reference(groups: int, dtype: torch.dtype, tolerance: float):
+    module = grouped(dtype, groups=groups)
+    conditioning = torch.randn(5, 12, dtype=dtype)
+    projection = torch.randn(2, 3, 5, 1, 12, dtype=dtype)
+    results = []
+    for function in (module, lambda c: grouped_modulation_reference(module, c)):
+        c = conditioning.clone().requires_grad_()
+        out = torch.stack([torch.stack(tuple(block)) for block in function(c)])
+        leaves = [c, *module.parameters()]
+        results.append([out, *torch.autograd.grad((out * projection).sum(), leaves)])
+    assert results[0][0].shape == (2, 3, 5, 1, 12)
+    for ours, reference in zip(*results, strict=True):
+        torch.testing.assert_close(ours, reference, atol=tolerance * reference.abs().max().item(), rtol=0)
+
+
+def test_grouped_modulation_serves_blocks_differently_and_starts_at_zero():
+    first, second = grouped(torch.float32)(torch.randn(3, 12))
+    assert all((a - b).abs().max() > 0.1 for a, b in zip(first, second, strict=True))
+    module = GroupedModulation(12, 3, 2, 4)
+    torch.nn.init.zeros_(module.shared.weight)
+    vectors = [v for block in module(torch.randn(3, 12)) for v in block]
+    assert all(v.eq(0).all() for v in vectors)
+    sum(v.sum() for v in vectors).backward()
+    assert all(p.grad.abs().max() > 0 for p in (module.shared.weight, module.weight, module.bias))
+
+
+def test_grouped_modulation_costs_what_it_says():
+    dim, vectors, blocks, groups = 32, 9, 6, 16
+    module = GroupedModulation(dim, vectors, blocks, groups)
+    weights = (1 + vectors + blocks * vectors / groups) * dim**2
+    assert sum(p.numel() for p in module.parameters() if p.ndim != 4) == weights + dim
+    full = blocks * sum(p.numel() for p in Modulation(dim, vectors).parameters())
+    assert 0.2 < weights / full < 0.26
+
+
+def test_grouped_modulation_refuses_groups_that_do_not_divide():
+    with pytest.raises(PochadeError, match="groups: 5 given, allowed are the divisors of dim, 12"):
+        GroupedModulation(12, 3, 2, 5)
+
+
+class Steered(torch.nn.Module):
+    """A loop of two passes, each with its own modulation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.iteration = IterationEmbedding(12, 8)
+        self.grouped = grouped(torch.float32)
+
+    def forward(self, x: torch.Tensor, c: torch.Tensor) -> torch.Tensor:
+        for i in (1, 2):
+            for shift, scale, gate in self.grouped(c + self.iteration(i, 2)):
+                x = x + gate * modulated_norm(x, shift, scale)
+        return x
+
+
+@pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
+def test_modulation_compiles_into_one_graph_and_exports(tmp_path: Path):
+    module = Steered().eval()
+    inputs = (torch.randn(2, 5, 12), torch.randn(2, 12))
+    expected = module(*inputs).detach()
+    torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(*inputs), expected)
+    path = tmp_path / "modulation.onnx"
+    torch.onnx.export(module, inputs, path, dynamo=True, opset_version=20, verbose=False, report=False)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = [i.name for i in session.get_inputs()]
+    (out,) = session.run(None, {n: i.numpy() for n, i in zip(names, inputs, strict=True)})
+    torch.testing.assert_close(torch.from_numpy(out), expected, atol=1e-5, rtol=1e-5)
 
 
 def test_positions_are_the_table_at_its_own_size_and_resized_elsewhere():

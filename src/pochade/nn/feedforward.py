@@ -1,7 +1,24 @@
-"""The part of a block that works on each token alone."""
+"""The part of a block that works on each token alone, or on a token and its neighbours."""
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from pochade.nn.convolution import DepthwiseConv
+
+
+class FeedForward(nn.Module):
+    """W_out GELU(W_in x) (1706.03762 eq. 2, 1606.08415): [..., D] -> [..., D].
+
+    GELU is the exact one: on a CPU it takes a third of the time of its tanh approximation.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim, hidden)
+        self.out = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(F.gelu(self.inner(x)))
 
 
 class GatedFeedForward(nn.Module):
@@ -19,3 +36,27 @@ class GatedFeedForward(nn.Module):
         if self.dropout:
             hidden = F.dropout(hidden, self.dropout, self.training)
         return self.out(hidden)
+
+
+class MixFeedForward(nn.Module):
+    """The gated feed-forward of SANA (2410.10629, Mix-FFN), which sees each token's eight neighbours.
+
+    [a, g] = depthwise 3 x 3 (SiLU(W_in x)), out = W_out (a * SiLU(g)): [B, H W, D] -> [B, H W, D].
+
+    Args:
+        dim: D.
+        hidden: width of a and of g.
+
+    Raises:
+        PochadeError: H W is not the number of tokens.
+    """
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim, 2 * hidden)
+        self.depthwise = DepthwiseConv(2 * hidden)
+        self.out = nn.Linear(hidden, dim, bias=False)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        value, gate = self.depthwise(F.silu(self.inner(x)), height, width).chunk(2, dim=-1)
+        return self.out(value * F.silu(gate))
