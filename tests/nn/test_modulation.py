@@ -82,8 +82,8 @@ def test_the_same_share_of_another_depth_changes_the_count_alone():
     for one, other in ((0, 1), (2, 3)):
         assert torch.equal(share[one], share[other])
         assert not torch.equal(count[one], count[other])
-    steps = torch.tensor([1.0, 2.0])  # the fastest wave has one radian a pass
-    torch.testing.assert_close(count[0][0], steps[1].cos())
+    passes = torch.tensor([2.0, 32 * 2 / 4])  # the fastest wave has one radian a pass, and the whole way is 32 passes
+    torch.testing.assert_close(torch.stack((count[0][0], share[0][0])), passes.cos(), atol=1e-5, rtol=0)
 
 
 def test_neighbouring_depths_have_neighbouring_iterations():
