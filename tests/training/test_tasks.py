@@ -222,6 +222,29 @@ def test_flow_loss_is_the_error_of_the_velocity():
     assert 0.8 < float(eps.std()) < 1.2
 
 
+def test_flow_loss_adds_what_the_family_asks_for_and_logs_the_rest():
+    class Extras(Remember):
+        def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> DenoiserOutput:
+            out = super().forward(latents, t, conditioning)
+            rows = torch.arange(len(t), dtype=torch.float32)
+            aux = {"loss_rows": self.constant * rows, "loss_whole": self.constant.square(), "steps": (rows + 2).long()}
+            return DenoiserOutput(out.velocity, aux=aux)
+
+    settings, batch = FlowSettings(drop=0.0), vectors()
+    task, bare = FlowTask(Extras(), settings), FlowTask(Remember(), settings)
+    out, plain = task(batch), bare(batch)
+    torch.testing.assert_close(out["loss"], plain["loss"] + 0.3 * 1.5 + 0.09)
+    slopes = [torch.autograd.grad(o["loss"], list(t.parameters()))[0] for o, t in ((out, task), (plain, bare))]
+    torch.testing.assert_close(slopes[0], slopes[1] + 1.5 + 2 * 0.3)
+    assert {k: round(float(out[k]), 4) for k in ("loss_rows", "loss_whole", "steps")} == {
+        "loss_rows": 0.45,
+        "loss_whole": 0.09,
+        "steps": 3.5,
+    }
+    assert not any(v.requires_grad for k, v in out.items() if k != "loss")
+    torch.testing.assert_close(out["per_sample"], plain["per_sample"])
+
+
 @pytest.mark.parametrize("weighting", ["constant", "min_snr"])
 @pytest.mark.parametrize("time_shift", [1.0, 3.0])
 def test_flow_loss_weighs_each_row(weighting: Any, time_shift: float):

@@ -40,7 +40,9 @@ class FlowTask(Task):
     """One step of flow matching on {"latents" [B, C, H, W], "seed" [B]} with text, words or classes.
 
     loss = mean of w(t) |v - (eps - z_0)|^2 (2210.02747 eq. 23 on the straight path). Noise, time and the rows that lose
-    their conditioning come from each row's own seed.
+    their conditioning come from each row's own seed. What a family leaves in ``aux`` under a name that begins with
+    ``loss_`` is a further term, already weighted, a number for each row ([B], or a scalar mean), and is added. All of
+    ``aux`` is logged, each entry by its mean.
 
     Args:
         denoiser: of any family.
@@ -83,4 +85,7 @@ class FlowTask(Task):
         weights = weight(
             t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
         )
-        return {"loss": (weights * error).mean(), "t": t, "per_sample": error.detach()}
+        extras = {name: value.float().mean() for name, value in out.aux.items()}
+        loss = (weights * error).mean() + sum(value for name, value in extras.items() if name.startswith("loss_"))
+        logged = {name: value.detach() for name, value in extras.items()}
+        return {**logged, "loss": loss, "t": t, "per_sample": error.detach()}
