@@ -180,8 +180,10 @@ def _variants() -> list[dict[str, Any]]:
 def _machine() -> dict[str, Any]:
     import torch
 
+    from pochade.nn.scan import backend
     from pochade.pipelines.recipe_metadata import versions
 
+    kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     devices = ["cpu"] + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if torch.backends.mps.is_available():
         devices.append("mps")
@@ -190,5 +192,6 @@ def _machine() -> dict[str, Any]:
         "system": platform.platform(),
         "devices": devices,
         "threads": torch.get_num_threads(),
+        "scans": [f"{backend(kind)} on {kind}" for kind in kinds],
         "models": list(hub.shipped()),
     }

@@ -1,0 +1,200 @@
+import os
+import subprocess
+import sys
+import threading
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from nn.scan.cases import FORMS, close, selective
+from pochade.errors import PochadeError
+from pochade.nn.scan import backend, linear_recurrence, rg_lru, selective_scan, use_backend
+
+BATCH = torch.export.Dim("batch", min=1, max=64)
+
+
+class Scans(nn.Module):
+    """One of everything, of tokens [B, 70, 12]."""
+
+    def __init__(self, structure: str) -> None:
+        super().__init__()
+        _, self.dt, self.A, self.B, self.C, self.D, self.initial = selective(
+            structure, 70, batch=1, dtype=torch.float32
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        dt, B, C, initial = (t.expand(x.shape[0], *t.shape[1:]) for t in (self.dt, self.B, self.C, self.initial))
+        y, state = selective_scan(x, dt, self.A, B, C, self.D, initial=initial, reverse=True, return_state=True)
+        unit = rg_lru(x, x.sigmoid(), (-x).sigmoid(), self.D)
+        return y, state, unit, linear_recurrence(x.sigmoid(), x, reverse=True)
+
+
+def tokens(batch: int) -> Tensor:
+    return torch.randn(batch, 70, 12, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "scalar"])
+def test_export_sees_one_operator_for_each_scan(structure):
+    program = torch.export.export(Scans(structure).eval(), (tokens(2),), dynamic_shapes=({0: BATCH},))
+    names = [str(node.target) for node in program.graph.nodes]
+    assert names.count("pochade.selective_scan.default") == 1
+    assert names.count("pochade.linear_recurrence.default") == 2
+    module = Scans(structure).eval()
+    for found, wanted in zip(program.module()(tokens(3)), module(tokens(3)), strict=True):
+        assert torch.equal(found, wanted)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "scalar"])
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
+@pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")
+def test_onnx_agrees_and_has_no_loop_over_the_tokens(structure, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    module = Scans(structure).eval()
+    program = torch.onnx.export(
+        module, (tokens(2),), dynamo=True, opset_version=20, dynamic_shapes=({0: BATCH},), verbose=False
+    )
+    assert program is not None
+    nodes = [node.op_type for node in program.model_proto.graph.node]
+    assert not {"Scan", "Loop"} & set(nodes)
+    assert len(nodes) < 700  # 70 tokens, four scans; a loop over the tokens would take 280 steps of several nodes
+    program.save(tmp_path / "scans.onnx")
+    session = onnxruntime.InferenceSession(tmp_path / "scans.onnx")
+    found = session.run(None, {session.get_inputs()[0].name: tokens(3).numpy()})
+    for value, wanted in zip(found, module(tokens(3)), strict=True):
+        assert close(torch.from_numpy(value), wanted, 1e-5)
+
+
+def test_graph_grows_with_the_logarithm_of_the_tokens():
+    def nodes(count: int) -> int:
+        module = torch.nn.Module()
+        module.forward = lambda x: selective_scan(x, x.exp(), -torch.ones(4, 2), x[..., :2], x[..., 2:])  # pyright: ignore
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.onnx.export(
+                module, (torch.zeros(1, count, 4),), dynamo=True, opset_version=20, verbose=False
+            )
+        assert program is not None
+        return len(program.model_proto.graph.node)
+
+    assert nodes(1024) < 1.7 * nodes(256)
+
+
+@pytest.mark.parametrize("structure", ["diagonal", "scalar"])
+def test_compile_keeps_values_and_gradients(structure):
+    compiled = torch.compile(lambda *t: selective_scan(*t[:6], initial=t[6]).cos(), backend="aot_eager", fullgraph=True)
+    leaves = [t.requires_grad_() for t in selective(structure, 70)]
+    found = torch.autograd.grad(compiled(*leaves).sum(), leaves)
+    wanted = torch.autograd.grad(selective_scan(*leaves[:6], initial=leaves[6]).cos().sum(), leaves)
+    assert all(close(f, w, 1e-12) for f, w in zip(found, wanted, strict=True))
+
+
+def test_operators_keep_torchs_rules():
+    x, dt, A, B, C, D, initial = selective("diagonal", 70, dtype=torch.float32, groups=2)
+    for leaf in (x, dt, A, B, C, D, initial):
+        leaf.requires_grad_()
+    torch.library.opcheck(torch.ops.pochade.selective_scan.default, (x, dt, A, B, C, D, initial, False))
+    torch.library.opcheck(torch.ops.pochade.linear_recurrence.default, (dt, x, None, True))
+
+
+def test_the_number_of_threads_changes_nothing():
+    tensors = [
+        t.requires_grad_() for t in selective("diagonal", 300, batch=4, width=256, states=16, dtype=torch.float32)
+    ]
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            y = selective_scan(*tensors[:6], initial=tensors[6])
+            results.append((y, *torch.autograd.grad(y.cos().sum(), tensors)))
+    finally:
+        torch.set_num_threads(before)
+    for other in results[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(results[0], other, strict=True))
+
+
+def test_many_python_threads_at_once():
+    tensors = selective("diagonal", 400, batch=4, width=256, states=16, dtype=torch.float32)
+    expected = selective_scan(*tensors[:6])
+    found: list[Tensor] = []
+    callers = [threading.Thread(target=lambda: found.append(selective_scan(*tensors[:6]))) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert len(found) == 4
+    assert all(torch.equal(y, expected) for y in found)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_after_a_fork():
+    program = """
+import os, torch
+from pochade.nn.scan import linear_recurrence
+torch.set_num_threads(2)
+a = torch.rand(8, 4096, 256)
+expected = linear_recurrence(a, a)
+child = os.fork()
+if not child:
+    os._exit(0 if torch.equal(linear_recurrence(a, a), expected) else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+class TestBackends:
+    def test_chosen_by_device(self):
+        assert backend("cpu") == "numba"
+        assert backend("mps") == "torch"
+        assert backend("meta") == "torch"
+
+    @pytest.mark.parametrize("form", FORMS)
+    def test_overridden_and_given_back(self, form):
+        with use_backend(form):
+            assert backend("cpu") == form
+            with use_backend(None):
+                assert backend("cpu") == "numba"
+            assert backend("cpu") == form
+        assert backend("cpu") == "numba"
+
+    def test_by_the_environment(self, monkeypatch):
+        monkeypatch.setenv("POCHADE_SCAN", "torch")
+        assert backend("cpu") == "torch"
+        with use_backend("numba"):
+            assert backend("cpu") == "numba"
+        monkeypatch.setenv("POCHADE_SCAN", "numbe")
+        with pytest.raises(PochadeError, match=r"POCHADE_SCAN: 'numbe' given.*did you mean 'numba'"):
+            backend("cpu")
+
+    def test_unknown_or_of_another_device(self):
+        with pytest.raises(PochadeError, match="backend: 'cuda' given"), use_backend("cuda"):  # pyright: ignore
+            pass
+        with use_backend("triton"), pytest.raises(PochadeError, match="triton given for tensors on cpu"):
+            linear_recurrence(torch.rand(1, 2, 3), torch.rand(1, 2, 3))
+
+    def test_gives_way_where_its_library_is_missing(self):
+        program = """
+import sys
+sys.modules["numba"] = None
+import torch
+from pochade.errors import PochadeError
+from pochade.nn.scan import backend, linear_recurrence, use_backend
+assert backend("cpu") == "torch"
+linear_recurrence(torch.rand(1, 2, 3), torch.rand(1, 2, 3))
+try:
+    with use_backend("numba"):
+        linear_recurrence(torch.rand(1, 2, 3), torch.rand(1, 2, 3))
+except PochadeError as error:
+    assert "pip install numba" in str(error), error
+else:
+    raise AssertionError
+"""
+        done = subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
