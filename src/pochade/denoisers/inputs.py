@@ -1,0 +1,107 @@
+"""What the families ask of their inputs, and how time, class and text enter."""
+
+# diffusers and torch leave some of their types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.nn.modulation import TimestepEmbedding
+from pochade.types import PARTS, Conditioning
+
+
+def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> None:
+    """Raises PochadeError unless latents are [B, C, H, W], C ``channels``, sides multiples of ``multiple``, and t [B]."""
+    shape = tuple(latents.shape)
+    if len(shape) != 4 or shape[1] != channels or not all(side and side % multiple == 0 for side in shape[2:]):
+        raise PochadeError(
+            f"latents: shape {shape} given, allowed is [B, {channels}, H, W] with H and W multiples of {multiple}"
+        )
+    if t.shape != latents.shape[:1]:
+        raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{shape[0]}]")
+
+
+def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any, parts: tuple[str, ...]) -> None:
+    """Raises PochadeError unless every part that is present and used fits the latents and the configuration.
+
+    Args:
+        latents: [B, C, H, W].
+        conditioning: of any parts.
+        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input.
+        parts: of ``pochade.types.PARTS`` and "task", those that the family can be told. A picture or a task that it
+            cannot be told is an error; text and labels that its configuration has no input for are left aside.
+    """
+    batch = latents.shape[0]
+    length = None if conditioning.tokens is None else conditioning.tokens.shape[1]
+    allowed: dict[str, tuple[int | None, ...]] = {}
+    if config.text_dim:
+        allowed |= {"tokens": (batch, length, config.text_dim), "mask": (batch, length)}
+    if config.pooled_dim:
+        allowed["pooled"] = (batch, config.pooled_dim)
+    if config.num_classes:
+        allowed["class_label"] = (batch,)
+    if "source" in parts:
+        allowed |= {"source": tuple(latents.shape), "source_mask": (batch, 1, *latents.shape[2:])}
+    for name, shape in allowed.items():
+        value = getattr(conditioning, name)
+        if value is not None and tuple(value.shape) != shape:
+            raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
+    if config.text_dim and (conditioning.tokens is None) != (conditioning.mask is None):
+        raise PochadeError("mask: text tokens come with their mask, both or neither is allowed")
+    for name in (*PARTS, "task"):
+        if name not in ("text", "class_label", *parts) and getattr(conditioning, name) is not None:
+            raise PochadeError(f"{name}: a tensor given, but the family has no input for it: allowed is None")
+
+
+class Steering(nn.Module):
+    """Time, class and pooled text in one vector [B, D].
+
+    Args:
+        dim: D.
+        num_classes: classes, 0 for none; one more embedding stands for "no class".
+        pooled_dim: width of the pooled text, 0 for none. Its length does not matter, its direction does.
+    """
+
+    def __init__(self, dim: int, num_classes: int, pooled_dim: int) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.time = TimestepEmbedding(dim)
+        self.classes = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
+
+    def forward(self, t: Tensor, conditioning: Conditioning) -> Tensor:
+        steer = self.time(t)
+        if self.classes is not None:
+            label, none = conditioning.class_label, self.num_classes
+            label = t.new_full(t.shape, none).long() if label is None else torch.where(label < 0, none, label)
+            steer = steer + self.classes(label)
+        if self.pooled is not None and conditioning.pooled is not None:
+            pooled = conditioning.pooled.to(steer.dtype)
+            steer = steer + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
+        return steer
+
+
+class TextInput(nn.Module):
+    """Text tokens [B, M, D_text] -> [B, 1 + M, D] and their mask.
+
+    The first token is learned and always real: no row is ever empty, and one whose text was dropped has it alone.
+    """
+
+    def __init__(self, text_dim: int, dim: int) -> None:
+        super().__init__()
+        self.project = nn.Linear(text_dim, dim)
+        self.null_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.null_token.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, batch: int, conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+        null = self.null_token.expand(batch, -1, -1)
+        always = torch.ones(batch, 1, dtype=torch.bool, device=null.device)
+        if conditioning.tokens is None or conditioning.mask is None:
+            return null, always
+        tokens = conditioning.tokens.to(null.dtype)
+        tokens = self.project(F.rms_norm(tokens, (tokens.shape[-1],), eps=1e-6))
+        return torch.cat((null, tokens), 1), torch.cat((always, conditioning.mask), 1)
