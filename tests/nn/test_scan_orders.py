@@ -15,6 +15,7 @@ from pochade.nn.scan_orders import (
     four_directions,
     inverse_order,
     merge_directions,
+    own_directions,
     reorder,
     scan_order,
     side_by_side,
@@ -84,6 +85,16 @@ def test_four_directions_are_the_four_orders_along_the_channels(height: int, wid
     x = numbered(height, width)
     expected = torch.cat([reorder(x, scan_order(name, height, width)) for name in DIRECTIONS], dim=-1)
     assert torch.equal(four_directions(x, height, width), expected)
+
+
+@pytest.mark.parametrize(("height", "width"), SIZES)
+def test_each_quarter_goes_into_its_own_direction(height: int, width: int) -> None:
+    x = numbered(height, width, 12)
+    parts = zip(DIRECTIONS, x.chunk(4, dim=-1), strict=True)
+    expected = torch.cat([reorder(part, scan_order(name, height, width)) for name, part in parts], dim=-1)
+    assert torch.equal(own_directions(x, height, width), expected)
+    same = numbered(height, width)
+    assert torch.equal(own_directions(torch.cat([same] * 4, -1), height, width), four_directions(same, height, width))
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
@@ -162,6 +173,8 @@ def test_bad_arguments_are_named() -> None:
         merge_directions(x, 3, 3)
     with pytest.raises(PochadeError, match="y: 3 channels given"):
         merge_directions(x, 2, 3)
+    with pytest.raises(PochadeError, match="x: 3 channels given"):
+        own_directions(x, 2, 3)
     with pytest.raises(PochadeError, match="right: shape"):
         side_by_side(x, x[:1], 2)
     with pytest.raises(PochadeError, match="left: 6 tokens given, must be a multiple of height 4"):

@@ -15,7 +15,7 @@ from pochade.types import PARTS, Conditioning
 
 
 def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> None:
-    """Raises PochadeError unless latents are [B, C, H, W], C ``channels``, sides multiples of ``multiple``, and t [B]."""
+    """Raises PochadeError unless latents are [B, ``channels``, H, W], H and W divide by ``multiple``, and t is [B]."""
     shape = tuple(latents.shape)
     if len(shape) != 4 or shape[1] != channels or not all(side and side % multiple == 0 for side in shape[2:]):
         raise PochadeError(

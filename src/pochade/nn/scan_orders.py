@@ -83,6 +83,21 @@ def four_directions(x: Tensor, height: int, width: int) -> Tensor:
     return torch.cat((x, x.flip(1), down, down.flip(1)), dim=-1)
 
 
+def own_directions(x: Tensor, height: int, width: int) -> Tensor:
+    """x [B, N, 4 D] in raster order -> [B, N, 4 D]: each quarter of the channels in one of the four ``DIRECTIONS``.
+
+    Raises:
+        PochadeError: N is not H W, or the channels are not a multiple of 4.
+    """
+    check_grid(x, height, width)
+    if x.shape[-1] % len(DIRECTIONS):
+        raise PochadeError(f"x: {x.shape[-1]} channels given, must be a multiple of 4")
+    right, left, down, up = x.chunk(4, dim=-1)
+    return torch.cat(
+        (right, left.flip(1), _transposed(down, height, width), _transposed(up, height, width).flip(1)), dim=-1
+    )
+
+
 def merge_directions(y: Tensor, height: int, width: int) -> Tensor:
     """y [B, N, 4 D], laid out as ``four_directions`` gives it -> [B, N, D]: the mean of the four in raster order.
 

@@ -1,0 +1,147 @@
+"""A selective scan of the token grid in four directions, and what makes the scan selective."""
+
+# torch leaves the types of some methods open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import math
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.scan import selective_scan, selective_scan_reference
+from pochade.nn.scan_orders import (
+    DIRECTIONS,
+    four_directions,
+    inverse_order,
+    merge_directions,
+    own_directions,
+    scan_order,
+)
+
+Decay = Literal["scalar", "diagonal"]
+
+HEAD_WIDTH = 64
+"""Channels that share a decay where it is scalar; fewer where 64 does not divide the width."""
+
+
+class Selection(nn.Module):
+    """dt, B and C made of the tokens, with learned A and D: all that a selective scan reads beside x.
+
+    [dt, B, C] = W u for each of G groups of E channels, then dt <- softplus(dt + b). ``diagonal`` widens dt from rank
+    E / 32 to all channels first (2312.00752, section 3.6). Before training softplus(b) is log-uniform in [0.001, 0.1],
+    -A uniform in [1, 16] (scalar) or 1 to S (diagonal), and D is one.
+
+    Args:
+        dim: width of the tokens u.
+        inner: E.
+        groups: G, each with dt, B, C, A and D of its own.
+        state_size: S.
+        decay: "scalar", a decay for each head of 64 channels (2405.21060), or "diagonal", one for each channel and
+            state (2312.00752).
+
+    Raises:
+        PochadeError: ``decay`` is unknown.
+    """
+
+    def __init__(self, dim: int, inner: int, groups: int, state_size: int, decay: Decay) -> None:
+        super().__init__()
+        if decay not in ("scalar", "diagonal"):
+            raise PochadeError(f"decay: {decay!r} given, allowed are 'scalar' and 'diagonal'")
+        heads = inner // math.gcd(inner, HEAD_WIDTH)
+        rank = heads if decay == "scalar" else math.ceil(inner / 32)
+        self.widths = (rank, state_size, state_size)
+        self.groups = groups
+        self.project = nn.Linear(dim, groups * sum(self.widths), bias=False)
+        if decay == "scalar":
+            self.widen = None
+            decays = torch.empty(groups * heads).uniform_(1, 16)
+        else:
+            self.widen = nn.Parameter(torch.empty(groups, rank, inner).uniform_(-(rank**-0.5), rank**-0.5))
+            decays = torch.arange(1.0, state_size + 1).repeat(groups * inner, 1)
+        dt = torch.exp(
+            torch.empty(groups, heads if decay == "scalar" else inner).uniform_(math.log(1e-3), math.log(0.1))
+        )
+        self.dt_bias = nn.Parameter(dt + torch.log(-torch.expm1(-dt)))  # the inverse of softplus
+        self.A_log = nn.Parameter(decays.log())
+        self.D = nn.Parameter(torch.ones(groups * inner))
+        for parameter in (self.dt_bias, self.A_log, self.D):
+            parameter.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+
+    def forward(self, u: Tensor) -> Tensor:
+        """Tokens [B, N, dim] -> dt (not yet widened), B and C of each group in turn: [B, N, G P]."""
+        return self.project(u)
+
+    def inputs(self, selection: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """``selection``, its tokens perhaps reordered group by group -> dt, A, B, C as ``selective_scan`` takes them.
+
+        dt and A in float32 at least: a decay near one has no digits left in half precision.
+        """
+        wide = torch.promote_types(selection.dtype, torch.float32)
+        dt, B, C = selection.unflatten(-1, (self.groups, -1)).split(self.widths, dim=-1)
+        if self.widen is not None:
+            dt = torch.einsum("bngr,gre->bnge", dt, self.widen.to(dt.dtype))
+        dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).flatten(2)
+        return dt, -torch.exp(self.A_log.to(wide)), B, C
+
+    def scan(self, x: Tensor, selection: Tensor) -> Tensor:
+        """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
+        return selective_scan(x, *self.inputs(selection), self.D)
+
+
+class FourDirectionScan(nn.Module):
+    """Selective scans along rows and columns, forth and back (2401.10166), between shared projections.
+
+    [x, z] = W_in u, x <- SiLU(depthwise 3 x 3 (x)); four scans of x, each with its own dt, B, C, A and D, as groups of
+    one; their mean y, normalised, is mixed with x by a gate:
+
+        out = W_out (g y + (1 - g) x),    g = sigmoid(z).
+
+    Args:
+        dim: D.
+        inner: E, width of x and z.
+        state_size: S.
+        decay: see ``Selection``.
+
+    Raises:
+        PochadeError: ``decay`` is unknown, or H W is not the number of tokens.
+    """
+
+    def __init__(self, dim: int, inner: int, state_size: int, decay: Decay = "scalar") -> None:
+        super().__init__()
+        self.inner = nn.Linear(dim, 2 * inner, bias=False)
+        self.local = DepthwiseConv(inner)
+        self.selection = Selection(inner, inner, len(DIRECTIONS), state_size, decay)
+        self.norm = nn.Parameter(torch.ones(inner))
+        self.out = nn.Linear(inner, dim, bias=False)
+
+    def forward(self, u: Tensor, height: int, width: int) -> Tensor:
+        """[B, H W, D] -> [B, H W, D]."""
+        check_grid(u, height, width)
+        x, gate = self.inner(u).chunk(2, dim=-1)
+        x = F.silu(self.local(x, height, width))
+        selection = own_directions(self.selection(x), height, width)
+        y = merge_directions(self.selection.scan(four_directions(x, height, width), selection), height, width)
+        y = F.rms_norm(y, (y.shape[-1],), self.norm.to(y.dtype), 1e-6)
+        return self.out(torch.lerp(x, y, torch.sigmoid(gate)))
+
+
+def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:
+    """``FourDirectionScan`` direction by direction, each a loop over the tokens in its order."""
+    x, gate = module.inner(u).chunk(2, dim=-1)
+    x = F.silu(module.local(x, height, width))
+    selection, total = module.selection(x), torch.zeros_like(x)
+    dt, A, B, C = (
+        v.chunk(4, dim=axis) for v, axis in zip(module.selection.inputs(selection), (2, 0, 2, 2), strict=True)
+    )
+    for i, (name, D) in enumerate(zip(DIRECTIONS, module.selection.D.chunk(4), strict=True)):
+        order = scan_order(name, height, width)
+        y, _ = selective_scan_reference(x[:, order], dt[i][:, order], A[i], B[i][:, order], C[i][:, order], D)
+        total = total + y[:, inverse_order(order)]
+    y = total / 4
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.norm
+    g = torch.sigmoid(gate)
+    return module.out(g * y + (1 - g) * x)
