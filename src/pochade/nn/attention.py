@@ -254,10 +254,11 @@ class CrossAttention(nn.Module):
         key, value = self.key_value(tokens).chunk(2, dim=-1)
         return self.key_norm(split_heads(key, self.heads)), split_heads(value, self.heads)
 
-    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor) -> Tensor:
-        """[B, N, D] -> [B, N, D]; ``mask`` [B, M] bool, at least one True a row."""
+    def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``mask`` [B, M] bool, at least one True a row (None: all True)."""
         query = self.query_norm(split_heads(self.query(x), self.heads))
-        mixed = F.scaled_dot_product_attention(query, *context, attn_mask=mask[:, None, None, :])
+        where = None if mask is None else mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(query, *context, attn_mask=where)
         return self.out(join_heads(mixed))
 
 

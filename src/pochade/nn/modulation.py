@@ -116,6 +116,7 @@ class GroupedModulation(nn.Module):
         self.shared = nn.Linear(dim, vectors * dim, bias=False)
         self.weight = nn.Parameter(torch.zeros(groups, dim // groups, blocks * vectors * dim // groups))
         self.bias = nn.Parameter(torch.zeros(blocks, 1, vectors, dim))
+        self.bias.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, conditioning: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         """[B, D] -> for each block its ``vectors`` tensors [B, 1, D]."""
