@@ -37,6 +37,9 @@ class Autoencoder:
 
 
 _LRF = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "hidden": 32, "blocks": 2}
+_MICROFORGE = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "blocks": 2, "attention_every": 2}
+_MICROFORGE |= {"inner": 32, "scan_heads": 4, "state_size": 4, "modulation_groups": 4}
+_MICROFORGE |= {"plan_tokens": 3, "plan_layers": 1, "plan_hidden": 32}
 _TEXT = {"text_dim": 10, "pooled_dim": 6, "num_classes": 5}
 
 FAMILIES: dict[str, Family] = {
@@ -47,6 +50,14 @@ FAMILIES: dict[str, Family] = {
         },
         parts=("text", "class_label", "source"),
         depth="recursions",
+    ),
+    "microforge": Family(
+        toys={
+            "scalar": _MICROFORGE | _TEXT | {"patch_size": 1},
+            "diagonal": _MICROFORGE | _TEXT | {"patch_size": 2, "decay": "diagonal", "modulation": "full"},
+            "attention": _MICROFORGE | _TEXT | {"patch_size": 1, "mixer": "attention"},
+        },
+        stateful=True,
     ),
 }
 

@@ -99,7 +99,9 @@ def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> N
     denoiser.train()
     latents, t = inputs_for(denoiser, 3, (4, 4))
     conditioning = conditioning_for(denoiser, family.parts, 3, (4, 4))
-    out = denoiser(latents, t, conditioning)
+    # A state is what the parameters that take one in learn from; it is a constant, as in training.
+    state = denoiser(latents, t, conditioning).state if family.stateful else None
+    out = denoiser(latents, t, conditioning, state=None if state is None else state.detach())
     out.velocity.square().sum().backward()
     without = [n for n, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []

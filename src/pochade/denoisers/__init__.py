@@ -8,6 +8,7 @@ from pochade.errors import PochadeError, nearest
 
 FAMILIES: dict[str, str] = {
     "lrf": "pochade.denoisers.lrf:LRFDenoiser",
+    "microforge": "pochade.denoisers.microforge:MicroForgeDenoiser",
 }
 """Family -> "module:class". The module holds ``VARIANTS``, a table of sizes."""
 

@@ -10,6 +10,7 @@ from importlib import import_module
 COMPONENT_MODULES = (
     "pochade.autoencoders.tiny",
     "pochade.denoisers.lrf",
+    "pochade.denoisers.microforge",
     "pochade.text_encoders.bag",
     "pochade.text_encoders.class_label",
     "pochade.text_encoders.clip",

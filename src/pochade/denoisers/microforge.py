@@ -1,0 +1,289 @@
+"""MicroForge: few tokens of strongly compressed latents, a backbone that scans, a planner that remembers.
+
+A planner reads the embedded picture and makes K plan tokens; each block then scans the picture along a zigzag path of
+its own, looks at text and plan together, and ends in a feed-forward. One attention module, a single instance, is
+called after every few blocks. The plan is the state that goes from one sampling step to the next.
+"""
+
+# diffusers and torch leave some of their types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+from typing import Any, Literal, cast
+
+import torch
+import torch.nn.functional as F
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
+from pochade.denoisers.microforge_planner import Planner, mean_cosine, mean_squared_cosine, normed
+from pochade.errors import PochadeError
+from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
+from pochade.nn.feedforward import FeedForward
+from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
+from pochade.nn.positions import PositionTable
+from pochade.nn.scan_orders import ZIGZAGS
+from pochade.nn.zigzag_scan import Decay, ZigzagScan
+from pochade.types import Conditioning, DenoiserOutput
+
+MixerKind = Literal["scan", "attention"]
+ModulationKind = Literal["grouped", "full"]
+
+EXPANSION = 3
+"""Inner width of a block's feed-forward over D."""
+
+
+class MicroForgeBlock(nn.Module):
+    """adaLN-Zero block: mixer over the picture, attention to text and plan where there are any, feed-forward."""
+
+    def __init__(self, dim: int, heads: int, mixer: ZigzagScan | SpatialMixer, looks: bool) -> None:
+        super().__init__()
+        self.mixer = mixer
+        self.look = CrossAttention(dim, heads) if looks else None
+        self.feedforward = FeedForward(dim, EXPANSION * dim)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: tuple[Tensor, ...],
+        context: Tensor | None,
+        mask: Tensor | None,
+        grid: tuple[int, int],
+    ) -> Tensor:
+        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *look = modulation
+        x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid))
+        if self.look is not None and context is not None:
+            shift, scale, gate = look
+            looked = self.look(modulated_norm(x, shift, scale), self.look.context(context), mask)
+            x = torch.addcmul(x, gate, looked)
+        return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
+
+
+class MicroForgeDenoiser(ModelMixin, ConfigMixin):
+    """The MicroForge denoiser: ``denoiser(latents, t, conditioning, state=...) -> DenoiserOutput``.
+
+    Args:
+        latent_channels: C of the latents.
+        sample_size: rows of the (square) latents in training; other sizes work, positions are resized.
+        patch_size: latent cells along one side of a token.
+        dim: D. heads: attention heads, divide D. blocks: L.
+        inner: width of a scan. scan_heads: its parts with a decay of their own, divide ``inner``. state_size: S.
+        plan_tokens: K, at least 2, or 0 for no planner. plan_layers: layers of the planner. plan_hidden: inner width of
+            their feed-forward.
+        self_conditioning: whether the plan is carried from step to step.
+        diversity_weight: weight of the loss that holds plan tokens apart, their mean squared cosine.
+        mixer: "scan" along zigzags, or softmax "attention" of every token to every other.
+        decay: of the scans, "scalar" a head or "diagonal", a channel and state.
+        depthwise: whether a depthwise convolution stands beside each scan.
+        attention_every: the shared attention follows every so many blocks, 0 for none.
+        modulation: "grouped", one MLP for all blocks with a cheap part of each block's own, or "full", one matrix each.
+        modulation_groups: groups of channels of the grouped modulation, divide D.
+        text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
+        text_encoder: identity of the text encoder whose vectors the network was trained on.
+        num_classes: classes, 0 for none; one more embedding stands for "no class".
+
+    Raises:
+        PochadeError: an argument is out of range.
+    """
+
+    config: Any
+
+    @register_to_config
+    def __init__(
+        self,
+        latent_channels: int = 16,
+        sample_size: int = 8,
+        patch_size: int = 1,
+        dim: int = 128,
+        heads: int = 4,
+        blocks: int = 6,
+        inner: int = 768,
+        scan_heads: int = 12,
+        state_size: int = 16,
+        plan_tokens: int = 16,
+        plan_layers: int = 2,
+        plan_hidden: int = 384,
+        self_conditioning: bool = True,
+        diversity_weight: float = 0.0,
+        mixer: MixerKind = "scan",
+        decay: Decay = "scalar",
+        depthwise: bool = True,
+        attention_every: int = 3,
+        modulation: ModulationKind = "grouped",
+        modulation_groups: int = 16,
+        text_dim: int = 0,
+        pooled_dim: int = 0,
+        text_encoder: str | None = None,
+        num_classes: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value, allowed in (
+            ("mixer", mixer, ("scan", "attention")),
+            ("modulation", modulation, ("grouped", "full")),
+        ):
+            if value not in allowed:
+                raise PochadeError(f"{name}: {value!r} given, allowed are {allowed}")
+        if sample_size < 1 or patch_size < 1 or sample_size % patch_size:
+            raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
+        if blocks < 1 or not 0 <= attention_every <= blocks:
+            raise PochadeError(
+                f"blocks, attention_every: {blocks} and {attention_every} given, allowed are 1 and more, 0 to blocks"
+            )
+        if plan_tokens == 1 or plan_tokens < 0 or plan_layers < 1:
+            raise PochadeError(
+                f"plan_tokens, plan_layers: {plan_tokens} and {plan_layers} given, "
+                "allowed are 0 (no planner) or 2 and more, and 1 and more"
+            )
+        if diversity_weight < 0:
+            raise PochadeError(f"diversity_weight: {diversity_weight} given, allowed are 0 and more")
+        if mixer == "attention" and not depthwise:
+            raise PochadeError(
+                "depthwise: False given, allowed with mixer='scan' alone: attention keeps its convolution"
+            )
+
+        def make_mixer(block: int) -> ZigzagScan | SpatialMixer:
+            if mixer == "attention":
+                return SpatialMixer(dim, heads, "softmax")
+            path = ZIGZAGS[block % len(ZIGZAGS)]
+            return ZigzagScan(dim, inner, scan_heads, state_size, path, decay, depthwise)
+
+        patch = latent_channels * patch_size**2
+        self.embed = nn.Linear(patch, dim)
+        self.positions = PositionTable(dim, sample_size // patch_size)
+        self.steering = Steering(dim, num_classes, pooled_dim)
+        self.text = TextInput(text_dim, dim) if text_dim else None
+        self.planner = None
+        if plan_tokens:
+            self.planner = Planner(dim, heads, plan_hidden, plan_layers, plan_tokens, bool(text_dim), self_conditioning)
+        looks = bool(plan_tokens or text_dim)
+        vectors = 9 if looks else 6
+        self.modulations = (
+            GroupedModulation(dim, vectors, blocks, modulation_groups)
+            if modulation == "grouped"
+            else nn.ModuleList(Modulation(dim, vectors) for _ in range(blocks))
+        )
+        self.core = nn.ModuleList(MicroForgeBlock(dim, heads, make_mixer(i), looks) for i in range(blocks))
+        self.attention = MultiQueryAttention(dim, heads) if attention_every else None
+        self.modulation_out = Modulation(dim, 2)
+        self.out = nn.Linear(dim, patch)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out.
+
+        What the planner carries starts at zero as well, by the scale of its norm.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                scaled_init(module)
+            elif isinstance(module, nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.normal_(self.positions.table, std=0.02)
+        if self.text is not None:
+            nn.init.normal_(self.text.null_token, std=0.02)
+        zero = [self.modulation_out.linear, self.out]
+        if isinstance(self.modulations, GroupedModulation):
+            zero.append(self.modulations.shared)
+        else:
+            zero += [cast(Modulation, each).linear for each in self.modulations]
+        if self.attention is not None:
+            zero.append(self.attention.out)
+        for linear in zero:
+            nn.init.zeros_(linear.weight)
+            if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
+                nn.init.zeros_(linear.bias)
+
+    @property
+    def size_multiple(self) -> int:
+        """Rows and columns of the latents must divide by this."""
+        return self.config.patch_size
+
+    @property
+    def state_shape(self) -> tuple[int, int] | None:
+        """[K, D], a row of the state that goes from step to step; None where nothing is carried."""
+        carries = self.config.plan_tokens and self.config.self_conditioning
+        return (self.config.plan_tokens, self.config.dim) if carries else None
+
+    def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
+        check_latents(latents, t, self.config.latent_channels, self.size_multiple)
+        check_conditioning(latents, conditioning, self.config, ("text", "class_label"))
+        if state is None:
+            return
+        if self.state_shape is None:
+            raise PochadeError(
+                "state: a tensor given, but nothing is carried without plan_tokens and self_conditioning"
+            )
+        allowed = (latents.shape[0], *self.state_shape)
+        if tuple(state.shape) != allowed:
+            raise PochadeError(f"state: shape {tuple(state.shape)} given, allowed is {allowed}")
+
+    def _modulations(self, steer: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+        if isinstance(self.modulations, GroupedModulation):
+            return self.modulations(steer)
+        return tuple(each(steer) for each in self.modulations)
+
+    def forward(
+        self,
+        latents: Tensor,
+        t: Tensor,
+        conditioning: Conditioning,
+        *,
+        state: Tensor | None = None,
+        depth: int | None = None,
+    ) -> DenoiserOutput:
+        """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
+
+        Args:
+            conditioning: text (tokens, mask, pooled) and class label are used where present; source must be None.
+            state: the plan [B, K, D] of the step before; None, as zeros, where there was none.
+            depth: MicroForge does not iterate; must be None.
+
+        Returns:
+            the velocity, the plan as the state, and in ``aux`` "diversity", the mean cosine between plan tokens, with
+            "loss_diversity" where ``diversity_weight`` is above 0.
+
+        Raises:
+            PochadeError: a shape does not fit, or a depth was given.
+        """
+        if depth is not None:
+            raise PochadeError(f"depth: {depth} given, but MicroForge does not iterate: allowed is None")
+        self._check(latents, t, conditioning, state)
+        config, p = self.config, self.config.patch_size
+        grid = (latents.shape[2] // p, latents.shape[3] // p)
+        x = self.embed(F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)) + self.positions(*grid)
+        steer = self.steering(t, conditioning)
+        context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
+        plan, aux = None, dict[str, Tensor]()
+        if self.planner is not None:
+            plan = self.planner(x, steer, context, mask, state)
+            context = plan if context is None else torch.cat((context, plan), 1)
+            mask = None if mask is None else F.pad(mask, (0, plan.shape[1]), value=True)
+            aux["diversity"] = mean_cosine(plan).mean()
+            if config.diversity_weight:
+                aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan).mean()
+        for i, (block, modulation) in enumerate(zip(self.core, self._modulations(steer), strict=True), 1):
+            x = block(x, modulation, context, mask, grid)
+            if self.attention is not None and i % config.attention_every == 0:
+                x = x + self.attention(normed(x))
+        tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
+        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), p)
+        return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)
+
+
+_MINILM: dict[str, Any] = {"text_dim": 384, "pooled_dim": 384, "text_encoder": "minilm-l6-v2"}
+
+# fmt: off
+VARIANTS: dict[str, dict[str, Any]] = {
+    "nano":  dict(latent_channels=16, sample_size=8,  dim=128, heads=4, blocks=6,  inner=768, scan_heads=12,
+                  attention_every=3, plan_tokens=16, plan_layers=2, plan_hidden=384,  **_MINILM),
+    "tiny":  dict(latent_channels=16, sample_size=8,  dim=256, heads=4, blocks=6,  inner=512, scan_heads=8,
+                  attention_every=3, plan_tokens=16, plan_layers=4, plan_hidden=768,  **_MINILM),
+    "small": dict(latent_channels=32, sample_size=16, dim=384, heads=6, blocks=12, inner=576, scan_heads=9,
+                  attention_every=4, plan_tokens=32, plan_layers=4, plan_hidden=1024, **_MINILM),
+    "base":  dict(latent_channels=32, sample_size=16, dim=512, heads=8, blocks=18, inner=640, scan_heads=10,
+                  attention_every=6, plan_tokens=32, plan_layers=3, plan_hidden=1536, **_MINILM),
+}
+# fmt: on
+"""Sizes by name; parameters of backbone and planner: nano 3-4 M and 0.5 M, tiny 8 and 4 M, small 29 and 8 M, base 71
+and 12 M."""
