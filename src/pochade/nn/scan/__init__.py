@@ -98,7 +98,9 @@ def rg_lru(
 
 def _square_root(y: Tensor) -> Tensor:
     """sqrt(y) whose derivative is at most 1000."""
-    root = y.sqrt().detach()
+    if not y.requires_grad:
+        return y.sqrt()
+    root = y.detach().sqrt()
     slope = (0.5 / root).clamp(max=_STEEPEST)
     return root + slope * (y - y.detach())
 
