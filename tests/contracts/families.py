@@ -38,11 +38,31 @@ class Autoencoder:
 
 _LRF = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "hidden": 32, "blocks": 2}
 _MICROFORGE = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "blocks": 2, "attention_every": 2}
-_MICROFORGE |= {"inner": 32, "scan_heads": 4, "state_size": 4, "modulation_groups": 4}
+_MICROFORGE |= {"inner": 32, "state_size": 4, "modulation_groups": 4}
 _MICROFORGE |= {"plan_tokens": 3, "plan_layers": 1, "plan_hidden": 32}
 _TEXT = {"text_dim": 10, "pooled_dim": 6, "num_classes": 5}
+_LIRA: dict[str, Any] = {
+    "latent_channels": 3,
+    "sample_size": 4,
+    "dim": 16,
+    "blocks": 3,
+    "hidden": 24,
+    "state_size": 3,
+    "heads": 2,
+    "fusion_every": 2,
+    "reasoning_steps": 3,
+    "reasoning_width": 8,
+}
 
 FAMILIES: dict[str, Family] = {
+    "lira": Family(
+        toys={
+            "scalar": _LIRA | _TEXT | {"patch_size": 1},
+            "diagonal": _LIRA | _TEXT | {"patch_size": 2, "decay": "diagonal", "connections": "static"},
+            "residual": _LIRA | _TEXT | {"patch_size": 1, "blocks": 4, "connections": "residual", "pooled_dim": 0},
+        },
+        depth="reasoning_steps",
+    ),
     "lrf": Family(
         toys={
             "softmax": _LRF | _TEXT | {"mixer": "softmax", "patch_size": 2},

@@ -21,10 +21,11 @@ from pochade.denoisers.microforge_planner import Planner, mean_cosine, mean_squa
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import FeedForward
+from pochade.nn.four_direction_scan import Decay
 from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
 from pochade.nn.scan_orders import ZIGZAGS
-from pochade.nn.zigzag_scan import Decay, ZigzagScan
+from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.types import Conditioning, DenoiserOutput
 
 MixerKind = Literal["scan", "attention"]
@@ -68,7 +69,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         sample_size: rows of the (square) latents in training; other sizes work, positions are resized.
         patch_size: latent cells along one side of a token.
         dim: D. heads: attention heads, divide D. blocks: L.
-        inner: width of a scan. scan_heads: its parts with a decay of their own, divide ``inner``. state_size: S.
+        inner: width of a scan. state_size: S.
         plan_tokens: K, at least 2, or 0 for no planner. plan_layers: layers of the planner. plan_hidden: inner width of
             their feed-forward.
         self_conditioning: whether the plan is carried from step to step.
@@ -98,8 +99,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         dim: int = 128,
         heads: int = 4,
         blocks: int = 6,
-        inner: int = 768,
-        scan_heads: int = 12,
+        inner: int = 640,
         state_size: int = 16,
         plan_tokens: int = 16,
         plan_layers: int = 2,
@@ -146,7 +146,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             if mixer == "attention":
                 return SpatialMixer(dim, heads, "softmax")
             path = ZIGZAGS[block % len(ZIGZAGS)]
-            return ZigzagScan(dim, inner, scan_heads, state_size, path, decay, depthwise)
+            return ZigzagScan(dim, inner, state_size, path, decay, depthwise)
 
         patch = latent_channels * patch_size**2
         self.embed = nn.Linear(patch, dim)
@@ -275,13 +275,13 @@ _MINILM: dict[str, Any] = {"text_dim": 384, "pooled_dim": 384, "text_encoder": "
 
 # fmt: off
 VARIANTS: dict[str, dict[str, Any]] = {
-    "nano":  dict(latent_channels=16, sample_size=8,  dim=128, heads=4, blocks=6,  inner=768, scan_heads=12,
+    "nano":  dict(latent_channels=16, sample_size=8,  dim=128, heads=4, blocks=6,  inner=640,
                   attention_every=3, plan_tokens=16, plan_layers=2, plan_hidden=384,  **_MINILM),
-    "tiny":  dict(latent_channels=16, sample_size=8,  dim=256, heads=4, blocks=6,  inner=512, scan_heads=8,
+    "tiny":  dict(latent_channels=16, sample_size=8,  dim=256, heads=4, blocks=6,  inner=512,
                   attention_every=3, plan_tokens=16, plan_layers=4, plan_hidden=768,  **_MINILM),
-    "small": dict(latent_channels=32, sample_size=16, dim=384, heads=6, blocks=12, inner=576, scan_heads=9,
+    "small": dict(latent_channels=32, sample_size=16, dim=384, heads=6, blocks=12, inner=576,
                   attention_every=4, plan_tokens=32, plan_layers=4, plan_hidden=1024, **_MINILM),
-    "base":  dict(latent_channels=32, sample_size=16, dim=512, heads=8, blocks=18, inner=640, scan_heads=10,
+    "base":  dict(latent_channels=32, sample_size=16, dim=512, heads=8, blocks=18, inner=640,
                   attention_every=6, plan_tokens=32, plan_layers=3, plan_hidden=1536, **_MINILM),
 }
 # fmt: on
