@@ -7,6 +7,7 @@ from typing import Any
 from pochade.errors import PochadeError, nearest
 
 FAMILIES: dict[str, str] = {
+    "lira": "pochade.denoisers.lira:LiRADenoiser",
     "lrf": "pochade.denoisers.lrf:LRFDenoiser",
     "microforge": "pochade.denoisers.microforge:MicroForgeDenoiser",
 }

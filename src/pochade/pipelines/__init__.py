@@ -9,6 +9,7 @@ from importlib import import_module
 
 COMPONENT_MODULES = (
     "pochade.autoencoders.tiny",
+    "pochade.denoisers.lira",
     "pochade.denoisers.lrf",
     "pochade.denoisers.microforge",
     "pochade.text_encoders.bag",

@@ -1,0 +1,143 @@
+"""LiRA's latent reasoning loop: it reads the picture and the prompt several times before the blocks start."""
+
+# torch leaves the types of some methods open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.nn.feedforward import FeedForward
+from pochade.nn.four_direction_scan import Decay, Selection
+
+LEAST_STEPS = 2
+"""Every picture takes so many steps at least."""
+
+MAX_DEPTH = 64
+
+
+class ReasoningLoop(nn.Module):
+    """A state r [B, R] that is refined step by step until it halts, each picture for itself.
+
+    r_0 = MLP(mean of the tokens, steering). A step scans the tokens, modulated by r, into a candidate u and keeps a
+    part of what was there: d = sigmoid(W_d [r; u]), r <- d r + (1 - d) u. From the second step on, l_n =
+    sigmoid(W_s r_n) is the probability to halt where it has not before, p_n = l_n prod_{m < n} (1 - l_m), and the last
+    step takes what is left (2107.05407 eq. 1 to 3).
+
+    In training the result is the expected state, sum p_n r_n, which has a gradient where a stop has none. At inference
+    a picture stops once the p_n add up to ``threshold``, and the state where it stops takes the rest (1603.08983 eq. 6,
+    7): the same sum, cut short.
+
+    Args:
+        dim: D of the tokens.
+        width: R.
+        state_size: S of the scan.
+        decay: see ``Selection``.
+        steps: T, the most steps, at least 2.
+        threshold: in (0, 1]; with 1 every picture takes all steps at inference.
+        prior_steps: mean of the geometric distribution (from the second step on) that the halting starts with and that
+            the ponder cost draws it to.
+        halting: False for a loop that always takes T steps and whose last state is the result.
+
+    Raises:
+        PochadeError: an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        dim: int,
+        width: int,
+        state_size: int,
+        decay: Decay,
+        steps: int,
+        threshold: float,
+        prior_steps: float,
+        halting: bool,
+    ) -> None:
+        super().__init__()
+        if not LEAST_STEPS <= steps <= MAX_DEPTH:
+            raise PochadeError(f"reasoning_steps: {steps} given, allowed are 0 and {LEAST_STEPS} to {MAX_DEPTH}")
+        if not 0 < threshold <= 1:
+            raise PochadeError(f"halt_threshold: {threshold} given, allowed is above 0, up to 1")
+        if prior_steps <= LEAST_STEPS:
+            raise PochadeError(f"ponder_steps: {prior_steps} given, allowed is above {LEAST_STEPS}")
+        self.steps = steps
+        self.threshold = threshold
+        self.prior = 1 / (prior_steps - LEAST_STEPS + 1)
+        self.tokens = nn.Linear(dim, width)
+        self.start = nn.Sequential(nn.Linear(width + dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.modulate = nn.Linear(width, 2 * width)
+        self.inner = nn.Linear(width, 2 * width)
+        self.selection = Selection(width, width, 1, state_size, decay)
+        self.candidate = FeedForward(width, width)
+        self.keep = nn.Linear(2 * width, width)
+        self.halt = nn.Linear(width, 1) if halting else None
+        self.out = nn.Linear(width, dim)
+
+    def initialise_halting(self) -> None:
+        """Every picture halts as the prior does, until it has learned better."""
+        if self.halt is not None:
+            nn.init.zeros_(self.halt.weight)
+            nn.init.constant_(self.halt.bias, math.log(self.prior / (1 - self.prior)))
+
+    def step(self, tokens: Tensor, r: Tensor) -> Tensor:
+        """One step: tokens [B, N, R] and the state [B, R] before it -> the state after it."""
+        shift, scale = self.modulate(r).unsqueeze(1).chunk(2, dim=-1)
+        x, gate = self.inner(torch.addcmul(shift, tokens, 1 + scale)).chunk(2, dim=-1)
+        x = F.silu(x)
+        found = (self.selection.scan(x, self.selection(x)) * F.silu(gate)).mean(1)
+        u = self.candidate(F.rms_norm(found, (found.shape[-1],), eps=1e-6))
+        return torch.lerp(u, r, torch.sigmoid(self.keep(torch.cat((r, u), -1))))
+
+    def _halting(self, r: Tensor, step: int, last: bool) -> Tensor:
+        """l_n [B] in float32 at least."""
+        wide = torch.promote_types(r.dtype, torch.float32)
+        if last or step < LEAST_STEPS or self.halt is None:
+            return torch.full_like(r[:, 0], float(last), dtype=wide)
+        return torch.sigmoid(self.halt(r)[:, 0].to(wide))
+
+    def forward(self, x: Tensor, steer: Tensor, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, N, D] and steering [B, D] -> the thought [B, D], steps [B] and the ponder cost [B].
+
+        Args:
+            depth: T for this call. Given, or while the call is being compiled or exported, all T steps are computed
+                and those of a picture that has stopped are masked; otherwise the loop ends when all have stopped.
+
+        Returns:
+            ``steps``, float32: those taken; in training the expected number. The ponder cost, float32: KL(p || prior)
+            in training, zeros otherwise.
+        """
+        total = self.steps if depth is None else depth
+        unrolled = self.training or depth is not None or torch.compiler.is_compiling()
+        tokens = F.layer_norm(self.tokens(x), (self.selection.D.shape[0],), eps=1e-6)
+        r = self.start(torch.cat((tokens.mean(1), steer), -1))
+        wide = torch.promote_types(r.dtype, torch.float32)
+        left = torch.ones_like(r[:, 0], dtype=wide)
+        thought = torch.zeros_like(r, dtype=wide)
+        steps, shares = torch.zeros_like(left), list[Tensor]()
+        for n in range(1, total + 1):
+            r = self.step(tokens, r)
+            share = left * self._halting(r, n, n == total)
+            if self.training:
+                steps = steps + n * share
+                shares.append(share)
+            else:
+                steps = steps + (left > 0)
+                # Nothing is left once a picture has stopped, so all later shares of it are zero.
+                share = torch.where(left - share <= 1 - self.threshold, left, share) if n >= LEAST_STEPS else share
+            thought = torch.addcmul(thought, share[:, None], r.to(wide))
+            left = left - share
+            if not unrolled and not bool((left > 0).any()):
+                break
+        cost = self._ponder_cost(shares[LEAST_STEPS - 1 :]) if self.training else torch.zeros_like(steps)
+        return self.out(thought.to(r.dtype)), steps, cost
+
+    def _ponder_cost(self, shares: list[Tensor]) -> Tensor:
+        """KL(p || geometric prior, cut at T), [B], of the shares [B] of the steps from the second to the last."""
+        rest = len(shares) - 1
+        prior = [k * math.log1p(-self.prior) + (math.log(self.prior) if k < rest else 0.0) for k in range(rest + 1)]
+        p = torch.stack(shares, -1)
+        return (p * (p.clamp(min=1e-20).log() - p.new_tensor(prior))).sum(-1)
