@@ -68,6 +68,7 @@ def test_info_of_the_machine(capsys: Any) -> None:
     found = json.loads(cli(capsys, "info", "--json").out)
     assert found["pochade"] == pochade.__version__
     assert found["devices"][0] == "cpu"
+    assert found["scans"][0] == "numba on cpu"
     assert "threads" in cli(capsys, "info").out
 
 
