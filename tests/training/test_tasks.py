@@ -245,6 +245,72 @@ def test_flow_loss_adds_what_the_family_asks_for_and_logs_the_rest():
     torch.testing.assert_close(out["per_sample"], plain["per_sample"])
 
 
+class Carry(Remember):
+    """Hands on the mean of z_t and t, and remembers every state that it was given."""
+
+    state_shape = (2,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Linear(4, 4)
+        self.states: list[Tensor | None] = []
+
+    def forward(
+        self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None = None
+    ) -> DenoiserOutput:
+        self.asked = (latents, t, conditioning)
+        self.states.append(state)
+        told = torch.stack((latents.mean((1, 2, 3)), t), 1)
+        moved = torch.zeros(len(t), 2) if state is None else state
+        return DenoiserOutput(self.weight(latents) + moved.mean(1)[:, None, None, None], state=self.constant * told)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
+def test_a_first_pass_supplies_the_state_of_that_share_of_rows(share: float):
+    denoiser, rows = Carry(), 600
+    task = FlowTask(denoiser, FlowSettings(carry=share))
+    g = torch.Generator().manual_seed(4)
+    latents = torch.randn(rows, 2, 4, 4, generator=g) + 5
+    batch = {"latents": latents, "class_label": torch.zeros(rows).long(), "seed": torch.arange(rows)}
+    out = task(batch)
+    first, state = denoiser.states
+    assert first is None
+    assert state is not None
+    assert not state.requires_grad
+    z_t, t, conditioning = denoiser.asked
+    given = state.ne(0).any(1)
+    torch.testing.assert_close(state, 0.3 * torch.stack((z_t.mean((1, 2, 3)), t), 1) * given[:, None])
+    assert float(given.float().mean()) == pytest.approx(share, abs=0.04)
+    if share == 0.9:  # whether there is a state tells nothing of t, nor of whether the label is dropped
+        assert abs(float(t[given].mean() - t[~given].mean())) < 0.08
+        dropped = conditioning.class_label == -1
+        assert abs(float(given[dropped].float().mean()) - share) < 0.1
+        part = {name: value[100:103] for name, value in batch.items()}
+        torch.testing.assert_close(task(part)["per_sample"], out["per_sample"][100:103])
+        assert torch.equal(denoiser.states[-1], state[100:103])
+
+
+def test_noise_time_and_dropped_rows_are_the_same_with_and_without_a_state():
+    carrying, plain, batch = Carry(), Remember(), vectors()
+    for denoiser in (carrying, plain):
+        FlowTask(denoiser, FlowSettings(drop=0.5))(batch)
+    assert all(torch.equal(a, b) for a, b in zip(carrying.asked[:2], plain.asked[:2], strict=True))
+    assert torch.equal(carrying.asked[2].mask, plain.asked[2].mask)
+
+
+def test_the_pass_without_gradient_does_not_cost_the_second_its_gradient():
+    """Autocast keeps the weights that it has cast, those cast without gradient too."""
+    task, batch = FlowTask(Carry(), FlowSettings()), vectors()
+    task(batch)["loss"].backward()
+    exact = gradients(task)
+    task.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        loss = task(batch)["loss"]
+    loss.backward()
+    name = "parts.denoiser.weight.weight"
+    torch.testing.assert_close(gradients(task)[name], exact[name], atol=0.02, rtol=0.02)
+
+
 @pytest.mark.parametrize("weighting", ["constant", "min_snr"])
 @pytest.mark.parametrize("time_shift", [1.0, 3.0])
 def test_flow_loss_weighs_each_row(weighting: Any, time_shift: float):

@@ -240,8 +240,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             depth: MicroForge does not iterate; must be None.
 
         Returns:
-            the velocity, the plan as the state, and in ``aux`` "diversity", the mean cosine between plan tokens, with
-            "loss_diversity" where ``diversity_weight`` is above 0.
+            the velocity, the plan as the state, and in ``aux`` "diversity" [B], the mean cosine between plan tokens,
+            with "loss_diversity" [B] where ``diversity_weight`` is above 0.
 
         Raises:
             PochadeError: a shape does not fit, or a depth was given.
@@ -259,9 +259,9 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             plan = self.planner(x, steer, context, mask, state)
             context = plan if context is None else torch.cat((context, plan), 1)
             mask = None if mask is None else F.pad(mask, (0, plan.shape[1]), value=True)
-            aux["diversity"] = mean_cosine(plan).mean()
+            aux["diversity"] = mean_cosine(plan)
             if config.diversity_weight:
-                aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan).mean()
+                aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan)
         for i, (block, modulation) in enumerate(zip(self.core, self._modulations(steer), strict=True), 1):
             x = block(x, modulation, context, mask, grid)
             if self.attention is not None and i % config.attention_every == 0:

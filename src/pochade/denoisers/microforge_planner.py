@@ -51,7 +51,7 @@ class Planner(nn.Module):
     """K plan tokens, made of the text and of the plan of the step before, then layers of READ and REASON.
 
     p = sigmoid(w) norm(p_prev) + (1 - sigmoid(w)) p_init(text), w a number a channel, the norm's scale zero before
-    training (as 2212.11972, section 3.1), p_init learned queries that have looked at the text. The plan that comes out
+    training (latent self-conditioning, 2212.11972), p_init learned queries that have looked at the text. The plan that comes out
     is layer-normed: what is carried keeps its size over any number of steps.
 
     Args:

@@ -34,6 +34,8 @@ class FlowSettings:
     weighting: Weighting = "constant"
     drop: float = 0.1
     """Share of the rows that lose their conditioning, for guidance."""
+    carry: float = 0.9
+    """Share of the rows that are given a state, where the denoiser carries one from step to step."""
 
 
 class FlowTask(Task):
@@ -43,6 +45,10 @@ class FlowTask(Task):
     their conditioning come from each row's own seed. What a family leaves in ``aux`` under a name that begins with
     ``loss_`` is a further term, already weighted, a number for each row ([B], or a scalar mean), and is added. All of
     ``aux`` is logged, each entry by its mean.
+
+    A denoiser with a ``state_shape`` carries a state from one sampling step to the next, and learns from its own: a
+    first pass without gradient on the same z_t supplies the state of a share of the rows, the others start from zeros
+    (latent self-conditioning, 2212.11972).
 
     Args:
         denoiser: of any family.
@@ -72,6 +78,12 @@ class FlowTask(Task):
         longest = int(batch["mask"].sum(1).max())
         return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
 
+    def _state(self, asked: tuple[Tensor, Tensor, Conditioning], rows: Tensor) -> Tensor:
+        """What the denoiser hands on when asked that, in ``rows`` [B] bool, and zeros elsewhere; a constant."""
+        with torch.no_grad():
+            state: Tensor = self.parts["denoiser"](*asked).state
+        return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
         z_0: Tensor = batch["latents"]
@@ -80,7 +92,12 @@ class FlowTask(Task):
         eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
         t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
         conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
-        out = self.parts["denoiser"](interpolate(z_0, eps, t), t, conditioning)
+        asked = interpolate(z_0, eps, t), t, conditioning
+        carried: dict[str, Tensor] = {}
+        if getattr(self.parts["denoiser"], "state_shape", None) is not None:
+            rows = rows_uniform(generators, 1)[:, 0] < settings.carry
+            carried = {"state": self._state(asked, rows.to(z_0.device))}
+        out = self.parts["denoiser"](*asked, **carried)
         error = (out.velocity.float() - velocity(z_0, eps)).square().mean((1, 2, 3))
         weights = weight(
             t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
