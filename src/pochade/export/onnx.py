@@ -58,7 +58,7 @@ class Exported:
 
 
 class _FlatDenoiser(nn.Module):
-    """Tensors in, velocity out: a conditioning is put together from the named parts."""
+    """Tensors in, velocity out: a conditioning is put together from the named parts. With a state, that too."""
 
     def __init__(self, denoiser: nn.Module, parts: Sequence[str], depth: int | None) -> None:
         super().__init__()
@@ -66,9 +66,11 @@ class _FlatDenoiser(nn.Module):
         self.parts = tuple(parts)
         self.depth = depth
 
-    def forward(self, latents: Tensor, t: Tensor, *parts: Tensor) -> Tensor:
-        conditioning = Conditioning(**dict(zip(self.parts, parts, strict=True)))
-        return self.denoiser(latents, t, conditioning, depth=self.depth).velocity
+    def forward(self, latents: Tensor, t: Tensor, *parts: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        values = dict(zip(self.parts, parts, strict=True))
+        state = values.pop("state", None)
+        out = self.denoiser(latents, t, Conditioning(**values), state=state, depth=self.depth)
+        return out.velocity if state is None else (out.velocity, out.state)
 
 
 class _Decoder(nn.Module):
@@ -81,9 +83,10 @@ class _Decoder(nn.Module):
 
 
 def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_tokens: int) -> tuple[Input, ...]:
-    """The inputs that a denoiser's configuration speaks of: latents, t, then its conditioning.
+    """The inputs that a denoiser's configuration speaks of: latents, t, then its conditioning, then its state.
 
-    ``text_dim`` above 0 brings tokens and mask, ``pooled_dim`` pooled, ``num_classes`` class_label.
+    ``text_dim`` above 0 brings tokens and mask, ``pooled_dim`` pooled, ``num_classes`` class_label; a ``state_shape``
+    brings the state, zeros at the first sampling step.
     """
     config: Any = denoiser.config
     inputs = [Input("latents", (config.latent_channels, *latent_size)), Input("t", ())]
@@ -94,6 +97,9 @@ def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_toke
         inputs.append(Input("pooled", (config.pooled_dim,)))
     if getattr(config, "num_classes", None):
         inputs.append(Input("class_label", (), torch.int64, low=-1, high=config.num_classes))
+    state_shape: Any = getattr(denoiser, "state_shape", None)
+    if state_shape is not None:
+        inputs.append(Input("state", tuple(state_shape)))
     return tuple(inputs)
 
 
@@ -108,6 +114,8 @@ def export_denoiser(
     tolerance: float = TOLERANCE,
 ) -> Exported:
     """Writes one call of a denoiser, ``(latents, t, parts of the conditioning) -> velocity``, as ONNX.
+
+    Where the denoiser carries a state from step to step, that is the last input and a second output, ``next_state``.
 
     Args:
         denoiser: any family; it is copied, to the CPU and float32.
@@ -131,7 +139,8 @@ def export_denoiser(
         raise PochadeError(f"text_tokens: {text_tokens} given, allowed is 1 and more")
     inputs = denoiser_inputs(denoiser, (rows, columns), text_tokens)
     flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
-    return _export(flat, Path(path), inputs, output="velocity", batch=batch, tolerance=tolerance)
+    outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
+    return _export(flat, Path(path), inputs, outputs, batch=batch, tolerance=tolerance)
 
 
 def export_decoder(
@@ -152,7 +161,7 @@ def export_decoder(
     config: Any = autoencoder.config
     inputs = (Input("latents", (config.latent_channels, rows, columns)),)
     decoder = _Decoder(_cpu_copy(autoencoder)).eval()
-    return _export(decoder, Path(path), inputs, output="images", batch=batch, tolerance=tolerance)
+    return _export(decoder, Path(path), inputs, ("images",), batch=batch, tolerance=tolerance)
 
 
 def export_pipeline(
@@ -228,8 +237,8 @@ def _export(
     module: nn.Module,
     path: Path,
     inputs: tuple[Input, ...],
+    outputs: tuple[str, ...],
     *,
-    output: str,
     batch: int | Literal["dynamic"],
     tolerance: float,
 ) -> Exported:
@@ -258,7 +267,7 @@ def _export(
                     opset_version=OPSET,
                     dynamic_shapes=dynamic,
                     input_names=[item.name for item in inputs],
-                    output_names=[output],
+                    output_names=list(outputs),
                     verbose=False,
                 )
         except torch.onnx.errors.OnnxExporterError as error:
@@ -270,7 +279,7 @@ def _export(
         batches = (1, 3) if batch == "dynamic" else (batch,)
         difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)
     free = None if batch == "dynamic" else batch
-    return Exported(path, inputs, (output,), free, difference)
+    return Exported(path, inputs, outputs, free, difference)
 
 
 def _reason(error: BaseException) -> str:
