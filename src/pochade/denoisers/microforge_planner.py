@@ -26,8 +26,10 @@ def mean_cosine(plan: Tensor) -> Tensor:
 def mean_squared_cosine(plan: Tensor) -> Tensor:
     """Mean square of the cosine between different tokens of each plan [B, K, D]: [B], 0 where all are orthogonal."""
     count = plan.shape[1]
-    tokens = F.normalize(plan.float(), dim=-1)
-    return ((tokens @ tokens.transpose(1, 2)).square().sum((1, 2)) - count) / (count * (count - 1))
+    with torch.autocast(plan.device.type, enabled=False):
+        tokens = F.normalize(plan.float(), dim=-1)
+        cosines = tokens @ tokens.transpose(1, 2)
+    return (cosines.square().sum((1, 2)) - count) / (count * (count - 1))
 
 
 class PlanLayer(nn.Module):
