@@ -53,8 +53,8 @@ class Planner(nn.Module):
     """K plan tokens, made of the text and of the plan of the step before, then layers of READ and REASON.
 
     p = sigmoid(w) norm(p_prev) + (1 - sigmoid(w)) p_init(text), w a number a channel, the norm's scale zero before
-    training (latent self-conditioning, 2212.11972), p_init learned queries that have looked at the text. The plan that comes out
-    is layer-normed: what is carried keeps its size over any number of steps.
+    training (latent self-conditioning, 2212.11972), p_init learned queries that have looked at the text. The plan that
+    comes out is layer-normed: what is carried keeps its size over any number of steps.
 
     Args:
         dim: D. heads: attention heads, divide D. hidden: inner width of the feed-forward.
