@@ -3,6 +3,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -145,6 +146,15 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
         [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_compiles_also_where_nothing_can_be_kept():
+    """As in a read-only container: code without a file has no place on disk either."""
+    from pochade.nn.scan.cpu_kernels import compiled
+
+    names: dict[str, Any] = {}
+    exec("def double(x):\n    return 2 * x", names)
+    assert compiled(nogil=True)(names["double"])(21) == 42
 
 
 class TestBackends:

@@ -28,8 +28,20 @@ from pochade.nn.scan.contract import CHUNK, Gradients, Inputs, chunks, state_dty
 LANES = 64
 _WORTH_A_THREAD = 100_000  # nanoseconds of work; waking a thread takes about 50,000
 
-_EXACT: dict[str, Any] = {"nogil": True, "error_model": "numpy", "cache": True, "fastmath": {"contract"}}
+_EXACT: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
 _SUMS: dict[str, Any] = _EXACT | {"fastmath": {"contract", "reassoc"}}
+
+
+def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Numba's ``njit`` whose work is kept on disk, where there is a folder to keep it in."""
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        try:
+            return njit(**options, cache=True)(function)
+        except RuntimeError:
+            return njit(**options)(function)
+
+    return decorate
 
 
 # The C library's exponential is a call for every element. Written out it becomes vector instructions: halved and
@@ -73,7 +85,7 @@ def _choose_exp(x: Any) -> Any:
     return _vector_exp if x == types.float32 else _exp
 
 
-@njit(**_EXACT)
+@compiled(**_EXACT)
 def _linear_forward(a, b, initial, reverse, h, first, last):
     tokens, width = a.shape[1:]
     per_row = (width + LANES - 1) // LANES
@@ -93,7 +105,7 @@ def _linear_forward(a, b, initial, reverse, h, first, last):
                 h_n[d] = v
 
 
-@njit(**_EXACT)
+@compiled(**_EXACT)
 def _linear_backward(grad, a, h, initial, reverse, grad_a, grad_b, grad_initial, first, last):
     tokens, width = a.shape[1:]
     per_row = (width + LANES - 1) // LANES
@@ -122,7 +134,7 @@ _X, _DT, _DTX, _Y, _DECAY, _D, _GRAD_Y, _GRAD_DTX, _GRAD_DT, _GRAD_D = range(10)
 _STATE, _A, _GRAD_STATE, _GRAD_A, _GRAD_A_TOTAL = range(5)
 
 
-@njit(**_EXACT)
+@compiled(**_EXACT)
 def _place(unit, width, groups):
     """Row of the batch, group, block in the group, first and last channel of a unit of work."""
     span = width // groups
@@ -133,7 +145,7 @@ def _place(unit, width, groups):
     return i, group, block, c0, min(c0 + LANES, (group + 1) * span)
 
 
-@njit(**_EXACT)
+@compiled(**_EXACT)
 def _load(x_n, dt_n, A, diagonal, per_head, c0, c1, lanes):
     """x, dt and dt x of one token's channels and, where it serves all their states, the decay."""
     x_n = x_n[c0:c1]
@@ -159,7 +171,7 @@ def _load(x_n, dt_n, A, diagonal, per_head, c0, c1, lanes):
         lanes[_DTX, d] = lanes[_X, d] * lanes[_DT, d]
 
 
-@njit(**_EXACT)
+@compiled(**_EXACT)
 def _selective_forward(x, dt, A, B, C, D, initial, reverse, diagonal, y, final, checkpoints, first, last):
     tokens, width = x.shape[1:]
     groups, states = B.shape[2:]
@@ -200,7 +212,7 @@ def _selective_forward(x, dt, A, B, C, D, initial, reverse, diagonal, y, final, 
                 final[i, c0 + d, s] = rows[s, _STATE, d]
 
 
-@njit(**_SUMS)
+@compiled(**_SUMS)
 def _selective_backward(
     grad_y,
     grad_final,
