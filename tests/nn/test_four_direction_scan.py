@@ -48,7 +48,7 @@ def test_equals_four_loops(decay: Any, height: int, width: int) -> None:
 
 @pytest.mark.parametrize("decay", DECAYS)
 def test_turning_the_picture_exchanges_the_directions(decay: Any) -> None:
-    """With one selection for all directions and a symmetric convolution, half a turn and the transpose commute with it."""
+    """With one selection for all directions and a symmetric convolution, half a turn and a transpose commute."""
     module = make(decay)
     selection = module.selection
     with torch.no_grad():

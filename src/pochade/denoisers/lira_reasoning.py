@@ -108,7 +108,7 @@ class ReasoningLoop(nn.Module):
 
         Returns:
             ``steps``, float32: those taken; in training the expected number. The ponder cost, float32: KL(p || prior)
-            in training, zeros otherwise.
+            in training, zeros at inference and without halting.
         """
         total = self.steps if depth is None else depth
         unrolled = self.training or depth is not None or torch.compiler.is_compiling()
@@ -123,7 +123,8 @@ class ReasoningLoop(nn.Module):
             share = left * self._halting(r, n, n == total)
             if self.training:
                 steps = steps + n * share
-                shares.append(share)
+                if self.halt is not None:
+                    shares.append(share)
             else:
                 steps = steps + (left > 0)
                 # Nothing is left once a picture has stopped, so all later shares of it are zero.
@@ -132,7 +133,7 @@ class ReasoningLoop(nn.Module):
             left = left - share
             if not unrolled and not bool((left > 0).any()):
                 break
-        cost = self._ponder_cost(shares[LEAST_STEPS - 1 :]) if self.training else torch.zeros_like(steps)
+        cost = self._ponder_cost(shares[LEAST_STEPS - 1 :]) if shares else torch.zeros_like(steps)
         return self.out(thought.to(r.dtype)), steps, cost
 
     def _ponder_cost(self, shares: list[Tensor]) -> Tensor:

@@ -115,7 +115,7 @@ class FourDirectionScan(nn.Module):
         self.inner = nn.Linear(dim, 2 * inner, bias=False)
         self.local = DepthwiseConv(inner)
         self.selection = Selection(inner, inner, len(DIRECTIONS), state_size, decay)
-        self.norm = nn.Parameter(torch.ones(inner))
+        self.norm = nn.LayerNorm(inner, eps=1e-6)
         self.out = nn.Linear(inner, dim, bias=False)
 
     def forward(self, u: Tensor, height: int, width: int) -> Tensor:
@@ -125,7 +125,7 @@ class FourDirectionScan(nn.Module):
         x = F.silu(self.local(x, height, width))
         selection = own_directions(self.selection(x), height, width)
         y = merge_directions(self.selection.scan(four_directions(x, height, width), selection), height, width)
-        y = F.rms_norm(y, (y.shape[-1],), self.norm.to(y.dtype), 1e-6)
+        y = self.norm(y)
         return self.out(torch.lerp(x, y, torch.sigmoid(gate)))
 
 
@@ -142,6 +142,7 @@ def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: 
         y, _ = selective_scan_reference(x[:, order], dt[i][:, order], A[i], B[i][:, order], C[i][:, order], D)
         total = total + y[:, inverse_order(order)]
     y = total / 4
-    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.norm
+    y = y - y.mean(-1, keepdim=True)
+    y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.norm.weight + module.norm.bias
     g = torch.sigmoid(gate)
     return module.out(g * y + (1 - g) * x)
