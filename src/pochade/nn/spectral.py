@@ -25,7 +25,7 @@ _DFT_LIMIT = 256
 """H + W up to which matrix products are the cheaper transform."""
 _SPLIT_FROM = 48
 """Rows from which a butterfly ahead of the product along them, for half the arithmetic, pays."""
-_PART = 2**19
+_PART = 2**18
 """Numbers transformed at a time where no gradient is kept: what a processor's cache holds."""
 
 
