@@ -117,7 +117,8 @@ class Denoiser(Protocol):
     """``denoiser(latents, t, conditioning, state=None, depth=None)``: the call that every family answers.
 
     latents [B, C, H, W]; t [B] in [0, 1], 0 is data and 1 is noise; ``depth`` the number of iterations where the
-    family has them (None: as configured); ``state`` as handed back by the call before.
+    family has them (None: as configured); ``state`` as handed back by the call before. A family that carries one says
+    so by ``state_shape``, its shape without the batch axis; training and export ask for that.
     """
 
     config: Any

@@ -157,11 +157,12 @@ def test_state(denoiser: Any, family: Family) -> None:
     out = denoiser(latents, t, conditioning)
     if not family.stateful:
         assert out.state is None
+        assert getattr(denoiser, "state_shape", None) is None
         with pytest.raises(PochadeError, match="state: "):
             denoiser(latents, t, conditioning, state=torch.zeros(2, 1))
         return
     assert out.state is not None
-    assert out.state.shape[0] == 2
+    assert out.state.shape == (2, *denoiser.state_shape)
     after = denoiser(latents, t, conditioning, state=out.state)
     assert after.state.shape == out.state.shape
     assert (after.velocity - out.velocity).abs().max() > 0
