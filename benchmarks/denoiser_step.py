@@ -10,8 +10,6 @@ import argparse
 import json
 import math
 import os
-import platform
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,11 +23,11 @@ from diffusers import __version__ as diffusers_version
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from measuring import MATRIX, peak, processor, timed, write
 from pochade.denoisers import build
 from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
-MATRIX = 1024
 TEXT_DIM = 384
 
 
@@ -146,34 +144,6 @@ def calls(variant: str, tokens: int, text_tokens: int, batch: int, device: str) 
     return steps
 
 
-def peak(step: Callable[[], Any], device: str) -> float:
-    """Most megabytes that a step holds beside its weights and inputs."""
-    if device != "cpu":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        step()
-        return (torch.cuda.max_memory_allocated() - before) / 2**20
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
-        step()
-    results = profile.profiler.kineto_results  # type: ignore[union-attr]
-    changes = [(e.start_ns(), e.nbytes()) for e in results.events() if e.name() == "[memory]"]
-    held = most = 0
-    for _, change in sorted(changes):
-        held += change
-        most = max(most, held)
-    return most / 2**20
-
-
-def timed(step: Callable[[], Any], device: str) -> float:
-    if device != "cpu":
-        torch.cuda.synchronize()
-    start = time.perf_counter()
-    step()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def measure(
     variant: str, tokens: int, text_tokens: int, *, batch: int, rounds: int, device: str
 ) -> tuple[list[Entry], float]:
@@ -185,7 +155,7 @@ def measure(
         with FlopCounterMode(display=False) as counter:
             step()
         entries[name].gigaflop = counter.get_total_flops() / 1e9
-        entries[name].peak_megabytes = peak(step, device)
+        entries[name].peak_megabytes = peak(step, device) / 2**20
     product = math.inf
     for _ in range(rounds):
         product = min(product, timed(lambda: a @ b, device))
@@ -228,21 +198,6 @@ rounds. *Memory* is the most that the call holds beside weights and inputs.""",
     return "\n".join(lines) + "\n"
 
 
-def processor() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
-
-
-def write(path: Path, text: str) -> None:
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
 @torch.no_grad()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -273,7 +228,7 @@ def main() -> None:
                 row += f" {e.peak_megabytes:7.1f} MB {e.gigaflop:7.2f} GFLOP {e.share_of_matmul:6.1%}"
                 print(row, flush=True)
     about = {
-        "processor": processor() if args.device == "cpu" else torch.cuda.get_device_name(),
+        "processor": processor(args.device),
         "threads": args.threads,
         "torch": torch.__version__,
         "diffusers": diffusers_version,
@@ -282,7 +237,6 @@ def main() -> None:
         "rounds": args.rounds,
         "matmul_gigaflop_per_second": max(rates),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
     write(args.output / "denoiser_step.md", markdown(entries, about))
     record = {**about, "entries": [asdict(e) for e in entries]}
     write(args.output / "denoiser_step.json", json.dumps(record, indent=2) + "\n")
