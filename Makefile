@@ -39,13 +39,15 @@ test: lint  ## Everything that must hold: lint, then the test suite with its cov
 docs: $(READY_TO_TEST)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
-figures:  ## Write the measured figures into README.md and docs/results.md
+figures:  ## Write the measured figures into README.md and docs
 	$(firstword $(wildcard $(BIN)/python) python3) scripts/figures.py
 
 bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine, into docs/benchmarks (minutes)
 	mkdir -p docs/benchmarks
 	$(BIN)/python benchmarks/denoiser_step.py
 	$(BIN)/python benchmarks/cifar10_training.py
+	$(BIN)/python benchmarks/scans.py
+	$(BIN)/python benchmarks/grid_mixers.py
 	$(BIN)/python benchmarks/startup.py --json docs/benchmarks/startup.json
 
 clean:  ## Remove what the other targets made, but for data and runs

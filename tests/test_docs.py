@@ -188,6 +188,28 @@ def test_the_figures_are_those_that_were_measured() -> None:
     assert figures_script().main(["--check"]) == 0, "run make figures"
 
 
+def test_marks_choose_the_figures_between_them(tmp_path: Path) -> None:
+    script = figures_script()
+    page = "<!-- figures:begin{} -->\n<!-- figures:end -->\n"
+    (tmp_path / script.BENCHMARKS).mkdir(parents=True)
+    row = {"seconds": 1.27, "mebibytes": 218, "ratio_to_torch": 1.0}
+    (tmp_path / script.BENCHMARKS / "startup.json").write_text(json.dumps({"bare torch": row}))
+    filled = script.fill(page.format(" startup") + page.format("") + page.format(" scan_gpu"), tmp_path, ())
+    assert filled.endswith(page.format("") + page.format(" scan_gpu"))
+    assert filled.count("| bare torch | 1.27 | 218 | 1.00 |") == 1
+    both = script.fill(page.format(" scan_gpu startup"), tmp_path, ())
+    assert script.fill(both, tmp_path, ()) == both
+    assert "bare torch" in both
+
+
+@pytest.mark.parametrize("name", ["scans", "scans_cuda", "grid_mixers", "startup", "denoiser_step"])
+def test_the_page_on_benchmarks_shows_each_of_them(name: str) -> None:
+    text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
+    script = figures_script()
+    shown = {t for marks in script.MARKS.findall(text) for t in marks[1].split()}
+    assert shown >= {table for table, (source, _) in script.KNOWN.items() if Path(source).stem == name}
+
+
 def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     script = figures_script()
     page = "before\n<!-- figures:begin -->\nold\n<!-- figures:end -->\nafter\n"
