@@ -81,11 +81,21 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
+_LADDER = {
+    "latent_channels": 4,
+    "widths": (6, 12, 12, 8),
+    "encoder_blocks": (0, 1, 0, 1),
+    "decoder_blocks": (1, 0, 1, 0),
+    "variational": True,
+}
+
 AUTOENCODERS: dict[str, Autoencoder] = {
     "tiny": Autoencoder(
         "pochade.autoencoders.tiny:TinyAutoencoder",
         {"latent_channels": 3, "width": 8, "encoder_blocks": (1, 1, 1, 1), "decoder_blocks": (1, 1, 1, 1)},
     ),
+    "wavelet": Autoencoder("pochade.autoencoders.wavelet:WaveletVAE", _LADDER),
+    "deep_compression": Autoencoder("pochade.autoencoders.deep_compression:DeepCompressionVAE", _LADDER),
 }
 
 

@@ -1,5 +1,7 @@
 """What every autoencoder keeps, at toy size."""
 
+import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from contracts.families import AUTOENCODERS, load_class, stir
 from pochade.errors import PochadeError
 from pochade.export.onnx import export_decoder
 
+DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 TIGHT = {"atol": 1e-5, "rtol": 0}
 
 
@@ -88,6 +91,40 @@ def test_bad_shapes(autoencoder: Any) -> None:
     for wrong in ((1, c + 1, 2, 2), (c, 2, 2)):
         with pytest.raises(PochadeError, match=r"latents: .*allowed"):
             autoencoder.decode(torch.zeros(wrong))
+
+
+def documented() -> list[tuple[str, str, int, int, float, float]]:
+    """Class, variant, downsampling, channels and the parameters of both halves, from the table in docs/families.md."""
+    row = re.compile(
+        r"^\| (\w+) \| (\w+) \| (\d+) x \d+ \| (\d+) \| ([\d.]+) M \| ([\d.]+) M \|",
+        re.MULTILINE,
+    )
+    return [
+        (name, variant, int(f), int(c), 1e6 * float(encoder), 1e6 * float(decoder))
+        for name, variant, f, c, encoder, decoder in row.findall(DOCS.read_text(encoding="utf-8"))
+    ]
+
+
+def tables() -> dict[str, tuple[Any, dict[str, dict[str, Any]]]]:
+    """Class name -> class and variants, of the autoencoders that come in sizes."""
+    classes = [load_class(entry.path) for entry in AUTOENCODERS.values()]
+    modules = [(cls, sys.modules[cls.__module__]) for cls in classes]
+    return {cls.__name__: (cls, module.VARIANTS) for cls, module in modules if hasattr(module, "VARIANTS")}
+
+
+def test_every_variant_is_documented() -> None:
+    known = {(name, variant) for name, (_, variants) in tables().items() for variant in variants}
+    assert {row[:2] for row in documented()} == known
+
+
+@pytest.mark.parametrize(("name", "variant", "f", "channels", "encoder", "decoder"), documented())
+def test_parameter_counts(name: str, variant: str, f: int, channels: int, encoder: float, decoder: float) -> None:
+    cls, variants = tables()[name]
+    with torch.device("meta"):
+        model = cls(**variants[variant])
+    assert (model.downsampling, model.config.latent_channels) == (f, channels)
+    for part, expected in ((model.encoder, encoder), (model.decoder, decoder)):
+        assert sum(p.numel() for p in part.parameters()) == pytest.approx(expected, rel=0.03)
 
 
 def test_export_parity(autoencoder: Any, tmp_path: Path) -> None:

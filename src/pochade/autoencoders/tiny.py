@@ -5,20 +5,21 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from diffusers.models.autoencoders.vae import DecoderTiny, EncoderTiny
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
-from torch import Tensor, nn
+from torch import nn
 
+from pochade.autoencoders.base import ImageAutoencoder
 from pochade.errors import PochadeError
 
 
-class TinyAutoencoder(ModelMixin, ConfigMixin):
+class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
     """A deterministic convolutional autoencoder, 8-fold in each direction, without normalisation layers.
 
     The encoder's and decoder's parameters carry the names of ``diffusers.AutoencoderTiny``, so published TAESD weights
@@ -34,8 +35,7 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         latents_std: standard deviation of each raw latent channel, C values (None: ones).
     """
 
-    config: Any
-    downsampling: ClassVar[int] = 8
+    downsampling: int = 8
 
     @register_to_config
     def __init__(
@@ -69,60 +69,6 @@ class TinyAutoencoder(ModelMixin, ConfigMixin):
         assert last.bias is not None
         nn.init.normal_(last.weight, std=1e-2)
         nn.init.constant_(last.bias, 0.5)  # mid-grey: the decoder works in [0, 1]
-
-    def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
-        channels = self.config.latent_channels
-        mean = self.config.latents_mean or [0.0] * channels
-        std = self.config.latents_std or [1.0] * channels
-        return like.new_tensor(mean).view(1, -1, 1, 1), like.new_tensor(std).view(1, -1, 1, 1)
-
-    def encode_raw(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> the encoder's own output [B, C, H/8, W/8], before normalisation."""
-        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] % 8 or images.shape[3] % 8:
-            raise PochadeError(
-                f"images: shape {tuple(images.shape)} given, allowed is [B, 3, H, W] with H and W multiples of 8"
-            )
-        return self.encoder(images.contiguous(memory_format=torch.channels_last))
-
-    def decode_raw(self, latents: Tensor) -> Tensor:
-        """The decoder's output for raw latents, unclamped, around [-1, 1]."""
-        return self.decoder(latents.contiguous(memory_format=torch.channels_last))
-
-    def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] -> latents [B, C, H/8, W/8] of unit variance.
-
-        Raises:
-            PochadeError: the shape does not fit.
-        """
-        raw = self.encode_raw(images)
-        mean, std = self._statistics(raw)
-        return (raw - mean) / std
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] of unit variance -> images [B, 3, 8 H, 8 W] in [-1, 1].
-
-        Raises:
-            PochadeError: the shape does not fit.
-        """
-        if latents.ndim != 4 or latents.shape[1] != self.config.latent_channels:
-            raise PochadeError(
-                f"latents: shape {tuple(latents.shape)} given, allowed is [B, {self.config.latent_channels}, H, W]"
-            )
-        mean, std = self._statistics(latents)
-        return self.decode_raw(latents * std + mean).clamp(-1, 1).contiguous()
-
-    def forward(self, images: Tensor) -> Tensor:
-        """The reconstruction of ``images``, unclamped; the training path."""
-        return self.decode_raw(self.encode_raw(images))
-
-    def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Store the per-channel mean and deviation [C] of raw latents, measured on the training set."""
-        shape = (self.config.latent_channels,)
-        if tuple(mean.shape) != shape or tuple(std.shape) != shape:
-            raise PochadeError(f"mean, std: shapes {tuple(mean.shape)}, {tuple(std.shape)} given, allowed is {shape}")
-        if bool((std <= 0).any()) or not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
-            raise PochadeError(f"std: {std.tolist()} given, allowed are finite positive deviations")
-        self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
 
     @classmethod
     def from_taesd(cls, name_or_folder: str = "madebyollin/taesd", **kwargs: Any) -> "TinyAutoencoder":

@@ -8,7 +8,9 @@ a file; their paths are part of the file format.
 from importlib import import_module
 
 COMPONENT_MODULES = (
+    "pochade.autoencoders.deep_compression",
     "pochade.autoencoders.tiny",
+    "pochade.autoencoders.wavelet",
     "pochade.denoisers.lira",
     "pochade.denoisers.lrf",
     "pochade.denoisers.microforge",
