@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pochade.errors import PochadeError
 from pochade.flow.noise import rows_normal
 from pochade.flow.path import interpolate, to_data
 from pochade.training.tasks.autoencoder import (
@@ -161,6 +162,81 @@ def test_the_adversary_is_trained_averaged_and_saved_with_the_autoencoder():
     plain = autoencoder_task()
     assert plain.trainable() is plain.autoencoder
     assert plain.discriminator is None
+
+
+# --- terms that the shipped recipe leaves out
+
+
+def variational_task(**changes: Any) -> AutoencoderTask:
+    from pochade.autoencoders.deep_compression import DeepCompressionVAE
+
+    torch.manual_seed(0)
+    toy: dict[str, Any] = {"latent_channels": 2, "widths": (4, 4, 4), "downsampling": 8, "variational": True}
+    model = DeepCompressionVAE(**toy, encoder_blocks=(1, 0, 0), decoder_blocks=(0, 0, 1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.2 * torch.randn_like(parameter))
+    return AutoencoderTask(model, AutoencoderSettings(**({"perceptual": 0.0, "latent_noise": 0.0} | changes)))
+
+
+def test_kl_is_the_divergence_from_a_standard_normal():
+    task, batch = variational_task(kl=0.3, l1=0.0), pictures()
+    out = task(batch)
+    mean, log_variance = task.autoencoder.encode_distribution(batch["image"])
+    given = torch.distributions.Normal(mean, (log_variance / 2).exp())
+    divergence = torch.distributions.kl_divergence(given, torch.distributions.Normal(0.0, 1.0)).mean()
+    torch.testing.assert_close(out["kl"], divergence.detach())
+    drawn = mean + (log_variance / 2).exp() * rows_normal(batch["seed"], mean.shape[1:])
+    error = (task.autoencoder.decode_raw(drawn) - batch["image"]).square().mean()
+    torch.testing.assert_close(out["loss"], error + 0.3 * divergence)
+    out["loss"].backward()
+    assert gradients(task)["autoencoder.encoder.head.weight"][2:].abs().sum() > 0
+
+
+def test_variances_of_the_encoder_and_of_the_latent_noise_add_up():
+    task, batch = variational_task(kl=1e-6, latent_noise=0.5), pictures()
+    mean, log_variance = task.autoencoder.encode_distribution(batch["image"])
+    variance = log_variance.exp() + (0.5 * mean.std((0, 2, 3), keepdim=True)).square()
+    drawn = mean + variance.sqrt() * rows_normal(batch["seed"], mean.shape[1:])
+    l1 = (task.autoencoder.decode_raw(drawn) - batch["image"]).abs().mean()
+    torch.testing.assert_close(task(batch)["l1"], l1.detach())
+
+
+def test_kl_needs_a_variance():
+    with pytest.raises(PochadeError, match=r"kl: 1e-06 given, but the autoencoder gives no variance"):
+        autoencoder_task(kl=1e-6)
+
+
+def test_wavelet_loss_is_the_distance_of_details_alone():
+    task, batch = autoencoder_task(latent_noise=0.0, wavelet=0.7, l1=0.0, mse=0.0), pictures()
+    decoded, x = task.autoencoder(batch["image"]), batch["image"]
+
+    def details(y: Tensor) -> Tensor:
+        a, b, c, d = y[..., ::2, ::2], y[..., ::2, 1::2], y[..., 1::2, ::2], y[..., 1::2, 1::2]
+        return torch.stack([a + b - c - d, a - b + c - d, a - b - c + d]) / 2
+
+    out = task(batch)
+    torch.testing.assert_close(out["wavelet"], (details(decoded) - details(x)).abs().mean().detach())
+    torch.testing.assert_close(out["loss"].detach(), 0.7 * out["wavelet"])
+
+
+def test_the_adversary_can_join_in_late():
+    task, batch = autoencoder_task(adversarial=0.4, adversarial_from=0.5, latent_noise=0.0), pictures()
+    task.begin_step(0.49)
+    early = task(batch)
+    error = task.autoencoder(batch["image"]) - batch["image"]
+    torch.testing.assert_close(early["loss"], error.abs().mean() + error.square().mean())
+    assert "discriminator" not in early
+    early["loss"].backward()
+    assert len(gradients(task.discriminator)) == len(list(task.discriminator.parameters()))
+    assert all(not g.any() for g in gradients(task.discriminator).values())
+    task.begin_step(0.5)
+    late = task(batch)
+    assert late["discriminator"] > 0
+    late["loss"].backward()
+    assert any(g.any() for g in gradients(task.discriminator).values())
+    with pytest.raises(PochadeError, match=r"adversarial_from: 1\.0 given"):
+        autoencoder_task(adversarial=0.4, adversarial_from=1.0)
 
 
 # --- flow matching

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.errors import PochadeError
 from pochade.flow.noise import rows_normal
+from pochade.nn.resample import haar_dwt
 from pochade.training.task import Batch, Task
 
 
@@ -31,10 +33,18 @@ class AutoencoderSettings:
     """Weight of the distance of EfficientNet-Lite0 feature maps (as LPIPS, 1801.03924)."""
     adversarial: float = 0.0
     """Weight of the hinge loss of a patch discriminator; 0 leaves the discriminator out."""
+    adversarial_from: float = 0.0
+    """Share of the steps, 0 to below 1, after which the discriminator joins in: late, when the rest has settled."""
+    wavelet: float = 0.0
+    """Weight of the L1 distance of the three detail bands of the Haar transform (orthonormal, one level)."""
+    kl: float = 0.0
+    """Weight of the divergence from a standard normal (1312.6114), around 1e-6; above 0 the latents are drawn from the
+    encoder's own distribution. Needs an autoencoder with ``encode_distribution``."""
     part: Literal["both", "decoder"] = "both"
     """What is trained. The decoder alone can go on learning after a denoiser was trained on the encoder's latents."""
     latent_noise: float = 0.15
-    """Deviation of the noise on the latents, as a share of each channel's own: the decoder learns to forgive."""
+    """Deviation of the noise on the latents, as a share of each channel's own: the decoder learns to forgive. Where the
+    latents are drawn from a distribution (``kl``) its variance is added to theirs."""
 
 
 def build_autoencoder(settings: AutoencoderSettings) -> TinyAutoencoder:
@@ -66,7 +76,7 @@ class AutoencoderTask(Task):
     """One step of autoencoder training on {"image": [B, 3, H, W] in [-1, 1], "seed": [B]}.
 
     Args:
-        autoencoder: has ``encode_raw`` and ``decode_raw``.
+        autoencoder: has ``encode_raw`` and ``decode_raw``; for ``kl`` also ``encode_distribution``.
         settings: the weights of the loss.
         perceptual: ``perceptual(a, b) -> scalar`` over images in [-1, 1]; needed where its weight is not 0.
     """
@@ -79,7 +89,12 @@ class AutoencoderTask(Task):
     ) -> None:
         super().__init__()
         self.autoencoder = autoencoder
+        if settings.kl and not getattr(autoencoder.config, "variational", False):
+            raise PochadeError(f"kl: {settings.kl} given, but the autoencoder gives no variance: allowed is 0")
+        if not 0 <= settings.adversarial_from < 1:
+            raise PochadeError(f"adversarial_from: {settings.adversarial_from} given, allowed is 0 to below 1")
         self.settings = settings
+        self.progress = 0.0
         self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
         self.discriminator = PatchDiscriminator() if settings.adversarial else None
         both = {"autoencoder": autoencoder, "discriminator": self.discriminator}
@@ -91,24 +106,51 @@ class AutoencoderTask(Task):
         """The autoencoder; with an adversary both, so that a checkpoint holds both."""
         return self.autoencoder if self.discriminator is None else self.parts
 
+    def begin_step(self, progress: float) -> None:
+        self.progress = progress
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Raw latents with their noise, and the divergence of their distribution from a standard normal."""
+        settings = self.settings
+        network: Any = self.autoencoder
+        if settings.kl:
+            raw, log_variance = network.encode_distribution(batch["image"])
+        else:
+            raw, log_variance = network.encode_raw(batch["image"]), None
+        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
+        share = settings.latent_noise * raw.detach().std(dim=(0, 2, 3), keepdim=True)
+        if log_variance is None:
+            return raw + share * noise, None
+        variance = log_variance.exp()
+        divergence = (raw.square() + variance - 1 - log_variance).mean() / 2
+        return raw + (variance + share.square()).sqrt() * noise, divergence
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         images: Tensor = batch["image"]
         settings = self.settings
         network: Any = self.autoencoder
-        raw: Tensor = network.encode_raw(images)
-        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
-        spread = raw.detach().std(dim=(0, 2, 3), keepdim=True)
-        decoded: Tensor = network.decode_raw(raw + settings.latent_noise * spread * noise)
+        latents, divergence = self._latents(batch)
+        decoded: Tensor = network.decode_raw(latents)
 
         l1 = F.l1_loss(decoded, images)
         mse = F.mse_loss(decoded, images)
         loss = settings.l1 * l1 + settings.mse * mse
         metrics = {"l1": l1.detach(), "psnr": (10 * torch.log10(4 / mse.detach()))}
+        if divergence is not None:
+            loss = loss + settings.kl * divergence
+            metrics["kl"] = divergence.detach()
+        if settings.wavelet:
+            details = F.l1_loss(haar_dwt(decoded)[:, 3:], haar_dwt(images)[:, 3:])
+            loss = loss + settings.wavelet * details
+            metrics["wavelet"] = details.detach()
         if settings.perceptual and self.perceptual[0] is not None:
             distance = self.perceptual[0](decoded, images)
             loss = loss + settings.perceptual * distance
             metrics["perceptual"] = distance.detach()
-        if self.discriminator is not None:
+        if self.discriminator is not None and self.progress < settings.adversarial_from:
+            # Zero, but a gradient for every parameter, as distributed training wants it.
+            loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
+        elif self.discriminator is not None:
             # One backward pass for both: the generator sees frozen weights, the discriminator a detached picture.
             frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
             fooled = -functional_call(self.discriminator, frozen, (decoded,)).mean()
