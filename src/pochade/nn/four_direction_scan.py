@@ -125,8 +125,8 @@ class FourDirectionScan(nn.Module):
         x = F.silu(self.local(x, height, width))
         selection = own_directions(self.selection(x), height, width)
         y = merge_directions(self.selection.scan(four_directions(x, height, width), selection), height, width)
-        y = self.norm(y)
-        return self.out(torch.lerp(x, y, torch.sigmoid(gate)))
+        # Autocast leaves a norm in float32.
+        return self.out(torch.lerp(x, self.norm(y).to(x.dtype), torch.sigmoid(gate)))
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:
