@@ -45,7 +45,7 @@ _LIRA: dict[str, Any] = {
     "latent_channels": 3,
     "sample_size": 4,
     "dim": 16,
-    "blocks": 3,
+    "blocks": 2,
     "hidden": 24,
     "state_size": 3,
     "heads": 2,
@@ -58,7 +58,7 @@ FAMILIES: dict[str, Family] = {
     "lira": Family(
         toys={
             "scalar": _LIRA | _TEXT | {"patch_size": 1},
-            "diagonal": _LIRA | _TEXT | {"patch_size": 2, "decay": "diagonal", "connections": "static"},
+            "diagonal": _LIRA | _TEXT | {"patch_size": 2, "blocks": 3, "decay": "diagonal", "connections": "static"},
             "residual": _LIRA | _TEXT | {"patch_size": 1, "blocks": 4, "connections": "residual", "pooled_dim": 0},
         },
         depth="reasoning_steps",
