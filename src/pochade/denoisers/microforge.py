@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
-from pochade.denoisers.microforge_planner import Planner, mean_cosine, mean_squared_cosine, normed
+from pochade.denoisers.microforge_planner import PlanLayer, Planner, mean_cosine, mean_squared_cosine, normed
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import FeedForward
@@ -172,7 +172,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
     def _initialise(self) -> None:
         """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out.
 
-        What the planner carries starts at zero as well, by the scale of its norm.
+        The planner adds nothing to its queries either, for plan tokens to set out apart (what is added to each of them
+        is much alike), and what it carries is zero by the scale of its norm.
         """
         for module in self.modules():
             if isinstance(module, nn.Linear):
@@ -189,6 +190,11 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             zero += [cast(Modulation, each).linear for each in self.modulations]
         if self.attention is not None:
             zero.append(self.attention.out)
+        for layer in () if self.planner is None else self.planner.layers:
+            assert isinstance(layer, PlanLayer)
+            zero += [layer.read.out, layer.reason.out, layer.feedforward.out]
+        if self.planner is not None and self.planner.text is not None:
+            zero.append(self.planner.text.out)
         for linear in zero:
             nn.init.zeros_(linear.weight)
             if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]

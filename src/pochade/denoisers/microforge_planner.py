@@ -33,7 +33,7 @@ def mean_squared_cosine(plan: Tensor) -> Tensor:
 
 
 class PlanLayer(nn.Module):
-    """READ: the plan looks at the picture. REASON: its tokens look at each other. Then a feed-forward."""
+    """READ: the plan looks at the picture and the time. REASON: its tokens look at each other. Then a feed-forward."""
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class PlanLayer(nn.Module):
         self.feedforward = FeedForward(dim, hidden)
 
     def forward(self, plan: Tensor, picture: Tensor) -> Tensor:
-        """``plan`` [B, K, D], ``picture`` [B, N, D], normed."""
+        """``plan`` [B, K, D], ``picture`` [B, N + 1, D], normed, the time its last token."""
         plan = plan + self.read(normed(plan), self.read.context(picture))
         own = normed(plan)
         plan = plan + self.reason(own, self.reason.context(own))
@@ -90,8 +90,7 @@ class Planner(nn.Module):
             plan = (1 - keep) * plan
             if carried is not None:
                 plan = plan + keep * F.rms_norm(carried.to(plan.dtype), plan.shape[-1:], self.carry_scale, 1e-6)
-        plan = plan + steer[:, None]
-        picture = normed(x)
+        picture = normed(torch.cat((x, steer[:, None]), 1))
         for layer in self.layers:
             plan = layer(plan, picture)
         return normed(plan)
