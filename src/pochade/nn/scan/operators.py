@@ -1,4 +1,5 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportUntypedFunctionDecorator=false
 """The scans as operators of torch: ``torch.compile`` and ``torch.export`` see one node, autograd its gradient.
 
 Exporters that know no such node, ONNX's among them, get the composition of torch operators in its place.
@@ -16,19 +17,31 @@ from pochade.nn.scan.backends import form
 from pochade.nn.scan.contract import Inputs, chunks, state_dtype
 
 
-@torch.library.custom_op("pochade::linear_recurrence", mutates_args=())
+def _operator(function: Callable[..., Any]) -> Any:
+    """Defines ``function`` as an operator.
+
+    ``torch.library.custom_op`` does the same, but loads torch's compiler at the first call, which takes seconds, and
+    looks for aliases among the results at every call, which takes longer than a short scan.
+    """
+    name = f"pochade::{function.__name__}"
+    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
+    torch.library.impl(name, "default", function)
+    return getattr(torch.ops.pochade, function.__name__)
+
+
+@_operator
 def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
     return form(a.device).linear_forward(a, b, initial, reverse)
 
 
-@torch.library.custom_op("pochade::linear_recurrence_backward", mutates_args=())
+@_operator
 def linear_recurrence_backward(
     grad: Tensor, a: Tensor, h: Tensor, initial: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return form(a.device).linear_backward(grad, a, h, initial, reverse)
 
 
-@torch.library.custom_op("pochade::selective_scan", mutates_args=())
+@_operator
 def selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -42,7 +55,7 @@ def selective_scan(
     return form(x.device).selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse)
 
 
-@torch.library.custom_op("pochade::selective_scan_backward", mutates_args=())
+@_operator
 def selective_scan_backward(
     grad_y: Tensor,
     grad_final: Tensor,
@@ -62,18 +75,18 @@ def selective_scan_backward(
 # Shapes without values, for tracing.
 
 
-@linear_recurrence.register_fake
+@torch.library.register_fake("pochade::linear_recurrence")
 def _(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
     return torch.empty_like(b, dtype=torch.promote_types(a.dtype, b.dtype), memory_format=torch.contiguous_format)
 
 
-@linear_recurrence_backward.register_fake
+@torch.library.register_fake("pochade::linear_recurrence_backward")
 def _(grad: Tensor, a: Tensor, h: Tensor, initial: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     dtype = state_dtype(a, h)
     return a.new_empty(a.shape, dtype=dtype), a.new_empty(a.shape, dtype=dtype), a.new_empty(a[:, 0].shape, dtype=dtype)
 
 
-@selective_scan.register_fake
+@torch.library.register_fake("pochade::selective_scan")
 def _(
     x: Tensor,
     dt: Tensor,
@@ -89,7 +102,7 @@ def _(
     return x.new_empty(x.shape), final, final.new_empty(batch, chunks(tokens), *final.shape[1:])
 
 
-@selective_scan_backward.register_fake
+@torch.library.register_fake("pochade::selective_scan_backward")
 def _(
     grad_y: Tensor,
     grad_final: Tensor,
@@ -121,7 +134,7 @@ def _differentiate_linear(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
 
 
-linear_recurrence.register_autograd(_differentiate_linear, setup_context=_keep_linear)
+torch.library.register_autograd("pochade::linear_recurrence", _differentiate_linear, setup_context=_keep_linear)
 
 
 def _keep_selective(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -136,13 +149,15 @@ def _differentiate_selective(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Te
     return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
 
 
-selective_scan.register_autograd(_differentiate_selective, setup_context=_keep_selective)
+torch.library.register_autograd("pochade::selective_scan", _differentiate_selective, setup_context=_keep_selective)
 
 
 # vmap: one call for each item. Folding the items into the batch would sum the gradients of shared A and D over them.
 
 
-def _mapped(operator: Callable[..., Any]) -> None:
+def _mapped(name: str) -> None:
+    operator = getattr(torch.ops.pochade, name)
+
     def over_items(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         items = [
             operator(*(v if d is None else v.select(d, item) for v, d in zip(arguments, dims, strict=True)))
@@ -152,11 +167,11 @@ def _mapped(operator: Callable[..., Any]) -> None:
             return torch.stack(items), 0
         return tuple(torch.stack(parts) for parts in zip(*items, strict=True)), (0,) * len(items[0])
 
-    torch.library.register_vmap(operator, over_items)
+    torch.library.register_vmap(f"pochade::{name}", over_items)
 
 
-for _operator in (linear_recurrence, linear_recurrence_backward, selective_scan, selective_scan_backward):
-    _mapped(_operator)
+for _name in ("linear_recurrence", "linear_recurrence_backward", "selective_scan", "selective_scan_backward"):
+    _mapped(_name)
 
 
 # The composition, for exporters.
