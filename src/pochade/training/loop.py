@@ -198,6 +198,9 @@ class _Run:
         states: dict[str, Any] = {}
         if saved is not None:
             self.ema.load(saved.tensors["ema"])
+            with torch.no_grad():
+                for name, tensor in self.task.carried().items():
+                    tensor.copy_(saved.tensors["carried"][name])
             load_optimizer(self.optimizer, self.names, saved.tensors["optimizer"])
             states = saved.state["random"]
         if str(self.rank) in states:
@@ -246,6 +249,7 @@ class _Run:
     def _one_step(self, batches: Iterator[Batch], rate: float, window: Window) -> tuple[float, float]:
         """One optimiser step; the seconds waited for data and the gradient's norm."""
         waited, parts = 0.0, self.stage.accumulate
+        self.task.begin_step(self.step / self.stage.steps)
         seen: list[tuple[Batch, Mapping[str, Tensor]]] = []
         for part in range(parts):
             began = time.perf_counter()
@@ -324,6 +328,8 @@ class _Run:
                 "ema": self.ema.tensors,
                 "optimizer": optimizer_tensors(self.optimizer, self.names),
             }
+            if carried := self.task.carried():
+                tensors["carried"] = carried
             state = {
                 "stage": self.stage.settings(),
                 "samples": len(self.dataset),

@@ -30,6 +30,17 @@ class Task(nn.Module, ABC):
     def trainable(self) -> nn.Module:
         """The part that is optimised, averaged (EMA) and saved."""
 
+    def begin_step(self, progress: float) -> None:
+        """Called before every optimiser step, with the share of the steps that are done, in [0, 1).
+
+        For a schedule, or for a copy of the network that follows it. Nothing by default.
+        """
+
+    def carried(self) -> dict[str, Tensor]:
+        """Tensors beside ``trainable()`` that change from step to step: a checkpoint holds them, and a resumed
+        run finds them restored in place. None by default."""
+        return {}
+
     def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
         """The optimiser's groups, each with ``"params"``, ``"lr"`` and ``"weight_decay"``.
 
