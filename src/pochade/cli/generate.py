@@ -19,7 +19,7 @@ from pochade.pipelines.schedulers import check_scheduler
 if TYPE_CHECKING:
     from PIL import Image
 
-STEPS, GUIDANCE = 50, 3.0
+OWN = "[dim]\\[default: the model's own, mostly {}][/dim]"
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -45,6 +45,7 @@ class Request:
     prompts: list[str]
     seed: int
     model: str
+    folder: Path
     steps: int
     guidance: float
     negative_prompt: str
@@ -60,10 +61,10 @@ def generate(
     seed: Annotated[
         int | None, typer.Option(help="Of the first picture, 0 to 2^63 - 1. Drawn where it is left out.")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help=f"Sampling steps. [dim]\\[default: {STEPS}][/dim]")] = None,
+    steps: Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(hub.DEFAULT_STEPS)}")] = None,
     guidance: Annotated[
         float | None,
-        typer.Option(help=f"How strongly to follow the prompt; 1 is off. [dim]\\[default: {GUIDANCE}][/dim]"),
+        typer.Option(help=f"How strongly to follow the prompt; 1 is off. {OWN.format(hub.DEFAULT_GUIDANCE)}"),
     ] = None,
     model: Annotated[
         str | None,
@@ -114,7 +115,7 @@ def generate(
     )
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
     _check_places(out if single or preview else None, sheet)
-    folder = hub.resolve(request.model)
+    folder = request.folder
     sha = hub.model_sha256(folder)
     if recipe is not None:
         _check_same(recipe, sha, chosen=model is not None)
@@ -184,14 +185,12 @@ def _request(
         # Small enough to be read out; any other is one option away.
         seed = recipe.seed if recipe else secrets.randbelow(2**31)
     check_seed(seed, len(chosen))
-    steps = steps if steps is not None else recipe.steps if recipe else STEPS
-    guidance = guidance if guidance is not None else recipe.guidance if recipe else GUIDANCE
-    check_count("steps", steps)
-    check_scale(guidance)
-    if negative is None:
-        negative = recipe.negative_prompt if recipe else ""
-    if negative and guidance == 1:
-        raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
+    steps = steps if steps is not None else recipe.steps if recipe else None
+    guidance = guidance if guidance is not None else recipe.guidance if recipe else None
+    if steps is not None:
+        check_count("steps", steps)
+    if guidance is not None:
+        check_scale(guidance)
     pair = (recipe.width, recipe.height) if recipe else None
     if size is not None:
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
@@ -202,7 +201,15 @@ def _request(
     if scheduler != "model":
         check_scheduler(scheduler)
     model = model or (recipe.model if recipe else hub.DEFAULT_MODEL)
-    return Request(chosen, seed, model, steps, guidance, negative, pair, scheduler)
+    folder = hub.resolve(model)
+    own = hub.defaults(folder)
+    steps = int(own["default_steps"] if steps is None else steps)
+    guidance = float(own["default_guidance"] if guidance is None else guidance)
+    if negative is None:
+        negative = recipe.negative_prompt if recipe else ""
+    if negative and guidance == 1:
+        raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
+    return Request(chosen, seed, model, folder, steps, guidance, negative, pair, scheduler)
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:

@@ -13,6 +13,11 @@ from pochade.errors import FailureError, PochadeError, nearest
 DEFAULT_MODEL = "lrf-openmoji"
 """The model that is used where none is named."""
 
+DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 3.0
+"""How a model samples that names nothing else."""
+DEFAULTS = ("default_steps", "default_guidance")
+"""The settings of a pipeline in ``INDEX``, beside its components."""
+
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 INDEX = "model_index.json"
 
@@ -90,6 +95,14 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise PochadeError(f"{path}: a {type(value).__name__} given, a JSON object is needed")
     return value
+
+
+def defaults(folder: Path) -> dict[str, Any]:
+    """``DEFAULTS`` as the model in ``folder`` names them, else the usual ones."""
+    index = read_json(folder / INDEX)
+    return {
+        name: index.get(name, usual) for name, usual in zip(DEFAULTS, (DEFAULT_STEPS, DEFAULT_GUIDANCE), strict=True)
+    }
 
 
 def component_classes(folder: Path) -> dict[str, tuple[str, str] | None]:

@@ -55,9 +55,11 @@ class TextToImagePipeline(DiffusionPipeline):
         scheduler: a diffusers scheduler over flow sigmas; None for flow-match Euler.
         text_encoder: a ``PromptEncoder``, a ``ClassLabelEncoder`` (prompts are then names of classes), or
             None, where only ``prompt_embeds`` conditions.
+        default_steps: steps of a call that names none; a setting of the model, stored with it.
+        default_guidance: guidance scale of a call that names none, likewise.
 
     Raises:
-        PochadeError: the components do not belong together.
+        PochadeError: the components do not belong together, or a default is out of its range.
     """
 
     model_cpu_offload_seq = "text_encoder->denoiser->autoencoder"
@@ -71,15 +73,20 @@ class TextToImagePipeline(DiffusionPipeline):
         denoiser: ModelMixin,
         scheduler: Any = None,
         text_encoder: ModelMixin | None = None,
+        default_steps: int = hub.DEFAULT_STEPS,
+        default_guidance: float = hub.DEFAULT_GUIDANCE,
     ) -> None:
         super().__init__()
         check_components(autoencoder, denoiser, text_encoder)
+        check_count("default_steps", default_steps)
+        check_scale(default_guidance)
         self.register_modules(
             autoencoder=autoencoder,
             denoiser=denoiser,
             scheduler=FlowMatchEulerDiscreteScheduler() if scheduler is None else scheduler,
             text_encoder=text_encoder,
         )
+        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
         self._interrupt = False
         self._num_timesteps = 0
         self._guidance_scale: float | Tensor = 1.0
@@ -99,6 +106,16 @@ class TextToImagePipeline(DiffusionPipeline):
     def guidance_scale(self) -> float | Tensor:
         """Of the last run."""
         return self._guidance_scale
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of a call that names none: few where the model was distilled."""
+        return int(self.config["default_steps"])
+
+    @property
+    def default_guidance(self) -> float:
+        """Guidance scale of a call that names none: 1 where guidance was distilled into the model."""
+        return float(self.config["default_guidance"])
 
     @property
     def size_multiple(self) -> int:
@@ -136,7 +153,8 @@ class TextToImagePipeline(DiffusionPipeline):
             FailureError: the hub cannot be reached.
         """
         dtype = kwargs.pop("dtype", None) or torch_dtype or torch.float32
-        names = set(inspect.signature(cls.__init__).parameters) - {"self"}
+        settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
+        names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
         given = {name: kwargs.pop(name) for name in names & set(kwargs)}
         options = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
         if kwargs:
@@ -146,7 +164,7 @@ class TextToImagePipeline(DiffusionPipeline):
         wrong = sorted(set(components) - names) + sorted({"autoencoder", "denoiser"} - set(components))
         if wrong:
             raise PochadeError(f"{folder}: components {', '.join(wrong)} are missing or not of {cls.__name__}")
-        pipe = cls(**components)
+        pipe = cls(**components, **hub.defaults(folder) | settings)
         pipe.register_to_config(_name_or_path=str(folder))
         return pipe
 
@@ -196,8 +214,8 @@ class TextToImagePipeline(DiffusionPipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         negative_prompt: str | Sequence[str] | None = None,
-        num_inference_steps: int = 50,
-        guidance_scale: float | Sequence[float] | Tensor = 3.0,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | Tensor | None = None,
         num_images_per_prompt: int = 1,
         height: int | None = None,
         width: int | None = None,
@@ -221,9 +239,9 @@ class TextToImagePipeline(DiffusionPipeline):
             prompt: a sentence, or one each. An empty one is no prompt: the picture is unconditional.
             negative_prompt: what guidance leads away from, one for all or one a prompt; needs a guidance
                 scale other than 1.
-            num_inference_steps: at least 1.
+            num_inference_steps: at least 1; None for ``default_steps``.
             guidance_scale: s in v_0 + s (v_c - v_0), one for all or one a picture; 1 is no guidance, at half
-                the cost.
+                the cost; None for ``default_guidance``.
             num_images_per_prompt: at least 1.
             height: rows of pixels, a multiple of ``size_multiple``; None for ``default_size``.
             width: columns of pixels, likewise.
@@ -245,6 +263,8 @@ class TextToImagePipeline(DiffusionPipeline):
         Warns:
             PromptTruncatedWarning: a prompt is longer than the text encoder reads.
         """
+        num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
+        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         self.check_inputs(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
