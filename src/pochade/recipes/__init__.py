@@ -5,5 +5,6 @@ RECIPES: dict[str, str] = {
     "lrf-folder": "pochade.recipes.lrf:folder",
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
+    "distil": "pochade.recipes.distil:few_steps",
 }
 """Name -> "module:function"."""

@@ -2,8 +2,9 @@
 
 from dataclasses import replace
 
-from pochade.recipes.stages import ImageData, autoencoder_stage, flow_stage
+from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
 from pochade.training.stage import Stage
+from pochade.training.tasks.consistency import ConsistencySettings
 from pochade.training.tasks.flow import FlowSettings
 
 TEXT_SHIFT = 2.0
@@ -49,7 +50,7 @@ def cifar10() -> list[Stage]:
 
 
 def curriculum() -> list[Stage]:
-    """The published curriculum at full size, up to the high resolution: for a GPU and shards.
+    """The published curriculum at full size, up to the distillation: for a GPU and shards.
 
     Stage 1 trains the autoencoder; ``data.source`` names a folder of shards. Learning rates and steps as published.
     """
@@ -75,5 +76,8 @@ def curriculum() -> list[Stage]:
     high = replace(
         middle, name="flow_high", data=ImageData(source, 512), steps=100_000, learning_rate=2e-5, batch_size=64
     )
+    distilled = consistency_stage(
+        high.data, ConsistencySettings(), steps=50_000, learning_rate=1e-5, precision="bf16", ema_decay=0.9999
+    )
     first = autoencoder_stage(ImageData(source, 256), steps=50_000, learning_rate=1e-4, precision="bf16", batch_size=32)
-    return [first, low, middle, high]
+    return [first, low, middle, high, distilled]

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,16 @@ from pochade.data.latents import CachedLatents, build_cache, fingerprint
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
+from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
 from pochade.recipes.sources import as_pictures, open_images
+from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.checkpoint import load_weights
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, override
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
+from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 
 SHEET_PROMPTS = (
@@ -36,6 +40,8 @@ SHEET_PROMPTS = (
     "rocket", "tree", "woman astronaut", "guitar", "snowman", "fish", "umbrella", "grinning face",
 )  # fmt: skip
 SHEET_STEPS = 20
+FEW_STEPS = 4
+"""What a distilled model samples with where nothing else is asked for."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,8 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
         if isinstance(stage.task, AutoencoderSettings):
             previous = _run_autoencoder(_after(stage, previous), folder, resume)
             autoencoder = previous.model
+        elif isinstance(stage.task, ConsistencySettings):
+            previous = _run_consistency(stage, folder, resume, previous, out)
         else:
             previous = _run_flow(stage, folder, resume, autoencoder, previous, out)
     assert previous is not None
@@ -96,8 +104,9 @@ def _passed_over(stage: Stage, result: Result) -> Result:
 
 def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     """Whatever can be known to fail is found here, not after the hours of the stages before."""
-    if not isinstance(stage.task, AutoencoderSettings | FlowSettings):
-        raise PochadeError(f"task: {type(stage.task).__name__} given, allowed are autoencoder and flow settings")
+    if not isinstance(stage.task, AutoencoderSettings | FlowSettings | ConsistencySettings):
+        kind = type(stage.task).__name__
+        raise PochadeError(f"task: {kind} given, allowed are autoencoder, flow and consistency settings")
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
         raise PochadeError(
@@ -111,6 +120,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):
         _preflight_flow(stage, dataset, any(isinstance(s.task, AutoencoderSettings) for s in before))
+    elif isinstance(stage.task, ConsistencySettings):
+        _preflight_consistency(stage.task, dataset, before)
 
 
 def _preflight_flow(stage: Stage, dataset: Any, autoencoder_before: bool) -> None:
@@ -138,6 +149,28 @@ def _preflight_flow(stage: Stage, dataset: Any, autoencoder_before: bool) -> Non
         raise PochadeError(
             f"options: {', '.join(settings.options)} given, of which no network can be made ({error})"
         ) from error
+
+
+def _preflight_consistency(settings: ConsistencySettings, dataset: Any, before: Sequence[Stage]) -> None:
+    settings.intervals_at(0.0)
+    if settings.teacher is None:
+        if not before or isinstance(before[-1].task, AutoencoderSettings):
+            raise PochadeError(
+                "task.teacher: none given, and no stage before trains a denoiser: name a model or a folder"
+            )
+        return
+    _check_labels(TextToImagePipeline.from_pretrained(settings.teacher), dataset)
+
+
+def _check_labels(teacher: TextToImagePipeline, dataset: Any) -> None:
+    """Raises PochadeError where a teacher and a data set do not speak of the same things."""
+    encoder = teacher.text_encoder
+    names = list(encoder.names) if isinstance(encoder, ClassLabelEncoder) else None
+    classes = list(dataset.class_names) if hasattr(dataset, "class_names") else None
+    if encoder is None or names != classes:
+        knows = "has no text encoder" if encoder is None else "knows classes" if names else "knows captions"
+        holds = f"the classes {', '.join(classes)}" if classes else "captions"
+        raise PochadeError(f"task.teacher: a model that {knows} is given, but the data holds {holds}")
 
 
 def _options(task: FlowSettings) -> dict[str, Any]:
@@ -250,14 +283,15 @@ def load_autoencoder(name_or_folder: str) -> TinyAutoencoder:
     return TinyAutoencoder.from_taesd(name_or_folder)
 
 
-def _cache(stage: Stage, out: Path, autoencoder: TinyAutoencoder, encoder: Any, dataset: Any) -> CachedLatents:
+def _cache(
+    size: int, out: Path, autoencoder: TinyAutoencoder, encoder: Any, encoder_name: str | None, dataset: Any
+) -> CachedLatents:
     pictures = as_pictures(dataset)
     # What the encoder makes of one picture tells encoders apart; the decoder does not matter here.
     with torch.no_grad():
         probe = autoencoder.encode(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
     identity = [round(value, 3) for value in probe.flatten().tolist()]
-    text: FlowSettings = stage.task
-    name = fingerprint(pictures, str(identity), str(text.text_encoder), str(stage.data.size))
+    name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
     encode_text = None if encoder is None else encoder.encode
     return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
 
@@ -278,8 +312,6 @@ def _run_flow(
     channels, down = autoencoder.config.latent_channels, autoencoder.downsampling
     changes: dict[str, Any] = {"latent_channels": channels, "sample_size": stage.data.size // down}
     if hasattr(dataset, "class_names"):
-        from pochade.text_encoders.class_label import ClassLabelEncoder
-
         encoder = ClassLabelEncoder(dataset.class_names)
         changes |= {"num_classes": len(dataset.class_names), "text_dim": 0, "pooled_dim": 0}
     elif joint:
@@ -290,29 +322,64 @@ def _run_flow(
     denoiser = denoisers.build(settings.family, settings.variant, **{**changes, **_options(settings)})
     stage = _initialise(_after(stage, previous), denoiser)
     with _main_first():
-        data = _cache(stage, out, autoencoder, frozen, dataset)
+        data = _cache(stage.data.size, out, autoencoder, frozen, settings.text_encoder, dataset)
 
     task = FlowTask(denoiser, settings, encoder if joint else None)
     pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder) if not joint else None
 
-    def pictures() -> Any:
-        if pipeline is None:
-            return None
-        pipeline.set_progress_bar_config(disable=True)
-        prompts = _sheet_prompts(dataset)
-        seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
-        try:
-            images = pipeline(prompts, num_inference_steps=SHEET_STEPS, guidance_scale=3.0, generator=seeds).images
-        except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
-            _say(f"{stage.name}: no sample sheet: {error}")
-            return None
-        return sheet(images, prompts)
-
+    pictures = None if pipeline is None else partial(_paint_sheet, stage.name, pipeline, dataset, SHEET_STEPS)
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
     with _main_first() as main:
         if main:
             _save(result.model, autoencoder, denoiser, encoder, joint)
     return result
+
+
+def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result | None, out: Path) -> Result:
+    result = Result(folder / "model", folder / "final" / "model.safetensors")
+    if resume and (result.model / hub.INDEX).is_file():
+        return _passed_over(stage, result)
+    settings: ConsistencySettings = stage.task
+    source = settings.teacher if settings.teacher is not None or previous is None else str(previous.model)
+    assert source is not None
+    pipeline = TextToImagePipeline.from_pretrained(source)
+    dataset = open_images(stage.data)
+    _check_labels(pipeline, dataset)
+    encoder: Any = pipeline.text_encoder
+    labelled = isinstance(encoder, ClassLabelEncoder)
+    with _main_first():
+        name = None if labelled else encoder.identity
+        data = _cache(stage.data.size, out, pipeline.autoencoder, None if labelled else encoder, name, dataset)
+    torch.manual_seed(stage.seed)
+    task = ConsistencyTask(pipeline.denoiser, settings)
+    stage = _initialise(_after(stage, previous), task.student)
+    distilled = TextToImagePipeline(
+        pipeline.autoencoder,
+        task.student,
+        make_scheduler("lcm"),
+        encoder,
+        default_steps=FEW_STEPS,
+        default_guidance=1.0,
+    )
+    pictures = partial(_paint_sheet, stage.name, distilled, dataset, FEW_STEPS)
+    train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
+    with _main_first() as main:
+        if main:
+            distilled.save_pretrained(result.model, dtype=torch.float16)
+    return result
+
+
+def _paint_sheet(name: str, pipeline: TextToImagePipeline, dataset: Any, steps: int) -> Any:
+    """Pictures of fixed prompts by the network as it is; None where it paints nothing."""
+    pipeline.set_progress_bar_config(disable=True)
+    prompts = _sheet_prompts(dataset)
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
+    try:
+        images = pipeline(prompts, num_inference_steps=steps, generator=seeds).images
+    except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
+        _say(f"{name}: no sample sheet: {error}")
+        return None
+    return sheet(images, prompts)
 
 
 def _sheet_prompts(dataset: Any) -> list[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pochade.training.stage import Stage
 from pochade.training.tasks.autoencoder import AutoencoderSettings
+from pochade.training.tasks.consistency import ConsistencySettings
 from pochade.training.tasks.flow import FlowSettings
 
 
@@ -54,5 +55,24 @@ def flow_stage(data: ImageData, task: FlowSettings, **changes: Any) -> Stage:
         "ema_decay": 0.999,
         "save_every": 500,
         "sample_every": 1000,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def consistency_stage(data: ImageData, task: ConsistencySettings, **changes: Any) -> Stage:
+    """A denoiser that paints in a few steps, distilled from one that takes many, on cached latents."""
+    settings: dict[str, Any] = {
+        "name": "consistency",
+        "task": task,
+        "data": data,
+        "steps": 4000,
+        "batch_size": 64,
+        "learning_rate": 3e-4,
+        "warmup_steps": 50,
+        "weight_decay": 0.0,
+        "clip": 1.0,
+        "ema_decay": 0.998,
+        "save_every": 250,
+        "sample_every": 500,
     }
     return Stage(**{**settings, **changes})

@@ -1,0 +1,163 @@
+"""Distillation as a stage of a recipe: from a model's folder, from the stage before, and what cannot work."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from cli.run import cli
+from pochade.errors import PochadeError
+from pochade.pipelines.recipe_metadata import read_recipe
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes.run import run, stages_of, train
+from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
+from pochade.training.stage import override
+from pochade.training.tasks.autoencoder import AutoencoderSettings
+from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.flow import FlowSettings
+
+FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for i in range(24):
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path / f"{i}.png")
+        (path / f"{i}.txt").write_text(f"picture number {i}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def distilled(pictures: Path, toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "distil"
+    changes = [f"data.source={pictures}", "data.size=32", f"task.teacher={toy_pipeline_folder}", *FAST]
+    model = train("distil", changes, out)
+    assert model == out / "1-consistency" / "model"
+    assert train("distil", changes, out, resume=True) == model
+    return model
+
+
+def test_a_distilled_model_knows_how_it_is_sampled(distilled: Path, toy_pipeline_folder: Path) -> None:
+    index = json.loads((distilled / "model_index.json").read_text())
+    assert index["scheduler"] == ["diffusers", "FlowMatchLCMScheduler"]
+    assert (index["default_steps"], index["default_guidance"]) == (4, 1.0)
+    pipe, teacher = (TextToImagePipeline.from_pretrained(folder) for folder in (distilled, toy_pipeline_folder))
+    assert (pipe.default_steps, pipe.default_guidance) == (4, 1.0)
+    assert (teacher.default_steps, teacher.default_guidance) == (50, 3.0)
+    pipe.set_progress_bar_config(disable=True)
+
+    def paint(**changes: Any) -> torch.Tensor:
+        return pipe("picture", generator=torch.Generator().manual_seed(3), output_type="pt", **changes).images
+
+    assert torch.equal(paint(), paint(num_inference_steps=4, guidance_scale=1.0))
+    assert pipe.num_timesteps == 4
+    for steps in (1, 2):
+        assert paint(num_inference_steps=steps).shape == (1, 3, 32, 32)
+    assert not torch.equal(paint(num_inference_steps=1), paint())
+    for name, value in teacher.autoencoder.state_dict().items():
+        torch.testing.assert_close(pipe.autoencoder.state_dict()[name], value, atol=1e-3, rtol=1e-3)
+    assert pipe.text_encoder.identity == teacher.text_encoder.identity
+
+
+def test_the_weights_are_the_averaged_students(distilled: Path) -> None:
+    averaged = load_file(distilled.parent / "final" / "model.safetensors")
+    saved = load_file(distilled / "denoiser" / "diffusion_pytorch_model.safetensors")
+    assert set(saved) == set(averaged)
+    assert all(torch.equal(value, averaged[name].half()) for name, value in saved.items())
+    assert (distilled.parent / "samples" / "step-000002.png").is_file()
+
+
+def test_saved_again_it_keeps_its_defaults(distilled: Path, tmp_path: Path) -> None:
+    TextToImagePipeline.from_pretrained(distilled).save_pretrained(tmp_path / "copy")
+    copy = TextToImagePipeline.from_pretrained(tmp_path / "copy")
+    assert (copy.default_steps, copy.default_guidance) == (4, 1.0)
+    other = TextToImagePipeline.from_pretrained(distilled, default_steps=2)
+    assert (other.default_steps, other.default_guidance) == (2, 1.0)
+    with pytest.raises(PochadeError, match="default_steps: 0 given"):
+        TextToImagePipeline.from_pretrained(distilled, default_steps=0)
+
+
+def test_the_command_line_takes_the_models_own_steps(
+    distilled: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cli(capsys, "generate", "picture", "--seed", "1", "--model", str(distilled))
+    made = read_recipe("out/picture-1.png")
+    assert (made.steps, made.guidance) == (4, 1.0)
+    cli(capsys, "generate", "picture", "--seed", "2", "--model", str(distilled), "--steps", "1", "--guidance", "2")
+    made = read_recipe("out/picture-2.png")
+    assert (made.steps, made.guidance) == (1, 2.0)
+    told = cli(capsys, "generate", "picture", "--negative", "blur", "--model", str(distilled), code=2)
+    assert "negative: has no effect at guidance 1" in told.error
+
+
+def test_the_teacher_may_be_the_stage_before(pictures: Path, tmp_path: Path) -> None:
+    data = ImageData(str(pictures), 32)
+    tiny = AutoencoderSettings(4, 8, (0, 0, 1, 0), (0, 1, 0, 0), perceptual=0)
+    flow = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1"), text_encoder="bag")
+    stages = [
+        autoencoder_stage(data, task=tiny),
+        flow_stage(data, flow),
+        consistency_stage(data, ConsistencySettings()),
+    ]
+    model = run(override(stages, [*FAST, "sample_every=0"]), tmp_path / "run")
+    assert model == tmp_path / "run" / "3-consistency" / "model"
+    assert TextToImagePipeline.from_pretrained(model).default_steps == 4
+
+
+def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    """A data set with the teacher's classes, as CIFAR-10 has its own."""
+
+    class Labelled:
+        class_names = ("cat", "dog")
+        labels = (0, 1) * 4
+
+        def __len__(self) -> int:
+            return 8
+
+        def image(self, index: int) -> Image.Image:
+            return Image.new("RGB", (32, 32), (30 * index, 9, 9))
+
+    monkeypatch.setattr("pochade.recipes.run.open_images", lambda *_: Labelled())
+    settings = ConsistencySettings(teacher=str(toy_class_pipeline_folder))
+    stages = override([consistency_stage(ImageData("any", 32), settings)], [*FAST])
+    pipe = TextToImagePipeline.from_pretrained(run(stages, tmp_path / "run"))
+    assert pipe.text_encoder.names == ["cat", "dog"]
+    Labelled.class_names = ("cat", "cow")
+    with pytest.raises(
+        PochadeError, match="teacher: a model that knows classes is given, but the data holds the classes cat, cow"
+    ):
+        run(stages, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
+
+
+def test_what_cannot_be_distilled_is_said_before_any_work(
+    pictures: Path, toy_class_pipeline_folder: Path, tmp_path: Path
+) -> None:
+    data = (f"data.source={pictures}", "data.size=32")
+    for match, change in (
+        (
+            "teacher: a model that knows classes is given, but the data holds captions",
+            f"task.teacher={toy_class_pipeline_folder}",
+        ),
+        ("task.teacher: none given, and no stage before trains a denoiser", "task.teacher=none"),
+        ("model: 'lrf-openmojo' is neither a shipped model", "task.teacher=lrf-openmojo"),
+    ):
+        with pytest.raises(PochadeError, match=match):
+            train("distil", [*data, change], tmp_path / "run")
+    with pytest.raises(PochadeError, match="intervals: 9 to 4 given"):
+        train("distil", [*data, "task.last_intervals=4", "task.first_intervals=9"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_curriculum_ends_in_a_distillation() -> None:
+    stages = stages_of("lrf-curriculum")
+    assert stages[-1].task == ConsistencySettings()
+    assert stages[-1].data == stages[-2].data
