@@ -35,7 +35,7 @@ class TimestepEmbedding(nn.Module):
 
 
 class IterationEmbedding(nn.Module):
-    """Which pass of a recurrent core this is, i of r -> [D], to be added to the conditioning.
+    """Which pass of a recurrent core this is, i of r: a vector for each pass, to be added to the conditioning.
 
     Sinusoids of i and of 32 i / r, wavelengths 2 pi to about 400 passes: coarse enough for depths between and beyond
     those of training; then linear, SiLU, linear. The last pass has i / r = 1, whatever r.
@@ -47,17 +47,12 @@ class IterationEmbedding(nn.Module):
         self.first = nn.Linear(2 * frequencies, dim)
         self.second = nn.Linear(dim, dim)
 
-    def forward(self, iteration: int, iterations: int) -> Tensor:
-        """The vector [D] of pass ``iteration``, 1 to ``iterations``.
-
-        Raises:
-            PochadeError: ``iteration`` is out of range.
-        """
-        if not 1 <= iteration <= iterations:
-            raise PochadeError(f"iteration: {iteration} given, allowed are 1 to {iterations}")
+    def forward(self, iterations: int) -> Tensor:
+        """[r, D] for r = ``iterations``, at least 1; row i - 1 belongs to pass i."""
         weight = self.first.weight
-        counts = torch.tensor([iteration / 1000, 0.032 * iteration / iterations], device=weight.device)
-        waves = sinusoid(counts, self.frequencies, max_period=64.0).flatten().to(weight.dtype)
+        passes = torch.arange(1, iterations + 1, dtype=torch.float32, device=weight.device)
+        counts = torch.stack((passes / 1000, 0.032 * passes / iterations), dim=1).flatten()
+        waves = sinusoid(counts, self.frequencies, max_period=64.0).view(iterations, -1).to(weight.dtype)
         return self.second(F.silu(self.first(waves)))
 
 
