@@ -54,7 +54,17 @@ _LIRA: dict[str, Any] = {
     "reasoning_width": 8,
 }
 
+_IRIS: dict[str, Any] = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "hidden": 24}
+_IRIS |= {"iterations": 2, "depths": (2, 3, 4), "gradient_iterations": 2}
+
 FAMILIES: dict[str, Family] = {
+    "iris": Family(
+        toys={
+            "patches": _IRIS | _TEXT | {"patch_size": 2},
+            "cells": _IRIS | _TEXT | {"patch_size": 1, "blocks": 1, "distillation": 0.5},
+        },
+        depth="iterations",
+    ),
     "lira": Family(
         toys={
             "scalar": _LIRA | _TEXT | {"patch_size": 1},

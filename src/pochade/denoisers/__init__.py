@@ -7,6 +7,7 @@ from typing import Any
 from pochade.errors import PochadeError, nearest
 
 FAMILIES: dict[str, str] = {
+    "iris": "pochade.denoisers.iris:IRISDenoiser",
     "lira": "pochade.denoisers.lira:LiRADenoiser",
     "lrf": "pochade.denoisers.lrf:LRFDenoiser",
     "microforge": "pochade.denoisers.microforge:MicroForgeDenoiser",

@@ -11,6 +11,7 @@ COMPONENT_MODULES = (
     "pochade.autoencoders.deep_compression",
     "pochade.autoencoders.tiny",
     "pochade.autoencoders.wavelet",
+    "pochade.denoisers.iris",
     "pochade.denoisers.lira",
     "pochade.denoisers.lrf",
     "pochade.denoisers.microforge",

@@ -1,0 +1,76 @@
+"""GRFM, the token mixer of IRIS: by frequency, by recurrence and by distance, fused by a learned gate."""
+
+# torch leaves some of its types open.
+# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pochade.nn.manhattan import ManhattanMixer
+from pochade.nn.scan import rg_lru
+from pochade.nn.spectral import SpectralMixer
+
+SPECTRAL_BLOCKS = 8
+SHORTEST_DECAY, LONGEST_DECAY = 0.9, 0.999
+
+
+class BidirectionalRGLRU(nn.Module):
+    """The RG-LRU (2402.19427 eq. 1-4) over the tokens in raster order, both ways, joined by a projection.
+
+    Each direction has its own gates and decays. At first a runs over the channels from 0.9 to 0.999, evenly in
+    log(1 - a), if ``recurrence_gate`` is zero, that is the gate one half: a model's initialisation sets it so.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.recurrence_gate = nn.Linear(dim, 2 * dim)
+        self.input_gate = nn.Linear(dim, 2 * dim)
+        reach = torch.linspace(math.log(1 - SHORTEST_DECAY), math.log(1 - LONGEST_DECAY), dim, dtype=torch.float64)
+        slope = -torch.log1p(-reach.exp()) / (8 * 0.5)
+        self.decay = nn.Parameter(torch.log(torch.expm1(slope)).float().repeat(2, 1))
+        self.decay.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
+        self.join = nn.Linear(2 * dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, D] -> [B, N, D]."""
+        recurrence = torch.sigmoid(self.recurrence_gate(x)).chunk(2, dim=-1)
+        inputs = torch.sigmoid(self.input_gate(x)).chunk(2, dim=-1)
+        there = rg_lru(x, recurrence[0], inputs[0], self.decay[0])
+        back = rg_lru(x, recurrence[1], inputs[1], self.decay[1], reverse=True)
+        return self.join(torch.cat((there, back), dim=-1))
+
+
+class GRFM(nn.Module):
+    """Gated recurrent Fourier mixer: [B, H W, D] -> [B, H W, D].
+
+    g = sigmoid(W_g x), out = W_o norm(g * spectral(x) + (1 - g) * recurrent(x) + alpha * spatial(x)): AFNO
+    (2111.13587), RG-LRU (2402.19427) and separable Manhattan decay (2309.11523). alpha is learned for each channel,
+    from 0.1.
+
+    Args:
+        dim: D, a multiple of 8 (blocks of the spectral path).
+        heads: decays of the spatial path, divide D.
+
+    Raises:
+        PochadeError: D is not a multiple of 8 or of ``heads``.
+    """
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.spectral = SpectralMixer(dim, SPECTRAL_BLOCKS)
+        self.recurrent = BidirectionalRGLRU(dim)
+        self.spatial = ManhattanMixer(dim, heads)
+        self.gate = nn.Linear(dim, dim)
+        self.alpha = nn.Parameter(torch.full((dim,), 0.1))
+        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.out = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
+        gate = torch.sigmoid(self.gate(x))
+        fused = torch.lerp(self.recurrent(x), self.spectral(x, height, width), gate)
+        return self.out(self.norm(torch.addcmul(fused, self.alpha, self.spatial(x, height, width))))
