@@ -16,6 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.denoisers.inputs import check_conditioning, check_latents
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
 from pochade.nn.feedforward import GatedFeedForward
@@ -152,35 +153,6 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         """Rows and columns of the latents must divide by this."""
         return self.config.patch_size
 
-    def _check(self, latents: Tensor, t: Tensor, depth: int) -> None:
-        channels, p = self.config.latent_channels, self.config.patch_size
-        if latents.ndim != 4 or latents.shape[1] != channels or latents.shape[2] % p or latents.shape[3] % p:
-            raise PochadeError(
-                f"latents: shape {tuple(latents.shape)} given, "
-                f"allowed is [B, {channels}, H, W] with H and W multiples of {p}"
-            )
-        if t.shape != latents.shape[:1]:
-            raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{latents.shape[0]}]")
-        if not 1 <= depth <= MAX_DEPTH:
-            raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} recursions")
-
-    def _check_conditioning(self, latents: Tensor, conditioning: Conditioning) -> None:
-        """Every part that is present and used must fit the latents and the configuration."""
-        config, batch = self.config, latents.shape[0]
-        length = None if conditioning.tokens is None else conditioning.tokens.shape[1]
-        allowed: dict[str, tuple[int | None, ...]] = {"source": tuple(latents.shape)}
-        allowed["source_mask"] = (batch, 1, *latents.shape[2:])
-        if config.text_dim:
-            allowed |= {"tokens": (batch, length, config.text_dim), "mask": (batch, length)}
-        if config.pooled_dim:
-            allowed["pooled"] = (batch, config.pooled_dim)
-        if config.num_classes:
-            allowed["class_label"] = (batch,)
-        for name, shape in allowed.items():
-            value = getattr(conditioning, name)
-            if value is not None and tuple(value.shape) != shape:
-                raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
-
     def _tokens(self, latents: Tensor) -> Tensor:
         return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
@@ -229,11 +201,13 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
             PochadeError: a shape or the depth does not fit, or a state was given.
         """
         recursions: int = self.config.recursions if depth is None else depth
-        self._check(latents, t, recursions)
-        self._check_conditioning(latents, conditioning)
+        p = self.config.patch_size
+        check_latents(latents, t, self.config.latent_channels, p)
+        check_conditioning(latents, conditioning, self.config, ("text", "class_label", "source"))
+        if not 1 <= recursions <= MAX_DEPTH:
+            raise PochadeError(f"depth: {recursions} given, allowed are 1 to {MAX_DEPTH} recursions")
         if state is not None:
             raise PochadeError("state: a tensor given, but LRF carries no state: allowed is None")
-        p = self.config.patch_size
         grid = (latents.shape[2] // p, latents.shape[3] // p)
         x = self.embed(self._tokens(latents)) + self.positions(*grid)
         if conditioning.source is not None:
