@@ -15,8 +15,7 @@ they are mostly still in the second-level cache afterwards.
 ``reverse`` is arithmetic on indices: step t of 0 .. N - 1 is token t, or token N - 1 - t. Steps past N are identities
 (decay 1, input 0). All offsets grow from a 64-bit program index.
 
-Signatures and shapes: ``contract``. Scans with one decay a head are matrix products, which torch does
-well: ``composed``.
+Signatures and shapes: ``contract``. Scans with one decay a head are matrix products, left to torch: ``composed``.
 """
 
 from contextlib import nullcontext
@@ -432,7 +431,7 @@ class _Scan:
         self.blocks = triton.cdiv(per_group, self.block)
         self.programs = self.batch * groups * self.blocks
         self.segments, self.length = _cut(inputs.x, self.tokens, CHUNK, max(self.programs, 1), 2)
-        self.cells = self.block * block_S
+        self.count = 8 * 4 // self.dtype.itemsize  # tokens at once, by what registers hold; the backward takes half
         self.sizes = (self.tokens, self.width, states, groups)
         self.states = (self.width, states)
         self.options: dict[str, Any] = {
@@ -446,10 +445,6 @@ class _Scan:
     def empty(self, *shape: int) -> Tensor:
         return self.inputs.x.new_empty(shape, dtype=self.dtype)
 
-    def count(self, most: int) -> int:
-        """Tokens at once: ``most`` in float32, half of them in float64, by what registers hold."""
-        return most * 4 // self.dtype.itemsize
-
     def launch(self, kernel: Any, segments: int, *arguments: Any, **options: Any) -> None:
         _launch(kernel, self.programs * segments, *arguments, segments, self.length, **self.options, **options)
 
@@ -462,7 +457,7 @@ class _Scan:
         if start is not None:
             ends[:, 0] = start
         arguments = (scale, self.inputs.dt, self.inputs.A, vector, products, ends, *self.sizes)
-        self.launch(_ends_kernel, self.segments - 1, *arguments, ADJOINT=adjoint, COUNT=self.count(8))
+        self.launch(_ends_kernel, self.segments - 1, *arguments, ADJOINT=adjoint, COUNT=self.count)
         entries = torch.empty_like(ends)
         _linear(products.flatten(2), ends.flatten(2), None, entries.flatten(2), False)
         return entries
@@ -478,7 +473,7 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
     if scan.programs:
         entries = scan.entries(x, B, _packed(initial), adjoint=False)
         arguments = (*scan.inputs, entries, y, final, checkpoints, *scan.sizes)
-        scan.launch(_diagonal_kernel, scan.segments, *arguments, CHUNK=CHUNK, COUNT=scan.count(8))
+        scan.launch(_diagonal_kernel, scan.segments, *arguments, CHUNK=CHUNK, COUNT=scan.count)
     return y, final, checkpoints
 
 
@@ -488,7 +483,7 @@ def selective_backward(
     if inputs.A.dim() == 1:
         return composed.selective_backward(grad_y, grad_final, inputs, checkpoints, reverse)
     scan = _Scan(inputs, reverse)
-    grad_y, count = grad_y.contiguous(), scan.count(4)
+    grad_y, count = grad_y.contiguous(), scan.count // 2
     to_x, to_dt = scan.empty(*inputs.x.shape), scan.empty(*inputs.x.shape)
     parts = scan.batch * scan.segments
     to_A, to_D = scan.empty(parts, *scan.states), scan.empty(parts, scan.width)
@@ -496,7 +491,7 @@ def selective_backward(
     to_initial = scan.empty(scan.batch, *scan.states)
     if scan.programs:
         entries = scan.entries(grad_y, scan.inputs.C, grad_final.contiguous(), adjoint=True)
-        scratch = scan.empty(scan.programs * scan.segments, CHUNK // count, scan.cells)
+        scratch = scan.empty(scan.programs * scan.segments, CHUNK // count, scan.block, scan.options["BLOCK_S"])
         gradients = (to_x, to_dt, to_A, to_B, to_C, to_D, to_initial)
         arguments = (grad_y, *scan.inputs, entries, checkpoints, scratch, *gradients, *scan.sizes, scan.batch)
         scan.launch(_diagonal_backward_kernel, scan.segments, *arguments, CHUNK=CHUNK, COUNT=count)
