@@ -33,8 +33,15 @@ def test_models(capsys: Any) -> None:
     sizes = {(v["family"], v["variant"]): v for v in found["variants"]}
     assert abs(sizes["lrf", "cifar"]["parameters"] / 1.47e6 - 1) < 0.02
     assert all(v["bytes_fp32"] == 2 * v["bytes_fp16"] == 4 * v["parameters"] for v in found["variants"])
+    iterated = sizes["iris", "nano"]
+    counts = [iterated["effective_parameters"][depth] for depth in ("4", "8", "16")]
+    core = (counts[0] - iterated["parameters"]) // 3
+    assert core > 0
+    assert counts == [iterated["parameters"] + passes * core for passes in (3, 7, 15)]
+    assert sizes["lira", "nano"]["effective_parameters"] is None
     shown = cli(capsys, "models").out
     assert "cifar" in shown
+    assert " / ".join(f"{count / 1e6:,.0f}" for count in counts) in shown
     assert f"{sizes['lrf', 'cifar']['parameters']:,}" in shown
 
 
