@@ -157,6 +157,30 @@ def test_compiles_also_where_nothing_can_be_kept():
     assert compiled(nogil=True)(names["double"])(21) == 42
 
 
+def test_nothing_is_left_to_compile_after_compiling_ahead():
+    program = """
+import torch
+from pochade.nn.scan import cpu_kernels as kernels, linear_recurrence, selective_scan
+
+def compiled():
+    loops = kernels._linear_forward, kernels._linear_backward, kernels._selective_forward, kernels._selective_backward
+    return [len(loop.signatures) for loop in loops]
+
+kernels.compile_ahead()
+assert compiled() == [1, 1, 1, 1]
+a = torch.rand(2, 70, 64, requires_grad=True)
+B, C = a[..., :16], a[..., 16:32]
+linear_recurrence(a, a, initial=a[:, 0]).sum().backward()
+selective_scan(a, a, -torch.rand(64, 16), B, C, reverse=True).sum().backward()
+selective_scan(a, a[..., :4], -torch.rand(4), B, C, torch.rand(64)).sum().backward()
+assert compiled() == [1, 1, 1, 1]
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
 class TestBackends:
     def test_chosen_by_device(self):
         assert backend("cpu") == "numba"

@@ -426,3 +426,12 @@ def _complete(inputs: Inputs) -> tuple[Tensor, ...]:
     """The inputs with A [heads or D, S or 1] and D."""
     x, dt, A, B, C, D = inputs
     return x, dt, A.reshape(A.shape[0], -1), B, C, x.new_zeros(x.shape[2]) if D is None else D
+
+
+def compile_ahead() -> None:
+    """Compiles all loops for float32, which the first calls would otherwise do, a second or so each."""
+    x = torch.ones(1, 1, 1)
+    linear_backward(x, x, linear_forward(x, x, None, False), None, False)
+    inputs = Inputs(x, x, -x[0], x[None], x[None], None)
+    y, final, checkpoints = selective_forward(inputs, None, False)
+    selective_backward(y, final, inputs, checkpoints, False)
