@@ -38,11 +38,18 @@ class BidirectionalRGLRU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        recurrence = torch.sigmoid(self.recurrence_gate(x)).chunk(2, dim=-1)
-        inputs = torch.sigmoid(self.input_gate(x)).chunk(2, dim=-1)
-        there = rg_lru(x, recurrence[0], inputs[0], self.decay[0])
-        back = rg_lru(x, recurrence[1], inputs[1], self.decay[1], reverse=True)
-        return self.join(torch.cat((there, back), dim=-1))
+        # One scan over both halves of the channels, the second back to front: half the steps of two scans, and half
+        # the nodes of an exported graph.
+        recurrence = _turn_second(torch.sigmoid(self.recurrence_gate(x)))
+        inputs = _turn_second(torch.sigmoid(self.input_gate(x)))
+        both = rg_lru(torch.cat((x, x.flip(1)), dim=-1), recurrence, inputs, self.decay.flatten())
+        return self.join(_turn_second(both))
+
+
+def _turn_second(x: Tensor) -> Tensor:
+    """[B, N, 2 D] with the tokens of the second half of the channels in reverse order."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first, second.flip(1)), dim=-1)
 
 
 class GRFM(nn.Module):
