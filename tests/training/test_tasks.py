@@ -279,6 +279,18 @@ def vectors(batch: int = 4, longest: int = 6) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("kind", ["autoencoder", "flow"])
+def test_what_a_task_lets_be_compiled_is_what_it_calls(kind):
+    """A module whose forward nobody calls would be compiled for nothing."""
+    task = autoencoder_task() if kind == "autoencoder" else FlowTask(lrf(), FlowSettings())
+    called: list[nn.Module] = []
+    for module in task.compilable():
+        module.register_forward_hook(lambda module, inputs, output: called.append(module))
+    task(pictures() if kind == "autoencoder" else vectors())
+    assert {*called} == {*task.compilable()}
+    assert called
+
+
 def test_flow_loss_is_the_error_of_the_velocity():
     """The noise is found back from what the denoiser was asked: z_t = (1 - t) z_0 + t eps."""
     denoiser = Remember()

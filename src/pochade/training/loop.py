@@ -183,7 +183,8 @@ class _Run:
     def _prepare(self, saved: Checkpoint | None) -> None:
         stage = self.stage
         if stage.compile:
-            self.network.compile()
+            for module in self.task.compilable():
+                module.compile()
         self.model: nn.Module = self.accelerator.prepare(self.task)
         self.network.train()
         self.ema = EMA(self.network, stage.ema_decay)
@@ -387,7 +388,8 @@ class _Run:
         if self.log is not None:
             self.log.close()
         if self.stage.compile:
-            self.network._compiled_call_impl = None
+            for module in self.task.compilable():
+                module._compiled_call_impl = None
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:

@@ -30,6 +30,10 @@ class Task(nn.Module, ABC):
     def trainable(self) -> nn.Module:
         """The part that is optimised, averaged (EMA) and saved."""
 
+    def compilable(self) -> list[nn.Module]:
+        """The modules that ``compile`` compiles: those that ``forward`` calls. ``trainable()`` by default."""
+        return [self.trainable()]
+
     def begin_step(self, progress: float) -> None:
         """Called before every optimiser step, with the share of the steps that are done, in [0, 1).
 

@@ -106,6 +106,9 @@ class AutoencoderTask(Task):
         """The autoencoder; with an adversary both, so that a checkpoint holds both."""
         return self.autoencoder if self.discriminator is None else self.parts
 
+    def compilable(self) -> list[nn.Module]:
+        return [self.autoencoder.get_submodule("encoder"), self.autoencoder.get_submodule("decoder")]
+
     def begin_step(self, progress: float) -> None:
         self.progress = progress
 

@@ -23,7 +23,7 @@ from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate
 from pochade.training.ema import module_tensors
 from pochade.training.task import Batch, Task
-from pochade.types import Conditioning
+from pochade.training.tasks.flow import encoded_conditioning
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,6 @@ class ConsistencyTask(Task):
     def carried(self) -> dict[str, Tensor]:
         return module_tensors(self.target)
 
-    def conditioning(self, batch: Batch) -> Conditioning:
-        """What the batch tells the denoisers; text trimmed to its longest row."""
-        if "class_label" in batch:
-            return Conditioning(class_label=batch["class_label"])
-        longest = int(batch["mask"].sum(1).max())
-        return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
-
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
         z_0: Tensor = batch["latents"]
@@ -125,7 +118,7 @@ class ConsistencyTask(Task):
         uniform = rows_uniform(generators, 3).to(z_0)
         eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
         t, s = neighbours(uniform[:, 0], grid(self.intervals, settings.time_shift))
-        conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
+        conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
         z_t = interpolate(z_0, eps, t)
 
         with torch.no_grad():

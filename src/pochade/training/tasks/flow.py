@@ -38,6 +38,14 @@ class FlowSettings:
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
 
 
+def encoded_conditioning(batch: Batch) -> Conditioning:
+    """The classes or the text vectors of a batch, text trimmed to its longest row."""
+    if "class_label" in batch:
+        return Conditioning(class_label=batch["class_label"])
+    longest = int(batch["mask"].sum(1).max())
+    return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
+
+
 class FlowTask(Task):
     """One step of flow matching on {"latents" [B, C, H, W], "seed" [B]} with text, words or classes.
 
@@ -65,18 +73,18 @@ class FlowTask(Task):
     def trainable(self) -> nn.Module:
         return self.parts
 
+    def compilable(self) -> list[nn.Module]:
+        return list(self.parts.values())
+
     def conditioning(self, batch: Batch) -> Conditioning:
-        """What the batch tells the denoiser; text trimmed to its longest row."""
-        if "class_label" in batch:
-            return Conditioning(class_label=batch["class_label"])
+        """What the batch tells the denoiser."""
         if "caption" in batch:
             encoder: Any = self.parts["text_encoder"]
             ids, mask = encoder.tokenize(batch["caption"])
             device = batch["latents"].device
             text = encoder(ids.to(device), mask.to(device))
             return Conditioning(tokens=text.tokens, mask=text.mask, pooled=text.pooled)
-        longest = int(batch["mask"].sum(1).max())
-        return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
+        return encoded_conditioning(batch)
 
     def _state(self, asked: tuple[Tensor, Tensor, Conditioning], rows: Tensor) -> Tensor:
         """What the denoiser hands on when asked that, in ``rows`` [B] bool, and zeros elsewhere; a constant."""
