@@ -5,6 +5,7 @@ RECIPES: dict[str, str] = {
     "lrf-folder": "pochade.recipes.lrf:folder",
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
+    "denoiser": "pochade.recipes.denoiser:from_random_weights",
     "distil": "pochade.recipes.distil:few_steps",
 }
 """Name -> "module:function"."""
