@@ -86,6 +86,7 @@ def test_dropped_text_and_no_class_in_the_graph(pipe: Any, folder: Path) -> None
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @torch.no_grad()
 def test_the_state_of_one_run_goes_into_the_next(tmp_path: Path) -> None:
     """Three steps in a host that knows the graph alone; the first state is zeros, as None is to eager."""

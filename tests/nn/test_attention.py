@@ -403,6 +403,7 @@ class Each(nn.Module):
         return x + self.mixer(x, 5, 7)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_blocks_compile_into_one_graph_and_export(tmp_path: Path):
     module = Each().eval()

@@ -78,6 +78,7 @@ class Both(nn.Module):
         return self.plain(self.mix(x, 3, 5))
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_feedforwards_compile_into_one_graph_and_export(tmp_path: Path):
     module = Both().eval()

@@ -101,6 +101,7 @@ def test_half_precision_stays_near(decay: Any) -> None:
     assert (half.float() - exact).abs().max() < 0.05 * exact.abs().max()
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
 @pytest.mark.parametrize("decay", DECAYS)
 def test_exports(decay: Any, tmp_path: Path) -> None:

@@ -185,6 +185,7 @@ def test_bad_arguments_are_named() -> None:
             connection(torch.zeros(shape), torch.tanh)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_exports_and_compiles(dynamic: bool, tmp_path: Path) -> None:

@@ -144,6 +144,7 @@ def test_function_transforms_see_through_it():
     torch.testing.assert_close(rows, manhattan_decay(x, gamma, 3, 4))
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_compiles_into_one_graph_and_exports(tmp_path: Path):
     class Module(torch.nn.Module):

@@ -159,6 +159,7 @@ class Steered(torch.nn.Module):
         return x
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_modulation_compiles_into_one_graph_and_exports(tmp_path: Path):
     module = Steered().eval()

@@ -150,6 +150,7 @@ class Resampling(nn.Module):
         return haar_idwt(self.up(self.down(haar_dwt(x))))
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
 def test_resampling_exports_and_compiles(tmp_path: Path) -> None:
     torch.manual_seed(0)

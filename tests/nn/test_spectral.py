@@ -187,6 +187,7 @@ def test_tables_of_a_grid_first_met_without_gradients_serve_training():
     torch.testing.assert_close(gradients, x.grad, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_compiles_into_one_graph_and_exports_without_fft(tmp_path: Path):
     class Module(torch.nn.Module):
@@ -216,6 +217,7 @@ def test_compiles_into_one_graph_and_exports_without_fft(tmp_path: Path):
         torch.testing.assert_close(torch.from_numpy(out), expected[:rows], atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 def test_one_compiled_function_serves_several_grids():
     torch.manual_seed(0)
     mixer = SpectralMixer(8, 2)

@@ -36,6 +36,7 @@ def tokens(batch: int) -> Tensor:
     return torch.randn(batch, 70, 12, generator=torch.Generator().manual_seed(2))
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.parametrize("structure", ["diagonal", "scalar"])
 def test_export_sees_one_operator_for_each_scan(structure):
     program = torch.export.export(Scans(structure).eval(), (tokens(2),), dynamic_shapes=({0: BATCH},))
@@ -47,6 +48,7 @@ def test_export_sees_one_operator_for_each_scan(structure):
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.parametrize("structure", ["diagonal", "scalar"])
 @pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
 @pytest.mark.filterwarnings("ignore:# The axis name:UserWarning")
@@ -67,6 +69,7 @@ def test_onnx_agrees_and_has_no_loop_over_the_tokens(structure, tmp_path):
         assert close(torch.from_numpy(value), wanted, 1e-5)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 def test_graph_grows_with_the_logarithm_of_the_tokens():
     def nodes(count: int) -> int:
         module = torch.nn.Module()
@@ -82,6 +85,7 @@ def test_graph_grows_with_the_logarithm_of_the_tokens():
     assert nodes(1024) < 1.7 * nodes(256)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.parametrize("structure", ["diagonal", "scalar"])
 def test_compile_keeps_values_and_gradients(structure):
     compiled = torch.compile(lambda *t: selective_scan(*t[:6], initial=t[6]).cos(), backend="aot_eager", fullgraph=True)
@@ -91,6 +95,7 @@ def test_compile_keeps_values_and_gradients(structure):
     assert all(close(f, w, 1e-12) for f, w in zip(found, wanted, strict=True))
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 def test_operators_keep_torchs_rules():
     x, dt, A, B, C, D, initial = selective("diagonal", 70, dtype=torch.float32, groups=2)
     for leaf in (x, dt, A, B, C, D, initial):

@@ -14,6 +14,8 @@ from pochade.nn.scan.reference import linear_recurrence_reference, selective_sca
 
 triton = pytest.importorskip("triton")
 
+pytestmark = pytest.mark.no_cover  # the interpreter is slow enough
+
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLAGS = [(False, False), (True, True)]
 
