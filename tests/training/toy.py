@@ -109,3 +109,11 @@ def fingerprint(checkpoint: Path) -> dict[str, str]:
 
     manifest = json.loads((checkpoint / "manifest.json").read_text())
     return {name: digest for name, digest in manifest.items() if name.endswith(".safetensors")}
+
+
+def halves(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
+    return [{k: v[part] for k, v in batch.items()} for part in (slice(rows // 2), slice(rows // 2, None))]
+
+
+def gradients(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}
