@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate, velocity
-from pochade.flow.timesteps import Density, quantile, shift
+from pochade.errors import PochadeError
+from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
 from pochade.training.task import Batch, Task
 from pochade.types import Conditioning
@@ -31,11 +32,17 @@ class FlowSettings:
     """Width of the density; None: as published."""
     time_shift: float = 1.0
     """s in t' = s t / (1 + (s - 1) t); above 1 for large pictures."""
+    curriculum: float = 0.0
+    """Share of the steps, in [0, 1], over which the training opens from the noisier half of the path to all of it."""
     weighting: Weighting = "constant"
     drop: float = 0.1
     """Share of the rows that lose their conditioning, for guidance."""
     carry: float = 0.9
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.curriculum <= 1:
+            raise PochadeError(f"curriculum: {self.curriculum} given, allowed is 0 to 1")
 
 
 def encoded_conditioning(batch: Batch) -> Conditioning:
@@ -69,9 +76,13 @@ class FlowTask(Task):
         parts = {"denoiser": denoiser} | ({} if text_encoder is None else {"text_encoder": text_encoder})
         self.parts = nn.ModuleDict(parts)
         self.settings = settings
+        self.progress = 0.0
 
     def trainable(self) -> nn.Module:
         return self.parts
+
+    def begin_step(self, progress: float) -> None:
+        self.progress = progress
 
     def compilable(self) -> list[nn.Module]:
         return list(self.parts.values())
@@ -99,6 +110,8 @@ class FlowTask(Task):
         uniform = rows_uniform(generators, 2).to(z_0)
         eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
         t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
+        if settings.curriculum:
+            t = curriculum(t, min(1.0, self.progress / settings.curriculum))
         conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
         asked = interpolate(z_0, eps, t), t, conditioning
         carried: dict[str, Tensor] = {}
