@@ -24,19 +24,20 @@ class Input:
     """Without the batch axis."""
     dtype: torch.dtype = torch.float32
     low: int = 0
-    """The least integer that is allowed (integer inputs)."""
+    """The least integer that is allowed (integer inputs), the fewest of a row that are True (booleans)."""
     high: int = 2
     """One more than the greatest integer that is allowed (integer inputs)."""
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
         """Values [batch, *shape]: standard normal, uniform in [0, 1] for ``t``, uniform integers, booleans.
 
-        A row of booleans is True up to a random length, as a padding mask is; the first row is all False.
+        A row of booleans is True up to a random length, as a padding mask is; the first row has the fewest.
         """
         shape = (batch, *self.shape)
         if self.dtype == torch.bool:
-            lengths = torch.randint(0, self.shape[-1] + 1, (batch, *[1] * len(self.shape)), generator=generator)
-            lengths[0] = 0
+            size = (batch, *[1] * len(self.shape))
+            lengths = torch.randint(self.low, self.shape[-1] + 1, size, generator=generator)
+            lengths[0] = self.low
             return (torch.arange(self.shape[-1]) < lengths).expand(shape).contiguous()
         if not self.dtype.is_floating_point:
             return torch.randint(self.low, self.high, shape, dtype=self.dtype, generator=generator)
