@@ -1,0 +1,99 @@
+"""Graphs with 8-bit weights, against the graphs that they were made of."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from pochade.errors import PochadeError
+from pochade.export.parity import Input, session
+from pochade.export.quantize import difference, quantise, transpose_weights
+
+WIDTH = 32
+INPUTS = (Input("x", (WIDTH,)),)
+
+
+def weight(name: str, seed: int) -> Any:
+    values = np.random.default_rng(seed).standard_normal((WIDTH, WIDTH)) / WIDTH**0.5
+    return numpy_helper.from_array(values.astype(np.float32), name)
+
+
+def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
+    return helper.make_node(kind, inputs, [output], name=output, **attributes)
+
+
+def graph(path: Path, nodes: list[Any], weights: list[Any]) -> Path:
+    """A graph x [1, WIDTH] -> y [1, WIDTH]."""
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, WIDTH]) for name in "xy")
+    body = helper.make_graph(nodes, "toy", [x], [y], weights)
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    return path
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """One square weight in two products of each kind, transposed by the graph, as an iterated core has it."""
+    nodes = [
+        node("Gemm", ["x", "w", "b"], "a1", transB=1),
+        node("Gemm", ["a1", "w"], "a2", transB=1),
+        node("Transpose", ["v"], "v1", perm=[1, 0]),
+        node("MatMul", ["a2", "v1"], "a3"),
+        node("Transpose", ["v"], "v2", perm=[1, 0]),
+        node("MatMul", ["a3", "v2"], "a4"),
+        node("MatMul", ["a4", "u"], "y"),
+    ]
+    bias = numpy_helper.from_array(np.ones(WIDTH, dtype=np.float32), "b")
+    return graph(tmp_path / "shared.onnx", nodes, [weight("w", 0), weight("v", 1), weight("u", 2), bias])
+
+
+def test_shared_weights_become_8_bit_once_and_the_function_stays(shared: Path, tmp_path: Path) -> None:
+    made = quantise(shared, tmp_path / "int8.onnx", INPUTS)
+    assert made.weights == 3
+    assert 0 < made.error < 0.05
+    kept = [i for i in onnx.load(made.path).graph.initializer if len(i.dims) == 2]
+    assert [i.data_type for i in kept] == [TensorProto.UINT8] * 3
+    assert made.error == pytest.approx(difference(shared, made.path, INPUTS))
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["int8.onnx", "shared.onnx"]
+
+
+def test_transposed_weights_give_the_same(shared: Path, tmp_path: Path) -> None:
+    model = onnx.load(shared)
+    transpose_weights(model)
+    assert [n.op_type for n in model.graph.node] == ["Gemm", "Gemm", "MatMul", "MatMul", "MatMul"]
+    assert sorted(i.name for i in model.graph.initializer) == ["b", "u", "v_transposed", "w_transposed"]
+    onnx.save(model, tmp_path / "turned.onnx")
+    assert difference(shared, tmp_path / "turned.onnx", INPUTS) < 1e-6
+
+
+def test_convolutions_stay_as_they_are(tmp_path: Path) -> None:
+    kernel = numpy_helper.from_array(np.ones((4, 4, 3, 3), dtype=np.float32), "k")
+    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in "xy")
+    body = helper.make_graph([node("Conv", ["x", "k"], "y", pads=[1] * 4)], "toy", [x], [y], [kernel])
+    path = tmp_path / "conv.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    made = quantise(path, tmp_path / "same.onnx", (Input("x", (4, 8, 8)),))
+    assert (made.weights, made.error) == (0, 0)
+
+
+def test_embeddings_become_8_bit(tmp_path: Path) -> None:
+    ids = helper.make_tensor_value_info("ids", TensorProto.INT64, [1, 5])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 5, WIDTH])
+    body = helper.make_graph([node("Gather", ["w", "ids"], "y")], "toy", [ids], [y], [weight("w", 0)])
+    path = tmp_path / "embedding.onnx"
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+    made = quantise(path, tmp_path / "int8.onnx", (Input("ids", (5,), torch.int64, high=WIDTH),))
+    assert made.weights == 1
+    assert 0 < made.error < 0.02
+    assert session(made.path).get_inputs()[0].shape == [1, 5]
+
+
+def test_errors(tmp_path: Path, shared: Path) -> None:
+    with pytest.raises(PochadeError, match=r"source: .*none.onnx is no file, allowed is an exported graph"):
+        quantise(tmp_path / "none.onnx", tmp_path / "x.onnx", INPUTS)
+    with pytest.raises(PochadeError, match=r"path: .* cannot be written"):
+        quantise(shared, tmp_path / "missing" / "x.onnx", INPUTS)
+    assert [p.name for p in tmp_path.iterdir()] == ["shared.onnx"]
