@@ -44,7 +44,10 @@ figures:  ## Write the measured figures into README.md and docs
 
 bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine, into docs/benchmarks (minutes)
 	mkdir -p docs/benchmarks
-	$(BIN)/python benchmarks/denoiser_step.py
+	for family in lrf lira iris microforge; do \
+	  $(BIN)/python benchmarks/denoiser_step.py --family $$family || exit 1; \
+	done
+	$(BIN)/python benchmarks/lira.py
 	$(BIN)/python benchmarks/cifar10_training.py
 	$(BIN)/python benchmarks/scans.py
 	$(BIN)/python benchmarks/grid_mixers.py

@@ -86,14 +86,16 @@ def checkpoint(metrics: dict[str, Any]) -> str:
 
 
 def denoiser_step(record: dict[str, Any]) -> str:
-    """LRF's step against the faster peer at each size and number of tokens."""
+    """A family's step against the faster peer at each size and number of tokens."""
+    title = record["entries"][0]["name"]
     groups: dict[tuple[str, int], dict[str, Any]] = {}
     for entry in record["entries"]:
-        groups.setdefault((entry["variant"], entry["tokens"]), {})[entry["name"]] = entry
+        if entry["milliseconds"] is not None:
+            groups.setdefault((entry["variant"], entry["tokens"]), {})[entry["name"]] = entry
     rows = []
     for (variant, tokens), found in groups.items():
-        own = found.get("LRF")
-        peers = [e for name, e in found.items() if not name.startswith("LRF")]
+        own = found.get(title)
+        peers = [e for name, e in found.items() if not name.startswith(title)]
         if own is None or not peers:
             continue
         peer = min(peers, key=lambda e: e["milliseconds"])
@@ -106,6 +108,68 @@ def denoiser_step(record: dict[str, Any]) -> str:
         "below 1 is faster; the share is the arithmetic rate against that of a matrix product:"
     )
     return f"{head}\n\n{table(['size', 'tokens', 'ms', 'ratio', 'share'], rows)}"
+
+
+def lira_native(record: dict[str, Any]) -> str:
+    """Time and memory at 1024 px."""
+    rows = []
+    for r in record["native"]:
+        found = ["not run", "–", "–"]
+        if "milliseconds" in r:
+            found = [f"{r['milliseconds'] / 1e3:.2f}", f"{r['total_megabytes']:,.0f}", f"{r['step_megabytes']:,.0f}"]
+        rows.append([r["mode"], r["variant"], r["autoencoder"], f"{r['tokens']:,}", *found])
+    head = (
+        f"{record['pixels']} px, batch 1, {record['text_tokens']} text tokens ({record['processor']}, "
+        f"{record['threads']} thread(s); torch {record['torch']}):"
+    )
+    columns = ["", "size", "autoencoder", "tokens", "seconds", "memory, MB", "of which the step's, MB"]
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def lira_tokens(record: dict[str, Any]) -> str:
+    """Is a token as cheap in a large picture?"""
+    found: dict[str, dict[int, float]] = {}
+    for r in record["a_token"]:
+        found.setdefault(r["variant"], {})[r["tokens"]] = r["microseconds_a_token"]
+    counts = sorted({r["tokens"] for r in record["a_token"]})
+    rows = [
+        [variant, *(f"{times[n]:.0f}" for n in counts), f"{max(times.values()) / min(times.values()):.2f}"]
+        for variant, times in found.items()
+    ]
+    head = "Microseconds a token of a forward pass, aimed at is a ratio of the slowest to the fastest of at most 1.2:"
+    return f"{head}\n\n{table(['size', *(f'N = {n:,}' for n in counts), 'ratio'], rows)}"
+
+
+def lira_text(record: dict[str, Any]) -> str:
+    """Does a long text cost more?"""
+    parts = {
+        "the whole step": "step_milliseconds",
+        "one fusion, its state made anew": "fusion_milliseconds",
+        "one fusion, its state given": "read_milliseconds",
+    }
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for r in record["text"]:
+        found.setdefault((r["variant"], r["tokens"]), []).append(r)
+    lengths = [r["text_tokens"] for r in next(iter(found.values()))]
+    rows = []
+    for (variant, tokens), sides in found.items():
+        for name, key in parts.items():
+            times = [side[key] for side in sides]
+            ratio = f"{times[-1] / times[0]:.2f}"
+            rows.append([variant, f"{tokens:,}", name, *(milliseconds(time) for time in times), ratio])
+    head = "Milliseconds with a short and a long text, aimed at is a ratio of at most 1.1:"
+    return f"{head}\n\n{table(['size', 'tokens', '', *(f'M = {m}' for m in lengths), 'ratio'], rows)}"
+
+
+def lira_reasoning(record: dict[str, Any]) -> str:
+    """The share of the reasoning loop."""
+    shares = ("share_of_time", "share_of_operations", "share_of_parameters")
+    rows = [
+        [r["variant"], f"{r['tokens']:,}", str(r["steps"]), *(f"{r[share]:.1%}" for share in shares)]
+        for r in record["reasoning"]
+    ]
+    head = "The reasoning loop's share of a step, 0.5 % of the operations were aimed at:"
+    return f"{head}\n\n{table(['size', 'tokens', 'steps', 'time', 'operations', 'parameters'], rows)}"
 
 
 def autoencoder_channels(record: list[dict[str, Any]]) -> str:
@@ -295,6 +359,13 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "checkpoint": (METRICS, checkpoint),
     "startup": (f"{BENCHMARKS}/startup.json", startup),
     "denoiser_step": (f"{BENCHMARKS}/denoiser_step.json", denoiser_step),
+    "lira_step": (f"{BENCHMARKS}/lira_step.json", denoiser_step),
+    "iris_step": (f"{BENCHMARKS}/iris_step.json", denoiser_step),
+    "microforge_step": (f"{BENCHMARKS}/microforge_step.json", denoiser_step),
+    "lira_native": (f"{BENCHMARKS}/lira.json", lira_native),
+    "lira_tokens": (f"{BENCHMARKS}/lira.json", lira_tokens),
+    "lira_text": (f"{BENCHMARKS}/lira.json", lira_text),
+    "lira_reasoning": (f"{BENCHMARKS}/lira.json", lira_reasoning),
     "autoencoder_channels": (f"{BENCHMARKS}/autoencoder_channels.json", autoencoder_channels),
     "cifar10_training": (f"{BENCHMARKS}/cifar10_training.json", cifar10_training),
     "scan_targets": (f"{BENCHMARKS}/scans.json", scan_targets),

@@ -202,12 +202,26 @@ def test_marks_choose_the_figures_between_them(tmp_path: Path) -> None:
     assert "bare torch" in both
 
 
-@pytest.mark.parametrize("name", ["scans", "scans_cuda", "grid_mixers", "startup", "denoiser_step"])
+STEPS = ("denoiser_step", "lira_step", "iris_step", "microforge_step")
+
+
+@pytest.mark.parametrize("name", ["scans", "scans_cuda", "grid_mixers", "startup", "lira", *STEPS])
 def test_the_page_on_benchmarks_shows_each_of_them(name: str) -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     script = figures_script()
     shown = {t for marks in script.MARKS.findall(text) for t in marks[1].split()}
     assert shown >= {table for table, (source, _) in script.KNOWN.items() if Path(source).stem == name}
+
+
+def test_a_peer_that_was_not_run_is_no_rival(tmp_path: Path) -> None:
+    script = figures_script()
+    (tmp_path / script.BENCHMARKS).mkdir(parents=True)
+    shared = {"variant": "nano", "tokens": 64, "share_of_matmul": 0.5}
+    times = {"LiRA": 9.0, "PixArt": None, "SANA": 10.0}
+    entries = [{"name": name, "milliseconds": time, **shared} for name, time in times.items()]
+    record = {"processor": "P", "threads": 1, "entries": entries}
+    (tmp_path / script.BENCHMARKS / "lira_step.json").write_text(json.dumps(record))
+    assert "| nano | 64 | 9.0 | 0.90 (SANA) | 50% |" in script.figures(tmp_path, ["lira_step"])
 
 
 def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
