@@ -34,6 +34,8 @@ class Autoencoder:
     path: str
     """module:class."""
     toy: dict[str, Any] = field(default_factory=dict)
+    local: bool = True
+    """Whether every output depends on a neighbourhood only, so that tiles agree with the whole."""
 
 
 _LRF = {"latent_channels": 3, "sample_size": 4, "dim": 24, "heads": 2, "hidden": 32, "blocks": 2}
@@ -99,6 +101,26 @@ _LADDER = {
     "variational": True,
 }
 
+_DC: dict[str, Any] = {"latent_channels": 4, "attention_head_dim": 8}
+for _half, _layers in (("encoder", "encoder_layers_per_block"), ("decoder", "decoder_layers_per_block")):
+    _DC |= {f"{_half}_block_out_channels": (8, 8, 8, 8, 16, 16), _layers: (1, 1, 1, 1, 1, 1)}
+    _DC |= {f"{_half}_block_types": ("ResBlock",) * 5 + ("EfficientViTBlock",)}
+    _DC |= {f"{_half}_qkv_multiscales": ((), (), (), (), (), (5,))}
+
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "dc": _DC,
+    "kl": {
+        "latent_channels": 16,
+        "block_out_channels": (8, 8, 8, 8),
+        "down_block_types": ("DownEncoderBlock2D",) * 4,
+        "up_block_types": ("UpDecoderBlock2D",) * 4,
+        "norm_num_groups": 4,
+        "use_quant_conv": False,
+        "use_post_quant_conv": False,
+    },
+}
+"""Toys of diffusers' own autoencoders: DC-AE f32, and the KL one of Stable Diffusion 3 and FLUX."""
+
 AUTOENCODERS: dict[str, Autoencoder] = {
     "tiny": Autoencoder(
         "pochade.autoencoders.tiny:TinyAutoencoder",
@@ -106,6 +128,16 @@ AUTOENCODERS: dict[str, Autoencoder] = {
     ),
     "wavelet": Autoencoder("pochade.autoencoders.wavelet:WaveletVAE", _LADDER),
     "deep_compression": Autoencoder("pochade.autoencoders.deep_compression:DeepCompressionVAE", _LADDER),
+    "published_dc": Autoencoder(
+        "pochade.autoencoders.published:PublishedAutoencoder",
+        {"kind": "AutoencoderDC", "settings": PUBLISHED["dc"], "latent_channels": 4},
+        local=False,
+    ),
+    "published_kl": Autoencoder(
+        "pochade.autoencoders.published:PublishedAutoencoder",
+        {"kind": "AutoencoderKL", "settings": PUBLISHED["kl"], "latent_channels": 16},
+        local=False,
+    ),
 }
 
 

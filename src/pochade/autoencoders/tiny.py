@@ -4,7 +4,6 @@
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from pochade.autoencoders.base import ImageAutoencoder
+from pochade.autoencoders.foreign import load_foreign
 from pochade.errors import PochadeError
 
 
@@ -79,19 +79,22 @@ class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespac
         Raises:
             PochadeError: the weights cannot be had, or they are of another architecture.
         """
-        if not Path(name_or_folder).expanduser().is_dir() and name_or_folder.count("/") != 1:
-            raise PochadeError(f"name_or_folder: {name_or_folder!r} is no folder and no hub name OWNER/NAME")
-        theirs, loaded = cls._published(name_or_folder, kwargs)
-        faults = [f"{kind.removesuffix('_keys')} {key}" for kind in loaded for key in loaded[kind]]
-        if faults:
-            raise PochadeError(f"name_or_folder: {name_or_folder!r} has weights that do not fit: {', '.join(faults)}")
+        return cls.from_network(load_foreign(name_or_folder, (AutoencoderTiny,), **kwargs), name_or_folder)
+
+    @classmethod
+    def from_network(cls, theirs: Any, name: str) -> "TinyAutoencoder":
+        """The weights of a ``diffusers.AutoencoderTiny``; ``name`` is what an error calls it.
+
+        Raises:
+            PochadeError: it has other blocks than TAESD's.
+        """
         config = theirs.config
         widths = {*config.encoder_block_out_channels, *config.decoder_block_out_channels}
         depths = {len(config.num_encoder_blocks), len(config.num_decoder_blocks)}
         ends = (config.in_channels, config.out_channels, config.upsampling_scaling_factor)
         kind = (config.act_fn, config.upsample_fn)
         if len(widths) != 1 or depths != {4} or ends != (3, 3, 2) or kind != ("relu", "nearest"):
-            raise PochadeError(f"name_or_folder: {name_or_folder!r} has other blocks than TAESD's, which is allowed")
+            raise PochadeError(f"name_or_folder: {name!r} has other blocks than TAESD's, which is allowed")
         ours = cls(
             latent_channels=config.latent_channels,
             width=widths.pop(),
@@ -100,19 +103,3 @@ class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespac
         )
         ours.load_state_dict(theirs.state_dict())
         return ours.eval()
-
-    @staticmethod
-    def _published(name_or_folder: str, options: dict[str, Any]) -> tuple[Any, dict[str, list[str]]]:
-        """diffusers' autoencoder, and what is missing from its file or is too much in it."""
-        reason = "is neither a folder with an AutoencoderTiny nor within reach"
-        try:
-            config: Any = AutoencoderTiny.load_config(name_or_folder, **options)
-            if config.get("_class_name") == "AutoencoderTiny":
-                loaded: Any = AutoencoderTiny.from_pretrained(name_or_folder, output_loading_info=True, **options)
-                return loaded
-            reason = f"holds a {config.get('_class_name')}, allowed is an AutoencoderTiny"
-        except (OSError, ValueError, RuntimeError) as error:
-            raise PochadeError(
-                f"name_or_folder: {name_or_folder!r} {reason}: {' '.join(str(error).split())}"
-            ) from error
-        raise PochadeError(f"name_or_folder: {name_or_folder!r} {reason}")
