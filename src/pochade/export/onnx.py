@@ -321,7 +321,8 @@ def _export(
         except torch.onnx.errors.OnnxExporterError as error:
             raise FailureError(f"{path.name}: the network has no form in ONNX: {_reason(error)}") from error
         assert program is not None
-        _simplify(program.model)
+        with _quiet():
+            _simplify(program.model)
         model = program.model_proto
         _strip(model)
         save_model(model, temporary, path.name)
@@ -355,17 +356,19 @@ def _reason(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what torch's exporter says about its own code and about torchvision, which is not used."""
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without what the exporter says about its own code, torchvision, which is not used, and what it cannot fold."""
+    names = ("torch.onnx._internal.exporter._registration", "onnxscript.optimizer._constant_folding")
+    loggers = {logging.getLogger(name): logging.getLogger(name).level for name in names}
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r"`isinstance\(treespec, LeafSpec\)`", FutureWarning)
             warnings.filterwarnings("ignore", "# The axis name: batch will not be used", UserWarning)
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in loggers.items():
+            logger.setLevel(level)
 
 
 def _simplify(model: Any) -> None:
