@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import evaluate, generate, models, train
+from pochade.cli import evaluate, generate, models, profile, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -53,6 +53,7 @@ app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.add_typer(train.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("export", epilog=evaluate.EXPORT_EXAMPLES)(evaluate.export)
 
 

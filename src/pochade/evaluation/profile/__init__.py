@@ -1,0 +1,126 @@
+"""What a network weighs, what a step of it takes, and how much memory a process holds.
+
+Nothing here imports torch, so that a process that runs exported graphs alone can be measured as it is.
+"""
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
+
+MB = 1e6
+
+COMPONENTS = ("text_encoder", "denoiser", "decoder")
+"""The parts of a model, in the order in which a picture passes them."""
+PICTURE = "picture"
+"""Stands for all components in one process."""
+
+
+@dataclass(frozen=True)
+class Weight:
+    """Size of a network."""
+
+    parameters: int
+    fp32_mb: float
+    """Megabytes (1e6 bytes) of the parameters in float32."""
+    fp16_mb: float
+
+    def as_dict(self) -> dict[str, float]:
+        """For JSON."""
+        return asdict(self)
+
+
+def weigh(module: "nn.Module") -> Weight:
+    """Parameters of ``module``, shared ones counted once; also on the meta device, which allocates none."""
+    count = sum(p.numel() for p in module.parameters())
+    return Weight(count, 4 * count / MB, 2 * count / MB)
+
+
+def _status(key: str) -> float | None:
+    """A line of Linux's account of this process, in MB; None elsewhere."""
+    path = Path("/proc/self/status")
+    if not path.is_file():
+        return None
+    for line in path.read_text(encoding="ascii", errors="replace").splitlines():
+        if line.startswith(f"{key}:"):
+            return int(line.split()[1]) * 1024 / MB
+    return None
+
+
+def resident_mb() -> float:
+    """The memory that this process holds now, in MB; where the system does not tell, the most it has held so far."""
+    now = _status("VmRSS")
+    return peak_resident_mb() if now is None else now
+
+
+def peak_resident_mb() -> float:
+    """The most memory that this process has held, in MB: since ``forget_peak`` where that works, else ever."""
+    peak = _status("VmHWM")
+    if peak is not None:
+        return peak
+    try:
+        import resource
+    except ImportError:  # Windows
+        return float("nan")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Bytes on macOS, KiB elsewhere.
+    return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
+
+
+def forget_peak() -> None:
+    """Lets ``peak_resident_mb`` begin anew; without effect where the system does not allow it."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def seconds_per_call(call: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> float:
+    """The fastest of ``repeats`` calls after ``warm_up`` ones, without gradients; waits for CUDA where in use."""
+    if repeats < 1:
+        raise ValueError(f"repeats: {repeats} given, allowed are 1 and more")
+    torch = sys.modules.get("torch")
+    times: list[float] = []
+    with nullcontext() if torch is None else torch.no_grad():
+        for i in range(warm_up + repeats):
+            _wait(torch)
+            start = time.perf_counter()
+            call()
+            _wait(torch)
+            if i >= warm_up:
+                times.append(time.perf_counter() - start)
+    return min(times)
+
+
+def _wait(torch: Any) -> None:
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+def measure(load: Callable[[], Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Memory and time of what ``load`` gives, for a process that does nothing else.
+
+    ``libraries_mb`` is resident before loading, ``loading_mb`` the peak while loading, ``rest_mb`` resident
+    afterwards, ``peak_mb`` the peak during the calls, ``seconds`` the fastest of ``repeats`` calls after one.
+    """
+    libraries = resident_mb()
+    forget_peak()
+    call = load()
+    loading, rest = peak_resident_mb(), resident_mb()
+    forget_peak()
+    seconds = seconds_per_call(call, repeats, warm_up=1)
+    # The kernel's counters of the moment are a little behind those of the peak.
+    peak = max(peak_resident_mb(), rest)
+    return {
+        "libraries_mb": libraries,
+        "loading_mb": max(loading, libraries),
+        "rest_mb": rest,
+        "peak_mb": peak,
+        "seconds": seconds,
+    }

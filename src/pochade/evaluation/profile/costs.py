@@ -1,0 +1,245 @@
+"""What a picture costs: weights, memory and time of each part of a model, as it is and as exported graphs.
+
+Every figure is taken in a process of its own that holds nothing else, so that its memory is that of the part.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+from pochade.evaluation.profile import COMPONENTS, PICTURE, weigh
+from pochade.evaluation.profile.models import is_random, load, load_skeleton
+from pochade.export.onnx import (
+    Exported,
+    export_decoder,
+    export_denoiser,
+    export_text_encoder,
+)
+from pochade.export.quantize import quantise
+from pochade.pipelines.checks import check_count
+from pochade.pipelines.recipe_metadata import versions
+
+RUNTIMES = ("eager", "onnx", "all")
+KEPT_IN_FLOAT = ("decoder",)
+"""Convolutions, which ONNX Runtime runs slower in 8 bits than in float32: no 8-bit form is made of them."""
+
+Say = Callable[[str], None]
+
+
+def profile(
+    model: str,
+    *,
+    size: int | None = None,
+    steps: int = 4,
+    text_encoder: str | None = None,
+    batch: int = 1,
+    threads: int | None = None,
+    depth: int | None = None,
+    runtime: str = "all",
+    repeats: int = 5,
+    keep: str | os.PathLike[str] | None = None,
+    say: Say | None = None,
+) -> dict[str, Any]:
+    """Measures a model; the result is ready for JSON.
+
+    ``components``: name -> class, parameters, whether they are random, MB in float32 and float16.
+
+    ``rows``: one for each component, and for ``picture`` (all of them in one process), in each runtime and precision:
+    ``weights_mb`` of the files (eager: of the parameters), memory and ``seconds`` as
+    ``pochade.evaluation.profile.measure`` says, ``error`` of 8-bit weights. A picture's seconds are those of text,
+    ``steps`` calls of the denoiser and decoder, without guidance.
+
+    ``exports``: seconds, and the largest difference of the graph from eager.
+
+    Args:
+        model: name of a shipped model, folder, hub name, or ``FAMILY:VARIANT`` for random weights.
+        size: rows and columns of the picture in pixels (None: as the model was trained).
+        steps: sampling steps.
+        text_encoder: "minilm" or "clip-l", for random weights.
+        batch: pictures at once.
+        threads: of the processor (None: as torch chooses).
+        depth: iterations, where the family has them (None: as configured).
+        runtime: "eager", "onnx" or "all".
+        repeats: calls of which the fastest counts.
+        keep: an empty or new folder for the exported graphs (None: they are removed).
+        say: is told what is going on.
+
+    Raises:
+        PochadeError: an argument is out of range, or a library is missing.
+        FailureError: a graph differs from eager, or a measuring process failed.
+    """
+    for name, value in (("steps", steps), ("batch", batch), ("repeats", repeats)):
+        check_count(name, value)
+    if threads is not None:
+        check_count("threads", threads)
+    if runtime not in RUNTIMES:
+        raise PochadeError(f"runtime: {runtime!r} given, allowed are {', '.join(RUNTIMES)}{nearest(runtime, RUNTIMES)}")
+    if runtime != "eager":
+        _need_onnx()
+    folder = None if keep is None else _empty_folder(Path(keep))
+    say = say or (lambda _: None)
+    modules = {name: load_skeleton(model, name, text_encoder) for name in COMPONENTS}
+    modules = {name: module for name, module in modules.items() if module is not None}
+    latent_size = _latent_size(modules["denoiser"], modules["decoder"], size)
+    tokens = int(modules["text_encoder"].max_tokens) if "text_encoder" in modules else 1
+    random = is_random(model)
+    asked = {
+        "model": model,
+        "text_encoder": text_encoder,
+        "latent_size": list(latent_size),
+        "text_tokens": tokens,
+        "steps": steps,
+        "batch": batch,
+        "threads": threads or torch.get_num_threads(),
+        "depth": depth,
+        "repeats": repeats,
+    }
+    found: dict[str, Any] = {
+        **asked,
+        "size": latent_size[0] * int(modules["decoder"].downsampling),
+        "versions": versions(),
+        "components": {
+            name: {
+                "class": type(module).__name__,
+                "random": random and type(module).__name__ != "MiniLMEncoder",
+                **weigh(module).as_dict(),
+            }
+            for name, module in modules.items()
+        },
+        "rows": [],
+        "exports": {},
+    }
+    tokenizer = None if "text_encoder" not in modules else modules["text_encoder"]._tokenizer.to_str()
+    names = list(modules)
+    del modules
+    if runtime != "onnx":
+        for component in (*names, PICTURE):
+            say(f"{component}, eager")
+            row = _run("eager", {**asked, "component": component})
+            weights = [found["components"][n]["fp32_mb"] for n in names if component in (n, PICTURE)]
+            found["rows"].append(_row(component, "eager", "fp32", sum(weights), row))
+    if runtime != "eager":
+        with tempfile.TemporaryDirectory(prefix="pochade-profile-") as temporary:
+            _in_onnx(found, names, folder or Path(temporary), tokenizer, say)
+    return found
+
+
+def _need_onnx() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing_extra(str(error.name), "export") from None
+
+
+def _empty_folder(folder: Path) -> Path:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PochadeError(f"keep: {folder} exists and is not an empty folder, which is needed")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PochadeError(f"keep: {folder} cannot be made: {error.strerror}") from None
+    return folder
+
+
+def _latent_size(denoiser: Any, decoder: Any, size: int | None) -> tuple[int, int]:
+    f = int(decoder.downsampling)
+    if size is None:
+        size = f * int(denoiser.config.sample_size)
+    multiple = f * int(getattr(denoiser, "size_multiple", 1))
+    if size < multiple or size % multiple:
+        raise PochadeError(f"size: {size} given, allowed are multiples of {multiple} pixels, from {multiple} on")
+    return size // f, size // f
+
+
+def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: str | None, say: Say) -> None:
+    """Adds the rows of the exported graphs, float32 and with 8-bit weights."""
+    vocabulary = None
+    if tokenizer is not None:
+        vocabulary = folder / "tokenizer.json"
+        vocabulary.write_text(tokenizer, encoding="utf-8")
+    files: dict[str, dict[str, Path]] = {"fp32": {}, "int8": {}}
+    errors: dict[str, float] = {}
+    for name in names:
+        say(f"{name}, exporting")
+        start = time.perf_counter()
+        exported = _export(found, name, folder / f"{name}.onnx")
+        seconds = time.perf_counter() - start
+        found["exports"][name] = {"seconds": seconds, "difference": exported.difference}
+        files["fp32"][name] = files["int8"][name] = exported.path
+        if name not in KEPT_IN_FLOAT:
+            say(f"{name}, rounding its weights to 8 bits")
+            made = quantise(exported.path, folder / f"{name}-int8.onnx", exported.inputs, batch=found["batch"])
+            files["int8"][name], errors[name] = made.path, made.error
+    for precision, paths in files.items():
+        for component in (*names, PICTURE):
+            if precision == "int8" and component in KEPT_IN_FLOAT:
+                continue
+            say(f"{component}, ONNX Runtime {precision}")
+            held = paths if component == PICTURE else {component: paths[component]}
+            job = {
+                "component": component,
+                "files": {name: str(path) for name, path in held.items()},
+                "tokenizer": vocabulary and str(vocabulary),
+                **{key: found[key] for key in ("steps", "threads", "repeats")},
+            }
+            row = _run("graphs", job)
+            if row.pop("torch"):
+                raise FailureError(
+                    f"{component}: the process of ONNX Runtime has loaded torch, its memory says nothing"
+                )
+            error = errors.get(component) if precision == "int8" else None
+            found["rows"].append(_row(component, "onnx", precision, row.pop("weights_mb"), row, error))
+
+
+def _export(found: dict[str, Any], name: str, path: Path) -> Exported:
+    module, batch = load(found["model"], name, found["text_encoder"]), found["batch"]
+    rows, columns = found["latent_size"]
+    if name == "text_encoder":
+        return export_text_encoder(module, path, text_tokens=found["text_tokens"], batch=batch)
+    if name == "decoder":
+        return export_decoder(module, path, latent_size=(rows, columns), batch=batch)
+    return export_denoiser(
+        module,
+        path,
+        latent_size=(rows, columns),
+        text_tokens=found["text_tokens"],
+        batch=batch,
+        depth=found["depth"],
+    )
+
+
+def _row(
+    component: str, runtime: str, precision: str, weights: float, measured: dict[str, float], error: float | None = None
+) -> dict[str, Any]:
+    head = {"component": component, "runtime": runtime, "precision": precision, "weights_mb": weights}
+    return {**head, **measured, "error": error}
+
+
+def _run(worker: str, job: dict[str, Any]) -> dict[str, Any]:
+    """What a measuring process says of a job; it ends with this one."""
+    command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
+    process = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    try:
+        out, errors = process.communicate(json.dumps(job))
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
+    if process.returncode:
+        last = (errors.strip().splitlines() or ["it said nothing"])[-1]
+        how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
+        raise FailureError(f"{job['component']}: the measuring process ended with {how}: {last}")
+    return json.loads(out)

@@ -1,0 +1,77 @@
+"""Measures networks as they are: ``python -m pochade.evaluation.profile.eager``, a job on the input."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade.evaluation.profile import COMPONENTS, PICTURE, measure
+from pochade.evaluation.profile.models import load
+from pochade.evaluation.profile.sampling import PROMPT, paint, seeded
+from pochade.export.onnx import denoiser_inputs
+from pochade.types import Conditioning
+
+Module = Any
+
+
+def values_for(denoiser: Module, job: dict[str, Any]) -> dict[str, Tensor]:
+    """Values for every input of a denoiser, the same as its graph is given."""
+    found: dict[str, Tensor] = {}
+    for i in denoiser_inputs(denoiser, tuple(job["latent_size"]), job["text_tokens"]):
+        kind = str(i.dtype).removeprefix("torch.")
+        found[i.name] = torch.from_numpy(seeded(i.name, (job["batch"], *i.shape), kind))
+    return found
+
+
+def call_denoiser(denoiser: Module, depth: int | None, values: Any) -> tuple[Tensor, Tensor | None]:
+    """Velocity and next state for values by name."""
+    parts = {name: value for name, value in values.items() if name not in {"latents", "t", "state"}}
+    told = Conditioning(**parts)
+    out = denoiser(values["latents"], values["t"], told, state=values.get("state"), depth=depth)
+    return out.velocity, out.state
+
+
+def one(job: dict[str, Any]) -> Callable[[], object]:
+    """Loads a component, gives a call of it."""
+    component = job["component"]
+    module = load(job["model"], component, job["text_encoder"])
+    if component == "text_encoder":
+        shape = (job["batch"], job["text_tokens"])
+        return partial(module, torch.ones(shape, dtype=torch.int64), torch.ones(shape, dtype=torch.bool))
+    if component == "decoder":
+        shape = (job["batch"], module.config.latent_channels, *job["latent_size"])
+        return partial(module.decode, torch.from_numpy(seeded("latents", shape, "float32")))
+    return partial(call_denoiser, module, job["depth"], values_for(module, job))
+
+
+def picture(job: dict[str, Any]) -> Callable[[], Tensor]:
+    """Loads all components, gives what paints from a prompt to pixels."""
+    text, denoiser, decoder = (load(job["model"], name, job["text_encoder"]) for name in COMPONENTS)
+    given = values_for(denoiser, job)
+    denoise = partial(call_denoiser, denoiser, job["depth"])
+
+    def call() -> Tensor:
+        told = dict(given)
+        if text is not None:
+            encoded = text.encode([PROMPT] * job["batch"])
+            found = {"tokens": encoded.tokens, "mask": encoded.mask, "pooled": encoded.pooled}
+            told |= {name: value for name, value in found.items() if name in given}
+        return paint(denoise, decoder.decode, told, job["steps"])
+
+    return call
+
+
+def main() -> None:
+    """Reads a job, writes what was measured, both as JSON."""
+    job = json.load(sys.stdin)
+    torch.set_num_threads(job["threads"])
+    load_all = picture if job["component"] == PICTURE else one
+    json.dump(measure(partial(load_all, job), job["repeats"]), sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

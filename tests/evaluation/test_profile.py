@@ -1,0 +1,171 @@
+"""What a picture costs: the figures agree with each other, and both runtimes paint the same picture."""
+
+import json
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from pochade.errors import FailureError, PochadeError
+from pochade.evaluation.profile import COMPONENTS, costs, eager, graphs, measure, models, peak_resident_mb, resident_mb
+from pochade.evaluation.profile.costs import profile
+from pochade.evaluation.profile.sampling import paint, seeded
+
+MEASURED = {"libraries_mb", "loading_mb", "rest_mb", "peak_mb", "seconds"}
+
+
+@pytest.fixture(scope="module")
+def exported(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
+    """The toy in ONNX Runtime, and its graphs."""
+    folder = tmp_path_factory.mktemp("profile") / "graphs"
+    said: list[str] = []
+    found = profile(
+        str(toy_pipeline_folder), steps=2, threads=1, runtime="onnx", repeats=1, keep=folder, say=said.append
+    )
+    assert said[0] == "text_encoder, exporting"
+    return found, folder
+
+
+def check_rows(found: dict[str, Any]) -> None:
+    for row in found["rows"]:
+        assert set(row) == {"component", "runtime", "precision", "weights_mb", "error"} | MEASURED
+        assert 0 < row["libraries_mb"] <= row["loading_mb"]
+        assert 0 < row["rest_mb"] <= row["peak_mb"]
+        assert row["seconds"] > 0
+    for part in found["components"].values():
+        assert part["fp32_mb"] == 2 * part["fp16_mb"] == pytest.approx(4e-6 * part["parameters"])
+    json.dumps(found)
+
+
+def test_rows_in_onnx_runtime(exported: tuple[dict[str, Any], Path]) -> None:
+    found, folder = exported
+    check_rows(found)
+    kinds = [(row["component"], row["precision"]) for row in found["rows"]]
+    assert kinds == [
+        *(("text_encoder", "fp32"), ("denoiser", "fp32"), ("decoder", "fp32"), ("picture", "fp32")),
+        *(("text_encoder", "int8"), ("denoiser", "int8"), ("picture", "int8")),
+    ]
+    rows = dict(zip(kinds, found["rows"], strict=True))
+    for name in COMPONENTS:
+        assert rows[name, "fp32"]["weights_mb"] == (folder / f"{name}.onnx").stat().st_size / 1e6
+        assert rows[name, "fp32"]["weights_mb"] >= found["components"][name]["fp32_mb"]
+        assert rows[name, "fp32"]["error"] is None
+        assert found["exports"][name]["difference"] < 1e-4
+    whole = sum(rows[name, "fp32"]["weights_mb"] for name in COMPONENTS)
+    assert rows["picture", "fp32"]["weights_mb"] == pytest.approx(whole)
+    assert rows["picture", "int8"]["weights_mb"] < whole
+    assert 0 < rows["denoiser", "int8"]["error"] < 0.2
+    assert found["size"] == 32
+    assert not any(part["random"] for part in found["components"].values())
+
+
+def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Path], toy_pipeline_folder: Path) -> None:
+    found, folder = exported
+    files = {name: str(folder / f"{name}.onnx") for name in COMPONENTS}
+    one = graphs.picture(files, str(folder / "tokenizer.json"), 2, 1)()
+    with torch.no_grad():
+        other = eager.picture({**found, "component": "picture"})()
+    np.testing.assert_allclose(one, other.numpy(), atol=1e-3)
+    assert float(one.std()) > 0.01
+
+
+def test_rows_in_eager(toy_class_pipeline_folder: Path) -> None:
+    found = profile(str(toy_class_pipeline_folder), steps=2, threads=1, runtime="eager", repeats=1, size=64)
+    check_rows(found)
+    assert [row["component"] for row in found["rows"]] == ["denoiser", "decoder", "picture"]
+    parts = found["components"]
+    assert found["rows"][-1]["weights_mb"] == pytest.approx(parts["denoiser"]["fp32_mb"] + parts["decoder"]["fp32_mb"])
+    assert found["size"] == 64
+    assert found["latent_size"] == [8, 8]
+
+
+@pytest.mark.parametrize(
+    "model, settings, words",
+    [
+        ("lira:smal", {}, r"model: 'lira:smal' given, lira has .*'small'.* \(did you mean 'small'"),
+        ("lyra:small", {}, r"model: 'lyra' is no family, allowed are .* \(did you mean 'lira'"),
+        ("nothing", {}, "model: 'nothing' is neither a shipped model"),
+        ("iris:nano", {"size": 100}, "size: 100 given, allowed are multiples of 32 pixels"),
+        ("iris:nano", {"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),
+        ("iris:nano", {"batch": 0}, "batch: 0 given"),
+        ("iris:nano", {"threads": 0}, "threads: 0 given"),
+        ("iris:nano", {"runtime": "onxx"}, r"runtime: 'onxx' given, .*did you mean 'onnx'"),
+        ("iris:nano", {"text_encoder": "clip"}, r"text_encoder: 'clip' given, allowed are minilm and clip-l"),
+        ("lrf:cifar", {"text_encoder": "minilm"}, "lrf:cifar reads class labels"),
+    ],
+)
+def test_errors(model: str, settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(PochadeError, match=words):
+        profile(model, **settings)
+
+
+def test_a_saved_model_keeps_its_text_encoder(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match="has its own: only FAMILY:VARIANT takes another"):
+        profile(str(toy_pipeline_folder), text_encoder="minilm")
+    (tmp_path / "file").touch()
+    with pytest.raises(PochadeError, match=r"keep: .* exists and is not an empty folder"):
+        profile(str(toy_pipeline_folder), keep=tmp_path)
+
+
+def test_a_measuring_process_that_fails_says_why() -> None:
+    with pytest.raises(
+        FailureError, match=r"denoiser: the measuring process ended with exit code 1: KeyError: 'files'"
+    ):
+        costs._run("graphs", {"component": "denoiser"})
+
+
+def test_every_variant_has_a_decoder_for_its_latents() -> None:
+    from pochade import denoisers
+
+    for family in denoisers.FAMILIES:
+        for variant in denoisers.variants(family):
+            parts = {name: models.load_skeleton(f"{family}:{variant}", name) for name in ("denoiser", "decoder")}
+            assert parts["decoder"].config.latent_channels == parts["denoiser"].config.latent_channels
+            assert not hasattr(parts["decoder"], "encoder")
+            assert all(p.is_meta for module in parts.values() for p in module.parameters())
+
+
+def test_clip_as_text_encoder() -> None:
+    encoder = models.load_skeleton("lira:nano", "text_encoder", "clip-l")
+    assert encoder.dim == 768
+    assert encoder.max_tokens == 77
+    assert sum(p.numel() for p in encoder.parameters()) == 123_060_480
+    assert models.load_skeleton("lira:nano", "denoiser", "clip-l").config.text_dim == 768
+
+
+def test_random_weights_are_those_of_a_seed_and_open() -> None:
+    state = torch.get_rng_state()
+    first, second = (models.load("lrf:cifar", "denoiser") for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert all(p.any() for p in first.parameters() if p.ndim >= 2)
+
+
+def test_measure_sees_what_is_loaded_and_what_a_call_takes() -> None:
+    def load() -> Any:
+        weights = np.ones(4_000_000)
+        return partial(np.add, weights, 1.0)
+
+    found = measure(load, repeats=1)
+    assert set(found) == MEASURED
+    assert found["rest_mb"] - found["libraries_mb"] > 20
+    assert found["peak_mb"] - found["rest_mb"] > 20
+    assert resident_mb() <= peak_resident_mb() * 1.01
+
+
+def test_a_picture_of_a_known_velocity() -> None:
+    """A constant velocity v takes z_1 to z_1 - v, whatever the steps; the state counts them."""
+    given = {"latents": seeded("latents", (1, 2, 3, 3), "float32"), "t": seeded("t", (1,), "float32")}
+    given["state"] = seeded("state", (1,), "float32")
+    seen: list[float] = []
+
+    def denoise(values: Any) -> Any:
+        seen.append(float(values["t"][0]))
+        return np.full((1, 2, 3, 3), 0.25), values["state"] + 1
+
+    out = paint(denoise, lambda z: z, given, 4)
+    np.testing.assert_allclose(out, given["latents"] - 0.25, atol=1e-6)
+    assert seen == [1.0, 0.75, 0.5, 0.25]
