@@ -56,7 +56,7 @@ class Painter:
         self.autoencoder = TinyAutoencoder(
             latent_channels=4, width=8, encoder_blocks=(1, 1, 1, 1), decoder_blocks=(1, 1, 1, 1)
         ).eval()
-        self.denoiser = SimpleNamespace(config=SimpleNamespace(sample_size=SIZE // 8))
+        self.default_size = SIZE
         self.grey = grey
         self.asked: list[int] = []
         self.stop_after: int | None = None
@@ -174,6 +174,21 @@ def test_wrong_settings_are_refused_before_any_work(data: Path, tmp_path: Path, 
         run(painter, data, tmp_path / "out", **options)
     assert not painter.asked
     assert not (tmp_path / "out").exists()
+
+
+def test_size_and_depth_reach_the_pipeline(data: Path, tmp_path: Path) -> None:
+    asked: list[dict[str, Any]] = []
+
+    class Small(Painter):
+        def __call__(self, prompts: list[str], **options: Any) -> SimpleNamespace:
+            asked.append({k: options.get(k) for k in ("height", "width", "depth")})
+            images = super().__call__(prompts, **options).images
+            return SimpleNamespace(images=torch.nn.functional.avg_pool2d(images, 2))
+
+    report = run(Small(), data, tmp_path, samples=4, size=SIZE // 2, depth=3)
+    assert asked[0] == {"height": SIZE // 2, "width": SIZE // 2, "depth": 3}
+    assert report.figures["settings"]["size"] == SIZE // 2
+    assert report.figures["settings"]["depth"] == 3
 
 
 def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> None:

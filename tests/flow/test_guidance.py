@@ -135,5 +135,18 @@ def test_every_branch_keeps_its_own_state():
     torch.testing.assert_close(first.state[B:] / torch.arange(B + 1, 2 * B + 1), 0.1 * t)
 
 
+def test_what_the_family_tells_is_that_of_the_branch_with_the_text():
+    class Tells(Linear):
+        def __call__(self, latents: Tensor, *args: Any, **options: Any) -> DenoiserOutput:
+            out = super().__call__(latents, *args, **options)
+            aux = {"rows": torch.arange(len(latents)), "whole": torch.tensor(7.0)}
+            return DenoiserOutput(out.velocity, out.state, aux)
+
+    z, t = inputs()
+    aux = GuidedDenoiser(Tells(), Guidance(3.0))(z, t, text()).aux
+    assert aux["rows"].tolist() == list(range(B))
+    assert aux["whole"] == 7
+
+
 def test_configuration_is_that_of_the_denoiser():
     assert GuidedDenoiser(Linear(), Guidance()).config.name == "linear"

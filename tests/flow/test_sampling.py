@@ -163,7 +163,8 @@ def test_callback_sees_the_predicted_data_and_may_replace_the_latents():
     point = torch.full(SHAPE, 0.5)
     seen: list[tuple[int, float, float]] = []
 
-    def watch(i: int, t: Tensor, latents: Tensor, predicted: Tensor) -> None:
+    def watch(i: int, t: Tensor, latents: Tensor, predicted: Tensor, aux: Any) -> None:
+        assert aux == {}
         seen.append((i, float(t[0]), float((predicted - point).abs().max())))
 
     sample(towards(point), make_scheduler("euler"), noise(), Conditioning(), num_inference_steps=4, on_step=watch)
@@ -177,7 +178,7 @@ def test_callback_sees_the_predicted_data_and_may_replace_the_latents():
         noise(),
         Conditioning(),
         num_inference_steps=3,
-        on_step=lambda i, t, z, p: torch.full_like(z, float(i)),
+        on_step=lambda i, t, z, p, aux: torch.full_like(z, float(i)),
     )
     assert out.eq(2).all()
 

@@ -135,7 +135,8 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
     seen: list[tuple[int, float]] = []
 
     def look(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
-        assert set(tensors) == {"latents", "predicted_data"}
+        assert set(tensors) == {"latents", "predicted_data", "aux"}
+        assert tensors["aux"] == {}
         seen.append((i, float(t)))
 
     paint(
@@ -143,7 +144,7 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
         APPLE,
         seed(7),
         callback_on_step_end=look,
-        callback_on_step_end_tensor_inputs=["latents", "predicted_data"],
+        callback_on_step_end_tensor_inputs=["latents", "predicted_data", "aux"],
     )
     assert [i for i, _ in seen] == [0, 1, 2]
     assert seen[0][1] == 1000
@@ -205,7 +206,7 @@ def test_without_text_encoder(tmp_path: Path) -> None:
         ({"height": 40}, "height: 40 given, allowed are multiples of 16"),
         ({"width": 0}, "width: 0 given"),
         ({"output_type": "jpg"}, "output_type: 'jpg' given, allowed are pil, np, pt, latent"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'noise'. given, allowed are latents, predicted_data"),
+        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'noise'. given, allowed are latents, predicted_data, aux"),
         ({"generator": [seed(1), seed(2)]}, "generator: 2 given for 1 pictures"),
         ({"generator": torch.Generator().manual_seed(2**63)}, r"seed: 9223372036854775808 given, .* \[0, 2\^63\)"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents: shape \(1, 4, 8, 8\) given, needed is \(1, 4, 4, 4\)"),

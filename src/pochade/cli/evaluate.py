@@ -7,6 +7,7 @@ import typer
 
 from pochade.cli.common import loading, print_json, quiet_libraries
 from pochade.pipelines import hub
+from pochade.pipelines.schedulers import check_scheduler, make_scheduler
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -33,14 +34,22 @@ def evaluate(
     inception: Annotated[
         str | None, typer.Option(help="TorchScript file of the Inception network, for its distance.")
     ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels; left out, as the model was trained.")] = None,
+    scheduler: Annotated[str, typer.Option(help="euler, heun, dpm, lcm, or the model's own.")] = "model",
+    depth: Annotated[int | None, typer.Option(help="Iterations inside the denoiser; left out, its own.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a model on captions it knows and on held-out ones.
 
     Distances to real pictures, retrieval, copying, reconstruction: figures as JSON, and a page with pictures.
     """
+    if scheduler != "model":
+        check_scheduler(scheduler)
     folder = hub.resolve(model)
     pipe = _load(folder, model)
+    if scheduler != "model":
+        pipe.register_modules(scheduler=make_scheduler(scheduler))
+    pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
     from pochade.evaluation.report import evaluate as measure
 
     report = measure(
@@ -54,6 +63,8 @@ def evaluate(
         batch_size=batch_size,
         clip=clip,
         inception=inception,
+        size=size,
+        depth=depth,
         model=model,
         progress=not as_json,
     )

@@ -146,11 +146,11 @@ def generate(
                 negative_prompt=request.negative_prompt,
             )
             watch.begin(f"{prompt} ({made.seed})")
-            image = _paint(pipe, made, watch.step)
+            image, told = _paint(pipe, made, watch.step)
             done.append((made, image))
             if single:
                 path = save_png(image, out, f"{slug(prompt)}-{made.seed}", None if no_metadata else made)
-                files.append({"file": str(path), **asdict(made)})
+                files.append({"file": str(path), **asdict(made), "told": told})
                 if not as_json:
                     watch.say(str(path))
     if sheet is not None:
@@ -264,11 +264,19 @@ def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
     return pipe
 
 
-def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "Image.Image":
+def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "tuple[Image.Image, dict[str, float]]":
+    """The picture, and what the family told of itself while it painted (``aux``): means over the steps."""
     import torch
 
+    told: dict[str, list[float]] = {}
+
+    def step(pipe: Any, i: int, timestep: Any, tensors: dict[str, Any]) -> Any:
+        for name, value in tensors["aux"].items():
+            told.setdefault(name, []).append(float(value.float().mean()))
+        return on_step(pipe, i, timestep, tensors)
+
     # One picture a call: a batch may differ in the last bits, and a recipe repeats its picture to the bit.
-    return pipe(
+    image = pipe(
         recipe.prompt,
         negative_prompt=recipe.negative_prompt or None,
         num_inference_steps=recipe.steps,
@@ -276,9 +284,10 @@ def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "Image.Image":
         height=recipe.height,
         width=recipe.width,
         generator=[torch.Generator().manual_seed(recipe.seed)],
-        callback_on_step_end=on_step,
-        callback_on_step_end_tensor_inputs=["predicted_data"],
+        callback_on_step_end=step,
+        callback_on_step_end_tensor_inputs=["predicted_data", "aux"],
     ).images[0]
+    return image, {name: sum(values) / len(values) for name, values in told.items()}
 
 
 def _watch(pipe: Any, request: Request, out: Path, preview: bool) -> Any:

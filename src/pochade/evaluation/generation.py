@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +69,13 @@ def generate(
     guidance: float,
     seed: int,
     batch_size: int = 32,
+    options: Mapping[str, Any] | None = None,
     advance: Callable[[int], object] = lambda _: None,
 ) -> Tensor:
     """One picture for each prompt, uint8 [B, 3, H, W]; picture i has the seed ``seed + i``.
 
-    Pictures that ``store`` holds are read, the others are made in batches and kept at once.
+    Pictures that ``store`` holds are read, the others are made in batches and kept at once. ``options`` are further
+    arguments of the pipeline.
 
     Raises:
         PochadeError: the pipeline gives other than one picture [3, H, W] in [0, 1] for each prompt.
@@ -88,6 +90,7 @@ def generate(
             guidance_scale=guidance,
             generator=[torch.Generator().manual_seed(seed + i) for i in rows],
             output_type="pt",
+            **(options or {}),
         ).images
         if images.ndim != 4 or images.shape[:2] != (len(rows), 3) or not bool(torch.isfinite(images).all()):
             raise PochadeError(f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed")

@@ -64,6 +64,10 @@ class Settings:
     """Folder of a CLIP model, for the CLIP score."""
     inception: str | None = None
     """TorchScript file of the Inception network, for its Frechet distance."""
+    size: int | None = None
+    """Rows and columns in pixels; None for those that the model was trained with."""
+    depth: int | None = None
+    """Iterations inside the denoiser; None as configured."""
 
     def __post_init__(self) -> None:
         for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0)):
@@ -113,6 +117,8 @@ def evaluate(
     batch_size: int = 32,
     clip: str | None = None,
     inception: str | None = None,
+    size: int | None = None,
+    depth: int | None = None,
     model: str | None = None,
     progress: bool = True,
 ) -> Report:
@@ -122,12 +128,13 @@ def evaluate(
     and one with other settings makes its own. The files of the report are written at the end, each at once.
 
     Args:
-        pipeline: a `pochade.TextToImagePipeline` or what can be called like it, with ``denoiser`` and
-            ``autoencoder``.
+        pipeline: a `pochade.TextToImagePipeline` or what can be called like it, with ``denoiser``,
+            ``autoencoder`` and ``default_size``.
         data: "openmoji", a folder of captioned pictures, or shards.
         samples: captions of each split, one of each concept; all where there are fewer.
         out: the folder to write to.
         clip, inception: see `Settings`; left out, the figures that need them are "not measured".
+        size, depth: see `Settings`.
         model: what the report calls the model.
         progress: show bars where the error stream is a terminal.
 
@@ -136,7 +143,7 @@ def evaluate(
             before any work.
         FailureError: ``out`` cannot be written.
     """
-    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception)
+    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
     folder = Path(out)
     _check_writable(folder)
     _need_skimage()
@@ -145,10 +152,13 @@ def evaluate(
         "inception": load_inception(inception) if inception else None,
         "clip": load_clip(clip) if clip else None,
     }
-    size = int(pipeline.denoiser.config.sample_size * pipeline.autoencoder.downsampling)
+    options = {} if size is None else {"height": size, "width": size}
+    options |= {} if depth is None else {"depth": depth}
+    size = int(pipeline.default_size) if size is None else size
     real = _read_splits(data, size, seed)
     weights = fingerprint(pipeline)
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
+    key |= {} if depth is None else {"depth": depth}
     store = PictureStore(folder, key)
     start = time.perf_counter()
     sides: dict[str, _Side] = {}
@@ -164,6 +174,7 @@ def evaluate(
                 guidance=guidance,
                 seed=seed,
                 batch_size=batch_size,
+                options=options,
                 advance=_advance(bar, task),
             )
             task = bar.add_task(f"features of {split}", total=count + len(pictures))

@@ -1,6 +1,6 @@
 """Classifier-free guidance (2207.12598), with two scales where there is a source image (2211.09800 eq. 3)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -42,7 +42,8 @@ class GuidedDenoiser:
     """A denoiser with guidance: the same call, branches joined along the batch into one forward pass.
 
     ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own.
-    The text or class of ``negative`` (a negative prompt, M as in the conditioning) stands where it would be dropped.
+    ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
+    conditioning) stands where it would be dropped.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:
@@ -87,7 +88,9 @@ class GuidedDenoiser:
         if guidance.image_scale is not None:
             # v = v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I)), arranged  # noqa: ERA001
             joined = joined + (_column(guidance.image_scale, latents) - 1) * (v[1] - v[2])
-        return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, out.aux)
+        rows = latents.shape[0]
+        aux = {name: value[:rows] if value.ndim else value for name, value in out.aux.items()}
+        return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, aux)
 
 
-OnStep = Callable[[int, Tensor, Tensor, Tensor], Tensor | None]
+OnStep = Callable[[int, Tensor, Tensor, Tensor, Mapping[str, Tensor]], Tensor | None]

@@ -48,7 +48,8 @@ def sample(
         conditioning: of batch size B.
         num_inference_steps: steps of the scheduler, at least 1.
         depth: iterations inside the denoiser, where the family has them.
-        on_step: called after each step with (step, t [B], latents, predicted data); may return other latents.
+        on_step: called after each step with (step, t [B], latents, predicted data, the denoiser's ``aux``); may
+            return other latents.
         generator: for schedulers that add noise.
 
     Returns:
@@ -66,6 +67,6 @@ def sample(
         predicted = to_data(latents, out.velocity, t) if on_step is not None else None
         latents = scheduler.step(out.velocity, timestep, latents, return_dict=False, **extra)[0]
         if on_step is not None and predicted is not None:
-            replaced = on_step(i, t, latents, predicted)
+            replaced = on_step(i, t, latents, predicted, out.aux)
             latents = latents if replaced is None else replaced
     return latents

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-CALLBACK_TENSORS = ("latents", "predicted_data")
+CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
 
 
 def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:

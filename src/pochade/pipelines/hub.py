@@ -15,7 +15,11 @@ DEFAULT_MODEL = "lrf-openmoji"
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 3.0
 """How a model samples that names nothing else."""
-DEFAULTS = ("default_steps", "default_guidance")
+DEFAULTS: dict[str, Any] = {
+    "default_steps": DEFAULT_STEPS,
+    "default_guidance": DEFAULT_GUIDANCE,
+    "default_size": None,
+}
 """The settings of a pipeline in ``INDEX``, beside its components."""
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
@@ -100,9 +104,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def defaults(folder: Path) -> dict[str, Any]:
     """``DEFAULTS`` as the model in ``folder`` names them, else the usual ones."""
     index = read_json(folder / INDEX)
-    return {
-        name: index.get(name, usual) for name, usual in zip(DEFAULTS, (DEFAULT_STEPS, DEFAULT_GUIDANCE), strict=True)
-    }
+    return {name: index.get(name, usual) for name, usual in DEFAULTS.items()}
 
 
 def component_classes(folder: Path) -> dict[str, tuple[str, str] | None]:

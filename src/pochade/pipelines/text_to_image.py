@@ -57,6 +57,8 @@ class TextToImagePipeline(DiffusionPipeline):
             None, where only ``prompt_embeds`` conditions.
         default_steps: steps of a call that names none; a setting of the model, stored with it.
         default_guidance: guidance scale of a call that names none, likewise.
+        default_size: rows and columns in pixels of a call that names none; None for the grid of the denoiser's own
+            positions. A network that was trained on smaller pictures than it has positions for names them here.
 
     Raises:
         PochadeError: the components do not belong together, or a default is out of its range.
@@ -75,6 +77,7 @@ class TextToImagePipeline(DiffusionPipeline):
         text_encoder: ModelMixin | None = None,
         default_steps: int = hub.DEFAULT_STEPS,
         default_guidance: float = hub.DEFAULT_GUIDANCE,
+        default_size: int | None = None,
     ) -> None:
         super().__init__()
         check_components(autoencoder, denoiser, text_encoder)
@@ -86,7 +89,10 @@ class TextToImagePipeline(DiffusionPipeline):
             scheduler=FlowMatchEulerDiscreteScheduler() if scheduler is None else scheduler,
             text_encoder=text_encoder,
         )
-        self.register_to_config(default_steps=default_steps, default_guidance=default_guidance)
+        check_size("default_size", default_size, self.size_multiple)
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_size=default_size
+        )
         self._interrupt = False
         self._num_timesteps = 0
         self._guidance_scale: float | Tensor = 1.0
@@ -125,7 +131,8 @@ class TextToImagePipeline(DiffusionPipeline):
     @property
     def default_size(self) -> int:
         """Rows and columns of a picture where none are asked for: the resolution of the training."""
-        return int(self.denoiser.config.sample_size) * int(self.autoencoder.downsampling)
+        own = int(self.denoiser.config.sample_size) * int(self.autoencoder.downsampling)
+        return int(self.config["default_size"] or own)
 
     @classmethod
     def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -253,7 +260,8 @@ class TextToImagePipeline(DiffusionPipeline):
             return_dict: False gives a tuple of one.
             callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; may return a
                 mapping with replaced ``latents``, and may set ``pipe._interrupt``.
-            callback_on_step_end_tensor_inputs: which of ``latents`` and ``predicted_data`` it gets.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data`` and ``aux`` it gets; the last
+                is a mapping of what the family tells of itself, such as ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
 
         Raises:
@@ -298,14 +306,16 @@ class TextToImagePipeline(DiffusionPipeline):
         self._num_timesteps = 0
         with self.progress_bar(total=num_inference_steps) as bar:  # pyright: ignore[reportCallIssue]
 
-            def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor) -> Tensor | None:
+            def on_step(
+                i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]
+            ) -> Tensor | None:
                 timesteps = self.scheduler.timesteps
                 self._num_timesteps = i + 1
                 bar.total = len(timesteps)
                 bar.update()
                 replaced = None
                 if callback_on_step_end is not None:
-                    tensors = {"latents": z, "predicted_data": predicted}
+                    tensors = {"latents": z, "predicted_data": predicted, "aux": aux}
                     chosen = {k: tensors[k] for k in callback_on_step_end_tensor_inputs}
                     back = callback_on_step_end(self, i, timesteps[i], chosen)
                     replaced = back.get("latents") if back else None

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from pochade.types import Conditioning, DenoiserOutput
@@ -180,6 +181,17 @@ def test_flow_times_follow_the_density(density: Any):
     steps = torch.linspace(0.01, 0.99, 99)
     gap = (torch.searchsorted(drawn, steps) - torch.searchsorted(expected, steps)).abs().max() / rows
     assert gap < 0.04  # Kolmogorov: 1.63 / sqrt(1500) = 0.042 is passed once in a hundred
+
+
+def test_the_curriculum_opens_the_path_from_its_noisier_half():
+    task = FlowTask(Remember(), FlowSettings(density="uniform", curriculum=0.5))
+    batch = {**vectors(4), "latents": torch.randn(4, 2, 4, 4)}
+    whole = FlowTask(Remember(), FlowSettings(density="uniform"))(batch)["t"]
+    for progress, low in ((0.0, 0.5), (0.25, 0.25), (0.5, 0.0), (0.9, 0.0)):
+        task.begin_step(progress)
+        torch.testing.assert_close(task(batch)["t"], low + (1 - low) * whole)
+    with pytest.raises(PochadeError, match=r"curriculum: 1\.5 given"):
+        FlowSettings(curriculum=1.5)
 
 
 def test_flow_loss_is_the_mean_over_the_halves_of_a_batch():

@@ -6,9 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pochade.errors import PochadeError
 from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate, velocity
-from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
 from pochade.training.task import Batch, Task
