@@ -32,7 +32,8 @@ def load_foreign(name_or_folder: str, classes: Sequence[type[Any]], **options: A
             # diffusers gives the hub's client an argument that this no longer has.
             warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument", UserWarning)
             config: Any = classes[0].load_config(source, **options)
-            found = [cls for cls in classes if cls.__name__ == config.get("_class_name")]
+            given = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+            found = [cls for cls in classes if cls.__name__ == given]
             loaded: Any = found[0].from_pretrained(source, output_loading_info=True, **options) if found else None
     except (OSError, ValueError, RuntimeError) as error:
         raise PochadeError(
@@ -40,9 +41,7 @@ def load_foreign(name_or_folder: str, classes: Sequence[type[Any]], **options: A
             f"{' '.join(str(error).split())}"
         ) from error
     if loaded is None:
-        raise PochadeError(
-            f"name_or_folder: {name_or_folder!r} holds a {config.get('_class_name')}, allowed is {allowed}"
-        )
+        raise PochadeError(f"name_or_folder: {name_or_folder!r} holds a {given}, allowed is {allowed}")
     network, info = loaded
     faults = [f"{kind.removesuffix('_keys')} {key}" for kind in info for key in info[kind]]
     if faults:

@@ -60,13 +60,8 @@ def load_components(
                 read_config(folder / name)
                 components[name] = cls.from_pretrained(folder / name)  # pyright: ignore[reportAttributeAccessIssue]
             else:
-                module = _build(cls, folder / name)
-                weights = _read_weights(folder / name, variant, allow_pickle)
-                found = _mismatches(module, weights)
+                components[name], found = _filled(cls, folder / name, variant, allow_pickle)
                 problems += [f"{name}: {p}" for p in found]
-                if not found:
-                    module.load_state_dict(weights)
-                components[name] = module
             if isinstance(components[name], ModelMixin):
                 components[name].eval()
                 if components[name].dtype != dtype:
@@ -74,6 +69,28 @@ def load_components(
     if problems:
         raise PochadeError(f"{folder}: the weights do not fit the configuration: {'; '.join(problems)}")
     return components | dict(given)
+
+
+def load_component(cls: type[Any], folder: Path) -> Any:
+    """A network from its own folder, in evaluation mode and float32.
+
+    Raises:
+        PochadeError: a file is missing, damaged or a pickle, or tensors are missing, too many, or of another shape.
+    """
+    module, found = _filled(cls, folder, None, allow_pickle=False)
+    if found:
+        raise PochadeError(f"{folder}: the weights do not fit the configuration: {'; '.join(found)}")
+    return module.float().eval()
+
+
+def _filled(cls: type[Any], folder: Path, variant: str | None, allow_pickle: bool) -> tuple[torch.nn.Module, list[str]]:
+    """The network in a folder, and what does not fit; it has its weights where nothing is wrong."""
+    module = _build(cls, folder)
+    weights = _read_weights(folder, variant, allow_pickle)
+    found = _mismatches(module, weights)
+    if not found:
+        module.load_state_dict(weights)
+    return module, found
 
 
 def read_config(folder: Path) -> dict[str, Any]:

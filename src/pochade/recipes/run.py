@@ -1,24 +1,17 @@
 """Running a recipe: builds what each stage needs, trains it, and hands its result to the next."""
 
-import json
-import os
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from pochade import denoisers, text_encoders
-from pochade.autoencoders.tiny import TinyAutoencoder
-from pochade.data.images import sheet, to_image, to_tensor
+from pochade.autoencoders.tiny_decoder import for_autoencoder
+from pochade.data.images import sheet
 from pochade.data.latents import CachedLatents, build_cache, fingerprint
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.pipelines import hub
@@ -26,13 +19,15 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
+from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
+from pochade.recipes.results import Result, after, main_first, passed_over, say
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
-from pochade.training.checkpoint import load_weights
 from pochade.training.loop import train as train_stage
-from pochade.training.stage import Stage, override
-from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
+from pochade.training.stage import Stage, override, read_options
+from pochade.training.tasks.autoencoder import AutoencoderSettings, build_autoencoder
 from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
+from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 
 SHEET_PROMPTS = (
@@ -42,14 +37,6 @@ SHEET_PROMPTS = (
 SHEET_STEPS = 20
 FEW_STEPS = 4
 """What a distilled model samples with where nothing else is asked for."""
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a stage leaves: the folder of its model, and the weights that the next stage may start from."""
-
-    model: Path
-    weights: Path
 
 
 def stages_of(recipe: str) -> list[Stage]:
@@ -75,7 +62,7 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
     out = Path(out)
-    with _main_first():
+    with main_first():
         for i, stage in enumerate(stages):
             _preflight(stage, stages[:i])
     previous: Result | None = None
@@ -83,8 +70,10 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
     for number, stage in enumerate(stages, 1):
         folder = out / f"{number}-{stage.name}"
         if isinstance(stage.task, AutoencoderSettings):
-            previous = _run_autoencoder(_after(stage, previous), folder, resume)
+            previous = run_autoencoder(after(stage, previous), folder, resume)
             autoencoder = previous.model
+        elif isinstance(stage.task, DecoderSettings):
+            previous = run_decoder(after(stage, previous), folder, resume, autoencoder)
         elif isinstance(stage.task, ConsistencySettings):
             previous = _run_consistency(stage, folder, resume, previous, out)
         else:
@@ -93,20 +82,11 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
     return previous.model
 
 
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
-def _passed_over(stage: Stage, result: Result) -> Result:
-    _say(f"{stage.name}: finished before, used as it is in {result.model}")
-    return result
-
-
 def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     """Whatever can be known to fail is found here, not after the hours of the stages before."""
-    if not isinstance(stage.task, AutoencoderSettings | FlowSettings | ConsistencySettings):
+    if not isinstance(stage.task, AutoencoderSettings | DecoderSettings | FlowSettings | ConsistencySettings):
         kind = type(stage.task).__name__
-        raise PochadeError(f"task: {kind} given, allowed are autoencoder, flow and consistency settings")
+        raise PochadeError(f"task: {kind} given, allowed are autoencoder, decoder, flow and consistency settings")
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
         raise PochadeError(
@@ -119,17 +99,36 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
         )
     dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):
-        _preflight_flow(stage, dataset, any(isinstance(s.task, AutoencoderSettings) for s in before))
+        _preflight_flow(stage, dataset, before)
     elif isinstance(stage.task, ConsistencySettings):
         _preflight_consistency(stage.task, dataset, before)
+    elif isinstance(stage.task, DecoderSettings):
+        autoencoder = _autoencoder_for(stage, before)
+        with torch.device("meta"):
+            for_autoencoder(stage.task.size, autoencoder.config.latent_channels, autoencoder.downsampling)
+    else:
+        check_size(stage.data.size, _untrained(stage.task).downsampling)
 
 
-def _preflight_flow(stage: Stage, dataset: Any, autoencoder_before: bool) -> None:
-    settings: FlowSettings = stage.task
-    if settings.autoencoder is not None:
-        load_autoencoder(settings.autoencoder)
-    elif not autoencoder_before:
+def _untrained(settings: AutoencoderSettings) -> Any:
+    with torch.device("meta"):
+        return build_autoencoder(settings)
+
+
+def _autoencoder_for(stage: Stage, before: Sequence[Stage]) -> Any:
+    """The autoencoder that a stage names, or one such as the stages ``before`` train, without weights."""
+    trained = [s.task for s in before if isinstance(s.task, AutoencoderSettings)]
+    if stage.task.autoencoder is None and not trained:
         raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
+    named = stage.task.autoencoder
+    autoencoder = _untrained(trained[-1]) if named is None else load_autoencoder(named)
+    check_size(stage.data.size, autoencoder.downsampling)
+    return autoencoder
+
+
+def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None:
+    settings: FlowSettings = stage.task
+    autoencoder = _autoencoder_for(stage, before)
     labelled = hasattr(dataset, "class_names")
     if labelled != (settings.text_encoder is None):
         holds, allowed = ("classes", "none") if labelled else ("captions", "minilm-l6-v2, clip:NAME and bag")
@@ -139,22 +138,18 @@ def _preflight_flow(stage: Stage, dataset: Any, autoencoder_before: bool) -> Non
         )
     if settings.text_encoder not in (None, "bag"):
         text_encoders.load(settings.text_encoder)
-    changes = {"sample_size": stage.data.size // TinyAutoencoder.downsampling, **_options(settings)}
-    try:
-        with torch.device("meta"):
-            denoisers.build(settings.family, settings.variant, **changes)
-    except PochadeError:
-        raise
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise PochadeError(
-            f"options: {', '.join(settings.options)} given, of which no network can be made ({error})"
-        ) from error
+    with torch.device("meta"):
+        build_denoiser(
+            settings,
+            latent_channels=autoencoder.config.latent_channels,
+            sample_size=stage.data.size // autoencoder.downsampling,
+        )
 
 
 def _preflight_consistency(settings: ConsistencySettings, dataset: Any, before: Sequence[Stage]) -> None:
     settings.intervals_at(0.0)
     if settings.teacher is None:
-        if not before or isinstance(before[-1].task, AutoencoderSettings):
+        if not before or isinstance(before[-1].task, AutoencoderSettings | DecoderSettings):
             raise PochadeError(
                 "task.teacher: none given, and no stage before trains a denoiser: name a model or a folder"
             )
@@ -173,123 +168,34 @@ def _check_labels(teacher: TextToImagePipeline, dataset: Any) -> None:
         raise PochadeError(f"task.teacher: a model that {knows} is given, but the data holds {holds}")
 
 
-def _options(task: FlowSettings) -> dict[str, Any]:
-    """The changes of the variant's arguments, from ``name=value`` with JSON values or bare words."""
-    known = denoisers.parameters(task.family)
-    options: dict[str, Any] = {}
-    for option in task.options:
-        name, equals, text = option.partition("=")
-        if not equals or name not in known:
-            raise PochadeError(
-                f"options: {option!r} given, {task.family} takes {', '.join(known)}{nearest(name, known)}"
-            )
-        try:
-            options[name] = json.loads(text)
-        except ValueError:
-            options[name] = text
-    return options
+def build_denoiser(settings: FlowSettings, **changes: Any) -> Any:
+    """A network with random weights: the variant with ``changes``, and the settings' own options on top.
 
-
-def _write_folder(folder: Path, save: Callable[[Path], Any]) -> None:
-    """``save`` into a temporary folder beside ``folder``, then put it in its place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
+    Raises PochadeError where there can be none.
+    """
     try:
-        save(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        return denoisers.build(settings.family, settings.variant, **{**changes, **options_of(settings)})
+    except PochadeError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PochadeError(
+            f"options: {', '.join(settings.options)} given, of which no network can be made ({error})"
+        ) from error
 
 
-@contextmanager
-def _main_first() -> Iterator[bool]:
-    """Rank 0 goes through the block before the others; yields whether this is rank 0."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        yield True
-        return
-    from accelerate import PartialState
-
-    processes = PartialState(cpu=not torch.accelerator.is_available())
-    with processes.main_process_first():
-        yield processes.is_main_process
-
-
-def _run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
-    from pochade.features.lite0 import load_lite0
-    from pochade.features.perceptual import PerceptualLoss
-
-    result = Result(folder / "model", folder / "model")
-    if resume and (result.model / "config.json").is_file():
-        return _passed_over(stage, result)
-    settings: AutoencoderSettings = stage.task
-    dataset = open_images(stage.data)
-    torch.manual_seed(stage.seed)
-    autoencoder = build_autoencoder(settings)
-    if settings.adversarial and stage.initialise_from is not None:  # the adversary itself starts anew
-        load_weights(autoencoder, stage.initialise_from)
-        stage = replace(stage, initialise_from=None)
-    perceptual = PerceptualLoss(load_lite0()) if settings.perceptual else None
-    task = AutoencoderTask(autoencoder, settings, perceptual)
-    shown = as_pictures(_held_out(stage.data) or dataset)
-    images = torch.stack([to_tensor(shown.image(i)) for i in range(0, len(shown), -(-len(shown) // 24))])
-
-    def pictures() -> Any:
-        decoded = autoencoder(images).clamp(-1, 1)
-        pairs = [to_image(x) for pair in zip(images, decoded, strict=True) for x in pair]
-        return sheet(pairs, ["original", "decoded"] * len(images))
-
-    train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=pictures)
-    with _main_first() as main:
-        if main:
-            _measure_statistics(autoencoder, as_pictures(dataset))
-            _write_folder(result.model, autoencoder.save_pretrained)
-    return result
-
-
-def _held_out(data: Any) -> Any:
-    """The held-out pictures, or None where there are so few pictures that none is held out."""
-    try:
-        return open_images(data, "held_out")
-    except PochadeError:  # the training split was opened before, so this one is empty
-        return None
-
-
-@torch.no_grad()
-def _measure_statistics(autoencoder: TinyAutoencoder, pictures: Any) -> None:
-    """Mean and deviation of the raw latents over (at most 4,096 of) the training pictures."""
-    chosen = range(0, len(pictures), -(-len(pictures) // 4096))
-    raw: list[Tensor] = []
-    for start in range(0, len(chosen), 64):
-        images = torch.stack([to_tensor(pictures.image(i)) for i in chosen[start : start + 64]])
-        raw.append(autoencoder.encode_raw(images))
-    values = torch.cat(raw)
-    autoencoder.set_statistics(values.mean((0, 2, 3)), values.std((0, 2, 3)))
-
-
-def load_autoencoder(name_or_folder: str) -> TinyAutoencoder:
-    """An autoencoder of its own folder, of a model's, or TAESD's weights from a folder or the hub."""
-    folder = Path(name_or_folder).expanduser()
-    if name_or_folder in hub.shipped() or (folder / hub.INDEX).is_file():
-        return load_components(hub.resolve(name_or_folder), {"text_encoder": None, "denoiser": None})["autoencoder"]
-    if (folder / "config.json").is_file():
-        config = json.loads((folder / "config.json").read_text())
-        if config.get("_class_name") == "TinyAutoencoder":
-            autoencoder: Any = TinyAutoencoder.from_pretrained(folder)
-            autoencoder.register_to_config(_name_or_path="")  # no folder of this machine in a saved model
-            return autoencoder.eval()
-    return TinyAutoencoder.from_taesd(name_or_folder)
+def options_of(task: FlowSettings) -> dict[str, Any]:
+    """The changes of the variant's arguments."""
+    return read_options(task.options, denoisers.parameters(task.family), task.family)
 
 
 def _cache(
-    size: int, out: Path, autoencoder: TinyAutoencoder, encoder: Any, encoder_name: str | None, dataset: Any
+    size: int, out: Path, autoencoder: Any, encoder: Any, encoder_name: str | None, dataset: Any
 ) -> CachedLatents:
     pictures = as_pictures(dataset)
     # What the encoder makes of one picture tells encoders apart; the decoder does not matter here.
+    side = max(32, 2 * int(autoencoder.downsampling))
     with torch.no_grad():
-        probe = autoencoder.encode(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32))
+        probe = autoencoder.encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
     identity = [round(value, 3) for value in probe.flatten().tolist()]
     name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
     encode_text = None if encoder is None else encoder.encode
@@ -301,7 +207,7 @@ def _run_flow(
 ) -> Result:
     result = Result(folder / "model", folder / "final" / "model.safetensors")
     if resume and (result.model / hub.INDEX).is_file():
-        return _passed_over(stage, result)
+        return passed_over(stage, result)
     settings: FlowSettings = stage.task
     autoencoder = load_autoencoder(settings.autoencoder or str(trained))
     dataset = open_images(stage.data)
@@ -319,26 +225,30 @@ def _run_flow(
     if settings.text_encoder:
         changes |= {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim}
     changes["text_encoder"] = None if joint else encoder.identity
-    denoiser = denoisers.build(settings.family, settings.variant, **{**changes, **_options(settings)})
-    stage = _initialise(_after(stage, previous), denoiser)
-    with _main_first():
+    denoiser = build_denoiser(settings, **changes)
+    stage = _initialise(after(stage, previous), denoiser)
+    with main_first():
         data = _cache(stage.data.size, out, autoencoder, frozen, settings.text_encoder, dataset)
 
     task = FlowTask(denoiser, settings, encoder if joint else None)
-    pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder) if not joint else None
-
+    pipeline = None
+    if not joint:
+        pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size)
     pictures = None if pipeline is None else partial(_paint_sheet, stage.name, pipeline, dataset, SHEET_STEPS)
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
-    with _main_first() as main:
+    with main_first() as main:
         if main:
-            _save(result.model, autoencoder, denoiser, encoder, joint)
+            if joint:  # its name holds a hash of its weights, which are known only now
+                denoiser.register_to_config(text_encoder=encoder.identity)
+            pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size)
+            pipeline.save_pretrained(result.model, dtype=torch.float16)
     return result
 
 
 def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result | None, out: Path) -> Result:
     result = Result(folder / "model", folder / "final" / "model.safetensors")
     if resume and (result.model / hub.INDEX).is_file():
-        return _passed_over(stage, result)
+        return passed_over(stage, result)
     settings: ConsistencySettings = stage.task
     source = settings.teacher if settings.teacher is not None or previous is None else str(previous.model)
     assert source is not None
@@ -347,12 +257,12 @@ def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result 
     _check_labels(pipeline, dataset)
     encoder: Any = pipeline.text_encoder
     labelled = isinstance(encoder, ClassLabelEncoder)
-    with _main_first():
+    with main_first():
         name = None if labelled else encoder.identity
         data = _cache(stage.data.size, out, pipeline.autoencoder, None if labelled else encoder, name, dataset)
     torch.manual_seed(stage.seed)
     task = ConsistencyTask(pipeline.denoiser, settings)
-    stage = _initialise(_after(stage, previous), task.student)
+    stage = _initialise(after(stage, previous), task.student)
     distilled = TextToImagePipeline(
         pipeline.autoencoder,
         task.student,
@@ -360,10 +270,11 @@ def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result 
         encoder,
         default_steps=FEW_STEPS,
         default_guidance=1.0,
+        default_size=stage.data.size,
     )
     pictures = partial(_paint_sheet, stage.name, distilled, dataset, FEW_STEPS)
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
-    with _main_first() as main:
+    with main_first() as main:
         if main:
             distilled.save_pretrained(result.model, dtype=torch.float16)
     return result
@@ -377,7 +288,7 @@ def _paint_sheet(name: str, pipeline: TextToImagePipeline, dataset: Any, steps: 
     try:
         images = pipeline(prompts, num_inference_steps=steps, generator=seeds).images
     except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
-        _say(f"{name}: no sample sheet: {error}")
+        say(f"{name}: no sample sheet: {error}")
         return None
     return sheet(images, prompts)
 
@@ -399,13 +310,6 @@ def _new_bag(dataset: Any) -> Any:
     return BagEncoder(BagEncoder.train_tokenizer(captions))
 
 
-def _after(stage: Stage, previous: Result | None) -> Stage:
-    """The stage with "previous" replaced by the weights of the stage before."""
-    if stage.initialise_from != "previous" or previous is None:
-        return stage
-    return replace(stage, initialise_from=str(previous.weights))
-
-
 def _initialise(stage: Stage, denoiser: Any) -> Stage:
     """The stage with its start weights settled: those of a whole model are loaded here, files by the loop."""
     start = stage.initialise_from
@@ -420,11 +324,3 @@ def _initialise(stage: Stage, denoiser: Any) -> Stage:
         raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
     denoiser.load_state_dict(weights)
     return replace(stage, initialise_from=None)
-
-
-def _save(folder: Path, autoencoder: Any, denoiser: Any, encoder: Any, joint: bool) -> None:
-    """The whole model as a pipeline's folder, weights in float16 (read back as float32)."""
-    if joint:  # its name holds a hash of its weights, which are known only now
-        denoiser.register_to_config(text_encoder=encoder.identity)
-    pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder)
-    pipeline.save_pretrained(folder, dtype=torch.float16)

@@ -6,6 +6,7 @@ from typing import Any
 from pochade.training.stage import Stage
 from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings
 
 
@@ -33,6 +34,25 @@ def autoencoder_stage(data: ImageData, **changes: Any) -> Stage:
         "warmup_steps": 200,
         "weight_decay": 0.0,
         "clip": 5.0,
+        "ema_decay": 0.998,
+        "save_every": 500,
+        "sample_every": 1000,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def decoder_stage(data: ImageData, task: DecoderSettings, **changes: Any) -> Stage:
+    """A small decoder from random weights, distilled from an autoencoder's encoder."""
+    settings: dict[str, Any] = {
+        "name": "decoder",
+        "task": task,
+        "data": data,
+        "steps": 16_000,
+        "batch_size": 8,
+        "learning_rate": 2e-3,
+        "warmup_steps": 200,
+        "weight_decay": 0.0,
+        "clip": 1.0,
         "ema_decay": 0.998,
         "save_every": 500,
         "sample_every": 1000,

@@ -1,9 +1,10 @@
 """One stage of a recipe as a typed, frozen value, and the ``field=value`` grammar that changes it."""
 
 import dataclasses
+import json
 import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -156,6 +157,23 @@ def override(stages: Sequence[Stage], assignments: Iterable[str]) -> list[Stage]
         for i in have:
             result[i] = _replace(result[i], keys, text.strip(), path.strip())
     return result
+
+
+def read_options(options: Iterable[str], known: Collection[str], owner: str) -> dict[str, Any]:
+    """Arguments of a network from ``name=value``, the values JSON or bare words.
+
+    Raises PochadeError for a name that is not ``known``; ``owner`` is whose arguments they are.
+    """
+    found: dict[str, Any] = {}
+    for option in options:
+        name, equals, text = option.partition("=")
+        if not equals or name not in known:
+            raise PochadeError(f"options: {option!r} given, {owner} takes {', '.join(known)}{nearest(name, known)}")
+        try:
+            found[name] = json.loads(text)
+        except ValueError:
+            found[name] = text
+    return found
 
 
 def _has(settings: Any, keys: Sequence[str]) -> bool:

@@ -1,25 +1,35 @@
 """Training an autoencoder: pixels, features and, where wanted, an adversary."""
 
+import inspect
 import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from pochade.autoencoders import deep_compression, wavelet
+from pochade.autoencoders.base import ImageAutoencoder
+from pochade.autoencoders.deep_compression import DeepCompressionVAE
+from pochade.autoencoders.ladder import LadderAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
-from pochade.errors import PochadeError
+from pochade.autoencoders.wavelet import WaveletVAE
+from pochade.errors import PochadeError, nearest
 from pochade.flow.noise import rows_normal
 from pochade.nn.resample import haar_dwt
+from pochade.training.stage import read_options
 from pochade.training.task import Batch, Task
 
 
 @dataclass(frozen=True)
 class AutoencoderSettings:
-    """The f8 autoencoder's shape, and the weights of the terms of its loss, each a mean over all values."""
+    """An autoencoder's shape, and the weights of the terms of its loss, each a mean over all values.
+
+    The first four fields are the shape of the f8 autoencoder; that of another ``kind`` is its ``size``.
+    """
 
     latent_channels: int = 16
     width: int = 64
@@ -45,16 +55,52 @@ class AutoencoderSettings:
     latent_noise: float = 0.15
     """Deviation of the noise on the latents, as a share of each channel's own: the decoder learns to forgive. Where the
     latents are drawn from a distribution (``kl``) its variance is added to theirs."""
+    # None, and not the name of what it means: a run from before these fields goes on.
+    kind: Literal["wavelet", "deep_compression"] | None = None
+    """The family of the autoencoder; None: the f8 one."""
+    size: str | None = None
+    """Which of its variants, with a ``kind`` alone; None: nano."""
+    changes: tuple[str, ...] | None = None
+    """Of the variant's arguments, as name=value. (``variant`` and ``options`` are a denoiser's, in the same recipe.)"""
 
 
-def build_autoencoder(settings: AutoencoderSettings) -> TinyAutoencoder:
-    """The network that the settings describe, with random weights."""
-    return TinyAutoencoder(
-        latent_channels=settings.latent_channels,
-        width=settings.width,
-        encoder_blocks=settings.encoder_blocks,
-        decoder_blocks=settings.decoder_blocks,
-    )
+KINDS: dict[str, tuple[type[LadderAutoencoder], dict[str, dict[str, Any]]]] = {
+    "wavelet": (WaveletVAE, wavelet.VARIANTS),
+    "deep_compression": (DeepCompressionVAE, deep_compression.VARIANTS),
+}
+SHAPE = ("latent_channels", "width", "encoder_blocks", "decoder_blocks")
+_OWN = {"self", "variational", "latents_mean", "latents_std"}
+
+
+def build_autoencoder(settings: AutoencoderSettings) -> ImageAutoencoder:
+    """The network that the settings describe, with random weights; its encoder gives a variance where ``kl`` asks.
+
+    Raises:
+        PochadeError: a size or a change is unknown, or a field goes with another kind.
+    """
+    shape = {name: getattr(settings, name) for name in SHAPE}
+    if settings.kind is None:
+        for name in ("size", "changes"):
+            if getattr(settings, name) is not None:
+                raise PochadeError(f"{name}: {getattr(settings, name)!r} given, allowed with a kind alone")
+        return TinyAutoencoder(**shape)
+    changed = [name for name in SHAPE if shape[name] != getattr(AutoencoderSettings, name)]
+    if changed:
+        raise PochadeError(f"{changed[0]}: given, but the shape of a {settings.kind} autoencoder is its size")
+    cls, variants = KINDS[settings.kind]
+    size = settings.size or "nano"
+    if size not in variants:
+        raise PochadeError(
+            f"size: {size!r} given, {settings.kind} comes as {', '.join(variants)}{nearest(size, variants)}"
+        )
+    known = [name for name in inspect.signature(cls.__init__).parameters if name not in _OWN]
+    changes = read_options(settings.changes or (), known, settings.kind)
+    try:
+        return cls(**{**variants[size], **changes, "variational": settings.kl > 0})
+    except PochadeError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PochadeError(f"changes: {', '.join(changes)} given, of which no network can be made ({error})") from error
 
 
 class PatchDiscriminator(nn.Module):
@@ -72,76 +118,66 @@ class PatchDiscriminator(nn.Module):
         return self.layers(images)
 
 
-class AutoencoderTask(Task):
-    """One step of autoencoder training on {"image": [B, 3, H, W] in [-1, 1], "seed": [B]}.
+class LossWeights(Protocol):
+    """The settings of ``PictureTask``."""
+
+    @property
+    def l1(self) -> float: ...
+    @property
+    def mse(self) -> float: ...
+    @property
+    def perceptual(self) -> float: ...
+    @property
+    def adversarial(self) -> float: ...
+    @property
+    def adversarial_from(self) -> float: ...
+    @property
+    def wavelet(self) -> float: ...
+
+
+class PictureTask(Task):
+    """What tasks share whose network paints pictures that are known: the loss, and an adversary that may join in.
 
     Args:
-        autoencoder: has ``encode_raw`` and ``decode_raw``; for ``kl`` also ``encode_distribution``.
+        name: the network's, in ``named_parameters`` and in a checkpoint with an adversary.
+        network: what is trained.
         settings: the weights of the loss.
         perceptual: ``perceptual(a, b) -> scalar`` over images in [-1, 1]; needed where its weight is not 0.
     """
 
     def __init__(
         self,
-        autoencoder: nn.Module,
-        settings: AutoencoderSettings,
+        name: str,
+        network: nn.Module,
+        settings: LossWeights,
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        self.autoencoder = autoencoder
-        if settings.kl and not getattr(autoencoder.config, "variational", False):
-            raise PochadeError(f"kl: {settings.kl} given, but the autoencoder gives no variance: allowed is 0")
         if not 0 <= settings.adversarial_from < 1:
             raise PochadeError(f"adversarial_from: {settings.adversarial_from} given, allowed is 0 to below 1")
-        self.settings = settings
+        self.add_module(name, network)
+        self.weights = settings
         self.progress = 0.0
         self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
         self.discriminator = PatchDiscriminator() if settings.adversarial else None
-        both = {"autoencoder": autoencoder, "discriminator": self.discriminator}
+        both = {name: network, "discriminator": self.discriminator}
         self.parts = nn.ModuleDict({name: part for name, part in both.items() if part is not None})
-        if settings.part == "decoder":
-            autoencoder.get_submodule("encoder").requires_grad_(False)
+        self.network = [network]
 
     def trainable(self) -> nn.Module:
-        """The autoencoder; with an adversary both, so that a checkpoint holds both."""
-        return self.autoencoder if self.discriminator is None else self.parts
-
-    def compilable(self) -> list[nn.Module]:
-        return [self.autoencoder.get_submodule("encoder"), self.autoencoder.get_submodule("decoder")]
+        """The network; with an adversary both, so that a checkpoint holds both."""
+        return self.network[0] if self.discriminator is None else self.parts
 
     def begin_step(self, progress: float) -> None:
         self.progress = progress
 
-    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
-        """Raw latents with their noise, and the divergence of their distribution from a standard normal."""
-        settings = self.settings
-        network: Any = self.autoencoder
-        if settings.kl:
-            raw, log_variance = network.encode_distribution(batch["image"])
-        else:
-            raw, log_variance = network.encode_raw(batch["image"]), None
-        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
-        share = settings.latent_noise * raw.detach().std(dim=(0, 2, 3), keepdim=True)
-        if log_variance is None:
-            return raw + share * noise, None
-        variance = log_variance.exp()
-        divergence = (raw.square() + variance - 1 - log_variance).mean() / 2
-        return raw + (variance + share.square()).sqrt() * noise, divergence
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        images: Tensor = batch["image"]
-        settings = self.settings
-        network: Any = self.autoencoder
-        latents, divergence = self._latents(batch)
-        decoded: Tensor = network.decode_raw(latents)
-
+    def picture_loss(self, decoded: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum for pictures [B, 3, H, W] and what they should be, and its terms, detached."""
+        settings = self.weights
         l1 = F.l1_loss(decoded, images)
         mse = F.mse_loss(decoded, images)
         loss = settings.l1 * l1 + settings.mse * mse
         metrics = {"l1": l1.detach(), "psnr": (10 * torch.log10(4 / mse.detach()))}
-        if divergence is not None:
-            loss = loss + settings.kl * divergence
-            metrics["kl"] = divergence.detach()
         if settings.wavelet:
             details = F.l1_loss(haar_dwt(decoded)[:, 3:], haar_dwt(images)[:, 3:])
             loss = loss + settings.wavelet * details
@@ -161,4 +197,57 @@ class AutoencoderTask(Task):
             fake = F.relu(1 + self.discriminator(decoded.detach())).mean()
             loss = loss + settings.adversarial * fooled + real + fake
             metrics |= {"fooled": fooled.detach(), "discriminator": (real + fake).detach()}
+        return loss, metrics
+
+
+class AutoencoderTask(PictureTask):
+    """One step of autoencoder training on {"image": [B, 3, H, W] in [-1, 1], "seed": [B]}.
+
+    Args:
+        autoencoder: has ``encode_raw`` and ``decode_raw``; for ``kl`` also ``encode_distribution``.
+        settings: the weights of the loss.
+        perceptual: see ``PictureTask``.
+    """
+
+    autoencoder: nn.Module
+
+    def __init__(
+        self,
+        autoencoder: nn.Module,
+        settings: AutoencoderSettings,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        if settings.kl and not getattr(autoencoder.config, "variational", False):
+            raise PochadeError(f"kl: {settings.kl} given, but the autoencoder gives no variance: allowed is 0")
+        super().__init__("autoencoder", autoencoder, settings, perceptual)
+        self.settings = settings
+        if settings.part == "decoder":
+            autoencoder.get_submodule("encoder").requires_grad_(False)
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.autoencoder.get_submodule("encoder"), self.autoencoder.get_submodule("decoder")]
+
+    def _latents(self, batch: Batch) -> tuple[Tensor, Tensor | None]:
+        """Raw latents with their noise, and the divergence of their distribution from a standard normal."""
+        settings = self.settings
+        network: Any = self.autoencoder
+        if settings.kl:
+            raw, log_variance = network.encode_distribution(batch["image"])
+        else:
+            raw, log_variance = network.encode_raw(batch["image"]), None
+        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
+        share = settings.latent_noise * raw.detach().std(dim=(0, 2, 3), keepdim=True)
+        if log_variance is None:
+            return raw + share * noise, None
+        variance = log_variance.exp()
+        divergence = (raw.square() + variance - 1 - log_variance).mean() / 2
+        return raw + (variance + share.square()).sqrt() * noise, divergence
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        network: Any = self.autoencoder
+        latents, divergence = self._latents(batch)
+        loss, metrics = self.picture_loss(network.decode_raw(latents), batch["image"])
+        if divergence is not None:
+            loss = loss + self.settings.kl * divergence
+            metrics["kl"] = divergence.detach()
         return {"loss": loss, **metrics}
