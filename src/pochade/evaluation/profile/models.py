@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from pochade import denoisers
-from pochade.autoencoders import deep_compression, wavelet
+from pochade.autoencoders import deep_compression, tiny_decoder, wavelet
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
 from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.errors import PochadeError, nearest
 from pochade.pipelines import hub
@@ -136,8 +137,9 @@ def _decoder(family: str, variant: str, channels: int) -> nn.Module:
         return WaveletVAE(**{**wavelet.VARIANTS["nano" if variant == "nano" else "base"], "latent_channels": channels})
     if family == "microforge":
         return DeepCompressionVAE(**{**deep_compression.VARIANTS[variant], "latent_channels": channels})
-    if channels == deep_compression.VARIANTS["small"]["latent_channels"]:
-        return DeepCompressionVAE(**deep_compression.VARIANTS["small"])
+    if family == "lira":
+        f = 32 if channels == 32 else 8
+        return TinyVAEDecoder(**{**tiny_decoder.SIZES["tiny"][f], "latent_channels": channels, "downsampling": f})
     return TinyAutoencoder(channels)
 
 
