@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import evaluate, generate, models, profile, train
+from pochade.cli import ablate, evaluate, generate, models, profile, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -51,6 +51,7 @@ app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
 app.add_typer(train.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from pochade.cli.common import console, print_json
+from pochade.cli.common import complain, console, print_json
 from pochade.errors import PochadeError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -14,6 +14,8 @@ EXAMPLES = """[bold]Examples[/bold]
 pochade train --list
 
 pochade train lrf --show flow.learning_rate=5e-4
+
+pochade train lira --dry-run
 
 pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64
 
@@ -37,7 +39,10 @@ def train(
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the stages with all fields and stop.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="With --list or --show: print JSON.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Train every stage for a few steps on random tensors and stop.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="With --list, --show or --dry-run: print JSON.")] = False,
 ) -> None:
     """Train a model by a recipe; every field can be changed."""
     if list_:
@@ -52,8 +57,11 @@ def train(
 
         _show(override(run.stages_of(recipe), changes or []), as_json)
         return
+    if dry_run:
+        _try(recipe, changes or [], as_json)
+        return
     if as_json:
-        raise PochadeError("json: goes with --list or --show; a run writes metrics.jsonl")
+        raise PochadeError("json: goes with --list, --show or --dry-run; a run writes metrics.jsonl")
     model = run.train(recipe, changes or [], out or Path("runs") / recipe, resume=resume)
     print(model)
 
@@ -87,6 +95,27 @@ def _show(stages: list[Any], as_json: bool) -> None:
         print(f"stage {number}: {stage.name}")
         for path, value in _fields(stage):
             print(f"  {path} = {value}")
+
+
+def _try(recipe: str, changes: list[str], as_json: bool) -> None:
+    from pochade.recipes import run
+    from pochade.recipes.dry_run import dry_run
+    from pochade.training.stage import override
+
+    found: list[dict[str, Any]] = []
+    for tried in dry_run(override(run.stages_of(recipe), changes)):
+        found.append(dataclasses.asdict(tried))
+        if as_json:
+            continue
+        losses = " -> ".join(f"{loss:.3f}" for loss in (tried.losses[0], tried.losses[-1]))
+        print(
+            f"{tried.stage}: {tried.parameters:,} parameters trained; {tried.batch_size} x "
+            f"{' x '.join(map(str, tried.shape))}: {tried.seconds_per_step:.2f} s/step; loss {losses}"
+        )
+        if tried.assumed:
+            complain("warning", tried.assumed)
+    if as_json:
+        print_json(found)
 
 
 def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:

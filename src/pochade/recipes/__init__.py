@@ -5,7 +5,10 @@ RECIPES: dict[str, str] = {
     "lrf-folder": "pochade.recipes.lrf:folder",
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
+    "lira": "pochade.recipes.lira:openmoji",
+    "lira-curriculum": "pochade.recipes.lira:curriculum",
     "denoiser": "pochade.recipes.denoiser:from_random_weights",
     "distil": "pochade.recipes.distil:few_steps",
+    "tiny-decoder": "pochade.recipes.decoder:tiny",
 }
 """Name -> "module:function"."""

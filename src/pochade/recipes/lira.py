@@ -1,0 +1,88 @@
+"""LiRA's recipes: one network carried through growing pictures."""
+
+from dataclasses import replace
+
+from pochade.recipes.stages import ImageData, flow_stage
+from pochade.training.stage import Stage
+from pochade.training.tasks.flow import FlowSettings
+
+DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers"
+
+
+def openmoji() -> list[Stage]:
+    """LiRA nano on OpenMoji with the shipped f8 autoencoder, at 64, 128 and 256 px one after the other."""
+    task = FlowSettings(
+        "lira",
+        "nano",
+        options=("sample_size=16", "ponder_weight=0.001"),
+        autoencoder="lrf-openmoji",
+        density="laplace",
+        time_shift=2.0,
+        curriculum=0.2,
+    )
+    low = flow_stage(ImageData("openmoji", 64), task, name="low", steps=2400)
+    middle = replace(
+        low,
+        name="middle",
+        data=ImageData("openmoji", 128),
+        task=replace(task, time_shift=3.0, curriculum=0.0),
+        steps=1200,
+        batch_size=32,
+        learning_rate=6e-4,
+        warmup_steps=100,
+        initialise_from="previous",
+    )
+    high = replace(
+        middle,
+        name="high",
+        data=ImageData("openmoji", 256),
+        task=replace(middle.task, time_shift=4.0),
+        steps=800,
+        batch_size=16,
+        learning_rate=3e-4,
+    )
+    return [low, middle, high]
+
+
+def curriculum() -> list[Stage]:
+    """The published curriculum at full size, for a GPU and shards: LiRA small on DC-AE at 256, 512 and 1024 px.
+
+    ``data.source`` names a folder of shards. Steps, warm-up, clipping and averaging as published; the learning rate
+    is not, and taken from networks of this size.
+    """
+    task = FlowSettings(
+        "lira", "small", options=("sample_size=32",), autoencoder=DC_AE, density="laplace", curriculum=0.2
+    )
+    source = "SET data.source=SHARDS"
+    low = flow_stage(
+        ImageData(source, 256),
+        task,
+        name="low",
+        steps=50_000,
+        batch_size=256,
+        learning_rate=2e-4,
+        warmup_steps=1000,
+        precision="bf16",
+        ema_decay=0.9999,
+        save_every=1000,
+    )
+    middle = replace(
+        low,
+        name="middle",
+        data=ImageData(source, 512),
+        task=replace(task, time_shift=2.0, curriculum=0.0),
+        steps=30_000,
+        batch_size=128,
+        learning_rate=1e-4,
+        initialise_from="previous",
+    )
+    high = replace(
+        middle,
+        name="high",
+        data=ImageData(source, 1024),
+        task=replace(middle.task, time_shift=4.0),
+        steps=20_000,
+        batch_size=64,
+        learning_rate=5e-5,
+    )
+    return [low, middle, high]

@@ -1,0 +1,77 @@
+"""``pochade ablate``: studies trained and measured at toy size."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.run import cli
+from pochade.recipes.studies import STUDIES, stage_of
+
+FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "log_every=1", "save_every=2", "data.size=32", "task.variant=nano")
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_case_of_a_study_is_a_stage_with_one_thing_changed(name: str) -> None:
+    study = STUDIES[name]
+    stages = {case: stage_of(study, case, 0) for case in study.cases}
+    first = next(iter(stages.values()))
+    assert len({repr(s.task) for s in stages.values()}) == len(stages)
+    for case, stage in stages.items():
+        assert stage.name == case
+        assert (stage.steps, stage.batch_size, stage.data) == (first.steps, first.batch_size, first.data)
+        assert stage_of(study, case, 2).seed == 2
+
+
+def test_a_study_is_listed(capsys: Any) -> None:
+    out = cli(capsys, "ablate", "--list").out
+    assert "lira: " in out
+    assert "always 8 steps" in " ".join(out.split())
+
+
+def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from pochade.recipes import studies
+
+    study = studies.STUDIES["lira"]
+    small = ("dim=32", "blocks=1", "hidden=32", "heads=2", "reasoning_width=16", "sample_size=4")
+    toy = studies.Study(study.about, study.recipe, study.changes, small, study.cases)
+    monkeypatch.setitem(studies.STUDIES, "lira", toy)
+    folder = tmp_path / "drawings"
+    from evaluation.test_report import COLOURS, SHAPES, draw
+
+    folder.mkdir()
+    for caption in (f"{c} {s}" for c in COLOURS for s in SHAPES):
+        draw(caption).save(folder / f"{caption}.png")
+        (folder / f"{caption}.txt").write_text(caption)
+    arguments = ("ablate", "lira", *FAST, f"data.source={folder}", "--cases", "loop,none", "--seeds", "2")
+    arguments += ("--samples", "4", "--sampling-steps", "2", "-o", str(tmp_path / "study"))
+    rows = json.loads(cli(capsys, *arguments, "--json").out)
+    assert [row["case"] for row in rows] == ["loop", "none"]
+    assert all(len(row["runs"]) == 2 for row in rows)
+    assert rows[0]["runs"][0]["parameters"] > rows[1]["runs"][0]["parameters"]
+    assert {"kd train", "kd held_out", "R@1 train", "seconds_per_step"} <= set(rows[0]["runs"][0])
+    folders = sorted(p.name for p in (tmp_path / "study").iterdir() if p.is_dir())
+    assert folders == ["1-loop", "1-loop_seed1", "1-none", "1-none_seed1", "cache"]
+
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    out = cli(capsys, *arguments).out
+    assert out.splitlines()[0].startswith("| case |")
+    assert "no loop" in out
+    assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
+    assert (tmp_path / "study" / "table.md").read_text() == out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("ablate",), "study: none given"),
+        (("ablate", "lyra"), "did you mean 'lira'"),
+        (("ablate", "lira", "--cases", "loop,nine"), "cases: 'nine' given"),
+        (("ablate", "lira", "--seeds", "0"), "seeds: 0 given"),
+    ],
+)
+def test_wrong_use(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: Any, message: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert message in cli(capsys, *arguments, code=2).error
+    assert not list(tmp_path.iterdir())

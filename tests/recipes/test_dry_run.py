@@ -1,0 +1,72 @@
+"""A recipe tried on random tensors: no data, no files, every kind of stage."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.run import cli
+from pochade.errors import FailureError, PochadeError
+from pochade.recipes import dry_run
+from pochade.recipes.lira import DC_AE
+from pochade.recipes.run import stages_of
+from pochade.training.stage import override
+
+SMALL = "task.options=sample_size=8,dim=32,blocks=2,hidden=32,heads=2,reasoning_width=16"
+
+
+def tried(recipe: str, *changes: str) -> list[dry_run.Tried]:
+    return list(dry_run.dry_run(override(stages_of(recipe), changes)))
+
+
+def test_one_network_is_carried_through_growing_pictures() -> None:
+    found = tried("lira", SMALL)
+    assert [t.stage for t in found] == ["low", "middle", "high"]
+    assert [t.shape for t in found] == [(16, 8, 8), (16, 16, 16), (16, 32, 32)]
+    assert len({t.parameters for t in found}) == 1
+    assert all(len(t.losses) == dry_run.STEPS and t.batch_size == dry_run.LARGEST_BATCH for t in found)
+    assert not any(t.assumed for t in found)
+
+
+def test_what_is_not_on_the_disk_is_assumed_and_said() -> None:
+    """Data that is not there is not asked for; an autoencoder that is not there is guessed by its name."""
+    found = tried("lira-curriculum", "task.variant=nano", "task.options=sample_size=8,latent_channels=32")
+    assert [t.shape for t in found] == [(32, 8, 8), (32, 16, 16), (32, 32, 32)]
+    assert all(DC_AE in t.assumed for t in found)
+
+
+def test_every_kind_of_stage_is_tried() -> None:
+    tiny = ("task.width=8", "task.encoder_blocks=0,0,1,0", "task.decoder_blocks=0,1,0,0", "data.size=32")
+    net = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
+    assert [t.stage for t in tried("lrf", *tiny, net)] == ["autoencoder", "decoder", "flow"]
+    assert [t.shape for t in tried("distil")] == [(16, 8, 8)]
+    labelled = tried("lrf-cifar10", "task.options=dim=16,heads=2,hidden=24,blocks=1")
+    assert labelled[0].shape == (4, 4, 4)
+
+
+def test_a_loss_that_is_no_number_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    from pochade.training.tasks.flow import FlowTask
+
+    whole = FlowTask.forward
+    monkeypatch.setattr(FlowTask, "forward", lambda self, batch: {"loss": whole(self, batch)["loss"] * float("nan")})
+    with pytest.raises(FailureError, match="low: step 1: the loss is nan"):
+        tried("lira", SMALL)
+
+
+def test_wrong_use(capsys: Any) -> None:
+    with pytest.raises(PochadeError, match="steps: 0 given"):
+        list(dry_run.dry_run(stages_of("lira"), 0))
+    with pytest.raises(PochadeError, match="of which no network can be made"):
+        tried("lira", "task.options=blocks=x")
+    assert "no field" in cli(capsys, "train", "lira", "stepps=3", "--dry-run", code=2).error
+
+
+def test_the_command_prints_a_line_for_each_stage(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    out = cli(capsys, "train", "lira", SMALL, "--dry-run").out.splitlines()
+    assert [line.partition(":")[0] for line in out] == ["low", "middle", "high"]
+    assert "2 x 16 x 8 x 8" in out[0]
+    found = json.loads(cli(capsys, "train", "lira", SMALL, "--dry-run", "--json").out)
+    assert [t["stage"] for t in found] == ["low", "middle", "high"]
+    assert not list(tmp_path.iterdir())
