@@ -11,7 +11,7 @@ import typer
 
 from pochade.cli.common import complain, console, loading, print_json, quiet_libraries
 from pochade.errors import FailureError, PochadeError
-from pochade.pipelines import hub
+from pochade.pipelines import decoders, hub
 from pochade.pipelines.checks import check_count, check_scale, check_seed
 from pochade.pipelines.recipe_metadata import PictureRecipe, read_recipe, save_png, slug, versions
 from pochade.pipelines.schedulers import check_scheduler
@@ -52,6 +52,9 @@ class Request:
     size: tuple[int, int] | None
     """Width and height."""
     scheduler: str
+    decoder: str
+    decoder_folder: Path | None
+    """None for the model's own autoencoder."""
 
 
 def generate(
@@ -77,6 +80,10 @@ def generate(
         str | None, typer.Option(help="Pixels: 64, or WIDTHxHEIGHT. Left out: as the model was trained.")
     ] = None,
     scheduler: Annotated[str | None, typer.Option(help="euler, heun, dpm or lcm. Left out: the model's own.")] = None,
+    decoder: Annotated[
+        str | None,
+        typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder. Left out: the model's own."),
+    ] = None,
     like: Annotated[Path | None, typer.Option(help="Repeat this picture. Other options given here change it.")] = None,
     sheet: Annotated[
         Path | None,
@@ -111,14 +118,18 @@ def generate(
         negative=negative,
         size=size,
         scheduler=scheduler,
+        decoder=decoder,
         recipe=recipe,
     )
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
     _check_places(out if single or preview else None, sheet)
     folder = request.folder
     sha = hub.model_sha256(folder)
+    decoder_sha = "" if request.decoder_folder is None else decoders.decoder_sha256(request.decoder_folder)
     if recipe is not None:
         _check_same(recipe, sha, chosen=model is not None)
+        if decoder is None and recipe.decoder_sha256 != decoder_sha:
+            raise PochadeError(f"like: the picture was made by other weights of the decoder {recipe.decoder!r}")
 
     pipe = _load(folder, request, allow_pickle)
     width, height = request.size or (pipe.default_size, pipe.default_size)
@@ -144,6 +155,8 @@ def generate(
                 width=width,
                 scheduler=request.scheduler,
                 negative_prompt=request.negative_prompt,
+                decoder=request.decoder,
+                decoder_sha256=decoder_sha,
             )
             watch.begin(f"{prompt} ({made.seed})")
             image, told = _paint(pipe, made, watch.step)
@@ -172,6 +185,7 @@ def _request(
     negative: str | None,
     size: str | None,
     scheduler: str | None,
+    decoder: str | None,
     recipe: PictureRecipe | None,
 ) -> Request:
     """What was asked for: the options given, else the recipe's, else the defaults. Raises PochadeError."""
@@ -209,7 +223,9 @@ def _request(
         negative = recipe.negative_prompt if recipe else ""
     if negative and guidance == 1:
         raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
-    return Request(chosen, seed, model, folder, steps, guidance, negative, pair, scheduler)
+    decoder = decoder or (recipe.decoder if recipe else decoders.OWN)
+    found = decoders.find_decoder(decoder, folder)
+    return Request(chosen, seed, model, folder, steps, guidance, negative, pair, scheduler, decoder, found)
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:
@@ -260,6 +276,8 @@ def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
         quiet_libraries()
         given = {} if request.scheduler == "model" else {"scheduler": make_scheduler(request.scheduler)}
         pipe = TextToImagePipeline.from_pretrained(folder, allow_pickle=allow_pickle, **given)
+        if request.decoder_folder is not None:
+            decoders.use_decoder(pipe, request.decoder_folder)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

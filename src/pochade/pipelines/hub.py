@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -126,14 +127,17 @@ def model_sha256(folder: Path) -> str:
     The digest is taken of one line ``<SHA-256 of the file>  <relative path>`` for each JSON and safetensors
     file, in the order of the paths, so that ``sha256sum`` gives the same.
     """
-    total = hashlib.sha256()
-    files = [p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors"} and p.is_file()]
     parts = {name for name, value in component_classes(folder).items() if value is not None}
+    files = [p for p in folder.rglob("*") if p.suffix in {".json", ".safetensors"} and p.is_file()]
+    relative = {p: p.relative_to(folder) for p in files}
+    return files_sha256(folder, [p for p, r in relative.items() if r.parts[0] in parts or r.as_posix() == INDEX])
+
+
+def files_sha256(folder: Path, files: Iterable[Path]) -> str:
+    """The digest of ``model_sha256`` over some files below ``folder``."""
+    total = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        relative = path.relative_to(folder)
-        if relative.parts[0] not in parts and relative.as_posix() != INDEX:
-            continue
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{digest}  {relative.as_posix()}\n".encode())
+        total.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
     return total.hexdigest()

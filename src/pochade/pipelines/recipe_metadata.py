@@ -47,6 +47,8 @@ class PictureRecipe:
         width: columns of pixels.
         scheduler: its short name, or ``model`` for the one that is stored with the model.
         negative_prompt: what guidance leads away from; empty for none.
+        decoder: its name or folder as it was given, or ``model`` for the model's own autoencoder.
+        decoder_sha256: of the decoder's configuration and weights; empty for the model's own.
         versions: package -> version.
     """
 
@@ -60,6 +62,8 @@ class PictureRecipe:
     width: int
     scheduler: str = "model"
     negative_prompt: str = ""
+    decoder: str = "model"
+    decoder_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
@@ -74,6 +78,8 @@ class PictureRecipe:
         except ValueError as error:
             raise PochadeError(f"recipe: not valid JSON ({error})") from error
         names = {f.name for f in fields(cls)}
+        if isinstance(values, dict):  # as it was before there were decoders to choose from
+            values = {"decoder": "model", "decoder_sha256": "", **values}
         if not isinstance(values, dict) or set(values) != names:
             given = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
             raise PochadeError(f"recipe: its fields are missing or unknown ({given})")

@@ -1,0 +1,64 @@
+"""A small decoder in place of a model's own autoencoder."""
+
+from pathlib import Path
+from typing import Any
+
+from pochade.errors import PochadeError
+from pochade.pipelines.hub import files_sha256, read_json
+
+OWN = "model"
+"""What stands for the model's own autoencoder."""
+SHIPPED = "tiny"
+"""What stands for the decoder that a model ships,"""
+FOLDER = "tiny_decoder"
+"""in this folder of its own."""
+CLASS = "TinyVAEDecoder"
+
+
+def find_decoder(name: str, model: Path) -> Path | None:
+    """The folder of a decoder: that of the model in ``model`` for ``SHIPPED``, else ``name`` itself; None for ``OWN``.
+
+    Raises:
+        PochadeError: there is no decoder in it.
+    """
+    if name == OWN:
+        return None
+    folder = model / FOLDER if name == SHIPPED else Path(name).expanduser()
+    if name == SHIPPED and not folder.is_dir():
+        raise PochadeError(
+            f"decoder: {name!r} given, but the model ships none: pochade train tiny-decoder task.autoencoder=MODEL "
+            "makes one, whose folder is allowed here"
+        )
+    if not (folder / "config.json").is_file():
+        raise PochadeError(f"decoder: {name!r} given, allowed are {OWN}, {SHIPPED}, and the folder of a decoder")
+    kind = read_json(folder / "config.json").get("_class_name")
+    if kind != CLASS:
+        raise PochadeError(f"decoder: {name!r} holds a {kind}, allowed is a {CLASS}")
+    return folder
+
+
+def decoder_sha256(folder: Path) -> str:
+    """SHA-256 over a decoder's configuration and weights, taken as ``hub.model_sha256`` does."""
+    return files_sha256(folder, [p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"}])
+
+
+def use_decoder(pipe: Any, folder: Path) -> None:
+    """Let ``pipe`` decode with the network in ``folder``; with its autoencoder goes the way back from pictures.
+
+    Raises:
+        PochadeError: the decoder is for other latents than the model's, or its files are damaged.
+    """
+    from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
+    from pochade.pipelines.loading import load_component
+
+    decoder = load_component(TinyVAEDecoder, folder)
+    given, needed = (
+        (int(network.config.latent_channels), int(network.downsampling)) for network in (decoder, pipe.autoencoder)
+    )
+    if given != needed:
+        raise PochadeError(
+            f"decoder: one for {given[0]} channels and {given[1]} pixels to a cell given, the model's latents have "
+            f"{needed[0]} and {needed[1]}"
+        )
+    own = pipe.autoencoder
+    pipe.register_modules(autoencoder=decoder.to(device=own.device, dtype=own.dtype))

@@ -1,0 +1,130 @@
+"""A small decoder in place of a model's own autoencoder: in Python, at the command line, in an exported model."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from cli.run import cli
+from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
+from pochade.pipelines.decoders import find_decoder, use_decoder
+from pochade.pipelines.recipe_metadata import KEY, read_recipe
+from pochade.pipelines.text_to_image import TextToImagePipeline
+
+
+def save_decoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    torch.manual_seed(seed)
+    decoder = TinyVAEDecoder(**{"latent_channels": 4, "widths": (8, 6), "blocks": (1, 1), **changes})
+    for parameter in decoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    decoder.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_decoder(tmp_path_factory.mktemp("decoders") / "small")
+
+
+def test_a_pipeline_decodes_with_it(toy_pipeline_folder: Path, small: Path) -> None:
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    pipe.set_progress_bar_config(disable=True)
+    use_decoder(pipe, small)
+
+    def paint(**options: Any) -> Any:
+        return pipe("apple", num_inference_steps=1, generator=torch.Generator().manual_seed(0), **options).images
+
+    decoder: Any = TinyVAEDecoder.from_pretrained(small)
+    with torch.no_grad():
+        expected = decoder.decode(paint(output_type="latent")) / 2 + 0.5
+    torch.testing.assert_close(paint(output_type="pt"), expected, atol=1e-5, rtol=0)
+    assert pipe.default_size == 32
+
+
+def test_a_decoder_must_suit_the_latents(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    for number, changes in enumerate(({"latent_channels": 5}, {"downsampling": 16})):
+        wrong = save_decoder(tmp_path / str(number), **changes)
+        with pytest.raises(PochadeError, match=r"decoder: one for . channels and .* the model's latents have 4 and 8"):
+            use_decoder(pipe, wrong)
+    assert type(pipe.autoencoder).__name__ == "TinyAutoencoder"
+
+
+def test_folders_without_a_decoder(toy_pipeline_folder: Path, small: Path, tmp_path: Path) -> None:
+    assert find_decoder("model", toy_pipeline_folder) is None
+    assert find_decoder(str(small), toy_pipeline_folder) == small
+    for name, match in (
+        ("tiny", "decoder: 'tiny' given, but the model ships none: pochade train tiny-decoder"),
+        (str(tmp_path), "allowed are model, tiny, and the folder of a decoder"),
+        (str(toy_pipeline_folder / "autoencoder"), "holds a TinyAutoencoder, allowed is a TinyVAEDecoder"),
+    ):
+        with pytest.raises(PochadeError, match=match):
+            find_decoder(name, toy_pipeline_folder)
+
+
+def test_a_model_may_ship_one(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "model"))
+    shipped = save_decoder(model / "tiny_decoder")
+    assert find_decoder("tiny", model) == shipped
+    assert hub.model_sha256(model) == hub.model_sha256(toy_pipeline_folder)  # pictures of its own decoder stay
+
+
+def test_at_the_command_line(
+    toy_pipeline_folder: Path, small: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small, "decoder")
+
+    def generate(*arguments: str, code: int = 0) -> Any:
+        return cli(capsys, "generate", *arguments, "--steps", "1", code=code)
+
+    generate("apple", "--seed", "1", "--model", str(toy_pipeline_folder), "-o", "own")
+    generate("apple", "--seed", "1", "--model", str(toy_pipeline_folder), "--decoder", "decoder", "-o", "small")
+    own, other = read_recipe("own/apple-1.png"), read_recipe("small/apple-1.png")
+    assert (own.decoder, own.decoder_sha256) == ("model", "")
+    assert (other.decoder, len(other.decoder_sha256)) == ("decoder", 64)
+    with Image.open("own/apple-1.png") as a, Image.open("small/apple-1.png") as b:
+        assert a.size == b.size
+        assert a.tobytes() != b.tobytes()
+    generate("--like", "small/apple-1.png", "-o", "again")
+    assert Path("again/apple-1.png").read_bytes() == Path("small/apple-1.png").read_bytes()
+    generate("--like", "small/apple-1.png", "--decoder", "model", "-o", "back")
+    assert Path("back/apple-1.png").read_bytes() == Path("own/apple-1.png").read_bytes()
+    save_decoder(Path("decoder"), seed=1)
+    told = generate("--like", "small/apple-1.png", code=2)
+    assert "like: the picture was made by other weights of the decoder 'decoder'" in told.error
+    told = generate("apple", "--model", str(toy_pipeline_folder), "--decoder", "tiny", code=2)
+    assert "the model ships none" in told.error
+
+
+def test_recipes_from_before_there_were_decoders(
+    toy_pipeline_folder: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    monkeypatch.chdir(tmp_path)
+    cli(capsys, "generate", "apple", "--seed", "1", "--steps", "1", "--model", str(toy_pipeline_folder))
+    values = json.loads(read_recipe("out/apple-1.png").to_json())
+    del values["decoder"], values["decoder_sha256"]
+    info = PngInfo()
+    info.add_text(KEY, json.dumps(values))
+    with Image.open("out/apple-1.png") as image:
+        image.save("old.png", pnginfo=info)
+    cli(capsys, "generate", "--like", "old.png", "-o", "again")
+    assert Path("again/apple-1.png").read_bytes() == Path("out/apple-1.png").read_bytes()
+
+
+def test_an_exported_model_takes_it(toy_pipeline_folder: Path, small: Path, tmp_path: Path, capsys: Any) -> None:
+    sizes: list[int] = []
+    for number, extra in enumerate(((), ("--decoder", str(small)))):
+        out = tmp_path / str(number)
+        cli(capsys, "export", str(toy_pipeline_folder), str(out), *extra)
+        assert json.loads((out / "manifest.json").read_text())["downsampling"] == 8
+        sizes.append((out / "decoder.onnx").stat().st_size)
+    assert sizes[0] != sizes[1]
