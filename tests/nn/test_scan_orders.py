@@ -12,10 +12,10 @@ from pochade.nn.scan_orders import (
     DIRECTIONS,
     ZIGZAGS,
     apart,
-    four_directions,
+    both_axes,
     inverse_order,
-    merge_directions,
-    own_directions,
+    merge_axes,
+    own_axes,
     reorder,
     scan_order,
     side_by_side,
@@ -81,42 +81,42 @@ def test_successive_zigzags_change_the_axis_and_four_meet_the_corners() -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_four_directions_are_the_four_orders_along_the_channels(height: int, width: int) -> None:
+def test_axes_and_their_flips_are_the_four_directions(height: int, width: int) -> None:
     x = numbered(height, width)
-    expected = torch.cat([reorder(x, scan_order(name, height, width)) for name in DIRECTIONS], dim=-1)
-    assert torch.equal(four_directions(x, height, width), expected)
+    forth = both_axes(x, height, width)
+    found = torch.cat((forth, forth.flip(1)), dim=-1).chunk(4, dim=-1)
+    for name, part in zip(("left-right", "top-down", "right-left", "bottom-up"), found, strict=True):
+        assert torch.equal(part, reorder(x, scan_order(name, height, width)))
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_each_quarter_goes_into_its_own_direction(height: int, width: int) -> None:
-    x = numbered(height, width, 12)
-    parts = zip(DIRECTIONS, x.chunk(4, dim=-1), strict=True)
+def test_each_half_goes_along_its_own_axis(height: int, width: int) -> None:
+    x = numbered(height, width, 6)
+    parts = zip(("left-right", "top-down"), x.chunk(2, dim=-1), strict=True)
     expected = torch.cat([reorder(part, scan_order(name, height, width)) for name, part in parts], dim=-1)
-    assert torch.equal(own_directions(x, height, width), expected)
+    assert torch.equal(own_axes(x, height, width), expected)
     same = numbered(height, width)
-    assert torch.equal(own_directions(torch.cat([same] * 4, -1), height, width), four_directions(same, height, width))
+    assert torch.equal(own_axes(torch.cat([same] * 2, -1), height, width), both_axes(same, height, width))
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
-def test_merging_is_the_mean_of_the_four_each_back_in_raster_order(height: int, width: int) -> None:
-    y = torch.randn(2, height * width, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    back = [
-        reorder(part, inverse_order(scan_order(name, height, width)))
-        for name, part in zip(DIRECTIONS, y.chunk(4, dim=-1), strict=True)
-    ]
-    torch.testing.assert_close(merge_directions(y, height, width), torch.stack(back).mean(0), rtol=0, atol=1e-15)
+def test_merging_is_the_sum_of_both_axes_back_in_raster_order(height: int, width: int) -> None:
+    y = torch.randn(2, height * width, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    rows, columns = y.chunk(2, dim=-1)
+    back = reorder(columns, inverse_order(scan_order("top-down", height, width)))
+    assert torch.equal(merge_axes(y, height, width), rows + back)
     x = numbered(height, width)
-    assert torch.equal(merge_directions(four_directions(x, height, width), height, width), x)
+    assert torch.equal(merge_axes(both_axes(x, height, width), height, width), 2 * x)
 
 
-def test_merging_is_a_quarter_of_the_adjoint_of_the_four_directions() -> None:
-    """<four_directions(x), y> = 4 <x, merge_directions(y)>: the gradients follow from one another."""
+def test_merging_is_the_adjoint_of_both_axes() -> None:
+    """<both_axes(x), y> = <x, merge_axes(y)>: the gradients follow from one another."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(2, 15, 2, dtype=torch.float64, generator=generator, requires_grad=True)
-    y = torch.randn(2, 15, 8, dtype=torch.float64, generator=generator, requires_grad=True)
-    (gradient,) = torch.autograd.grad((four_directions(x, 3, 5) * y).sum(), x)
-    torch.testing.assert_close(gradient, 4 * merge_directions(y, 3, 5))
-    assert torch.autograd.gradcheck(lambda y: merge_directions(y, 3, 5), y)
+    y = torch.randn(2, 15, 4, dtype=torch.float64, generator=generator, requires_grad=True)
+    (gradient,) = torch.autograd.grad((both_axes(x, 3, 5) * y).sum(), x)
+    torch.testing.assert_close(gradient, merge_axes(y, 3, 5))
+    assert torch.autograd.gradcheck(lambda y: merge_axes(y, 3, 5), y)
     order = scan_order("rows-top-left", 3, 5)
     assert torch.autograd.gradcheck(lambda x: reorder(x, order), x)
 
@@ -124,12 +124,11 @@ def test_merging_is_a_quarter_of_the_adjoint_of_the_four_directions() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.int64])
 def test_orders_keep_the_type_and_serve_an_empty_batch(dtype: torch.dtype) -> None:
     x = numbered(2, 3).to(dtype)
-    assert reorder(x, scan_order("rows-top-left", 2, 3)).dtype == four_directions(x, 2, 3).dtype == dtype
-    if dtype.is_floating_point:
-        assert merge_directions(four_directions(x, 2, 3), 2, 3).dtype == dtype
+    assert reorder(x, scan_order("rows-top-left", 2, 3)).dtype == both_axes(x, 2, 3).dtype == dtype
+    assert merge_axes(both_axes(x, 2, 3), 2, 3).dtype == dtype
     empty = x[:0]
-    assert four_directions(empty, 2, 3).shape == (0, 6, 12)
-    assert merge_directions(four_directions(empty, 2, 3), 2, 3).shape == (0, 6, 3)
+    assert both_axes(empty, 2, 3).shape == (0, 6, 6)
+    assert merge_axes(both_axes(empty, 2, 3), 2, 3).shape == (0, 6, 3)
     assert apart(side_by_side(empty, empty, 2), 2)[1].shape == (0, 6, 3)
 
 
@@ -168,13 +167,13 @@ def test_bad_arguments_are_named() -> None:
     with pytest.raises(PochadeError, match=r"order: shape \[4\] given.* asks for \[6\]"):
         reorder(x, scan_order("top-down", 2, 2))
     with pytest.raises(PochadeError, match="height, width: 2 and 2 given"):
-        four_directions(x, 2, 2)
+        both_axes(x, 2, 2)
     with pytest.raises(PochadeError, match="height, width: 3 and 3 given"):
-        merge_directions(x, 3, 3)
-    with pytest.raises(PochadeError, match="y: 3 channels given"):
-        merge_directions(x, 2, 3)
+        merge_axes(x, 3, 3)
     with pytest.raises(PochadeError, match="x: 3 channels given"):
-        own_directions(x, 2, 3)
+        merge_axes(x, 2, 3)
+    with pytest.raises(PochadeError, match="x: 3 channels given"):
+        own_axes(x, 2, 3)
     with pytest.raises(PochadeError, match="right: shape"):
         side_by_side(x, x[:1], 2)
     with pytest.raises(PochadeError, match="left: 6 tokens given, must be a multiple of height 4"):
@@ -184,10 +183,10 @@ def test_bad_arguments_are_named() -> None:
 
 
 class Scans(nn.Module):
-    """A cumulative sum along the four directions, and one along a zigzag over the picture beside itself."""
+    """A cumulative sum along both axes, and one along a zigzag over the picture beside itself."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        merged = merge_directions(four_directions(x, 3, 4).cumsum(1), 3, 4)
+        merged = merge_axes(both_axes(x, 3, 4).cumsum(1), 3, 4)
         order = scan_order("columns-bottom-right", 3, 8, device=x.device)
         path = reorder(side_by_side(x, merged, 3), order).cumsum(1)
         return merged, apart(reorder(path, inverse_order(order)), 3)[0]

@@ -59,4 +59,5 @@ class MixFeedForward(nn.Module):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         value, gate = self.depthwise(F.silu(self.inner(x)), height, width).chunk(2, dim=-1)
-        return self.out(value * F.silu(gate))
+        # In place: large new tensors cost a processor as much as the product itself.
+        return self.out(F.silu(gate).mul_(value))

@@ -79,8 +79,9 @@ class HyperConnection(nn.Module):
         batch, tokens = streams.shape[0], streams.shape[2]
         alpha, beta = self.alpha[:, None].expand(batch, -1, tokens, -1), self.beta[:, None].expand(batch, -1, tokens)
         if self.dynamic:
-            normed = F.layer_norm(streams.to(self.weight.dtype), (self.dim,))
-            added = F.linear(normed, self.weight).tanh()
+            # The streams of a token lie side by side after the first layer: normed in that order they are not copied.
+            normed = F.layer_norm(streams.transpose(1, 2).to(self.weight.dtype), (self.dim,))
+            added = F.linear(normed, self.weight).tanh().transpose(1, 2)
             alpha = alpha + self.alpha_scale * added[..., :-1]
             beta = beta + self.beta_scale * added[..., -1]
         return alpha.to(streams.dtype), beta.to(streams.dtype)

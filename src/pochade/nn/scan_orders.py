@@ -72,43 +72,43 @@ def reorder(x: Tensor, order: Tensor) -> Tensor:
     return x.index_select(1, order)
 
 
-def four_directions(x: Tensor, height: int, width: int) -> Tensor:
-    """x [B, N, D] in raster order -> [B, N, 4 D]: the four ``DIRECTIONS``, one after another along the channels.
+def both_axes(x: Tensor, height: int, width: int) -> Tensor:
+    """x [B, N, D] in raster order -> [B, N, 2 D]: along rows, and along columns, side by side.
 
     Raises:
         PochadeError: N is not H W.
     """
     check_grid(x, height, width)
-    down = _transposed(x, height, width)
-    return torch.cat((x, x.flip(1), down, down.flip(1)), dim=-1)
+    return torch.cat((x, _transposed(x, height, width)), dim=-1)
 
 
-def own_directions(x: Tensor, height: int, width: int) -> Tensor:
-    """x [B, N, 4 D] in raster order -> [B, N, 4 D]: each quarter of the channels in one of the four ``DIRECTIONS``.
+def own_axes(x: Tensor, height: int, width: int) -> Tensor:
+    """x [B, N, 2 D] in raster order -> [B, N, 2 D]: half of the channels along rows, the others along columns.
 
     Raises:
-        PochadeError: N is not H W, or the channels are not a multiple of 4.
+        PochadeError: N is not H W, or the channels are odd in number.
     """
+    rows, columns = _halves(x, height, width)
+    return torch.cat((rows, _transposed(columns, height, width)), dim=-1)
+
+
+def merge_axes(y: Tensor, height: int, width: int) -> Tensor:
+    """y [B, N, 2 D], laid out as ``both_axes`` gives it -> [B, N, D]: the sum of the two in raster order.
+
+    Raises:
+        PochadeError: N is not H W, or the channels are odd in number.
+    """
+    rows, columns = _halves(y, height, width)
+    batch, _, dim = rows.shape
+    down = columns.reshape(batch, width, height, dim).transpose(1, 2)
+    return (rows.reshape(batch, height, width, dim) + down).flatten(1, 2)
+
+
+def _halves(x: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
     check_grid(x, height, width)
-    if x.shape[-1] % len(DIRECTIONS):
-        raise PochadeError(f"x: {x.shape[-1]} channels given, must be a multiple of 4")
-    right, left, down, up = x.chunk(4, dim=-1)
-    return torch.cat(
-        (right, left.flip(1), _transposed(down, height, width), _transposed(up, height, width).flip(1)), dim=-1
-    )
-
-
-def merge_directions(y: Tensor, height: int, width: int) -> Tensor:
-    """y [B, N, 4 D], laid out as ``four_directions`` gives it -> [B, N, D]: the mean of the four in raster order.
-
-    Raises:
-        PochadeError: N is not H W, or the channels are not a multiple of 4.
-    """
-    check_grid(y, height, width)
-    if y.shape[-1] % len(DIRECTIONS):
-        raise PochadeError(f"y: {y.shape[-1]} channels given, must be a multiple of 4")
-    right, left, down, up = y.chunk(4, dim=-1)
-    return (right + left.flip(1) + _transposed(down + up.flip(1), width, height)) / 4
+    if x.shape[-1] % 2:
+        raise PochadeError(f"x: {x.shape[-1]} channels given, must be even in number")
+    return x.chunk(2, dim=-1)
 
 
 def side_by_side(left: Tensor, right: Tensor, height: int) -> Tensor:
