@@ -4,19 +4,31 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cli.run import cli
 
 
-def test_profile_as_tables_and_as_json(capsys: Any, toy_class_pipeline_folder: Path) -> None:
-    given = ["profile", str(toy_class_pipeline_folder), "--runtime", "onnx", "--repeats", "1", "--threads", "1"]
-    found = json.loads(cli(capsys, *given, "--steps", "1", "--json").out)
+def test_profile_in_eager_as_json_and_as_tables(capsys: Any, toy_class_pipeline_folder: Path) -> None:
+    given = ["profile", str(toy_class_pipeline_folder), "--runtime", "eager", "--repeats", "1", "--threads", "1"]
+    found = json.loads(cli(capsys, *given, "--steps", "1", "--size", "64", "--json").out)
     assert {"model", "size", "steps", "batch", "threads", "components", "rows", "exports", "versions"} <= set(found)
-    assert [row["component"] for row in found["rows"]] == ["denoiser", "decoder", "picture", "denoiser", "picture"]
+    assert (found["size"], found["latent_size"], found["steps"]) == (64, [8, 8], 1)
+    assert [row["component"] for row in found["rows"]] == ["denoiser", "decoder", "picture"]
+    parts = found["components"]
+    for row in found["rows"]:
+        weights = [parts[name]["fp32_mb"] for name in parts if row["component"] in (name, "picture")]
+        assert row["weights_mb"] == pytest.approx(sum(weights))
+        assert 0 < row["libraries_mb"] <= row["loading_mb"]
+        assert 0 < row["rest_mb"] <= row["peak_mb"]
+        assert row["seconds"] > 0
 
     from pochade.cli.profile import _components, _notes, _rows
 
-    assert len(_rows(found).rows) == 5
-    assert len(_components(found).rows) == 2
+    assert "convolutions" not in _notes(found)
+    found["rows"].append({**found["rows"][0], "runtime": "onnx", "precision": "int8", "error": 0.05})
+    assert list(_rows(found).columns[-1].cells) == ["-", "-", "-", "5.0%"]
+    assert list(_components(found).columns[-2].cells) == [f"{found['rows'][0]['weights_mb']:,.1f}", "-"]
     assert "convolutions are slower" in _notes(found)
 
 

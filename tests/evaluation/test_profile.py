@@ -72,16 +72,6 @@ def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Pa
     assert float(one.std()) > 0.01
 
 
-def test_rows_in_eager(toy_class_pipeline_folder: Path) -> None:
-    found = profile(str(toy_class_pipeline_folder), steps=2, threads=1, runtime="eager", repeats=1, size=64)
-    check_rows(found)
-    assert [row["component"] for row in found["rows"]] == ["denoiser", "decoder", "picture"]
-    parts = found["components"]
-    assert found["rows"][-1]["weights_mb"] == pytest.approx(parts["denoiser"]["fp32_mb"] + parts["decoder"]["fp32_mb"])
-    assert found["size"] == 64
-    assert found["latent_size"] == [8, 8]
-
-
 @pytest.mark.parametrize(
     "model, settings, words",
     [
@@ -146,13 +136,13 @@ def test_random_weights_are_those_of_a_seed_and_open() -> None:
 
 def test_measure_sees_what_is_loaded_and_what_a_call_takes() -> None:
     def load() -> Any:
-        weights = np.ones(4_000_000)
+        weights = np.ones(12_000_000)  # 96 MB: more than the allocator hands out from what it has kept
         return partial(np.add, weights, 1.0)
 
     found = measure(load, repeats=1)
     assert set(found) == MEASURED
-    assert found["rest_mb"] - found["libraries_mb"] > 20
-    assert found["peak_mb"] - found["rest_mb"] > 20
+    assert found["rest_mb"] - found["libraries_mb"] > 80
+    assert found["peak_mb"] - found["rest_mb"] > 80
     assert resident_mb() <= peak_resident_mb() * 1.01
 
 
