@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-METRICS = "src/pochade/checkpoints/lrf-openmoji/metrics.json"
+CHECKPOINTS = "src/pochade/checkpoints"
 BENCHMARKS = "docs/benchmarks"
 MARKS = re.compile(r"(<!-- figures:begin((?: \w+)*) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 
@@ -74,7 +74,7 @@ def checkpoint(metrics: dict[str, Any]) -> str:
     rows = [r for r in rows if set(r[1:]) != {"–"}]
     settings = metrics.get("settings", {})
     how = f"{number(settings, 'steps', form='d')} steps, guidance {number(settings, 'guidance', form='g')}"
-    head = f"The shipped checkpoint, `lrf-openmoji`, on OpenMoji ({how}):"
+    head = f"The shipped checkpoint, `{metrics['model']}`, on OpenMoji ({how}):"
     parts = [head, table(["", *(names[key] for key in sides)], rows)]
     real = metrics.get("real held-out beside real training pictures")
     if real:
@@ -83,6 +83,71 @@ def checkpoint(metrics: dict[str, Any]) -> str:
             f"Real held-out pictures beside real training pictures: kernel distance {kernel}, Frechet {frechet}."
         )
     return "\n\n".join(parts)
+
+
+def study(record: dict[str, Any]) -> str:
+    """The runs of an ablation side by side."""
+
+    def cell(runs: list[dict[str, float]], key: str, form: str) -> str:
+        spread = f" ± {runs[0][f'{key} spread']:{form}}" if f"{key} spread" in runs[0] else ""
+        return f"{sum(r[key] for r in runs) / len(runs):{form}}{spread}"
+
+    rows = [
+        [
+            row["about"],
+            f"{row['runs'][0]['parameters'] / 1e6:.2f} M",
+            cell(row["runs"], "loss", ".3f"),
+            cell(row["runs"], "kd train", ".3f"),
+            cell(row["runs"], "R@1 train", ".2f"),
+            cell(row["runs"], "R@1 held_out", ".3f"),
+        ]
+        for row in record["cases"]
+    ]
+    columns = ["", "parameters", "loss", "kernel distance, spread", "R@1", "R@1, held out"]
+    return f"{record['about']}:\n\n{table(columns, rows)}"
+
+
+def lira_thinking(record: dict[str, Any]) -> str:
+    """Reasoning steps of short and long prompts."""
+    groups = {k: v for k, v in record.items() if isinstance(v, dict) and "standard error" in v}
+    every = list(record["steps"])
+    rows = [
+        [
+            name,
+            str(group["prompts"]),
+            f"{group['mean']:.2f} ± {group['standard error']:.2f}",
+            *(f"{group['steps'].get(step, 0) / sum(group['steps'].values()):.0%}" for step in every),
+        ]
+        for name, group in groups.items()
+    ]
+    head = (
+        f"`{record['model']}`, {record['prompts']} captions at {record['sampling_steps']} sampling steps each: "
+        f"{record['mean']:.2f} reasoning steps in the mean, {record['deviation']:.2f} their deviation from prompt to "
+        f"prompt, {record['correlation with words']:+.2f} their correlation with the number of words. Means with "
+        "standard errors, and the share of the looks that took so many steps:"
+    )
+    return f"{head}\n\n{table(['', 'prompts', 'mean', *(f'{step} steps' for step in every)], rows)}"
+
+
+def sampling(record: dict[str, Any]) -> str:
+    """Solvers and numbers of steps against each other."""
+    rows = [
+        [
+            r["model"],
+            r["scheduler"],
+            str(r["steps"]),
+            f"{r['guidance']:g}",
+            f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
+            f"{r['R@1 train']:.2f}",
+            f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
+            f"{r['R@1 held_out']:.3f}",
+        ]
+        for r in record["rows"]
+    ]
+    columns = ["model", "solver", "steps", "guidance", "kernel distance", "R@1"]
+    columns += ["kernel distance, held out", "R@1, held out"]
+    head = f"{record['samples']} captions of training concepts and {record['held_out']} of held-out ones:"
+    return f"{head}\n\n{table(columns, rows)}"
 
 
 def denoiser_step(record: dict[str, Any]) -> str:
@@ -356,7 +421,11 @@ def grid_mixers(record: dict[str, Any]) -> str:
 
 
 KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
-    "checkpoint": (METRICS, checkpoint),
+    "checkpoint": (f"{CHECKPOINTS}/lrf-openmoji/metrics.json", checkpoint),
+    "lira_checkpoint": (f"{CHECKPOINTS}/lira-nano/metrics.json", checkpoint),
+    "lira_study": (f"{BENCHMARKS}/lira_study.json", study),
+    "lira_thinking": (f"{BENCHMARKS}/lira_thinking.json", lira_thinking),
+    "lira_sampling": (f"{BENCHMARKS}/lira_sampling.json", sampling),
     "startup": (f"{BENCHMARKS}/startup.json", startup),
     "denoiser_step": (f"{BENCHMARKS}/denoiser_step.json", denoiser_step),
     "lira_step": (f"{BENCHMARKS}/lira_step.json", denoiser_step),
@@ -382,6 +451,8 @@ PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("checkpoint", "startup", "denoiser_step"),
     "docs/results.md": ("checkpoint", "autoencoder_channels", "cifar10_training"),
     "docs/benchmarks.md": (),
+    "docs/lira.md": (),
+    "src/pochade/checkpoints/lira-nano/README.md": ("lira_checkpoint",),
     "src/pochade/checkpoints/lrf-openmoji/README.md": ("checkpoint",),
 }
 """Page -> what it shows between marks that name nothing."""

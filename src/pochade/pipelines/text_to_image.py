@@ -306,9 +306,7 @@ class TextToImagePipeline(DiffusionPipeline):
         self._num_timesteps = 0
         with self.progress_bar(total=num_inference_steps) as bar:  # pyright: ignore[reportCallIssue]
 
-            def on_step(
-                i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]
-            ) -> Tensor | None:
+            def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]) -> Tensor | None:
                 timesteps = self.scheduler.timesteps
                 self._num_timesteps = i + 1
                 bar.total = len(timesteps)

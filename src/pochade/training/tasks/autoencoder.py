@@ -182,8 +182,11 @@ class PictureTask(Task):
             details = F.l1_loss(haar_dwt(decoded)[:, 3:], haar_dwt(images)[:, 3:])
             loss = loss + settings.wavelet * details
             metrics["wavelet"] = details.detach()
-        if settings.perceptual and self.perceptual[0] is not None:
-            distance = self.perceptual[0](decoded, images)
+        perceptual = self.perceptual[0]
+        if settings.perceptual and perceptual is not None:
+            if isinstance(perceptual, nn.Module):
+                perceptual.to(images.device)  # the loop moves what belongs to the task
+            distance = perceptual(decoded, images)
             loss = loss + settings.perceptual * distance
             metrics["perceptual"] = distance.detach()
         if self.discriminator is not None and self.progress < settings.adversarial_from:
