@@ -1,5 +1,6 @@
 """The pipeline as a caller sees it: seeds, batches, arguments, callbacks, failures."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 from conftest import toy_components
 from pochade.errors import FailureError, PochadeError
+from pochade.pipelines import hub
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
 from pochade.pipelines.text_to_image import PromptTruncatedWarning, TextToImagePipeline
 
@@ -258,3 +260,15 @@ def test_components_must_belong_together() -> None:
     wide = BagEncoder(BagEncoder.train_tokenizer([APPLE], 300), dim=20)
     with pytest.raises(PochadeError, match="text_encoder: 20 wide, the denoiser needs 12"):
         TextToImagePipeline(**components | {"text_encoder": wide})
+
+
+@pytest.mark.parametrize("name", hub.shipped())
+def test_every_shipped_model_paints_at_the_size_of_its_training(name: str) -> None:
+    pipe = TextToImagePipeline.from_pretrained(name)
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("a red apple", num_inference_steps=4, generator=seed(7)).images[0]
+    metrics = json.loads((hub.shipped()[name] / "metrics.json").read_text())
+    assert picture.size == (metrics["settings"]["size"],) * 2
+    assert metrics["model"] == name
+    red, _, blue = np.asarray(picture, dtype=float)[24:40, 24:40].mean((0, 1))
+    assert red > blue + 60
