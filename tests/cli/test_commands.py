@@ -95,7 +95,7 @@ def test_train_lists_and_shows(capsys: Any) -> None:
         (["train", "lfr"], "did you mean 'lrf'"),
         (["train", "lrf", "learning_rat=1"], "learning_rate"),
         (["train", "lrf", "flow.steps=many"], "steps"),
-        (["train", "lrf", "--json"], "json: goes with --list or --show"),
+        (["train", "lrf", "--json"], "json: goes with --list, --show or --dry-run"),
         (["data", "prepare", "openmoij", "x"], "did you mean 'openmoji'"),
         (["evaluate", "lrf-nothing", "openmoji"], "model: 'lrf-nothing' is neither"),
         (["export", "lrf-nothing", "x"], "model: 'lrf-nothing' is neither"),
