@@ -235,9 +235,11 @@ def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.Ca
     assert script.main([], tmp_path) == 0
     assert (tmp_path / "README.md").read_text() == page.replace("old\n", "")
 
-    metrics = tmp_path / script.METRICS
+    metrics = tmp_path / script.KNOWN["checkpoint"][0]
     side = {"pictures": 500, "kd_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
-    metrics.write_text(json.dumps({"settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"}))
+    metrics.write_text(
+        json.dumps({"model": "m", "settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"})
+    )
     assert script.main([], tmp_path) == 0
     written = (tmp_path / "docs" / "results.md").read_text()
     assert "| retrieval R@1 (chance 0.01) | 0.61 |" in written or "| 0.62 |" in written
