@@ -40,7 +40,8 @@ def test_every_kind_of_stage_is_tried() -> None:
     tiny = ("task.width=8", "task.encoder_blocks=0,0,1,0", "task.decoder_blocks=0,1,0,0", "data.size=32")
     net = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
     assert [t.stage for t in tried("lrf", *tiny, net)] == ["autoencoder", "decoder", "flow"]
-    assert [t.shape for t in tried("distil")] == [(16, 8, 8)]
+    for teacher in ("lrf-openmoji", "lira-nano"):  # the second has positions for larger pictures than it was shown
+        assert [t.shape for t in tried("distil", f"task.teacher={teacher}")] == [(16, 8, 8)]
     labelled = tried("lrf-cifar10", "task.options=dim=16,heads=2,hidden=24,blocks=1")
     assert labelled[0].shape == (4, 4, 4)
 

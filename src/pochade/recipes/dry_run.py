@@ -59,6 +59,7 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
         raise PochadeError(f"steps: {steps} given, allowed is at least 1")
     autoencoder: Any = None
     denoiser: Any = None
+    shape: tuple[int, ...] = ()
     for stage in stages:
         torch.manual_seed(stage.seed)
         assumed = ""
@@ -66,7 +67,7 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
         if isinstance(settings, AutoencoderSettings):
             autoencoder = run.build_autoencoder(settings)
             task: Task = AutoencoderTask(autoencoder, settings)
-            shape: tuple[int, ...] = (3, stage.data.size, stage.data.size)
+            shape = (3, stage.data.size, stage.data.size)
         elif isinstance(settings, DecoderSettings):
             teacher = autoencoder if settings.autoencoder is None else run.load_autoencoder(settings.autoencoder)
             decoder = for_autoencoder(settings.size, teacher.config.latent_channels, teacher.downsampling)
@@ -80,10 +81,11 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             task = FlowTask(denoiser, settings)
         else:
             if settings.teacher is not None:
-                folder = run.hub.resolve(settings.teacher)
-                denoiser = load_components(folder, {"text_encoder": None, "autoencoder": None})["denoiser"]
-            side = int(denoiser.config.sample_size)
-            shape = (int(denoiser.config.latent_channels), side, side)
+                parts = load_components(run.hub.resolve(settings.teacher), {"text_encoder": None})
+                denoiser, side = parts["denoiser"], stage.data.size // parts["autoencoder"].downsampling
+                shape = (int(denoiser.config.latent_channels), side, side)
+            elif denoiser is None:
+                raise PochadeError("task.teacher: none given, and no stage before trains a denoiser")
             task = ConsistencyTask(denoiser, settings)
             denoiser = task.student
         yield _try(stage, task, shape, steps, assumed)
