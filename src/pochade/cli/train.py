@@ -132,10 +132,10 @@ def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 @data.command("prepare")
 def prepare(
     *,
-    source: Annotated[str, typer.Argument(help="openmoji, folder or cifar10.")],
+    source: Annotated[str, typer.Argument(help="openmoji, openclipart, folder or cifar10.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     size: Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")] = 64,
-    path: Annotated[Path | None, typer.Option(help="The folder or archive (folder, cifar10).")] = None,
+    path: Annotated[Path | None, typer.Option(help="The folder or archive (all but openmoji).")] = None,
     split: Annotated[str, typer.Option(help="both, train, held_out or all.")] = "both",
     format_: Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")] = "shards",
     background: Annotated[str, typer.Option(help="white or random (openmoji).")] = "white",

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from PIL import Image
 
-from pochade.data.captioned import check_size, check_split, progress_bar
+from pochade.data.captioned import CaptionedImages, check_size, check_split, progress_bar
 from pochade.data.cifar10 import CIFAR10
 from pochade.data.files import atomic_file, write_json
 from pochade.data.folder import ImageFolder
@@ -19,7 +19,7 @@ from pochade.data.report import MAX_SKIPPED
 from pochade.data.shards import Record, ShardDataset, write_shards
 from pochade.errors import FailureError, PochadeError, nearest
 
-SOURCES = ("openmoji", "folder", "cifar10")
+SOURCES = ("openmoji", "openclipart", "folder", "cifar10")
 SPLITS = ("both", "train", "held_out", "all")
 FORMATS = ("shards", "folder")
 REPORT, PREVIEW = "report.json", "preview.png"
@@ -63,7 +63,8 @@ def prepare(
     as it was.
 
     Args:
-        source: "openmoji", or "folder" (pictures or shards, see `open_folder`) or "cifar10" with a ``path``.
+        source: "openmoji"; with a ``path`` "openclipart" (its SVG files), "folder" (pictures or shards, see
+            `open_folder`) or "cifar10".
         size: rows and columns of the stored pictures (PNG) in pixels.
         split: "both", or one of "train", "held_out", "all", which is then the only subfolder.
         format: "shards" (WebDataset), or "folder": ``name.png`` beside ``name.txt``.
@@ -181,7 +182,12 @@ def _open(source: str, path: Path | str | None, size: int, split: str, reading: 
         cifar = CIFAR10(path, {"held_out": "test"}.get(split, split), size=size)
         captions = [[cifar.caption(i)] for i in range(len(cifar))]
         return _Source(cifar, cifar.names, captions, None)
-    images = open_folder(path, size, split, **reading)
+    if source == "openclipart":
+        from pochade.data.openclipart import OpenClipArt
+
+        images: CaptionedImages = OpenClipArt(path, size, split=split, **reading)
+    else:
+        images = open_folder(path, size, split, **reading)
     names = [picture.name for picture in images.items]
     return _Source(images, names, [p.captions for p in images.items], images.report.to_dict())
 

@@ -29,6 +29,8 @@ from pochade.training.stage import Stage
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
 from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
 
+MEASURED_PIXELS = 4096 * 64**2
+"""Enough for statistics of latents."""
 OWN: dict[str, type[ImageAutoencoder]] = {
     cls.__name__: cls for cls in (TinyAutoencoder, WaveletVAE, DeepCompressionVAE, PublishedAutoencoder)
 }
@@ -146,11 +148,12 @@ def _held_out(data: Any) -> Any:
 
 @torch.no_grad()
 def _measure_statistics(autoencoder: ImageAutoencoder, pictures: Any) -> None:
-    """Mean and deviation of the raw latents over (at most 4,096 of) the training pictures."""
-    chosen = range(0, len(pictures), math.ceil(len(pictures) / 4096))
+    """Mean and deviation of the raw latents over training pictures: 4,096 at 64 px, fewer of larger ones."""
+    several = max(1, MEASURED_PIXELS // math.prod(pictures.image(0).size))
+    chosen = range(0, len(pictures), math.ceil(len(pictures) / several))
     raw: list[Tensor] = []
-    for start in range(0, len(chosen), 64):
-        images = torch.stack([to_tensor(pictures.image(i)) for i in chosen[start : start + 64]])
+    for start in range(0, len(chosen), 16):
+        images = torch.stack([to_tensor(pictures.image(i)) for i in chosen[start : start + 16]])
         raw.append(autoencoder.encode_raw(images))
     values = torch.cat(raw)
     autoencoder.set_statistics(values.mean((0, 2, 3)), values.std((0, 2, 3)))

@@ -1,12 +1,13 @@
 """From the name of a data source to its pictures."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
+from pochade.data.joined import Joined, JoinedPictures
 from pochade.data.latents import Pictures
 from pochade.errors import PochadeError
 from pochade.recipes.stages import ImageData
@@ -69,6 +70,11 @@ def open_images(data: ImageData, split: str = "train") -> Any:
         raise PochadeError(f"data.source: not set; add {data.source.removeprefix('SET ')!r} to the command")
     if data.size < 8 or data.size % 8:
         raise PochadeError(f"data.size: {data.size} given, allowed are multiples of 8")
+    if "+" in data.source and not Path(data.source).expanduser().is_dir():
+        parts = [open_images(replace(data, source=name.strip()), split) for name in data.source.split("+")]
+        if any(hasattr(part, "class_names") for part in parts):
+            raise PochadeError(f"data.source: {data.source!r} given, but only captioned pictures can be joined")
+        return Joined(parts)
     split = split if data.held_out else "all"
     if data.source == "openmoji":
         from pochade.data.openmoji import OpenMoji
@@ -80,7 +86,9 @@ def open_images(data: ImageData, split: str = "train") -> Any:
         return CIFAR10(Path(data.source.removeprefix("cifar10:")), "train", size=data.size)
     folder = Path(data.source).expanduser()
     if not folder.is_dir():
-        raise PochadeError(f"data.source: {data.source!r} given, allowed are openmoji, cifar10:PATH, or a folder")
+        raise PochadeError(
+            f"data.source: {data.source!r} given, allowed are openmoji, cifar10:PATH, a folder, or several joined by +"
+        )
     from pochade.data.prepare import open_folder
 
     return open_folder(folder, data.size, split)
@@ -88,6 +96,8 @@ def open_images(data: ImageData, split: str = "train") -> Any:
 
 def as_pictures(dataset: Any) -> Pictures:
     """A data set in the form that can be cached."""
+    if isinstance(dataset, Joined):
+        return JoinedPictures([as_pictures(part) for part in dataset.parts])
     if hasattr(dataset, "concepts"):
         return _Drawings(dataset)
     return _Labelled(dataset) if hasattr(dataset, "class_names") else _Captioned(dataset)

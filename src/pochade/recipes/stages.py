@@ -15,7 +15,8 @@ class ImageData:
     """Pictures to train on."""
 
     source: str = "openmoji"
-    """"openmoji", "cifar10:PATH" (archive or folder), or a folder of pictures with captions or of shards."""
+    """"openmoji", "cifar10:PATH" (archive or folder), or a folder of pictures with captions or of shards; several of
+    them joined by +, where one named twice is seen twice as often."""
     size: int = 64
     """Rows and columns in pixels."""
     held_out: bool = True
