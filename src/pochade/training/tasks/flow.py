@@ -1,6 +1,6 @@
 """Training a denoiser of any family: the velocity of the straight path (``pochade.flow``)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from pochade.flow.path import interpolate, velocity
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
 from pochade.training.task import Batch, Task
-from pochade.types import Conditioning
+from pochade.types import Conditioning, DenoiserOutput
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,30 @@ def encoded_conditioning(batch: Batch) -> Conditioning:
         return Conditioning(class_label=batch["class_label"])
     longest = int(batch["mask"].sum(1).max())
     return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What chance decides for the rows of a batch."""
+
+    eps: Tensor
+    """[B, C, H, W] standard normal noise."""
+    t: Tensor
+    """[B] in [0, 1], after the density and the shift."""
+    dropped: Tensor
+    """[B] bool, the rows that lose their conditioning."""
+    carried: Tensor
+    """[B] bool, the rows that are given a state, where the denoiser carries one."""
+
+
+def draw_rows(z_0: Tensor, seeds: Tensor, settings: FlowSettings) -> Rows:
+    """The draws for latents [B, C, H, W], each row's from its own seed [B]: the same alone and in any batch."""
+    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+    uniform = rows_uniform(generators, 2).to(z_0)
+    eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
+    t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
+    carried = rows_uniform(generators, 1)[:, 0] < settings.carry
+    return Rows(eps, t, uniform[:, 1] < settings.drop, carried.to(z_0.device))
 
 
 class FlowTask(Task):
@@ -103,27 +127,32 @@ class FlowTask(Task):
             state: Tensor = self.parts["denoiser"](*asked).state
         return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        settings = self.settings
-        z_0: Tensor = batch["latents"]
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
-        uniform = rows_uniform(generators, 2).to(z_0)
-        eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
-        t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
-        if settings.curriculum:
-            t = curriculum(t, min(1.0, self.progress / settings.curriculum))
-        conditioning = self.conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
-        asked = interpolate(z_0, eps, t), t, conditioning
+    def answer(self, batch: Batch, rows: Rows) -> DenoiserOutput:
+        """What the denoiser says of z_t, its conditioning dropped and its state given where ``rows`` says so."""
+        conditioning = self.conditioning(batch).drop("text", "class_label", rows=rows.dropped)
+        asked = interpolate(batch["latents"], rows.eps, rows.t), rows.t, conditioning
         carried: dict[str, Tensor] = {}
         if getattr(self.parts["denoiser"], "state_shape", None) is not None:
-            rows = rows_uniform(generators, 1)[:, 0] < settings.carry
-            carried = {"state": self._state(asked, rows.to(z_0.device))}
-        out = self.parts["denoiser"](*asked, **carried)
-        error = (out.velocity.float() - velocity(z_0, eps)).square().mean((1, 2, 3))
+            carried = {"state": self._state(asked, rows.carried)}
+        return self.parts["denoiser"](*asked, **carried)
+
+    def match(self, batch: Batch, rows: Rows, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a velocity [B, C, H, W], a mean over the rows, and what is logged of it."""
+        settings = self.settings
+        error = (v.float() - velocity(batch["latents"], rows.eps)).square().mean((1, 2, 3))
         weights = weight(
-            t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
+            rows.t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
         )
+        return (weights * error).mean(), {"per_sample": error.detach()}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        rows = draw_rows(batch["latents"], batch["seed"], settings)
+        if settings.curriculum:
+            rows = replace(rows, t=curriculum(rows.t, min(1.0, self.progress / settings.curriculum)))
+        out = self.answer(batch, rows)
+        loss, told = self.match(batch, rows, out.velocity)
         extras = {name: value.float().mean() for name, value in out.aux.items()}
-        loss = (weights * error).mean() + sum(value for name, value in extras.items() if name.startswith("loss_"))
+        loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
         logged = {name: value.detach() for name, value in extras.items()}
-        return {**logged, "loss": loss, "t": t, "per_sample": error.detach()}
+        return {**logged, **told, "loss": loss, "t": rows.t}
