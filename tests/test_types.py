@@ -27,7 +27,7 @@ def full(batch: int = 3) -> Conditioning:
 DROPPED = {
     "text": {"tokens": 0, "mask": False, "pooled": 0},
     "class_label": {"class_label": -1},
-    "source": {"source": 0, "source_mask": 0},
+    "source": {"source": 0, "source_mask": 0, "task": -1},
     "control": {"control": 0},
 }
 NAMES = ("tokens", "mask", "pooled", "class_label", "source", "source_mask", "control", "task")

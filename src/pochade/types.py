@@ -23,13 +23,16 @@ from torch import Tensor
 
 PARTS = ("text", "class_label", "source", "control")
 """The parts of a conditioning that guidance can drop."""
+TASKS = ("generate", "edit", "inpaint", "super_resolution")
+"""What ``Conditioning.task`` counts: what is asked for where there is a source picture."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
     """All that a denoiser may be told. Absent parts are None; the batch axis is first everywhere.
 
-    A dropped row keeps its shape: text has an all-False mask and zero vectors, a class label is -1, images are zero.
+    A dropped row keeps its shape: text has an all-False mask and zero vectors, a class label is -1, images are zero
+    and the task that goes with them is -1.
     Every denoiser treats such a row exactly as one that never had the part.
     """
 
@@ -48,7 +51,7 @@ class Conditioning:
     control: Tensor | None = None
     """[B, C_control, H, W] spatial control such as edges."""
     task: Tensor | None = None
-    """[B] int64, index of the task."""
+    """[B] int64, index into ``TASKS``, or -1 for none."""
 
     @property
     def batch_size(self) -> int | None:
@@ -78,7 +81,7 @@ class Conditioning:
         if "class_label" in parts:
             fills |= {"class_label": -1}
         if "source" in parts:
-            fills |= {"source": 0, "source_mask": 0}
+            fills |= {"source": 0, "source_mask": 0, "task": -1}
         if "control" in parts:
             fills |= {"control": 0}
         changed: dict[str, Tensor] = {}

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pochade.denoisers import FAMILIES as REGISTERED
-from pochade.types import Conditioning
+from pochade.types import TASKS, Conditioning
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,8 @@ FAMILIES: dict[str, Family] = {
             "scalar": _MICROFORGE | _TEXT | {"patch_size": 1},
             "diagonal": _MICROFORGE | _TEXT | {"patch_size": 2, "decay": "diagonal", "modulation": "full"},
             "attention": _MICROFORGE | _TEXT | {"patch_size": 1, "mixer": "attention"},
+            "width": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width"},
+            "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels"},
         },
         stateful=True,
     ),
@@ -190,6 +192,8 @@ def conditioning_for(
     if "source" in parts:
         values["source"] = noise(batch, config.latent_channels, *size)
         values["source_mask"] = (noise(batch, 1, *size) > 0).float()
+        if getattr(config, "source", "none") != "none":
+            values["task"] = torch.arange(batch) % len(TASKS)
     return Conditioning(**values)
 
 

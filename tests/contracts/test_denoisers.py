@@ -28,7 +28,10 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture
 def family(case: tuple[str, str]) -> Family:
-    return FAMILIES[case[0]]
+    """With what some configurations of it alone can be told."""
+    found = FAMILIES[case[0]]
+    edits = found.toys[case[1]].get("source", "none") != "none"
+    return replace(found, parts=(*found.parts, "source")) if edits else found
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def denoiser(case: tuple[str, str]) -> Any:
 
 
 def absent(conditioning: Conditioning, part: str) -> Conditioning:
-    names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask")}.get(part, (part,))
+    names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask", "task")}.get(part, (part,))
     return replace(conditioning, **dict.fromkeys(names))
 
 

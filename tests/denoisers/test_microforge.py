@@ -1,4 +1,5 @@
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,7 +17,7 @@ from pochade.nn.modulation import GroupedModulation
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.training.tasks.flow import FlowSettings, FlowTask
-from pochade.types import Conditioning
+from pochade.types import TASKS, Conditioning
 
 TOY: dict[str, Any] = {"latent_channels": 3, "sample_size": 4, "dim": 16, "heads": 2, "blocks": 2, "inner": 16}
 TOY |= {"state_size": 3, "attention_every": 1, "modulation_groups": 4}
@@ -186,6 +187,77 @@ def test_two_pictures_side_by_side_are_one_grid():
     with torch.no_grad():
         change = (model(other, t, text(1)).velocity - model(z, t, text(1)).velocity)[..., 4:].abs()
     assert change.amax((0, 1)).min() > 1e-7
+
+
+# --- a picture to edit
+
+
+def edit(batch: int = 2, seed: int = 11) -> Conditioning:
+    g = torch.Generator().manual_seed(seed)
+    source, mask = torch.randn(batch, 3, 4, 4, generator=g), torch.rand(batch, 1, 4, 4, generator=g)
+    return replace(text(batch), source=source, source_mask=mask, task=torch.arange(batch) % len(TASKS))
+
+
+@pytest.mark.parametrize("kind", ["width", "channels"])
+def test_a_source_gives_a_network_that_learns(kind: str):
+    model = make(source=kind)
+    z, t = inputs()
+    state = model(z, t, edit()).state.detach()
+    model(z, t, edit(), state=state).velocity.square().sum().backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
+    assert without == []
+    assert make(stirred=False, source=kind)(z, t, edit()).velocity.eq(0).all()
+
+
+@pytest.mark.parametrize("kind", ["width", "channels"])
+def test_every_part_of_an_edit_matters_everywhere(kind: str):
+    model = make(source=kind).eval()
+    z, t = inputs()
+    with torch.no_grad():
+        plain = model(z, t, edit()).velocity
+        for name, value in (("source", edit(seed=12).source), ("source_mask", edit(seed=12).source_mask)):
+            assert (model(z, t, replace(edit(), **{name: value})).velocity - plain).abs().amax((1, 2)).min() > 1e-4
+        other = model(z, t, replace(edit(), task=torch.tensor([3, 2]))).velocity
+        assert (other - plain).abs().amax((1, 2, 3)).min() > 1e-4
+        untold = model(z, t, replace(edit(), task=torch.tensor([-1, -1]))).velocity
+        torch.testing.assert_close(untold, model(z, t, replace(edit(), task=None)).velocity)
+
+
+def test_generation_uses_the_target_alone():
+    """A network that has learned to edit paints without a source what it would without the place for one."""
+    generator, editor = make(), make(source="width")
+    kept = {n: p for n, p in editor.state_dict().items() if n not in ("embed_source.weight", "tasks.weight")}
+    generator.load_state_dict(kept)
+    z, t = inputs()
+    with torch.no_grad():
+        assert torch.equal(editor(z, t, text()).velocity, generator(z, t, text()).velocity)
+
+
+def test_in_channels_a_source_adds_nothing_before_training():
+    generator, editor = make(), make(source="channels")
+    editor.load_state_dict(generator.state_dict(), strict=False)
+    with torch.no_grad():
+        nn.init.zeros_(editor.embed_source.weight)
+        nn.init.zeros_(editor.tasks.weight)
+        z, t = inputs()
+        assert torch.equal(editor(z, t, edit()).velocity, generator(z, t, text()).velocity)
+
+
+def test_rows_with_and_without_a_source_keep_to_themselves():
+    model = make(source="width", diversity_weight=0.1).eval()
+    z, t = inputs(4)
+    state = torch.randn(4, 3, 16)
+    rows = torch.tensor([True, False, False, True])
+    with torch.no_grad():
+        mixed = model(z, t, edit(4).drop("source", rows=rows), state=state)
+        with_source, without = model(z, t, edit(4), state=state), model(z, t, text(4), state=state)
+    for name in ("velocity", "state"):
+        values = (getattr(out, name) for out in (mixed, with_source, without))
+        found, told, untold = values
+        torch.testing.assert_close(found[~rows], told[~rows], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[rows], untold[rows], atol=1e-5, rtol=0)
+    assert set(mixed.aux) == {"diversity", "loss_diversity"}
+    torch.testing.assert_close(mixed.aux["diversity"][rows], without.aux["diversity"][rows], atol=1e-5, rtol=0)
 
 
 # --- planner
@@ -364,6 +436,20 @@ def test_what_is_not_decayed():
     assert not {"modulations.weight", "modulations.shared.weight", "core.0.look.out.weight", "out.weight"} & names
 
 
+def test_what_is_the_scans_own_learns_at_its_own_rate():
+    plain, slow = FlowTask(make(), FlowSettings()), FlowTask(make(), FlowSettings(scan_rate=0.1))
+    groups = slow.parameter_groups(0.1, 1e-3)
+    names = {id(p): n.removeprefix("parts.denoiser.") for n, p in slow.named_parameters()}
+    apart = [names[id(p)] for group in groups if group["lr"] == pytest.approx(1e-4) for p in group["params"]]
+    own = ("A_log", "D", "dt_bias")
+    assert sorted(apart) == sorted(f"core.{i}.mixer.selection.{name}" for i in range(2) for name in own)
+    assert {group["lr"] for group in plain.parameter_groups(0.1, 1e-3)} == {1e-3}
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(names)
+    assert all(group["weight_decay"] == 0 for group in groups if group["lr"] < 1e-3)
+    with pytest.raises(PochadeError, match="scan_rate: 0 given"):
+        FlowSettings(scan_rate=0)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_stays_near(dtype: torch.dtype):
     model = make().eval()
@@ -387,6 +473,7 @@ def test_wrong_arguments_are_named():
         ({"plan_tokens": 1}, "plan_tokens, plan_layers: 1"),
         ({"plan_layers": 0}, "plan_tokens, plan_layers: 3 and 0"),
         ({"attention_every": 3}, "attention_every: 2 and 3"),
+        ({"source": "height"}, "source: 'height'"),
         ({"blocks": 0}, "blocks, attention_every: 0"),
         ({"diversity_weight": -1.0}, r"diversity_weight: -1\.0"),
         ({"mixer": "attention", "depthwise": False}, "depthwise: False"),

@@ -46,6 +46,8 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
         allowed["class_label"] = (batch,)
     if "source" in parts:
         allowed |= {"source": tuple(latents.shape), "source_mask": (batch, 1, *latents.shape[2:])}
+    if "task" in parts:
+        allowed["task"] = (batch,)
     for name, shape in allowed.items():
         value = getattr(conditioning, name)
         if value is not None and tuple(value.shape) != shape:
@@ -55,6 +57,13 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
     for name in (*PARTS, "task"):
         if name not in ("text", "class_label", *parts) and getattr(conditioning, name) is not None:
             raise PochadeError(f"{name}: a tensor given, but the family has no input for it: allowed is None")
+
+
+def source_and_mask(conditioning: Conditioning) -> tuple[Tensor, Tensor]:
+    """The source [B, C, H, W] that there is, and its mask [B, 1, H, W], zero where none is given."""
+    assert conditioning.source is not None
+    mask = conditioning.source_mask
+    return conditioning.source, torch.zeros_like(conditioning.source[:, :1]) if mask is None else mask
 
 
 class Steering(nn.Module):

@@ -16,7 +16,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.denoisers.inputs import check_conditioning, check_latents
+from pochade.denoisers.inputs import check_conditioning, check_latents, source_and_mask
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
 from pochade.nn.feedforward import GatedFeedForward
@@ -211,9 +211,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         grid = (latents.shape[2] // p, latents.shape[3] // p)
         x = self.embed(self._tokens(latents)) + self.positions(*grid)
         if conditioning.source is not None:
-            where = conditioning.source_mask
-            where = torch.zeros_like(conditioning.source[:, :1]) if where is None else where
-            x = x + self.embed_source(self._tokens(torch.cat((conditioning.source, where), 1)))
+            x = x + self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
 
         steer = self._steer(t, conditioning)
         text = self._context(latents.shape[0], conditioning)

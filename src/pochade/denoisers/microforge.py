@@ -2,12 +2,14 @@
 
 A planner reads the embedded picture and makes K plan tokens; each block then scans the picture along a zigzag path of
 its own, looks at text and plan together, and ends in a feed-forward. One attention module, a single instance, is
-called after every few blocks. The plan is the state that goes from one sampling step to the next.
+called after every few blocks. The plan is the state that goes from one sampling step to the next. A picture to edit
+lies beside the one that is painted, in width or in channels.
 """
 
 # diffusers and torch leave some of their types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -16,7 +18,7 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
+from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents, source_and_mask
 from pochade.denoisers.microforge_planner import PlanLayer, Planner, mean_cosine, mean_squared_cosine, normed
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
@@ -26,10 +28,11 @@ from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput
 
 MixerKind = Literal["scan", "attention"]
 ModulationKind = Literal["grouped", "full"]
+SourceKind = Literal["none", "width", "channels"]
 
 EXPANSION = 3
 """Inner width of a block's feed-forward over D."""
@@ -80,6 +83,9 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         attention_every: the shared attention follows every so many blocks, 0 for none.
         modulation: "grouped", one MLP for all blocks with a cheap part of each block's own, or "full", one matrix each.
         modulation_groups: groups of channels of the grouped modulation, divide D.
+        source: how a picture to edit enters: "none", not at all; "width", as further tokens of a grid twice as wide,
+            of which the left half is painted; "channels", added to the tokens at its place. With it comes a vector for
+            each of ``pochade.types.TASKS`` beside the time.
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
@@ -112,6 +118,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         attention_every: int = 3,
         modulation: ModulationKind = "grouped",
         modulation_groups: int = 16,
+        source: SourceKind = "none",
         text_dim: int = 0,
         pooled_dim: int = 0,
         text_encoder: str | None = None,
@@ -121,6 +128,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         for name, value, allowed in (
             ("mixer", mixer, ("scan", "attention")),
             ("modulation", modulation, ("grouped", "full")),
+            ("source", source, ("none", "width", "channels")),
         ):
             if value not in allowed:
                 raise PochadeError(f"{name}: {value!r} given, allowed are {allowed}")
@@ -153,6 +161,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = Steering(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
+        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if source != "none" else None
+        self.tasks = nn.Embedding(len(TASKS), dim) if source != "none" else None
         self.planner = None
         if plan_tokens:
             self.planner = Planner(dim, heads, plan_hidden, plan_layers, plan_tokens, bool(text_dim), self_conditioning)
@@ -170,7 +180,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out.
+        """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out, and what
+        a source adds to the tokens.
 
         The planner adds nothing to its queries either, for plan tokens to set out apart (what is added to each of them
         is much alike), and what it carries is zero by the scale of its norm.
@@ -190,6 +201,10 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             zero += [cast(Modulation, each).linear for each in self.modulations]
         if self.attention is not None:
             zero.append(self.attention.out)
+        if self.embed_source is not None and self.config.source == "channels":
+            zero.append(self.embed_source)
+        if self.tasks is not None:
+            nn.init.zeros_(self.tasks.weight)
         for layer in () if self.planner is None else self.planner.layers:
             assert isinstance(layer, PlanLayer)
             zero += [layer.read.out, layer.reason.out, layer.feedforward.out]
@@ -213,7 +228,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.size_multiple)
-        check_conditioning(latents, conditioning, self.config, ("text", "class_label"))
+        parts = ("text", "class_label", *(("source", "task") if self.config.source != "none" else ()))
+        check_conditioning(latents, conditioning, self.config, parts)
         if state is None:
             return
         if self.state_shape is None:
@@ -241,7 +257,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
 
         Args:
-            conditioning: text (tokens, mask, pooled) and class label are used where present; source must be None.
+            conditioning: text (tokens, mask, pooled) and class label are used where present, source and task where
+                the configuration has a ``source``.
             state: the plan [B, K, D] of the step before; None, as zeros, where there was none.
             depth: MicroForge does not iterate; must be None.
 
@@ -255,10 +272,26 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         if depth is not None:
             raise PochadeError(f"depth: {depth} given, but MicroForge does not iterate: allowed is None")
         self._check(latents, t, conditioning, state)
+        if self.config.source == "width" and conditioning.source is not None and not torch.compiler.is_exporting():
+            there = torch.cat(source_and_mask(conditioning), 1).flatten(1).any(1)
+            if not bool(there.all()):
+                return self._by_rows(latents, t, conditioning, state, there)
         config, p = self.config, self.config.patch_size
-        grid = (latents.shape[2] // p, latents.shape[3] // p)
-        x = self.embed(F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)) + self.positions(*grid)
+        height, width = latents.shape[2] // p, latents.shape[3] // p
+        grid, beside = (height, width), False
+        x: Tensor = self.embed(self._tokens(latents)) + self.positions(*grid)
+        if self.embed_source is not None and conditioning.source is not None:
+            source = self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
+            beside = config.source == "width"
+            if beside:
+                halves = x.unflatten(1, grid), (source + self.positions(*grid)).unflatten(1, grid)
+                x, grid = torch.cat(halves, 2).flatten(1, 2), (height, 2 * width)
+            else:
+                x = x + source
         steer = self.steering(t, conditioning)
+        if self.tasks is not None and conditioning.task is not None:
+            told = conditioning.task[:, None] >= 0
+            steer = steer + torch.where(told, self.tasks(conditioning.task.clamp_min(0)), 0)
         context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
         plan, aux = None, dict[str, Tensor]()
         if self.planner is not None:
@@ -272,9 +305,33 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             x = block(x, modulation, context, mask, grid)
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
+        if beside:
+            x = x.unflatten(1, grid)[:, :, :width].flatten(1, 2)
         tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
-        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), p)
+        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), p)
         return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)
+
+    def _tokens(self, maps: Tensor) -> Tensor:
+        """[B, C, H, W] -> [B, N, C p^2]."""
+        return F.pixel_unshuffle(maps, self.config.patch_size).flatten(2).transpose(1, 2)
+
+    def _by_rows(
+        self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, there: Tensor
+    ) -> DenoiserOutput:
+        """Rows without a source (``there`` [B] False) on their own, on a grid that has no place for one."""
+        without = replace(conditioning, source=None, source_mask=None)
+        parts: list[tuple[Tensor, DenoiserOutput]] = []
+        for told, rows in ((conditioning, there.nonzero()[:, 0]), (without, (~there).nonzero()[:, 0])):
+            if len(rows):
+                own = told.map(lambda v, rows=rows: v[rows])
+                parts.append((rows, self(latents[rows], t[rows], own, state=None if state is None else state[rows])))
+        order = torch.cat([rows for rows, _ in parts]).argsort()
+        outputs = [out for _, out in parts]
+        return DenoiserOutput(
+            torch.cat([out.velocity for out in outputs])[order],
+            torch.cat([cast(Tensor, out.state) for out in outputs])[order] if self.state_shape is not None else None,
+            {name: torch.cat([out.aux[name] for out in outputs])[order] for name in outputs[0].aux},
+        )
 
 
 _MINILM: dict[str, Any] = {"text_dim": 384, "pooled_dim": 384, "text_encoder": "minilm-l6-v2"}
