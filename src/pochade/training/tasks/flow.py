@@ -11,6 +11,7 @@ from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate, velocity
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
+from pochade.nn.four_direction_scan import Selection
 from pochade.training.task import Batch, Task
 from pochade.types import Conditioning, DenoiserOutput
 
@@ -39,8 +40,12 @@ class FlowSettings:
     """Share of the rows that lose their conditioning, for guidance."""
     carry: float = 0.9
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+    scan_rate: float = 1.0
+    """Learning rate of what is the scans' own (A, D and the bias of dt), as a share of the stage's."""
 
     def __post_init__(self) -> None:
+        if not self.scan_rate > 0:
+            raise PochadeError(f"scan_rate: {self.scan_rate} given, allowed is above 0")
         if not 0 <= self.curriculum <= 1:
             raise PochadeError(f"curriculum: {self.curriculum} given, allowed is 0 to 1")
 
@@ -104,6 +109,21 @@ class FlowTask(Task):
 
     def trainable(self) -> nn.Module:
         return self.parts
+
+    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
+        """As usual, what is the scans' own in a group with ``scan_rate`` times the learning rate."""
+        groups = super().parameter_groups(weight_decay, learning_rate)
+        rate = self.settings.scan_rate
+        if rate == 1:
+            return groups
+        scans = [m for m in self.parts.modules() if isinstance(m, Selection)]
+        own = {id(p) for scan in scans for p in (scan.A_log, scan.D, scan.dt_bias)}
+        split: list[dict[str, Any]] = []
+        for group in groups:
+            rest = [p for p in group["params"] if id(p) not in own]
+            slow = [p for p in group["params"] if id(p) in own]
+            split += [{**group, "params": rest}, {**group, "params": slow, "lr": rate * learning_rate}]
+        return [group for group in split if group["params"]]
 
     def begin_step(self, progress: float) -> None:
         self.progress = progress
