@@ -175,21 +175,43 @@ class CachedLatents:
         latents = torch.cat([p["latents"] for p in self._parts])
         return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
 
+    @property
+    def pictures(self) -> int:
+        """Pictures of the cache, the variants of all groups."""
+        return self._starts[-1]
+
+    def variant(self, index: int, rng: np.random.Generator) -> int:
+        """A picture of group ``index``, in [0, pictures), drawn evenly."""
+        variants = self._groups[index]
+        return variants[int(rng.integers(len(variants)))]
+
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A variant of group ``index`` with one of its captions, both drawn evenly."""
-        variants = self._groups[index]
-        item = variants[int(rng.integers(len(variants)))]
-        number = bisect_right(self._starts, item) - 1
-        part, row = self._parts[number], item - self._starts[number]
-        out: dict[str, Any] = {"latents": part["latents"][row], "name": str(item)}
-        first, end = part["caption_offsets"][row : row + 2].tolist()
-        if first == end:
-            return {**out, "class_label": int(part["labels"][row])}
-        caption = int(rng.integers(first, end))
-        if "tokens" not in part:
-            return {**out, "caption": self._captions[number][caption]}
+        return self.picture(self.variant(index, rng), rng)
+
+    def picture(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Picture ``item`` with one of its captions, drawn evenly."""
+        out, part, caption = self._drawn(item, rng)
+        if caption is None or "tokens" not in part:
+            return out
+        del out["caption"]
         start, stop = part["token_offsets"][caption : caption + 2].tolist()
         tokens = torch.zeros(self._longest, part["tokens"].shape[1])
         tokens[: stop - start] = part["tokens"][start:stop]
         mask = torch.arange(self._longest) < stop - start
         return {**out, "tokens": tokens, "mask": mask, "pooled": part["pooled"][caption].float()}
+
+    def in_words(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
+        """As ``picture`` with the same ``rng``, but with "caption" as words in any case."""
+        return self._drawn(item, rng)[0]
+
+    def _drawn(self, item: int, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Tensor], int | None]:
+        """A picture in words, the part that holds it, and the number in that part of the caption drawn for it."""
+        number = bisect_right(self._starts, item) - 1
+        part, row = self._parts[number], item - self._starts[number]
+        out: dict[str, Any] = {"latents": part["latents"][row], "name": str(item)}
+        first, end = part["caption_offsets"][row : row + 2].tolist()
+        if first == end:
+            return {**out, "class_label": int(part["labels"][row])}, part, None
+        caption = int(rng.integers(first, end))
+        return {**out, "caption": self._captions[number][caption]}, part, caption

@@ -7,7 +7,11 @@ RECIPES: dict[str, str] = {
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
     "lira": "pochade.recipes.lira:openmoji",
     "lira-curriculum": "pochade.recipes.lira:curriculum",
+    "microforge": "pochade.recipes.microforge:openmoji",
+    "microforge-study": "pochade.recipes.microforge:study",
+    "microforge-curriculum": "pochade.recipes.microforge:curriculum",
     "denoiser": "pochade.recipes.denoiser:from_random_weights",
+    "student": "pochade.recipes.student:of_a_teacher",
     "distil": "pochade.recipes.distil:few_steps",
     "tiny-decoder": "pochade.recipes.decoder:tiny",
 }

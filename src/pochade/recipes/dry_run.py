@@ -21,6 +21,7 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderT
 from pochade.training.tasks.consistency import ConsistencyTask
 from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
 from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 
 STEPS = 3
 LARGEST_BATCH = 2
@@ -73,19 +74,18 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             decoder = for_autoencoder(settings.size, teacher.config.latent_channels, teacher.downsampling)
             task, shape = DecoderTask(teacher, decoder, settings), (3, stage.data.size, stage.data.size)
         elif isinstance(settings, FlowSettings):
-            shape, assumed = _latents(stage, autoencoder)
+            if isinstance(settings, TeacherSettings):
+                shape = _taught(stage, denoiser, shape)[1]
+            else:
+                shape, assumed = _latents(stage, autoencoder)
             fresh = _denoiser(settings, shape)
             if stage.initialise_from == "previous" and denoiser is not None:
                 fresh.load_state_dict(denoiser.state_dict())
             denoiser = fresh
-            task = FlowTask(denoiser, settings)
+            teaches = isinstance(settings, TeacherSettings)
+            task = TeacherTask(denoiser, settings) if teaches else FlowTask(denoiser, settings)
         else:
-            if settings.teacher is not None:
-                parts = load_components(run.hub.resolve(settings.teacher), {"text_encoder": None})
-                denoiser, side = parts["denoiser"], stage.data.size // parts["autoencoder"].downsampling
-                shape = (int(denoiser.config.latent_channels), side, side)
-            elif denoiser is None:
-                raise PochadeError("task.teacher: none given, and no stage before trains a denoiser")
+            denoiser, shape = _taught(stage, denoiser, shape)
             task = ConsistencyTask(denoiser, settings)
             denoiser = task.student
         yield _try(stage, task, shape, steps, assumed)
@@ -108,6 +108,17 @@ def _latents(stage: Stage, trained: Any) -> tuple[tuple[int, ...], str]:
     return (channels, stage.data.size // down, stage.data.size // down), assumed
 
 
+def _taught(stage: Stage, trained: Any, shape: tuple[int, ...]) -> tuple[Any, tuple[int, ...]]:
+    """The teacher's denoiser and the shape of its latents; without a name those of the stage before."""
+    if stage.task.teacher is not None:
+        parts = load_components(run.hub.resolve(stage.task.teacher), {"text_encoder": None})
+        denoiser, side = parts["denoiser"], stage.data.size // parts["autoencoder"].downsampling
+        return denoiser, (int(denoiser.config.latent_channels), side, side)
+    if trained is None:
+        raise PochadeError("task.teacher: none given, and no stage before trains a denoiser")
+    return trained, shape
+
+
 def _denoiser(settings: FlowSettings, shape: tuple[int, ...]) -> nn.Module:
     changes: dict[str, Any] = {"latent_channels": shape[0], "sample_size": shape[1]}
     if settings.text_encoder is None:
@@ -121,6 +132,8 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
         return {**batch, "image": torch.randn(size, *shape).clamp(-1, 1)}
     config: Any = (task.student if isinstance(task, ConsistencyTask) else task.get_submodule("parts.denoiser")).config
     batch["latents"] = torch.randn(size, *shape)
+    if isinstance(task, TeacherTask):
+        batch |= {"record_seed": batch["seed"], "teacher_velocity": torch.randn(size, *shape)}
     if config.num_classes:
         return {**batch, "class_label": torch.randint(config.num_classes, (size,))}
     words = torch.randn(size, WORDS, config.text_dim)

@@ -12,7 +12,6 @@ import torch
 from pochade import denoisers, text_encoders
 from pochade.autoencoders.tiny_decoder import for_autoencoder
 from pochade.data.images import sheet
-from pochade.data.latents import CachedLatents, build_cache, fingerprint
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
@@ -20,6 +19,7 @@ from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
 from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
+from pochade.recipes.caches import cache_latents, cache_velocities
 from pochade.recipes.results import Result, after, main_first, passed_over, say
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -29,6 +29,7 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings, build_autoen
 from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 
 SHEET_PROMPTS = (
     "red apple", "cat face", "sailboat", "red heart", "house", "flag of Japan", "butterfly", "pizza",
@@ -86,7 +87,9 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     """Whatever can be known to fail is found here, not after the hours of the stages before."""
     if not isinstance(stage.task, AutoencoderSettings | DecoderSettings | FlowSettings | ConsistencySettings):
         kind = type(stage.task).__name__
-        raise PochadeError(f"task: {kind} given, allowed are autoencoder, decoder, flow and consistency settings")
+        raise PochadeError(
+            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher and consistency settings"
+        )
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
         raise PochadeError(
@@ -101,7 +104,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     if isinstance(stage.task, FlowSettings):
         _preflight_flow(stage, dataset, before)
     elif isinstance(stage.task, ConsistencySettings):
-        _preflight_consistency(stage.task, dataset, before)
+        stage.task.intervals_at(0.0)
+        _preflight_teacher(stage.task.teacher, dataset, before)
     elif isinstance(stage.task, DecoderSettings):
         autoencoder = _autoencoder_for(stage, before)
         with torch.device("meta"):
@@ -117,6 +121,12 @@ def _untrained(settings: AutoencoderSettings) -> Any:
 
 def _autoencoder_for(stage: Stage, before: Sequence[Stage]) -> Any:
     """The autoencoder that a stage names, or one such as the stages ``before`` train, without weights."""
+    if isinstance(stage.task, TeacherSettings | ConsistencySettings):
+        if stage.task.teacher is None:
+            return _autoencoder_for(replace(before[-1], data=stage.data), before[:-1])
+        autoencoder = load_autoencoder(str(hub.resolve(stage.task.teacher)))
+        check_size(stage.data.size, autoencoder.downsampling)
+        return autoencoder
     trained = [s.task for s in before if isinstance(s.task, AutoencoderSettings)]
     if stage.task.autoencoder is None and not trained:
         raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
@@ -128,6 +138,8 @@ def _autoencoder_for(stage: Stage, before: Sequence[Stage]) -> Any:
 
 def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None:
     settings: FlowSettings = stage.task
+    if isinstance(settings, TeacherSettings):
+        _preflight_teacher(settings.teacher, dataset, before)
     autoencoder = _autoencoder_for(stage, before)
     labelled = hasattr(dataset, "class_names")
     if labelled != (settings.text_encoder is None):
@@ -138,23 +150,24 @@ def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None
         )
     if settings.text_encoder not in (None, "bag"):
         text_encoders.load(settings.text_encoder)
+    channels = int(autoencoder.config.latent_channels)
     with torch.device("meta"):
-        build_denoiser(
-            settings,
-            latent_channels=autoencoder.config.latent_channels,
-            sample_size=stage.data.size // autoencoder.downsampling,
+        denoiser = build_denoiser(
+            settings, latent_channels=channels, sample_size=stage.data.size // autoencoder.downsampling
         )
+    if denoiser.config.latent_channels != channels:
+        given = denoiser.config.latent_channels
+        raise PochadeError(f"options: latent_channels={given} given, the autoencoder's latents have {channels}")
 
 
-def _preflight_consistency(settings: ConsistencySettings, dataset: Any, before: Sequence[Stage]) -> None:
-    settings.intervals_at(0.0)
-    if settings.teacher is None:
+def _preflight_teacher(teacher: str | None, dataset: Any, before: Sequence[Stage]) -> None:
+    if teacher is None:
         if not before or isinstance(before[-1].task, AutoencoderSettings | DecoderSettings):
             raise PochadeError(
                 "task.teacher: none given, and no stage before trains a denoiser: name a model or a folder"
             )
         return
-    _check_labels(TextToImagePipeline.from_pretrained(settings.teacher), dataset)
+    _check_labels(TextToImagePipeline.from_pretrained(teacher), dataset)
 
 
 def _check_labels(teacher: TextToImagePipeline, dataset: Any) -> None:
@@ -188,20 +201,6 @@ def options_of(task: FlowSettings) -> dict[str, Any]:
     return read_options(task.options, denoisers.parameters(task.family), task.family)
 
 
-def _cache(
-    size: int, out: Path, autoencoder: Any, encoder: Any, encoder_name: str | None, dataset: Any
-) -> CachedLatents:
-    pictures = as_pictures(dataset)
-    # What the encoder makes of one picture tells encoders apart; the decoder does not matter here.
-    side = max(32, 2 * int(autoencoder.downsampling))
-    with torch.no_grad():
-        probe = autoencoder.encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
-    identity = [round(value, 3) for value in probe.flatten().tolist()]
-    name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
-    encode_text = None if encoder is None else encoder.encode
-    return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
-
-
 def _run_flow(
     stage: Stage, folder: Path, resume: bool, trained: Path | None, previous: Result | None, out: Path
 ) -> Result:
@@ -209,7 +208,8 @@ def _run_flow(
     if resume and (result.model / hub.INDEX).is_file():
         return passed_over(stage, result)
     settings: FlowSettings = stage.task
-    autoencoder = load_autoencoder(settings.autoencoder or str(trained))
+    source = hub.resolve(_teacher(settings, previous)) if isinstance(settings, TeacherSettings) else None
+    autoencoder = load_autoencoder(settings.autoencoder or str(source or trained))
     dataset = open_images(stage.data)
     joint = settings.text_encoder == "bag"
     frozen = text_encoders.load(settings.text_encoder) if settings.text_encoder and not joint else None
@@ -228,21 +228,38 @@ def _run_flow(
     denoiser = build_denoiser(settings, **changes)
     stage = _initialise(after(stage, previous), denoiser)
     with main_first():
-        data = _cache(stage.data.size, out, autoencoder, frozen, settings.text_encoder, dataset)
+        data = cache_latents(stage.data.size, out, autoencoder, frozen, settings.text_encoder, dataset)
+        if isinstance(settings, TeacherSettings) and source is not None:
+            teacher = TextToImagePipeline.from_pretrained(source)
+            _check_labels(teacher, dataset)
+            data = cache_velocities(settings, teacher, source, data, dataset, out)
+            del teacher  # what it said is cached
 
-    task = FlowTask(denoiser, settings, encoder if joint else None)
-    pipeline = None
-    if not joint:
-        pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size)
+    defaults: dict[str, Any] = {"default_size": stage.data.size}
+    if isinstance(settings, TeacherSettings):
+        task: FlowTask = TeacherTask(denoiser, settings, encoder if joint else None)
+        if settings.guidance != 1:
+            defaults["default_guidance"] = 1.0
+    else:
+        task = FlowTask(denoiser, settings, encoder if joint else None)
+    pipeline = None if joint else TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, **defaults)
     pictures = None if pipeline is None else partial(_paint_sheet, stage.name, pipeline, dataset, SHEET_STEPS)
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
     with main_first() as main:
         if main:
             if joint:  # its name holds a hash of its weights, which are known only now
                 denoiser.register_to_config(text_encoder=encoder.identity)
-            pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size)
+            pipeline = TextToImagePipeline(autoencoder, denoiser, text_encoder=encoder, **defaults)
             pipeline.save_pretrained(result.model, dtype=torch.float16)
     return result
+
+
+def _teacher(settings: TeacherSettings | ConsistencySettings, previous: Result | None) -> str:
+    """The name or folder of a stage's teacher: the one that it names, or the model of the stage before."""
+    if settings.teacher is None:
+        assert previous is not None
+        return str(previous.model)
+    return settings.teacher
 
 
 def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result | None, out: Path) -> Result:
@@ -250,16 +267,14 @@ def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result 
     if resume and (result.model / hub.INDEX).is_file():
         return passed_over(stage, result)
     settings: ConsistencySettings = stage.task
-    source = settings.teacher if settings.teacher is not None or previous is None else str(previous.model)
-    assert source is not None
-    pipeline = TextToImagePipeline.from_pretrained(source)
+    pipeline = TextToImagePipeline.from_pretrained(_teacher(settings, previous))
     dataset = open_images(stage.data)
     _check_labels(pipeline, dataset)
     encoder: Any = pipeline.text_encoder
     labelled = isinstance(encoder, ClassLabelEncoder)
     with main_first():
         name = None if labelled else encoder.identity
-        data = _cache(stage.data.size, out, pipeline.autoencoder, None if labelled else encoder, name, dataset)
+        data = cache_latents(stage.data.size, out, pipeline.autoencoder, None if labelled else encoder, name, dataset)
     torch.manual_seed(stage.seed)
     task = ConsistencyTask(pipeline.denoiser, settings)
     stage = _initialise(after(stage, previous), task.student)

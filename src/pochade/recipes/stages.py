@@ -8,6 +8,7 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings
+from pochade.training.tasks.teacher import TeacherSettings
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,11 @@ def flow_stage(data: ImageData, task: FlowSettings, **changes: Any) -> Stage:
         "sample_every": 1000,
     }
     return Stage(**{**settings, **changes})
+
+
+def student_stage(data: ImageData, task: TeacherSettings, **changes: Any) -> Stage:
+    """A denoiser taught by another on cached latents and velocities; otherwise as ``flow_stage``."""
+    return flow_stage(data, task, **{"name": "student", **changes})
 
 
 def consistency_stage(data: ImageData, task: ConsistencySettings, **changes: Any) -> Stage:

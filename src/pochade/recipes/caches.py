@@ -1,0 +1,49 @@
+"""What the stages on latents cache below the folder of their run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pochade.data.latents import CachedLatents, build_cache, fingerprint
+from pochade.data.velocities import CachedVelocities, build_velocities
+from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes.sources import as_pictures
+from pochade.training.tasks.teacher import TeacherSettings, answers_of
+
+
+def cache_latents(
+    size: int, out: Path, autoencoder: Any, encoder: Any, encoder_name: str | None, dataset: Any
+) -> CachedLatents:
+    """Latents of ``dataset`` with the text vectors of ``encoder`` (None: with the words, or with classes)."""
+    pictures = as_pictures(dataset)
+    # What the encoder makes of one picture tells encoders apart; the decoder does not matter here.
+    side = max(32, 2 * int(autoencoder.downsampling))
+    with torch.no_grad():
+        probe = autoencoder.encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
+    identity = [round(value, 3) for value in probe.flatten().tolist()]
+    name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
+    encode_text = None if encoder is None else encoder.encode
+    return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
+
+
+def cache_velocities(
+    settings: TeacherSettings,
+    teacher: TextToImagePipeline,
+    source: Path,
+    latents: CachedLatents,
+    dataset: Any,
+    out: Path,
+) -> CachedVelocities:
+    """The answers of the model in the folder ``source`` on ``latents``, which are those of its autoencoder.
+
+    They do not depend on the student: students of any family and any text encoder share them.
+    """
+    asked = ("guidance", "records", "density", "density_scale", "time_shift", "drop")
+    told = json.dumps([*latents.latent_shape, *(getattr(settings, name) for name in asked)])
+    name = fingerprint(as_pictures(dataset), hub.model_sha256(source), told)
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    answer = answers_of(teacher.denoiser, teacher.text_encoder, settings, device or torch.device("cpu"))
+    return build_velocities(latents, answer, settings.records, out / "cache" / f"teacher-{name}")
