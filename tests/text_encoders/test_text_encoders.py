@@ -1,13 +1,12 @@
 """The contract of every text encoder, on each of them at toy size."""
 
-import json
 from pathlib import Path
 
 import huggingface_hub.constants
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel
+from transformers import CLIPModel
 
 from pochade import text_encoders
 from pochade.errors import PochadeError
@@ -15,41 +14,19 @@ from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.text_encoders.clip import ClipEncoder
+from pochade.text_encoders.gemma import GemmaEncoder
 from pochade.text_encoders.minilm import MiniLMEncoder
-
-CAPTIONS = ["a red apple", "a green apple", "a sleeping cat", "the red sail of a ship", "grüne Äpfel"]
-ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+from text_encoders.folders import CAPTIONS, clip_folder, gemma_folder
 
 
-def clip_folder(folder: Path, *, whole: bool = False) -> Path:
-    """A CLIP of 16 wide with letters for tokens, in the files of a published one."""
-    folder.mkdir()
-    words = ["<|startoftext|>", "<|endoftext|>", *ALPHABET, *(c + "</w>" for c in ALPHABET)]
-    words += ["ca", "cat</w>"]
-    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(words)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
-    tower = {
-        "vocab_size": len(words), "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2,
-        "num_attention_heads": 2, "max_position_embeddings": 24, "bos_token_id": 0, "eos_token_id": 1,
-        "projection_dim": 8,
-    }  # fmt: skip
-    torch.manual_seed(0)
-    if whole:
-        vision = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1}
-        vision |= {"num_attention_heads": 2, "image_size": 8, "patch_size": 4}
-        config = CLIPConfig(text_config=tower, vision_config=vision, projection_dim=8)
-        CLIPModel(config).save_pretrained(folder)
-    else:
-        CLIPTextModel(CLIPTextConfig(**tower)).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module", params=["minilm", "clip", "bag"])
+@pytest.fixture(scope="module", params=["minilm", "clip", "gemma", "bag"])
 def encoder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> PromptEncoder:
     if request.param == "minilm":
         return MiniLMEncoder()
     if request.param == "clip":
         return ClipEncoder.from_transformers(str(clip_folder(tmp_path_factory.mktemp("hub") / "tiny")))
+    if request.param == "gemma":
+        return GemmaEncoder(str(gemma_folder(tmp_path_factory.mktemp("hub") / "tiny")), max_tokens=24)
     torch.manual_seed(0)
     return BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=16, hidden_dim=32, max_tokens=24)
 
@@ -93,7 +70,7 @@ def test_long_prompts_are_truncated_and_counted(encoder: PromptEncoder) -> None:
     assert bool(out.mask[0].all())
     ids, _ = encoder.tokenize([long])
     closing, _ = encoder.tokenize(["cat"])
-    if not isinstance(encoder, BagEncoder):
+    if not isinstance(encoder, BagEncoder | GemmaEncoder):
         assert ids[0, -1] == closing[0, -1], "the closing token survives truncation"
 
 
@@ -126,7 +103,7 @@ def test_save_and_load_bit_equal(encoder: PromptEncoder, tmp_path: Path) -> None
     assert torch.equal(a.pooled, b.pooled)
     assert torch.equal(a.mask, b.mask)
     small = sum(f.stat().st_size for f in (tmp_path / "text_encoder").iterdir())
-    assert small < 1000 or not isinstance(encoder, MiniLMEncoder)
+    assert small < 1000 or not isinstance(encoder, MiniLMEncoder | GemmaEncoder)
 
 
 def test_encode_ignores_and_keeps_the_mode(encoder: PromptEncoder) -> None:

@@ -19,6 +19,7 @@ COMPONENT_MODULES = (
     "pochade.text_encoders.bag",
     "pochade.text_encoders.class_label",
     "pochade.text_encoders.clip",
+    "pochade.text_encoders.gemma",
     "pochade.text_encoders.minilm",
 )
 """Modules that define components. A path that has been released stays importable."""

@@ -7,14 +7,14 @@ from pochade.errors import PochadeError, nearest
 if TYPE_CHECKING:
     from pochade.text_encoders.base import PromptEncoder
 
-KNOWN = ("minilm-l6-v2", "clip:NAME_OR_FOLDER")
+KNOWN = ("minilm-l6-v2", "clip:NAME_OR_FOLDER", "gemma:NAME_OR_FOLDER")
 """The identities that ``load`` accepts."""
 
 
 def load(identity: str) -> "PromptEncoder":
     """The text encoder of that identity (``KNOWN``).
 
-    Raises PochadeError for an unknown identity, and for a CLIP that cannot be had. A ``bag:...`` encoder
+    Raises PochadeError for an unknown identity, and for a CLIP or a Gemma that cannot be had. A ``bag:...`` encoder
     lives in the folder of the pipeline that it was trained with and is loaded from there.
     """
     if identity == "minilm-l6-v2":
@@ -25,8 +25,12 @@ def load(identity: str) -> "PromptEncoder":
         from pochade.text_encoders.clip import ClipEncoder
 
         return ClipEncoder.from_transformers(identity.removeprefix("clip:"))
+    if identity.startswith("gemma:"):
+        from pochade.text_encoders.gemma import GemmaEncoder
+
+        return GemmaEncoder(identity.removeprefix("gemma:"))
     if identity.startswith("bag:"):
         raise PochadeError(f"text_encoder: {identity!r} is loaded from its folder, not by name")
     raise PochadeError(
-        f"text_encoder: {identity!r} is unknown, allowed are {' and '.join(KNOWN)}{nearest(identity, KNOWN)}"
+        f"text_encoder: {identity!r} is unknown, allowed are {', '.join(KNOWN)}{nearest(identity, KNOWN)}"
     )

@@ -1,18 +1,17 @@
-"""The text tower of a CLIP (2103.00020), by hub name or from a folder.
+"""The text tower of a CLIP (2103.00020) or TinyCLIP (2309.12314), by hub name or from a folder.
 
-That of CLIP-L/14 is 768 wide and has 123.65 M parameters.
+That of CLIP-L/14 is 768 wide and has 123.06 M parameters, that of TinyCLIP-ViT-8M-16-Text-3M is 256 wide and has
+15.04 M.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, cast
+from typing import Any
 
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
-from pochade.errors import PochadeError
 from pochade.text_encoders.base import PromptEncoder
+from pochade.text_encoders.published import load_published, plain
 from pochade.types import TextEncoding
 
 
@@ -27,7 +26,6 @@ class ClipEncoder(PromptEncoder, ModelMixin):
     @register_to_config
     def __init__(self, name: str, architecture: dict[str, Any], tokenizer: str) -> None:
         super().__init__()
-        from tokenizers import Tokenizer
         from transformers.models.clip.configuration_clip import CLIPTextConfig
         from transformers.models.clip.modeling_clip import CLIPTextModel
 
@@ -35,9 +33,7 @@ class ClipEncoder(PromptEncoder, ModelMixin):
         self.clip = CLIPTextModel(CLIPTextConfig(**architecture))
         self.requires_grad_(False)
         self.eval()
-        self._tokenizer = Tokenizer.from_str(tokenizer)
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
+        self._tokenizer = plain(tokenizer)
 
     @classmethod
     def from_transformers(cls, name: str) -> "ClipEncoder":
@@ -49,22 +45,8 @@ class ClipEncoder(PromptEncoder, ModelMixin):
         from transformers.models.clip.modeling_clip import CLIPTextModel
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-        try:
-            with _quiet():
-                clip, report = cast(
-                    tuple[CLIPTextModel, dict[str, Any]],
-                    CLIPTextModel.from_pretrained(name, use_safetensors=True, output_loading_info=True),
-                )
-                tokenizer = CLIPTokenizer.from_pretrained(name)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().splitlines()[0]
-            raise PochadeError(
-                f"text_encoder: no CLIP could be loaded from {name!r} (a folder or a hub name): {reason}"
-            ) from error
-        missing = sorted(report["missing_keys"])
-        if missing:
-            raise PochadeError(f"text_encoder: {name!r} lacks the tensors {', '.join(missing)}")
-        encoder = cls(name, clip.config.to_dict(), tokenizer.backend_tokenizer.to_str())
+        clip, words = load_published("CLIP", name, CLIPTextModel, CLIPTokenizer)
+        encoder = cls(name, clip.config.to_dict(), words.to_str())
         encoder.clip.load_state_dict(clip.state_dict())
         return encoder
 
@@ -91,16 +73,3 @@ class ClipEncoder(PromptEncoder, ModelMixin):
         return TextEncoding(
             tokens=tokens, mask=mask, pooled=tokens.gather(1, last.expand(-1, -1, tokens.shape[-1]))[:, 0]
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers lists the image tower, which is left out on purpose, as a warning."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
