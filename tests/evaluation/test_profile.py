@@ -83,7 +83,7 @@ def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Pa
         ("iris:nano", {"batch": 0}, "batch: 0 given"),
         ("iris:nano", {"threads": 0}, "threads: 0 given"),
         ("iris:nano", {"runtime": "onxx"}, r"runtime: 'onxx' given, .*did you mean 'onnx'"),
-        ("iris:nano", {"text_encoder": "clip"}, r"text_encoder: 'clip' given, allowed are minilm and clip-l"),
+        ("iris:nano", {"text_encoder": "clip"}, r"text_encoder: 'clip' given, allowed are minilm, tinyclip, clip-l"),
         ("lrf:cifar", {"text_encoder": "minilm"}, "lrf:cifar reads class labels"),
     ],
 )
@@ -118,12 +118,13 @@ def test_every_variant_has_a_decoder_for_its_latents() -> None:
             assert all(p.is_meta for module in parts.values() for p in module.parameters())
 
 
-def test_clip_as_text_encoder() -> None:
-    encoder = models.load_skeleton("lira:nano", "text_encoder", "clip-l")
-    assert encoder.dim == 768
+@pytest.mark.parametrize("name, width, parameters", [("tinyclip", 256, 15_037_952), ("clip-l", 768, 123_060_480)])
+def test_clip_as_text_encoder(name: str, width: int, parameters: int) -> None:
+    encoder = models.load_skeleton("lira:nano", "text_encoder", name)
+    assert encoder.dim == width
     assert encoder.max_tokens == 77
-    assert sum(p.numel() for p in encoder.parameters()) == 123_060_480
-    assert models.load_skeleton("lira:nano", "denoiser", "clip-l").config.text_dim == 768
+    assert sum(p.numel() for p in encoder.parameters()) == parameters
+    assert models.load_skeleton("lira:nano", "denoiser", name).config.text_dim == width
 
 
 def test_random_weights_are_those_of_a_seed_and_open() -> None:

@@ -29,7 +29,7 @@ def profile(
     size: Annotated[int | None, typer.Option(help="Pixels of the picture; left out, as the model was trained.")] = None,
     steps: Annotated[int, typer.Option(help="Sampling steps of a picture.")] = 4,
     text_encoder: Annotated[
-        str | None, typer.Option(help="minilm or clip-l, for FAMILY:VARIANT; left out, minilm.")
+        str | None, typer.Option(help="minilm, tinyclip or clip-l, for FAMILY:VARIANT; left out, minilm.")
     ] = None,
     batch: Annotated[int, typer.Option(help="Pictures at once.")] = 1,
     threads: Annotated[int | None, typer.Option(help="Threads; left out, as torch chooses.")] = None,

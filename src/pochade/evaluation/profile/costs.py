@@ -64,7 +64,7 @@ def profile(
         model: name of a shipped model, folder, hub name, or ``FAMILY:VARIANT`` for random weights.
         size: rows and columns of the picture in pixels (None: as the model was trained).
         steps: sampling steps.
-        text_encoder: "minilm" or "clip-l", for random weights.
+        text_encoder: "minilm", "tinyclip" or "clip-l", for random weights.
         batch: pictures at once.
         threads: of the processor (None: as torch chooses).
         depth: iterations, where the family has them (None: as configured).

@@ -16,19 +16,28 @@ from pochade.errors import PochadeError, nearest
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
 
-TEXT_ENCODERS = ("minilm", "clip-l")
-
-CLIP_L: dict[str, Any] = {
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "hidden_act": "quick_gelu",
-    "projection_dim": 768,
+_CLIP: dict[str, Any] = {"vocab_size": 49408, "max_position_embeddings": 77, "hidden_act": "quick_gelu"}
+CLIPS: dict[str, dict[str, Any]] = {
+    "tinyclip": {
+        **_CLIP,
+        "hidden_size": 256,
+        "intermediate_size": 1024,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "projection_dim": 512,
+    },
+    "clip-l": {
+        **_CLIP,
+        "hidden_size": 768,
+        "intermediate_size": 3072,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 12,
+        "projection_dim": 768,
+    },
 }
-"""The text tower of CLIP-L/14 (2103.00020, table 20)."""
+"""The text towers of TinyCLIP-ViT-8M-16-Text-3M (2309.12314) and CLIP-L/14 (2103.00020, table 20)."""
+
+TEXT_ENCODERS = ("minilm", *CLIPS)
 
 _PARTS = {"text_encoder": "text_encoder", "denoiser": "denoiser", "decoder": "autoencoder"}
 """Component -> its name in the folder of a model."""
@@ -55,7 +64,7 @@ def load(model: str, component: str, text_encoder: str | None = None) -> Any:
     """
     if text_encoder is not None and text_encoder not in TEXT_ENCODERS:
         hint = nearest(text_encoder, TEXT_ENCODERS)
-        raise PochadeError(f"text_encoder: {text_encoder!r} given, allowed are {' and '.join(TEXT_ENCODERS)}{hint}")
+        raise PochadeError(f"text_encoder: {text_encoder!r} given, allowed are {', '.join(TEXT_ENCODERS)}{hint}")
     module = _random(model, component, text_encoder) if is_random(model) else _saved(model, component, text_encoder)
     if module is None:
         return None
@@ -103,15 +112,15 @@ def _random(model: str, component: str, text_encoder: str | None) -> Any:
             channels = load_skeleton(model, "denoiser").config.latent_channels
             return open_gates(_decoder(family, variant, channels))
         changes: dict[str, Any] = {}
-        if text_encoder == "clip-l":
-            width = CLIP_L["hidden_size"]
+        if text_encoder in CLIPS:
+            width = CLIPS[text_encoder]["hidden_size"]
             changes = {"text_dim": width, "pooled_dim": width, "text_encoder": None}
         return open_gates(denoisers.build(family, variant, **changes))
 
 
 def load_skeleton(model: str, component: str, text_encoder: str | None = None) -> Any:
     """As ``load``; of random weights, the shapes alone, on the meta device."""
-    if not is_random(model) or (component == "text_encoder" and text_encoder != "clip-l"):
+    if not is_random(model) or (component == "text_encoder" and text_encoder not in CLIPS):
         return load(model, component, text_encoder)
     with torch.device("meta"):
         return load(model, component, text_encoder)
@@ -128,7 +137,7 @@ def _text_encoder(name: str) -> nn.Module:
 
     # CLIP's own vocabulary does not come with the package; another one gives ids of the same kind.
     tokenizer = (get_model_path() / "tokenizer.json").read_text(encoding="utf-8")
-    return ClipEncoder("random", CLIP_L, tokenizer)
+    return ClipEncoder("random", CLIPS[name], tokenizer)
 
 
 def _decoder(family: str, variant: str, channels: int) -> nn.Module:
