@@ -7,21 +7,32 @@ from typing import Any
 import pytest
 
 from cli.run import cli
-from pochade.recipes.studies import STUDIES, stage_of
+from pochade.recipes.studies import STUDIES, stages_of_case
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "log_every=1", "save_every=2", "data.size=32", "task.variant=nano")
 
 
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_case_of_a_study_is_a_stage_with_one_thing_changed(name: str) -> None:
+def test_every_case_of_a_study_has_one_thing_changed(name: str) -> None:
     study = STUDIES[name]
-    stages = {case: stage_of(study, case, 0) for case in study.cases}
-    first = next(iter(stages.values()))
-    assert len({repr(s.task) for s in stages.values()}) == len(stages)
-    for case, stage in stages.items():
-        assert stage.name == case
-        assert (stage.steps, stage.batch_size, stage.data) == (first.steps, first.batch_size, first.data)
-        assert stage_of(study, case, 2).seed == 2
+    runs = {case: stages_of_case(study, case, 0) for case in study.cases}
+    first = next(iter(runs.values()))[-1]
+    assert len({repr([s.task for s in stages]) for stages in runs.values()}) == len(runs)
+    for case, (*before, last) in runs.items():
+        assert last.name == case
+        assert (last.steps, last.batch_size, last.data) == (first.steps, first.batch_size, first.data)
+        again = stages_of_case(study, case, 2)
+        assert again[-1].seed == 2
+        assert again[:-1] == before
+
+
+def test_a_stage_before_is_shared_unless_a_case_changes_it() -> None:
+    runs = {case: stages_of_case(STUDIES["microforge"], case, 0)[0] for case in STUDIES["microforge"].cases}
+    assert {case: stage.name for case, stage in runs.items() if stage.name != "vae"} == {
+        "a7_f16": "vae_a7_f16",
+        "a7_f64": "vae_a7_f64",
+    }
+    assert len({repr(stage) for stage in runs.values()}) == 3
 
 
 def test_a_study_is_listed(capsys: Any) -> None:
@@ -60,6 +71,13 @@ def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkey
     assert "no loop" in out
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
     assert (tmp_path / "study" / "table.md").read_text() == out
+
+    kept = tmp_path / "study" / "1-none" / "measured.json"
+    figures = json.loads(kept.read_text())
+    figures["figures"] |= {"kd train": 1e9, "kd train spread": 0.1}
+    kept.write_text(json.dumps(figures))
+    closer = json.loads(cli(capsys, *arguments, "--close-seeds", "3", "--json").out)
+    assert [len(row["runs"]) for row in closer] == [3, 2]
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,9 @@ def ablate(
     ] = None,
     cases: Annotated[str | None, typer.Option(help="Some of the cases, separated by commas.")] = None,
     seeds: Annotated[int, typer.Option(help="Runs of each case, with seeds from 0 on.")] = 1,
+    close_seeds: Annotated[
+        int, typer.Option(help="Runs of the first case and of those that lie within the spread of its distance.")
+    ] = 1,
     samples: Annotated[int, typer.Option(help="Captions of each split that are painted.")] = 500,
     sampling_steps: Annotated[int, typer.Option(help="Steps of the sampling.")] = 20,
     list_: Annotated[bool, typer.Option("--list", help="List the studies and their cases.")] = False,
@@ -58,11 +61,23 @@ def ablate(
         if name not in chosen.cases:
             allowed = ", ".join(chosen.cases)
             raise PochadeError(f"cases: {name!r} given, allowed are {allowed}{nearest(name, chosen.cases)}")
-    for option, value, least in (("seeds", seeds, 1), ("samples", samples, 2), ("sampling_steps", sampling_steps, 1)):
+    for option, value, least in (
+        ("seeds", seeds, 1),
+        ("close_seeds", close_seeds, 1),
+        ("samples", samples, 2),
+        ("sampling_steps", sampling_steps, 1),
+    ):
         if value < least:
             raise PochadeError(f"{option}: {value} given, allowed are {least} and more")
     folder = out or Path("runs") / study
-    rows = [_case(chosen, name, tuple(changes or ()), folder, seeds, samples, sampling_steps) for name in names]
+
+    def measured(name: str, runs: int) -> dict[str, Any]:
+        return _case(chosen, name, tuple(changes or ()), folder, runs, samples, sampling_steps)
+
+    rows = [measured(name, seeds) for name in names]
+    if close_seeds > seeds:
+        close = {row["case"] for row in rows if _is_close(row, rows[0])}
+        rows = [measured(name, close_seeds if name in close else seeds) for name in names]
     text = _table(rows)
     _write(folder, rows, text)
     if as_json:
@@ -75,20 +90,36 @@ def _case(
     study: Any, name: str, changes: tuple[str, ...], folder: Path, seeds: int, samples: int, steps: int
 ) -> dict[str, Any]:
     from pochade.recipes.run import run
-    from pochade.recipes.studies import stage_of
+    from pochade.recipes.studies import stages_of_case
 
     runs: list[dict[str, Any]] = []
     for seed in range(seeds):
-        stage = stage_of(study, name, seed, changes)
-        model = run([stage], folder, resume=True)
-        runs.append(_measure(model, stage, samples, steps))
-    return {"case": name, "about": study.cases[name].about, "runs": runs}
+        stages = stages_of_case(study, name, seed, changes)
+        model = run(stages, folder, resume=True)
+        runs.append(_measure(model, stages[-1], samples, steps))
+    case = study.cases[name]
+    return {"case": name, "about": case.about, "expected": case.expected, "runs": runs}
+
+
+def _is_close(row: dict[str, Any], first: dict[str, Any]) -> bool:
+    """Whether two cases differ by less than the spreads of their distances together (the first is close to itself)."""
+    one, other = row["runs"][0], first["runs"][0]
+    spread = (one["kd train spread"] ** 2 + other["kd train spread"] ** 2) ** 0.5
+    return abs(one["kd train"] - other["kd train"]) <= spread
 
 
 def _measure(model: Path, stage: Any, samples: int, steps: int) -> dict[str, Any]:
+    """The figures of a trained model, kept beside it with the settings that they were measured with."""
+    from pochade.data.captioned import read_store
+    from pochade.data.files import write_json
     from pochade.evaluation.report import evaluate
     from pochade.pipelines.text_to_image import TextToImagePipeline
 
+    settings = {"samples": samples, "sampling_steps": steps}
+    kept = model.parent / "measured.json"
+    found = read_store(kept)
+    if found.get("settings") == settings:
+        return found["figures"]
     pipeline = TextToImagePipeline.from_pretrained(str(model))
     report = evaluate(
         pipeline,
@@ -103,7 +134,7 @@ def _measure(model: Path, stage: Any, samples: int, steps: int) -> dict[str, Any
     ).figures
     lines = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
     sides = {split: report[split] for split in ("train", "held_out") if isinstance(report[split], dict)}
-    return {
+    figures: dict[str, Any] = {
         "parameters": report["parameters"]["denoiser"],
         "steps": stage.steps,
         "seconds_per_step": median(line["seconds_per_step"] for line in lines),
@@ -112,10 +143,14 @@ def _measure(model: Path, stage: Any, samples: int, steps: int) -> dict[str, Any
         **{f"kd {split} spread": side["kd_lite0 spread"] for split, side in sides.items()},
         **{f"R@1 {split}": side["retrieval"]["generated"]["R@1"] for split, side in sides.items()},
     }
+    write_json(kept, {"settings": settings, "figures": figures})
+    return figures
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"]
+    expected = any(row["expected"] for row in rows)
+    columns = (*COLUMNS, "expected") if expected else COLUMNS
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in rows:
         runs = row["runs"]
 
@@ -136,6 +171,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
             over("kd held_out", ".3f"),
             over("R@1 train", ".2f"),
             over("R@1 held_out", ".3f"),
+            *([row["expected"] or "–"] if expected else []),
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -281,11 +281,11 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         grid, beside = (height, width), False
         x: Tensor = self.embed(self._tokens(latents)) + self.positions(*grid)
         if self.embed_source is not None and conditioning.source is not None:
-            source = self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
+            source: Tensor = self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
             beside = config.source == "width"
             if beside:
-                halves = x.unflatten(1, grid), (source + self.positions(*grid)).unflatten(1, grid)
-                x, grid = torch.cat(halves, 2).flatten(1, 2), (height, 2 * width)
+                halves = [half.reshape(len(x), *grid, -1) for half in (x, source + self.positions(*grid))]
+                x, grid = torch.flatten(torch.cat(halves, 2), 1, 2), (height, 2 * width)
             else:
                 x = x + source
         steer = self.steering(t, conditioning)
@@ -306,7 +306,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
         if beside:
-            x = x.unflatten(1, grid)[:, :, :width].flatten(1, 2)
+            x = torch.flatten(x.view(len(x), *grid, -1)[:, :, :width], 1, 2)
         tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
         velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), p)
         return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)

@@ -17,6 +17,8 @@ class Case:
     """``field=value``, as for ``pochade train``."""
     options: tuple[str, ...] = ()
     """Arguments of the network, added to those of the study."""
+    expected: str = ""
+    """What those who proposed the thing expect of it."""
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,9 @@ class Study:
 
     about: str
     recipe: str
-    """Of one stage."""
+    """The last of its stages trains the network that is compared; what the ones before make is shared."""
     changes: tuple[str, ...]
-    """Made in every run."""
+    """Made in every run, each in the stages that have the field."""
     options: tuple[str, ...]
     """Arguments of the network in every run."""
     cases: Mapping[str, Case]
@@ -49,6 +51,35 @@ STUDIES: dict[str, Study] = {
             "uniform": Case("uniform density", ("task.density=uniform",)),
         },
     ),
+    "microforge": Study(
+        "what each part of MicroForge buys: its published ablations A1 to A8, at 128 px",
+        "microforge-study",
+        (),
+        (),
+        {
+            "base": Case("as it is: planner, scans, shared attention, convolutions, carry, grouped adaLN, f32"),
+            "a1": Case("no planner", options=("plan_tokens=0",), expected="FID 2 to 5 % worse"),
+            "a2": Case(
+                "full attention, no scans",
+                options=("mixer=attention",),
+                expected="better at 256 px, worse at 1024, 2 to 4 times slower",
+            ),
+            "a3": Case("no shared attention", options=("attention_every=0",), expected="FID 1 to 3 % worse"),
+            "a4": Case("no convolution beside the scans", options=("depthwise=false",), expected="FID 2 to 4 % worse"),
+            "a5": Case("no carry from step to step", options=("self_conditioning=false",), expected="more step jitter"),
+            "a6": Case("full adaLN", options=("modulation=full",), expected="46 % more parameters, marginal gain"),
+            "a7_f16": Case(
+                "f16: 4 times the tokens, a quarter of the channels",
+                ("vae.task.changes=latent_channels=8,downsampling=16",),
+                expected="f32 better",
+            ),
+            "a7_f64": Case(
+                "f64: a quarter of the tokens, twice the channels",
+                ("vae.task.changes=latent_channels=64,downsampling=64",),
+                expected="f32 better",
+            ),
+        },
+    ),
 }
 
 
@@ -59,12 +90,18 @@ def study(name: str) -> Study:
     return STUDIES[name]
 
 
-def stage_of(study: Study, name: str, seed: int, changes: tuple[str, ...] = ()) -> Stage:
-    """The stage of one case, called after it, with ``changes`` made in all cases alike on top."""
+def stages_of_case(study: Study, name: str, seed: int, changes: tuple[str, ...] = ()) -> list[Stage]:
+    """The stages of one case, the last called after it, with ``changes`` made in all cases alike on top.
+
+    A stage before is called after the case where the case changes it: otherwise it is the same in all of them, and
+    is trained once. The seed is that of the last.
+    """
     case = study.cases[name]
     options = ",".join((*study.options, *case.options))
-    (stage,) = override(
-        stages_of(study.recipe),
-        ("sample_every=0", *study.changes, f"task.options={options}", *changes, *case.changes),
+    stages = stages_of(study.recipe)
+    *before, last = override(
+        stages, ("sample_every=0", *study.changes, f"task.options={options}", *changes, *case.changes)
     )
-    return replace(stage, name=name if seed == 0 else f"{name}_seed{seed}", seed=seed)
+    touched = {change.partition(".")[0] for change in case.changes}
+    shared = [replace(stage, name=f"{stage.name}_{name}") if stage.name in touched else stage for stage in before]
+    return [*shared, replace(last, name=name if seed == 0 else f"{name}_seed{seed}", seed=seed)]
