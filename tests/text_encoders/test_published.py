@@ -9,9 +9,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, Gemma2ForCausalLM
 
-from contracts.families import FAMILIES, make
+from contracts.families import FAMILIES, make, stir
 from pochade import text_encoders
+from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.errors import PochadeError
+from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.gemma import GemmaEncoder
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from text_encoders.folders import CAPTIONS, clip_folder, gemma_folder, old_clip_folder
@@ -131,6 +133,26 @@ def test_missing_tensors_are_named_and_counted(tmp_path: Path) -> None:
     save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(PochadeError, match=r"lacks the tensors layers\.1\..* and 7 more"):
         text_encoders.load(f"gemma:{folder}")
+
+
+def test_a_pipeline_with_gemma_is_saved_and_loaded(gemma: Path, tmp_path: Path) -> None:
+    encoder = GemmaEncoder(str(gemma))
+    widths = {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim, "num_classes": 0}
+    name = next(iter(FAMILIES))
+    denoiser = make(name, next(iter(FAMILIES[name].toys)), **widths, text_encoder=encoder.identity)
+    autoencoder = TinyAutoencoder(
+        denoiser.config.latent_channels, width=8, encoder_blocks=(0, 0, 1, 0), decoder_blocks=(0, 1, 0, 0)
+    )
+    TextToImagePipeline(autoencoder, stir(denoiser), text_encoder=encoder).save_pretrained(tmp_path / "model")
+    assert [p.name for p in (tmp_path / "model" / "text_encoder").iterdir()] == ["config.json"]
+    images = []
+    for dtype in (torch.float32, torch.bfloat16):
+        pipeline = TextToImagePipeline.from_pretrained(tmp_path / "model", torch_dtype=dtype)
+        pipeline.set_progress_bar_config(disable=True)
+        assert pipeline.text_encoder.dtype == dtype
+        seed = torch.Generator().manual_seed(0)
+        images.append(pipeline("a red apple", num_inference_steps=2, generator=seed, output_type="pt").images)
+    torch.testing.assert_close(images[0], images[1].float(), atol=0.1, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
