@@ -50,6 +50,23 @@ def shared(tmp_path: Path) -> Path:
     return graph(tmp_path / "shared.onnx", nodes, [weight("w", 0), weight("v", 1), weight("u", 2), bias])
 
 
+def test_a_stack_of_matrices_stays_as_it_is(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((2, WIDTH // 2, WIDTH // 2)).astype(np.float32)
+    shapes = [np.array(shape, dtype=np.int64) for shape in ((2, 1, WIDTH // 2), (1, WIDTH))]
+    constants = [
+        numpy_helper.from_array(v, n) for v, n in zip((values, *shapes), ("s", "apart", "joined"), strict=True)
+    ]
+    nodes = [
+        node("MatMul", ["x", "w"], "a"),
+        node("Reshape", ["a", "apart"], "b"),
+        node("MatMul", ["b", "s"], "c"),
+        node("Reshape", ["c", "joined"], "y"),
+    ]
+    made = quantise(graph(tmp_path / "s.onnx", nodes, [weight("w", 0), *constants]), tmp_path / "int8.onnx", INPUTS)
+    assert made.weights == 1
+    assert 0 < made.error < 0.05
+
+
 def test_shared_weights_become_8_bit_once_and_the_function_stays(shared: Path, tmp_path: Path) -> None:
     made = quantise(shared, tmp_path / "int8.onnx", INPUTS)
     assert made.weights == 3
