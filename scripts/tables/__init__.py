@@ -1,0 +1,1 @@
+"""Tables of what was measured, for ``figures.py``: a record of JSON in, Markdown out."""

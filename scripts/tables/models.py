@@ -1,0 +1,275 @@
+"""Tables of models: what they paint, what they cost."""
+
+from statistics import fmean, stdev
+from typing import Any
+
+from tables.cells import milliseconds, number, table
+
+
+def checkpoint(metrics: dict[str, Any]) -> str:
+    """Both splits of an evaluation side by side."""
+    names = {"train": "training concepts", "held_out": "held-out concepts"}
+    sides = {key: metrics[key] for key in names if isinstance(metrics.get(key), dict)}
+    decoded = metrics.get("autoencoder", {})
+
+    def row(label: str, *keys: str, form: str = ".2f") -> list[str]:
+        return [label, *(number(side, *keys, form=form) for side in sides.values())]
+
+    def decoder(label: str, key: str, form: str) -> list[str]:
+        return [label, *(number(decoded, split, key, form=form) for split in sides)]
+
+    rows = [
+        row("retrieval R@1 (chance 0.01)", "retrieval", "generated", "R@1"),
+        row("retrieval R@5 (chance 0.05)", "retrieval", "generated", "R@5"),
+        row("R@1 of real pictures", "retrieval", "real", "R@1"),
+        row("R@5 of real pictures", "retrieval", "real", "R@5"),
+        row("kernel distance `kd_lite0`", "kd_lite0", form=".4f"),
+        row("its spread", "kd_lite0 spread", form=".4f"),
+        row("Frechet distance `fd_lite0`", "fd_lite0", form=".3g"),
+        row("nearer to a training picture than 95 % of held-out ones", "copying", "features", "nearer", form=".0%"),
+        row("distance to the nearest training picture, median", "copying", "features", "generated", "median"),
+        row("the same of real held-out pictures", "copying", "features", "held_out", "median"),
+        row("deviation of the pixels, in [0, 1]", "grey", "generated", "deviation"),
+        row("the same of real pictures", "grey", "real", "deviation"),
+        row("range of the pixels", "grey", "generated", "range"),
+        row("the same of real pictures", "grey", "real", "range"),
+        decoder("autoencoder, PSNR in dB", "psnr", ".1f"),
+        decoder("autoencoder, SSIM", "ssim", ".3f"),
+        decoder("autoencoder, perceptual distance", "perceptual", ".3f"),
+        row("pictures", "pictures", form="d"),
+    ]
+    rows = [r for r in rows if set(r[1:]) != {"–"}]
+    settings = metrics.get("settings", {})
+    how = f"{number(settings, 'steps', form='d')} steps, guidance {number(settings, 'guidance', form='g')}"
+    head = f"The shipped checkpoint, `{metrics['model']}`, on OpenMoji ({how}):"
+    parts = [head, table(["", *(names[key] for key in sides)], rows)]
+    real = metrics.get("real held-out beside real training pictures")
+    if real:
+        kernel, frechet = number(real, "kd_lite0", form=".4f"), number(real, "fd_lite0", form=".3g")
+        parts.append(
+            f"Real held-out pictures beside real training pictures: kernel distance {kernel}, Frechet {frechet}."
+        )
+    return "\n\n".join(parts)
+
+
+def study(record: dict[str, Any]) -> str:
+    """The runs of an ablation side by side."""
+    told = any(row.get("expected") for row in record["cases"])
+
+    def cell(runs: list[dict[str, float]], key: str, form: str) -> str:
+        values = [run[key] for run in runs]
+        if len(values) > 1:
+            return f"{fmean(values):{form}} ± {stdev(values):{form}} ({len(values)})"
+        spread = f" ± {runs[0][f'{key} spread']:{form}}" if f"{key} spread" in runs[0] else ""
+        return f"{values[0]:{form}}{spread}"
+
+    rows = [
+        [
+            row["about"],
+            f"{row['runs'][0]['parameters'] / 1e6:.2f} M",
+            *([f"{min(run['seconds_per_step'] for run in row['runs']):.2f}"] if told else []),
+            cell(row["runs"], "loss", ".3f"),
+            cell(row["runs"], "kd train", ".3f"),
+            cell(row["runs"], "R@1 train", ".2f"),
+            cell(row["runs"], "R@1 held_out", ".3f"),
+            *([row["expected"] or "–"] if told else []),
+        ]
+        for row in record["cases"]
+    ]
+    columns = ["", "parameters", "loss", "kernel distance, spread", "R@1", "R@1, held out"]
+    if told:
+        columns = [*columns[:2], "s/step", *columns[2:], "expected"]
+    return f"{record['about']}:\n\n{table(columns, rows)}"
+
+
+def microforge_carry(record: dict[str, Any]) -> str:
+    """Pictures and their jitter with and without the planner's memory."""
+    steps = list(record["rows"][0]["jitter"])
+    rows = [
+        [
+            row["model"],
+            "carries" if row["carries"] else "carries nothing",
+            *(f"{row['jitter'][step]:.3f}" for step in steps),
+            f"{row['kd train']:.3f} ± {row['kd train spread']:.3f}",
+            f"{row['R@1 train']:.2f}",
+            f"{row['R@1 held_out']:.3f}",
+        ]
+        for row in record["rows"]
+    ]
+    columns = ["model", "plan", *(f"jitter, {step} steps" for step in steps)]
+    return table([*columns, "kernel distance", "R@1", "R@1, held out"], rows)
+
+
+def lira_thinking(record: dict[str, Any]) -> str:
+    """Reasoning steps of short and long prompts."""
+    groups = {k: v for k, v in record.items() if isinstance(v, dict) and "standard error" in v}
+    every = list(record["steps"])
+    rows = [
+        [
+            name,
+            str(group["prompts"]),
+            f"{group['mean']:.2f} ± {group['standard error']:.2f}",
+            *(f"{group['steps'].get(step, 0) / sum(group['steps'].values()):.0%}" for step in every),
+        ]
+        for name, group in groups.items()
+    ]
+    head = (
+        f"`{record['model']}`, {record['prompts']} captions at {record['sampling_steps']} sampling steps each: "
+        f"{record['mean']:.2f} reasoning steps in the mean, {record['deviation']:.2f} their deviation from prompt to "
+        f"prompt, {record['correlation with words']:+.2f} their correlation with the number of words. Means with "
+        "standard errors, and the share of the looks that took so many steps:"
+    )
+    return f"{head}\n\n{table(['', 'prompts', 'mean', *(f'{step} steps' for step in every)], rows)}"
+
+
+def sampling(record: dict[str, Any]) -> str:
+    """Solvers and numbers of steps against each other."""
+    rows = [
+        [
+            r["model"],
+            r["scheduler"],
+            str(r["steps"]),
+            f"{r['guidance']:g}",
+            f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
+            f"{r['R@1 train']:.2f}",
+            f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
+            f"{r['R@1 held_out']:.3f}",
+        ]
+        for r in record["rows"]
+    ]
+    columns = ["model", "solver", "steps", "guidance", "kernel distance", "R@1"]
+    columns += ["kernel distance, held out", "R@1, held out"]
+    head = f"{record['samples']} captions of training concepts and {record['held_out']} of held-out ones:"
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def denoiser_step(record: dict[str, Any]) -> str:
+    """A family's step against the faster peer at each size and number of tokens."""
+    title = record["entries"][0]["name"]
+    groups: dict[tuple[str, int], dict[str, Any]] = {}
+    for entry in record["entries"]:
+        if entry["milliseconds"] is not None:
+            groups.setdefault((entry["variant"], entry["tokens"]), {})[entry["name"]] = entry
+    rows = []
+    for (variant, tokens), found in groups.items():
+        own = found.get(title)
+        peers = [e for name, e in found.items() if not name.startswith(title)]
+        if own is None or not peers:
+            continue
+        peer = min(peers, key=lambda e: e["milliseconds"])
+        ratio = own["milliseconds"] / peer["milliseconds"]
+        share = format(own["share_of_matmul"], ".0%")
+        rows.append([variant, str(tokens), f"{own['milliseconds']:.1f}", f"{ratio:.2f} ({peer['name']})", share])
+    head = (
+        "A step of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
+        f"({record['processor']}, {record['threads']} thread(s)). The ratio is against the faster of the two, "
+        "below 1 is faster; the share is the arithmetic rate against that of a matrix product:"
+    )
+    return f"{head}\n\n{table(['size', 'tokens', 'ms', 'ratio', 'share'], rows)}"
+
+
+def lira_native(record: dict[str, Any]) -> str:
+    """Time and memory at 1024 px."""
+    rows = []
+    for r in record["native"]:
+        found = ["not run", "–", "–"]
+        if "milliseconds" in r:
+            found = [f"{r['milliseconds'] / 1e3:.2f}", f"{r['total_megabytes']:,.0f}", f"{r['step_megabytes']:,.0f}"]
+        rows.append([r["mode"], r["variant"], r["autoencoder"], f"{r['tokens']:,}", *found])
+    head = (
+        f"{record['pixels']} px, batch 1, {record['text_tokens']} text tokens ({record['processor']}, "
+        f"{record['threads']} thread(s); torch {record['torch']}):"
+    )
+    columns = ["", "size", "autoencoder", "tokens", "seconds", "memory, MB", "of which the step's, MB"]
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def lira_tokens(record: dict[str, Any]) -> str:
+    """Is a token as cheap in a large picture?"""
+    found: dict[str, dict[int, float]] = {}
+    for r in record["a_token"]:
+        found.setdefault(r["variant"], {})[r["tokens"]] = r["microseconds_a_token"]
+    counts = sorted({r["tokens"] for r in record["a_token"]})
+    rows = [
+        [variant, *(f"{times[n]:.0f}" for n in counts), f"{max(times.values()) / min(times.values()):.2f}"]
+        for variant, times in found.items()
+    ]
+    head = "Microseconds a token of a forward pass, aimed at is a ratio of the slowest to the fastest of at most 1.2:"
+    return f"{head}\n\n{table(['size', *(f'N = {n:,}' for n in counts), 'ratio'], rows)}"
+
+
+def lira_text(record: dict[str, Any]) -> str:
+    """Does a long text cost more?"""
+    parts = {
+        "the whole step": "step_milliseconds",
+        "one fusion, its state made anew": "fusion_milliseconds",
+        "one fusion, its state given": "read_milliseconds",
+    }
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for r in record["text"]:
+        found.setdefault((r["variant"], r["tokens"]), []).append(r)
+    lengths = [r["text_tokens"] for r in next(iter(found.values()))]
+    rows = []
+    for (variant, tokens), sides in found.items():
+        for name, key in parts.items():
+            times = [side[key] for side in sides]
+            ratio = f"{times[-1] / times[0]:.2f}"
+            rows.append([variant, f"{tokens:,}", name, *(milliseconds(time) for time in times), ratio])
+    head = "Milliseconds with a short and a long text, aimed at is a ratio of at most 1.1:"
+    return f"{head}\n\n{table(['size', 'tokens', '', *(f'M = {m}' for m in lengths), 'ratio'], rows)}"
+
+
+def lira_reasoning(record: dict[str, Any]) -> str:
+    """The share of the reasoning loop."""
+    shares = ("share_of_time", "share_of_operations", "share_of_parameters")
+    rows = [
+        [r["variant"], f"{r['tokens']:,}", str(r["steps"]), *(f"{r[share]:.1%}" for share in shares)]
+        for r in record["reasoning"]
+    ]
+    head = "The reasoning loop's share of a step, 0.5 % of the operations were aimed at:"
+    return f"{head}\n\n{table(['size', 'tokens', 'steps', 'time', 'operations', 'parameters'], rows)}"
+
+
+def autoencoder_channels(record: list[dict[str, Any]]) -> str:
+    """The sweep that chose the number of latent channels."""
+    rows = [
+        [
+            str(r["channels"]),
+            str(r["steps"]),
+            f"{r['held_out_psnr']:.2f}",
+            f"{r['perceptual']:.3f}",
+            f"{r['seconds']:.0f}",
+        ]
+        for r in record
+    ]
+    head = "Autoencoders of equal cost with different numbers of latent channels, on held-out concepts:"
+    return f"{head}\n\n{table(['channels', 'steps', 'PSNR, dB', 'perceptual distance', 'seconds'], rows)}"
+
+
+def startup(record: dict[str, dict[str, float]]) -> str:
+    """What it costs to begin."""
+    rows = [
+        [name, f"{r['seconds']:.2f}", f"{r['mebibytes']:.0f}", f"{r['ratio_to_torch']:.2f}"]
+        for name, r in record.items()
+        if name != "bare python"
+    ]
+    head = (
+        "What it costs to begin. *cold generate* is a new process that paints one picture of 64 x 64 in 50 steps with "
+        "guidance, *warm call* the same in a process that has painted before; the ratio is to importing torch alone:"
+    )
+    return f"{head}\n\n{table(['', 'seconds', 'MiB resident', 'ratio'], rows)}"
+
+
+def cifar10_training(record: dict[str, Any]) -> str:
+    """The published CIFAR-10 recipe, projected from a short run."""
+    published, share = record["published"], record["seconds_data"] / record["seconds_per_step"]
+    rows = [
+        ["here", "synthetic latents", f"{record['seconds_per_step']:.3f}", f"{record['projected_minutes']:.0f}", "–"],
+        ["published", "CIFAR-10", "–", str(published["minutes"]), str(published["loss"])],
+    ]
+    head = (
+        f"The recipe `lrf-cifar10`: {record['steps_of_the_recipe']:,} steps of {record['batch_size']} on a CPU "
+        f"({record['machine']}). The minutes are projected from a short run, in which {share:.1%} of a step "
+        "went into waiting for data:"
+    )
+    return f"{head}\n\n{table(['', 'data', 'seconds a step', 'minutes', 'loss'], rows)}"
