@@ -17,6 +17,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.errors import FailureError, PochadeError
 from pochade.export import onnx as export
 from pochade.export.parity import Input, check, random_inputs, run, session
+from pochade.text_encoders.bag import BagEncoder
 from pochade.types import Conditioning
 
 
@@ -115,6 +116,14 @@ def test_opset_and_no_trace_of_this_machine(folder: Path) -> None:
         assert not model.metadata_props
         assert not any(node.metadata_props or node.doc_string for node in model.graph.node)
         assert str(Path(__file__).parents[2]).encode() not in (folder / f"{name}.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("batch", ["dynamic", 1])
+def test_a_text_encoder_of_any_batch(tmp_path: Path, batch: Any) -> None:
+    encoder = BagEncoder(BagEncoder.train_tokenizer(["a red apple", "a green tree"]), dim=8, hidden_dim=8)
+    found = export.export_text_encoder(encoder, tmp_path / "text.onnx", text_tokens=4, batch=batch)
+    assert found.outputs == ("tokens", "pooled")
+    assert found.difference <= 1e-4
 
 
 def test_decoder_of_one_static_size(pipe: Any, tmp_path: Path) -> None:

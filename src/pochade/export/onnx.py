@@ -4,6 +4,7 @@ One call of the denoiser is one run of its graph; the sampling loop stays in the
 """
 
 import copy
+import inspect
 import json
 import logging
 import os
@@ -303,7 +304,10 @@ def _export(
     dynamic: Any = None
     if batch == "dynamic":
         axis = {0: torch.export.Dim("batch", min=1, max=4096)}
-        dynamic = (axis, axis, (axis,) * (len(inputs) - 2)) if len(inputs) > 1 else (axis,)
+        kinds = [p.kind for p in inspect.signature(module.forward).parameters.values()]
+        named = len(kinds) - kinds.count(inspect.Parameter.VAR_POSITIONAL)
+        rest = ((axis,) * (len(inputs) - named),) if named < len(kinds) else ()
+        dynamic = (*(axis,) * named, *rest)
     with replacing(path) as temporary:
         try:
             with _quiet(), torch.no_grad():
