@@ -40,6 +40,8 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_checkpoint": (f"{CHECKPOINTS}/microforge-nano/metrics.json", models.checkpoint),
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
+    "microforge_memory": (f"{BENCHMARKS}/microforge.json", models.microforge_memory),
+    "microforge_modulation": (f"{BENCHMARKS}/microforge.json", models.microforge_modulation),
     "microforge_carry": (f"{BENCHMARKS}/microforge_carry.json", models.microforge_carry),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
     "startup": (f"{BENCHMARKS}/startup.json", models.startup),
@@ -70,6 +72,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/lira.md": (),
     "docs/microforge.md": (),
     "src/pochade/checkpoints/lira-nano/README.md": ("lira_checkpoint",),
+    "src/pochade/checkpoints/microforge-nano/README.md": ("microforge_checkpoint",),
     "src/pochade/checkpoints/lrf-openmoji/README.md": ("checkpoint",),
 }
 """Page -> what it shows between marks that name nothing."""

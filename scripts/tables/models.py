@@ -100,6 +100,60 @@ def microforge_carry(record: dict[str, Any]) -> str:
     return table([*columns, "kernel distance", "R@1", "R@1, held out"], rows)
 
 
+def autoencoders_at_equal_bytes(record: dict[str, Any]) -> str:
+    """What comes back of pictures, from latents and from files."""
+    rows = [
+        [
+            f"{e['bytes']:,.0f}",
+            f"{e['name']}: {e['kind']}" if e["parameters"] else e["name"],
+            str(e["pixels"]),
+            f"{e['means']['psnr']:.2f} ± {e['errors']['psnr']:.2f}",
+            f"{e['means']['ssim']:.3f}",
+            f"{e['means']['perceptual']:.3f}",
+            f"{e['means']['sharpness']:.2f}",
+        ]
+        for group in record["groups"]
+        for e in group
+    ]
+    columns = ["bytes", "what", "coded pixels", "PSNR, dB", "SSIM", "perceptual distance", "sharpness"]
+    head = f"{record['pictures']} held-out pictures of {record['size']} x {record['size']} pixels:"
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def microforge_memory(record: dict[str, Any]) -> str:
+    """Weights and activations beside the published figures."""
+    rows = [
+        [
+            r["variant"],
+            f"{r['weights_mb']:.0f}",
+            f"{r['denoiser_activations_mb']:.1f}",
+            f"{r['decoder_activations_mb']:.1f}",
+            f"{r['total_mb']:.0f}",
+            str(r["published_mb"]),
+        ]
+        for r in record["memory"]
+    ]
+    columns = ["size", "weights", "a step holds", "the decoder holds", "together", "published"]
+    head = f"MB in float16 for a picture of {record['pixels']} px, denoiser and decoder, without a text encoder:"
+    return f"{head}\n\n{table(columns, rows)}"
+
+
+def microforge_modulation(record: dict[str, Any]) -> str:
+    """Grouped modulation against a matrix a block."""
+    rows = [
+        [
+            r["variant"],
+            f"{r['grouped_parameters'] / 1e6:.1f} M",
+            f"{r['full_parameters'] / 1e6:.1f} M",
+            f"{r['full_parameters'] / r['grouped_parameters'] - 1:+.0%}",
+            f"{r['full_ms'] / r['grouped_ms']:.2f}",
+        ]
+        for r in record["modulation"]
+    ]
+    columns = ["size", "grouped adaLN", "full adaLN", "parameters", "time of a step, full / grouped"]
+    return table(columns, rows)
+
+
 def lira_thinking(record: dict[str, Any]) -> str:
     """Reasoning steps of short and long prompts."""
     groups = {k: v for k, v in record.items() if isinstance(v, dict) and "standard error" in v}

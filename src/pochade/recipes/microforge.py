@@ -35,19 +35,20 @@ def openmoji() -> list[Stage]:
         vae_high,
         name="vae_sharp",
         task=replace(shape, part="decoder", adversarial=0.02, adversarial_from=0.6),
-        steps=2000,
+        steps=1400,
         learning_rate=5e-4,
     )
     task = FlowSettings(
         "microforge", "nano", options=("sample_size=8",), weighting="centre", time_shift=2.0, scan_rate=SCAN_RATE
     )
-    flow_low = flow_stage(low, task, name="low", steps=2000, clip=CLIP)
+    flow_low = flow_stage(low, task, name="low", steps=1500, clip=CLIP)
     flow_high = replace(
         flow_low,
         name="high",
         data=high,
         task=replace(task, time_shift=3.0),
         steps=1200,
+        batch_size=32,
         learning_rate=6e-4,
         warmup_steps=100,
         initialise_from="previous",
