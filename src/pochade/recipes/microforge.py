@@ -60,7 +60,8 @@ def openmoji() -> list[Stage]:
 def study() -> list[Stage]:
     """What the ablations share: an f32 autoencoder after its first stage, and a short run at 128 px on it."""
     vae_low, _, _, low, *_ = openmoji()
-    return [replace(vae_low, name="vae"), replace(low, name="flow", steps=300, warmup_steps=50, learning_rate=1e-3)]
+    flow = replace(low, name="flow", steps=1200, batch_size=16, warmup_steps=100)
+    return [replace(vae_low, name="vae"), flow]
 
 
 def curriculum() -> list[Stage]:
