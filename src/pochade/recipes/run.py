@@ -143,7 +143,8 @@ def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None
     autoencoder = _autoencoder_for(stage, before)
     labelled = hasattr(dataset, "class_names")
     if labelled != (settings.text_encoder is None):
-        holds, allowed = ("classes", "none") if labelled else ("captions", "minilm-l6-v2, clip:NAME, gemma:NAME and bag")
+        known = ", ".join((*text_encoders.KNOWN, "bag"))
+        holds, allowed = ("classes", "none") if labelled else ("captions", known)
         raise PochadeError(
             f"task.text_encoder: {settings.text_encoder or 'none'} given, but {stage.data.source} holds {holds}: "
             f"allowed is {allowed}"
