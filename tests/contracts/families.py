@@ -64,6 +64,7 @@ FAMILIES: dict[str, Family] = {
         toys={
             "patches": _IRIS | _TEXT | {"patch_size": 2},
             "cells": _IRIS | _TEXT | {"patch_size": 1, "blocks": 1, "distillation": 0.5},
+            "controlled": _IRIS | _TEXT | {"patch_size": 1, "control_channels": 1, "control_downsampling": 2},
         },
         depth="iterations",
     ),
@@ -194,6 +195,8 @@ def conditioning_for(
         values["source_mask"] = (noise(batch, 1, *size) > 0).float()
         if getattr(config, "source", "none") != "none":
             values["task"] = torch.arange(batch) % len(TASKS)
+    if "control" in parts:
+        values["control"] = noise(batch, config.control_channels, *(config.control_downsampling * n for n in size))
     return Conditioning(**values)
 
 

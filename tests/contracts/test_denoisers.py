@@ -17,6 +17,7 @@ from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 CASES = [(name, toy) for name, family in FAMILIES.items() for toy in family.toys]
+CONTROLLED = ("iris", "controlled")
 SIZES = ((4, 4), (8, 8), (4, 8))
 TIGHT = {"atol": 1e-5, "rtol": 0}
 
@@ -30,8 +31,10 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 def family(case: tuple[str, str]) -> Family:
     """With what some configurations of it alone can be told."""
     found = FAMILIES[case[0]]
-    edits = found.toys[case[1]].get("source", "none") != "none"
-    return replace(found, parts=(*found.parts, "source")) if edits else found
+    toy = found.toys[case[1]]
+    own = ["source"] if toy.get("source", "none") != "none" else []
+    own += ["control"] if toy.get("control_channels") else []
+    return replace(found, parts=(*found.parts, *own))
 
 
 @pytest.fixture
@@ -238,6 +241,10 @@ def test_bad_conditioning(denoiser: Any, family: Family) -> None:
     if "source" in family.parts:
         wrong["source"] = {"source": torch.zeros(2, latents.shape[1], 8, 8)}
         wrong["source_mask"] = {"source_mask": torch.zeros(2, 2, 4, 4)}
+    if "control" in family.parts:
+        wrong["control"] = {"control": torch.zeros(2, denoiser.config.control_channels, 4, 4)}
+    else:
+        wrong["control"] = {"control": torch.zeros(2, 1, 4, 4)}
     for name, value in wrong.items():
         with pytest.raises(PochadeError, match=rf"{name}: .*allowed"):
             denoiser(latents, t, replace(conditioning, **value))
@@ -265,8 +272,8 @@ def test_parameter_counts(name: str, variant: str, parameters: float, tolerance:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.parametrize("name", FAMILIES)
-def test_export_parity(name: str, tmp_path: Path) -> None:
-    denoiser = stir(make(name, next(iter(FAMILIES[name].toys))))
+@pytest.mark.parametrize(("name", "toy"), [*((n, next(iter(f.toys))) for n, f in FAMILIES.items()), CONTROLLED])
+def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
+    denoiser = stir(make(name, toy))
     exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5)
     assert exported.difference < 1e-4

@@ -31,7 +31,8 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
     Args:
         latents: [B, C, H, W].
         conditioning: of any parts.
-        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input.
+        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input; for "control"
+            its ``control_channels`` and ``control_downsampling``.
         parts: of ``pochade.types.PARTS`` and "task", those that the family can be told. A picture or a task that it
             cannot be told is an error; text and labels that its configuration has no input for are left aside.
     """
@@ -46,6 +47,9 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
         allowed["class_label"] = (batch,)
     if "source" in parts:
         allowed |= {"source": tuple(latents.shape), "source_mask": (batch, 1, *latents.shape[2:])}
+    if "control" in parts:
+        pixels = (config.control_downsampling * side for side in latents.shape[2:])
+        allowed["control"] = (batch, config.control_channels, *pixels)
     if "task" in parts:
         allowed["task"] = (batch,)
     for name, shape in allowed.items():
@@ -56,7 +60,7 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
         raise PochadeError("mask: text tokens come with their mask, both or neither is allowed")
     for name in (*PARTS, "task"):
         if name not in ("text", "class_label", *parts) and getattr(conditioning, name) is not None:
-            raise PochadeError(f"{name}: a tensor given, but the family has no input for it: allowed is None")
+            raise PochadeError(f"{name}: a tensor given, but the network has no input for it: allowed is None")
 
 
 def source_and_mask(conditioning: Conditioning) -> tuple[Tensor, Tensor]:

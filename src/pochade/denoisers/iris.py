@@ -22,9 +22,9 @@ from torch import Tensor, nn
 
 from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
 from pochade.denoisers.iris_mixer import GRFM
+from pochade.denoisers.iris_prelude import ControlInput, PreludeBlock
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
-from pochade.nn.convolution import DepthwiseSeparableConv
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_noise import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
@@ -38,21 +38,6 @@ INITIAL_DEVIATION = math.sqrt(2 / 5)
 """Of the state that training starts from (2502.05171, section 3.2), for states and e of mean square 1."""
 
 Context = tuple[Tensor, Tensor]
-
-
-class PreludeBlock(nn.Module):
-    """Depthwise-separable convolution, then feed-forward, each normalised before and added: [B, H W, D]."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.mixer_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.mixer = DepthwiseSeparableConv(dim)
-        self.feedforward_norm = nn.LayerNorm(dim, eps=1e-6)
-        self.feedforward = FeedForward(dim, 4 * dim)
-
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        x = x + self.mixer(self.mixer_norm(x), height, width)
-        return x + self.feedforward(self.feedforward_norm(x))
 
 
 class CodaBlock(nn.Module):
@@ -161,6 +146,8 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
+        control_channels: C_control of a control picture such as edges, 0 for no such input.
+        control_downsampling: its pixels along one side of a cell of the latents, those of the autoencoder.
 
     Raises:
         PochadeError: an argument is out of range.
@@ -186,6 +173,8 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         pooled_dim: int = 0,
         text_encoder: str | None = None,
         num_classes: int = 0,
+        control_channels: int = 0,
+        control_downsampling: int = 1,
     ) -> None:
         super().__init__()
         if patch_size < 1 or sample_size < 1 or sample_size % patch_size:
@@ -211,10 +200,12 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         self.coda = nn.ModuleList(CodaBlock(dim, heads) for _ in range(2))
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, latent_channels * patch_size**2)
+        cell = control_downsampling * patch_size
+        self.control = ControlInput(control_channels, cell, dim) if control_channels else None
         self._initialise()
 
     def _initialise(self) -> None:
-        """Zero at the start: modulations (so the core's blocks are the identity), decay gates, read-out."""
+        """Zero at the start: modulations (so the core's blocks are the identity), decay gates, read-outs."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 scaled_init(module)
@@ -226,6 +217,8 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         if self.text is not None:
             nn.init.normal_(self.text.null_token, std=0.02)
         zero = [self.modulation_out.linear, self.out]
+        if self.control is not None:
+            zero += [self.control.modulation.linear, self.control.out]
         for block in self.core.blocks:
             assert isinstance(block, CoreBlock)
             zero += [block.modulation.linear, block.mixer.recurrent.recurrence_gate]
@@ -242,13 +235,25 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         """The parameters, those of the core counted once for each of ``depth`` passes."""
         return sum(p.numel() for p in self.parameters()) + (depth - 1) * sum(p.numel() for p in self.core.parameters())
 
+    def with_control(self, channels: int, downsampling: int) -> "IRISDenoiser":
+        """A copy that takes a control picture of C_control channels, ``downsampling`` pixels to a cell of the latents.
+
+        Before its ``control`` is trained it gives what this one gives, bit for bit, whatever it is shown.
+        """
+        own: dict[str, Any] = {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
+        own |= {"control_channels": channels, "control_downsampling": downsampling}
+        copy: Any = IRISDenoiser(**own)
+        copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
+        return copy.to(device=self.device, dtype=self.dtype).train(self.training)
+
     def _check(
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, depth: int | None
     ) -> None:
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
         if depth is not None and not 1 <= depth <= MAX_DEPTH:
             raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} iterations")
-        check_conditioning(latents, conditioning, self.config, ("text", "class_label"))
+        control = () if self.control is None else ("control",)
+        check_conditioning(latents, conditioning, self.config, ("text", "class_label", *control))
         if state is not None:
             raise PochadeError("state: a tensor given, but IRIS carries no state: allowed is None")
         trained = max(self.config.depths)
@@ -294,7 +299,8 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
 
         Args:
-            conditioning: text (tokens, mask, pooled) and class label are used where present.
+            conditioning: text (tokens, mask, pooled) and class label are used where present, and control [B, C_control,
+                f H, f W] where there is an input for it, f being ``control_downsampling``; a row of zeros is none.
             state: IRIS carries nothing from step to step; must be None.
             depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond twice the largest
                 depth of training a warning says so: nothing was learned there.
@@ -310,8 +316,10 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         x = self.embed(latents).flatten(2).transpose(1, 2) + self.positions(*grid)
         for block in self.prelude:
             x = block(x, *grid)
-        e = self.prelude_norm(x)
         steer = self.steering(t, conditioning)
+        if self.control is not None and conditioning.control is not None:
+            x = x + self.control(conditioning.control, x, steer, grid)
+        e = self.prelude_norm(x)
         given = self._given(e, steer, conditioning, grid)
         if self.training:
             keys = row_keys(t[:, None], latents[:, :, 0, 0])
