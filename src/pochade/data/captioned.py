@@ -91,6 +91,10 @@ class CaptionedImages:
     def __len__(self) -> int:
         return len(self.items)
 
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Forget all pictures but those at ``chosen``, in that order."""
+        self.items = [self.items[index] for index in chosen]
+
     def image(self, index: int) -> Image.Image:
         """Picture ``index``, RGB, size by size. Raises `BadImage`."""
         picture = self.items[index]

@@ -127,7 +127,11 @@ class OpenMoji:
             raise PochadeError(f"background: {background!r} given, allowed are {get_args(Background)}")
         self.size = size
         self.background = background
-        self.items = [i for i in _all_items() if split == "all" or is_held_out(i.concept) == (split == "held_out")]
+        self._keep = KEPT_BYTES // (4 * size * size)
+        self._choose([i for i in _all_items() if split == "all" or is_held_out(i.concept) == (split == "held_out")])
+
+    def _choose(self, items: list[Item]) -> None:
+        self.items = items
         # Variants of one concept (five skin tones, two genders) would crowd out the rest: training draws concepts.
         concepts: dict[str, list[int]] = {}
         for index, item in enumerate(self.items):
@@ -135,7 +139,10 @@ class OpenMoji:
         self.concepts = list(concepts.values())
         self._group_of = {index: g for g, variants in enumerate(self.concepts) for index in variants}
         self._kept: dict[int, np.ndarray] = {}
-        self._keep = KEPT_BYTES // (4 * size * size)
+
+    def keep(self, chosen: Sequence[int]) -> None:
+        """Forget all drawings but those at ``chosen``, in that order."""
+        self._choose([self.items[index] for index in chosen])
 
     def _rasterise(self, index: int) -> np.ndarray:
         """[size, size, 4] uint8, straight alpha; kept while there is room."""

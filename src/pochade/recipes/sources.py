@@ -9,6 +9,7 @@ from PIL import Image
 
 from pochade.data.joined import Joined, JoinedPictures
 from pochade.data.latents import Pictures
+from pochade.data.scores import keep_best
 from pochade.errors import PochadeError
 from pochade.recipes.stages import ImageData
 
@@ -51,13 +52,19 @@ class _Drawings(_Captioned):
 
 @dataclass(frozen=True)
 class _Labelled(_Captioned):
-    """CIFAR-10 as ``Pictures``: classes and no captions."""
+    """A data set with classes and no captions as ``Pictures``."""
+
+    def __len__(self) -> int:
+        return len(self.dataset.labels)
 
     def captions(self, index: int) -> Sequence[str]:  # noqa: ARG002
         return ()
 
     def label(self, index: int) -> int:
         return int(self.dataset.labels[index])
+
+    def group(self, index: int) -> int:
+        return self.dataset.group(index) if hasattr(self.dataset, "group") else index
 
 
 def open_images(data: ImageData, split: str = "train") -> Any:
@@ -75,11 +82,23 @@ def open_images(data: ImageData, split: str = "train") -> Any:
         if any(hasattr(part, "class_names") for part in parts):
             raise PochadeError(f"data.source: {data.source!r} given, but only captioned pictures can be joined")
         return Joined(parts)
-    split = split if data.held_out else "all"
+    dataset = _open(data, split if data.held_out else "all")
+    if data.best != 1:
+        if not hasattr(dataset, "keep"):
+            raise PochadeError(f"data.best: {data.best} given, but only captioned pictures can be chosen from")
+        keep_best(dataset, data.best)
+    return dataset
+
+
+def _open(data: ImageData, split: str) -> Any:
     if data.source == "openmoji":
         from pochade.data.openmoji import OpenMoji
 
         return OpenMoji(data.size, split)  # pyright: ignore[reportArgumentType]
+    if data.source == "openmoji:groups":
+        from pochade.data.openmoji_groups import OpenMojiGroups
+
+        return OpenMojiGroups(data.size, split)  # pyright: ignore[reportArgumentType]
     if data.source.startswith("cifar10:"):
         from pochade.data.cifar10 import CIFAR10
 

@@ -16,12 +16,14 @@ class ImageData:
     """Pictures to train on."""
 
     source: str = "openmoji"
-    """"openmoji", "cifar10:PATH" (archive or folder), or a folder of pictures with captions or of shards; several of
-    them joined by +, where one named twice is seen twice as often."""
+    """"openmoji", "openmoji:groups" (its groups as classes), "cifar10:PATH" (archive or folder), or a folder of
+    pictures with captions or of shards; several of them joined by +, where one named twice is seen twice as often."""
     size: int = 64
     """Rows and columns in pixels."""
     held_out: bool = True
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
+    best: float = 1.0
+    """Share of the pictures, those that score highest in contrast and colourfulness (``pochade.data.scores``)."""
 
 
 def autoencoder_stage(data: ImageData, **changes: Any) -> Stage:

@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pochade.data.openmoji import OpenMoji
+from pochade.data.scores import colourfulness, contrast, keep_best, score
+from pochade.errors import PochadeError
+from pochade.recipes.sources import as_pictures, open_images
+from pochade.recipes.stages import ImageData
+
+
+def plain(*colour: int) -> np.ndarray:
+    return np.full((8, 8, 3), colour, dtype=np.uint8)
+
+
+def test_a_grey_picture_has_no_colour_and_a_plain_one_no_contrast():
+    ramp = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None, None] * 30, (8, 8, 3))
+    assert colourfulness(ramp) == 0
+    assert contrast(ramp) > 0
+    assert contrast(plain(10, 200, 30)) == pytest.approx(0, abs=1e-9)
+    assert score(Image.fromarray(plain(128, 128, 128))) == pytest.approx(0, abs=1e-9)
+
+
+def test_the_formulas():
+    halves = np.concatenate((plain(255, 0, 0), plain(0, 0, 255)))
+    one, other = np.array([255.0, 0.0]), np.array([127.5, -255.0])
+    expected = np.hypot(one.std(), other.std()) + 0.3 * np.hypot(one.mean(), other.mean())
+    assert colourfulness(halves) == pytest.approx(expected)
+    black_and_white = np.concatenate((plain(0, 0, 0), plain(255, 255, 255)))
+    assert contrast(black_and_white) == pytest.approx(127.5)
+    assert score(Image.fromarray(halves)) > score(Image.fromarray(black_and_white)) > 0.99
+
+
+def folder(path: Path) -> Path:
+    for i in range(10):
+        image = Image.new("RGB", (64, 64), "grey")
+        image.paste((25 * i, 0, 0), (0, 0, 32, 64))
+        image.save(path / f"{i}.png")
+        (path / f"{i}.txt").write_text(f"red {i}")
+    return path
+
+
+def test_the_best_of_a_folder(tmp_path: Path):
+    data = open_images(ImageData(str(folder(tmp_path)), 64, best=0.3, held_out=False))
+    assert len(data) == 3
+    whole = open_images(ImageData(str(tmp_path), 64, held_out=False))
+    scores = [score(whole.image(i)) for i in range(10)]
+    best = sorted(sorted(range(10), key=lambda i: -scores[i])[:3])
+    assert [data.caption(i) for i in range(3)] == [whole.caption(i) for i in best]
+    assert len(as_pictures(data)) == 3
+
+
+def test_the_best_drawings_keep_their_concepts():
+    drawings = OpenMoji(16)
+    drawings.keep(range(0, 40, 2))
+    before = [item.code for item in drawings.items]
+    keep_best(drawings, 0.5)
+    assert len(drawings.items) == 10
+    assert {item.code for item in drawings.items} <= set(before)
+    assert sorted(i for concept in drawings.concepts for i in concept) == list(range(10))
+    for number, concept in enumerate(drawings.concepts):
+        assert {drawings.group(i) for i in concept} == {number}
+        assert len({drawings.items[i].concept for i in concept}) == 1
+
+
+def test_wrong_shares_and_sources(tmp_path: Path):
+    folder(tmp_path)
+    for share in (0.0, 1.5, -1.0):
+        with pytest.raises(PochadeError, match="best: "):
+            open_images(ImageData(str(tmp_path), 64, best=share, held_out=False))
+    with pytest.raises(PochadeError, match="only captioned pictures"):
+        open_images(ImageData("openmoji:groups", 64, best=0.5))
