@@ -244,7 +244,9 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         own |= {"control_channels": channels, "control_downsampling": downsampling}
         copy: Any = IRISDenoiser(**own)
         copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
-        return copy.to(device=self.device, dtype=self.dtype).train(self.training)
+        if copy.dtype != self.dtype:
+            copy.to(self.dtype)
+        return copy.to(self.device).train(self.training)
 
     def _check(
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, depth: int | None

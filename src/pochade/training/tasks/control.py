@@ -1,0 +1,60 @@
+"""Training a control input of a denoiser that is otherwise kept as it is."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from pochade.errors import PochadeError
+from pochade.flow.noise import rows_uniform
+from pochade.flow.timesteps import Density
+from pochade.flow.weighting import Weighting
+from pochade.training.task import Batch
+from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.types import Conditioning
+
+
+@dataclass(frozen=True)
+class ControlSettings:
+    """Which model is given a control, and how it is trained. Raises PochadeError for a value outside its range."""
+
+    model: str | None = None
+    """Name of a trained model or the folder of one; it must be named."""
+    density: Density = "logit_normal"
+    density_scale: float | None = None
+    """Width of the density; None: as published."""
+    time_shift: float = 2.0
+    """s in t' = s t / (1 + (s - 1) t): outlines are decided at high noise."""
+    weighting: Weighting = "constant"
+    drop: float = 0.1
+    """Share of the rows that lose their text or class, for guidance,"""
+    drop_control: float = 0.1
+    """and, apart from it, of those that lose their control, so that the model goes on painting without one."""
+
+    def __post_init__(self) -> None:
+        for name in ("drop", "drop_control"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
+
+
+class ControlTask(FlowTask):
+    """``FlowTask`` on {..., "control" [B, C_control, H, W]}, of which only the denoiser's ``control`` learns.
+
+    Args:
+        denoiser: with a ``control``; everything else in it is frozen.
+        settings: density, weighting, shares that are dropped.
+    """
+
+    def __init__(self, denoiser: Any, settings: ControlSettings) -> None:
+        own = ("density", "density_scale", "time_shift", "weighting", "drop")
+        super().__init__(denoiser, FlowSettings(**{name: getattr(settings, name) for name in own}))
+        denoiser.requires_grad_(False)
+        denoiser.control.requires_grad_(True)
+        self.drop_control = settings.drop_control
+
+    def conditioning(self, batch: Batch) -> Conditioning:
+        # The generators of the rows' noise and times are left as they are: these have seeds of their own.
+        generators = [torch.Generator().manual_seed(int(seed) ^ 1) for seed in batch["seed"]]
+        told = replace(super().conditioning(batch), control=batch["control"])
+        dropped = rows_uniform(generators, 1)[:, 0] < self.drop_control
+        return told.drop("control", rows=dropped.to(batch["control"].device))
