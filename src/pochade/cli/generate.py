@@ -1,5 +1,6 @@
 """``pochade generate``: sentences to PNG files."""
 
+import hashlib
 import os
 import re
 import secrets
@@ -12,12 +13,13 @@ import typer
 from pochade.cli.common import complain, console, loading, print_json, quiet_libraries
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import decoders, hub
-from pochade.pipelines.checks import check_count, check_scale, check_seed
+from pochade.pipelines.checks import check_control, check_count, check_scale, check_seed
 from pochade.pipelines.recipe_metadata import PictureRecipe, read_recipe, save_png, slug, versions
 from pochade.pipelines.schedulers import check_scheduler
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
 
 OWN = "[dim]\\[default: the model's own, mostly {}][/dim]"
 
@@ -55,6 +57,11 @@ class Request:
     decoder: str
     decoder_folder: Path | None
     """None for the model's own autoencoder."""
+    control: Path | None
+    """File of the control, None for none."""
+    control_edges: bool
+    """Whether its edges are the control."""
+    control_sha256: str
 
 
 def generate(
@@ -83,6 +90,17 @@ def generate(
     decoder: Annotated[
         str | None,
         typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder. Left out: the model's own."),
+    ] = None,
+    control: Annotated[
+        Path | None,
+        typer.Option(help="White edges on black that the picture follows; for models that take them.", metavar="FILE"),
+    ] = None,
+    edges_of: Annotated[
+        Path | None,
+        typer.Option(
+            help="A picture whose edges are followed; they are written to OUT as well.",
+            metavar="FILE",
+        ),
     ] = None,
     like: Annotated[Path | None, typer.Option(help="Repeat this picture. Other options given here change it.")] = None,
     sheet: Annotated[
@@ -119,6 +137,8 @@ def generate(
         size=size,
         scheduler=scheduler,
         decoder=decoder,
+        control=control,
+        edges_of=edges_of,
         recipe=recipe,
     )
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
@@ -134,6 +154,7 @@ def generate(
     pipe = _load(folder, request, allow_pickle)
     width, height = request.size or (pipe.default_size, pipe.default_size)
     pipe.check_inputs(num_inference_steps=request.steps, guidance_scale=request.guidance, height=height, width=width)
+    lines = _lines(request, width, height)
     if single or preview:
         _make_folder(out)
     if sheet is not None:
@@ -157,15 +178,25 @@ def generate(
                 negative_prompt=request.negative_prompt,
                 decoder=request.decoder,
                 decoder_sha256=decoder_sha,
+                control="" if request.control is None else str(request.control),
+                control_edges=request.control_edges,
+                control_sha256=request.control_sha256,
             )
             watch.begin(f"{prompt} ({made.seed})")
-            image, told = _paint(pipe, made, watch.step)
+            image, told = _paint(pipe, made, lines, watch.step)
             done.append((made, image))
             if single:
                 path = save_png(image, out, f"{slug(prompt)}-{made.seed}", None if no_metadata else made)
                 files.append({"file": str(path), **asdict(made), "told": told})
                 if not as_json:
                     watch.say(str(path))
+    if edges_of is not None and lines is not None and single:
+        from pochade.data.edges import edges_image
+
+        path = save_png(edges_image(lines), out, f"{slug(edges_of.stem)}-edges", None)
+        files.append({"file": str(path), "edges_of": str(edges_of)})
+        if not as_json:
+            print(path)
     if sheet is not None:
         _save_sheet(done, sheet)
         files.append({"file": str(sheet), "recipes": [asdict(r) for r, _ in done]})
@@ -186,6 +217,8 @@ def _request(
     size: str | None,
     scheduler: str | None,
     decoder: str | None,
+    control: Path | None,
+    edges_of: Path | None,
     recipe: PictureRecipe | None,
 ) -> Request:
     """What was asked for: the options given, else the recipe's, else the defaults. Raises PochadeError."""
@@ -225,7 +258,47 @@ def _request(
         raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
     decoder = decoder or (recipe.decoder if recipe else decoders.OWN)
     found = decoders.find_decoder(decoder, folder)
-    return Request(chosen, seed, model, folder, steps, guidance, negative, pair, scheduler, decoder, found)
+    file, is_edges, digest = _control_file(control, edges_of, recipe, folder)
+    return Request(
+        chosen, seed, model, folder, steps, guidance, negative, pair, scheduler, decoder, found, file, is_edges, digest
+    )
+
+
+def _control_file(
+    control: Path | None, edges_of: Path | None, recipe: PictureRecipe | None, model: Path
+) -> tuple[Path | None, bool, str]:
+    """The file of the control, whether its edges are meant, and its SHA-256. Raises PochadeError."""
+    if control is not None and edges_of is not None:
+        raise PochadeError("edges_of: given beside control, allowed is one of them")
+    file, is_edges, told = control or edges_of, edges_of is not None, ""
+    if file is None and recipe is not None and recipe.control:
+        file, is_edges, told = Path(recipe.control), recipe.control_edges, recipe.control_sha256
+    if file is None:
+        return None, False, ""
+    check_control(int(hub.read_json(model / "denoiser" / "config.json").get("control_channels", 0)))
+    name = "like" if told else "edges_of" if is_edges else "control"
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise PochadeError(f"{name}: {str(file)!r} cannot be read ({error.strerror})") from error
+    if told and told != digest:
+        raise PochadeError(f"like: the picture follows {str(file)!r}, which is another file now")
+    return file, is_edges, digest
+
+
+def _lines(request: Request, width: int, height: int) -> "Tensor | None":
+    """The control [1, H, W] of the request. Raises PochadeError where it does not fit."""
+    if request.control is None:
+        return None
+    from pochade.data.edges import edges_of, read_edges
+
+    if request.control_edges:
+        return edges_of(request.control, width, height)
+    lines = read_edges(request.control)
+    if tuple(lines.shape[1:]) != (height, width):
+        rows, columns = lines.shape[1:]
+        raise PochadeError(f"control: {columns} x {rows} pixels given, allowed is the picture's size, {width}x{height}")
+    return lines
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:
@@ -282,7 +355,9 @@ def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
     return pipe
 
 
-def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "tuple[Image.Image, dict[str, float]]":
+def _paint(
+    pipe: Any, recipe: PictureRecipe, lines: "Tensor | None", on_step: Any
+) -> "tuple[Image.Image, dict[str, float]]":
     """The picture, and what the family told of itself while it painted (``aux``): means over the steps."""
     import torch
 
@@ -304,6 +379,7 @@ def _paint(pipe: Any, recipe: PictureRecipe, on_step: Any) -> "tuple[Image.Image
         generator=[torch.Generator().manual_seed(recipe.seed)],
         callback_on_step_end=step,
         callback_on_step_end_tensor_inputs=["predicted_data", "aux"],
+        control=lines,
     ).images[0]
     return image, {name: sum(values) / len(values) for name, values in told.items()}
 

@@ -49,6 +49,9 @@ class PictureRecipe:
         negative_prompt: what guidance leads away from; empty for none.
         decoder: its name or folder as it was given, or ``model`` for the model's own autoencoder.
         decoder_sha256: of the decoder's configuration and weights; empty for the model's own.
+        control: file of the edges that the picture follows, or of the picture whose edges they are; empty for none.
+        control_edges: whether the file is a picture whose edges were found.
+        control_sha256: of that file.
         versions: package -> version.
     """
 
@@ -64,6 +67,9 @@ class PictureRecipe:
     negative_prompt: str = ""
     decoder: str = "model"
     decoder_sha256: str = ""
+    control: str = ""
+    control_edges: bool = False
+    control_sha256: str = ""
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
@@ -78,8 +84,9 @@ class PictureRecipe:
         except ValueError as error:
             raise PochadeError(f"recipe: not valid JSON ({error})") from error
         names = {f.name for f in fields(cls)}
-        if isinstance(values, dict):  # as it was before there were decoders to choose from
-            values = {"decoder": "model", "decoder_sha256": "", **values}
+        if isinstance(values, dict):  # as it was before there were decoders to choose from, and controls
+            control = {"control": "", "control_edges": False, "control_sha256": ""}
+            values = {"decoder": "model", "decoder_sha256": "", **control, **values}
         if not isinstance(values, dict) or set(values) != names:
             given = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
             raise PochadeError(f"recipe: its fields are missing or unknown ({given})")

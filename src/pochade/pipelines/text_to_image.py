@@ -4,6 +4,7 @@ import inspect
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -12,6 +13,7 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from PIL import Image
 from torch import Tensor
 
 from pochade.errors import FailureError, PochadeError
@@ -26,6 +28,7 @@ from pochade.pipelines.checks import (
     check_output,
     check_scale,
     check_size,
+    control_rows,
     row_generators,
 )
 from pochade.pipelines.loading import load_components
@@ -234,6 +237,7 @@ class TextToImagePipeline(DiffusionPipeline):
         callback_on_step_end: "Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None] | None" = None,
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
+        control: Image.Image | Sequence[Image.Image] | Tensor | None = None,
     ) -> Any:
         """Paint B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
 
@@ -263,6 +267,9 @@ class TextToImagePipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data`` and ``aux`` it gets; the last
                 is a mapping of what the family tells of itself, such as ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
+            control: what the picture shall follow, for a denoiser with an input for it: a picture of ``height`` x
+                ``width`` such as white edges on black, or a tensor [C_control, height, width] in [0, 1]; one for all,
+                or one a prompt. Guidance leaves it in both branches.
 
         Raises:
             PochadeError: an argument is not allowed; before any work.
@@ -283,7 +290,8 @@ class TextToImagePipeline(DiffusionPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         prompts, embeds = self._prompts(prompt, prompt_embeds)
-        B = (len(prompts) if prompts is not None else embeds.batch_size or 1) * num_images_per_prompt
+        asked = len(prompts) if prompts is not None else embeds.batch_size or 1
+        B = asked * num_images_per_prompt
         scale = torch.as_tensor(guidance_scale, dtype=torch.float32)
         if scale.ndim and scale.shape[0] != B:
             raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
@@ -291,12 +299,19 @@ class TextToImagePipeline(DiffusionPipeline):
         negatives = self._negatives(negative_prompt, prompts)
         device, dtype = self._execution_device, self.denoiser.dtype
         down = int(self.autoencoder.downsampling)
-        rows, columns = (height or self.default_size) // down, (width or self.default_size) // down
-        shape = (int(self.denoiser.config.latent_channels), rows, columns)
+        height, width = height or self.default_size, width or self.default_size
+        if control is not None:
+            if embeds.control is not None:
+                raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
+            channels = int(getattr(self.denoiser.config, "control_channels", 0))
+            control = control_rows(control, channels, asked, (height, width))
+        shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
         noise, seeds = self._noise(generator, latents, B, shape)
         noise = noise.to(device=device, dtype=dtype)
 
         conditioning, negative = self._encode(prompts, negatives) if prompts is not None else (embeds, None)
+        if control is not None:
+            conditioning = replace(conditioning, control=control)
         repeat = lambda v: v.repeat_interleave(num_images_per_prompt, dim=0)  # noqa: E731
         conditioning = conditioning.map(repeat).to(device, dtype)
         negative = None if negative is None else negative.map(repeat).to(device, dtype)

@@ -13,6 +13,7 @@ RECIPES: dict[str, str] = {
     "denoiser": "pochade.recipes.denoiser:from_random_weights",
     "student": "pochade.recipes.student:of_a_teacher",
     "distil": "pochade.recipes.distil:few_steps",
+    "control": "pochade.recipes.control:edges",
     "tiny-decoder": "pochade.recipes.decoder:tiny",
 }
 """Name -> "module:function"."""

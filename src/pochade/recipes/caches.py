@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 
+from pochade.data.edges import CachedEdges, build_edges
 from pochade.data.latents import CachedLatents, build_cache, fingerprint
 from pochade.data.velocities import CachedVelocities, build_velocities
 from pochade.pipelines import hub
@@ -27,6 +28,12 @@ def cache_latents(
     name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
     encode_text = None if encoder is None else encoder.encode
     return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
+
+
+def cache_edges(size: int, out: Path, latents: CachedLatents, dataset: Any) -> CachedEdges:
+    """The edges of the pictures of ``dataset``, of which ``latents`` are."""
+    pictures = as_pictures(dataset)
+    return build_edges(latents, pictures, out / "cache" / f"edges-{fingerprint(pictures, str(size))}")
 
 
 def cache_velocities(

@@ -15,10 +15,12 @@ from pochade.autoencoders.tiny_decoder import for_autoencoder
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines.loading import load_components
 from pochade.recipes import run
+from pochade.recipes.adapters import controlled
 from pochade.training.stage import Stage
 from pochade.training.task import Batch, Task
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, PictureTask
 from pochade.training.tasks.consistency import ConsistencyTask
+from pochade.training.tasks.control import ControlSettings, ControlTask
 from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
@@ -84,6 +86,10 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             denoiser = fresh
             teaches = isinstance(settings, TeacherSettings)
             task = TeacherTask(denoiser, settings) if teaches else FlowTask(denoiser, settings)
+        elif isinstance(settings, ControlSettings):
+            pipeline = controlled(stage)
+            denoiser, side = pipeline.denoiser, stage.data.size // pipeline.autoencoder.downsampling
+            task, shape = ControlTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
         else:
             denoiser, shape = _taught(stage, denoiser, shape)
             task = ConsistencyTask(denoiser, settings)
@@ -134,6 +140,9 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
     batch["latents"] = torch.randn(size, *shape)
     if isinstance(task, TeacherTask):
         batch |= {"record_seed": batch["seed"], "teacher_velocity": torch.randn(size, *shape)}
+    if isinstance(task, ControlTask):
+        pixels = (config.control_downsampling * side for side in shape[1:])
+        batch["control"] = (torch.rand(size, config.control_channels, *pixels) < 0.1).float()
     if config.num_classes:
         return {**batch, "class_label": torch.randint(config.num_classes, (size,))}
     words = torch.randn(size, WORDS, config.text_dim)

@@ -18,6 +18,7 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
+from pochade.recipes.adapters import controlled, run_control
 from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
 from pochade.recipes.caches import cache_latents, cache_velocities
 from pochade.recipes.results import Result, after, main_first, passed_over, say
@@ -27,6 +28,7 @@ from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, override, read_options
 from pochade.training.tasks.autoencoder import AutoencoderSettings, build_autoencoder
 from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
+from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
@@ -38,6 +40,7 @@ SHEET_PROMPTS = (
 SHEET_STEPS = 20
 FEW_STEPS = 4
 """What a distilled model samples with where nothing else is asked for."""
+KINDS = (AutoencoderSettings, DecoderSettings, FlowSettings, ConsistencySettings, ControlSettings)
 
 
 def stages_of(recipe: str) -> list[Stage]:
@@ -77,6 +80,8 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
             previous = run_decoder(after(stage, previous), folder, resume, autoencoder)
         elif isinstance(stage.task, ConsistencySettings):
             previous = _run_consistency(stage, folder, resume, previous, out)
+        elif isinstance(stage.task, ControlSettings):
+            previous = run_control(stage, folder, resume, out)
         else:
             previous = _run_flow(stage, folder, resume, autoencoder, previous, out)
     assert previous is not None
@@ -85,10 +90,10 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
 
 def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     """Whatever can be known to fail is found here, not after the hours of the stages before."""
-    if not isinstance(stage.task, AutoencoderSettings | DecoderSettings | FlowSettings | ConsistencySettings):
+    if not isinstance(stage.task, KINDS):
         kind = type(stage.task).__name__
         raise PochadeError(
-            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher and consistency settings"
+            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher, consistency and control settings"
         )
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
@@ -106,6 +111,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     elif isinstance(stage.task, ConsistencySettings):
         stage.task.intervals_at(0.0)
         _preflight_teacher(stage.task.teacher, dataset, before)
+    elif isinstance(stage.task, ControlSettings):
+        _check_labels(controlled(stage), dataset, "task.model")
     elif isinstance(stage.task, DecoderSettings):
         autoencoder = _autoencoder_for(stage, before)
         with torch.device("meta"):
@@ -171,15 +178,15 @@ def _preflight_teacher(teacher: str | None, dataset: Any, before: Sequence[Stage
     _check_labels(TextToImagePipeline.from_pretrained(teacher), dataset)
 
 
-def _check_labels(teacher: TextToImagePipeline, dataset: Any) -> None:
-    """Raises PochadeError where a teacher and a data set do not speak of the same things."""
-    encoder = teacher.text_encoder
+def _check_labels(model: TextToImagePipeline, dataset: Any, name: str = "task.teacher") -> None:
+    """Raises PochadeError where a model, given as ``name``, and a data set do not speak of the same things."""
+    encoder = model.text_encoder
     names = list(encoder.names) if isinstance(encoder, ClassLabelEncoder) else None
     classes = list(dataset.class_names) if hasattr(dataset, "class_names") else None
     if encoder is None or names != classes:
         knows = "has no text encoder" if encoder is None else "knows classes" if names else "knows captions"
         holds = f"the classes {', '.join(classes)}" if classes else "captions"
-        raise PochadeError(f"task.teacher: a model that {knows} is given, but the data holds {holds}")
+        raise PochadeError(f"{name}: a model that {knows} is given, but the data holds {holds}")
 
 
 def build_denoiser(settings: FlowSettings, **changes: Any) -> Any:

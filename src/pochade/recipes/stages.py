@@ -6,6 +6,7 @@ from typing import Any
 from pochade.training.stage import Stage
 from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.flow import FlowSettings
 from pochade.training.tasks.teacher import TeacherSettings
@@ -99,6 +100,25 @@ def consistency_stage(data: ImageData, task: ConsistencySettings, **changes: Any
         "learning_rate": 3e-4,
         "warmup_steps": 50,
         "weight_decay": 0.0,
+        "clip": 1.0,
+        "ema_decay": 0.998,
+        "save_every": 250,
+        "sample_every": 500,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def control_stage(data: ImageData, task: ControlSettings, **changes: Any) -> Stage:
+    """A control input of a trained model, which itself is kept as it is, on cached latents and edges."""
+    settings: dict[str, Any] = {
+        "name": "control",
+        "task": task,
+        "data": data,
+        "steps": 2000,
+        "batch_size": 32,
+        "learning_rate": 5e-4,
+        "warmup_steps": 100,
+        "weight_decay": 0.01,
         "clip": 1.0,
         "ema_decay": 0.998,
         "save_every": 250,
