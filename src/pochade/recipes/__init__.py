@@ -5,6 +5,7 @@ RECIPES: dict[str, str] = {
     "lrf-folder": "pochade.recipes.lrf:folder",
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
+    "iris": "pochade.recipes.iris:openmoji",
     "lira": "pochade.recipes.lira:openmoji",
     "lira-curriculum": "pochade.recipes.lira:curriculum",
     "microforge": "pochade.recipes.microforge:openmoji",

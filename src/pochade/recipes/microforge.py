@@ -41,7 +41,7 @@ def openmoji() -> list[Stage]:
     task = FlowSettings(
         "microforge", "nano", options=("sample_size=8",), weighting="centre", time_shift=2.0, scan_rate=SCAN_RATE
     )
-    flow_low = flow_stage(low, task, name="low", steps=1500, clip=CLIP)
+    flow_low = flow_stage(low, task, name="low", steps=5000, clip=CLIP)
     flow_high = replace(
         flow_low,
         name="high",
