@@ -57,7 +57,7 @@ def spectra(
 
 
 def radial_power(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
-    """The mean power of x [B, C, H, W] in rings of frequency: their mean frequencies in cycles a cell, and it, both [F].
+    """Rings of frequency in x [B, C, H, W]: the mean frequency of each, in cycles a cell, and its mean power, both [F].
 
     Rings are 1 / max(H, W) wide, the first holds the mean alone. The transform is orthonormal: white noise of
     deviation 1 has the power 1 everywhere.
