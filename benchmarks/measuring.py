@@ -88,6 +88,19 @@ def processor(device: str = "cpu") -> str:
     return platform.processor() or platform.machine()
 
 
+def quality(report: dict[str, Any]) -> dict[str, Any]:
+    """Of what ``pochade.evaluation.report.evaluate`` found: pictures, kernel distance and retrieval of both splits."""
+    row: dict[str, Any] = {}
+    for split in ("train", "held_out"):
+        row |= {
+            f"{split} pictures": report[split]["pictures"],
+            f"kd {split}": report[split]["kd_lite0"],
+            f"kd {split} spread": report[split]["kd_lite0 spread"],
+            f"R@1 {split}": report[split]["retrieval"]["generated"]["R@1"],
+        }
+    return row
+
+
 def write(path: Path, text: str) -> None:
     """Writes a file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from measuring import write
+from measuring import quality, write
 from pochade.data.openmoji import OpenMoji
 from pochade.evaluation.report import evaluate
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -78,13 +78,7 @@ def measure(name: str, folder: str, carries: bool, args: Any) -> dict[str, Any]:
         model=name,
         progress=False,
     ).figures
-    for split in ("train", "held_out"):
-        row |= {
-            f"{split} pictures": report[split]["pictures"],
-            f"kd {split}": report[split]["kd_lite0"],
-            f"kd {split} spread": report[split]["kd_lite0 spread"],
-            f"R@1 {split}": report[split]["retrieval"]["generated"]["R@1"],
-        }
+    row |= quality(report)
     print(json.dumps(row), flush=True)
     return row
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measuring import write
+from measuring import quality, write
 from pochade.evaluation.report import evaluate
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -33,13 +33,7 @@ def measure(model: str, name: str, solver: str, steps: int, guidance: float, arg
         progress=False,
     ).figures
     row: dict[str, Any] = {"model": name, "scheduler": solver, "steps": steps, "guidance": guidance}
-    for split in ("train", "held_out"):
-        row |= {
-            f"{split} pictures": report[split]["pictures"],
-            f"kd {split}": report[split]["kd_lite0"],
-            f"kd {split} spread": report[split]["kd_lite0 spread"],
-            f"R@1 {split}": report[split]["retrieval"]["generated"]["R@1"],
-        }
+    row |= quality(report)
     print(json.dumps(row), flush=True)
     return row
 
