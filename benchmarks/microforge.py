@@ -1,4 +1,4 @@
-"""MicroForge's memory at 512 px beside what the published design names, and what its kinds of modulation cost.
+"""MicroForge's memory at 512 px beside what the published design names, and what each of its parts costs.
 
     python benchmarks/microforge.py
 
@@ -16,6 +16,8 @@ import torch
 from measuring import counted, processor, timed, write
 from pochade import denoisers
 from pochade.evaluation.profile.models import load, open_gates
+from pochade.recipes.studies import STUDIES
+from pochade.training.stage import read_options
 from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -25,13 +27,14 @@ TEXT_TOKENS = 64
 ROUNDS = 20
 
 
-def call(denoiser: Any, side: int) -> Any:
-    """A step of one picture, as a function of nothing."""
+def call(denoiser: Any, side: int, batch: int = 1) -> Any:
+    """A step, as a function of nothing."""
     config = denoiser.config
-    words = torch.randn(1, TEXT_TOKENS, config.text_dim)
-    told = Conditioning(words, torch.ones(1, TEXT_TOKENS, dtype=torch.bool), torch.randn(1, config.pooled_dim))
-    latents, t = torch.randn(1, config.latent_channels, side, side), torch.full((1,), 0.5)
-    state = None if denoiser.state_shape is None else torch.zeros(1, *denoiser.state_shape)
+    words = torch.randn(batch, TEXT_TOKENS, config.text_dim)
+    mask = torch.ones(batch, TEXT_TOKENS, dtype=torch.bool)
+    told = Conditioning(words, mask, torch.randn(batch, config.pooled_dim))
+    latents, t = torch.randn(batch, config.latent_channels, side, side), torch.full((batch,), 0.5)
+    state = None if denoiser.state_shape is None else torch.zeros(batch, *denoiser.state_shape)
     return lambda: denoiser(latents, t, told, state=state)
 
 
@@ -53,29 +56,43 @@ def memory(variant: str, pixels: int) -> dict[str, Any]:
     return {**found, "total_mb": found["weights_mb"] + most}
 
 
+def modulation(variant: str) -> dict[str, Any]:
+    """Parameters with grouped modulation and with a matrix a block."""
+    with torch.device("meta"):
+        sides = {kind: denoisers.build("microforge", variant, modulation=kind) for kind in ("grouped", "full")}
+    counts = {f"{kind}_parameters": sum(p.numel() for p in model.parameters()) for kind, model in sides.items()}
+    return {"variant": variant, **counts}
+
+
 @torch.no_grad()
-def modulation(variant: str, rounds: int) -> dict[str, Any]:
-    """Grouped modulation against a matrix a block: parameters, and the step at its own size, side by side."""
-    sides = {}
-    for kind in ("grouped", "full"):
+def switches(batch: int, rounds: int) -> list[dict[str, Any]]:
+    """A step of nano with each of its parts left out or replaced, side by side in every round."""
+    cases = {name: case for name, case in STUDIES["microforge"].cases.items() if not case.changes}
+    known = denoisers.parameters("microforge")
+    models: dict[str, Any] = {}
+    for name, case in cases.items():
         torch.manual_seed(0)
-        sides[kind] = open_gates(denoisers.build("microforge", variant, modulation=kind)).eval()
-    steps = {kind: call(model, model.config.sample_size) for kind, model in sides.items()}
-    best = dict.fromkeys(steps, float("inf"))
-    for _ in range(rounds + 1):
-        for kind, step in steps.items():
-            best[kind] = min(best[kind], timed(step, "cpu"))
-    return {
-        "variant": variant,
-        **{f"{kind}_parameters": sum(p.numel() for p in model.parameters()) for kind, model in sides.items()},
-        **{f"{kind}_ms": 1e3 * seconds for kind, seconds in best.items()},
-    }
+        options = read_options(case.options, known, "microforge")
+        models[name] = open_gates(denoisers.build("microforge", "nano", latent_channels=32, **options)).eval()
+    found = [
+        {"case": name, "about": case.about, "parameters": sum(p.numel() for p in models[name].parameters()), "ms": {}}
+        for name, case in cases.items()
+    ]
+    for side in (4, 8, 32):
+        steps = [call(models[row["case"]], side, batch if side < 32 else 1) for row in found]
+        best = [float("inf")] * len(steps)
+        for _ in range(rounds + 1):
+            best = [min(most, timed(step, "cpu")) for most, step in zip(best, steps, strict=True)]
+        for row, seconds in zip(found, best, strict=True):
+            row["ms"][side * side] = 1e3 * seconds
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--pixels", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--batch", type=int, default=8, help="of the steps with parts left out; 1 from 1,024 tokens on")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--output", type=Path, default=DOCS / "microforge.json")
     args = parser.parse_args()
@@ -87,7 +104,9 @@ def main() -> None:
         "torch": torch.__version__,
         "pixels": args.pixels,
         "memory": [memory(variant, args.pixels) for variant in PUBLISHED],
-        "modulation": [modulation(variant, args.rounds) for variant in denoisers.variants("microforge")],
+        "modulation": [modulation(variant) for variant in denoisers.variants("microforge")],
+        "batch": args.batch,
+        "switches": switches(args.batch, args.rounds),
     }
     write(args.output, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))

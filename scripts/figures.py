@@ -41,6 +41,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
     "microforge_memory": (f"{BENCHMARKS}/microforge.json", models.microforge_memory),
+    "microforge_switches": (f"{BENCHMARKS}/microforge.json", models.microforge_switches),
     "microforge_modulation": (f"{BENCHMARKS}/microforge.json", models.microforge_modulation),
     "microforge_carry": (f"{BENCHMARKS}/microforge_carry.json", models.microforge_carry),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),

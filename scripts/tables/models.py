@@ -67,7 +67,6 @@ def study(record: dict[str, Any]) -> str:
         [
             row["about"],
             f"{row['runs'][0]['parameters'] / 1e6:.2f} M",
-            *([f"{min(run['seconds_per_step'] for run in row['runs']):.2f}"] if told else []),
             cell(row["runs"], "loss", ".3f"),
             cell(row["runs"], "kd train", ".3f"),
             cell(row["runs"], "R@1 train", ".2f"),
@@ -78,7 +77,7 @@ def study(record: dict[str, Any]) -> str:
     ]
     columns = ["", "parameters", "loss", "kernel distance, spread", "R@1", "R@1, held out"]
     if told:
-        columns = [*columns[:2], "s/step", *columns[2:], "expected"]
+        columns.append("expected")
     return f"{record['about']}:\n\n{table(columns, rows)}"
 
 
@@ -138,6 +137,22 @@ def microforge_memory(record: dict[str, Any]) -> str:
     return f"{head}\n\n{table(columns, rows)}"
 
 
+def microforge_switches(record: dict[str, Any]) -> str:
+    """What each part costs in parameters and time."""
+    base = record["switches"][0]
+    rows = [
+        [
+            r["about"],
+            f"{r['parameters'] / 1e6:.2f} M",
+            *(f"{r['ms'][n]:.1f} ({r['ms'][n] / base['ms'][n]:.2f})" for n in base["ms"]),
+        ]
+        for r in record["switches"]
+    ]
+    times = [f"ms at {n} tokens (ratio)" for n in base["ms"]]
+    head = f"A step of `nano`, batch {record['batch']} ({record['processor']}, {record['threads']} thread(s)):"
+    return f"{head}\n\n{table(['', 'parameters', *times], rows)}"
+
+
 def microforge_modulation(record: dict[str, Any]) -> str:
     """Grouped modulation against a matrix a block."""
     rows = [
@@ -146,12 +161,10 @@ def microforge_modulation(record: dict[str, Any]) -> str:
             f"{r['grouped_parameters'] / 1e6:.1f} M",
             f"{r['full_parameters'] / 1e6:.1f} M",
             f"{r['full_parameters'] / r['grouped_parameters'] - 1:+.0%}",
-            f"{r['full_ms'] / r['grouped_ms']:.2f}",
         ]
         for r in record["modulation"]
     ]
-    columns = ["size", "grouped adaLN", "full adaLN", "parameters", "time of a step, full / grouped"]
-    return table(columns, rows)
+    return table(["size", "grouped adaLN", "full adaLN", "parameters"], rows)
 
 
 def lira_thinking(record: dict[str, Any]) -> str:
