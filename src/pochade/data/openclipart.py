@@ -1,4 +1,4 @@
-"""Open Clip Art: some 5,000 drawings with titles and keywords, in the public domain, from a folder of SVG files.
+"""Open Clip Art: some 3,700 drawings with titles and keywords, in the public domain, from a folder of SVG files.
 
 Debian and Ubuntu carry release 0.18 as the package ``openclipart-svg``.
 """
