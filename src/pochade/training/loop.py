@@ -204,10 +204,12 @@ class _Run:
                     tensor.copy_(saved.tensors["carried"][name])
             load_optimizer(self.optimizer, self.names, saved.tensors["optimizer"])
             states = saved.state["random"]
-        if str(self.rank) in states:
-            restore_random_state(states[str(self.rank)], self.device)
-        else:  # a new run, or a process more than before
-            seed_all(stage.seed, self.step, self.rank)
+        # What a step draws for the whole batch, such as IRIS's depth, must be the same in every process.
+        state = states.get(str(self.rank), states.get("0"))
+        if state is not None:
+            restore_random_state(state, self.device)
+        else:
+            seed_all(stage.seed, self.step)
 
     def _describe(self) -> str:
         stage, world = self.stage, self.world_size
