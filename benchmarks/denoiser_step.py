@@ -61,9 +61,11 @@ FAMILIES = {
     ),
     "iris": Family(
         "IRIS",
-        ("nano", "tiny"),
-        (64, 256, 1024),
-        "IRIS applies its core eight times, so at equal parameters it computes more; *depth 4* applies it four times.",
+        ("nano", "tiny", "small"),
+        (64, 256, 1024, 4096),
+        "IRIS applies its core eight times, so at equal parameters it computes more; *depth 4* applies it four times. "
+        "The peers *as depth 4* and *as depth 8* have the parameters of IRIS counted as often as they are used; the "
+        "ratio *in use* is against the faster of those.",
         (4,),
     ),
     "microforge": Family(
@@ -166,8 +168,17 @@ def calls(family: str, variant: str, tokens: int, setting: Setting) -> dict[str,
     batch, device = setting.batch, setting.device
     own = build(family, variant, sample_size=side * patch)
     options = {"head": config["dim"] // config["heads"], "channels": channels, "patch": patch, "side": side}
-    peers = [equal(make, count(own), config["dim"], **options) for make in (pixart, sana)]
-    for network in (own, *peers):
+    # How a peer's name ends -> its parameters: those of the family, and where it iterates those in use.
+    own_sizes = {"": count(own)}
+    if hasattr(own, "effective_parameters"):
+        depths = sorted({*FAMILIES[family].depths, config["iterations"]})
+        own_sizes |= {as_depth(depth): own.effective_parameters(depth) for depth in depths}
+    peers = {
+        f"{name}{ending}": equal(make, size, config["dim"], **options)
+        for ending, size in own_sizes.items()
+        for name, make in zip(PEERS, (pixart, sana), strict=True)
+    }
+    for network in (own, *peers.values()):
         network.eval().requires_grad_(False).to(device)
     latents = torch.randn(batch, channels, side * patch, side * patch, device=device)
     text = torch.randn(batch, setting.text_tokens, TEXT_DIM, device=device)
@@ -185,9 +196,31 @@ def calls(family: str, variant: str, tokens: int, setting: Setting) -> dict[str,
     steps: dict[str, tuple[nn.Module, Any]] = {title: (own, lambda: own(latents, t, told))}
     for depth in FAMILIES[family].depths:
         steps[f"{title}, depth {depth}"] = own, lambda depth=depth: own(latents, t, told, depth=depth)
-    steps["PixArt"] = peers[0], lambda: peers[0](latents, added_cond_kwargs=sizes, **shared)
-    steps["SANA"] = peers[1], lambda: peers[1](latents, **shared)
+    for name, peer in peers.items():
+        further = {"added_cond_kwargs": sizes} if name.startswith("PixArt") else {}
+        steps[name] = peer, lambda peer=peer, further=further: peer(latents, **further, **shared)
     return steps
+
+
+def as_depth(depth: int) -> str:
+    """How the name of a peer ends that has the parameters of a family counted in use."""
+    return f" as depth {depth}"
+
+
+def ratio(e: Entry, rows: Sequence[Entry], ending: str = "") -> str:
+    """Time against that of the faster peer on the same grid whose name ends so, a dash where none was run."""
+    peers = {f"{name}{ending}" for name in PEERS}
+    beside = [o for o in rows if (o.variant, o.tokens) == (e.variant, e.tokens) and o.name in peers]
+    fastest = min((o.milliseconds for o in beside if o.milliseconds is not None), default=None)
+    return "–" if fastest is None or e.milliseconds is None else f"{e.milliseconds / fastest:.2f}"
+
+
+def ratio_in_use(e: Entry, rows: Sequence[Entry], family: str) -> str:
+    """As ``ratio``, at as many parameters in use, for the rows of a family that iterates."""
+    title, _, depth = e.name.partition(", depth ")
+    if title != FAMILIES[family].title:
+        return "–"
+    return ratio(e, rows, as_depth(int(depth or build_config(family, e.variant)["iterations"])))
 
 
 def too_large(name: str, tokens: int, smaller: Iterable[Entry], setting: Setting) -> bool:
@@ -253,19 +286,19 @@ would take more than {about["limit_seconds"]:g} seconds or {about["limit_gigabyt
         f"""{about["processor"]}, {about["threads"]} thread(s), torch {about["torch"]}, diffusers
 {about["diffusers"]}; the matrix product ran at {about["matmul_gigaflop_per_second"]:.0f} GFLOP/s.""",
     ]
-    columns = ("size", "tokens", "network", "parameters", "ms", "ratio", "memory, MB", "GFLOP", "GFLOP/s", "share")
-    lines = ["\n\n".join(head), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     rows = list(entries)
+    iterates = any(" as depth " in e.name for e in rows)
+    columns = ["size", "tokens", "network", "parameters", "ms", "ratio", *(["in use"] if iterates else [])]
+    columns += ["memory, MB", "GFLOP", "GFLOP/s", "share"]
+    lines = ["\n\n".join(head), "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for e in rows:
         row = f"| {e.variant} | {e.tokens} | {e.name} | {e.parameters / 1e6:.2f} M |"
         if e.milliseconds is None:
-            lines.append(f"{row} not run |{' – |' * 5}")
+            lines.append(f"{row} not run |{' – |' * (len(columns) - 5)}")
             continue
-        beside = [o for o in rows if (o.variant, o.tokens) == (e.variant, e.tokens) and o.name in PEERS]
-        fastest = min((o.milliseconds for o in beside if o.milliseconds is not None), default=None)
-        ratio = "–" if fastest is None else f"{e.milliseconds / fastest:.2f}"
+        ratios = [ratio(e, rows), *([ratio_in_use(e, rows, family)] if iterates else [])]
         lines.append(
-            f"{row} {e.milliseconds:.2f} | {ratio} | {e.peak_megabytes:.1f} | {e.gigaflop:.2f} | "
+            f"{row} {e.milliseconds:.2f} | {' | '.join(ratios)} | {e.peak_megabytes:.1f} | {e.gigaflop:.2f} | "
             f"{e.gigaflop_per_second:.1f} | {e.share_of_matmul:.0%} |"
         )
     return "\n".join(lines) + "\n"

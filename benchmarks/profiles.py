@@ -27,6 +27,7 @@ NAMES = [
     "lira:small@512+clip-l",
     "lira:small@1024",
     "lira:small@1024+clip-l",
+    *(f"iris:{variant}+clip-l" for variant in ("tiny", "small", "base")),
 ]
 SIDES = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
 HEADS = ("eager", "ONNX", "ONNX int8")

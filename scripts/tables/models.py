@@ -167,6 +167,52 @@ def microforge_modulation(record: dict[str, Any]) -> str:
     return table(["size", "grouped adaLN", "full adaLN", "parameters"], rows)
 
 
+def iris_depth(record: dict[str, Any]) -> str:
+    """Quality and cost against the number of iterations."""
+    rows = [
+        [
+            r["model"],
+            str(r["depth"]),
+            f"{r['effective_parameters'] / 1e6:.0f} M",
+            f"{1e3 * r['seconds']:.0f}",
+            f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
+            f"{r['R@1 train']:.2f}",
+            f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
+            f"{r['R@1 held_out']:.3f}",
+        ]
+        for r in record["rows"]
+    ]
+    least, most = record["trained"]
+    head = (
+        f"Painted in {record['steps']} Euler steps with guidance, {record['samples']} captions of training concepts "
+        f"and the held-out ones; trained were {least} to {most} iterations. *ms* is one look at one picture "
+        f"({record['processor']}, {record['threads']} thread(s)):"
+    )
+    columns = ["model", "iterations", "parameters counted in use", "ms", "kernel distance", "R@1"]
+    return f"{head}\n\n{table([*columns, 'kernel distance, held out', 'R@1, held out'], rows)}"
+
+
+IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}
+"""MB of inference that the published document promises, all together."""
+
+
+def iris_memory(record: dict[str, Any]) -> str:
+    """Whole pictures of 512 px beside the published memory."""
+    sides = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
+    rows = []
+    for variant, published in IRIS_PUBLISHED.items():
+        for name, text in ((f"iris:{variant}", "MiniLM"), (f"iris:{variant}+clip-l", "CLIP-L")):
+            if name not in record["profiles"]:
+                continue
+            found = record["profiles"][name]["rows"]
+            whole = {(r["runtime"], r["precision"]): r for r in found if r["component"] == "picture"}
+            memory = [f"{max(whole[side]['peak_mb'], whole[side]['loading_mb']):,.0f}" for side in sides]
+            rows.append([variant, text, *memory, str(published), *(f"{whole[side]['seconds']:.2f}" for side in sides)])
+    heads = ("eager", "ONNX", "ONNX int8")
+    columns = ["size", "text encoder", *(f"MB, {head}" for head in heads), "published"]
+    return table([*columns, *(f"seconds, {head}" for head in heads)], rows)
+
+
 def lira_thinking(record: dict[str, Any]) -> str:
     """Reasoning steps of short and long prompts."""
     groups = {k: v for k, v in record.items() if isinstance(v, dict) and "standard error" in v}
@@ -217,22 +263,36 @@ def denoiser_step(record: dict[str, Any]) -> str:
     for entry in record["entries"]:
         if entry["milliseconds"] is not None:
             groups.setdefault((entry["variant"], entry["tokens"]), {})[entry["name"]] = entry
+    iterates = any(" as depth " in entry["name"] for entry in record["entries"])
+
+    def ratio(own: dict[str, Any], found: dict[str, Any], ending: str) -> str:
+        peers = [e for name in ("PixArt", "SANA") if (e := found.get(f"{name}{ending}"))]
+        if not peers:
+            return "–"
+        peer = min(peers, key=lambda e: e["milliseconds"])
+        return f"{own['milliseconds'] / peer['milliseconds']:.2f} ({peer['name'].removesuffix(ending)})"
+
     rows = []
     for (variant, tokens), found in groups.items():
-        own = found.get(title)
-        peers = [e for name, e in found.items() if not name.startswith(title)]
-        if own is None or not peers:
-            continue
-        peer = min(peers, key=lambda e: e["milliseconds"])
-        ratio = own["milliseconds"] / peer["milliseconds"]
-        share = format(own["share_of_matmul"], ".0%")
-        rows.append([variant, str(tokens), f"{own['milliseconds']:.1f}", f"{ratio:.2f} ({peer['name']})", share])
+        for name, depth in ((title, 8), (f"{title}, depth 4", 4)) if iterates else ((title, 0),):
+            if name not in found:
+                continue
+            own = found[name]
+            ratios = [ratio(own, found, ""), *([ratio(own, found, f" as depth {depth}")] if iterates else [])]
+            if set(ratios) == {"–"}:
+                continue
+            told = [str(depth)] if iterates else []
+            share = format(own["share_of_matmul"], ".0%")
+            rows.append([variant, str(tokens), *told, f"{own['milliseconds']:.1f}", *ratios, share])
     head = (
         "A step of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
         f"({record['processor']}, {record['threads']} thread(s)). The ratio is against the faster of the two, "
         "below 1 is faster; the share is the arithmetic rate against that of a matrix product:"
     )
-    return f"{head}\n\n{table(['size', 'tokens', 'ms', 'ratio', 'share'], rows)}"
+    columns = ["size", "tokens", "ms", "ratio", "share"]
+    if iterates:
+        columns = ["size", "tokens", "depth", "ms", "ratio", "ratio at equal parameters in use", "share"]
+    return f"{head}\n\n{table(columns, rows)}"
 
 
 def lira_native(record: dict[str, Any]) -> str:

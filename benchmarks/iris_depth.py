@@ -1,0 +1,126 @@
+"""Quality against the depth at which a trained IRIS paints: kernel distance, retrieval and time, as a plot.
+
+    python benchmarks/iris_depth.py iris-nano
+    python benchmarks/iris_depth.py taught=runs/on/1-text_low/model plain=runs/off/1-text_low/model --depths 2 4 8 16
+
+Writes docs/benchmarks/iris_depth.json, in which models of other names stay, and docs/images/iris-depth.svg. Pictures
+are kept below --pictures, so that an interrupted run goes on.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from measuring import processor, quality, write
+from pochade.evaluation.report import evaluate
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.types import Conditioning
+
+DOCS = Path(__file__).parents[1] / "docs"
+GREY = "#80858c"  # in the middle: letters of it can be read on a white page and on a dark one
+COLOURS = ("#2a8fd8", "#d9772b", "#5a9e4b", "#a05fb4")
+
+
+@torch.no_grad()
+def seconds(denoiser: Any, size: int, depth: int, rounds: int = 5) -> float:
+    """Of one look at one picture with a text of 8 tokens, the fastest of some."""
+    config = denoiser.config
+    latents = torch.randn(1, config.latent_channels, size, size)
+    text = torch.randn(1, 8, config.text_dim)
+    given = Conditioning(text, torch.ones(1, 8, dtype=torch.bool), torch.randn(1, config.pooled_dim))
+    found: list[float] = []
+    for _ in range(rounds + 1):
+        start = time.perf_counter()
+        denoiser(latents, torch.full((1,), 0.5), given, depth=depth)
+        found.append(time.perf_counter() - start)
+    return min(found[1:])
+
+
+def measure(name: str, folder: str, depth: int, args: Any) -> dict[str, Any]:
+    """A point of a curve."""
+    pipe = TextToImagePipeline.from_pretrained(folder)
+    report = evaluate(
+        pipe,
+        "openmoji",
+        samples=args.samples,
+        steps=args.steps,
+        guidance=pipe.default_guidance,
+        depth=depth,
+        out=args.pictures / f"{name}-{args.steps}-{depth}",
+        model=name,
+        progress=False,
+    ).figures
+    cells = pipe.default_size // int(pipe.autoencoder.downsampling)
+    row = {
+        "model": name,
+        "depth": depth,
+        "effective_parameters": pipe.denoiser.effective_parameters(depth),
+        "seconds": seconds(pipe.denoiser, cells, depth),
+        **quality(report),
+    }
+    print(json.dumps(row), flush=True)
+    return row
+
+
+def draw(record: dict[str, Any], path: Path) -> None:
+    """Kernel distance with its spread, and retrieval, against depth."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    style = dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), GREY)
+    names = list(dict.fromkeys(row["model"] for row in record["rows"]))
+    with mpl.rc_context({"svg.hashsalt": "pochade", "svg.fonttype": "none", "font.size": 9, **style}):
+        figure, (left, right) = plt.subplots(1, 2, figsize=(7.5, 2.9), layout="constrained")
+        for name, colour in zip(names, COLOURS, strict=False):
+            rows = sorted((row for row in record["rows"] if row["model"] == name), key=lambda row: row["depth"])
+            depths = [row["depth"] for row in rows]
+            spread = [row["kd train spread"] for row in rows]
+            distance = [row["kd train"] for row in rows]
+            left.errorbar(depths, distance, spread, marker="o", ms=4, capsize=2, color=colour, label=name)
+            right.plot(depths, [row["R@1 train"] for row in rows], marker="o", ms=4, color=colour, label=name)
+            held_out = [row["R@1 held_out"] for row in rows]
+            right.plot(depths, held_out, marker="o", ms=4, ls=":", color=colour, label=f"{name}, held out")
+        left.set_ylabel("kernel distance, training captions")
+        left.set_ylim(bottom=0)
+        right.set_ylabel("R@1")
+        right.set_ylim(0, 1)
+        for axis in (left, right):
+            axis.axvspan(*record["trained"], color=GREY, alpha=0.12, lw=0)
+            axis.set_xticks(sorted({row["depth"] for row in record["rows"]}))
+            axis.set_xlabel("iterations r (shaded: trained)")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(frameon=False, fontsize=8)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, transparent=True, metadata={"Date": None})
+        plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("models", nargs="+", help="NAME of a shipped model, or NAME=FOLDER")
+    parser.add_argument("--depths", type=int, nargs="+", default=[2, 3, 4, 6, 8, 12, 16, 24])
+    parser.add_argument("--steps", type=int, default=10, help="Euler steps")
+    parser.add_argument("--samples", type=int, default=300)
+    parser.add_argument("--pictures", type=Path, default=Path("runs/depth"))
+    parser.add_argument("--output", type=Path, default=DOCS / "benchmarks" / "iris_depth.json")
+    args = parser.parse_args()
+    record = json.loads(args.output.read_text(encoding="utf-8")) if args.output.is_file() else {"rows": []}
+    for item in args.models:
+        name, _, folder = item.partition("=")
+        depths = TextToImagePipeline.from_pretrained(folder or name).denoiser.config.depths
+        record |= {"trained": [min(depths), max(depths)], "steps": args.steps, "samples": args.samples}
+        record |= {"processor": processor(), "threads": torch.get_num_threads()}
+        rows = [measure(name, folder or name, depth, args) for depth in args.depths]
+        record["rows"] = [row for row in record["rows"] if row["model"] != name] + rows
+        write(args.output, json.dumps(record, indent=2) + "\n")
+    draw(record, DOCS / "images" / "iris-depth.svg")
+
+
+if __name__ == "__main__":
+    main()
