@@ -77,7 +77,11 @@ def run_autoencoder(stage: Stage, folder: Path, resume: bool) -> Result:
     stage = _started(stage, autoencoder)
     task = AutoencoderTask(autoencoder, settings, _perceptual(settings))
     dataset = open_images(stage.data)
-    train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=_pairs(stage, dataset, autoencoder))
+
+    def through(images: Tensor) -> Tensor:
+        return autoencoder(images.to(autoencoder.device))  # which the loop moves
+
+    train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=_pairs(stage, dataset, through))
     with main_first() as main:
         if main:
             _measure_statistics(autoencoder, as_pictures(dataset))
@@ -99,7 +103,7 @@ def run_decoder(stage: Stage, folder: Path, resume: bool, trained: Path | None) 
     dataset = open_images(stage.data)
 
     def through(images: Tensor) -> Tensor:
-        return decoder(teacher.encode(images))
+        return decoder(teacher.encode(images.to(teacher.device)).to(decoder.device))
 
     train_stage(stage, task, dataset, folder, resume=resume, sample_sheet=_pairs(stage, dataset, through))
     with main_first() as main:
@@ -131,7 +135,7 @@ def _pairs(stage: Stage, dataset: Any, through: Callable[[Tensor], Tensor]) -> C
     images = torch.stack([to_tensor(shown.image(i)) for i in range(0, len(shown), math.ceil(len(shown) / 24))])
 
     def pictures() -> Any:
-        decoded = through(images).clamp(-1, 1)
+        decoded = through(images).cpu().clamp(-1, 1)
         pairs = [to_image(x) for pair in zip(images, decoded, strict=True) for x in pair]
         return sheet(pairs, ["original", "decoded"] * len(images))
 
@@ -154,6 +158,6 @@ def _measure_statistics(autoencoder: ImageAutoencoder, pictures: Any) -> None:
     raw: list[Tensor] = []
     for start in range(0, len(chosen), 16):
         images = torch.stack([to_tensor(pictures.image(i)) for i in chosen[start : start + 16]])
-        raw.append(autoencoder.encode_raw(images))
+        raw.append(autoencoder.encode_raw(images.to(autoencoder.device)).cpu())
     values = torch.cat(raw)
     autoencoder.set_statistics(values.mean((0, 2, 3)), values.std((0, 2, 3)))

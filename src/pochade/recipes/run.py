@@ -306,6 +306,7 @@ def _run_consistency(stage: Stage, folder: Path, resume: bool, previous: Result 
 def _paint_sheet(name: str, pipeline: TextToImagePipeline, dataset: Any, steps: int) -> Any:
     """Pictures of fixed prompts by the network as it is; None where it paints nothing."""
     pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(pipeline.denoiser.device)  # the loop moves the denoiser alone
     prompts = _sheet_prompts(dataset)
     seeds = [torch.Generator().manual_seed(i) for i in range(len(prompts))]
     try:
