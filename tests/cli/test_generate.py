@@ -85,6 +85,17 @@ def test_size(generate: Any) -> None:
         assert image.size == (48, 32)
 
 
+def test_depth_is_kept(generate: Any) -> None:
+    generate("apple", "--seed", "1", "--steps", "1")
+    generate("apple", "--seed", "1", "--steps", "1", "--depth", "1", "-o", "shallow")
+    shallow = Path("shallow/apple-1.png").read_bytes()
+    assert read_recipe("shallow/apple-1.png").depth == 1
+    assert read_recipe("out/apple-1.png").depth == 0
+    generate("--like", "shallow/apple-1.png", "-o", "again", model=None)
+    assert Path("again/apple-1.png").read_bytes() == shallow
+    assert "depth: 0 given" in generate("apple", "--depth", "0", code=2).error
+
+
 def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: Path) -> None:
     shutil.copytree(toy_pipeline_folder, "model")
     generate("apple", "--seed", "1", "--steps", "1", model="model")

@@ -62,6 +62,8 @@ class Request:
     control_edges: bool
     """Whether its edges are the control."""
     control_sha256: str
+    depth: int | None
+    """None for the model's own."""
 
 
 def generate(
@@ -90,6 +92,10 @@ def generate(
     decoder: Annotated[
         str | None,
         typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder. Left out: the model's own."),
+    ] = None,
+    depth: Annotated[
+        int | None,
+        typer.Option(help="Iterations inside the denoiser, where the family has them. Left out: the model's own."),
     ] = None,
     control: Annotated[
         Path | None,
@@ -137,6 +143,7 @@ def generate(
         size=size,
         scheduler=scheduler,
         decoder=decoder,
+        depth=depth,
         control=control,
         edges_of=edges_of,
         recipe=recipe,
@@ -181,6 +188,7 @@ def generate(
                 control="" if request.control is None else str(request.control),
                 control_edges=request.control_edges,
                 control_sha256=request.control_sha256,
+                depth=request.depth or 0,
             )
             watch.begin(f"{prompt} ({made.seed})")
             image, told = _paint(pipe, made, lines, watch.step)
@@ -217,6 +225,7 @@ def _request(
     size: str | None,
     scheduler: str | None,
     decoder: str | None,
+    depth: int | None,
     control: Path | None,
     edges_of: Path | None,
     recipe: PictureRecipe | None,
@@ -238,6 +247,10 @@ def _request(
         check_count("steps", steps)
     if guidance is not None:
         check_scale(guidance)
+    if depth is not None:
+        check_count("depth", depth)
+    elif recipe is not None:
+        depth = recipe.depth or None
     pair = (recipe.width, recipe.height) if recipe else None
     if size is not None:
         match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", size)
@@ -260,7 +273,21 @@ def _request(
     found = decoders.find_decoder(decoder, folder)
     file, is_edges, digest = _control_file(control, edges_of, recipe, folder)
     return Request(
-        chosen, seed, model, folder, steps, guidance, negative, pair, scheduler, decoder, found, file, is_edges, digest
+        chosen,
+        seed,
+        model,
+        folder,
+        steps,
+        guidance,
+        negative,
+        pair,
+        scheduler,
+        decoder,
+        found,
+        file,
+        is_edges,
+        digest,
+        depth,
     )
 
 
@@ -379,6 +406,7 @@ def _paint(
         generator=[torch.Generator().manual_seed(recipe.seed)],
         callback_on_step_end=step,
         callback_on_step_end_tensor_inputs=["predicted_data", "aux"],
+        depth=recipe.depth or None,
         control=lines,
     ).images[0]
     return image, {name: sum(values) / len(values) for name, values in told.items()}

@@ -52,6 +52,7 @@ class PictureRecipe:
         control: file of the edges that the picture follows, or of the picture whose edges they are; empty for none.
         control_edges: whether the file is a picture whose edges were found.
         control_sha256: of that file.
+        depth: iterations inside the denoiser; 0 for the model's own.
         versions: package -> version.
     """
 
@@ -70,6 +71,7 @@ class PictureRecipe:
     control: str = ""
     control_edges: bool = False
     control_sha256: str = ""
+    depth: int = 0
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
@@ -84,8 +86,8 @@ class PictureRecipe:
         except ValueError as error:
             raise PochadeError(f"recipe: not valid JSON ({error})") from error
         names = {f.name for f in fields(cls)}
-        if isinstance(values, dict):  # as it was before there were decoders to choose from, and controls
-            control = {"control": "", "control_edges": False, "control_sha256": ""}
+        if isinstance(values, dict):  # as it was before there were decoders to choose from, controls and depths
+            control = {"control": "", "control_edges": False, "control_sha256": "", "depth": 0}
             values = {"decoder": "model", "decoder_sha256": "", **control, **values}
         if not isinstance(values, dict) or set(values) != names:
             given = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
