@@ -9,7 +9,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY_TO_RUN := $(VENV)/.installed-run
 READY_TO_TEST := $(VENV)/.installed-dev
-TREES := src tests benchmarks scripts
+TREES := src tests benchmarks scripts notebooks
 
 help:  ## List the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
