@@ -132,10 +132,17 @@ def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
 @data.command("prepare")
 def prepare(
     *,
-    source: Annotated[str, typer.Argument(help="openmoji, openclipart, folder or cifar10.")],
+    source: Annotated[str, typer.Argument(help="openmoji, openclipart, folder, cifar10 or datasets.")],
     out: Annotated[Path, typer.Argument(help="Folder to write.")],
     size: Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")] = 64,
-    path: Annotated[Path | None, typer.Option(help="The folder or archive (all but openmoji).")] = None,
+    path: Annotated[
+        str | None, typer.Option(help="The folder or archive (all but openmoji), or, for datasets, a name on the hub.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a data set of datasets.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Which columns of datasets are what, as image=A,caption=B.C,label=D.", show_default="found"),
+    ] = None,
     split: Annotated[str, typer.Option(help="both, train, held_out or all.")] = "both",
     format_: Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")] = "shards",
     background: Annotated[str, typer.Option(help="white or random (openmoji).")] = "white",
@@ -149,10 +156,11 @@ def prepare(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
-    """Write pictures and captions as shards or as a folder, with a report of every file that was not usable.
+    """Write pictures with captions or classes as shards or as a folder, with a report of what was not usable.
 
     For example: pochade data prepare openmoji --size 64 data/openmoji
     """
+    from pochade.data.hub_datasets import read_columns
     from pochade.data.prepare import prepare as write
 
     limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
@@ -163,6 +171,8 @@ def prepare(
         path=path,
         split=split,
         format=format_,
+        config=config,
+        columns=None if columns is None else read_columns(columns),
         limit=limit,
         background=background,
         overwrite=overwrite,

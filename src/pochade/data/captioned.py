@@ -29,13 +29,14 @@ R = TypeVar("R")
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """Where the bytes of one captioned picture lie. ``length`` None: the whole of ``file``."""
+    """Where the bytes of one picture lie, its captions, its class. ``length`` None: the whole of ``file``."""
 
     name: str
     captions: tuple[str, ...]
     file: Path
     offset: int = 0
     length: int | None = None
+    label: int | None = None
 
     def read(self) -> bytes:
         """The picture's bytes; raises `BadImage`."""
@@ -48,15 +49,21 @@ class Picture:
 
 
 class CaptionedImages:
-    """Captioned pictures, all decoded once at first use, so that training meets none that is broken.
+    """Pictures with captions or classes, all decoded once at first use, so that training meets none that is broken.
 
     A subclass finds the pictures; this class checks them, keeps the outcome in
     ``.pochade/checked.json`` of the folder (a second start reads that), and draws samples. ``items``
     are the usable pictures of the split, ``report`` says what became of the others.
+
+    Samples hold captions where any picture has one, and classes otherwise; ``class_names`` is there only where they
+    hold classes. Among captions, a picture with a class alone goes by the name of that class.
     """
 
     items: list[Picture]
     report: Report
+    classes: tuple[str, ...] = ()
+    """The names of the classes that pictures are labelled with, whether samples hold them or not."""
+    class_names: tuple[str, ...]
 
     def __init__(
         self,
@@ -71,6 +78,31 @@ class CaptionedImages:
         self.size, self.split = size, split
         self.background, self.max_megapixels = background, max_megapixels
 
+    def _name_classes(
+        self, found: Sequence[Picture], names: Sequence[str] | None, wanted: bool | None
+    ) -> list[Picture]:
+        """Settles ``classes``, and whether samples hold them; what lacks what they hold is skipped.
+
+        ``names`` None: the classes are called by their numbers. ``wanted`` None: classes are given where there are no
+        captions. Raises PochadeError where classes are wanted and there are none.
+        """
+        labels = [picture.label for picture in found if picture.label is not None]
+        if wanted and not labels:
+            raise PochadeError(f"classes: {self.report.source} holds none")
+        if labels:
+            self.classes = tuple(str(n) for n in range(max(labels) + 1)) if names is None else tuple(names)
+        if labels and (wanted or (wanted is None and not any(picture.captions for picture in found))):
+            self.class_names = self.classes
+        kept: list[Picture] = []
+        for picture in found:
+            if picture.label is not None and picture.label >= len(self.classes):
+                self.report.skip(picture.name, "unknown class", f"{picture.label} of {len(self.classes)} named ones")
+            elif picture.label is None and hasattr(self, "class_names"):
+                self.report.skip(picture.name, "no class")
+            else:
+                kept.append(picture)
+        return kept
+
     def _keep_usable(self, found: Sequence[Picture], store: Path, progress: bool) -> None:
         check(found, self.report, store / "checked.json", self.max_megapixels, progress)
         bad = {entry["name"] for entry in self.report.skipped}
@@ -84,8 +116,8 @@ class CaptionedImages:
             )
 
     def _is_in_split(self, picture: Picture) -> bool:
-        # The first caption decides, so that pictures with the same one stand on the same side.
-        held_out = is_held_out(picture.captions[0].casefold())
+        # The first caption decides, so that pictures with the same one stand on the same side; classes are on both.
+        held_out = is_held_out(picture.captions[0].casefold() if picture.captions else picture.name)
         return self.split == "all" or held_out == (self.split == "held_out")
 
     def __len__(self) -> int:
@@ -108,20 +140,38 @@ class CaptionedImages:
         return square(image, self.size)
 
     def caption(self, index: int) -> str:
-        """The first caption of picture ``index``."""
-        return self.items[index].captions[0]
+        """The first caption of picture ``index``, or the name of its class."""
+        return self._words(self.items[index])[0]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """The captions of picture ``index``; empty where samples hold classes."""
+        return () if hasattr(self, "class_names") else self._words(self.items[index])
+
+    def label(self, index: int) -> int:
+        """The class of picture ``index``, an index into ``class_names``; -1 where samples hold captions."""
+        label = self.items[index].label
+        return -1 if label is None or not hasattr(self, "class_names") else label
+
+    def _words(self, picture: Picture) -> tuple[str, ...]:
+        if picture.label is None or (picture.captions and not hasattr(self, "class_names")):
+            return picture.captions
+        return (self.classes[picture.label],)
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """``{"image": float32 [3, size, size] in [-1, 1], "caption": one of the alternatives, "name": str}``.
+
+        Where there are classes "class_label", an index into ``class_names``, in place of the caption.
 
         A picture that has become unreadable since it was checked is logged by name and another one is
         drawn in its place; `FailureError` after ten in a row.
         """
         for _ in range(SUBSTITUTES):
             picture = self.items[index]
-            caption = picture.captions[int(rng.integers(len(picture.captions)))]
+            words = self._words(picture)
+            caption = words[int(rng.integers(len(words)))]
+            told = {"class_label": picture.label} if hasattr(self, "class_names") else {"caption": caption}
             try:
-                return {"image": to_tensor(self.image(index)), "caption": caption, "name": picture.name}
+                return {"image": to_tensor(self.image(index)), **told, "name": picture.name}
             except BadImage as error:
                 log.warning("skipped: %s", error)
                 index = int(rng.integers(len(self.items)))

@@ -3,27 +3,32 @@
 import io
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from PIL import Image
 
 from pochade.data.captioned import CaptionedImages, check_size, check_split, progress_bar
 from pochade.data.cifar10 import CIFAR10
+from pochade.data.dataset import is_held_out
 from pochade.data.files import atomic_file, write_json
 from pochade.data.folder import ImageFolder
-from pochade.data.images import MAX_MEGAPIXELS, sheet
-from pochade.data.report import MAX_SKIPPED
-from pochade.data.shards import Record, ShardDataset, write_shards
+from pochade.data.hub_datasets import Rows, open_rows
+from pochade.data.images import MAX_MEGAPIXELS, BadImage, load_image, sheet, square
+from pochade.data.report import MAX_SKIPPED, Report
+from pochade.data.shards import Record, ShardDataset, ShardWriter
 from pochade.errors import FailureError, PochadeError, nearest
 
-SOURCES = ("openmoji", "openclipart", "folder", "cifar10")
+SOURCES = ("openmoji", "openclipart", "folder", "cifar10", "datasets")
 SPLITS = ("both", "train", "held_out", "all")
 FORMATS = ("shards", "folder")
 REPORT, PREVIEW = "report.json", "preview.png"
 PREVIEW_CELLS = 64
+FIRST_ROWS = 1000
+"""Until so many rows are read, the share of the skipped is taken of this number."""
 
 
 class _Pictures(Protocol):
@@ -39,6 +44,8 @@ class _Source:
     captions: Sequence[Sequence[str]]
     report: dict[str, Any] | None
     """What became of the files of the source, where single ones may be skipped."""
+    labels: Sequence[int | None] | None = None
+    classes: Sequence[str] = ()
 
 
 def prepare(
@@ -49,6 +56,8 @@ def prepare(
     path: Path | str | None = None,
     split: str = "both",
     format: str = "shards",
+    config: str | None = None,
+    columns: Mapping[str, str] | None = None,
     limit: int | None = None,
     samples_per_shard: int = 1000,
     background: str = "white",
@@ -64,11 +73,14 @@ def prepare(
 
     Args:
         source: "openmoji"; with a ``path`` "openclipart" (its SVG files), "folder" (pictures or shards, see
-            `open_folder`) or "cifar10".
+            `open_folder`), "cifar10", or "datasets" (a name on the Hugging Face hub, or a folder or file that the
+            library ``datasets`` reads; see `pochade.data.hub_datasets`).
         size: rows and columns of the stored pictures (PNG) in pixels.
         split: "both", or one of "train", "held_out", "all", which is then the only subfolder.
-        format: "shards" (WebDataset), or "folder": ``name.png`` beside ``name.txt``.
-        limit: at most so many pictures of a split, spread evenly over it.
+        format: "shards" (WebDataset), or "folder": ``name.png`` beside ``name.txt``, without classes.
+        config, columns: which configuration of a data set of ``datasets``, and which of its columns are "image",
+            "caption" and "label".
+        limit: at most so many pictures of a split, spread evenly over it; of ``datasets`` the first of it.
         overwrite: replace what an earlier call wrote; a folder with anything else in it is never touched.
 
     Raises:
@@ -77,33 +89,50 @@ def prepare(
     """
     out = Path(out)
     _check_arguments(source, out, size=size, path=path, split=split, format=format, limit=limit, overwrite=overwrite)
+    if source != "datasets" and (config or columns):
+        raise PochadeError(f"{'config' if config else 'columns'}: given, but goes with the source datasets only")
     splits = ("train", "held_out") if split == "both" else (split,)
     reading = {"background": background, "max_megapixels": max_megapixels, "progress": progress}
     reading["max_skipped"] = max_skipped
-    parts = {s: _open(source, path, size, s, reading) for s in splits}
+    rows = open_rows(str(path), config, columns or {}) if source == "datasets" else None
+    parts = {s: _open(source, path, size, s, reading) for s in splits} if rows is None else {}
+    if format == "folder" and not (rows.captioned if rows else all(all(part.captions) for part in parts.values())):
+        raise PochadeError(f"format: folder given, but {path} has classes and no captions: allowed is shards")
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         if partial.exists():
             shutil.rmtree(partial)
         partial.mkdir()
-        counts: dict[str, int] = {}
+        counts = dict.fromkeys(splits, 0)
         examples: list[tuple[Image.Image, str]] = []
+
+        def writer(name: str, classes: Sequence[str]) -> "ShardWriter | _FolderWriter":
+            folder = partial / name
+            return ShardWriter(folder, samples_per_shard, classes) if format == "shards" else _FolderWriter(folder)
+
         for name, part in parts.items():
             chosen = _spread(len(part.names), limit)
-            records = _records(part, chosen, name, progress, examples)
-            if format == "shards":
-                write_shards(records, partial / name, samples_per_shard)
-            else:
-                _write_folder(records, partial / name)
+            with writer(name, part.classes) as target:
+                for record in _records(part, chosen, name, progress, examples):
+                    target.add(record)
             counts[name] = len(chosen)
+        read = None if rows is not None else next(iter(parts.values())).report
+        if rows is not None:
+            report_file = out.with_name(f"{out.name}-skipped.json")
+            told = Report(rows.name, report_file, total=FIRST_ROWS, max_skipped=max_skipped)
+            with ExitStack() as open_writers:
+                targets = {name: open_writers.enter_context(writer(name, rows.classes)) for name in splits}
+                for name, record in _read_rows(rows, told, counts, limit, size, reading, examples):
+                    targets[name].add(record)
+            read = told.to_dict()
         report = {
             "source": source,
             "path": None if path is None else str(path),
             "size": size,
             "format": format,
             "samples": counts,
-            "reading": next(iter(parts.values())).report,
+            "reading": read,
         }
         write_json(partial / REPORT, report)
         with atomic_file(partial / PREVIEW) as file:
@@ -157,6 +186,8 @@ def _check_arguments(
         raise PochadeError(f"limit: {limit} given, at least 1 expected")
     if (path is None) != (source == "openmoji"):
         raise PochadeError(f"path: {source} {'needs one' if path is None else 'takes none'}, {path} given")
+    if source == "datasets" and not Path(str(path)).exists():
+        path = None  # a name on the hub
     if out.exists() and not out.is_dir():
         raise PochadeError(f"out: {out} is a file")
     inside = {p.name for p in out.iterdir()} if out.is_dir() else set()
@@ -181,15 +212,16 @@ def _open(source: str, path: Path | str | None, size: int, split: str, reading: 
     if source == "cifar10":
         cifar = CIFAR10(path, {"held_out": "test"}.get(split, split), size=size)
         captions = [[cifar.caption(i)] for i in range(len(cifar))]
-        return _Source(cifar, cifar.names, captions, None)
+        return _Source(cifar, cifar.names, captions, None, cifar.labels.tolist(), cifar.class_names)
     if source == "openclipart":
         from pochade.data.openclipart import OpenClipArt
 
         images: CaptionedImages = OpenClipArt(path, size, split=split, **reading)
     else:
         images = open_folder(path, size, split, **reading)
-    names = [picture.name for picture in images.items]
-    return _Source(images, names, [p.captions for p in images.items], images.report.to_dict())
+    items = images.items
+    names, labels = [picture.name for picture in items], [picture.label for picture in items]
+    return _Source(images, names, [p.captions for p in items], images.report.to_dict(), labels, images.classes)
 
 
 def _spread(count: int, limit: int | None) -> list[int]:
@@ -206,12 +238,71 @@ def _records(
     with progress_bar(progress) as bar:
         for number, index in enumerate(bar.track(chosen, description=f"writing {title}")):
             image = part.pictures.image(index)
+            label = None if part.labels is None else part.labels[index]
             if number in shown and len(examples) < PREVIEW_CELLS:
-                examples.append((image, part.captions[index][0]))
-            buffer = io.BytesIO()
-            image.save(buffer, "PNG")
+                examples.append((image, _words(part.captions[index], label, part.classes)))
             key = _key(part.names[index], keys)
-            yield Record(buffer.getvalue(), ".png", part.captions[index], key)
+            yield Record(_png(image), ".png", part.captions[index], key, label)
+
+
+def _read_rows(
+    rows: Rows,
+    report: Report,
+    counts: dict[str, int],
+    limit: int | None,
+    size: int,
+    reading: dict[str, Any],
+    examples: list[tuple[Image.Image, str]],
+) -> Iterator[tuple[str, Record]]:
+    """The rows, each with the split of ``counts`` that it belongs to, until each split has ``limit``; counts them."""
+    with progress_bar(reading["progress"]) as bar:
+        task = bar.add_task(f"reading {rows.name}", total=None)
+        for number, row in enumerate(rows):
+            bar.advance(task)
+            held_out = is_held_out(row.captions[0].casefold() if row.captions else row.name)
+            split = "all" if "all" in counts else "held_out" if held_out else "train"
+            if limit is not None and all(count >= limit for count in counts.values()):
+                break
+            report.total = max(FIRST_ROWS, number + 1)
+            if split not in counts or (limit is not None and counts[split] >= limit):
+                continue
+            try:
+                image, conversions = load_image(
+                    row.read(),
+                    size=size,
+                    max_megapixels=reading["max_megapixels"],
+                    background=reading["background"],
+                    name=row.name,
+                )
+            except BadImage as error:
+                report.skip_image(error)
+                continue
+            if not row.captions and row.label is None:
+                report.skip(row.name, "no caption" if rows.captioned else "no class")
+                continue
+            report.use(conversions)
+            counts[split] += 1
+            image = square(image, size)
+            if len(examples) < PREVIEW_CELLS:
+                examples.append((image, _words(row.captions, row.label, rows.classes)))
+            yield split, Record(_png(image), ".png", row.captions, f"{number:09d}", row.label)
+    report.total = report.used + report.skipped_count
+    report.check()
+    if not report.used:
+        raise FailureError(f"path: {rows.name} holds no usable row")
+
+
+def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -> str:
+    if captions:
+        return captions[0]
+    assert label is not None
+    return classes[label] if classes else str(label)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 def _key(name: str, taken: set[str]) -> str:
@@ -226,11 +317,22 @@ def _key(name: str, taken: set[str]) -> str:
     return key
 
 
-def _write_folder(records: Iterator[Record], folder: Path) -> None:
-    folder.mkdir()
-    for record in records:
-        (folder / f"{record.key}{record.suffix}").write_bytes(record.image)
-        (folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n", encoding="utf-8")
+class _FolderWriter:
+    """Writes a picture and its captions at a time, as ``ShardWriter`` does."""
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir()
+        self.folder = folder
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, record: Record) -> None:
+        (self.folder / f"{record.key}{record.suffix}").write_bytes(record.image)
+        (self.folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n", encoding="utf-8")
+
+    def __exit__(self, *_: object) -> None:
+        pass
 
 
 def _move(partial: Path, out: Path) -> None:

@@ -41,12 +41,17 @@ class Report:
     def skip(self, name: str, reason: str, detail: str = "", *, samples: int = 1) -> None:
         """``samples`` samples of the file ``name`` are left out. Raises `FailureError` at too many."""
         self.skipped.append({"name": name, "reason": reason, "detail": detail, "samples": samples})
+        self.check()
+
+    def check(self) -> None:
+        """Raises `FailureError` where more samples are skipped than ``total`` allows."""
         allowed = max(1, int(self.max_skipped * self.total)) if self.max_skipped else 0
         if self.skipped_count > allowed:
             self.write()
+            last = self.skipped[-1]
             raise FailureError(
-                f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are "
-                f"allowed (max_skipped {self.max_skipped:g}); last {name}: {reason}; all named in {self.path}"
+                f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are allowed "
+                f"(max_skipped {self.max_skipped:g}); last {last['name']}: {last['reason']}; all named in {self.path}"
             )
 
     def skip_image(self, error: BadImage) -> None:

@@ -1,14 +1,14 @@
-"""WebDataset shards: plain tar files of pictures with captions, each with a count and a hash."""
+"""WebDataset shards: plain tar files of pictures with captions or classes, each with a count and a hash."""
 
 import io
 import json
 import re
 import tarfile
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from hashlib import sha256
-from itertools import groupby
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 from pochade.data.captioned import CaptionedImages, Picture, each, read_store, stamp, store_for
 from pochade.data.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, write_json
@@ -17,53 +17,111 @@ from pochade.data.report import MAX_SKIPPED, Report
 from pochade.errors import PochadeError
 
 INDEX = "index.json"
+CLASSES = ("classes.txt", "classes.json")
+"""What may name the classes: a name a line, or a list of names."""
+MOST_CLASSES = 100_000
+CONTENTS = 2
+"""Changes with the form of what is remembered of a shard."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
 
 
 class Record(NamedTuple):
-    """A sample to write: ``captions`` are alternatives, ``suffix`` has its dot, ``key`` is unique."""
+    """A sample to write: ``captions`` are alternatives, ``suffix`` has its dot, ``key`` is unique.
+
+    There are captions, or a class ``label``, or both.
+    """
 
     image: bytes
     suffix: str
     captions: Sequence[str]
     key: str
+    label: int | None = None
 
 
-def write_shards(records: Iterable[Record], folder: Path, samples_per_shard: int = 1000) -> dict[str, Any]:
+class ShardWriter:
+    """Writes ``000000.tar`` and so on below ``folder``, a record at a time; see `write_shards`.
+
+    Used in a ``with`` statement: at its end the last shard is closed, and the index written unless there was an error.
+    """
+
+    def __init__(self, folder: Path, samples_per_shard: int = 1000, class_names: Sequence[str] = ()) -> None:
+        if samples_per_shard < 1:
+            raise PochadeError(f"samples_per_shard: {samples_per_shard} given, at least 1 expected")
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.glob("*.tar")):
+            raise PochadeError(f"folder: {folder} already holds shards")
+        self.folder, self.samples_per_shard, self.class_names = folder, samples_per_shard, class_names
+        self.index: dict[str, Any] = {"samples": 0, "shards": []}
+        self._keys: set[str] = set()
+        self._open = ExitStack()
+        self._tar: tarfile.TarFile | None = None
+        self._count = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, record: Record) -> None:
+        """Writes a record. Raises `PochadeError` for a bad one."""
+        if self._tar is None:
+            file = self._open.enter_context(atomic_file(self._path))
+            self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
+        _check_record(record, self._keys)
+        _add(self._tar, record.key + record.suffix, record.image)
+        if record.captions:
+            _add(self._tar, record.key + ".txt", "\n".join(record.captions).encode())
+        if record.label is not None:
+            _add(self._tar, record.key + ".cls", str(record.label).encode())
+        self._count += 1
+        if self._count == self.samples_per_shard:
+            self._finish()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{len(self.index['shards']):06d}.tar"
+
+    def _finish(self) -> None:
+        path = self._path
+        self._open.close()
+        entry = {"file": path.name, "samples": self._count, "bytes": path.stat().st_size, "sha256": _hash(path)}
+        self.index["shards"].append(entry)
+        self.index["samples"] += self._count
+        self._tar, self._count = None, 0
+
+    def __exit__(self, *error: Any) -> None:
+        if error[0] is not None:
+            self._open.__exit__(*error)
+            return
+        if self._count:
+            self._finish()
+        if self.class_names:
+            with atomic_file(self.folder / CLASSES[0]) as file:
+                file.write("".join(f"{name}\n" for name in self.class_names).encode())
+        write_json(self.folder / INDEX, self.index)
+
+
+def write_shards(
+    records: Iterable[Record], folder: Path, samples_per_shard: int = 1000, class_names: Sequence[str] = ()
+) -> dict[str, Any]:
     """Writes ``000000.tar`` and so on, then ``index.json`` (samples, bytes, SHA-256); returns that.
 
-    A sample is ``key.png`` (or .jpg, .jpeg, .webp) and ``key.txt``, a caption a line. A shard takes its
-    name when it is complete, and the index comes last: what is interrupted leaves whole shards without an
-    index. Equal records give equal bytes. Raises `PochadeError` for a folder that holds shards, and for
-    a bad or repeated key.
+    A sample is ``key.png`` (or .jpg, .jpeg, .webp) with ``key.txt``, a caption a line, and ``key.cls``, the number of
+    a class; ``class_names`` go to ``classes.txt``. A shard takes its name when it is complete, and the index comes
+    last: what is interrupted leaves whole shards without an index. Equal records give equal bytes. Raises
+    `PochadeError` for a folder that holds shards, and for a bad or repeated key.
     """
-    if samples_per_shard < 1:
-        raise PochadeError(f"samples_per_shard: {samples_per_shard} given, at least 1 expected")
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.glob("*.tar")):
-        raise PochadeError(f"folder: {folder} already holds shards")
-    keys: set[str] = set()
-    shards: list[dict[str, Any]] = []
-    for number, portion in groupby(enumerate(records), key=lambda pair: pair[0] // samples_per_shard):
-        path = folder / f"{number:06d}.tar"
-        count = 0
-        with atomic_file(path) as file, tarfile.open(fileobj=file, mode="w") as tar:
-            for _, record in portion:
-                _check_record(record, keys)
-                _add(tar, record.key + record.suffix, record.image)
-                _add(tar, record.key + ".txt", "\n".join(record.captions).encode())
-                count += 1
-        shards.append({"file": path.name, "samples": count, "bytes": path.stat().st_size, "sha256": _hash(path)})
-    index = {"samples": len(keys), "shards": shards}
-    write_json(folder / INDEX, index)
-    return index
+    with ShardWriter(folder, samples_per_shard, class_names) as writer:
+        for record in records:
+            writer.add(record)
+    return writer.index
 
 
 class ShardDataset(CaptionedImages):
-    """The captioned pictures of WebDataset shards, by random access into the uncompressed tar files.
+    """The pictures of WebDataset shards with captions or classes, by random access into the uncompressed tar files.
 
-    Only picture members (.png, .jpg, .jpeg, .webp) and captions are read: ``key.txt``, a caption a line,
-    or the "text" or "caption" of ``key.json``. No other member is ever opened, and nothing is unpacked.
+    Only picture members (.png, .jpg, .jpeg, .webp), captions and classes are read: ``key.txt``, a caption a line, or
+    the "text" or "caption" of ``key.json``; ``key.cls``, a number from 0. No other member is ever opened, and nothing
+    is unpacked. ``classes.txt`` (a name a line) or ``classes.json`` (a list) beside the shards names the classes.
+
     Where the folder has an ``index.json``, counts, sizes and hashes are compared with it once: a shard
     that is cut short gives what is left of it, one whose hash differs gives nothing, and the samples lost
     count as skipped.
@@ -71,9 +129,11 @@ class ShardDataset(CaptionedImages):
     Args:
         shards: a folder of .tar files, or a pattern: ``data/*.tar``, ``data/{000000..000012}.tar``.
         size, split, background, max_megapixels, max_skipped, progress: as for `ImageFolder`.
+        classes: whether samples hold classes; None: where there are no captions.
 
     Raises:
-        PochadeError: no shards, a compressed shard, a member name that leaves the folder.
+        PochadeError: no shards, a compressed shard, a member name that leaves the folder, no classes where they are
+            wanted, names of classes that are not all different.
         FailureError: more than ``max_skipped`` lost or unusable; the report's file is named.
     """
 
@@ -87,10 +147,12 @@ class ShardDataset(CaptionedImages):
         max_megapixels: float = MAX_MEGAPIXELS,
         max_skipped: float = MAX_SKIPPED,
         progress: bool = True,
+        classes: bool | None = None,
     ) -> None:
         super().__init__(size, split=split, background=background, max_megapixels=max_megapixels)
         self.paths = _expand(shards)
         folder = self.paths[0].parent
+        names = _class_names(folder)
         store = store_for(folder)
         expected = _read_index(folder / INDEX)
         known = read_store(store / "shards.json")
@@ -98,7 +160,7 @@ class ShardDataset(CaptionedImages):
 
         def examine(path: Path) -> dict[str, Any]:
             entry = expected.get(path.name)
-            at = [*stamp(path), entry["sha256"] if entry else None]
+            at = [CONTENTS, *stamp(path), entry["sha256"] if entry else None]
             old = known.get(path.name, {})
             return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry)}
 
@@ -114,15 +176,15 @@ class ShardDataset(CaptionedImages):
             }
         total = sum(len(c["pictures"]) + sum(skip[3] for skip in c["skipped"]) for c in contents.values())
         if not total:
-            raise PochadeError(f"shards: {shards} holds no captioned pictures")
+            raise PochadeError(f"shards: {shards} holds no captioned pictures, and none with a class")
         self.report = Report(str(shards), store / "report.json", total=total, max_skipped=max_skipped)
         found: list[Picture] = []
         for name, content in contents.items():
             for skipped, reason, detail, samples in content["skipped"]:
                 self.report.skip(skipped, reason, detail, samples=samples)
-            for member, captions, offset, length in content["pictures"]:
-                found.append(Picture(f"{name}/{member}", tuple(captions), folder / name, offset, length))
-        self._keep_usable(found, store, progress)
+            for member, captions, offset, length, label in content["pictures"]:
+                found.append(Picture(f"{name}/{member}", tuple(captions), folder / name, offset, length, label))
+        self._keep_usable(self._name_classes(found, names, classes), store, progress)
 
 
 def _check_record(record: Record, keys: set[str]) -> None:
@@ -134,8 +196,10 @@ def _check_record(record: Record, keys: set[str]) -> None:
         raise PochadeError(f"key: {key!r} given twice")
     if record.suffix not in IMAGE_SUFFIXES:
         raise PochadeError(f"suffix: {record.suffix!r} given, allowed are {', '.join(IMAGE_SUFFIXES)}")
-    if not any(caption.strip() for caption in record.captions):
-        raise PochadeError(f"captions: {key!r} has none")
+    if not any(caption.strip() for caption in record.captions) and (record.captions or record.label is None):
+        raise PochadeError(f"captions: {key!r} has none, and no class")
+    if record.label is not None and not 0 <= record.label < MOST_CLASSES:
+        raise PochadeError(f"label: {record.label} given for {key!r}, allowed are 0 to {MOST_CLASSES - 1}")
     keys.add(key)
 
 
@@ -172,6 +236,28 @@ def _expand(shards: Path | str) -> list[Path]:
     return paths
 
 
+def _class_names(folder: Path) -> list[str] | None:
+    """The names beside the shards, None where there are none."""
+    path = next((folder / name for name in CLASSES if (folder / name).is_file()), None)
+    if path is None:
+        return None
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        rows: Any = text.splitlines() if path.suffix == ".txt" else json.loads(text)
+        if not isinstance(rows, list):
+            raise TypeError(f"a list expected, {type(rows).__name__} found")
+        names = [" ".join(row.split()) for row in rows]
+    except (ValueError, TypeError, AttributeError) as error:
+        raise PochadeError(f"{path}: no list of names ({type(error).__name__}: {error})") from error
+    lines: dict[str, int] = {}
+    for number, name in enumerate(names):
+        if not name or name.casefold() in lines:
+            was = f"{name!r} is also class {lines[name.casefold()]}" if name else "no name"
+            raise PochadeError(f"{path}: class {number}: {was}, but each must have a name of its own")
+        lines[name.casefold()] = number
+    return names
+
+
 def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
@@ -185,7 +271,7 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
 
 
 def _contents(path: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
-    """Pictures, [member, captions, offset, length], and losses, [name, reason, detail, samples]."""
+    """Pictures, [member, captions, offset, length, class], and losses, [name, reason, detail, samples]."""
     size = path.stat().st_size
     if expected and size >= expected["bytes"] and _hash(path) != expected["sha256"]:
         lost = expected["samples"]
@@ -230,6 +316,7 @@ def _members(path: Path) -> tuple[list[tuple[str, int, int]], bool]:
 def _pair(path: Path, members: list[tuple[str, int, int]]) -> tuple[list[list[Any]], list[list[Any]]]:
     images: dict[str, tuple[str, int, int]] = {}
     texts: dict[str, tuple[str, int, int]] = {}
+    labels: dict[str, tuple[int, int]] = {}
     skipped: list[list[Any]] = []
     for name, offset, length in members:
         folder, slash, base = name.rpartition("/")
@@ -242,22 +329,30 @@ def _pair(path: Path, members: list[tuple[str, int, int]]) -> tuple[list[list[An
                 images[key] = (name, offset, length)
         elif suffix == ".txt" or (suffix == ".json" and key not in texts):
             texts[key] = (suffix, offset, length)
+        elif suffix == ".cls":
+            labels[key] = (offset, length)
     pictures: list[list[Any]] = []
     with path.open("rb") as file:
         for key, (name, offset, length) in images.items():
             captions: tuple[str, ...] = ()
-            detail = ""
-            if key in texts:
-                kind, at, count = texts[key]
-                file.seek(at)
-                try:
+            label: int | None = None
+            detail = kind = ""
+            try:
+                if key in texts:
+                    kind, at, count = texts[key]
+                    file.seek(at)
                     captions = _captions(kind, file.read(count))
-                except (ValueError, TypeError, AttributeError) as error:
-                    detail = f"{key}{kind}: {type(error).__name__}: {error}"
-            if captions:
-                pictures.append([name, list(captions), offset, length])
+                if key in labels:
+                    kind, (at, count) = ".cls", labels[key]
+                    file.seek(at)
+                    label = _label(file.read(count))
+            except (ValueError, TypeError, AttributeError) as error:
+                detail = f"{key}{kind}: {type(error).__name__}: {error}"
+            if captions or label is not None:
+                pictures.append([name, list(captions), offset, length, label])
             else:
-                skipped.append([f"{path.name}/{name}", "no caption", detail, 1])
+                lacking = "no class" if labels and not texts else "no caption"
+                skipped.append([f"{path.name}/{name}", lacking, detail, 1])
     return pictures, skipped
 
 
@@ -270,3 +365,10 @@ def _captions(kind: str, data: bytes) -> tuple[str, ...]:
     else:
         lines = text.splitlines()
     return tuple(dict.fromkeys(words for words in (" ".join(line.split()) for line in lines) if words))
+
+
+def _label(data: bytes) -> int:
+    label = int(data.decode("ascii"))
+    if not 0 <= label < MOST_CLASSES:
+        raise ValueError(f"class {label}, 0 to {MOST_CLASSES - 1} expected")
+    return label

@@ -18,7 +18,8 @@ class ImageData:
 
     source: str = "openmoji"
     """"openmoji", "openmoji:groups" (its groups as classes), "cifar10:PATH" (archive or folder), or a folder of
-    pictures with captions or of shards; several of them joined by +, where one named twice is seen twice as often."""
+    pictures with captions or classes or of shards; "classes:FOLDER" where it has both and classes are wanted; several
+    of them joined by +, as captioned pictures, where one named twice is seen twice as often."""
     size: int = 64
     """Rows and columns in pixels."""
     held_out: bool = True
