@@ -5,7 +5,7 @@
 NAME=SOURCE[@PIXELS]: SOURCE as in a recipe's task.autoencoder; with @PIXELS the picture is reduced to so many pixels a
 side before it is coded, and what is decoded is enlarged again, so that autoencoders of different compression come to
 the same bytes. Latents are rounded to 8 bits. Writes docs/benchmarks/autoencoders.md and .json, and
-docs/images/autoencoders.png.
+docs/images/autoencoders.png (--name changes these names).
 """
 
 import argparse
@@ -224,6 +224,7 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="pictures; all where it is left out")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--output", type=Path, default=DOCS)
+    parser.add_argument("--name", default="autoencoders", help="of the files that are written")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     wanted = [parsed(text, args.size) for text in args.autoencoder]
@@ -262,13 +263,13 @@ def main() -> None:
     about = {"source": args.source, "size": args.size, "pictures": len(pictures), "range": RANGE}
     text = markdown(groups, about)
     record = {**about, "groups": [[asdict(e) for e in group] for group in groups]}
-    write(args.output / "benchmarks" / "autoencoders.md", text)
-    write(args.output / "benchmarks" / "autoencoders.json", json.dumps(record, indent=2) + "\n")
+    write(args.output / "benchmarks" / f"{args.name}.md", text)
+    write(args.output / "benchmarks" / f"{args.name}.json", json.dumps(record, indent=2) + "\n")
     rows = len(images[0])
     cells = [column[row] for row in range(rows) for column in images]
     page = sheet(cells, labels * rows, columns=len(images), cell=128)
     (args.output / "images").mkdir(parents=True, exist_ok=True)
-    page.save(args.output / "images" / "autoencoders.png", optimize=True)
+    page.save(args.output / "images" / f"{args.name}.png", optimize=True)
     print(text)
 
 

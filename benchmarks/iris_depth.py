@@ -1,4 +1,4 @@
-"""Quality against the depth at which a trained IRIS paints: kernel distance, retrieval and time, as a plot.
+"""Quality against the depth at which a trained IRIS paints: kernel distance and retrieval, as a plot.
 
     python benchmarks/iris_depth.py iris-nano
     python benchmarks/iris_depth.py taught=runs/on/1-text_low/model plain=runs/off/1-text_low/model --depths 2 4 8 16
@@ -9,35 +9,16 @@ are kept below --pictures, so that an interrupted run goes on.
 
 import argparse
 import json
-import time
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from measuring import processor, quality, write
+from measuring import quality, write
 from pochade.evaluation.report import evaluate
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[1] / "docs"
 GREY = "#80858c"  # in the middle: letters of it can be read on a white page and on a dark one
 COLOURS = ("#2a8fd8", "#d9772b", "#5a9e4b", "#a05fb4")
-
-
-@torch.no_grad()
-def seconds(denoiser: Any, size: int, depth: int, rounds: int = 5) -> float:
-    """Of one look at one picture with a text of 8 tokens, the fastest of some."""
-    config = denoiser.config
-    latents = torch.randn(1, config.latent_channels, size, size)
-    text = torch.randn(1, 8, config.text_dim)
-    given = Conditioning(text, torch.ones(1, 8, dtype=torch.bool), torch.randn(1, config.pooled_dim))
-    found: list[float] = []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        denoiser(latents, torch.full((1,), 0.5), given, depth=depth)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
 
 
 def measure(name: str, folder: str, depth: int, args: Any) -> dict[str, Any]:
@@ -54,12 +35,10 @@ def measure(name: str, folder: str, depth: int, args: Any) -> dict[str, Any]:
         model=name,
         progress=False,
     ).figures
-    cells = pipe.default_size // int(pipe.autoencoder.downsampling)
     row = {
         "model": name,
         "depth": depth,
         "effective_parameters": pipe.denoiser.effective_parameters(depth),
-        "seconds": seconds(pipe.denoiser, cells, depth),
         **quality(report),
     }
     print(json.dumps(row), flush=True)
@@ -115,7 +94,6 @@ def main() -> None:
         name, _, folder = item.partition("=")
         depths = TextToImagePipeline.from_pretrained(folder or name).denoiser.config.depths
         record |= {"trained": [min(depths), max(depths)], "steps": args.steps, "samples": args.samples}
-        record |= {"processor": processor(), "threads": torch.get_num_threads()}
         rows = [measure(name, folder or name, depth, args) for depth in args.depths]
         record["rows"] = [row for row in record["rows"] if row["model"] != name] + rows
         write(args.output, json.dumps(record, indent=2) + "\n")

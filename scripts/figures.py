@@ -48,6 +48,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iris_depth": (f"{BENCHMARKS}/iris_depth.json", models.iris_depth),
     "iris_sampling": (f"{BENCHMARKS}/iris_sampling.json", models.sampling),
     "iris_autoencoders": (f"{BENCHMARKS}/iris_autoencoders.json", models.autoencoders_at_equal_bytes),
+    "iris_control": (f"{BENCHMARKS}/iris_control.json", models.iris_control),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
     "startup": (f"{BENCHMARKS}/startup.json", models.startup),

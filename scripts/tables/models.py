@@ -168,13 +168,12 @@ def microforge_modulation(record: dict[str, Any]) -> str:
 
 
 def iris_depth(record: dict[str, Any]) -> str:
-    """Quality and cost against the number of iterations."""
+    """Quality against the number of iterations."""
     rows = [
         [
             r["model"],
             str(r["depth"]),
             f"{r['effective_parameters'] / 1e6:.0f} M",
-            f"{1e3 * r['seconds']:.0f}",
             f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
             f"{r['R@1 train']:.2f}",
             f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
@@ -185,11 +184,26 @@ def iris_depth(record: dict[str, Any]) -> str:
     least, most = record["trained"]
     head = (
         f"Painted in {record['steps']} Euler steps with guidance, {record['samples']} captions of training concepts "
-        f"and the held-out ones; trained were {least} to {most} iterations. *ms* is one look at one picture "
-        f"({record['processor']}, {record['threads']} thread(s)):"
+        f"and the held-out ones; trained were {least} to {most} iterations:"
     )
-    columns = ["model", "iterations", "parameters counted in use", "ms", "kernel distance", "R@1"]
+    columns = ["model", "iterations", "parameters in use", "kernel distance", "R@1"]
     return f"{head}\n\n{table([*columns, 'kernel distance, held out', 'R@1, held out'], rows)}"
+
+
+def iris_control(record: dict[str, Any]) -> str:
+    """Edges asked for and edges painted."""
+    splits = {"train": "training concepts", "held_out": "held-out concepts"}
+    rows = [
+        [
+            splits[r["split"]],
+            r["way"],
+            str(r["pictures"]),
+            f"{r['recall']:.2f} ± {r['recall error']:.2f}",
+            f"{r['precision']:.2f} ± {r['precision error']:.2f}",
+        ]
+        for r in record["rows"]
+    ]
+    return table(["edges of", "painted", "pictures", "recall", "precision"], rows)
 
 
 IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}
