@@ -21,6 +21,8 @@ pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64
 
 pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64 --resume
 
+pochade train iris --out runs/iris --only classes
+
 torchrun --nproc_per_node 2 -m pochade train lrf --out runs/two"""
 
 data = typer.Typer(help="Make data sets.", no_args_is_help=True)
@@ -37,6 +39,9 @@ def train(
         Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/RECIPE")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
+    only: Annotated[
+        str | None, typer.Option(help="Train this stage alone; those before it are finished in the folder.")
+    ] = None,
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the stages with all fields and stop.")] = False,
     dry_run: Annotated[
@@ -52,6 +57,8 @@ def train(
         raise PochadeError("recipe: none given, pochade train --list names them")
     from pochade.recipes import run
 
+    if only is not None and (show or dry_run):
+        raise PochadeError("only: goes with a run, not with --show or --dry-run")
     if show:
         from pochade.training.stage import override
 
@@ -62,7 +69,7 @@ def train(
         return
     if as_json:
         raise PochadeError("json: goes with --list, --show or --dry-run; a run writes metrics.jsonl")
-    model = run.train(recipe, changes or [], out or Path("runs") / recipe, resume=resume)
+    model = run.train(recipe, changes or [], out or Path("runs") / recipe, resume=resume, only=only)
     print(model)
 
 

@@ -51,41 +51,60 @@ def stages_of(recipe: str) -> list[Stage]:
     return getattr(import_module(module), function)()
 
 
-def train(recipe: str, overrides: Iterable[str], out: Path, resume: bool = False) -> Path:
+def train(recipe: str, overrides: Iterable[str], out: Path, resume: bool = False, only: str | None = None) -> Path:
     """Run a recipe by name with ``field=value`` overrides; returns the folder of the last stage's model."""
-    return run(override(stages_of(recipe), overrides), out, resume=resume)
+    return run(override(stages_of(recipe), overrides), out, resume=resume, only=only)
 
 
-def run(stages: Sequence[Stage], out: Path, *, resume: bool = False) -> Path:
+def run(stages: Sequence[Stage], out: Path, *, resume: bool = False, only: str | None = None) -> Path:
     """Train ``stages`` in order below ``out``; each leaves ``<number>-<name>/model``. Returns the last one's.
 
-    With ``resume`` finished stages are passed over and an interrupted one goes on.
+    With ``resume`` finished stages are passed over and an interrupted one goes on. With ``only`` the stage of that name
+    is trained alone, on what those before it have left in ``out``; their data need not be there.
 
     Raises:
-        PochadeError: a stage's data or settings are unusable (all stages are looked at before the first starts).
+        PochadeError: a stage's data or settings are unusable (all stages are looked at before the first starts), or
+            one before ``only`` is not finished.
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
     out = Path(out)
+    finished = 0 if only is None else _before(stages, only, out)
+    stages = stages if only is None else stages[: finished + 1]
     with main_first():
         for i, stage in enumerate(stages):
-            _preflight(stage, stages[:i])
+            if i >= finished:
+                _preflight(stage, stages[:i])
     previous: Result | None = None
     autoencoder: Path | None = None
     for number, stage in enumerate(stages, 1):
         folder = out / f"{number}-{stage.name}"
+        again = resume or number <= finished
         if isinstance(stage.task, AutoencoderSettings):
-            previous = run_autoencoder(after(stage, previous), folder, resume)
+            previous = run_autoencoder(after(stage, previous), folder, again)
             autoencoder = previous.model
         elif isinstance(stage.task, DecoderSettings):
-            previous = run_decoder(after(stage, previous), folder, resume, autoencoder)
+            previous = run_decoder(after(stage, previous), folder, again, autoencoder)
         elif isinstance(stage.task, ConsistencySettings):
-            previous = _run_consistency(stage, folder, resume, previous, out)
+            previous = _run_consistency(stage, folder, again, previous, out)
         elif isinstance(stage.task, ControlSettings):
-            previous = run_control(stage, folder, resume, out)
+            previous = run_control(stage, folder, again, out)
         else:
-            previous = _run_flow(stage, folder, resume, autoencoder, previous, out)
+            previous = _run_flow(stage, folder, again, autoencoder, previous, out)
     assert previous is not None
     return previous.model
+
+
+def _before(stages: Sequence[Stage], only: str, out: Path) -> int:
+    """How many stages come before the one called ``only``. Raises PochadeError where one of them is not finished."""
+    names = [stage.name for stage in stages]
+    if only not in names:
+        raise PochadeError(f"only: {only!r} given, allowed are {', '.join(names)}{nearest(only, names)}")
+    count = names.index(only)
+    for number, name in enumerate(names[:count], 1):
+        model = out / f"{number}-{name}" / "model"
+        if not any((model / file).is_file() for file in ("config.json", hub.INDEX)):
+            raise PochadeError(f"only: {only!r} given, but {name} comes before it and is not finished in {out}")
+    return count
 
 
 def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
@@ -166,6 +185,10 @@ def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None
     if denoiser.config.latent_channels != channels:
         given = denoiser.config.latent_channels
         raise PochadeError(f"options: latent_channels={given} given, the autoencoder's latents have {channels}")
+    given = options_of(settings).get("num_classes")
+    if labelled and given not in (None, len(dataset.class_names)):
+        there = len(dataset.class_names)
+        raise PochadeError(f"options: num_classes={given} given, but {stage.data.source} has {there} classes")
 
 
 def _preflight_teacher(teacher: str | None, dataset: Any, before: Sequence[Stage]) -> None:
@@ -185,7 +208,7 @@ def _check_labels(model: TextToImagePipeline, dataset: Any, name: str = "task.te
     classes = list(dataset.class_names) if hasattr(dataset, "class_names") else None
     if encoder is None or names != classes:
         knows = "has no text encoder" if encoder is None else "knows classes" if names else "knows captions"
-        holds = f"the classes {', '.join(classes)}" if classes else "captions"
+        holds = f"the classes {', '.join(classes[:10])}{' ...' * (len(classes) > 10)}" if classes else "captions"
         raise PochadeError(f"{name}: a model that {knows} is given, but the data holds {holds}")
 
 
@@ -320,7 +343,7 @@ def _paint_sheet(name: str, pipeline: TextToImagePipeline, dataset: Any, steps: 
 def _sheet_prompts(dataset: Any) -> list[str]:
     """What the sample sheets show: the classes, OpenMoji's usual subjects, or captions from all over the data."""
     if hasattr(dataset, "class_names"):
-        return list(dataset.class_names)
+        return list(dataset.class_names[:: -(-len(dataset.class_names) // len(SHEET_PROMPTS))])
     if hasattr(dataset, "concepts"):
         return list(SHEET_PROMPTS)
     return [dataset.caption(i) for i in range(0, len(dataset), -(-len(dataset) // len(SHEET_PROMPTS)))]
