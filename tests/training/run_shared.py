@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 from pochade.training.loop import train
-from training.toy import PlainTask, ToyDataset, toy_stage
+from training.toy import DrawingTask, ToyDataset, toy_stage
 
 if __name__ == "__main__":
-    train(toy_stage(log_every=1), PlainTask(), ToyDataset(), Path(sys.argv[1]))
+    train(toy_stage(log_every=1), DrawingTask(), ToyDataset(), Path(sys.argv[1]))

@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from pochade.training.loop import train
-from training.toy import PlainTask, ToyDataset, toy_stage
+from training.toy import DrawingTask, ToyDataset, toy_stage
 
 HERE = Path(__file__).parent
 
@@ -40,7 +40,7 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     done = launch("-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE / "run_shared.py"), str(shared))
     assert "2 processes on cpu" in done.stderr
     assert "batch 8 = 2 x 1 x 4" in done.stderr
-    train(toy_stage(log_every=1), PlainTask(), ToyDataset(), single, console=False)
+    train(toy_stage(log_every=1), DrawingTask(), ToyDataset(), single, console=False)
     curves = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         for folder in (shared, single)

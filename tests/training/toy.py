@@ -80,6 +80,14 @@ class PlainTask(ToyTask):
         self.net.register_parameter("spare", nn.Parameter(torch.zeros(3)))  # a part that this task does not use
 
 
+class DrawingTask(PlainTask):
+    """Each step weighs its whole batch by one draw, as a denoiser may draw its depth."""
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        told = super().forward(batch)
+        return told | {"loss": told["loss"] * (1 + torch.rand(()))}
+
+
 def toy_stage(**changes: Any) -> Stage:
     defaults: dict[str, Any] = {
         "name": "toy",
