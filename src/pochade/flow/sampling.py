@@ -1,28 +1,42 @@
 """From noise to latents, by any of diffusers' flow-matching schedulers."""
 
 import inspect
+import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from pochade.flow.guidance import OnStep
-from pochade.flow.path import to_data
+from pochade.flow.path import interpolate, to_data
 from pochade.types import Conditioning, Denoiser
 
 
-def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device) -> Tensor:
+def steps_from(start: float, num_inference_steps: int) -> int:
+    """How many of ``num_inference_steps`` from t = 1 are left from t = ``start`` on: as even a grid, rounded up."""
+    return max(1, math.ceil(start * num_inference_steps - 1e-9))
+
+
+def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device, start: float = 1.0) -> Tensor:
     """Prepare ``scheduler`` for ``num_inference_steps`` on an even grid from t = 1; returns its timesteps.
+
+    From another ``start`` in (0, 1] the grid has ``steps_from`` it, and is as it would be from 1, times ``start``.
 
     Euler's own default grid ends one step early for models trained on 1,000 discrete steps; on a continuous path the
     grid 1, 1 - 1/n, ..., 1/n is meant. Schedulers that take no grid keep their own: Heun n points from 1 to 0.001
     (n - 1 steps of two evaluations, then one to 0), DPM-Solver 0.999 to 0.999 / n (at t = 1 its logarithm is infinite).
     """
+    steps = steps_from(start, num_inference_steps)
     if "sigmas" in inspect.signature(scheduler.set_timesteps).parameters:
-        sigmas = [1 - i / num_inference_steps for i in range(num_inference_steps)]
+        sigmas = [start * (1 - i / steps) for i in range(steps)]
         scheduler.set_timesteps(sigmas=sigmas, device=device)
     else:
-        scheduler.set_timesteps(num_inference_steps, device=device)
+        scheduler.set_timesteps(steps, device=device)
+        if start < 1:
+            scheduler.sigmas = scheduler.sigmas * start
+            scheduler.timesteps = (scheduler.timesteps * start).to(scheduler.timesteps.dtype)
+            # Rounded timesteps may be equal, and no longer say which of them is the first.
+            scheduler.set_begin_index(0)
     return scheduler.timesteps
 
 
@@ -37,8 +51,15 @@ def sample(
     depth: int | None = None,
     on_step: OnStep | None = None,
     generator: Any = None,
+    source: Tensor | None = None,
+    source_mask: Tensor | None = None,
+    strength: float = 1.0,
 ) -> Tensor:
     """Integrate dz/dt = v(z, t) from noise at t = 1 to data at t = 0.
+
+    From a ``source`` z_0 the way begins at t = ``strength``, at (1 - t) z_0 + t eps (SDEdit, 2108.01073). With a mask,
+    what is kept stays on that straight line all along (2201.09865 eq. 8, with one eps for all steps), so that it ends
+    as the source, and what is repainted sees it at the noise it has itself.
 
     Args:
         denoiser: a denoiser, or a ``GuidedDenoiser`` around one.
@@ -51,21 +72,31 @@ def sample(
         on_step: called after each step with (step, t [B], latents, predicted data, the denoiser's ``aux``); may
             return other latents.
         generator: for schedulers that add noise.
+        source: latents z_0 [B, C, H, W] of a picture to start from.
+        source_mask: [B, 1, H, W] in {0, 1}, 1 where the source is repainted; None for everywhere.
+        strength: t in (0, 1] at which the source is joined; at 1 nothing of it is left but what a mask keeps.
 
     Returns:
         latents [B, C, H, W] at t = 0.
     """
-    timesteps = set_timesteps(scheduler, num_inference_steps, latents.device)
+    noise = latents
+    timesteps = set_timesteps(scheduler, num_inference_steps, latents.device, strength)
     takes_generator = "generator" in inspect.signature(scheduler.step).parameters
     extra = {"generator": generator} if takes_generator else {}
     state: Tensor | None = None
+    times = [sigma.to(latents).expand(latents.shape[0]) for sigma in scheduler.sigmas]
+    if source is not None and strength < 1:
+        latents = interpolate(source, noise, times[0])
     for i, timestep in enumerate(timesteps):
         # A flow scheduler's sigma is t itself; its timestep is 1000 t, rounded by DPM-Solver.
-        t = scheduler.sigmas[i].to(latents).expand(latents.shape[0])
+        t = times[i]
         out = denoiser(latents, t, conditioning, state=state, depth=depth)
         state = out.state
         predicted = to_data(latents, out.velocity, t) if on_step is not None else None
         latents = scheduler.step(out.velocity, timestep, latents, return_dict=False, **extra)[0]
+        if source is not None and source_mask is not None:
+            latents = torch.where(source_mask > 0, latents, interpolate(source, noise, times[i + 1]))
+            predicted = None if predicted is None else torch.where(source_mask > 0, predicted, source)
         if on_step is not None and predicted is not None:
             replaced = on_step(i, t, latents, predicted, out.aux)
             latents = latents if replaced is None else replaced

@@ -1,0 +1,425 @@
+"""What all pipelines are: components, their folder, prompts, sampling, and the way out to pictures."""
+
+import inspect
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+
+from pochade.errors import FailureError, PochadeError
+from pochade.flow.guidance import Guidance, GuidedDenoiser
+from pochade.flow.noise import rows_normal
+from pochade.flow.sampling import sample, steps_from
+from pochade.pipelines import hub, register_components
+from pochade.pipelines.checks import (
+    CALLBACK_TENSORS,
+    check_components,
+    check_count,
+    check_scale,
+    check_size,
+    row_generators,
+)
+from pochade.pipelines.loading import load_components
+from pochade.pipelines.saving import write_folder
+from pochade.text_encoders.class_label import ClassLabelEncoder
+from pochade.types import Conditioning, Denoiser, TextEncoding
+
+# diffusers looks component classes up among the imported modules only.
+register_components()
+
+
+Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
+"""(pipe, step, timestep, tensors) -> replaced tensors, after each step."""
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt is longer than the text encoder reads."""
+
+
+class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from inside the sampler
+    def __init__(self, latents: Tensor) -> None:
+        self.latents = latents
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a call asks for, checked, before any work.
+
+    ``rows`` prompts, one each, ``each`` pictures of a prompt; ``prompts`` is None where ``embeds`` are given.
+    """
+
+    prompts: list[str] | None
+    embeds: Conditioning
+    negatives: list[str] | None
+    rows: int
+    each: int
+    steps: int
+    scale: float | Tensor
+
+    @property
+    def batch(self) -> int:
+        """B."""
+        return self.rows * self.each
+
+
+class PaintingPipeline(DiffusionPipeline):
+    """A denoiser between a text encoder and an autoencoder; what the pipelines for single tasks have in common.
+
+    They hold the same components, so that each loads the folder of any other.
+
+    Args:
+        autoencoder: with ``decode``, ``downsampling`` and ``config.latent_channels``.
+        denoiser: any family's; see ``pochade.types.Denoiser``.
+        scheduler: a diffusers scheduler over flow sigmas; None for flow-match Euler.
+        text_encoder: a ``PromptEncoder``, a ``ClassLabelEncoder`` (prompts are then names of classes), or
+            None, where only ``prompt_embeds`` conditions.
+        default_steps: steps of a call that names none; a setting of the model, stored with it.
+        default_guidance: guidance scale of a call that names none, likewise.
+        default_size: rows and columns in pixels of a call that names none; None for the grid of the denoiser's own
+            positions. A network that was trained on smaller pictures than it has positions for names them here.
+
+    Raises:
+        PochadeError: the components do not belong together, or a default is out of its range.
+    """
+
+    model_cpu_offload_seq = "text_encoder->denoiser->autoencoder"
+    # Whatever has a default must be named here, or diffusers takes it for a setting and does not save it.
+    _optional_components: ClassVar[list[str]] = ["scheduler", "text_encoder"]
+    _callback_tensor_inputs: ClassVar[list[str]] = list(CALLBACK_TENSORS)
+
+    def __init__(
+        self,
+        autoencoder: ModelMixin,
+        denoiser: ModelMixin,
+        scheduler: Any = None,
+        text_encoder: ModelMixin | None = None,
+        default_steps: int = hub.DEFAULT_STEPS,
+        default_guidance: float = hub.DEFAULT_GUIDANCE,
+        default_size: int | None = None,
+    ) -> None:
+        super().__init__()
+        check_components(autoencoder, denoiser, text_encoder)
+        check_count("default_steps", default_steps)
+        check_scale(default_guidance)
+        self.register_modules(
+            autoencoder=autoencoder,
+            denoiser=denoiser,
+            scheduler=FlowMatchEulerDiscreteScheduler() if scheduler is None else scheduler,
+            text_encoder=text_encoder,
+        )
+        check_size("default_size", default_size, self.size_multiple)
+        self.register_to_config(
+            default_steps=default_steps, default_guidance=default_guidance, default_size=default_size
+        )
+        self._interrupt = False
+        self._num_timesteps = 0
+        self._guidance_scale: float | Tensor = 1.0
+
+    @property
+    def interrupt(self) -> bool:
+        """Set ``pipe._interrupt = True`` in a callback to stop; the picture as predicted so far is
+        returned."""
+        return self._interrupt
+
+    @property
+    def num_timesteps(self) -> int:
+        """Calls of the denoiser in the last run (a second-order scheduler makes more than its steps)."""
+        return self._num_timesteps
+
+    @property
+    def guidance_scale(self) -> float | Tensor:
+        """Of the last run."""
+        return self._guidance_scale
+
+    @property
+    def default_steps(self) -> int:
+        """Steps of a call that names none: few where the model was distilled."""
+        return int(self.config["default_steps"])
+
+    @property
+    def default_guidance(self) -> float:
+        """Guidance scale of a call that names none: 1 where guidance was distilled into the model."""
+        return float(self.config["default_guidance"])
+
+    @property
+    def size_multiple(self) -> int:
+        """Height and width of a picture, in pixels, are multiples of this."""
+        return int(self.autoencoder.downsampling) * int(getattr(self.denoiser, "size_multiple", 1))
+
+    @property
+    def default_size(self) -> int:
+        """Rows and columns of a picture where none are asked for: the resolution of the training."""
+        own = int(self.denoiser.config.sample_size) * int(self.autoencoder.downsampling)
+        return int(self.config["default_size"] or own)
+
+    @classmethod
+    def from_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike[str] = hub.DEFAULT_MODEL,
+        *,
+        torch_dtype: torch.dtype | None = None,
+        variant: str | None = None,
+        allow_pickle: bool = False,
+        **kwargs: Any,
+    ) -> Self:
+        """A pipeline by the name of a shipped model, from a folder, or from the hub (``owner/name``).
+
+        Args:
+            pretrained_model_name_or_path: see ``pochade.pipelines.hub.resolve``.
+            torch_dtype: of the parameters; float32 by default, whatever precision the files hold.
+            variant: as in ``diffusion_pytorch_model.<variant>.safetensors``.
+            allow_pickle: read pickled weights where there is no safetensors file. A pickle can run code when
+                it is loaded: only for files that you trust.
+            kwargs: components to use instead of the stored ones, and options of the hub (``revision``,
+                ``token``, ``cache_dir``, ``local_files_only``).
+
+        Raises:
+            PochadeError: unknown model; damaged, missing, extra or wrongly shaped weights (all are named).
+            FailureError: the hub cannot be reached.
+        """
+        dtype = kwargs.pop("dtype", None) or torch_dtype or torch.float32
+        settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
+        names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
+        given = {name: kwargs.pop(name) for name in names & set(kwargs)}
+        options = {k: kwargs.pop(k) for k in ("revision", "token", "cache_dir", "local_files_only") if k in kwargs}
+        if kwargs:
+            raise PochadeError(f"from_pretrained: {', '.join(sorted(kwargs))} given, which it does not have")
+        folder = hub.resolve(pretrained_model_name_or_path, **options)
+        components = load_components(folder, given, dtype=dtype, variant=variant, allow_pickle=allow_pickle)
+        wrong = sorted(set(components) - names) + sorted({"autoencoder", "denoiser"} - set(components))
+        if wrong:
+            raise PochadeError(f"{folder}: components {', '.join(wrong)} are missing or not of {cls.__name__}")
+        pipe = cls(**components, **hub.defaults(folder) | settings)
+        pipe.register_to_config(_name_or_path=str(folder))
+        return pipe
+
+    def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        save_directory: str | os.PathLike[str],
+        safe_serialization: bool = True,
+        *,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        """Write the model: every component's configuration and safetensors weights, ``model_index.json`` and
+        ``pipeline.py``, with which ``diffusers.DiffusionPipeline.from_pretrained(folder,
+        custom_pipeline="pipeline", trust_remote_code=True)`` loads it too. The folder is complete or not
+        there at all; files of an earlier model are replaced, others stay.
+
+        Args:
+            save_directory: the folder.
+            safe_serialization: only True: pickles are not written.
+            dtype: floating precision of the files, for instance float16; None keeps every bit. The text
+                encoder keeps its own, since its identity is taken from its weights.
+        """
+        if not safe_serialization:
+            raise PochadeError("safe_serialization: False given, allowed is True: pickles are not written")
+        write_folder(Path(save_directory), type(self).__name__, super().save_pretrained, dtype)
+
+    def encode_prompt(self, prompt: str | Sequence[str]) -> Conditioning:
+        """What the denoiser is told for these prompts, on the text encoder's device, float32; for
+        ``prompt_embeds``."""
+        return self._encode([prompt] if isinstance(prompt, str) else list(prompt), None)[0]
+
+    def decode_latents(self, latents: Tensor) -> Tensor:
+        """Latents [B, C, H, W] -> pictures [B, 3, H, W] in [0, 1], float32 on the CPU."""
+        images = self.autoencoder.decode(latents.to(self.autoencoder.dtype))
+        return (images.float().cpu() / 2 + 0.5).clamp(0, 1)
+
+    def _asked(
+        self,
+        prompt: str | Sequence[str] | None,
+        prompt_embeds: TextEncoding | Conditioning | None,
+        negative_prompt: str | Sequence[str] | None,
+        num_inference_steps: int,
+        guidance_scale: float | Sequence[float] | Tensor,
+        num_images_per_prompt: int,
+        pictures: int = 1,
+    ) -> Asked:
+        """The request of a call with so many source ``pictures``. Raises PochadeError where parts do not fit."""
+        prompts, embeds = self._prompts(prompt, prompt_embeds)
+        rows = len(prompts) if prompts is not None else embeds.batch_size or 1
+        if rows == 1 and pictures > 1:
+            prompts, rows = None if prompts is None else prompts * pictures, pictures
+            embeds = embeds.map(lambda v: v.repeat_interleave(pictures, dim=0))
+        if pictures not in (1, rows):
+            raise PochadeError(f"image: {pictures} given for {rows} prompts, allowed is one, or one each")
+        B = rows * num_images_per_prompt
+        scale = torch.as_tensor(guidance_scale, dtype=torch.float32)
+        if scale.ndim and scale.shape[0] != B:
+            raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
+        self._guidance_scale = float(scale) if not scale.ndim else scale
+        negatives = self._negatives(negative_prompt, prompts)
+        return Asked(prompts, embeds, negatives, rows, num_images_per_prompt, num_inference_steps, self._guidance_scale)
+
+    def _conditioning(self, asked: Asked, parts: Mapping[str, Tensor]) -> tuple[Conditioning, Conditioning | None]:
+        """What the denoiser is told, and instead of it in the other branch of guidance; ``parts`` one a prompt."""
+        embeds, negatives = asked.embeds, asked.negatives
+        told, negative = self._encode(asked.prompts, negatives) if asked.prompts is not None else (embeds, None)
+        device, dtype = self._execution_device, self.denoiser.dtype
+        repeat = lambda v: v.repeat_interleave(asked.each, dim=0)  # noqa: E731
+        told = replace(told, **parts).map(repeat).to(device, dtype)
+        return told, None if negative is None else negative.map(repeat).to(device, dtype)
+
+    def _integrate(
+        self,
+        asked: Asked,
+        noise: Tensor,
+        seeds: list[torch.Generator],
+        *,
+        callback: Callback | None,
+        tensors: Sequence[str],
+        depth: int | None,
+        denoiser: Denoiser | None = None,
+        strength: float = 1.0,
+        source: Tensor | None = None,
+        source_mask: Tensor | None = None,
+        parts: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Latents [B, C, H, W] from noise of that shape; the source, its mask and the strength are those of ``sample``.
+
+        ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt.
+        """
+        conditioning, negative = self._conditioning(asked, parts or {})
+        guided = GuidedDenoiser(denoiser or self.denoiser, Guidance(asked.scale), negative)
+        self._interrupt = False
+        self._num_timesteps = 0
+        total = steps_from(strength, asked.steps)
+        with self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+
+            def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]) -> Tensor | None:
+                timesteps = self.scheduler.timesteps
+                self._num_timesteps = i + 1
+                bar.total = len(timesteps)
+                bar.update()
+                replaced = None
+                if callback is not None:
+                    known = {"latents": z, "predicted_data": predicted, "aux": aux}
+                    back = callback(self, i, timesteps[i], {k: known[k] for k in tensors})
+                    replaced = back.get("latents") if back else None
+                if self._interrupt:
+                    raise _InterruptedSampling(predicted)
+                return replaced
+
+            place: dict[str, Any] = {"device": self._execution_device, "dtype": self.denoiser.dtype}
+            try:
+                return sample(
+                    guided,
+                    self.scheduler,
+                    noise.to(**place),
+                    conditioning,
+                    num_inference_steps=asked.steps,
+                    depth=depth,
+                    on_step=on_step,
+                    generator=seeds,
+                    source=None if source is None else source.to(**place),
+                    source_mask=None if source_mask is None else source_mask.to(**place),
+                    strength=strength,
+                )
+            except _InterruptedSampling as stop:
+                return stop.latents
+
+    def _prompts(
+        self, prompt: str | Sequence[str] | None, embeds: TextEncoding | Conditioning | None
+    ) -> tuple[list[str] | None, Conditioning]:
+        if (prompt is None) == (embeds is None):
+            raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
+        if isinstance(embeds, TextEncoding):
+            embeds = Conditioning(tokens=embeds.tokens, mask=embeds.mask, pooled=embeds.pooled)
+        if embeds is not None:
+            if not isinstance(embeds, Conditioning):
+                raise PochadeError(
+                    f"prompt_embeds: {type(embeds).__name__} given, allowed are Conditioning and TextEncoding"
+                )
+            return None, embeds
+        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+        if not prompts or not all(isinstance(p, str) for p in prompts):
+            raise PochadeError("prompt: a sentence or a list of sentences is needed")
+        if self.text_encoder is None and any(p.strip() for p in prompts):
+            raise PochadeError("prompt: this model has no text encoder, pass prompt_embeds")
+        return prompts, Conditioning()
+
+    def _negatives(self, negative: str | Sequence[str] | None, prompts: list[str] | None) -> list[str] | None:
+        if negative is None or (isinstance(negative, str) and not negative.strip()):
+            return None
+        if prompts is None:
+            raise PochadeError("negative_prompt: goes with prompt, not with prompt_embeds")
+        if not isinstance(self._guidance_scale, Tensor) and self._guidance_scale == 1:
+            raise PochadeError("negative_prompt: has no effect at guidance_scale 1, allowed is any other scale")
+        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+        if len(negatives) != len(prompts):
+            raise PochadeError(f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts")
+        return negatives
+
+    def _encode(self, prompts: list[str], negatives: list[str] | None) -> tuple[Conditioning, Conditioning | None]:
+        n = len(prompts)
+        texts = prompts + (negatives or [])
+        encoder = self.text_encoder
+        if encoder is None:
+            return Conditioning(), None
+        if isinstance(encoder, ClassLabelEncoder):
+            both = Conditioning(class_label=encoder.encode_labels(texts))
+        else:
+            for text in dict.fromkeys(texts):
+                count = encoder.count_tokens(text)
+                if count > encoder.max_tokens:
+                    warnings.warn(
+                        f"prompt: {count} tokens, the text encoder reads {encoder.max_tokens}: "
+                        f"the last {count - encoder.max_tokens} are cut",
+                        PromptTruncatedWarning,
+                        stacklevel=6,
+                    )
+            out = encoder.encode(texts)
+            both = Conditioning(tokens=out.tokens, mask=out.mask, pooled=out.pooled)
+            blank = torch.tensor([not text.strip() for text in texts], device=out.mask.device)
+            both = both.drop("text", rows=blank)
+        return both.map(lambda v: v[:n]), both.map(lambda v: v[n:]) if negatives else None
+
+    def _noise(
+        self,
+        generator: torch.Generator | Sequence[torch.Generator] | None,
+        latents: Tensor | None,
+        B: int,
+        shape: tuple[int, int, int],
+    ) -> tuple[Tensor, list[torch.Generator]]:
+        rows = row_generators(generator, B)
+        if latents is None:
+            return rows_normal(rows, shape), rows
+        if tuple(latents.shape) != (B, *shape):
+            raise PochadeError(f"latents: shape {tuple(latents.shape)} given, needed is {(B, *shape)}")
+        return latents, rows
+
+    def _decoded(self, latents: Tensor, *, may_be_flat: bool = False) -> Tensor:
+        """Pictures [B, 3, H, W] in [0, 1]. Raises FailureError where one is none, or without leave in one colour."""
+        images = self.decode_latents(finite(latents))
+        good = torch.isfinite(images).flatten(1).all(1)
+        bytes_ = (images * 255).round().flatten(2)
+        # Flat as the file would show it: every pixel of one colour after rounding to 8 bits.
+        flat = (bytes_.amax(-1) == bytes_.amin(-1)).all(1) & (not may_be_flat)
+        bad = (flat | ~good).nonzero().flatten().tolist()
+        if bad:
+            kind = "NaN" if not bool(good.all()) else "one flat colour"
+            raise FailureError(f"picture {', '.join(map(str, bad))}: {kind} came out, which is no picture")
+        return images
+
+    def _as_type(self, images: Tensor, output_type: str) -> Any:
+        if output_type == "pt":
+            return images
+        arrays = images.permute(0, 2, 3, 1).numpy()
+        return arrays if output_type == "np" else self.numpy_to_pil(np.ascontiguousarray(arrays))
+
+
+def finite(latents: Tensor) -> Tensor:
+    """The same latents [B, C, H, W]. Raises FailureError where they are not finite."""
+    bad = (~torch.isfinite(latents)).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise FailureError(f"latents: not finite in picture {', '.join(map(str, bad))}: the model diverged")
+    return latents
