@@ -98,6 +98,18 @@ def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] |
     Raises:
         PochadeError: the library is not installed, there is no such data set, no training split, or no such columns.
     """
+    stream = open_stream(path, config)
+    features: Mapping[str, Any] = stream.features or {}
+    chosen = _choose(features, columns or {})
+    label = features.get(chosen.get("label", ""))
+    names = [" ".join(str(name).split()) for name in getattr(label, "names", None) or ()]
+    stream = undecoded(stream, chosen["image"])
+    stream = stream.select_columns(list(dict.fromkeys(_top(column, features) for column in chosen.values())))
+    return Rows(path, stream, chosen, tuple(names))
+
+
+def open_stream(path: str, config: str | None = None) -> Any:
+    """The rows of the training split, as the library gives them. Errors are those of `open_rows`."""
     try:
         import datasets
     except ImportError as error:
@@ -114,14 +126,16 @@ def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] |
         raise PochadeError(f"path: {path} could not be opened by the library datasets: {_line(error)}") from error
     if "train" not in found and len(found) > 1:
         raise PochadeError(f"path: {path} has no split train, but {', '.join(sorted(found))}")
-    stream = found["train"] if "train" in found else next(iter(found.values()))
-    features: Mapping[str, Any] = stream.features or {}
-    chosen = _choose(features, columns or {})
-    label = features.get(chosen.get("label", ""))
-    names = [" ".join(str(name).split()) for name in getattr(label, "names", None) or ()]
-    stream = stream.cast_column(chosen["image"], datasets.Image(decode=False))
-    stream = stream.select_columns(list(dict.fromkeys(_top(column, features) for column in chosen.values())))
-    return Rows(path, stream, chosen, tuple(names))
+    return found["train"] if "train" in found else next(iter(found.values()))
+
+
+def undecoded(stream: Any, *columns: str) -> Any:
+    """``stream`` with the files of the pictures in ``columns`` in place of pictures."""
+    import datasets
+
+    for column in columns:
+        stream = stream.cast_column(column, datasets.Image(decode=False))
+    return stream
 
 
 def _choose(features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:

@@ -4,7 +4,7 @@ import io
 import json
 import re
 import tarfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from hashlib import sha256
 from pathlib import Path
@@ -23,6 +23,10 @@ MOST_CLASSES = 100_000
 CONTENTS = 2
 """Changes with the form of what is remembered of a shard."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+
+Member = tuple[str, int, int]
+"""Name, offset and length of a file in a shard."""
+Pairing = Callable[[Path, list[Member]], tuple[list[list[Any]], list[list[Any]]]]
 
 
 class Record(NamedTuple):
@@ -62,15 +66,22 @@ class ShardWriter:
 
     def add(self, record: Record) -> None:
         """Writes a record. Raises `PochadeError` for a bad one."""
+        _check_record(record)
+        members = {record.suffix: record.image}
+        if record.captions:
+            members[".txt"] = "\n".join(record.captions).encode()
+        if record.label is not None:
+            members[".cls"] = str(record.label).encode()
+        self.write(record.key, members)
+
+    def write(self, key: str, members: Mapping[str, bytes]) -> None:
+        """Writes the files of a sample, by their suffixes. Raises `PochadeError` for a bad or repeated key."""
+        _check_key(key, self._keys)
         if self._tar is None:
             file = self._open.enter_context(atomic_file(self._path))
             self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
-        _check_record(record, self._keys)
-        _add(self._tar, record.key + record.suffix, record.image)
-        if record.captions:
-            _add(self._tar, record.key + ".txt", "\n".join(record.captions).encode())
-        if record.label is not None:
-            _add(self._tar, record.key + ".cls", str(record.label).encode())
+        for suffix, data in members.items():
+            _add(self._tar, key + suffix, data)
         self._count += 1
         if self._count == self.samples_per_shard:
             self._finish()
@@ -150,30 +161,9 @@ class ShardDataset(CaptionedImages):
         classes: bool | None = None,
     ) -> None:
         super().__init__(size, split=split, background=background, max_megapixels=max_megapixels)
-        self.paths = _expand(shards)
-        folder = self.paths[0].parent
+        folder, contents = read_contents(shards, _pair, "shards.json", progress)
         names = _class_names(folder)
         store = store_for(folder)
-        expected = _read_index(folder / INDEX)
-        known = read_store(store / "shards.json")
-        contents: dict[str, dict[str, Any]] = {}
-
-        def examine(path: Path) -> dict[str, Any]:
-            entry = expected.get(path.name)
-            at = [CONTENTS, *stamp(path), entry["sha256"] if entry else None]
-            old = known.get(path.name, {})
-            return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry)}
-
-        for path, content in each(examine, self.paths, f"reading {folder}", progress):
-            contents[path.name] = content
-        if contents != known:
-            write_json(store / "shards.json", contents)
-        missing = {name: expected[name]["samples"] for name in expected if name not in contents}
-        if Path(shards).is_dir():
-            contents |= {
-                name: {"pictures": [], "skipped": [[name, "missing shard", f"{lost} samples", lost]]}
-                for name, lost in missing.items()
-            }
         total = sum(len(c["pictures"]) + sum(skip[3] for skip in c["skipped"]) for c in contents.values())
         if not total:
             raise PochadeError(f"shards: {shards} holds no captioned pictures, and none with a class")
@@ -187,20 +177,60 @@ class ShardDataset(CaptionedImages):
         self._keep_usable(self._name_classes(found, names, classes), store, progress)
 
 
-def _check_record(record: Record, keys: set[str]) -> None:
-    key = record.key
+def read_contents(
+    shards: Path | str, pair: Pairing, remembered: str, progress: bool
+) -> tuple[Path, dict[str, dict[str, Any]]]:
+    """The folder of the shards, and of each by its name what it holds: "pictures" as ``pair`` finds them, "skipped".
+
+    Args:
+        shards: as for `ShardDataset`, whose errors are raised.
+        pair: from the members of a shard, (name, offset, length), to its samples and to those that are skipped, [name,
+            reason, detail, samples].
+        remembered: name of the file that saves reading unchanged shards again.
+    """
+    paths = _expand(shards)
+    folder = paths[0].parent
+    store = store_for(folder)
+    expected = _read_index(folder / INDEX)
+    known = read_store(store / remembered)
+    contents: dict[str, dict[str, Any]] = {}
+
+    def examine(path: Path) -> dict[str, Any]:
+        entry = expected.get(path.name)
+        at = [CONTENTS, *stamp(path), entry["sha256"] if entry else None]
+        old = known.get(path.name, {})
+        return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry, pair)}
+
+    for path, content in each(examine, paths, f"reading {folder}", progress):
+        contents[path.name] = content
+    if contents != known:
+        write_json(store / remembered, contents)
+    missing = {name: expected[name]["samples"] for name in expected if name not in contents}
+    if Path(shards).is_dir():
+        contents |= {
+            name: {"pictures": [], "skipped": [[name, "missing shard", f"{lost} samples", lost]]}
+            for name, lost in missing.items()
+        }
+    return folder, contents
+
+
+def _check_key(key: str, keys: set[str]) -> None:
     # WebDataset splits a name at the first dot after the last slash.
     if not is_safe_name(key) or "." in key.rsplit("/", 1)[-1]:
         raise PochadeError(f"key: {key!r} given, a relative name without a dot expected")
     if key in keys:
         raise PochadeError(f"key: {key!r} given twice")
+    keys.add(key)
+
+
+def _check_record(record: Record) -> None:
+    key = record.key
     if record.suffix not in IMAGE_SUFFIXES:
         raise PochadeError(f"suffix: {record.suffix!r} given, allowed are {', '.join(IMAGE_SUFFIXES)}")
     if not any(caption.strip() for caption in record.captions) and (record.captions or record.label is None):
         raise PochadeError(f"captions: {key!r} has none, and no class")
     if record.label is not None and not 0 <= record.label < MOST_CLASSES:
         raise PochadeError(f"label: {record.label} given for {key!r}, allowed are 0 to {MOST_CLASSES - 1}")
-    keys.add(key)
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -270,15 +300,15 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
         raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error
 
 
-def _contents(path: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
-    """Pictures, [member, captions, offset, length, class], and losses, [name, reason, detail, samples]."""
+def _contents(path: Path, expected: dict[str, Any] | None, pair: Pairing) -> dict[str, Any]:
+    """Samples as ``pair`` finds them, and losses, [name, reason, detail, samples]."""
     size = path.stat().st_size
     if expected and size >= expected["bytes"] and _hash(path) != expected["sha256"]:
         lost = expected["samples"]
         detail = f"its SHA-256 is not that of {INDEX}; {lost} samples lost"
         return {"pictures": [], "skipped": [[path.name, "damaged shard", detail, lost]]}
     members, complete = _members(path)
-    pictures, skipped = _pair(path, members)
+    pictures, skipped = pair(path, members)
     if complete and not (expected and size < expected["bytes"]):
         return {"pictures": pictures, "skipped": skipped}
     if expected:
@@ -290,9 +320,9 @@ def _contents(path: Path, expected: dict[str, Any] | None) -> dict[str, Any]:
     return {"pictures": pictures, "skipped": [*skipped, [path.name, "truncated shard", detail, lost]]}
 
 
-def _members(path: Path) -> tuple[list[tuple[str, int, int]], bool]:
+def _members(path: Path) -> tuple[list[Member], bool]:
     """(name, offset, length) of the regular members, and whether the archive is whole."""
-    members: list[tuple[str, int, int]] = []
+    members: list[Member] = []
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4).startswith(COMPRESSED):
@@ -313,7 +343,8 @@ def _members(path: Path) -> tuple[list[tuple[str, int, int]], bool]:
         return members, False
 
 
-def _pair(path: Path, members: list[tuple[str, int, int]]) -> tuple[list[list[Any]], list[list[Any]]]:
+def _pair(path: Path, members: list[Member]) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Pictures, [member, captions, offset, length, class], and those that are skipped."""
     images: dict[str, tuple[str, int, int]] = {}
     texts: dict[str, tuple[str, int, int]] = {}
     labels: dict[str, tuple[int, int]] = {}
