@@ -23,7 +23,7 @@ KEPT_BYTES = 256 * 2**20
 """Memory for drawings that are not rasterised again: all of them up to 128 px, a part above."""
 
 _SKIN_TONES = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
-_SKIN_TONE_WORDS = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
+SKIN_TONE_WORDS = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
 _PEOPLE = {"man", "men", "woman", "women", "person", "people"}
 _SAME_CONCEPT = {
     "and holding hands": "holding hands",  # woman and man
@@ -64,7 +64,7 @@ def _is_flag(code_points: list[int]) -> bool:
 
 def concept_of(name: str) -> str:
     """What a name leaves without skin tone and gender: 'man farmer dark skin tone' -> 'farmer'."""
-    bare = _SKIN_TONE_WORDS.sub("", name).removesuffix(" ").removesuffix(" facing right")
+    bare = SKIN_TONE_WORDS.sub("", name).removesuffix(" ").removesuffix(" facing right")
     kept = [w for w in bare.split() if w not in _PEOPLE]
     concept = " ".join(kept) or "person"
     if kept and kept[0] == "family":
@@ -104,6 +104,17 @@ def _all_items() -> tuple[Item, ...]:
         keywords.pop(name.casefold(), None)
         items.append(Item(name, tuple(keywords.values()), concept_of(name), path.stem, path))
     return tuple(items)
+
+
+def rasterise(svg: Path | str, size: int) -> np.ndarray:
+    """A drawing, a file or SVG itself, as [size, size, 4] uint8, straight alpha."""
+    try:
+        import resvg_py
+    except ImportError as error:
+        raise missing_extra("resvg-py", "train") from error
+    path, string = (str(svg), None) if isinstance(svg, Path) else (None, svg)
+    png = resvg_py.svg_to_bytes(svg_path=path, svg_string=string, width=size, height=size, skip_system_fonts=True)
+    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
 class OpenMoji:
@@ -148,13 +159,7 @@ class OpenMoji:
         """[size, size, 4] uint8, straight alpha; kept while there is room."""
         if index in self._kept:
             return self._kept[index]
-        try:
-            import resvg_py
-        except ImportError as error:
-            raise missing_extra("resvg-py", "train") from error
-        path = str(self.items[index].path)
-        png = resvg_py.svg_to_bytes(svg_path=path, width=self.size, height=self.size, skip_system_fonts=True)
-        rgba = np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
+        rgba = rasterise(self.items[index].path, self.size)
         if len(self._kept) < self._keep:
             self._kept[index] = rgba
         return rgba
