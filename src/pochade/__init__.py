@@ -12,6 +12,9 @@ from pochade.errors import FailureError, PochadeError
 if TYPE_CHECKING:
     from pochade.autoencoders.tiny import TinyAutoencoder
     from pochade.denoisers.lrf import LRFDenoiser
+    from pochade.pipelines.image_to_image import ImageToImagePipeline
+    from pochade.pipelines.inpaint import InpaintPipeline
+    from pochade.pipelines.super_resolution import SuperResolutionPipeline
     from pochade.pipelines.text_to_image import TextToImagePipeline
     from pochade.types import Conditioning, DenoiserOutput
 
@@ -21,8 +24,11 @@ __all__ = [
     "Conditioning",
     "DenoiserOutput",
     "FailureError",
+    "ImageToImagePipeline",
+    "InpaintPipeline",
     "LRFDenoiser",
     "PochadeError",
+    "SuperResolutionPipeline",
     "TextToImagePipeline",
     "TinyAutoencoder",
     "__version__",
@@ -31,7 +37,10 @@ __all__ = [
 _LAZY = {
     "Conditioning": "pochade.types",
     "DenoiserOutput": "pochade.types",
+    "ImageToImagePipeline": "pochade.pipelines.image_to_image",
+    "InpaintPipeline": "pochade.pipelines.inpaint",
     "LRFDenoiser": "pochade.denoisers.lrf",
+    "SuperResolutionPipeline": "pochade.pipelines.super_resolution",
     "TextToImagePipeline": "pochade.pipelines.text_to_image",
     "TinyAutoencoder": "pochade.autoencoders.tiny",
 }

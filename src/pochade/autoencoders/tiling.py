@@ -58,8 +58,8 @@ def _in_tiles(
         return convert(x)
     rows, columns = (size // unit for size in x.shape[2:])
     out: Tensor | None = None
-    for top, height, down in _pieces(rows, tile, overlap, scale):
-        for left, width, across in _pieces(columns, tile, overlap, scale):
+    for top, height, down in pieces(rows, tile, overlap, scale):
+        for left, width, across in pieces(columns, tile, overlap, scale):
             part = convert(x[:, :, top * unit : (top + height) * unit, left * unit : (left + width) * unit])
             if out is None:
                 out = part.new_zeros((*part.shape[:2], rows * scale, columns * scale), dtype=torch.float32)
@@ -70,10 +70,11 @@ def _in_tiles(
     return out.to(x.dtype)
 
 
-def _pieces(size: int, tile: int, overlap: int, scale: int) -> list[tuple[int, int, Tensor]]:
+def pieces(size: int, tile: int, overlap: int, scale: int) -> list[tuple[int, int, Tensor]]:
     """Start and length of each tile along one axis, in cells, and its weights [length * scale].
 
-    All tiles are equally long (the last one overlaps more, if need be), and the weights add up to 1 everywhere.
+    ``scale`` is how many values of the result stand for a cell. All tiles are equally long (the last one overlaps
+    more, if need be), and the weights add up to 1 everywhere.
     """
     length = min(tile, size)
     starts = [*range(0, size - length, tile - overlap), size - length]

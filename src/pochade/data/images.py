@@ -79,18 +79,22 @@ def load_image(
             image.draft(None, (2 * size, 2 * size))
         animated = getattr(image, "n_frames", 1) > 1
         image.load()
-        upright = _upright(image)
-        rgb, conversions = _to_rgb(upright, background)
+        rgb, conversions = upright_rgb(image, background)
     except BadImage:
         raise
     # Decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more for broken input.
     except Exception as error:
         raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
-    if upright is not image:
-        conversions.append("rotated")
     if animated:
         conversions.append("animated")
     return rgb, tuple(sorted(conversions))
+
+
+def upright_rgb(image: Image.Image, background: str | tuple[int, int, int] = "white") -> tuple[Image.Image, list[str]]:
+    """A picture of any mode upright and in RGB, and the conversions that it took, as ``load_image`` calls them."""
+    upright = _upright(image)
+    rgb, conversions = _to_rgb(upright, background)
+    return rgb, conversions if upright is image else [*conversions, "rotated"]
 
 
 def square(image: Image.Image, size: int) -> Image.Image:

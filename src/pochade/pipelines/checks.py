@@ -15,6 +15,12 @@ if TYPE_CHECKING:
 MAX_SEED = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
+FACTORS = (2, 4)
+"""How many times larger super-resolution makes a picture."""
+EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.3
+"""The noise that a picture gets where none is asked for."""
+ALPHA = "alpha"
+"""What stands for the transparent part of a picture as its mask."""
 
 
 def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:
@@ -68,6 +74,18 @@ def check_size(name: str, value: Any, multiple: int) -> None:
         raise PochadeError(f"{name}: {value!r} given, allowed are multiples of {multiple}, from {multiple} on")
 
 
+def check_strength(strength: Any) -> None:
+    """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
+    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
+        raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
+
+
+def check_factor(factor: Any) -> None:
+    """Raises PochadeError where ``factor`` is not in ``FACTORS``."""
+    if factor not in FACTORS:
+        raise PochadeError(f"factor: {factor!r} given, allowed are {' and '.join(map(str, FACTORS))}")
+
+
 def check_control(channels: int) -> None:
     """Raises PochadeError where a denoiser has no input for a control (``channels`` is 0)."""
     if not channels:
@@ -112,10 +130,10 @@ def control_rows(
     return rows.expand(prompts, -1, -1, -1)
 
 
-def check_output(output_type: str, tensors: Sequence[str]) -> None:
+def check_output(output_type: str, tensors: Sequence[str], types: Sequence[str] = OUTPUT_TYPES) -> None:
     """Raises PochadeError for an unknown output type or callback tensor."""
-    if output_type not in OUTPUT_TYPES:
-        raise PochadeError(f"output_type: {output_type!r} given, allowed are {', '.join(OUTPUT_TYPES)}")
+    if output_type not in types:
+        raise PochadeError(f"output_type: {output_type!r} given, allowed are {', '.join(types)}")
     unknown = sorted(set(tensors) - set(CALLBACK_TENSORS))
     if unknown:
         allowed = ", ".join(CALLBACK_TENSORS)

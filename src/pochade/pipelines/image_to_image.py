@@ -1,0 +1,93 @@
+"""From a picture and a sentence to another picture."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade.pipelines.base import Callback
+from pochade.pipelines.canvas import Canvas
+from pochade.pipelines.checks import EDIT_STRENGTH
+from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
+from pochade.pipelines.pictures import read_pictures
+from pochade.types import Conditioning, TextEncoding
+
+
+class ImageToImagePipeline(EditingPipeline):
+    """Noise is added to a picture, and taken away again in the sense of a sentence (SDEdit, 2108.01073).
+
+    The sentence says what is to be seen, it is no instruction: no family follows one yet.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        strength: float = EDIT_STRENGTH,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | Tensor | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prompt_embeds: TextEncoding | Conditioning | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        depth: int | None = None,
+        size: int | None = None,
+    ) -> Any:
+        """Repaint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in text to image.
+
+        Args:
+            prompt: what is to be seen, one for all pictures or one each.
+            image: a picture, or one a prompt, all of one size; see ``read_pictures``. What comes out has that size.
+            strength: in (0, 1], how much noise is added: of n steps the last ``strength`` n, rounded up, are taken.
+                At 0.2 details change, at 0.8 little more than the arrangement of light and dark is left.
+            output_type: ``pil``; ``np`` [B, H, W, 3] or ``pt`` [B, 3, H, W] in [0, 1].
+            size: the picture is painted on about ``size`` x ``size`` pixels in its own proportions, whatever its own
+                size is; None for ``default_size``.
+
+        Raises:
+            PochadeError: an argument is not allowed; before any work.
+            FailureError: pictures came out as NaN or in one flat colour.
+
+        Warns:
+            EditingWarning: the strength is 1, so that nothing of the picture is left.
+        """
+        num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
+        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
+        self.check_inputs(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+            size=size,
+            num_images_per_prompt=num_images_per_prompt,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        pictures = read_pictures(image)
+        asked = self._asked(
+            prompt,
+            prompt_embeds,
+            negative_prompt,
+            num_inference_steps,
+            guidance_scale,
+            num_images_per_prompt,
+            len(pictures),
+        )
+        warn_if_forgotten(strength)
+        H, W = pictures.shape[2:]
+        images = self._repaint(
+            pictures,
+            Canvas.fit(H, W, size or self.default_size, self.size_multiple),
+            asked,
+            strength=strength,
+            generator=generator,
+            callback=callback_on_step_end,
+            tensors=callback_on_step_end_tensor_inputs,
+            depth=depth,
+        )
+        return self._finish(images, output_type, return_dict)

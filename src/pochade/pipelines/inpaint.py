@@ -1,0 +1,97 @@
+"""A part of a picture painted anew."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.pipelines.base import Callback
+from pochade.pipelines.canvas import Canvas
+from pochade.pipelines.checks import INPAINT_STRENGTH
+from pochade.pipelines.editing import EditingPipeline, each
+from pochade.pipelines.pictures import inside_seam, read_masks, read_pictures
+from pochade.types import Conditioning, TextEncoding
+
+
+class InpaintPipeline(EditingPipeline):
+    """What a mask marks is painted anew, to fit the rest.
+
+    At every step the latents outside the mask are those of the picture at the noise of that step (2201.09865,
+    2206.02779). In the end the new is laid over the picture inside the mask, with a soft seam as wide as one painted
+    pixel, so that outside it every pixel is that of the input.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Any = None,
+        mask_image: Any = None,
+        strength: float = INPAINT_STRENGTH,
+        negative_prompt: str | Sequence[str] | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | Sequence[float] | Tensor | None = None,
+        num_images_per_prompt: int = 1,
+        generator: torch.Generator | Sequence[torch.Generator] | None = None,
+        prompt_embeds: TextEncoding | Conditioning | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        callback_on_step_end: Callback | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
+        depth: int | None = None,
+        size: int | None = None,
+    ) -> Any:
+        """Paint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
+
+        Args:
+            prompt: what is to be seen in the whole picture, not in the hole alone.
+            image: a picture, or one a prompt.
+            mask_image: white where it is repainted, of the same size, one for all or one a picture; see ``read_masks``.
+            strength: in (0, 1]; at 1 what the mask marks is forgotten, below it is only changed.
+
+        Raises:
+            PochadeError: an argument is not allowed, a mask has another size or nothing white; before any work.
+            FailureError: pictures came out as NaN or in one flat colour.
+
+        Warns:
+            EditingWarning: a mask has grey pixels, or marks all of the picture.
+        """
+        num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
+        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
+        self.check_inputs(
+            num_inference_steps=num_inference_steps,
+            guidance_scale=guidance_scale,
+            strength=strength,
+            size=size,
+            num_images_per_prompt=num_images_per_prompt,
+            output_type=output_type,
+            callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
+        )
+        pictures = read_pictures(image)
+        H, W = pictures.shape[2:]
+        masks = read_masks(mask_image, image, (H, W))
+        given = max(len(pictures), len(masks))
+        asked = self._asked(
+            prompt, prompt_embeds, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, given
+        )
+        if {len(pictures), len(masks)} - {1, asked.rows}:
+            raise PochadeError(
+                f"mask_image: {len(masks)} given for {len(pictures)} pictures, allowed is one, or one each"
+            )
+        canvas = Canvas.fit(H, W, size or self.default_size, self.size_multiple)
+        painted = self._repaint(
+            pictures,
+            canvas,
+            asked,
+            strength=strength,
+            generator=generator,
+            callback=callback_on_step_end,
+            tensors=callback_on_step_end_tensor_inputs,
+            depth=depth,
+            mask=masks,
+        )
+        shown, kept = each(inside_seam(masks, math.ceil(canvas.magnification)), asked), each(pictures, asked)
+        return self._finish(kept + shown * (painted - kept), output_type, return_dict)
