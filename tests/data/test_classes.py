@@ -173,3 +173,21 @@ def test_sources_of_recipes(tmp_path: Path) -> None:
         open_images(ImageData(f"{bare}+classes:{both}", 8))
     with pytest.raises(PochadeError, match="allowed are openmoji, cifar10:PATH, a folder, classes:FOLDER"):
         open_images(ImageData("classes:nowhere", 8))
+
+
+def test_captioned_shards_as_downloaders_leave_them(tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    for shard in range(2):
+        members = {}
+        for i in range(20 * shard, 20 * shard + 20):
+            told = {"caption": f"grey {i}" if i else None, "url": "https://example.com", "status": "success"}
+            members |= {f"{i:09d}.jpg": png(i, "JPEG"), f"{i:09d}.json": json.dumps(told).encode()}
+            members |= {f"{i:09d}.txt": f"grey {i}".encode()} if i else {}
+        make_tar(source / f"{shard:05d}.tar", members)
+        (source / f"{shard:05d}.parquet").write_bytes(b"PAR1")
+        (source / f"{shard:05d}_stats.json").write_text("{}")
+    report = prepare("folder", tmp_path / "out", size=8, path=source)
+    assert sum(report["samples"].values()) == 39
+    assert report["reading"]["skipped_by_reason"] == {"no caption": 1}
+    assert open_folder(tmp_path / "out", 8, "train").caption(0).startswith("grey ")
