@@ -1,4 +1,4 @@
-"""``pochade train`` and ``pochade data prepare``."""
+"""``pochade train`` and ``pochade data``."""
 
 import dataclasses
 from pathlib import Path
@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from pochade.cli.common import complain, console, print_json
+from pochade.cli.pairs import pairs
 from pochade.errors import PochadeError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -26,6 +27,7 @@ pochade train iris --out runs/iris --only classes
 torchrun --nproc_per_node 2 -m pochade train lrf --out runs/two"""
 
 data = typer.Typer(help="Make data sets.", no_args_is_help=True)
+data.command("pairs")(pairs)
 
 
 def train(

@@ -112,7 +112,7 @@ def prepare(
             return ShardWriter(folder, samples_per_shard, classes) if format == "shards" else _FolderWriter(folder)
 
         for name, part in parts.items():
-            chosen = _spread(len(part.names), limit)
+            chosen = spread(len(part.names), limit)
             with writer(name, part.classes) as target:
                 for record in _records(part, chosen, name, progress, examples):
                     target.add(record)
@@ -137,7 +137,7 @@ def prepare(
         write_json(partial / REPORT, report)
         with atomic_file(partial / PREVIEW) as file:
             sheet([i for i, _ in examples], [c for _, c in examples]).save(file, "PNG")
-        _move(partial, out)
+        move(partial, out)
     except OSError as error:
         raise FailureError(f"out: {out} could not be written: {error}") from error
     finally:
@@ -186,8 +186,11 @@ def _check_arguments(
         raise PochadeError(f"limit: {limit} given, at least 1 expected")
     if (path is None) != (source == "openmoji"):
         raise PochadeError(f"path: {source} {'needs one' if path is None else 'takes none'}, {path} given")
-    if source == "datasets" and not Path(str(path)).exists():
-        path = None  # a name on the hub
+    check_out(out, path if path is not None and Path(path).exists() else None, overwrite)
+
+
+def check_out(out: Path, path: Path | str | None, overwrite: bool) -> None:
+    """Raises PochadeError where ``out`` may not be written: a file, filled, or one with the source ``path``."""
     if out.exists() and not out.is_dir():
         raise PochadeError(f"out: {out} is a file")
     inside = {p.name for p in out.iterdir()} if out.is_dir() else set()
@@ -224,7 +227,8 @@ def _open(source: str, path: Path | str | None, size: int, split: str, reading: 
     return _Source(images, names, [p.captions for p in items], images.report.to_dict(), labels, images.classes)
 
 
-def _spread(count: int, limit: int | None) -> list[int]:
+def spread(count: int, limit: int | None) -> list[int]:
+    """At most ``limit`` of the numbers below ``count``, at even distances."""
     if limit is None or limit >= count:
         return list(range(count))
     return [i * count // limit for i in range(limit)]
@@ -234,7 +238,7 @@ def _records(
     part: _Source, chosen: list[int], title: str, progress: bool, examples: list[tuple[Image.Image, str]]
 ) -> Iterator[Record]:
     keys: set[str] = set()
-    shown = set(_spread(len(chosen), PREVIEW_CELLS))
+    shown = set(spread(len(chosen), PREVIEW_CELLS))
     with progress_bar(progress) as bar:
         for number, index in enumerate(bar.track(chosen, description=f"writing {title}")):
             image = part.pictures.image(index)
@@ -242,7 +246,7 @@ def _records(
             if number in shown and len(examples) < PREVIEW_CELLS:
                 examples.append((image, _words(part.captions[index], label, part.classes)))
             key = _key(part.names[index], keys)
-            yield Record(_png(image), ".png", part.captions[index], key, label)
+            yield Record(png(image), ".png", part.captions[index], key, label)
 
 
 def _read_rows(
@@ -285,7 +289,7 @@ def _read_rows(
             image = square(image, size)
             if len(examples) < PREVIEW_CELLS:
                 examples.append((image, _words(row.captions, row.label, rows.classes)))
-            yield split, Record(_png(image), ".png", row.captions, f"{number:09d}", row.label)
+            yield split, Record(png(image), ".png", row.captions, f"{number:09d}", row.label)
     report.total = report.used + report.skipped_count
     report.check()
     if not report.used:
@@ -299,7 +303,8 @@ def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -
     return classes[label] if classes else str(label)
 
 
-def _png(image: Image.Image) -> bytes:
+def png(image: Image.Image) -> bytes:
+    """The picture as a PNG file."""
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     return buffer.getvalue()
@@ -335,7 +340,7 @@ class _FolderWriter:
         pass
 
 
-def _move(partial: Path, out: Path) -> None:
+def move(partial: Path, out: Path) -> None:
     """Gives ``partial`` the name ``out``, the old content of which goes only then."""
     if not out.exists():
         partial.rename(out)

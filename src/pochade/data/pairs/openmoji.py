@@ -20,7 +20,7 @@ from pochade.data.pairs.layers import (
     repaint,
     shade_for_shade,
 )
-from pochade.data.pairs.pair import Pair, differ, with_hole
+from pochade.data.pairs.pair import DIFFERENT_SHARE, Pair, differ, with_hole
 from pochade.data.pairs.people import (
     PLURALS,
     TONES,
@@ -43,6 +43,8 @@ DOMINANT = 0.6
 """Share of the coloured pixels that a colour takes at least where it goes unnamed: "make it green"."""
 SWAPPED = 0.2
 """How often two colours are swapped where there are two."""
+ASYMMETRIC = 0.04
+"""Share of the pixels that mirroring changes at least: of a letter or a face that is nearly symmetric, few."""
 TRIES = 200
 
 _Made = tuple[Image.Image, Image.Image, str]
@@ -131,7 +133,7 @@ class OpenMojiPairs:
 
     def _pair(self, kind: str, drawing: int, made: _Made, mask: Image.Image | None = None) -> Pair | None:
         source, target, instruction = made
-        if not differ(source, target):
+        if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_SHARE):
             return None
         item = self.drawings.items[drawing]
         task = "edit" if kind in EDITS else kind

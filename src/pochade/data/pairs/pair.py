@@ -110,8 +110,7 @@ class Found:
             mask = _read_mask(self.mask, size, self.by_alpha, options)
             if _stretch(mask, target) > MOST_STRETCHED:
                 raise BadImage(self.name, "other shape", f"a mask of {_shape(mask)} for {_shape(target)}")
-            white = np.asarray(fit(mask, size)) >= 128
-            mask = Image.fromarray(np.where(white, 255, 0).astype(np.uint8)) if white.any() else None
+            mask = _fit_mask(mask, size)
         source, target = fit(source, size), fit(target, size)
         if self.task == "inpaint":
             if mask is None:
@@ -154,6 +153,16 @@ def _read_mask(mask: Readable, size: int, by_alpha: bool, options: dict[str, Any
     clear = (pixels - np.asarray(black, np.int16)).max(-1) >= 128
     # A mask that has lost its alpha on white ground shows the region in pure white.
     return Image.fromarray(np.where(clear if clear.any() else pixels.min(-1) >= 250, 255, 0).astype(np.uint8))
+
+
+def _fit_mask(mask: Image.Image, size: int) -> Image.Image | None:
+    """As `fit`, 255 wherever an area holds a pixel of at least 128, so that no hole shrinks; None where all are 0."""
+    side = min(mask.size)
+    left, top = (mask.width - side) / 2, (mask.height - side) / 2
+    white = Image.fromarray((np.asarray(mask) >= 128).astype(np.float32))
+    covered = white.resize((size, size), Image.Resampling.BOX, box=(left, top, left + side, top + side))
+    chosen = np.asarray(covered) > 0
+    return Image.fromarray(np.where(chosen, 255, 0).astype(np.uint8)) if chosen.any() else None
 
 
 def _stretch(one: Image.Image, other: Image.Image) -> float:
