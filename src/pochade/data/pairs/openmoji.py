@@ -154,7 +154,7 @@ class OpenMojiPairs:
     def _super_resolution(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         target = self.drawings.image(drawing)
         factor = FACTORS[int(rng.integers(len(FACTORS)))]
-        quality = int(rng.integers(30, 96)) if rng.random() < 0.5 else None
+        quality = int(rng.integers(50, 96)) if rng.random() < 0.5 else None
         return reduced(target, factor, quality), target, self._caption(drawing, rng)
 
     def _caption(self, drawing: int, rng: np.random.Generator) -> str:
