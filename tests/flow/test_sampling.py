@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.noise import rows_normal
-from pochade.flow.sampling import sample, set_timesteps
+from pochade.flow.sampling import sample, set_timesteps, steps_from
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
 from pochade.types import Conditioning, DenoiserOutput
 
@@ -197,3 +197,78 @@ def test_guidance_keeps_one_state_for_each_branch_over_the_steps():
     sample(GuidedDenoiser(field, Guidance(3.0)), make_scheduler("euler"), noise(), text, num_inference_steps=3)
     assert [None if s is None else s.tolist() for s in field.states] == [None, [0.0] * 4, [1.0] * 4]
     assert all(len(t) == 4 for t in field.times)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_a_grid_from_a_later_start_is_the_whole_one_made_smaller(name: str):
+    assert [steps_from(s, 50) for s in (1.0, 0.6, 0.61, 0.02, 1e-6)] == [50, 30, 31, 1, 1]
+    whole, part = make_scheduler(name), make_scheduler(name)
+    set_timesteps(whole, 3, CPU)
+    set_timesteps(part, 5, CPU, 0.6)
+    torch.testing.assert_close(part.sigmas, 0.6 * whole.sigmas)
+    assert (part.timesteps - 1000 * part.sigmas[:-1]).abs().max() <= 1
+    # Whole again: nothing is left of the part.
+    set_timesteps(part, 3, CPU)
+    assert torch.equal(part.sigmas, whole.sigmas)
+
+
+@pytest.mark.parametrize("strength", [1e-3, 0.3, 1.0])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_from_a_source_a_single_data_point_is_reached(name: str, strength: float):
+    point, source = torch.linspace(-2, 2, math.prod(SHAPE)).view(SHAPE), noise(5)
+    field, scheduler = towards(point), make_scheduler(name)
+    out = sample(
+        field,
+        scheduler,
+        noise(),
+        Conditioning(),
+        num_inference_steps=7,
+        generator=generators(),
+        source=source,
+        strength=strength,
+    )
+    torch.testing.assert_close(out, point, atol=2e-5, rtol=0)
+    assert torch.equal(torch.stack(field.times)[:, 0], scheduler.sigmas[:-1])
+    assert float(field.times[0][0]) == pytest.approx(strength, rel=2e-3)
+
+
+def test_the_way_begins_on_the_line_between_source_and_noise():
+    """Where the velocity is that of the line, its end is the source; where it is zero, its beginning comes back."""
+    source = noise(5)
+    line = Field(lambda z, t: noise() - source)
+    still = Field(lambda z, t: torch.zeros_like(z))
+    for name in ("euler", "heun", "dpm"):
+        for field, expected in ((line, source), (still, 0.6 * source + 0.4 * noise())):
+            out = sample(
+                field,
+                make_scheduler(name),
+                noise(),
+                Conditioning(),
+                num_inference_steps=5,
+                source=source,
+                strength=0.4,
+            )
+            torch.testing.assert_close(out, expected, atol=2e-3, rtol=0)
+
+
+@pytest.mark.parametrize("strength", [0.5, 1.0])
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_what_a_mask_keeps_ends_as_the_source(name: str, strength: float):
+    source, mask = noise(5), torch.zeros(2, 1, 4, 4)
+    mask[0, :, 1:3, 1:3] = 1
+    seen: list[Tensor] = []
+    out = sample(
+        Field(lambda z, t: torch.tanh(z) + 3),
+        make_scheduler(name),
+        noise(),
+        Conditioning(),
+        num_inference_steps=5,
+        generator=generators(),
+        source=source,
+        source_mask=mask,
+        strength=strength,
+        on_step=lambda i, t, z, predicted, aux: seen.append(predicted),
+    )
+    changed = (out != source).any(1, keepdim=True)
+    assert torch.equal(changed, mask > 0)
+    assert all(torch.equal((p != source).any(1, keepdim=True), mask > 0) for p in seen)

@@ -17,8 +17,10 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
-EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.3
+EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
 """The noise that a picture gets where none is asked for."""
+UPSCALE_GUIDANCE = 1.0
+"""The scale of guidance in super-resolution: details follow from the picture, and guidance would paint the prompt."""
 ALPHA = "alpha"
 """What stands for the transparent part of a picture as its mask."""
 

@@ -4,21 +4,43 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.pipelines.base import Callback
 from pochade.pipelines.canvas import Canvas, resample
-from pochade.pipelines.checks import UPSCALE_STRENGTH, check_factor
-from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
+from pochade.pipelines.checks import UPSCALE_GUIDANCE, UPSCALE_STRENGTH, check_factor
+from pochade.pipelines.editing import EditingPipeline, each
 from pochade.pipelines.pictures import check_megapixels, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
+ROUNDS = 8
+"""Of ``agree``."""
+
+
+def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
+    """The pictures changed so that, made smaller, they are ``small``: back-projection (Irani and Peleg, 1991).
+
+    x <- x + up(y - down(x)), where down is the mean of a block of pixels and up is bicubic.
+
+    Args:
+        images: [B, 3, f H, f W] in [0, 1].
+        small: y [B, 3, H, W] in [0, 1].
+        rounds: how often.
+    """
+    factor = images.shape[2] // small.shape[2]
+    for _ in range(rounds):
+        missing = small - F.avg_pool2d(images, factor)
+        images = (images + F.interpolate(missing, images.shape[2:], mode="bicubic", antialias=True)).clamp(0, 1)
+    return images
+
 
 class SuperResolutionPipeline(EditingPipeline):
-    """A picture is enlarged bicubically, and then repainted at a low strength (2108.01073), which sharpens its edges.
+    """A picture is enlarged bicubically, repainted at a low strength (2108.01073), which sharpens its edges, and made
+    to agree with the input again.
 
-    What it adds is made up: the model was never shown a small picture beside its large one. A result larger than the
-    model's own size is painted in overlapping tiles of that size, see ``TiledDenoiser``.
+    What is finer than the input is made up: the model was never shown a small picture beside its large one. A result
+    larger than the model's own size is painted in overlapping tiles of that size, see ``TiledDenoiser``.
     """
 
     @torch.no_grad()
@@ -44,25 +66,22 @@ class SuperResolutionPipeline(EditingPipeline):
         """Enlarge B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
 
         Args:
-            prompt: what is to be seen in the whole picture; None for nothing said, and then no guidance either.
+            prompt: what is to be seen; None for nothing. It is told to every tile, so that a large picture is better
+                without.
             image: a picture, or one a prompt.
             factor: 2 or 4; what comes out has so many times the rows and columns.
             strength: in (0, 1]; the higher it is, the sharper and the less like the input is the result.
+            guidance_scale: None for 1, no guidance.
             size: rows and columns of a tile; None for ``default_size``.
 
         Raises:
             PochadeError: an argument is not allowed, or the result would be too large; before any work.
             FailureError: pictures came out as NaN or in one flat colour.
-
-        Warns:
-            EditingWarning: the strength is 1, so that nothing of the picture is left.
         """
         if prompt is None and prompt_embeds is None:
             prompt = ""
-        if isinstance(prompt, str) and not prompt.strip() and guidance_scale is None:
-            guidance_scale = 1.0
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
-        guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
+        guidance_scale = UPSCALE_GUIDANCE if guidance_scale is None else guidance_scale
         self.check_inputs(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -85,7 +104,6 @@ class SuperResolutionPipeline(EditingPipeline):
             num_images_per_prompt,
             len(pictures),
         )
-        warn_if_forgotten(strength)
         side = size or self.default_size
         images = self._repaint(
             resample(pictures, H, W),
@@ -98,4 +116,4 @@ class SuperResolutionPipeline(EditingPipeline):
             depth=depth,
             tile=side // int(self.autoencoder.downsampling),
         )
-        return self._finish(images, output_type, return_dict)
+        return self._finish(agree(images, each(pictures, asked)), output_type, return_dict)

@@ -1,0 +1,185 @@
+"""Pictures and masks of every kind to tensors, and the canvas on which they are painted."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pochade.errors import PochadeError
+from pochade.pipelines.canvas import LONGEST, Canvas, resample
+from pochade.pipelines.pictures import EditingWarning, inside_seam, read_masks, read_pictures
+
+ROTATED = 6
+"""EXIF orientation: to be turned by a quarter."""
+
+
+def gradient(mode: str, size: tuple[int, int] = (6, 4)) -> Image.Image:
+    return Image.linear_gradient("L").resize(size).convert(mode)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16"])
+def test_every_mode(mode: str) -> None:
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(gradient("L")).astype(np.uint16) * 257)
+    else:
+        image = gradient("RGB" if mode == "CMYK" else "L").convert(mode)
+    picture = read_pictures(image)
+    assert picture.shape == (1, 3, 4, 6)
+    if mode != "1":
+        expected = np.asarray(gradient("RGB")) / 255
+        assert np.abs(picture[0].permute(1, 2, 0).numpy() - expected).max() < 0.02
+
+
+def test_what_is_transparent_is_white_and_may_be_the_mask() -> None:
+    image = Image.new("RGBA", (5, 3), (255, 0, 0, 255))
+    image.putpixel((1, 2), (0, 0, 0, 0))
+    picture = read_pictures(image)
+    assert picture[0, :, 2, 1].tolist() == [1, 1, 1]
+    assert picture[0, :, 0, 0].tolist() == [1, 0, 0]
+    palette = Image.new("P", (5, 3), 1)
+    palette.putpalette([0, 0, 0, 255, 0, 0])
+    palette.putpixel((1, 2), 0)
+    palette.info["transparency"] = 0
+    for one in (image, palette):
+        mask = read_masks("alpha", one, (3, 5))
+        assert mask.sum() == 1
+        assert mask[0, 0, 2, 1] == 1
+    for none in (gradient("RGB"), torch.zeros(3, 4, 6)):
+        with pytest.raises(PochadeError, match="mask_image: 'alpha' given, but the picture has no transparent part"):
+            read_masks("alpha", none, (4, 6))
+
+
+def test_pictures_are_turned_as_they_say() -> None:
+    image = gradient("RGBA")
+    image.putpixel((0, 3), (0, 0, 0, 0))
+    exif = Image.Exif()
+    exif[0x0112] = ROTATED
+    import io
+
+    file = io.BytesIO()
+    image.save(file, format="PNG", exif=exif)
+    turned = Image.open(file)
+    assert read_pictures(turned).shape == (1, 3, 6, 4)
+    mask = read_masks("alpha", turned, (6, 4))
+    assert mask[0, 0].nonzero().tolist() == [[0, 0]]
+
+
+def test_arrays_tensors_and_lists() -> None:
+    bytes_ = np.asarray(gradient("RGB"))
+    expected = read_pictures(gradient("RGB"))
+    assert torch.equal(read_pictures(bytes_), expected)
+    for same in (bytes_ / np.float32(255), np.stack([bytes_]), expected, expected[0], [bytes_]):
+        torch.testing.assert_close(read_pictures(same), expected)
+    assert torch.equal(read_pictures(np.asarray(gradient("L"))), expected)
+    assert torch.equal(read_pictures([gradient("RGB"), gradient("CMYK")])[:1], expected)
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (None, "image: NoneType given, allowed are a picture"),
+        ("in.png", "image: str given"),
+        ([], "image: an empty list given"),
+        (torch.zeros(4, 4), r"image: shape \[4, 4\] given, allowed are arrays \[H, W, 3\]"),
+        (torch.full((3, 4, 4), -1.0), r"image: values -1.0 to -1.0 given, allowed are \[0, 1\]"),
+        (torch.full((3, 4, 4), float("nan")), "image: values nan"),
+        (np.zeros((4, 4, 5), np.float32), r"image: shape \[4, 4, 5\]"),
+        ([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))], "image: pictures of 4 x 4 and 4 x 5 pixels given"),
+        (Image.new("1", (8000, 5000)), "image: 8000 x 5000 pixels given, allowed are 1 to 25 megapixels"),
+        (torch.zeros(3, 0, 4), "image: 4 x 0 pixels given"),
+    ],
+)
+def test_bad_pictures(image: Any, message: str) -> None:
+    with pytest.raises(PochadeError, match=message):
+        read_pictures(image)
+
+
+def test_masks_of_every_kind() -> None:
+    marked = torch.zeros(1, 1, 4, 6)
+    marked[0, 0, 1:3, 2:5] = 1
+    array = marked[0, 0].numpy()
+    image = Image.fromarray((array * 255).astype(np.uint8))
+    clear = Image.new("LA", image.size, (255, 0))
+    clear.putalpha(image)
+    for mask in (image, image.convert("RGB"), image.convert("1"), clear, array, array > 0, marked[0], marked, [image]):
+        assert torch.equal(read_masks(mask, None, (4, 6)), marked)
+
+
+def test_grey_and_full_masks_are_told() -> None:
+    ramp = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
+    with pytest.warns(EditingWarning, match="mask: 22 of 24 pixels are grey, those from the middle on are taken"):
+        assert read_masks(ramp, None, (4, 6)).sum() == 12
+    with pytest.warns(EditingWarning, match="mask: all of it is white"):
+        read_masks(np.ones((4, 6), bool), None, (4, 6))
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (np.zeros((4, 6), bool), r"mask_image: nothing is white \(its brightest value is 0 of 1\)"),
+        (np.ones((6, 4), bool), "mask_image: 4 x 6 pixels given, allowed is the size of the picture, 6 x 4"),
+        (np.full((4, 6), 2.0), "mask_image: values 2.0 to 2.0 given"),
+        (torch.ones(1, 3, 4, 6), r"mask_image: shape \[1, 3, 4, 6\] given"),
+        ("m.png", "mask_image: 'm.png' given, allowed are a picture and 'alpha'"),
+        (None, "mask_image: NoneType given"),
+    ],
+)
+def test_bad_masks(mask: Any, message: str) -> None:
+    with pytest.raises(PochadeError, match=message):
+        read_masks(mask, None, (4, 6))
+
+
+def test_the_seam_lies_inside_the_mask() -> None:
+    mask = torch.zeros(1, 1, 20, 20)
+    mask[:, :, 4:16, 4:16] = 1
+    shown = inside_seam(mask, 3)
+    assert torch.equal(shown > 0, mask > 0)
+    torch.testing.assert_close(shown[0, 0, 10, 3:9], torch.tensor([0, 0.25, 0.5, 0.75, 1, 1]))
+    # Beyond the border of the picture nothing is kept, so that there is no seam; a thin stroke has none either.
+    assert inside_seam(torch.ones(1, 1, 5, 5), 3).eq(1).all()
+    assert torch.equal(inside_seam(mask * (torch.arange(20) == 9), 3), mask * (torch.arange(20) == 9))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 1000), (37, 23), (64, 64), (300, 200)])
+def test_a_canvas_keeps_proportions_and_gives_the_size_back(size: tuple[int, int]) -> None:
+    canvas = Canvas.fit(*size, 64, 16)
+    assert all(o % 16 == 0 and 0 <= o - i < 16 for o, i in zip(canvas.outer, canvas.inner, strict=True))
+    assert max(canvas.inner) <= LONGEST * 64
+    if max(size) < 1000:
+        assert canvas.inner[0] * canvas.inner[1] == pytest.approx(64 * 64, rel=0.03)
+        assert canvas.inner[0] / canvas.inner[1] == pytest.approx(size[0] / size[1], rel=0.03)
+    picture = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    put = canvas.put(picture)
+    assert put.shape == (2, 3, *canvas.outer)
+    assert canvas.take(put).shape == picture.shape
+    if size == (64, 64):
+        assert torch.equal(canvas.take(put), picture)
+    larger = Canvas.fit(*size, 64, 16, shrink=False)
+    assert (larger.inner == size) == (size[0] * size[1] >= 64 * 64)
+
+
+def test_smooth_pictures_survive_the_canvas() -> None:
+    y, x = torch.meshgrid(torch.linspace(0, 1, 90), torch.linspace(0, 1, 130), indexing="ij")
+    picture = torch.stack((x, y, x * y))[None]
+    canvas = Canvas.fit(90, 130, 64, 16)
+    assert (canvas.take(canvas.put(picture)) - picture).abs().max() < 0.02
+    assert torch.equal(resample(picture, 90, 130), picture)
+
+
+def test_a_cell_is_repainted_where_any_pixel_of_it_is() -> None:
+    mask = torch.zeros(1, 1, 640, 320)
+    mask[..., 100, 200] = 1
+    canvas = Canvas.fit(640, 320, 64, 16)
+    cells = canvas.put_mask(mask, 8)
+    assert cells.shape == (1, 1, canvas.outer[0] // 8, canvas.outer[1] // 8)
+    assert cells.sum() == 1
+    assert canvas.put_mask(torch.ones_like(mask), 8).eq(1).all()
+
+
+def test_no_warning_for_plain_masks() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read_masks(np.eye(4, dtype=bool), None, (4, 4))
