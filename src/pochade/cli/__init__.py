@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, evaluate, generate, models, profile, train
+from pochade.cli import ablate, edit, evaluate, generate, models, profile, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -48,6 +48,9 @@ def _options(
 
 
 app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
+app.command("edit", epilog=edit.EXAMPLES)(edit.edit)
+app.command("inpaint", epilog=edit.INPAINT_EXAMPLES)(edit.inpaint)
+app.command("upscale", epilog=edit.UPSCALE_EXAMPLES)(edit.upscale)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES)(train.train)

@@ -1,8 +1,13 @@
 """What the commands share: messages on the error stream, tables and JSON on the output."""
 
 import json
+import os
 import sys
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,6 +49,39 @@ def loading(name: str) -> "Status":
     from rich.markup import escape
 
     return console(stderr=True).status(f"loading {escape(name)}")
+
+
+def check_folder(name: str, place: Path) -> None:
+    """Raises PochadeError where ``place`` can be no folder since a file stands in the way; creates nothing."""
+    first = next(p for p in (place, *place.absolute().parents) if p.exists())
+    if not first.is_dir():
+        raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
+
+
+def make_folder(place: Path) -> None:
+    """Create a folder and those above it. Raises PochadeError where nothing can be written to it."""
+    try:
+        place.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise PochadeError(f"out: {str(place)!r} cannot be written to ({error.strerror})") from error
+
+
+def load_pipeline(kind: str, model: str, folder: Path, scheduler: str, allow_pickle: bool) -> Any:
+    """The pipeline of that class in ``folder``, without a progress bar; ``model`` as it was named."""
+    # MKL then sums in one order whatever the number of threads, and a recipe gives its picture on any of them. It is
+    # read when torch is imported.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    with loading(model):
+        import pochade
+        from pochade.pipelines.schedulers import make_scheduler
+
+        quiet_libraries()
+        given = {} if scheduler == "model" else {"scheduler": make_scheduler(scheduler)}
+        pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle, **given)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
 
 
 def quiet_libraries() -> None:

@@ -1,7 +1,6 @@
 """``pochade generate``: sentences to PNG files."""
 
 import hashlib
-import os
 import re
 import secrets
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli.common import complain, console, loading, print_json, quiet_libraries
+from pochade.cli.common import check_folder, complain, console, load_pipeline, make_folder, print_json
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.checks import check_control, check_count, check_scale, check_seed
@@ -158,14 +157,16 @@ def generate(
         if decoder is None and recipe.decoder_sha256 != decoder_sha:
             raise PochadeError(f"like: the picture was made by other weights of the decoder {recipe.decoder!r}")
 
-    pipe = _load(folder, request, allow_pickle)
+    pipe = load_pipeline("TextToImagePipeline", request.model, folder, request.scheduler, allow_pickle)
+    if request.decoder_folder is not None:
+        decoders.use_decoder(pipe, request.decoder_folder)
     width, height = request.size or (pipe.default_size, pipe.default_size)
     pipe.check_inputs(num_inference_steps=request.steps, guidance_scale=request.guidance, height=height, width=width)
     lines = _lines(request, width, height)
     if single or preview:
-        _make_folder(out)
+        make_folder(out)
     if sheet is not None:
-        _make_folder(sheet.parent)
+        make_folder(sheet.parent)
 
     done: list[tuple[PictureRecipe, Image.Image]] = []
     files: list[dict[str, Any]] = []
@@ -231,6 +232,8 @@ def _request(
     recipe: PictureRecipe | None,
 ) -> Request:
     """What was asked for: the options given, else the recipe's, else the defaults. Raises PochadeError."""
+    if recipe is not None and recipe.task != "generate":
+        raise PochadeError(f"like: the picture was made from {recipe.source!r}, allowed are those of pochade generate")
     if not prompts and recipe is None:
         raise PochadeError("prompt: none given, allowed is one sentence or more")
     chosen = list(prompts or [recipe.prompt if recipe else ""])
@@ -335,22 +338,8 @@ def _check_places(out: Path | None, sheet: Path | None) -> None:
     if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir()):
         raise PochadeError(f"sheet: {str(sheet)!r} given, allowed is a file that ends in .png")
     for name, place in (("out", out), ("sheet", None if sheet is None else sheet.parent)):
-        if place is None:
-            continue
-        first = next(p for p in (place, *place.absolute().parents) if p.exists())
-        if not first.is_dir():
-            raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
-
-
-def _make_folder(place: Path) -> None:
-    import tempfile
-
-    try:
-        place.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=place):
-            pass
-    except OSError as error:
-        raise PochadeError(f"out: {str(place)!r} cannot be written to ({error.strerror})") from error
+        if place is not None:
+            check_folder(name, place)
 
 
 def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
@@ -363,23 +352,6 @@ def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
     other = [f"{k} {v} (here {now.get(k)})" for k, v in recipe.versions.items() if now.get(k) != v]
     if other:
         complain("warning", f"the picture was made with {', '.join(other)}: it may differ in the last bits")
-
-
-def _load(folder: Path, request: Request, allow_pickle: bool) -> Any:
-    # MKL then sums in one order whatever the number of threads, and a recipe gives its picture on any of them. It is
-    # read when torch is imported.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    with loading(request.model):
-        from pochade.pipelines.schedulers import make_scheduler
-        from pochade.pipelines.text_to_image import TextToImagePipeline
-
-        quiet_libraries()
-        given = {} if request.scheduler == "model" else {"scheduler": make_scheduler(request.scheduler)}
-        pipe = TextToImagePipeline.from_pretrained(folder, allow_pickle=allow_pickle, **given)
-        if request.decoder_folder is not None:
-            decoders.use_decoder(pipe, request.decoder_folder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def _paint(

@@ -32,6 +32,11 @@ def versions() -> dict[str, str]:
     return found
 
 
+_LATER = {"decoder", "decoder_sha256", "control", "control_edges", "control_sha256", "depth"}
+_LATER |= {"task", "source", "source_sha256", "mask", "mask_sha256", "strength", "size"}
+"""Fields that older recipes do without."""
+
+
 @dataclass(frozen=True)
 class PictureRecipe:
     """One picture, made alone (a batch may differ from it in the last bits).
@@ -53,6 +58,13 @@ class PictureRecipe:
         control_edges: whether the file is a picture whose edges were found.
         control_sha256: of that file.
         depth: iterations inside the denoiser; 0 for the model's own.
+        task: what was asked for, of ``pochade.types.TASKS``.
+        source: file of the picture that was edited; empty where there is none.
+        source_sha256: of that file.
+        mask: file that was white where the picture is repainted, or ``alpha`` for its transparent part; empty for none.
+        mask_sha256: of that file.
+        strength: how much noise the source was given, in (0, 1].
+        size: pixels a side of the square, as large as which the source was painted, or of its tiles; 0 for the model's.
         versions: package -> version.
     """
 
@@ -72,6 +84,13 @@ class PictureRecipe:
     control_edges: bool = False
     control_sha256: str = ""
     depth: int = 0
+    task: str = "generate"
+    source: str = ""
+    source_sha256: str = ""
+    mask: str = ""
+    mask_sha256: str = ""
+    strength: float = 1.0
+    size: int = 0
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:
@@ -86,9 +105,9 @@ class PictureRecipe:
         except ValueError as error:
             raise PochadeError(f"recipe: not valid JSON ({error})") from error
         names = {f.name for f in fields(cls)}
-        if isinstance(values, dict):  # as it was before there were decoders to choose from, controls and depths
-            control = {"control": "", "control_edges": False, "control_sha256": "", "depth": 0}
-            values = {"decoder": "model", "decoder_sha256": "", **control, **values}
+        if isinstance(values, dict):  # as it was before there were these to choose from
+            earlier = {f.name: f.default for f in fields(cls) if f.name in _LATER}
+            values = {**earlier, **values}
         if not isinstance(values, dict) or set(values) != names:
             given = sorted(set(values) ^ names) if isinstance(values, dict) else type(values).__name__
             raise PochadeError(f"recipe: its fields are missing or unknown ({given})")

@@ -1,0 +1,153 @@
+"""pochade edit, inpaint and upscale."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.run import Outcome, cli
+from pochade.pipelines.recipe_metadata import KEY, read_recipe
+
+
+@pytest.fixture
+def run(toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> Any:
+    """A command in a folder with a picture, its mask, and one with a transparent part."""
+    monkeypatch.chdir(tmp_path)
+    image = Image.radial_gradient("L").resize((40, 24))
+    image = Image.merge("RGB", (image, image.transpose(Image.Transpose.ROTATE_180), image.point(lambda v: 255 - v)))
+    image.save("in.png")
+    mask = Image.new("L", image.size)
+    mask.paste(255, (20, 0, 40, 24))
+    mask.save("m.png")
+    image.putalpha(Image.fromarray(255 - np.asarray(mask)))
+    image.save("clear.png")
+
+    def call(*arguments: str, code: int = 0) -> Outcome:
+        return cli(capsys, *arguments, "--model", str(toy_pipeline_folder), "--steps", "2", code=code)
+
+    return call
+
+
+def pixels(path: str) -> Any:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def test_edit_with_its_recipe(run: Any, toy_pipeline_folder: Path) -> None:
+    done = run("edit", "in.png", "a red apple", "-o", "new/out.png", "--seed", "3", "--strength", "0.5", "--size", "48")
+    assert done.out == "new/out.png\n"
+    recipe = read_recipe("new/out.png")
+    assert (recipe.task, recipe.source, recipe.strength, recipe.seed) == ("edit", "in.png", 0.5, 3)
+    assert recipe.source_sha256 == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
+    assert (recipe.width, recipe.height, recipe.size, recipe.mask, recipe.prompt) == (40, 24, 48, "", "a red apple")
+    assert pixels("new/out.png").shape == (24, 40, 3)
+    told = run("generate", "--like", "new/out.png", code=2).error
+    assert told == "error: like: the picture was made from 'in.png', allowed are those of pochade generate"
+
+
+def test_beside_the_input_and_never_over_a_file(run: Any) -> None:
+    before = Path("in.png").read_bytes()
+    arguments = ("edit", "in.png", "apple", "--seed", "3")
+    assert run(*arguments).out == "in-edited.png\n"
+    assert run(*arguments).out == "in-edited-2.png\n"
+    assert Path("in-edited.png").read_bytes() == Path("in-edited-2.png").read_bytes()
+    assert run(*arguments, "-o", "in.png", "--no-metadata").out == "in-2.png\n"
+    assert Path("in.png").read_bytes() == before
+    with Image.open("in-2.png") as image:
+        assert KEY not in image.info
+    assert (pixels("in-2.png") == pixels("in-edited.png")).all()
+
+
+def test_inpaint_keeps_what_is_outside_the_mask(run: Any) -> None:
+    run("inpaint", "in.png", "a red apple", "--mask", "m.png", "-o", "out.png", "--seed", "3")
+    before, after, marked = pixels("in.png"), pixels("out.png"), pixels("m.png") > 0
+    assert (before[~marked] == after[~marked]).all()
+    assert (before[marked] != after[marked]).any()
+    recipe = read_recipe("out.png")
+    assert (recipe.task, recipe.mask) == ("inpaint", "m.png")
+    assert recipe.mask_sha256 == hashlib.sha256(Path("m.png").read_bytes()).hexdigest()
+
+
+def test_the_transparent_part_as_mask(run: Any) -> None:
+    done = run("inpaint", "clear.png", "apple", "--mask", "alpha", "-o", "out.png", "--seed", "3", "--compare")
+    assert done.error == ""
+    kept = pixels("m.png") == 0
+    assert (pixels("out.png")[kept] == pixels("in.png")[kept]).all()
+    assert read_recipe("out.png").mask == "alpha"
+    page = pixels("out-compare.png")
+    assert page.shape == (24, 3 * 48 - 8, 3)
+    assert (page[:, 48:88] == pixels("m.png")).all()
+    assert run("edit", "clear.png", "apple").error == "warning: clear.png: what is transparent is taken as white"
+
+
+def test_upscale_and_compare(run: Any) -> None:
+    done = run("upscale", "in.png", "--factor", "4", "--compare", "--json")
+    (made,) = json.loads(done.out)
+    assert (made["file"], made["compare"]) == ("in-4x.png", "in-4x-compare.png")
+    assert (made["task"], made["guidance"], made["prompt"], made["width"]) == ("super_resolution", 1.0, "", 160)
+    assert pixels("in-4x.png").shape == (96, 160, 3)
+    page = pixels("in-4x-compare.png")
+    assert page.shape == (96, 328, 3)
+    assert (page[:, 168:] == pixels("in-4x.png")).all()
+    assert run("upscale", "in.png", "a red apple").out == "in-2x.png\n"
+
+
+def test_what_is_done_to_a_mask_or_a_picture_is_said(run: Any) -> None:
+    grey = Image.open("m.png")
+    grey.putpixel((0, 0), 200)
+    grey.save("grey.png")
+    told = run("inpaint", "in.png", "apple", "--mask", "grey.png", "--compare").error
+    assert told == "warning: mask: 1 of 960 pixels are grey, those from the middle on are taken as white"
+    Image.new("L", (40, 24), 255).save("full.png")
+    assert "mask: all of it is white" in run("inpaint", "in.png", "apple", "--mask", "full.png").error
+    assert "strength: at 1 nothing of the picture" in run("edit", "in.png", "apple", "--strength", "1").error
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    frames[0].save("moving.webp", save_all=True, append_images=frames[1:])
+    assert run("edit", "moving.webp", "apple").error == "warning: moving.webp: animated, the first picture is taken"
+
+
+BAD = {
+    "no file": (["edit", "none.png", "a"], "file: 'none.png' cannot be read (No such file or directory)"),
+    "no picture": (["edit", "taken", "a"], "taken: not a PNG, JPEG or WebP file"),
+    "animation": (["edit", "moving.gif", "a"], "moving.gif: not a PNG, JPEG or WebP file"),
+    "40 megapixels": (["edit", "huge.png", "a"], "huge.png: too large (8000 x 5000 pixels, 25 megapixels allowed)"),
+    "empty prompt": (["edit", "in.png", " "], "prompt: empty, allowed is a sentence"),
+    "strength": (["edit", "in.png", "a", "--strength", "0"], "strength: 0.0 given, allowed are numbers above 0, up to"),
+    "out": (["edit", "in.png", "a", "-o", "out.jpg"], "out: 'out.jpg' given, allowed is a file that ends in .png"),
+    "way": (["edit", "in.png", "a", "-o", "taken/o.png"], "taken' is a file, so 'taken' cannot be a folder"),
+    "seed": (["edit", "in.png", "a", "--seed", "-1"], "seed: -1 given"),
+    "size": (["edit", "in.png", "a", "--size", "40"], "size: 40 given, allowed are multiples of 16"),
+    "scheduler": (["edit", "in.png", "a", "--scheduler", "oiler"], "scheduler: 'oiler' given"),
+    "negative": (["edit", "in.png", "a", "--negative", "b", "--guidance", "1"], "negative: has no effect"),
+    "no mask file": (["inpaint", "in.png", "a", "--mask", "none.png"], "mask: 'none.png' cannot be read"),
+    "mask size": (["inpaint", "in.png", "a", "--mask", "small.png"], "mask_image: 8 x 8 pixels given, allowed is the"),
+    "empty mask": (["inpaint", "in.png", "a", "--mask", "black.png"], "mask_image: nothing is white"),
+    "nothing clear": (["inpaint", "in.png", "a", "--mask", "alpha"], "mask_image: 'alpha' given, but the picture has"),
+    "factor": (["upscale", "in.png", "--factor", "3"], "factor: 3 given, allowed are 2 and 4"),
+    "large result": (
+        ["upscale", "wide.png", "--factor", "4"],
+        "factor: 40000 x 4000 pixels given, allowed are 1 to 25",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_writes_nothing(run: Any, case: str) -> None:
+    Path("taken").write_text("mine")
+    Image.new("1", (8000, 5000)).save("huge.png")
+    Image.new("1", (10000, 1000)).save("wide.png")
+    Image.new("L", (8, 8), 255).save("small.png")
+    Image.new("L", (40, 24)).save("black.png")
+    Image.new("L", (8, 8)).save("moving.gif", save_all=True, append_images=[Image.new("L", (8, 8), 9)])
+    files = {p.name for p in Path.cwd().iterdir()}
+    arguments, message = BAD[case]
+    done = run(*arguments, code=2)
+    assert done.error.startswith("error: ")
+    assert message in done.error
+    assert "\n" not in done.error
+    assert done.out == ""
+    assert {p.name for p in Path.cwd().iterdir()} == files
