@@ -11,6 +11,8 @@ from torch import Tensor
 
 import pochade
 from conftest import toy_components
+from contracts.families import AUTOENCODERS, FAMILIES, load_class, stir
+from contracts.families import make as make_denoiser
 from pochade.autoencoders.tiling import decode_tiled
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
@@ -259,6 +261,18 @@ def test_bad_arguments_before_any_work(pipes: dict[str, Any], kind: str, changes
     with pytest.raises(PochadeError, match=message):
         pipes[kind](**usual | {"callback_on_step_end": lambda *_: calls.append(1)} | changes)
     assert not calls
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_family_edits(name: str) -> None:
+    toy = next(iter(FAMILIES[name].toys))
+    autoencoder = load_class(AUTOENCODERS["tiny"].path)(**AUTOENCODERS["tiny"].toy).eval()
+    denoiser = stir(make_denoiser(name, toy))
+    found = {kind: cls(autoencoder, denoiser) for kind, cls in KINDS.items()}
+    for kind, pipe in found.items():
+        pipe.set_progress_bar_config(disable=True)
+        out = make(found, kind, picture(30, 40), "", num_inference_steps=2)
+        assert out.shape[2:] == ((80, 60) if kind == "upscale" else (40, 30))
 
 
 @pytest.mark.parametrize("name", hub.shipped())
