@@ -21,6 +21,8 @@ class Family:
     """The parts of a conditioning that it uses, see ``pochade.types.PARTS``."""
     depth: str | None = None
     """The configuration's name of the number of iterations, None where the family has none."""
+    ways: tuple[dict[str, Any], ...] = ()
+    """Arguments of ``with_source`` beside the tasks, a set for each way in which a source can enter."""
     stateful: bool = False
     """Whether it carries a state from one sampling step to the next."""
     zero_at_init: bool = True
@@ -64,9 +66,11 @@ FAMILIES: dict[str, Family] = {
         toys={
             "patches": _IRIS | _TEXT | {"patch_size": 2},
             "cells": _IRIS | _TEXT | {"patch_size": 1, "blocks": 1, "distillation": 0.5},
+            "editor": _IRIS | _TEXT | {"patch_size": 1, "tasks": ("edit", "inpaint")},
             "controlled": _IRIS | _TEXT | {"patch_size": 1, "control_channels": 1, "control_downsampling": 2},
         },
         depth="iterations",
+        ways=({},),
     ),
     "lira": Family(
         toys={
@@ -80,9 +84,11 @@ FAMILIES: dict[str, Family] = {
         toys={
             "softmax": _LRF | _TEXT | {"mixer": "softmax", "patch_size": 2},
             "linear": _LRF | _TEXT | {"mixer": "linear", "patch_size": 1},
+            "editor": _LRF | _TEXT | {"mixer": "softmax", "patch_size": 2, "tasks": ("super_resolution", "edit")},
         },
         parts=("text", "class_label", "source"),
         depth="recursions",
+        ways=({},),
     ),
     "microforge": Family(
         toys={
@@ -90,8 +96,9 @@ FAMILIES: dict[str, Family] = {
             "diagonal": _MICROFORGE | _TEXT | {"patch_size": 2, "decay": "diagonal", "modulation": "full"},
             "attention": _MICROFORGE | _TEXT | {"patch_size": 1, "mixer": "attention"},
             "width": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width"},
-            "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels"},
+            "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels", "tasks": ("inpaint",)},
         },
+        ways=({"source": "width"}, {"source": "channels"}),
         stateful=True,
     ),
 }
@@ -193,7 +200,7 @@ def conditioning_for(
     if "source" in parts:
         values["source"] = noise(batch, config.latent_channels, *size)
         values["source_mask"] = (noise(batch, 1, *size) > 0).float()
-        if getattr(config, "source", "none") != "none":
+        if getattr(denoiser, "task_vectors", None) is not None:
             values["task"] = torch.arange(batch) % len(TASKS)
     if "control" in parts:
         values["control"] = noise(batch, config.control_channels, *(config.control_downsampling * n for n in size))

@@ -13,7 +13,7 @@ from pochade.denoisers import FAMILIES as REGISTERED
 from pochade.denoisers import build, variants
 from pochade.errors import PochadeError
 from pochade.export.onnx import export_denoiser
-from pochade.types import Conditioning
+from pochade.types import TASKS, Conditioning
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 CASES = [(name, toy) for name, family in FAMILIES.items() for toy in family.toys]
@@ -32,7 +32,7 @@ def family(case: tuple[str, str]) -> Family:
     """With what some configurations of it alone can be told."""
     found = FAMILIES[case[0]]
     toy = found.toys[case[1]]
-    own = ["source"] if toy.get("source", "none") != "none" else []
+    own = ["source"] if toy.get("source", "none") != "none" or toy.get("tasks") else []
     own += ["control"] if toy.get("control_channels") else []
     return replace(found, parts=(*found.parts, *own))
 
@@ -190,6 +190,47 @@ def test_dropped_equals_absent(denoiser: Any, family: Family) -> None:
         torch.testing.assert_close(mixed[[0, 2]], full[[0, 2]], **TIGHT)
     nothing = denoiser(latents, t, Conditioning()).velocity
     torch.testing.assert_close(denoiser(latents, t, conditioning.drop(*family.parts)).velocity, nothing, **TIGHT)
+
+
+SOURCES = [(name, toy, way) for name, family in FAMILIES.items() for toy in family.toys for way in family.ways]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(
+    ("name", "toy", "way"), SOURCES, ids=lambda v: "-".join(v.values()) if isinstance(v, dict) else v
+)
+def test_a_source_is_added_to_a_trained_network(name: str, toy: str, way: dict[str, Any]) -> None:
+    """Nothing changes without a source; the tasks are remembered, and the next ones join them."""
+    base = stir(make(name, toy))
+    tasks = list(base.config.tasks)
+    has_one = bool(tasks) or getattr(base.config, "source", "none") != "none"
+    way = {} if has_one else way
+    with torch.random.fork_rng():
+        editor = base.with_source(["inpaint"], **way)
+    assert editor.config.tasks == [t for t in TASKS if t in {*tasks, "inpaint"}]
+    assert list(base.config.tasks) == tasks
+    assert editor.with_source(["edit"]).config.tasks == [t for t in TASKS if t in {*tasks, "edit", "inpaint"}]
+    latents, t = inputs_for(base, 2, (4, 4))
+    parts = ("text", "class_label", *(("control",) if base.config.get("control_channels") else ()))
+    told = conditioning_for(base, parts, 2, (4, 4))
+    expected = base(latents, t, told).velocity
+    assert torch.equal(editor(latents, t, told).velocity, expected)
+    source = conditioning_for(editor, ("source",), 2, (4, 4))
+    shown = replace(told, source=source.source, source_mask=source.source_mask, task=source.task)
+    torch.testing.assert_close(editor(latents, t, shown.drop("source")).velocity, expected, **TIGHT)
+    if not has_one and way.get("source") != "width":
+        assert torch.equal(editor(latents, t, shown).velocity, expected)
+
+
+def test_tasks_that_there_are_not() -> None:
+    for name, family in FAMILIES.items():
+        for wrong in (("generate",), ("edits",), "edit") if family.ways else ():
+            with pytest.raises(PochadeError, match=r"tasks: .* allowed are some of edit, inpaint, super_resolution"):
+                make(name, next(iter(family.toys))).with_source(wrong)
+    with pytest.raises(PochadeError, match="source: 'width' given, allowed is channels"):
+        make("microforge", "channels").with_source(["edit"], source="width")
+    with pytest.raises(PochadeError, match="source: 'none' given, but tasks need one"):
+        make("microforge", "scalar", tasks=("edit",))
 
 
 @torch.no_grad()

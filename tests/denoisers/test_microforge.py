@@ -226,7 +226,7 @@ def test_every_part_of_an_edit_matters_everywhere(kind: str):
 def test_generation_uses_the_target_alone():
     """A network that has learned to edit paints without a source what it would without the place for one."""
     generator, editor = make(), make(source="width")
-    kept = {n: p for n, p in editor.state_dict().items() if n not in ("embed_source.weight", "tasks.weight")}
+    kept = {n: p for n, p in editor.state_dict().items() if n not in ("embed_source.weight", "task_vectors.weight")}
     generator.load_state_dict(kept)
     z, t = inputs()
     with torch.no_grad():
@@ -238,7 +238,7 @@ def test_in_channels_a_source_adds_nothing_before_training():
     editor.load_state_dict(generator.state_dict(), strict=False)
     with torch.no_grad():
         nn.init.zeros_(editor.embed_source.weight)
-        nn.init.zeros_(editor.tasks.weight)
+        nn.init.zeros_(editor.task_vectors.weight)
         z, t = inputs()
         assert torch.equal(editor(z, t, edit()).velocity, generator(z, t, text()).velocity)
 

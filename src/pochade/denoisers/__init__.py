@@ -40,6 +40,11 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
     return getattr(module, name)(**{**module.VARIANTS[variant], **overrides})
 
 
+def with_source() -> list[str]:
+    """The families that can be given a picture to edit."""
+    return [family for family in FAMILIES if hasattr(getattr(*_module(family)), "with_source")]
+
+
 def parameters(family: str) -> list[str]:
     """The names of the arguments of a family's class."""
     module, name = _module(family)

@@ -3,6 +3,7 @@
 # diffusers and torch leave some of their types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.modulation import TimestepEmbedding
-from pochade.types import PARTS, Conditioning
+from pochade.types import PARTS, TASKS, Conditioning
 
 
 def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> None:
@@ -68,6 +69,32 @@ def source_and_mask(conditioning: Conditioning) -> tuple[Tensor, Tensor]:
     assert conditioning.source is not None
     mask = conditioning.source_mask
     return conditioning.source, torch.zeros_like(conditioning.source[:, :1]) if mask is None else mask
+
+
+def check_tasks(tasks: Sequence[str]) -> list[str]:
+    """The tasks that are named, in the order of ``TASKS``. Raises PochadeError for one without a source."""
+    allowed = TASKS[1:]
+    if isinstance(tasks, str) or set(tasks) - set(allowed):
+        raise PochadeError(f"tasks: {tasks!r} given, allowed are some of {', '.join(allowed)}")
+    return [task for task in allowed if task in tasks]
+
+
+def tell_task(steer: Tensor, vectors: nn.Embedding | None, conditioning: Conditioning) -> Tensor:
+    """Steering [B, D] with the vector of the task added, where there are vectors and a row has a task."""
+    if vectors is None or conditioning.task is None:
+        return steer
+    told = conditioning.task[:, None] >= 0
+    return steer + torch.where(told, vectors(conditioning.task.clamp_min(0)), 0)
+
+
+def copy_with(network: Any, **changes: Any) -> Any:
+    """A copy of a network with other arguments: weights that both have are equal, new ones are as at their start."""
+    own: dict[str, Any] = {name: value for name, value in dict(network.config).items() if not name.startswith("_")}
+    copy: Any = type(network)(**{**own, **changes})
+    copy.load_state_dict({**copy.state_dict(), **network.state_dict()})
+    if copy.dtype != network.dtype:
+        copy.to(network.dtype)
+    return copy.to(network.device).train(network.training)
 
 
 class Steering(nn.Module):

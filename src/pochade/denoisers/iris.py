@@ -20,7 +20,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
+from pochade.denoisers.inputs import (
+    Steering,
+    TextInput,
+    check_conditioning,
+    check_latents,
+    check_tasks,
+    copy_with,
+    source_and_mask,
+    tell_task,
+)
 from pochade.denoisers.iris_mixer import GRFM
 from pochade.denoisers.iris_prelude import ControlInput, PreludeBlock
 from pochade.errors import PochadeError
@@ -29,7 +38,7 @@ from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_noise import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput
 
 MAX_DEPTH = 64
 WINDOW = 8
@@ -148,6 +157,9 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         num_classes: classes, 0 for none; one more embedding stands for "no class".
         control_channels: C_control of a control picture such as edges, 0 for no such input.
         control_downsampling: its pixels along one side of a cell of the latents, those of the autoencoder.
+        tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for. With any of them comes
+            a second embedding, of the source's latents and the mask, that is added to that of the latents from zero
+            (an input convolution made wider, 2211.09800, section 3.2), and a vector for each task beside the time.
 
     Raises:
         PochadeError: an argument is out of range.
@@ -175,8 +187,10 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         num_classes: int = 0,
         control_channels: int = 0,
         control_downsampling: int = 1,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.register_to_config(tasks=check_tasks(tasks))
         if patch_size < 1 or sample_size < 1 or sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, must be a positive multiple of {patch_size}")
         if blocks < 1:
@@ -202,10 +216,14 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         self.out = nn.Linear(dim, latent_channels * patch_size**2)
         cell = control_downsampling * patch_size
         self.control = ControlInput(control_channels, cell, dim) if control_channels else None
+        self.embed_source = self.task_vectors = None
+        if tasks:
+            self.embed_source = nn.Conv2d(latent_channels + 1, dim, patch_size, stride=patch_size, bias=False)
+            self.task_vectors = nn.Embedding(len(TASKS), dim)
         self._initialise()
 
     def _initialise(self) -> None:
-        """Zero at the start: modulations (so the core's blocks are the identity), decay gates, read-outs."""
+        """Zero at the start: modulations (so the core's blocks are the identity), gates of decay, read-outs, source."""
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 scaled_init(module)
@@ -216,6 +234,9 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         nn.init.normal_(self.positions.table, std=0.02)
         if self.text is not None:
             nn.init.normal_(self.text.null_token, std=0.02)
+        if self.embed_source is not None and self.task_vectors is not None:
+            nn.init.zeros_(self.embed_source.weight)
+            nn.init.zeros_(self.task_vectors.weight)
         zero = [self.modulation_out.linear, self.out]
         if self.control is not None:
             zero += [self.control.modulation.linear, self.control.out]
@@ -240,13 +261,18 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
 
         Before its ``control`` is trained it gives what this one gives, bit for bit, whatever it is shown.
         """
-        own: dict[str, Any] = {name: value for name, value in dict(self.config).items() if not name.startswith("_")}
-        own |= {"control_channels": channels, "control_downsampling": downsampling}
-        copy: Any = IRISDenoiser(**own)
-        copy.load_state_dict({**copy.state_dict(), **self.state_dict()})
-        if copy.dtype != self.dtype:
-            copy.to(self.dtype)
-        return copy.to(self.device).train(self.training)
+        return copy_with(self, control_channels=channels, control_downsampling=downsampling)
+
+    def with_source(self, tasks: Sequence[str]) -> "IRISDenoiser":
+        """A copy to be trained for ``tasks`` beside those that it has, each with a source.
+
+        Where it had none it gives, before training, what this one gives without a source, bit for bit, whatever it is
+        shown. The source of an inpainting is the picture with a grey hole. That of a super-resolution is the small
+        picture enlarged again: the LL band of the Haar transform, half the size, is such a small picture, and enlarged
+        it has latents on the grid of what is painted, by any autoencoder and at any factor, where the band itself
+        would be an input of another kind for each.
+        """
+        return copy_with(self, tasks=[*self.config.tasks, *check_tasks(tasks)])
 
     def _check(
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, depth: int | None
@@ -254,8 +280,11 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
         if depth is not None and not 1 <= depth <= MAX_DEPTH:
             raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} iterations")
-        control = () if self.control is None else ("control",)
-        check_conditioning(latents, conditioning, self.config, ("text", "class_label", *control))
+        parts = (
+            *(() if self.control is None else ("control",)),
+            *(() if self.task_vectors is None else ("source", "task")),
+        )
+        check_conditioning(latents, conditioning, self.config, ("text", "class_label", *parts))
         if state is not None:
             raise PochadeError("state: a tensor given, but IRIS carries no state: allowed is None")
         trained = max(self.config.depths)
@@ -303,6 +332,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         Args:
             conditioning: text (tokens, mask, pooled) and class label are used where present, and control [B, C_control,
                 f H, f W] where there is an input for it, f being ``control_downsampling``; a row of zeros is none.
+                Source and task are used where the configuration has ``tasks``.
             state: IRIS carries nothing from step to step; must be None.
             depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond twice the largest
                 depth of training a warning says so: nothing was learned there.
@@ -315,10 +345,13 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         if depth is None:
             depth = _draw(config.depths) if self.training else int(config.iterations)
         grid = (latents.shape[2] // config.patch_size, latents.shape[3] // config.patch_size)
-        x = self.embed(latents).flatten(2).transpose(1, 2) + self.positions(*grid)
+        x = self.embed(latents)
+        if self.embed_source is not None and conditioning.source is not None:
+            x = x + self.embed_source(torch.cat(source_and_mask(conditioning), 1))
+        x = x.flatten(2).transpose(1, 2) + self.positions(*grid)
         for block in self.prelude:
             x = block(x, *grid)
-        steer = self.steering(t, conditioning)
+        steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)
         if self.control is not None and conditioning.control is not None:
             x = x + self.control(conditioning.control, x, steer, grid)
         e = self.prelude_norm(x)

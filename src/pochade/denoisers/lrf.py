@@ -8,6 +8,7 @@ added to the input through a projection that starts at zero, so the same core ed
 # diffusers and torch leave some of their types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch
@@ -16,13 +17,20 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.denoisers.inputs import check_conditioning, check_latents, source_and_mask
+from pochade.denoisers.inputs import (
+    check_conditioning,
+    check_latents,
+    check_tasks,
+    copy_with,
+    source_and_mask,
+    tell_task,
+)
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
 from pochade.nn.feedforward import GatedFeedForward
 from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
 from pochade.nn.positions import PositionTable
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput
 
 SOFTMAX_TOKENS = 256
 """Up to this many tokens the mixer is softmax attention, above it linear attention."""
@@ -72,6 +80,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
         dropout: inside the feed-forward, in training.
+        tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for; with any of them comes
+            a vector for each task beside the time.
 
     Raises:
         PochadeError: an argument is out of range.
@@ -97,8 +107,10 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         text_encoder: str | None = None,
         num_classes: int = 0,
         dropout: float = 0.0,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.register_to_config(tasks=check_tasks(tasks))
         if dim % heads or sample_size % patch_size:
             raise PochadeError(
                 f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
@@ -119,6 +131,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         self.positions = PositionTable(dim, side)
         self.time = TimestepEmbedding(dim)
         self.classes = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.task_vectors = nn.Embedding(len(TASKS), dim) if tasks else None
         self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
         self.text_in = nn.Linear(text_dim, dim) if text_dim else None
         self.null_token = nn.Parameter(torch.zeros(1, 1, dim)) if text_dim else None
@@ -137,6 +150,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         nn.init.normal_(self.positions.table, std=0.02)
         if self.null_token is not None:
             nn.init.normal_(self.null_token, std=0.02)
+        if self.task_vectors is not None:
+            nn.init.zeros_(self.task_vectors.weight)
         zero = [self.embed_source, self.modulation_out.linear, self.out]
         for block in self.core:
             assert isinstance(block, LRFBlock)
@@ -153,11 +168,22 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         """Rows and columns of the latents must divide by this."""
         return self.config.patch_size
 
+    def with_source(self, tasks: Sequence[str]) -> "LRFDenoiser":
+        """A copy to be trained for ``tasks`` beside those that it has, each with a source.
+
+        Where it had none, the source path is closed: before training it gives what this one gives without a source,
+        bit for bit, whatever it is shown.
+        """
+        copy: LRFDenoiser = copy_with(self, tasks=[*self.config.tasks, *check_tasks(tasks)])
+        if not self.config.tasks:
+            nn.init.zeros_(copy.embed_source.weight)
+        return copy
+
     def _tokens(self, latents: Tensor) -> Tensor:
         return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
     def _steer(self, t: Tensor, conditioning: Conditioning) -> Tensor:
-        """Time, class and pooled text in one vector [B, D]."""
+        """Time, class, pooled text and task in one vector [B, D]."""
         steer = self.time(t)
         if self.classes is not None:
             label = conditioning.class_label
@@ -167,7 +193,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         if self.pooled is not None and conditioning.pooled is not None:
             pooled = conditioning.pooled.to(steer.dtype)
             steer = steer + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
-        return steer
+        return tell_task(steer, self.task_vectors, conditioning)
 
     def _context(self, batch: int, conditioning: Conditioning) -> tuple[Tensor, Tensor] | None:
         """Text tokens [B, 1 + M, D] and their mask; the first is learned, so that no row is ever empty."""
@@ -193,7 +219,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
 
         Args:
-            conditioning: text (tokens, mask, pooled), class label and source are used where present.
+            conditioning: text (tokens, mask, pooled), class label and source are used where present, the task where
+                the configuration has ``tasks``.
             state: LRF carries nothing; must be None.
             depth: recursions, 1 to 64; None as configured.
 
@@ -203,7 +230,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         recursions: int = self.config.recursions if depth is None else depth
         p = self.config.patch_size
         check_latents(latents, t, self.config.latent_channels, p)
-        check_conditioning(latents, conditioning, self.config, ("text", "class_label", "source"))
+        parts = ("text", "class_label", "source", *(() if self.task_vectors is None else ("task",)))
+        check_conditioning(latents, conditioning, self.config, parts)
         if not 1 <= recursions <= MAX_DEPTH:
             raise PochadeError(f"depth: {recursions} given, allowed are 1 to {MAX_DEPTH} recursions")
         if state is not None:

@@ -9,6 +9,7 @@ lies beside the one that is painted, in width or in channels.
 # diffusers and torch leave some of their types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal, cast
 
@@ -18,7 +19,16 @@ from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents, source_and_mask
+from pochade.denoisers.inputs import (
+    Steering,
+    TextInput,
+    check_conditioning,
+    check_latents,
+    check_tasks,
+    copy_with,
+    source_and_mask,
+    tell_task,
+)
 from pochade.denoisers.microforge_planner import PlanLayer, Planner, mean_cosine, mean_squared_cosine, normed
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
@@ -86,6 +96,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         source: how a picture to edit enters: "none", not at all; "width", as further tokens of a grid twice as wide,
             of which the left half is painted; "channels", added to the tokens at its place. With it comes a vector for
             each of ``pochade.types.TASKS`` beside the time.
+        tasks: of those, the ones with a source that the network was trained for.
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
@@ -119,6 +130,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         modulation: ModulationKind = "grouped",
         modulation_groups: int = 16,
         source: SourceKind = "none",
+        tasks: Sequence[str] = (),
         text_dim: int = 0,
         pooled_dim: int = 0,
         text_encoder: str | None = None,
@@ -132,6 +144,9 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         ):
             if value not in allowed:
                 raise PochadeError(f"{name}: {value!r} given, allowed are {allowed}")
+        self.register_to_config(tasks=check_tasks(tasks))
+        if tasks and source == "none":
+            raise PochadeError("source: 'none' given, but tasks need one: allowed are 'width' and 'channels'")
         if sample_size < 1 or patch_size < 1 or sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
         if blocks < 1 or not 0 <= attention_every <= blocks:
@@ -162,7 +177,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self.steering = Steering(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
         self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if source != "none" else None
-        self.tasks = nn.Embedding(len(TASKS), dim) if source != "none" else None
+        self.task_vectors = nn.Embedding(len(TASKS), dim) if source != "none" else None
         self.planner = None
         if plan_tokens:
             self.planner = Planner(dim, heads, plan_hidden, plan_layers, plan_tokens, bool(text_dim), self_conditioning)
@@ -203,8 +218,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             zero.append(self.attention.out)
         if self.embed_source is not None and self.config.source == "channels":
             zero.append(self.embed_source)
-        if self.tasks is not None:
-            nn.init.zeros_(self.tasks.weight)
+        if self.task_vectors is not None:
+            nn.init.zeros_(self.task_vectors.weight)
         for layer in () if self.planner is None else self.planner.layers:
             assert isinstance(layer, PlanLayer)
             zero += [layer.read.out, layer.reason.out, layer.feedforward.out]
@@ -225,6 +240,29 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         """[K, D], a row of the state that goes from step to step; None where nothing is carried."""
         carries = self.config.plan_tokens and self.config.self_conditioning
         return (self.config.plan_tokens, self.config.dim) if carries else None
+
+    def with_source(self, tasks: Sequence[str], source: SourceKind | None = None) -> "MicroForgeDenoiser":
+        """A copy to be trained for ``tasks`` beside those that it has, each with a source.
+
+        Without a source it gives what this one gives, bit for bit; in channels, where the path of the source starts
+        closed, at first with one as well. In width a source is read at first as the picture that is painted is.
+
+        Args:
+            tasks: of ``pochade.types.TASKS``, without "generate".
+            source: how a source enters, "width" or "channels"; None: as it does already, or else in width.
+
+        Raises:
+            PochadeError: there is no such task, or a source enters in another way already.
+        """
+        old = self.config.source
+        new = source or ("width" if old == "none" else old)
+        if new == "none" or old not in ("none", new):
+            raise PochadeError(f"source: {source!r} given, allowed is {old if old != 'none' else 'width or channels'}")
+        copy: MicroForgeDenoiser = copy_with(self, source=new, tasks=[*self.config.tasks, *check_tasks(tasks)])
+        if old == "none" and new == "width" and copy.embed_source is not None:
+            with torch.no_grad():
+                copy.embed_source.weight.zero_()[:, : self.embed.in_features] = self.embed.weight
+        return copy
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.size_multiple)
@@ -288,10 +326,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
                 x, grid = torch.flatten(torch.cat(halves, 2), 1, 2), (height, 2 * width)
             else:
                 x = x + source
-        steer = self.steering(t, conditioning)
-        if self.tasks is not None and conditioning.task is not None:
-            told = conditioning.task[:, None] >= 0
-            steer = steer + torch.where(told, self.tasks(conditioning.task.clamp_min(0)), 0)
+        steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)
         context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
         plan, aux = None, dict[str, Tensor]()
         if self.planner is not None:
