@@ -61,7 +61,7 @@ def fingerprint(pictures: Pictures, *identities: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def _text_tensors(captions: Sequence[str], encode: EncodeText) -> dict[str, Tensor]:
+def text_tensors(captions: Sequence[str], encode: EncodeText) -> dict[str, Tensor]:
     """Text vectors of all captions, tokens end to end without padding."""
     rows: list[Tensor] = []
     pooled: list[Tensor] = []
@@ -116,7 +116,7 @@ def build_cache(
                 }
                 flat = [caption for alternatives in captions for caption in alternatives]
                 if encode_text is not None and flat:
-                    tensors |= _text_tensors(flat, encode_text)
+                    tensors |= text_tensors(flat, encode_text)
                 with atomic_file(path) as file:
                     file.write(save(tensors, metadata={"captions": json.dumps(flat)}))
             else:
@@ -141,7 +141,7 @@ class CachedLatents:
     - words: "caption";
     - classes: "class_label".
 
-    An epoch shows each group once, in a variant and with a caption drawn at random.
+    An epoch shows each group once, in a variant and with a caption drawn at random. ``longest`` is the M of its tokens.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -159,7 +159,7 @@ class CachedLatents:
         for index, group in enumerate(torch.cat([p["groups"] for p in self._parts]).tolist()):
             groups.setdefault(group, []).append(index)
         self._groups = list(groups.values())
-        self._longest = max((int(p["token_offsets"].diff().max()) for p in self._parts if "tokens" in p), default=0)
+        self.longest = max((int(p["token_offsets"].diff().max()) for p in self._parts if "tokens" in p), default=0)
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -196,9 +196,9 @@ class CachedLatents:
             return out
         del out["caption"]
         start, stop = part["token_offsets"][caption : caption + 2].tolist()
-        tokens = torch.zeros(self._longest, part["tokens"].shape[1])
+        tokens = torch.zeros(self.longest, part["tokens"].shape[1])
         tokens[: stop - start] = part["tokens"][start:stop]
-        mask = torch.arange(self._longest) < stop - start
+        mask = torch.arange(self.longest) < stop - start
         return {**out, "tokens": tokens, "mask": mask, "pooled": part["pooled"][caption].float()}
 
     def in_words(self, item: int, rng: np.random.Generator) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """What the stages on latents cache below the folder of their run."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,9 @@ import torch
 
 from pochade.data.edges import CachedEdges, build_edges
 from pochade.data.latents import CachedLatents, build_cache, fingerprint
+from pochade.data.pairs.latents import CachedPairs, build_pairs, fingerprint_pairs
+from pochade.data.pairs.openmoji import OpenMojiPairs
+from pochade.data.pairs.stored import StoredPairs
 from pochade.data.velocities import CachedVelocities, build_velocities
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -20,14 +24,30 @@ def cache_latents(
 ) -> CachedLatents:
     """Latents of ``dataset`` with the text vectors of ``encoder`` (None: with the words, or with classes)."""
     pictures = as_pictures(dataset)
-    # What the encoder makes of one picture tells encoders apart; the decoder does not matter here.
+    name = fingerprint(pictures, _identity(autoencoder), str(encoder_name), str(size))
+    encode_text = None if encoder is None else encoder.encode
+    return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
+
+
+def _identity(autoencoder: Any) -> str:
+    """What the encoder makes of one picture tells encoders apart; the decoder does not matter here."""
     side = max(32, 2 * int(autoencoder.downsampling))
     with torch.no_grad():
         probe = autoencoder.encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
-    identity = [round(value, 3) for value in probe.flatten().tolist()]
-    name = fingerprint(pictures, str(identity), str(encoder_name), str(size))
-    encode_text = None if encoder is None else encoder.encode
-    return build_cache(pictures, autoencoder.encode, encode_text, out / "cache" / name)
+    return str([round(value, 3) for value in probe.flatten().tolist()])
+
+
+def cache_pairs(
+    size: int, out: Path, autoencoder: Any, encoder: Any, pairs: OpenMojiPairs | StoredPairs, draws: int
+) -> CachedPairs:
+    """Latents of ``draws`` draws of all pairs, with the text vectors of their instructions."""
+    if isinstance(pairs, OpenMojiPairs):
+        told = json.dumps(pairs.weights)
+    else:
+        told = json.dumps([[item.name, item.task, item.instructions, item.group] for item in pairs.items])
+    words = sha256(told.encode()).hexdigest()
+    name = fingerprint_pairs(pairs, _identity(autoencoder), str(encoder.identity), words, str(size), str(draws))
+    return build_pairs(pairs, draws, autoencoder.encode, encoder.encode, out / "cache" / f"pairs-{name}")
 
 
 def cache_edges(size: int, out: Path, latents: CachedLatents, dataset: Any) -> CachedEdges:

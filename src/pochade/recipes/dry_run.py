@@ -16,14 +16,17 @@ from pochade.errors import FailureError, PochadeError
 from pochade.pipelines.loading import load_components
 from pochade.recipes import run
 from pochade.recipes.adapters import controlled
+from pochade.recipes.editing import editor
 from pochade.training.stage import Stage
 from pochade.training.task import Batch, Task
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, PictureTask
 from pochade.training.tasks.consistency import ConsistencyTask
 from pochade.training.tasks.control import ControlSettings, ControlTask
 from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
+from pochade.training.tasks.edit import EditSettings, EditTask
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
+from pochade.types import TASKS
 
 STEPS = 3
 LARGEST_BATCH = 2
@@ -90,6 +93,10 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             pipeline = controlled(stage)
             denoiser, side = pipeline.denoiser, stage.data.size // pipeline.autoencoder.downsampling
             task, shape = ControlTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
+        elif isinstance(settings, EditSettings):
+            pipeline = editor(stage)
+            denoiser, side = pipeline.denoiser, pipeline.default_size // pipeline.autoencoder.downsampling
+            task, shape = EditTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
         else:
             denoiser, shape = _taught(stage, denoiser, shape)
             task = ConsistencyTask(denoiser, settings)
@@ -143,6 +150,9 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
     if isinstance(task, ControlTask):
         pixels = (config.control_downsampling * side for side in shape[1:])
         batch["control"] = (torch.rand(size, config.control_channels, *pixels) < 0.1).float()
+    if isinstance(task, EditTask):
+        batch |= {"source": torch.randn(size, *shape), "source_mask": (torch.rand(size, 1, *shape[1:]) < 0.3).float()}
+        batch["task"] = torch.randint(1, len(TASKS), (size,))
     if config.num_classes:
         return {**batch, "class_label": torch.randint(config.num_classes, (size,))}
     words = torch.randn(size, WORDS, config.text_dim)

@@ -21,6 +21,7 @@ from pochade.recipes import RECIPES
 from pochade.recipes.adapters import controlled, run_control
 from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
 from pochade.recipes.caches import cache_latents, cache_velocities
+from pochade.recipes.editing import editor, pairs_of, pictures_of, run_edit
 from pochade.recipes.results import Result, after, main_first, passed_over, say
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -30,6 +31,7 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings, build_autoen
 from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
 from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
+from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings, FlowTask
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 
@@ -40,7 +42,7 @@ SHEET_PROMPTS = (
 SHEET_STEPS = 20
 FEW_STEPS = 4
 """What a distilled model samples with where nothing else is asked for."""
-KINDS = (AutoencoderSettings, DecoderSettings, FlowSettings, ConsistencySettings, ControlSettings)
+KINDS = (AutoencoderSettings, DecoderSettings, FlowSettings, ConsistencySettings, ControlSettings, EditSettings)
 
 
 def stages_of(recipe: str) -> list[Stage]:
@@ -88,6 +90,8 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False, only: str |
             previous = _run_consistency(stage, folder, again, previous, out)
         elif isinstance(stage.task, ControlSettings):
             previous = run_control(stage, folder, again, out)
+        elif isinstance(stage.task, EditSettings):
+            previous = run_edit(stage, folder, again, out)
         else:
             previous = _run_flow(stage, folder, again, autoencoder, previous, out)
     assert previous is not None
@@ -112,7 +116,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     if not isinstance(stage.task, KINDS):
         kind = type(stage.task).__name__
         raise PochadeError(
-            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher, consistency and control settings"
+            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher, consistency, control and edit "
+            "settings"
         )
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
@@ -124,6 +129,12 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
             f"initialise_from: {start!r} is neither a shipped model ({', '.join(hub.shipped()) or 'none'}) nor a path"
             f"{nearest(start, hub.shipped())}"
         )
+    if isinstance(stage.task, EditSettings):
+        pipeline = editor(stage)
+        pairs_of(stage.data, stage.task.tasks, pipeline.default_size)
+        if stage.task.generate:
+            _check_labels(pipeline, open_images(pictures_of(stage, pipeline.default_size)), "task.model")
+        return
     dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):
         _preflight_flow(stage, dataset, before)

@@ -8,6 +8,7 @@ from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
 from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
+from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings
 from pochade.training.tasks.teacher import TeacherSettings
 
@@ -26,6 +27,25 @@ class ImageData:
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
     best: float = 1.0
     """Share of the pictures, those that score highest in contrast and colourfulness (``pochade.data.scores``)."""
+
+
+@dataclass(frozen=True)
+class PairData:
+    """Pairs of pictures to learn editing from, and pictures without a source."""
+
+    source: str = "openmoji"
+    """"openmoji", of which pairs are made, or a folder or shards of pairs, as ``pochade data pairs`` writes them."""
+    kinds: tuple[str, ...] = ()
+    """Of OpenMoji's pairs (``pochade.data.pairs.openmoji.KINDS``) those that are made, separated by commas, each with
+    its weight, as in recolour=2,mirror, or without for 1; none: all kinds of the tasks that are learned."""
+    draws: int = 8
+    """How often each pair is drawn into the cache: other kinds, masks and words of the same drawing."""
+    pictures: str = "openmoji"
+    """Where the pictures without a source come from, as in ``ImageData.source``."""
+    size: int | None = None
+    """Rows and columns in pixels; None: those that the model paints."""
+    held_out: bool = True
+    """Keep a tenth out of training, of the pairs and of the pictures."""
 
 
 def autoencoder_stage(data: ImageData, **changes: Any) -> Stage:
@@ -124,5 +144,24 @@ def control_stage(data: ImageData, task: ControlSettings, **changes: Any) -> Sta
         "ema_decay": 0.998,
         "save_every": 250,
         "sample_every": 500,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def edit_stage(data: PairData, task: EditSettings, **changes: Any) -> Stage:
+    """A trained denoiser that learns to edit, on cached latents of pairs."""
+    settings: dict[str, Any] = {
+        "name": "edit",
+        "task": task,
+        "data": data,
+        "steps": 4000,
+        "batch_size": 64,
+        "learning_rate": 5e-4,
+        "warmup_steps": 200,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "ema_decay": 0.999,
+        "save_every": 500,
+        "sample_every": 1000,
     }
     return Stage(**{**settings, **changes})

@@ -1,0 +1,156 @@
+"""The stage that teaches a trained model to edit."""
+
+import inspect
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from pochade import denoisers
+from pochade.data.images import sheet, to_image
+from pochade.data.pairs.latents import CachedPairs, PairsAndPictures
+from pochade.data.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
+from pochade.data.pairs.prepare import open_pairs, read_kinds
+from pochade.data.pairs.stored import StoredPairs
+from pochade.errors import FailureError, PochadeError
+from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes.autoencoders import check_size
+from pochade.recipes.caches import cache_latents, cache_pairs
+from pochade.recipes.results import Result, main_first, passed_over, say
+from pochade.recipes.sources import open_images
+from pochade.recipes.stages import ImageData, PairData
+from pochade.training.loop import train as train_stage
+from pochade.training.stage import Stage, read_options
+from pochade.training.tasks.edit import EditSettings, EditTask
+from pochade.types import TASKS, Conditioning
+
+SHOWN = 12
+COLUMNS = 9
+"""Of the sheets: three pictures of three pairs in a row."""
+STEPS = 20
+"""Of the sampling for the sheets, at most."""
+
+
+def editor(stage: Stage) -> TextToImagePipeline:
+    """The model that a stage names (``EditSettings``), with an input for a source and its tasks.
+
+    Raises:
+        PochadeError: there is none, it can have no such input, or it reads no sentences.
+    """
+    settings: EditSettings = stage.task
+    if stage.initialise_from is not None:
+        raise PochadeError(
+            f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
+        )
+    pipeline = TextToImagePipeline.from_pretrained(settings.model)
+    denoiser: Any = pipeline.denoiser
+    kind = type(denoiser).__name__
+    if not hasattr(denoiser, "with_source"):
+        raise PochadeError(
+            f"task.model: {settings.model!r} holds a {kind}, which has no input for a picture: allowed are models of "
+            f"the families {', '.join(denoisers.with_source())}"
+        )
+    if pipeline.text_encoder is None or not denoiser.config.text_dim:
+        raise PochadeError(f"task.model: {settings.model!r} reads no sentences, and instructions are sentences")
+    size = stage.data.size or pipeline.default_size
+    check_size(size, pipeline.size_multiple)
+    known = [name for name in inspect.signature(denoiser.with_source).parameters if name != "tasks"]
+    options = read_options(settings.options, known, f"{kind}.with_source")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed)
+        pipeline.register_modules(denoiser=denoiser.with_source(settings.tasks, **options))
+    pipeline.register_to_config(default_size=size)
+    return pipeline
+
+
+def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> OpenMojiPairs | StoredPairs:
+    """The pairs of the tasks.
+
+    Raises:
+        PochadeError: there are none, of one of the tasks there are none, or kinds are named that teach another one.
+    """
+    split = "train" if data.held_out else "all"
+    kinds = [kind for kind in KINDS if _task(kind) in tasks]
+    if data.source == "openmoji":
+        weights = read_kinds(",".join(data.kinds)) if data.kinds else dict.fromkeys(kinds, 1.0)
+        pairs: OpenMojiPairs | StoredPairs = OpenMojiPairs(size, split, weights)
+        if set(weights) - set(kinds):
+            raise PochadeError(
+                f"data.kinds: {', '.join(data.kinds)} given, allowed for {', '.join(tasks)} are {', '.join(kinds)}"
+            )
+        there = {_task(kind) for kind in weights}
+    else:
+        if data.kinds:
+            raise PochadeError(
+                f"data.kinds: {', '.join(data.kinds)} given, but stored pairs have none: allowed is none"
+            )
+        pairs = open_pairs(Path(data.source).expanduser(), size, split)
+        pairs.items = [item for item in pairs.items if item.task in tasks]
+        there = {item.task for item in pairs.items}
+    missing = [task for task in tasks if task not in there]
+    if missing:
+        raise PochadeError(f"task.tasks: {', '.join(tasks)} given, but there are no pairs for {', '.join(missing)}")
+    return pairs
+
+
+def _task(kind: str) -> str:
+    return "edit" if kind in EDITS else kind
+
+
+def pictures_of(stage: Stage, size: int) -> ImageData:
+    """The pictures without a source of a stage."""
+    return ImageData(stage.data.pictures, size, held_out=stage.data.held_out)
+
+
+def run_edit(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
+    """Train a model (``EditSettings``) to edit into ``folder``, caching below ``out``."""
+    result = Result(folder / "model", folder / "final" / "model.safetensors")
+    if resume and (result.model / hub.INDEX).is_file():
+        return passed_over(stage, result)
+    pipeline = editor(stage)
+    settings, size = stage.task, pipeline.default_size
+    autoencoder, encoder = pipeline.autoencoder, pipeline.text_encoder
+    pairs = pairs_of(stage.data, settings.tasks, size)
+    with main_first():
+        cached = cache_pairs(size, out, autoencoder, encoder, pairs, stage.data.draws)
+        data: Any = cached
+        if settings.generate:
+            pictures = open_images(pictures_of(stage, size))
+            latents = cache_latents(size, out, autoencoder, encoder, encoder.identity, pictures)
+            data = PairsAndPictures(cached, latents, settings.generate)
+    task = EditTask(pipeline.denoiser, settings)
+    train_stage(
+        stage, task, data, folder, resume=resume, sample_sheet=partial(_paint_edits, stage.name, pipeline, cached)
+    )
+    with main_first() as main:
+        if main:
+            pipeline.save_pretrained(result.model, dtype=torch.float16)
+    return result
+
+
+def _paint_edits(name: str, pipeline: TextToImagePipeline, cached: CachedPairs) -> Any:
+    """Some pairs, each as it was, as the network makes it, and as it should be; None where it paints nothing."""
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.to(pipeline.denoiser.device)  # the loop moves the denoiser alone
+    total = cached.pairs * cached.draws
+    shown = range(0, total, -(-total // SHOWN))
+    items = [cached.item(item) for item in shown]
+    told = {part: torch.stack([item[part] for item in items]) for part in ("tokens", "mask", "pooled")}
+    told |= {part: torch.stack([item[part] for item in items]) for part in ("source", "source_mask")}
+    asked = Conditioning(**told, task=torch.tensor([item["task"] for item in items]))
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(items))]
+    steps = min(STEPS, pipeline.default_steps)
+    try:
+        after = pipeline(prompt_embeds=asked, num_inference_steps=steps, generator=seeds, output_type="pt").images
+    except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
+        say(f"{name}: no sample sheet: {error}")
+        return None
+    latents = torch.stack([item["latents"] for item in items])
+    device = pipeline.denoiser.device
+    before, target = (pipeline.decode_latents(z.to(device)) for z in (told["source"], latents))
+    images = [to_image(2 * rows[i] - 1) for i in range(len(items)) for rows in (before, after, target)]
+    words = [(TASKS[item["task"]], cached.instruction(at), "target") for at, item in zip(shown, items, strict=True)]
+    return sheet(images, [caption for row in words for caption in row], columns=COLUMNS)

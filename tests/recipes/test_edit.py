@@ -1,0 +1,144 @@
+"""Editing from the recipe to a model: trained on toy pairs, stored with its tasks, and what it cannot be."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from pochade.errors import PochadeError
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes import dry_run
+from pochade.recipes.editing import pairs_of
+from pochade.recipes.run import stages_of, train
+from pochade.recipes.stages import PairData
+from pochade.training.stage import override
+from pochade.types import TASKS, Conditioning
+
+FAST = ("steps=2", "batch_size=8", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2", "ema_decay=0")
+SIZE = 32
+
+
+def drawing(i: int, colour: str) -> Image.Image:
+    image = Image.new("RGB", (SIZE, SIZE), "white")
+    ImageDraw.Draw(image).ellipse((2 + i, 4, 20 + i // 2, 24), fill=colour)
+    return image
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pairs")
+    mask = Image.new("L", (SIZE, SIZE))
+    ImageDraw.Draw(mask).rectangle((0, 0, 15, 15), 255)
+    mask.save(folder / "mask.png")
+    rows: list[dict[str, Any]] = []
+    for i in range(6):
+        for colour in ("red", "green"):
+            drawing(i, colour).save(folder / f"{i}-{colour}.png")
+        source, target = f"{i}-red.png", f"{i}-green.png"
+        rows.append({"source": source, "target": target, "instruction": ["make it green", "green please"]})
+        rows.append({"source": target, "target": target, "task": "inpaint", "instruction": "a dot", "mask": "mask.png"})
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(4):
+        drawing(i, "blue").save(folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"picture number {i}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def changes(pairs: Path, pictures: Path, toy_pipeline_folder: Path) -> list[str]:
+    data = [f"data.source={pairs}", f"data.pictures={pictures}", "data.draws=2", "data.held_out=false"]
+    return [f"task.model={toy_pipeline_folder}", "task.tasks=edit,inpaint", *data, *FAST]
+
+
+@pytest.fixture(scope="module")
+def trained(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "edit"
+    # A rate so large that two steps are seen.
+    model = train("edit", [*changes, "learning_rate=0.02"], out)
+    assert model == out / "1-edit" / "model"
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert train("edit", [*changes, "learning_rate=0.02"], out, resume=True) == model
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
+    return model
+
+
+def test_a_model_that_edits(trained: Path) -> None:
+    pipe = TextToImagePipeline.from_pretrained(trained)
+    assert list(pipe.denoiser.config.tasks) == ["edit", "inpaint"]
+    assert pipe.default_size == SIZE
+    assert (trained.parent / "samples" / "step-000002.png").is_file()
+    assert len(list((trained.parents[1] / "cache").glob("pairs-*"))) == 1
+    pipe.set_progress_bar_config(disable=True)
+    told = pipe.encode_prompt("make it green")
+    source = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
+
+    def paint(**parts: Any) -> torch.Tensor:
+        asked = Conditioning(told.tokens, told.mask, told.pooled, **parts)
+        options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent"}
+        return pipe(prompt_embeds=asked, generator=torch.Generator().manual_seed(1), **options).images
+
+    task = torch.tensor([TASKS.index("edit")])
+    edited, plain = paint(source=source, source_mask=torch.zeros(1, 1, 4, 4), task=task), paint()
+    assert (edited - plain).abs().max() > 1e-4
+    assert (paint(source=source, task=task + 1) - edited).abs().max() > 1e-4
+
+
+def test_it_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
+    more = [*changes, f"task.model={trained}", "task.tasks=inpaint", "task.generate=0", "steps=1", "sample_every=0"]
+    model = train("edit", more, tmp_path / "run")
+    assert list(TextToImagePipeline.from_pretrained(model).denoiser.config.tasks) == ["edit", "inpaint"]
+
+
+def test_dry_run(changes: list[str]) -> None:
+    (tried,) = dry_run.dry_run(override(stages_of("edit"), changes))
+    assert tried.shape == (4, 4, 4)
+    for model, options in (("microforge-nano", "source=channels"), ("lrf-openmoji", "")):
+        asked = [f"task.model={model}", f"task.options={options}"]
+        (tried,) = dry_run.dry_run(override(stages_of("edit"), asked), steps=1)
+        assert tried.shape == {"microforge-nano": (32, 4, 4), "lrf-openmoji": (16, 8, 8)}[model]
+
+
+def test_kinds_of_drawings() -> None:
+    chosen = pairs_of(PairData(kinds=("recolour=2", "mirror")), ("edit",), SIZE)
+    assert chosen.weights == {"recolour": 2.0, "mirror": 1.0}  # pyright: ignore[reportAttributeAccessIssue]
+    assert chosen.pair(3).task == "edit"
+    everything = pairs_of(PairData(), ("inpaint", "super_resolution"), SIZE)
+    assert set(everything.weights) == {"inpaint", "super_resolution"}  # pyright: ignore[reportAttributeAccessIssue]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("task.model=lira-nano", "task.model: 'lira-nano' holds a LiRADenoiser, .* families iris, lrf, microforge"),
+        ("task.options=source=width", "options: 'source=width' given"),
+        ("task.tasks=edit,super_resolution", "there are no pairs for super_resolution"),
+        ("data.kinds=mirror", "data.kinds: mirror given, but stored pairs have none"),
+        ("data.size=40", "data.size: 40 given, allowed are multiples of 16"),
+        ("initialise_from=lrf-openmoji", "initialise_from: 'lrf-openmoji' given, but the start is task.model"),
+    ],
+)
+def test_what_cannot_be_trained(changes: list[str], change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match=message):
+        train("edit", [*changes, change], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_models_and_kinds_that_do_not_fit(changes: list[str], toy_class_pipeline_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match="reads no sentences, and instructions are sentences"):
+        train("edit", [*changes, f"task.model={toy_class_pipeline_folder}"], tmp_path / "run")
+    for kinds, message in (
+        ("mirorr", "weights: 'mirorr' given, .*did you mean 'mirror'"),
+        ("mirror=often", "kinds: 'mirror=often' given, allowed is KIND or KIND=WEIGHT"),
+        ("inpaint", "data.kinds: inpaint given, allowed for edit are recolour, "),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            pairs_of(PairData(kinds=(kinds,)), ("edit",), SIZE)
