@@ -26,7 +26,8 @@ def pipe() -> Any:
     torch.manual_seed(0)
     autoencoder = TinyAutoencoder(3, 4, (1, 1, 1, 1), (1, 1, 1, 1), [0.1, 0.2, 0.3], [2.0, 3.0, 4.0])
     return SimpleNamespace(
-        denoiser=stir(make("lrf", "softmax", text_encoder="minilm-l6-v2", blocks=1)),
+        denoiser=stir(make("lrf", "softmax", text_encoder="minilm-l6-v2", blocks=1, sample_size=8)),
+        default_size=32,  # pixels, of 8 to a cell of the latents: painted smaller than there are positions
         autoencoder=autoencoder.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         text_encoder=SimpleNamespace(max_tokens=5),

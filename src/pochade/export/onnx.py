@@ -234,7 +234,7 @@ def export_pipeline(
     Raises as ``export_denoiser``.
     """
     denoiser, autoencoder = pipe.denoiser, pipe.autoencoder
-    size = _pair(latent_size if latent_size is not None else denoiser.config.sample_size)
+    size = _pair(latent_size if latent_size is not None else pipe.default_size // autoencoder.downsampling)
     tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
