@@ -283,13 +283,15 @@ class PaintingPipeline(DiffusionPipeline):
         source: Tensor | None = None,
         source_mask: Tensor | None = None,
         parts: Mapping[str, Tensor] | None = None,
+        image_scale: float | None = None,
     ) -> Tensor:
         """Latents [B, C, H, W] from noise of that shape; the source, its mask and the strength are those of ``sample``.
 
-        ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt.
+        ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt;
+        ``image_scale`` is that of ``Guidance``.
         """
         conditioning, negative = self._conditioning(asked, parts or {})
-        guided = GuidedDenoiser(denoiser or self.denoiser, Guidance(asked.scale), negative)
+        guided = GuidedDenoiser(denoiser or self.denoiser, Guidance(asked.scale, image_scale), negative)
         self._interrupt = False
         self._num_timesteps = 0
         total = steps_from(strength, asked.steps)

@@ -21,6 +21,8 @@ EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
 """The noise that a picture gets where none is asked for."""
 UPSCALE_GUIDANCE = 1.0
 """The scale of guidance in super-resolution: details follow from the picture, and guidance would paint the prompt."""
+IMAGE_GUIDANCE = 1.5
+"""The scale of guidance towards the picture where an instruction is followed, as published (2211.09800)."""
 ALPHA = "alpha"
 """What stands for the transparent part of a picture as its mask."""
 
@@ -68,6 +70,12 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     row = scales if isinstance(scales, Sequence) else [scales]
     if not all(isinstance(s, int | float) and math.isfinite(s) for s in row):
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
+
+
+def check_image_scale(scale: Any) -> None:
+    """Raises PochadeError where a scale of guidance towards a picture is neither None nor a finite number."""
+    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
+        raise PochadeError(f"image_guidance_scale: {scale!r} given, allowed are finite numbers")
 
 
 def check_size(name: str, value: Any, multiple: int) -> None:

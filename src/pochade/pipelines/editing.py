@@ -9,19 +9,26 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
+from pochade.data.pairs.pair import HOLE
 from pochade.pipelines.base import Asked, Callback, PaintingPipeline
 from pochade.pipelines.canvas import Canvas
 from pochade.pipelines.checks import check_count, check_output, check_scale, check_size, check_strength
 from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.tiles import TiledDenoiser
-from pochade.types import Denoiser
+from pochade.types import TASKS, Denoiser
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 """Latents are not among them: they are those of a canvas, not of the picture."""
 
 
 class EditingPipeline(PaintingPipeline):
-    """A painting pipeline that starts from a picture. It needs no training: any model that paints can do it."""
+    """A painting pipeline that starts from a picture. It needs no training: any model that paints can do it.
+
+    A model whose denoiser names the task in its configuration was trained for it, and is shown the picture besides.
+    """
+
+    def _trained_for(self, task: str) -> bool:
+        return task in getattr(self.denoiser.config, "tasks", ())
 
     def check_inputs(
         self,
@@ -60,21 +67,38 @@ class EditingPipeline(PaintingPipeline):
         depth: int | None,
         mask: Tensor | None = None,
         tile: int | None = None,
+        task: str | None = None,
+        image_scale: float | None = None,
     ) -> Tensor:
         """Pictures [n, 3, H, W] in [0, 1] -> as many as are asked for, [B, 3, H, W].
 
         ``mask`` [m, 1, H, W] is 1 where they are repainted; ``tile`` is the side in latent cells of the tiles in
-        which a larger canvas is painted.
+        which a larger canvas is painted. A model that was trained for ``task`` is told it, and shown the pictures,
+        with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
         """
         down = int(self.autoencoder.downsampling)
         shape = (int(self.denoiser.config.latent_channels), canvas.outer[0] // down, canvas.outer[1] // down)
         noise, seeds = self._noise(generator, None, asked.batch, shape)
         on = canvas.put(pictures).to(self._execution_device, self.autoencoder.dtype)
-        source = each(encode_tiled(self.autoencoder, on * 2 - 1), asked)
+        latents = encode_tiled(self.autoencoder, on * 2 - 1)
+        source = each(latents, asked)
+        cells = None if mask is None else canvas.put_mask(mask, down)
+        parts: dict[str, Tensor] = {}
+        if task is not None and self._trained_for(task):
+            shown = latents
+            if mask is not None:
+                grey = on.new_tensor(HOLE).view(3, 1, 1) / 255
+                holes = torch.where(canvas.put_mask(mask, 1).to(on) > 0, grey, on)
+                shown = encode_tiled(self.autoencoder, holes * 2 - 1)
+            where = torch.zeros_like(shown[:, :1]) if cells is None else cells.to(shown)
+            parts = {
+                name: v.expand(asked.rows, *v.shape[1:]) for name, v in (("source", shown), ("source_mask", where))
+            }
+            parts["task"] = torch.full((asked.rows,), TASKS.index(task), device=shown.device)
         denoiser: Denoiser | None = None
         if tile is not None and max(shape[1:]) > tile:
             denoiser = TiledDenoiser(self.denoiser, tile, tile // 2)
-        latents = self._integrate(
+        painted = self._integrate(
             asked,
             noise,
             seeds,
@@ -84,10 +108,12 @@ class EditingPipeline(PaintingPipeline):
             denoiser=denoiser,
             strength=strength,
             source=source,
-            source_mask=None if mask is None else each(canvas.put_mask(mask, down), asked),
+            source_mask=None if cells is None else each(cells, asked),
+            parts=parts,
+            image_scale=image_scale if parts else None,
         )
         one_colour = (pictures.amax((2, 3)) == pictures.amin((2, 3))).all()
-        return canvas.take(self._decoded(latents, may_be_flat=bool(one_colour)))
+        return canvas.take(self._decoded(painted, may_be_flat=bool(one_colour)))
 
     def _finish(self, images: Tensor, output_type: str, return_dict: bool) -> Any:
         out = self._as_type(images, output_type)

@@ -89,6 +89,12 @@ def _download(name: str, options: dict[str, Any]) -> Path:
     return folder
 
 
+def trained_for(task: str) -> list[str]:
+    """The shipped models whose denoiser names a task of ``pochade.types.TASKS`` in its configuration."""
+    configs = ((name, resolve(name) / "denoiser" / "config.json") for name in shipped())
+    return [name for name, file in configs if task in read_json(file).get("tasks", ())]
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises PochadeError where it is missing or not one."""
     try:

@@ -6,9 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
 from pochade.pipelines.base import Callback
 from pochade.pipelines.canvas import Canvas
-from pochade.pipelines.checks import EDIT_STRENGTH
+from pochade.pipelines.checks import EDIT_STRENGTH, IMAGE_GUIDANCE, check_image_scale
 from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
@@ -17,7 +19,8 @@ from pochade.types import Conditioning, TextEncoding
 class ImageToImagePipeline(EditingPipeline):
     """Noise is added to a picture, and taken away again in the sense of a sentence (SDEdit, 2108.01073).
 
-    The sentence says what is to be seen, it is no instruction: no family follows one yet.
+    The prompt says what is to be seen. An instruction says what to do; a model that was trained for that is shown the
+    picture, paints from noise, and is guided by both (2211.09800).
     """
 
     @torch.no_grad()
@@ -25,7 +28,7 @@ class ImageToImagePipeline(EditingPipeline):
         self,
         prompt: str | Sequence[str] | None = None,
         image: Any = None,
-        strength: float = EDIT_STRENGTH,
+        strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | Sequence[float] | Tensor | None = None,
@@ -38,6 +41,8 @@ class ImageToImagePipeline(EditingPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
         size: int | None = None,
+        instruction: str | Sequence[str] | None = None,
+        image_guidance_scale: float | None = None,
     ) -> Any:
         """Repaint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in text to image.
 
@@ -45,18 +50,37 @@ class ImageToImagePipeline(EditingPipeline):
             prompt: what is to be seen, one for all pictures or one each.
             image: a picture, or one a prompt, all of one size; see ``read_pictures``. What comes out has that size.
             strength: in (0, 1], how much noise is added: of n steps the last ``strength`` n, rounded up, are taken.
-                At 0.2 details change, at 0.8 little more than the arrangement of light and dark is left.
+                At 0.2 details change, at 0.8 little more than the arrangement of light and dark is left. None for 0.6;
+                with an instruction for 1, which begins at noise alone.
             output_type: ``pil``; ``np`` [B, H, W, 3] or ``pt`` [B, 3, H, W] in [0, 1].
             size: the picture is painted on about ``size`` x ``size`` pixels in its own proportions, whatever its own
                 size is; None for ``default_size``.
+            instruction: what to do, such as "make it green", in place of a prompt, by a model that was trained to edit.
+            image_guidance_scale: with an instruction, s_I in v_0 + s_I (v_I - v_0) + s (v_c - v_I), v_I being told the
+                picture alone: above 1 it stays more as it was. 1 saves a third of the work. None for 1.5.
 
         Raises:
-            PochadeError: an argument is not allowed; before any work.
+            PochadeError: an argument is not allowed, or an instruction is given to a model that follows none; before
+                any work.
             FailureError: pictures came out as NaN or in one flat colour.
 
         Warns:
             EditingWarning: the strength is 1, so that nothing of the picture is left.
         """
+        image_scale = None
+        if instruction is not None:
+            if prompt is not None or prompt_embeds is not None:
+                raise PochadeError("instruction: given beside a prompt, allowed is one of both")
+            if not self._trained_for("edit"):
+                able = hub.trained_for("edit") or ["models that pochade train edit makes"]
+                raise PochadeError(f"instruction: given, but this model follows none, allowed are {', '.join(able)}")
+            prompt = instruction
+            check_image_scale(image_guidance_scale)
+            image_scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
+        elif image_guidance_scale is not None:
+            raise PochadeError("image_guidance_scale: given without an instruction, allowed is none")
+        if strength is None:
+            strength = EDIT_STRENGTH if instruction is None else 1.0
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         self.check_inputs(
@@ -78,7 +102,8 @@ class ImageToImagePipeline(EditingPipeline):
             num_images_per_prompt,
             len(pictures),
         )
-        warn_if_forgotten(strength)
+        if instruction is None:
+            warn_if_forgotten(strength)
         H, W = pictures.shape[2:]
         images = self._repaint(
             pictures,
@@ -89,5 +114,7 @@ class ImageToImagePipeline(EditingPipeline):
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
+            task=None if instruction is None else "edit",
+            image_scale=None if image_scale == 1 else image_scale,
         )
         return self._finish(images, output_type, return_dict)

@@ -20,8 +20,9 @@ class InpaintPipeline(EditingPipeline):
     """What a mask marks is painted anew, to fit the rest.
 
     At every step the latents outside the mask are those of the picture at the noise of that step (2201.09865,
-    2206.02779). In the end the new is laid over the picture inside the mask, with a soft seam as wide as one painted
-    pixel, so that outside it every pixel is that of the input.
+    2206.02779). A model that was trained to inpaint is shown the picture with its hole besides. In the end the new is
+    laid over the picture inside the mask, with a soft seam as wide as one painted pixel, so that outside it every pixel
+    is that of the input.
     """
 
     @torch.no_grad()
@@ -92,6 +93,7 @@ class InpaintPipeline(EditingPipeline):
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
             mask=masks,
+            task="inpaint",
         )
         shown, kept = each(inside_seam(masks, math.ceil(canvas.magnification)), asked), each(pictures, asked)
         return self._finish(kept + shown * (painted - kept), output_type, return_dict)

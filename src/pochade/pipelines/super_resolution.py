@@ -39,8 +39,9 @@ class SuperResolutionPipeline(EditingPipeline):
     """A picture is enlarged bicubically, repainted at a low strength (2108.01073), which sharpens its edges, and made
     to agree with the input again.
 
-    What is finer than the input is made up: the model was never shown a small picture beside its large one. A result
-    larger than the model's own size is painted in overlapping tiles of that size, see ``TiledDenoiser``.
+    What is finer than the input is made up: the model was never shown a small picture beside its large one, unless it
+    was trained for that: then it paints from noise, and looks at the small one enlarged. A result larger than the
+    model's own size is painted in overlapping tiles of that size, see ``TiledDenoiser``.
     """
 
     @torch.no_grad()
@@ -49,7 +50,7 @@ class SuperResolutionPipeline(EditingPipeline):
         prompt: str | Sequence[str] | None = None,
         image: Any = None,
         factor: int = 2,
-        strength: float = UPSCALE_STRENGTH,
+        strength: float | None = None,
         negative_prompt: str | Sequence[str] | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | Sequence[float] | Tensor | None = None,
@@ -70,7 +71,8 @@ class SuperResolutionPipeline(EditingPipeline):
                 without.
             image: a picture, or one a prompt.
             factor: 2 or 4; what comes out has so many times the rows and columns.
-            strength: in (0, 1]; the higher it is, the sharper and the less like the input is the result.
+            strength: in (0, 1]; the higher it is, the sharper and the less like the input is the result. None for 0.2,
+                or 1 where the model was trained to enlarge.
             guidance_scale: None for 1, no guidance.
             size: rows and columns of a tile; None for ``default_size``.
 
@@ -82,6 +84,8 @@ class SuperResolutionPipeline(EditingPipeline):
             prompt = ""
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = UPSCALE_GUIDANCE if guidance_scale is None else guidance_scale
+        if strength is None:
+            strength = 1.0 if self._trained_for("super_resolution") else UPSCALE_STRENGTH
         self.check_inputs(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
@@ -115,5 +119,6 @@ class SuperResolutionPipeline(EditingPipeline):
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
             tile=side // int(self.autoencoder.downsampling),
+            task="super_resolution",
         )
         return self._finish(agree(images, each(pictures, asked)), output_type, return_dict)

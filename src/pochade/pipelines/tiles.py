@@ -1,5 +1,7 @@
 """A large picture painted in tiles that agree at every step."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -14,8 +16,8 @@ class TiledDenoiser:
     """A denoiser whose latents may be of any size: it sees tiles of one size, and the velocities of tiles that overlap
     are blended (2302.08113 eq. 5), so that all steps work on one picture, without seams.
 
-    The same call as a denoiser's. What it is told has no spatial parts; every tile carries its own state from step
-    to step, and ``aux`` is the mean over the tiles.
+    The same call as a denoiser's. A tile is told its own part of a source and a mask, and all else as it is (there is
+    no control); every tile carries its own state from step to step, and ``aux`` is the mean over the tiles.
 
     Args:
         denoiser: of any family.
@@ -49,7 +51,7 @@ class TiledDenoiser:
         for group, own in zip(groups, carried, strict=True):
             n = len(group)
             cut = [latents[:, :, y : y + h, x : x + w] for (y, h, _), (x, w, _) in group]
-            told = conditioning.map(lambda v, n=n: v.repeat(n, *[1] * (v.ndim - 1)))
+            told = Conditioning.cat([_inside(conditioning, y, h, x, w) for (y, h, _), (x, w, _) in group])
             out = self.denoiser(torch.cat(cut), t.repeat(n), told, state=own, depth=depth)
             outputs.append(out)
             for ((y, h, down), (x, w, across)), part in zip(group, out.velocity.split(B), strict=True):
@@ -62,3 +64,15 @@ class TiledDenoiser:
             if value.ndim
         }
         return DenoiserOutput(velocity, torch.cat(states) if states else None, told_of)
+
+
+def _inside(conditioning: Conditioning, y: int, height: int, x: int, width: int) -> Conditioning:
+    """With source and mask cut to a tile."""
+    if conditioning.source is None:
+        return conditioning
+    mask = conditioning.source_mask
+    return replace(
+        conditioning,
+        source=conditioning.source[:, :, y : y + height, x : x + width],
+        source_mask=None if mask is None else mask[:, :, y : y + height, x : x + width],
+    )
