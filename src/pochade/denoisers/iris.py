@@ -288,10 +288,9 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         if state is not None:
             raise PochadeError("state: a tensor given, but IRIS carries no state: allowed is None")
         trained = max(self.config.depths)
-        if depth is not None and depth > 2 * trained:
+        if depth is not None and depth > trained:
             warnings.warn(
-                f"depth: {depth} iterations asked for, training had {trained} at most: beyond {2 * trained} "
-                "more of them may be worse",
+                f"depth: {depth} iterations asked for, training had {trained} at most: beyond that pictures get worse",
                 stacklevel=4,
             )
 
@@ -334,8 +333,8 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
                 f H, f W] where there is an input for it, f being ``control_downsampling``; a row of zeros is none.
                 Source and task are used where the configuration has ``tasks``.
             state: IRIS carries nothing from step to step; must be None.
-            depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond twice the largest
-                depth of training a warning says so: nothing was learned there.
+            depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond the largest
+                depth of training a warning says that nothing was learned there.
 
         Raises:
             PochadeError: a shape or the depth does not fit, or a state was given.
