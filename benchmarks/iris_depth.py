@@ -94,7 +94,7 @@ def main() -> None:
         name, _, folder = item.partition("=")
         depths = TextToImagePipeline.from_pretrained(folder or name).denoiser.config.depths
         record |= {"trained": [min(depths), max(depths)], "steps": args.steps, "samples": args.samples}
-        rows = [measure(name, folder or name, depth, args) for depth in args.depths]
+        rows = [measure(name, folder or name, depth, args) for depth in sorted(args.depths)]
         record["rows"] = [row for row in record["rows"] if row["model"] != name] + rows
         write(args.output, json.dumps(record, indent=2) + "\n")
     draw(record, DOCS / "images" / "iris-depth.svg")
