@@ -290,7 +290,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         trained = max(self.config.depths)
         if depth is not None and depth > trained:
             warnings.warn(
-                f"depth: {depth} iterations asked for, training had {trained} at most: beyond that pictures may get worse",
+                f"depth: {depth} iterations asked for, training had {trained} at most: pictures may get worse",
                 stacklevel=4,
             )
 
