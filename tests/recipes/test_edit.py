@@ -55,7 +55,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def changes(pairs: Path, pictures: Path, toy_pipeline_folder: Path) -> list[str]:
-    data = [f"data.source={pairs}", f"data.pictures={pictures}", "data.draws=2", "data.held_out=false"]
+    data = [f"data.pairs={pairs}", f"data.source={pictures}", "data.draws=2", "data.held_out=false"]
     return [f"task.model={toy_pipeline_folder}", "task.tasks=edit,inpaint", *data, *FAST]
 
 
@@ -98,6 +98,14 @@ def test_it_can_be_trained_further(trained: Path, changes: list[str], tmp_path: 
     assert list(TextToImagePipeline.from_pretrained(model).denoiser.config.tasks) == ["edit", "inpaint"]
 
 
+def test_pictures_teach_to_fill_and_to_enlarge(changes: list[str], tmp_path: Path) -> None:
+    own = [*changes, "data.pairs=pictures", "task.tasks=inpaint,super_resolution", "steps=1", "sample_every=0"]
+    model = train("edit", own, tmp_path / "run")
+    assert list(TextToImagePipeline.from_pretrained(model).denoiser.config.tasks) == ["inpaint", "super_resolution"]
+    with pytest.raises(PochadeError, match=r"task\.tasks: edit given, but pictures alone teach inpaint"):
+        train("edit", [*changes, "data.pairs=pictures"], tmp_path / "other")
+
+
 def test_dry_run(changes: list[str]) -> None:
     (tried,) = dry_run.dry_run(override(stages_of("edit"), changes))
     assert tried.shape == (4, 4, 4)
@@ -121,7 +129,7 @@ def test_kinds_of_drawings() -> None:
         ("task.model=lira-nano", "task.model: 'lira-nano' holds a LiRADenoiser, .* families iris, lrf, microforge"),
         ("task.options=source=width", "options: 'source=width' given"),
         ("task.tasks=edit,super_resolution", "there are no pairs for super_resolution"),
-        ("data.kinds=mirror", "data.kinds: mirror given, but stored pairs have none"),
+        ("data.kinds=mirror", "data.kinds: mirror given, but only OpenMoji's pairs have any"),
         ("data.size=40", "data.size: 40 given, allowed are multiples of 16"),
         ("initialise_from=lrf-openmoji", "initialise_from: 'lrf-openmoji' given, but the start is task.model"),
     ],

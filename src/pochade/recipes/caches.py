@@ -11,12 +11,15 @@ from pochade.data.edges import CachedEdges, build_edges
 from pochade.data.latents import CachedLatents, build_cache, fingerprint
 from pochade.data.pairs.latents import CachedPairs, build_pairs, fingerprint_pairs
 from pochade.data.pairs.openmoji import OpenMojiPairs
+from pochade.data.pairs.pictures import PicturePairs
 from pochade.data.pairs.stored import StoredPairs
 from pochade.data.velocities import CachedVelocities, build_velocities
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.sources import as_pictures
 from pochade.training.tasks.teacher import TeacherSettings, answers_of
+
+AnyPairs = OpenMojiPairs | PicturePairs | StoredPairs
 
 
 def cache_latents(
@@ -37,12 +40,12 @@ def _identity(autoencoder: Any) -> str:
     return str([round(value, 3) for value in probe.flatten().tolist()])
 
 
-def cache_pairs(
-    size: int, out: Path, autoencoder: Any, encoder: Any, pairs: OpenMojiPairs | StoredPairs, draws: int
-) -> CachedPairs:
+def cache_pairs(size: int, out: Path, autoencoder: Any, encoder: Any, pairs: AnyPairs, draws: int) -> CachedPairs:
     """Latents of ``draws`` draws of all pairs, with the text vectors of their instructions."""
     if isinstance(pairs, OpenMojiPairs):
         told = json.dumps(pairs.weights)
+    elif isinstance(pairs, PicturePairs):
+        told = json.dumps([fingerprint(pairs.pictures), *pairs.tasks])
     else:
         told = json.dumps([[item.name, item.task, item.instructions, item.group] for item in pairs.items])
     words = sha256(told.encode()).hexdigest()

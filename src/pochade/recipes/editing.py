@@ -10,17 +10,18 @@ import torch
 
 from pochade import denoisers
 from pochade.data.images import sheet, to_image
+from pochade.data.openmoji import Split
 from pochade.data.pairs.latents import CachedPairs, PairsAndPictures
 from pochade.data.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
+from pochade.data.pairs.pictures import PicturePairs
 from pochade.data.pairs.prepare import open_pairs, read_kinds
-from pochade.data.pairs.stored import StoredPairs
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
-from pochade.recipes.caches import cache_latents, cache_pairs
+from pochade.recipes.caches import AnyPairs, cache_latents, cache_pairs
 from pochade.recipes.results import Result, main_first, passed_over, say
-from pochade.recipes.sources import open_images
+from pochade.recipes.sources import as_pictures, open_images
 from pochade.recipes.stages import ImageData, PairData
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, read_options
@@ -66,43 +67,52 @@ def editor(stage: Stage) -> TextToImagePipeline:
     return pipeline
 
 
-def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> OpenMojiPairs | StoredPairs:
+def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> AnyPairs:
     """The pairs of the tasks.
 
     Raises:
         PochadeError: there are none, of one of the tasks there are none, or kinds are named that teach another one.
     """
     split = "train" if data.held_out else "all"
+    if data.pairs == "openmoji":
+        return _of_openmoji(data, tasks, size, split)
+    if data.kinds:
+        raise PochadeError(f"data.kinds: {', '.join(data.kinds)} given, but only OpenMoji's pairs have any")
+    if data.pairs == "pictures":
+        if "edit" in tasks:
+            raise PochadeError("task.tasks: edit given, but pictures alone teach inpaint and super_resolution only")
+        return PicturePairs(as_pictures(open_images(pictures_of(data, size))), tasks)
+    pairs = open_pairs(Path(data.pairs).expanduser(), size, split)
+    pairs.items = [item for item in pairs.items if item.task in tasks]
+    _check_all(tasks, {item.task for item in pairs.items})
+    return pairs
+
+
+def _of_openmoji(data: PairData, tasks: Sequence[str], size: int, split: Split) -> OpenMojiPairs:
     kinds = [kind for kind in KINDS if _task(kind) in tasks]
-    if data.source == "openmoji":
-        weights = read_kinds(",".join(data.kinds)) if data.kinds else dict.fromkeys(kinds, 1.0)
-        pairs: OpenMojiPairs | StoredPairs = OpenMojiPairs(size, split, weights)
-        if set(weights) - set(kinds):
-            raise PochadeError(
-                f"data.kinds: {', '.join(data.kinds)} given, allowed for {', '.join(tasks)} are {', '.join(kinds)}"
-            )
-        there = {_task(kind) for kind in weights}
-    else:
-        if data.kinds:
-            raise PochadeError(
-                f"data.kinds: {', '.join(data.kinds)} given, but stored pairs have none: allowed is none"
-            )
-        pairs = open_pairs(Path(data.source).expanduser(), size, split)
-        pairs.items = [item for item in pairs.items if item.task in tasks]
-        there = {item.task for item in pairs.items}
+    weights = read_kinds(",".join(data.kinds)) if data.kinds else dict.fromkeys(kinds, 1.0)
+    pairs = OpenMojiPairs(size, split, weights)
+    if set(weights) - set(kinds):
+        raise PochadeError(
+            f"data.kinds: {', '.join(data.kinds)} given, allowed for {', '.join(tasks)} are {', '.join(kinds)}"
+        )
+    _check_all(tasks, {_task(kind) for kind in weights})
+    return pairs
+
+
+def _check_all(tasks: Sequence[str], there: set[str]) -> None:
     missing = [task for task in tasks if task not in there]
     if missing:
         raise PochadeError(f"task.tasks: {', '.join(tasks)} given, but there are no pairs for {', '.join(missing)}")
-    return pairs
 
 
 def _task(kind: str) -> str:
     return "edit" if kind in EDITS else kind
 
 
-def pictures_of(stage: Stage, size: int) -> ImageData:
-    """The pictures without a source of a stage."""
-    return ImageData(stage.data.pictures, size, held_out=stage.data.held_out)
+def pictures_of(data: PairData, size: int) -> ImageData:
+    """The pictures without a source."""
+    return ImageData(data.source, size, held_out=data.held_out)
 
 
 def run_edit(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
@@ -118,7 +128,7 @@ def run_edit(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
         cached = cache_pairs(size, out, autoencoder, encoder, pairs, stage.data.draws)
         data: Any = cached
         if settings.generate:
-            pictures = open_images(pictures_of(stage, size))
+            pictures = open_images(pictures_of(stage.data, size))
             latents = cache_latents(size, out, autoencoder, encoder, encoder.identity, pictures)
             data = PairsAndPictures(cached, latents, settings.generate)
     task = EditTask(pipeline.denoiser, settings)

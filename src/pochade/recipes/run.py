@@ -133,7 +133,7 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
         pipeline = editor(stage)
         pairs_of(stage.data, stage.task.tasks, pipeline.default_size)
         if stage.task.generate:
-            _check_labels(pipeline, open_images(pictures_of(stage, pipeline.default_size)), "task.model")
+            _check_labels(pipeline, open_images(pictures_of(stage.data, pipeline.default_size)), "task.model")
         return
     dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):

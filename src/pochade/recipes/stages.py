@@ -33,15 +33,16 @@ class ImageData:
 class PairData:
     """Pairs of pictures to learn editing from, and pictures without a source."""
 
+    pairs: str = "openmoji"
+    """"openmoji", of whose drawings pairs are made; "pictures", where those of ``source`` lose parts and detail (no
+    instructions come of that); or a folder or shards of pairs, as ``pochade data pairs`` writes them."""
     source: str = "openmoji"
-    """"openmoji", of which pairs are made, or a folder or shards of pairs, as ``pochade data pairs`` writes them."""
+    """Where the pictures without a source come from, as in ``ImageData.source``."""
     kinds: tuple[str, ...] = ()
     """Of OpenMoji's pairs (``pochade.data.pairs.openmoji.KINDS``) those that are made, separated by commas, each with
     its weight, as in recolour=2,mirror, or without for 1; none: all kinds of the tasks that are learned."""
     draws: int = 8
     """How often each pair is drawn into the cache: other kinds, masks and words of the same drawing."""
-    pictures: str = "openmoji"
-    """Where the pictures without a source come from, as in ``ImageData.source``."""
     size: int | None = None
     """Rows and columns in pixels; None: those that the model paints."""
     held_out: bool = True

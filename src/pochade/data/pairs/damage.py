@@ -5,7 +5,27 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
+from pochade.data.pairs.pair import differ, with_hole
 from pochade.errors import PochadeError
+
+FACTORS = (2, 4)
+"""By which a picture is reduced for super-resolution."""
+
+
+def random_hole(target: Image.Image, rng: np.random.Generator) -> tuple[Image.Image, Image.Image] | None:
+    """A square picture with a hole, and its mask; None where nothing but paper would be hidden."""
+    mask = draw_mask(target.width, rng)
+    blank = Image.new("RGB", target.size, "white")
+    if not differ(Image.composite(target, blank, mask), blank):
+        return None
+    return with_hole(target, mask), mask
+
+
+def random_loss(target: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """A picture reduced by 2 or 4, half the time as a JPEG file, and enlarged again."""
+    factor = FACTORS[int(rng.integers(len(FACTORS)))]
+    quality = int(rng.integers(50, 96)) if rng.random() < 0.5 else None
+    return reduced(target, factor, quality)
 
 
 def draw_mask(size: int, rng: np.random.Generator) -> Image.Image:

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from pochade.data.openmoji import OpenMoji, Split
-from pochade.data.pairs.damage import draw_mask, reduced
+from pochade.data.pairs.damage import random_hole, random_loss
 from pochade.data.pairs.layers import (
     HAIR,
     PALETTE,
@@ -20,7 +20,7 @@ from pochade.data.pairs.layers import (
     repaint,
     shade_for_shade,
 )
-from pochade.data.pairs.pair import DIFFERENT_SHARE, Pair, differ, with_hole
+from pochade.data.pairs.pair import DIFFERENT_SHARE, Pair, differ
 from pochade.data.pairs.people import (
     PLURALS,
     TONES,
@@ -35,8 +35,6 @@ from pochade.errors import FailureError, PochadeError, nearest
 
 EDITS = ("recolour", "colour_in", "outline", "mirror", "skin", "person", "hair")
 KINDS = ("inpaint", "super_resolution", *EDITS)
-FACTORS = (2, 4)
-"""By which a picture is reduced for super-resolution."""
 SMALLEST_AREA = 0.02
 """Share of the picture that a colour takes at least where it is changed."""
 DOMINANT = 0.6
@@ -145,17 +143,15 @@ class OpenMojiPairs:
 
     def _inpaint(self, drawing: int, rng: np.random.Generator) -> Pair | None:
         target = self.drawings.image(drawing)
-        mask = draw_mask(self.drawings.size, rng)
-        blank = Image.new("RGB", target.size, "white")
-        if not differ(Image.composite(target, blank, mask), blank):
-            return None  # nothing but paper is hidden
-        return self._pair("inpaint", drawing, (with_hole(target, mask), target, self._caption(drawing, rng)), mask)
+        hidden = random_hole(target, rng)
+        if hidden is None:
+            return None
+        source, mask = hidden
+        return self._pair("inpaint", drawing, (source, target, self._caption(drawing, rng)), mask)
 
     def _super_resolution(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         target = self.drawings.image(drawing)
-        factor = FACTORS[int(rng.integers(len(FACTORS)))]
-        quality = int(rng.integers(50, 96)) if rng.random() < 0.5 else None
-        return reduced(target, factor, quality), target, self._caption(drawing, rng)
+        return random_loss(target, rng), target, self._caption(drawing, rng)
 
     def _caption(self, drawing: int, rng: np.random.Generator) -> str:
         return self.drawings.draw_caption(drawing, rng)
