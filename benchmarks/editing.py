@@ -1,0 +1,245 @@
+"""What a model that was taught to edit does to held-out drawings, beside what costs no training.
+
+    python benchmarks/editing.py microforge-nano=runs/edit/1-edit/model
+    python benchmarks/editing.py lrf-openmoji=runs/lrf/1-edit/model --tasks edit --pairs 200
+
+Before the = stands the model that it was taught from, by name or folder: it edits without training, beside copying the
+input and enlarging bicubically. Pairs are of concepts that no training saw. Writes docs/benchmarks/editing.json,
+in which other models stay, and docs/images/editing-MODEL.png. Pictures painted from captions alone, before and after,
+are kept below --pictures, so that an interrupted run goes on.
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+import pochade
+from measuring import quality, write
+from pochade.data.images import sheet, to_image, to_tensor
+from pochade.data.pairs.openmoji import EDITS, OpenMojiPairs
+from pochade.data.pairs.pair import DIFFERENT, Pair
+from pochade.evaluation.report import evaluate
+from pochade.pipelines.canvas import resample
+from pochade.pipelines.super_resolution import agree
+
+DOCS = Path(__file__).parents[1] / "docs"
+BATCH = 25
+SHOWN = 4
+"""Pairs of each task on the sheet."""
+FACTORS = (2, 4)
+STRENGTH = 0.5
+"""At which an instruction is tried as a description, by a model that was taught nothing."""
+TASKS = ("inpaint", "super_resolution", "edit", "generate")
+
+
+def pictures(images: Sequence[Image.Image]) -> Tensor:
+    """[n, 3, H, W] in [0, 1]."""
+    return torch.stack([to_tensor(image) for image in images]) / 2 + 0.5
+
+
+def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> list[float]:
+    """In dB, one for each picture of [n, 3, H, W] in [0, 1]; ``where`` [n, 1, H, W] tells the pixels that count."""
+    weight = torch.ones_like(one[:, :1]) if where is None else where
+    squares = ((one - other).square().mean(1, keepdim=True) * weight).flatten(1).sum(1)
+    return (-10 * torch.log10((squares / weight.flatten(1).sum(1)).clamp_min(1e-10))).tolist()
+
+
+def mean(values: Sequence[float], name: str) -> dict[str, float]:
+    """With its standard error."""
+    array = np.array(values)
+    return {name: float(array.mean()), f"{name} error": float(array.std(ddof=1) / len(array) ** 0.5)}
+
+
+def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any], seed: int) -> Tensor:
+    """What a pipeline gives for the rows of some lists, the i-th from a seed of its own."""
+    parts: list[Tensor] = []
+    for start in range(0, count, BATCH):
+        rows = slice(start, min(start + BATCH, count))
+        seeds = [torch.Generator().manual_seed(seed + i) for i in range(rows.start, rows.stop)]
+        parts.append(call(*(values[rows] for values in lists), generator=seeds, output_type="pt").images)
+    return torch.cat(parts)
+
+
+def loaded(kind: str, folder: str) -> Any:
+    """A pipeline that shows no bars of its own."""
+    pipe = getattr(pochade, kind).from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def drawn(size: int, kinds: Sequence[str], count: int, seed: int) -> list[Pair]:
+    """Pairs of held-out concepts, each of another drawing as far as there are so many."""
+    data = OpenMojiPairs(size, "held_out", dict.fromkeys(kinds, 1.0))
+    order = np.random.default_rng(seed).permutation(len(data))
+    return [data.pair(int(order[i % len(order)]), np.random.default_rng([seed, i])) for i in range(count)]
+
+
+class Bench:
+    """One taught model and the one that it was taught from."""
+
+    def __init__(self, name: str, folder: str, args: Any) -> None:
+        self.name, self.folder, self.args = name, folder, args
+        self.rows: list[dict[str, Any]] = []
+        self.shown: list[tuple[Image.Image, str]] = []
+        config = pochade.TextToImagePipeline.from_pretrained(folder)
+        self.size, self.tasks = config.default_size, tuple(config.denoiser.config.tasks)
+
+    def row(self, task: str, way: str, **figures: Any) -> None:
+        self.rows.append({"model": self.name, "task": task, "way": way, **figures})
+        print(json.dumps(self.rows[-1]), flush=True)
+
+    def show(self, *columns: tuple[Tensor, str]) -> None:
+        """A row of the sheet: pictures [3, H, W] in [0, 1] with what is written below them."""
+        self.shown += [(to_image(2 * image - 1), text) for image, text in columns]
+
+    def ways(self, kind: str) -> list[tuple[str, Any]]:
+        return [("without training", loaded(kind, self.name)), ("taught", loaded(kind, self.folder))]
+
+    def inpaint(self) -> None:
+        pairs = drawn(self.size, ["inpaint"], self.args.pairs, self.args.seed)
+        truth, prompts = pictures([pair.target for pair in pairs]), [pair.instruction for pair in pairs]
+        masks = [pair.mask for pair in pairs]
+        holes = torch.stack([torch.from_numpy(np.array(mask) >= 128)[None] for mask in masks]).float()
+        grey = pictures([pair.source for pair in pairs])
+        found = {"the hole as it is, grey": grey, "white": truth * (1 - holes) + holes}
+        for way, pipe in self.ways("InpaintPipeline"):
+
+            def call(prompt: Any, image: Any, mask: Any, pipe: Any = pipe, **options: Any) -> Any:
+                return pipe(prompt, image=image, mask_image=mask, num_inference_steps=self.args.steps, **options)
+
+            found[way] = in_batches(call, len(pairs), prompts, truth, masks, seed=self.args.seed)
+        for way, images in found.items():
+            outside = float(((images - truth) * (1 - holes)).abs().max())
+            self.row("inpaint", way, pairs=len(pairs), outside=outside, **mean(psnr(images, truth, holes), "psnr"))
+        for i in range(SHOWN):
+            self.show((grey[i], "inpaint"), (found["without training"][i], "without training"))
+            self.show((found["taught"][i], prompts[i]), (truth[i], "target"))
+
+    def super_resolution(self) -> None:
+        pairs = drawn(self.size, ["inpaint"], self.args.pairs, self.args.seed + 1)
+        truth = pictures([pair.target for pair in pairs])
+        for factor in FACTORS:
+            small = (F.avg_pool2d(truth, factor) * 255).round() / 255
+            bicubic = resample(small, self.size, self.size)
+            found = {"bicubic": bicubic, "bicubic, back-projected": agree(bicubic, small)}
+            for way, pipe in self.ways("SuperResolutionPipeline"):
+
+                def call(image: Any, pipe: Any = pipe, factor: int = factor, **options: Any) -> Any:
+                    return pipe(image=image, factor=factor, num_inference_steps=self.args.steps, **options)
+
+                found[way] = in_batches(call, len(pairs), small, seed=self.args.seed)
+            for way, images in found.items():
+                figures = mean(psnr(images, truth), "psnr")
+                self.row("super_resolution", way, pairs=len(pairs), factor=factor, **figures)
+        for i in range(SHOWN):
+            self.show((bicubic[i], "4x, bicubic"), (found["without training"][i], "without training"))
+            self.show((found["taught"][i], "taught"), (truth[i], "target"))
+
+    def edit(self) -> None:
+        pairs = drawn(self.size, EDITS, self.args.pairs, self.args.seed + 2)
+        before, target = (pictures([getattr(p, side) for p in pairs]) for side in ("source", "target"))
+        kinds, words = [pair.name.rpartition("-")[2] for pair in pairs], [pair.instruction for pair in pairs]
+        asked = {
+            "without training": lambda words, image, pipe, **options: pipe(words, image, STRENGTH, **options),
+            "taught": lambda words, image, pipe, **options: pipe(
+                instruction=words,
+                image=image,
+                guidance_scale=self.args.guidance,
+                image_guidance_scale=self.args.image_guidance,
+                **options,
+            ),
+        }
+        found = {"the input": before}
+        for way, pipe in self.ways("ImageToImagePipeline"):
+
+            def call(*rows: Any, way: str = way, pipe: Any = pipe, **options: Any) -> Any:
+                return asked[way](*rows, pipe=pipe, num_inference_steps=self.args.steps, **options)
+
+            found[way] = in_batches(call, len(pairs), words, before, seed=self.args.seed)
+        with torch.no_grad():
+            latents = torch.cat([pipe.autoencoder.encode(part * 2 - 1) for part in target.split(BATCH)])
+            found["the target, coded and decoded"] = torch.cat([pipe.decode_latents(z) for z in latents.split(BATCH)])
+        untouched = ((before - target).abs().amax(1, keepdim=True) < DIFFERENT / 255).float()
+        for way, images in found.items():
+            distance = torch.cdist(images.flatten(1), target.flatten(1))
+            right = distance.argmin(1) == torch.arange(len(pairs))
+            nearer = distance.diagonal() < (images - before).flatten(1).norm(dim=1)
+            self.row(
+                "edit",
+                way,
+                pairs=len(pairs),
+                **mean(right.double().tolist(), "R@1"),
+                **mean(nearer.double().tolist(), "nearer"),
+                **mean(psnr(images, target), "psnr"),
+                **mean(psnr(images, before, untouched), "kept"),
+                kinds={
+                    kind: [float(nearer[[k == kind for k in kinds]].double().mean()), kinds.count(kind)]
+                    for kind in sorted(set(kinds))
+                },
+            )
+        for kind in sorted(set(kinds)):
+            i = kinds.index(kind)
+            self.show((before[i], "before"), (found["without training"][i], "without training"))
+            self.show((found["taught"][i], words[i]), (target[i], "target"))
+
+    def generate(self) -> None:
+        for way, folder in (("before", self.name), ("after", self.folder)):
+            pipe = loaded("TextToImagePipeline", folder)
+            report = evaluate(
+                pipe,
+                "openmoji",
+                samples=self.args.samples,
+                steps=self.args.steps,
+                guidance=pipe.default_guidance,
+                out=self.args.pictures / f"{self.name.replace('/', '-')}-{way}",
+                model=folder,
+                progress=False,
+            ).figures
+            self.row("generate", way, **quality(report))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", help="MODEL=FOLDER of what it was taught")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
+    parser.add_argument("--pairs", type=int, default=100)
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=3.0, help="towards the words of an instruction")
+    parser.add_argument("--image-guidance", type=float, default=1.5)
+    parser.add_argument("--samples", type=int, default=375, help="pictures from captions, of both splits together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pictures", type=Path, default=Path("runs/editing"))
+    parser.add_argument("--output", type=Path, default=DOCS)
+    args = parser.parse_args()
+    path = args.output / "benchmarks" / "editing.json"
+    for item in args.models:
+        name, _, folder = item.partition("=")
+        bench = Bench(name, folder, args)
+        for task in args.tasks:
+            if task in (*bench.tasks, "generate"):
+                getattr(bench, task)()
+        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+        made = {(row["model"], row["task"]) for row in bench.rows}
+        record["rows"] = [row for row in record["rows"] if (row["model"], row["task"]) not in made] + bench.rows
+        record[name] = {"size": bench.size, "steps": args.steps}
+        record[name] |= {"guidance": args.guidance, "image guidance": args.image_guidance}
+        write(path, json.dumps(record, indent=2) + "\n")
+        if bench.shown:
+            page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)
+            target = args.output / "images" / f"editing-{Path(name).name}.png"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_suffix(".part")
+            page.save(temporary, format="PNG", optimize=True)
+            temporary.replace(target)
+
+
+if __name__ == "__main__":
+    main()
