@@ -14,11 +14,13 @@ from cli.run import cli
 from pochade.errors import PochadeError
 from pochade.pipelines.recipe_metadata import read_recipe
 from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes.dry_run import dry_run
 from pochade.recipes.run import run, stages_of, train
-from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
+from pochade.recipes.stages import ImageData, PairData, autoencoder_stage, consistency_stage, edit_stage, flow_stage
 from pochade.training.stage import override
 from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
@@ -98,7 +100,7 @@ def test_the_command_line_takes_the_models_own_steps(
     assert "negative: has no effect at guidance 1" in told.error
 
 
-def test_the_teacher_may_be_the_stage_before(pictures: Path, tmp_path: Path) -> None:
+def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_path: Path) -> None:
     data = ImageData(str(pictures), 32)
     tiny = AutoencoderSettings(4, 8, (0, 0, 1, 0), (0, 1, 0, 0), perceptual=0)
     flow = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1"), text_encoder="bag")
@@ -106,10 +108,18 @@ def test_the_teacher_may_be_the_stage_before(pictures: Path, tmp_path: Path) -> 
         autoencoder_stage(data, task=tiny),
         flow_stage(data, flow),
         consistency_stage(data, ConsistencySettings()),
+        edit_stage(PairData("pictures", data.source), EditSettings(tasks=("inpaint",))),
     ]
-    model = run(override(stages, [*FAST, "sample_every=0"]), tmp_path / "run")
-    assert model == tmp_path / "run" / "3-consistency" / "model"
-    assert TextToImagePipeline.from_pretrained(model).default_steps == 4
+    stages = override(stages, [*FAST, "sample_every=0"])
+    assert [tried.stage for tried in dry_run(override(stages, ["flow.task.text_encoder=minilm-l6-v2"]), 1)] == [
+        stage.name for stage in stages
+    ]
+    model = run(stages, tmp_path / "run")
+    assert model == tmp_path / "run" / "4-edit" / "model"
+    few = TextToImagePipeline.from_pretrained(model.parents[1] / "3-consistency" / "model")
+    assert (few.default_steps, len(few.denoiser.config.tasks)) == (4, 0)
+    editor = TextToImagePipeline.from_pretrained(model)
+    assert (editor.default_steps, list(editor.denoiser.config.tasks)) == (50, ["inpaint"])
 
 
 def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
@@ -139,7 +149,7 @@ def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, monkeypatch:
 
 
 def test_what_cannot_be_distilled_is_said_before_any_work(
-    pictures: Path, toy_class_pipeline_folder: Path, tmp_path: Path
+    pictures: Path, distilled: Path, toy_class_pipeline_folder: Path, tmp_path: Path
 ) -> None:
     data = (f"data.source={pictures}", "data.size=32")
     for match, change in (
@@ -152,12 +162,16 @@ def test_what_cannot_be_distilled_is_said_before_any_work(
     ):
         with pytest.raises(PochadeError, match=match):
             train("distil", [*data, change], tmp_path / "run")
+    for recipe, change in (("distil", "task.teacher"), ("edit", "task.model")):
+        with pytest.raises(PochadeError, match=f"{change}: '.*' was distilled to few steps"):
+            train(recipe, [data[0], "data.size=32", f"{change}={distilled}"], tmp_path / "run")
     with pytest.raises(PochadeError, match="intervals: 9 to 4 given"):
         train("distil", [*data, "task.last_intervals=4", "task.first_intervals=9"], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-def test_the_curriculum_ends_in_a_distillation() -> None:
-    stages = stages_of("lrf-curriculum")
-    assert stages[-1].task == ConsistencySettings()
-    assert stages[-1].data == stages[-2].data
+def test_the_curriculum_ends_in_a_distillation_and_in_editing() -> None:
+    *_, high, few, edit = stages_of("lrf-curriculum")
+    assert few.task == ConsistencySettings()
+    assert few.data == high.data
+    assert isinstance(edit.task, EditSettings)

@@ -30,3 +30,8 @@ def make_scheduler(name: str) -> Any:
     check_scheduler(name)
     module, cls, settings = SCHEDULERS[name]
     return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**settings)
+
+
+def takes_few_steps(scheduler: Any) -> bool:
+    """Whether it is that of models that were distilled to few steps."""
+    return type(scheduler).__name__ == SCHEDULERS["lcm"][1]

@@ -16,7 +16,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.pipelines.loading import load_components
 from pochade.recipes import run
 from pochade.recipes.adapters import controlled
-from pochade.recipes.editing import editor
+from pochade.recipes.editing import editor, sourced
 from pochade.training.stage import Stage
 from pochade.training.task import Batch, Task
 from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, PictureTask
@@ -66,6 +66,7 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
     autoencoder: Any = None
     denoiser: Any = None
     shape: tuple[int, ...] = ()
+    painter: tuple[Any, tuple[int, ...]] | None = None
     for stage in stages:
         torch.manual_seed(stage.seed)
         assumed = ""
@@ -89,14 +90,19 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             denoiser = fresh
             teaches = isinstance(settings, TeacherSettings)
             task = TeacherTask(denoiser, settings) if teaches else FlowTask(denoiser, settings)
+            painter = denoiser, shape
         elif isinstance(settings, ControlSettings):
             pipeline = controlled(stage)
             denoiser, side = pipeline.denoiser, stage.data.size // pipeline.autoencoder.downsampling
             task, shape = ControlTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
         elif isinstance(settings, EditSettings):
-            pipeline = editor(stage)
-            denoiser, side = pipeline.denoiser, pipeline.default_size // pipeline.autoencoder.downsampling
-            task, shape = EditTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
+            if settings.model is None and painter is not None:
+                denoiser, shape = sourced(painter[0], stage), painter[1]
+            else:
+                pipeline = editor(stage)
+                denoiser, side = pipeline.denoiser, pipeline.default_size // pipeline.autoencoder.downsampling
+                shape = (int(denoiser.config.latent_channels), side, side)
+            task = EditTask(denoiser, settings)
         else:
             denoiser, shape = _taught(stage, denoiser, shape)
             task = ConsistencyTask(denoiser, settings)

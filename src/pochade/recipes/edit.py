@@ -7,4 +7,4 @@ from pochade.training.tasks.edit import EditSettings
 
 def natively() -> list[Stage]:
     """A trained model (set task.model) that also edits by instructions, fills holes and enlarges."""
-    return [edit_stage(PairData(), EditSettings())]
+    return [edit_stage(PairData(), EditSettings("microforge-nano"))]

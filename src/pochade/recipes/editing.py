@@ -17,6 +17,7 @@ from pochade.data.pairs.pictures import PicturePairs
 from pochade.data.pairs.prepare import open_pairs, read_kinds
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
+from pochade.pipelines.schedulers import takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
 from pochade.recipes.caches import AnyPairs, cache_latents, cache_pairs
@@ -35,18 +36,22 @@ STEPS = 20
 """Of the sampling for the sheets, at most."""
 
 
-def editor(stage: Stage) -> TextToImagePipeline:
-    """The model that a stage names (``EditSettings``), with an input for a source and its tasks.
+def editor(stage: Stage, trained: Path | None = None) -> TextToImagePipeline:
+    """The model that a stage names (``EditSettings``), or else ``trained``, with an input for a source and its tasks.
 
     Raises:
-        PochadeError: there is none, it can have no such input, or it reads no sentences.
+        PochadeError: there is none, it can have no such input, it was distilled to few steps, or it reads no sentences.
     """
     settings: EditSettings = stage.task
-    if stage.initialise_from is not None:
+    check_start(stage)
+    start = settings.model or trained
+    if start is None:
+        raise PochadeError("task.model: none given, and no stage before trains a denoiser: name a model or a folder")
+    pipeline = TextToImagePipeline.from_pretrained(start)
+    if takes_few_steps(pipeline.scheduler):
         raise PochadeError(
-            f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
+            f"task.model: {settings.model!r} was distilled to few steps: allowed is the model that it was made of"
         )
-    pipeline = TextToImagePipeline.from_pretrained(settings.model)
     denoiser: Any = pipeline.denoiser
     kind = type(denoiser).__name__
     if not hasattr(denoiser, "with_source"):
@@ -58,13 +63,27 @@ def editor(stage: Stage) -> TextToImagePipeline:
         raise PochadeError(f"task.model: {settings.model!r} reads no sentences, and instructions are sentences")
     size = stage.data.size or pipeline.default_size
     check_size(size, pipeline.size_multiple)
-    known = [name for name in inspect.signature(denoiser.with_source).parameters if name != "tasks"]
-    options = read_options(settings.options, known, f"{kind}.with_source")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(stage.seed)
-        pipeline.register_modules(denoiser=denoiser.with_source(settings.tasks, **options))
+    pipeline.register_modules(denoiser=sourced(denoiser, stage))
     pipeline.register_to_config(default_size=size)
     return pipeline
+
+
+def check_start(stage: Stage) -> None:
+    """Raises PochadeError where a stage would begin otherwise than from a model."""
+    if stage.initialise_from is not None:
+        raise PochadeError(
+            f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
+        )
+
+
+def sourced(denoiser: Any, stage: Stage) -> Any:
+    """A copy of a network with an input for a source, and the tasks and options of a stage (``EditSettings``)."""
+    settings: EditSettings = stage.task
+    known = [name for name in inspect.signature(denoiser.with_source).parameters if name != "tasks"]
+    options = read_options(settings.options, known, f"{type(denoiser).__name__}.with_source")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed)
+        return denoiser.with_source(settings.tasks, **options)
 
 
 def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> AnyPairs:
@@ -74,6 +93,8 @@ def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> AnyPairs:
         PochadeError: there are none, of one of the tasks there are none, or kinds are named that teach another one.
     """
     split = "train" if data.held_out else "all"
+    if data.pairs.startswith("SET "):
+        raise PochadeError(f"data.pairs: not set; add {data.pairs.removeprefix('SET ')!r} to the command")
     if data.pairs == "openmoji":
         return _of_openmoji(data, tasks, size, split)
     if data.kinds:
@@ -115,12 +136,13 @@ def pictures_of(data: PairData, size: int) -> ImageData:
     return ImageData(data.source, size, held_out=data.held_out)
 
 
-def run_edit(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
-    """Train a model (``EditSettings``) to edit into ``folder``, caching below ``out``."""
+def run_edit(stage: Stage, folder: Path, resume: bool, out: Path, trained: Path | None) -> Result:
+    """Train a model (``EditSettings``; where it names none, ``trained``) to edit into ``folder``, caching below
+    ``out``."""
     result = Result(folder / "model", folder / "final" / "model.safetensors")
     if resume and (result.model / hub.INDEX).is_file():
         return passed_over(stage, result)
-    pipeline = editor(stage)
+    pipeline = editor(stage, trained)
     settings, size = stage.task, pipeline.default_size
     autoencoder, encoder = pipeline.autoencoder, pipeline.text_encoder
     pairs = pairs_of(stage.data, settings.tasks, size)

@@ -2,9 +2,17 @@
 
 from dataclasses import replace
 
-from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
+from pochade.recipes.stages import (
+    ImageData,
+    PairData,
+    autoencoder_stage,
+    consistency_stage,
+    edit_stage,
+    flow_stage,
+)
 from pochade.training.stage import Stage
 from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings
 
 TEXT_SHIFT = 2.0
@@ -50,9 +58,11 @@ def cifar10() -> list[Stage]:
 
 
 def curriculum() -> list[Stage]:
-    """The published curriculum at full size, up to the distillation: for a GPU and shards.
+    """The published curriculum at full size, for a GPU and shards: up to few steps, and editing beside them.
 
-    Stage 1 trains the autoencoder; ``data.source`` names a folder of shards. Learning rates and steps as published.
+    Stage 1 trains the autoencoder; ``data.source`` names a folder of shards, ``edit.data.pairs`` one of pairs. Learning
+    rates and steps as published but those of the editing, which has none there. It starts from the network before its
+    distillation, which paints in many steps.
     """
     source = "SET data.source=SHARDS"
     low = flow_stage(
@@ -80,4 +90,13 @@ def curriculum() -> list[Stage]:
         high.data, ConsistencySettings(), steps=50_000, learning_rate=1e-5, precision="bf16", ema_decay=0.9999
     )
     first = autoencoder_stage(ImageData(source, 256), steps=50_000, learning_rate=1e-4, precision="bf16", batch_size=32)
-    return [first, low, middle, high, distilled]
+    editing = edit_stage(
+        PairData("SET edit.data.pairs=PAIRS", source, draws=1),
+        EditSettings(),
+        steps=50_000,
+        learning_rate=2e-5,
+        precision="bf16",
+        ema_decay=0.9999,
+        save_every=1000,
+    )
+    return [first, low, middle, high, distilled, editing]

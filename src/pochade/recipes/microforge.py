@@ -1,11 +1,20 @@
-"""MicroForge's recipes: an f32 autoencoder, one network carried through growing pictures, then few steps."""
+"""MicroForge's recipes: an f32 autoencoder, one network carried through growing pictures, few steps, editing."""
 
 from dataclasses import replace
 
-from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage, student_stage
+from pochade.recipes.stages import (
+    ImageData,
+    PairData,
+    autoencoder_stage,
+    consistency_stage,
+    edit_stage,
+    flow_stage,
+    student_stage,
+)
 from pochade.training.stage import Stage
 from pochade.training.tasks.autoencoder import AutoencoderSettings
 from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings
 from pochade.training.tasks.teacher import TeacherSettings
 
@@ -14,10 +23,11 @@ CLIP = 2.0
 
 
 def openmoji() -> list[Stage]:
-    """MicroForge nano on OpenMoji at 128 and 256 px, on an f32 autoencoder of its own; then distilled to 4 steps.
+    """MicroForge nano on OpenMoji at 128 and 256 px, on an f32 autoencoder of its own; then few steps, and editing.
 
     The autoencoder learns at 128 and 256 px; then its decoder goes on alone, at last against an adversary, which
-    leaves the latents as they are.
+    leaves the latents as they are. The network that paints at 256 px is distilled to 4 steps, and apart from that
+    taught to edit.
     """
     low, high = ImageData("openmoji", 128), ImageData("openmoji", 256)
     shape = AutoencoderSettings(kind="deep_compression", changes=("latent_channels=32",), kl=1e-6)
@@ -54,7 +64,10 @@ def openmoji() -> list[Stage]:
         initialise_from="previous",
     )
     few = consistency_stage(high, ConsistencySettings(time_shift=3.0), name="few_steps", steps=300, clip=CLIP)
-    return [vae_low, vae_high, vae_sharp, flow_low, flow_high, few]
+    edit = edit_stage(
+        PairData(), EditSettings(time_shift=3.0, scan_rate=SCAN_RATE), steps=2000, batch_size=32, clip=CLIP
+    )
+    return [vae_low, vae_high, vae_sharp, flow_low, flow_high, few, edit]
 
 
 def study() -> list[Stage]:
@@ -65,11 +78,12 @@ def study() -> list[Stage]:
 
 
 def curriculum() -> list[Stage]:
-    """The published curriculum at full size, for a GPU and shards: base teaches small, which learns few steps.
+    """The published curriculum at full size, for a GPU and shards: base teaches small, which learns few steps, and
+    apart from that to edit.
 
-    ``data.source`` names a folder of shards. Steps, sizes, learning rates and clipping as published. No teacher is
-    named there: it must speak of the same latents, so it is ``base``, trained here. The last stage is promised there
-    and not described.
+    ``data.source`` names a folder of shards, ``edit.data.pairs`` one of pairs. Steps, sizes, learning rates and
+    clipping as published. No teacher is named there: it must speak of the same latents, so it is ``base``, trained
+    here. The last two stages are promised there without figures.
     """
     source = "SET data.source=SHARDS"
     shape = AutoencoderSettings(kind="deep_compression", size="small", kl=1e-6, adversarial=0.1, adversarial_from=0.5)
@@ -136,4 +150,14 @@ def curriculum() -> list[Stage]:
         ema_decay=0.9999,
         clip=CLIP,
     )
-    return [vae, low, high, student, few]
+    edit = edit_stage(
+        PairData("SET edit.data.pairs=PAIRS", source, draws=1),
+        EditSettings(time_shift=2.0, scan_rate=SCAN_RATE),
+        steps=20_000,
+        learning_rate=5e-5,
+        precision="bf16",
+        ema_decay=0.9999,
+        clip=CLIP,
+        save_every=1000,
+    )
+    return [vae, low, high, student, few, edit]

@@ -15,13 +15,13 @@ from pochade.data.images import sheet
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
-from pochade.pipelines.schedulers import make_scheduler
+from pochade.pipelines.schedulers import make_scheduler, takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
 from pochade.recipes.adapters import controlled, run_control
 from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
 from pochade.recipes.caches import cache_latents, cache_velocities
-from pochade.recipes.editing import editor, pairs_of, pictures_of, run_edit
+from pochade.recipes.editing import check_start, editor, pairs_of, pictures_of, run_edit
 from pochade.recipes.results import Result, after, main_first, passed_over, say
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -78,6 +78,7 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False, only: str |
                 _preflight(stage, stages[:i])
     previous: Result | None = None
     autoencoder: Path | None = None
+    painter: Path | None = None
     for number, stage in enumerate(stages, 1):
         folder = out / f"{number}-{stage.name}"
         again = resume or number <= finished
@@ -91,9 +92,10 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False, only: str |
         elif isinstance(stage.task, ControlSettings):
             previous = run_control(stage, folder, again, out)
         elif isinstance(stage.task, EditSettings):
-            previous = run_edit(stage, folder, again, out)
+            previous = run_edit(stage, folder, again, out, painter)
         else:
             previous = _run_flow(stage, folder, again, autoencoder, previous, out)
+            painter = previous.model
     assert previous is not None
     return previous.model
 
@@ -130,10 +132,7 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
             f"{nearest(start, hub.shipped())}"
         )
     if isinstance(stage.task, EditSettings):
-        pipeline = editor(stage)
-        pairs_of(stage.data, stage.task.tasks, pipeline.default_size)
-        if stage.task.generate:
-            _check_labels(pipeline, open_images(pictures_of(stage.data, pipeline.default_size)), "task.model")
+        _preflight_edit(stage, before)
         return
     dataset = open_images(stage.data)
     if isinstance(stage.task, FlowSettings):
@@ -202,6 +201,24 @@ def _preflight_flow(stage: Stage, dataset: Any, before: Sequence[Stage]) -> None
         raise PochadeError(f"options: num_classes={given} given, but {stage.data.source} has {there} classes")
 
 
+def _preflight_edit(stage: Stage, before: Sequence[Stage]) -> None:
+    settings: EditSettings = stage.task
+    painters = [s for s in before if isinstance(s.task, FlowSettings)]
+    if settings.model is None and painters:
+        check_start(stage)
+        family, able = painters[-1].task.family, denoisers.with_source()
+        if family not in able:
+            raise PochadeError(f"task.family: {family} given, but {stage.name} needs one of {', '.join(able)}")
+        size = stage.data.size or painters[-1].data.size
+        open_images(pictures_of(stage.data, size))
+    else:
+        pipeline = editor(stage)
+        size = pipeline.default_size
+        if settings.generate:
+            _check_labels(pipeline, open_images(pictures_of(stage.data, size)), "task.model")
+    pairs_of(stage.data, settings.tasks, size)
+
+
 def _preflight_teacher(teacher: str | None, dataset: Any, before: Sequence[Stage]) -> None:
     if teacher is None:
         if not before or isinstance(before[-1].task, AutoencoderSettings | DecoderSettings):
@@ -209,7 +226,12 @@ def _preflight_teacher(teacher: str | None, dataset: Any, before: Sequence[Stage
                 "task.teacher: none given, and no stage before trains a denoiser: name a model or a folder"
             )
         return
-    _check_labels(TextToImagePipeline.from_pretrained(teacher), dataset)
+    model = TextToImagePipeline.from_pretrained(teacher)
+    if takes_few_steps(model.scheduler):
+        raise PochadeError(
+            f"task.teacher: {teacher!r} was distilled to few steps: allowed is the model that it was made of"
+        )
+    _check_labels(model, dataset)
 
 
 def _check_labels(model: TextToImagePipeline, dataset: Any, name: str = "task.teacher") -> None:

@@ -18,8 +18,8 @@ from pochade.types import TASKS, Conditioning
 class EditSettings:
     """Which model learns which tasks, and how. Raises PochadeError for a value outside its range."""
 
-    model: str = "microforge-nano"
-    """Name of a trained model or the folder of one."""
+    model: str | None = None
+    """Name of a trained model or the folder of one; None: that of the last stage before which paints in many steps."""
     tasks: tuple[str, ...] = TASKS[1:]
     """What is learned, of edit, inpaint and super_resolution."""
     options: tuple[str, ...] = ()
