@@ -19,7 +19,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from tables import models, scans  # noqa: E402
+from tables import editing, models, scans  # noqa: E402
 
 CHECKPOINTS = "src/pochade/checkpoints"
 BENCHMARKS = "docs/benchmarks"
@@ -49,6 +49,11 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iris_sampling": (f"{BENCHMARKS}/iris_sampling.json", models.sampling),
     "iris_autoencoders": (f"{BENCHMARKS}/iris_autoencoders.json", models.autoencoders_at_equal_bytes),
     "iris_control": (f"{BENCHMARKS}/iris_control.json", models.iris_control),
+    "editing_inpaint": (f"{BENCHMARKS}/editing.json", editing.editing_inpaint),
+    "editing_super_resolution": (f"{BENCHMARKS}/editing.json", editing.editing_super_resolution),
+    "editing_instructions": (f"{BENCHMARKS}/editing.json", editing.editing_instructions),
+    "editing_kinds": (f"{BENCHMARKS}/editing.json", editing.editing_kinds),
+    "editing_generation": (f"{BENCHMARKS}/editing.json", editing.editing_generation),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
     "startup": (f"{BENCHMARKS}/startup.json", models.startup),
@@ -76,6 +81,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("checkpoint", "startup", "denoiser_step"),
     "docs/results.md": ("checkpoint", "autoencoder_channels", "cifar10_training"),
     "docs/benchmarks.md": (),
+    "docs/editing.md": (),
     "docs/iris.md": (),
     "docs/lira.md": (),
     "docs/microforge.md": (),

@@ -1,0 +1,85 @@
+"""Tables of what teaching to edit gives."""
+
+from typing import Any
+
+from tables.cells import table
+
+TAUGHT = ("without training", "taught")
+
+
+def _rows(record: dict[str, Any], task: str) -> list[dict[str, Any]]:
+    return [row for row in record["rows"] if row["task"] == task]
+
+
+def _value(row: dict[str, Any], name: str, form: str) -> str:
+    return f"{row[name]:{form}} ± {row[f'{name} error']:{form}}"
+
+
+def editing_inpaint(record: dict[str, Any]) -> str:
+    """PSNR inside the hole, a row a model, a column a way."""
+    rows = _rows(record, "inpaint")
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    cells = {(row["model"], row["way"]): _value(row, "psnr", ".1f") for row in rows}
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    outside = max(row["outside"] for row in rows if row["way"] in TAUGHT)
+    head = (
+        f"PSNR in dB inside the hole, {rows[0]['pairs']} held-out drawings; outside it the greatest difference from "
+        f"the input is {outside:g}:"
+    )
+    return f"{head}\n\n" + table(["", *ways], [[m, *(cells.get((m, way), "–") for way in ways)] for m in models])
+
+
+def editing_super_resolution(record: dict[str, Any]) -> str:
+    """PSNR of enlarged pictures, a row a model and factor, a column a way."""
+    rows = _rows(record, "super_resolution")
+    ways = list(dict.fromkeys(row["way"] for row in rows))
+    cells = {(row["model"], row["factor"], row["way"]): _value(row, "psnr", ".1f") for row in rows}
+    keys = list(dict.fromkeys((row["model"], row["factor"]) for row in rows))
+    lines = [
+        [f"{m}, to {record[m]['size']} px", f"{factor}x", *(cells[m, factor, way] for way in ways)]
+        for m, factor in keys
+    ]
+    return f"PSNR in dB, {rows[0]['pairs']} held-out drawings:\n\n" + table(["", "", *ways], lines)
+
+
+def editing_instructions(record: dict[str, Any]) -> str:
+    """How instructions are followed, a row a model and way."""
+    rows = _rows(record, "edit")
+    lines = [
+        [
+            row["model"],
+            row["way"],
+            _value(row, "nearer", ".2f"),
+            _value(row, "R@1", ".2f"),
+            _value(row, "psnr", ".1f"),
+            _value(row, "kept", ".1f"),
+        ]
+        for row in rows
+    ]
+    columns = ["", "", "nearer the target", "R@1", "PSNR to the target, dB", "PSNR of the untouched part, dB"]
+    return f"{rows[0]['pairs']} pairs of held-out concepts:\n\n" + table(columns, lines)
+
+
+def editing_kinds(record: dict[str, Any]) -> str:
+    """The share of pictures nearer the target than the input, a row a model, a column a kind of edit."""
+    rows = [row for row in _rows(record, "edit") if row["way"] == "taught"]
+    kinds = list(rows[0]["kinds"])
+    lines = [[row["model"], *(f"{row['kinds'][k][0]:.2f} ({row['kinds'][k][1]})" for k in kinds)] for row in rows]
+    return table(["", *(kind.replace("_", " ") for kind in kinds)], lines)
+
+
+def editing_generation(record: dict[str, Any]) -> str:
+    """What is painted from captions alone, before and after."""
+    lines = [
+        [
+            row["model"],
+            row["way"],
+            f"{row['kd train']:.3f} ± {row['kd train spread']:.3f}",
+            f"{row['R@1 train']:.2f}",
+            f"{row['kd held_out']:.3f} ± {row['kd held_out spread']:.3f}",
+            f"{row['R@1 held_out']:.2f}",
+        ]
+        for row in _rows(record, "generate")
+    ]
+    columns = ["", "", "kernel distance", "R@1", "kernel distance, held out", "R@1, held out"]
+    return table(columns, lines)
