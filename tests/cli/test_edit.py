@@ -159,6 +159,7 @@ BAD = {
     "what to do with one": (["edit", "moving.gif", "a"], ": save it as one of these first"),
     "40 megapixels": (["edit", "huge.png", "a"], "huge.png: too large (8000 x 5000 pixels, 25 megapixels allowed)"),
     "what to do with them": (["edit", "huge.png", "a"], ": make it smaller first"),
+    "wording": (["edit", "in.png", "a", "--as", "order"], "as: 'order' given, allowed are instruction and description"),
     "no follower": (
         ["edit", "in.png", "a", "--as", "instruction"],
         "instruction: given, but this model follows none, allowed are ",

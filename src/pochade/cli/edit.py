@@ -4,7 +4,7 @@ import hashlib
 import secrets
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -71,7 +71,7 @@ ADVICE = {
 
 File = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP of any size.", metavar="FILE", show_default=False)]
 Prompt = Annotated[str, typer.Argument(help="What is to be seen, or what to do.", show_default=False)]
-Wording = Literal["instruction", "description"]
+WORDINGS = ("instruction", "description")
 ImageGuidance = Annotated[
     float | None,
     typer.Option(
@@ -149,7 +149,7 @@ class Request:
     as_json: bool
     mask: str | None = None
     factor: int | None = None
-    wording: Wording | None = None
+    wording: str | None = None
     image_guidance: float | None = None
 
 
@@ -159,11 +159,11 @@ def edit(
     prompt: Prompt,
     out: Out = None,
     wording: Annotated[
-        Wording | None,
+        str | None,
         typer.Option(
             "--as",
-            help="What the sentence is. Left out: an instruction where the model was trained to edit, else a "
-            "description of the new picture.",
+            help="instruction or description: what the sentence is. Left out: an instruction where the model was "
+            "trained to edit, else a description of the new picture.",
         ),
     ] = None,
     strength: Annotated[
@@ -204,8 +204,12 @@ def inpaint(
         ),
     ],
     wording: Annotated[
-        Wording,
-        typer.Option("--as", help="What the sentence is. An instruction takes a model that was trained to edit."),
+        str,
+        typer.Option(
+            "--as",
+            help="instruction or description: what the sentence is. An instruction takes a model that was trained to "
+            "edit.",
+        ),
     ] = "description",
     image_guidance: ImageGuidance = None,
     out: Out = None,
@@ -336,6 +340,8 @@ def _check(request: Request) -> Path:
     if request.strength is not None:
         check_strength(request.strength)
     check_image_scale(request.image_guidance)
+    if request.wording not in (None, *WORDINGS):
+        raise PochadeError(f"as: {request.wording!r} given, allowed are {' and '.join(WORDINGS)}")
     if request.factor is not None:
         check_factor(request.factor)
     if request.seed is not None:
