@@ -54,6 +54,23 @@ def toy_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def toy_editor_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As ``toy_pipeline_folder``, of a model that names the tasks edit and super_resolution. Read only."""
+    import torch
+
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    folder = tmp_path_factory.mktemp("models") / "toy-editor"
+    parts = toy_components()
+    denoiser = parts["denoiser"].with_source(("edit", "super_resolution"))
+    generator = torch.Generator().manual_seed(5)
+    for parameter in (denoiser.embed_source.weight, denoiser.task_vectors.weight):
+        parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+    TextToImagePipeline(**{**parts, "denoiser": denoiser}).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def toy_class_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """As ``toy_pipeline_folder``, for the classes ``cat`` and ``dog`` in place of sentences."""
     from pochade.pipelines.text_to_image import TextToImagePipeline

@@ -26,8 +26,8 @@ def run(toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPat
     image.putalpha(Image.fromarray(255 - np.asarray(mask)))
     image.save("clear.png")
 
-    def call(*arguments: str, code: int = 0) -> Outcome:
-        return cli(capsys, *arguments, "--model", str(toy_pipeline_folder), "--steps", "2", code=code)
+    def call(*arguments: str, code: int = 0, model: Path = toy_pipeline_folder) -> Outcome:
+        return cli(capsys, *arguments, "--model", str(model), "--steps", "2", code=code)
 
     return call
 
@@ -110,11 +110,70 @@ def test_what_is_done_to_a_mask_or_a_picture_is_said(run: Any) -> None:
     assert run("edit", "moving.webp", "apple").error == "warning: moving.webp: animated, the first picture is taken"
 
 
+def test_a_sentence_is_an_instruction_where_the_model_was_trained_to_edit(run: Any, toy_editor_folder: Path) -> None:
+    def made(*arguments: str) -> Any:
+        (row,) = json.loads(run("edit", "in.png", "a red apple", "--seed", "3", "--json", *arguments, **able).out)
+        return row
+
+    able = {"model": toy_editor_folder}
+    usual = made()
+    assert (usual["task"], usual["instruction"], usual["image_guidance"], usual["strength"]) == ("edit", True, 1.5, 1.0)
+    assert read_recipe(usual["file"]).instruction is True
+    told, nearer = made("--as", "instruction", "--image-guidance", "1.5"), made("--image-guidance", "4")
+    assert Path(told["file"]).read_bytes() == Path(usual["file"]).read_bytes()
+    assert (nearer["image_guidance"], (pixels(nearer["file"]) != pixels(usual["file"])).any()) == (4.0, True)
+    shown = made("--as", "description")
+    assert (shown["instruction"], shown["image_guidance"], shown["strength"]) == (False, 1.0, 0.6)
+    assert (pixels(shown["file"]) != pixels(usual["file"])).any()
+    plain = read_recipe(run("edit", "in.png", "a red apple").out.strip())
+    assert (plain.instruction, plain.strength) == (False, 0.6)
+
+
+def test_inpaint_by_an_instruction(run: Any, toy_editor_folder: Path) -> None:
+    arguments = ("inpaint", "in.png", "make it green", "--mask", "m.png", "--seed", "3", "--json")
+    rows = [
+        json.loads(run(*arguments, *more, model=toy_editor_folder).out)[0]
+        for more in ((), ("--as", "description"), ("--as", "instruction"), ("--as", "instruction", "--compare"))
+    ]
+    assert [(row["instruction"], row["image_guidance"]) for row in rows] == [(False, 1.0)] * 2 + [(True, 1.5)] * 2
+    assert {row["task"] for row in rows} == {"inpaint"}
+    first, again, told, _ = (pixels(row["file"]) for row in rows)
+    assert (first == again).all()
+    marked = pixels("m.png") > 0
+    assert (told[~marked] == pixels("in.png")[~marked]).all()
+    assert (told[marked] != first[marked]).any()
+
+
+def test_a_model_that_was_trained_to_enlarge_starts_from_noise(run: Any, toy_editor_folder: Path) -> None:
+    strengths = [
+        json.loads(run("upscale", "in.png", "--json", *more, **model).out)[0]["strength"]
+        for more, model in (((), {}), ((), {"model": toy_editor_folder}), (("--strength", "0.5"), {}))
+    ]
+    assert strengths == [0.2, 1.0, 0.5]
+
+
 BAD = {
     "no file": (["edit", "none.png", "a"], "file: 'none.png' cannot be read (No such file or directory)"),
     "no picture": (["edit", "taken", "a"], "taken: not a PNG, JPEG or WebP file"),
     "animation": (["edit", "moving.gif", "a"], "moving.gif: not a PNG, JPEG or WebP file"),
+    "what to do with one": (["edit", "moving.gif", "a"], ": save it as one of these first"),
     "40 megapixels": (["edit", "huge.png", "a"], "huge.png: too large (8000 x 5000 pixels, 25 megapixels allowed)"),
+    "what to do with them": (["edit", "huge.png", "a"], ": make it smaller first"),
+    "wording": (["edit", "in.png", "a", "--as", "order"], "as: 'order' given, allowed are instruction and description"),
+    "no follower": (
+        ["edit", "in.png", "a", "--as", "instruction"],
+        "instruction: given, but this model follows none, allowed are ",
+    ),
+    "no follower, mask": (
+        ["inpaint", "in.png", "a", "--mask", "m.png", "--as", "instruction"],
+        "instruction: given, but this model follows none, allowed are ",
+    ),
+    "image guidance": (
+        ["edit", "in.png", "a", "--image-guidance", "2"],
+        "image_guidance: given without an instruction",
+    ),
+    "no image guidance": (["edit", "in.png", "a", "--image-guidance", "nan"], "image_guidance_scale: nan given"),
+    "enlarged by": (["upscale", "in.png", "--strength", "1.5"], "strength: 1.5 given, allowed are numbers above 0, up"),
     "empty prompt": (["edit", "in.png", " "], "prompt: empty, allowed is a sentence"),
     "strength": (["edit", "in.png", "a", "--strength", "0"], "strength: 0.0 given, allowed are numbers above 0, up to"),
     "out": (["edit", "in.png", "a", "-o", "out.jpg"], "out: 'out.jpg' given, allowed is a file that ends in .png"),

@@ -97,6 +97,7 @@ FAMILIES: dict[str, Family] = {
             "attention": _MICROFORGE | _TEXT | {"patch_size": 1, "mixer": "attention"},
             "width": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width"},
             "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels", "tasks": ("inpaint",)},
+            "regions": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width", "tasks": ("edit",), "regions": 2},
         },
         ways=({"source": "width"}, {"source": "channels"}),
         stateful=True,

@@ -315,9 +315,9 @@ def test_the_carry_is_the_mean_of_two_weighed_by_a_gate():
         share = torch.sigmoid(planner.keep)
         normed = before / (before.square().mean(-1, keepdim=True) + 1e-6).sqrt() * planner.carry_scale
         expected = nn.functional.layer_norm(share * normed + (1 - share) * init, (16,), eps=1e-6)
-        torch.testing.assert_close(planner(x, steer, words, mask, before), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(planner(x, steer, words, mask, before)[0], expected, atol=1e-5, rtol=1e-5)
         planner.keep.fill_(50.0)
-        first, second = (planner(x, steer, w, mask, before) for w in (words, -words))
+        first, second = (planner(x, steer, w, mask, before)[0] for w in (words, -words))
         torch.testing.assert_close(first, second, atol=1e-4, rtol=0)  # all carried: the text has no say
 
 

@@ -120,6 +120,28 @@ def test_a_hole_is_shown_as_one(pipes: dict[str, Any], before: dict[str, Any]) -
     assert len(seen) == 3
 
 
+def test_an_instruction_changes_what_a_mask_marks(pipes: dict[str, Any]) -> None:
+    pipe = pipes["inpaint"]
+    seen: list[Conditioning] = []
+    handle = pipe.denoiser.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[2]))
+    options: dict[str, Any] = {"image": picture(), "mask_image": half(), "instruction": MAKE_IT_GREEN}
+    found = run(pipe, guidance_scale=1.0, image_guidance_scale=1.0, **options)
+    handle.remove()
+    kept = torch.from_numpy(np.array(picture())).permute(2, 0, 1)[None].float() / 255
+    assert torch.equal(found[..., :16], kept[..., :16])
+    for told in seen:  # all of the picture, and which part is meant
+        torch.testing.assert_close(told.source, pipe.autoencoder.encode(2 * kept - 1), atol=1e-4, rtol=0)
+        assert torch.equal(told.source_mask, torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4))
+        assert told.task is not None
+        assert told.task.tolist() == [TASKS.index("edit")]
+    assert len(seen) == 3
+    usual = run(pipe, **options)
+    assert torch.equal(run(pipe, image_guidance_scale=1.5, **options), usual)
+    assert differ(run(pipe, image_guidance_scale=3.0, **options), usual)
+    assert differ(run(pipe, **options | {"instruction": "two red pears"}), usual)
+    assert differ(run(pipe, MAKE_IT_GREEN, picture(), half()), usual)
+
+
 @pytest.mark.parametrize("side", [16, 24])
 def test_a_small_picture_is_shown_enlarged(pipes: dict[str, Any], before: dict[str, Any], side: int) -> None:
     found = run(pipes["upscale"], image=picture(side=side))
@@ -162,8 +184,9 @@ def test_what_cannot_be_asked(pipes: dict[str, Any], before: dict[str, Any], mon
         (pipes, {"prompt": "y", "image_guidance_scale": 2.0}, "image_guidance_scale: given without an instruction"),
         (pipes, {"instruction": "x", "image_guidance_scale": float("nan")}, "image_guidance_scale: nan given"),
     ):
-        with pytest.raises(PochadeError, match=message):
-            run(pipe["edit"], image=picture(), **options)
+        for kind, masked in (("edit", {}), ("inpaint", {"mask_image": half()})):
+            with pytest.raises(PochadeError, match=message):
+                run(pipe[kind], image=picture(), **masked, **options)
 
 
 def test_shipped_models_by_task() -> None:

@@ -109,7 +109,7 @@ def test_pictures_teach_to_fill_and_to_enlarge(changes: list[str], tmp_path: Pat
 def test_dry_run(changes: list[str]) -> None:
     (tried,) = dry_run.dry_run(override(stages_of("edit"), changes))
     assert tried.shape == (4, 4, 4)
-    for model, options in (("microforge-nano", "source=channels"), ("lrf-openmoji", "")):
+    for model, options in (("microforge-nano", "source=channels,regions=4"), ("lrf-openmoji", "")):
         asked = [f"task.model={model}", f"task.options={options}"]
         (tried,) = dry_run.dry_run(override(stages_of("edit"), asked), steps=1)
         assert tried.shape == {"microforge-nano": (32, 4, 4), "lrf-openmoji": (16, 8, 8)}[model]

@@ -15,14 +15,17 @@ from pochade.pipelines import hub
 from pochade.pipelines.checks import (
     ALPHA,
     EDIT_STRENGTH,
+    IMAGE_GUIDANCE,
     INPAINT_STRENGTH,
     UPSCALE_GUIDANCE,
     UPSCALE_STRENGTH,
     check_count,
     check_factor,
+    check_image_scale,
     check_scale,
     check_seed,
     check_strength,
+    usual_strength,
 )
 from pochade.pipelines.recipe_metadata import PictureRecipe, save_png
 from pochade.pipelines.schedulers import check_scheduler
@@ -36,9 +39,12 @@ pochade edit apple.png "a green apple" -o green.png --strength 0.6
 
 pochade edit apple.png "a lemon" --strength 0.8 --seed 3 --compare
 
+pochade edit apple.png "make it green" --as instruction --model runs/edit/1-edit/model
+
 [bold]What the sentence says[/bold]
 
-It describes the whole new picture. It is no instruction: "a green apple", not "make it green"."""
+To a model that was trained to edit, what to do: "make it green". To any other one, and with --as description, what the
+whole new picture shows: "a green apple"."""
 
 INPAINT_EXAMPLES = """[bold]Examples[/bold]
 
@@ -46,7 +52,10 @@ pochade inpaint face.png "a crying face" --mask mouth.png -o crying.png
 
 pochade inpaint cut-out.png "a house in a wood" --mask alpha
 
-The sentence describes the whole picture, not the hole alone."""
+pochade inpaint face.png "make it green" --mask hat.png --as instruction --model runs/edit/1-edit/model
+
+The sentence describes the whole picture, not the hole alone; as an instruction it says what to do with what the mask
+marks."""
 
 UPSCALE_EXAMPLES = """[bold]Examples[/bold]
 
@@ -54,8 +63,22 @@ pochade upscale apple.png --factor 4
 
 pochade upscale apple.png --factor 2 --strength 0.1 --compare"""
 
+ADVICE = {
+    "too large": "make it smaller first",
+    "not a PNG, JPEG or WebP file": "save it as one of these first (of a film, one picture)",
+}
+"""What to do about a picture that is refused, by the reason."""
+
 File = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP of any size.", metavar="FILE", show_default=False)]
-Prompt = Annotated[str, typer.Argument(help="What is to be seen.", show_default=False)]
+Prompt = Annotated[str, typer.Argument(help="What is to be seen, or what to do.", show_default=False)]
+WORDINGS = ("instruction", "description")
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(
+        help="With an instruction, how strongly to stay with the picture; 1 is off. "
+        f"[dim]\\[default: {IMAGE_GUIDANCE}][/dim]",
+    ),
+]
 Out = Annotated[
     Path | None,
     typer.Option("--out", "-o", help="PNG to write. Left out: beside FILE. Never replaces one.", metavar="FILE.png"),
@@ -110,7 +133,7 @@ class Request:
     """What the name of the result adds to that of the file."""
     file: Path
     prompt: str
-    strength: float
+    strength: float | None
     out: Path | None
     seed: int | None
     steps: int | None
@@ -126,6 +149,8 @@ class Request:
     as_json: bool
     mask: str | None = None
     factor: int | None = None
+    wording: str | None = None
+    image_guidance: float | None = None
 
 
 def edit(
@@ -133,9 +158,22 @@ def edit(
     file: File,
     prompt: Prompt,
     out: Out = None,
+    wording: Annotated[
+        str | None,
+        typer.Option(
+            "--as",
+            help="instruction or description: what the sentence is. Left out: an instruction where the model was "
+            "trained to edit, else a description of the new picture.",
+        ),
+    ] = None,
     strength: Annotated[
-        float, typer.Option(help="Above 0, up to 1: how much changes. At 1 nothing of the picture is left.")
-    ] = EDIT_STRENGTH,
+        float | None,
+        typer.Option(
+            help="Above 0, up to 1: how much changes; at 1 a description leaves nothing of the picture. "
+            f"[dim]\\[default: {EDIT_STRENGTH}, of an instruction 1][/dim]"
+        ),
+    ] = None,
+    image_guidance: ImageGuidance = None,
     seed: Seed = None,
     steps: Steps = None,
     guidance: Scale = None,
@@ -165,6 +203,15 @@ def inpaint(
             show_default=False,
         ),
     ],
+    wording: Annotated[
+        str,
+        typer.Option(
+            "--as",
+            help="instruction or description: what the sentence is. An instruction takes a model that was trained to "
+            "edit.",
+        ),
+    ] = "description",
+    image_guidance: ImageGuidance = None,
     out: Out = None,
     strength: Annotated[
         float, typer.Option(help="Above 0, up to 1: below 1, what the mask marks is changed, not forgotten.")
@@ -193,8 +240,12 @@ def upscale(
     factor: Annotated[int, typer.Option(help="2 or 4: how many times the rows and columns.")] = 2,
     out: Out = None,
     strength: Annotated[
-        float, typer.Option(help="Above 0, up to 1: the higher, the sharper and the more is made up.")
-    ] = UPSCALE_STRENGTH,
+        float | None,
+        typer.Option(
+            help="Above 0, up to 1: the higher, the sharper and the more is made up. "
+            f"[dim]\\[default: {UPSCALE_STRENGTH}, of a model that was trained to enlarge 1][/dim]"
+        ),
+    ] = None,
     seed: Seed = None,
     steps: Steps = None,
     guidance: Annotated[float, typer.Option(help="How strongly to follow the prompt; 1 is off.")] = UPSCALE_GUIDANCE,
@@ -219,13 +270,25 @@ def _make(request: Request) -> None:
     mask, factor = request.mask, request.factor
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     model = hub.resolve(request.model)
-    own = hub.defaults(model)
+    own, tasks = hub.defaults(model), hub.tasks_of(model)
+    instruction = _is_instruction(request, tasks)
+    image_guidance = 1.0
+    if instruction:
+        image_guidance = IMAGE_GUIDANCE if request.image_guidance is None else request.image_guidance
+    strength = request.strength
+    if strength is None:
+        trained = instruction if request.task == "edit" else request.task in tasks
+        strength = usual_strength(request.task, trained)
     steps = int(own["default_steps"] if request.steps is None else request.steps)
     guidance = float(own["default_guidance"] if request.guidance is None else request.guidance)
     if request.negative and guidance == 1:
         raise PochadeError("negative: has no effect at guidance 1, allowed is any other scale")
     source, digest = _read(request.file, "file", see_through=mask == ALPHA)
-    options: dict[str, Any] = {} if factor is None else {"factor": factor}
+    options: dict[str, Any] = {"instruction": request.prompt} if instruction else {"prompt": request.prompt}
+    if instruction:
+        options["image_guidance_scale"] = image_guidance
+    if factor is not None:
+        options["factor"] = factor
     mask_digest = ""
     if mask == ALPHA:
         options["mask_image"] = ALPHA
@@ -233,9 +296,9 @@ def _make(request: Request) -> None:
         options["mask_image"], mask_digest = _read(Path(mask), "mask")
 
     pipe = load_pipeline(request.pipeline, request.model, model, request.scheduler or "model", request.allow_pickle)
-    pipe.check_inputs(num_inference_steps=steps, guidance_scale=guidance, strength=request.strength, size=request.size)
+    pipe.check_inputs(num_inference_steps=steps, guidance_scale=guidance, strength=strength, size=request.size)
     make_folder(target.parent)
-    image = _paint(pipe, request, source, options, seed, steps, guidance)
+    image = _paint(pipe, request, source, {**options, "strength": strength}, seed, steps, guidance)
     recipe = PictureRecipe(
         prompt=request.prompt,
         seed=seed,
@@ -253,8 +316,10 @@ def _make(request: Request) -> None:
         source_sha256=digest,
         mask=mask or "",
         mask_sha256=mask_digest,
-        strength=request.strength,
+        strength=strength,
         size=request.size or 0,
+        instruction=instruction,
+        image_guidance=image_guidance,
     )
     path = save_png(image, target.parent, target.stem, None if request.no_metadata else recipe)
     made = {"file": str(path), **asdict(recipe)}
@@ -272,7 +337,11 @@ def _check(request: Request) -> Path:
     """Where the picture goes. Raises PochadeError for the first thing that is not allowed; reads no file."""
     if request.task != "super_resolution" and not request.prompt.strip():
         raise PochadeError("prompt: empty, allowed is a sentence such as 'a green apple'")
-    check_strength(request.strength)
+    if request.strength is not None:
+        check_strength(request.strength)
+    check_image_scale(request.image_guidance)
+    if request.wording not in (None, *WORDINGS):
+        raise PochadeError(f"as: {request.wording!r} given, allowed are {' and '.join(WORDINGS)}")
     if request.factor is not None:
         check_factor(request.factor)
     if request.seed is not None:
@@ -291,19 +360,36 @@ def _check(request: Request) -> Path:
     return target
 
 
+def _is_instruction(request: Request, tasks: list[str]) -> bool:
+    """Whether the sentence says what to do, to a model trained for ``tasks``. Raises PochadeError where it follows
+    none, or for what goes with an instruction alone."""
+    instruction = request.wording == "instruction"
+    if request.task == "edit" and request.wording is None:
+        instruction = "edit" in tasks
+    if instruction:
+        hub.check_instruction(tasks)
+    elif request.image_guidance is not None:
+        raise PochadeError("image_guidance: given without an instruction, allowed is none")
+    return instruction
+
+
 def _read(path: Path, name: str, *, see_through: bool = False) -> "tuple[Image.Image, str]":
     """A picture file in RGB (``see_through``: with its transparent part) and its SHA-256. Raises PochadeError."""
     import io
 
     from PIL import Image
 
-    from pochade.data.images import load_image
+    from pochade.data.images import BadImage, load_image
 
     try:
         data = path.read_bytes()
     except OSError as error:
         raise PochadeError(f"{name}: {str(path)!r} cannot be read ({error.strerror})") from error
-    image, conversions = load_image(data, name=str(path), background="black" if name == "mask" else "white")
+    try:
+        image, conversions = load_image(data, name=str(path), background="black" if name == "mask" else "white")
+    except BadImage as error:
+        advice = ADVICE.get(error.reason)
+        raise PochadeError(f"{name}: {error}" + (f": {advice}" if advice else "")) from error
     if "animated" in conversions:
         complain("warning", f"{path}: animated, the first picture is taken")
     if see_through:
@@ -324,9 +410,7 @@ def _paint(
     with watch:
         watch.begin(f"{request.prompt or request.file.name} ({seed})")
         return pipe(
-            request.prompt,
             image=source,
-            strength=request.strength,
             negative_prompt=request.negative or None,
             num_inference_steps=steps,
             guidance_scale=guidance,

@@ -39,9 +39,10 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
     if not checkpoints:
         out.print("No checkpoint comes with this package.")
         return
-    table = Table("name", "parameters", "MB on disk", "text", title="Checkpoints")
+    table = Table("name", "parameters", "MB on disk", "text", "trained for", title="Checkpoints")
     for c in checkpoints:
-        table.add_row(c["name"], f"{c['parameters']:,}", megabytes(c["bytes"], 1), str(c["text_encoder"]))
+        size, tasks = megabytes(c["bytes"], 1), ", ".join(c["tasks"])
+        table.add_row(c["name"], f"{c['parameters']:,}", size, str(c["text_encoder"]), tasks)
     out.print(table)
     out.print(f'Paint with: pochade generate "a red apple" --model {checkpoints[0]["name"]}', markup=False)
 
@@ -154,6 +155,7 @@ def _checkpoints() -> list[dict[str, Any]]:
                 "parameters": sum(p["parameters"] or 0 for p in parts.values()),
                 "bytes": sum(p["bytes"] for p in parts.values()),
                 "text_encoder": parts.get("denoiser", {}).get("config", {}).get("text_encoder"),
+                "tasks": ["generate", *hub.tasks_of(folder)],
             }
         )
     return rows

@@ -29,7 +29,14 @@ from pochade.denoisers.inputs import (
     source_and_mask,
     tell_task,
 )
-from pochade.denoisers.microforge_planner import PlanLayer, Planner, mean_cosine, mean_squared_cosine, normed
+from pochade.denoisers.microforge_planner import (
+    PlanLayer,
+    Planner,
+    marked_tokens,
+    mean_cosine,
+    mean_squared_cosine,
+    normed,
+)
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import FeedForward
@@ -44,6 +51,8 @@ MixerKind = Literal["scan", "attention"]
 ModulationKind = Literal["grouped", "full"]
 SourceKind = Literal["none", "width", "channels"]
 
+MOST_REGIONS = 64
+"""Tokens for the part of a picture that is to be changed, at most."""
 EXPANSION = 3
 """Inner width of a block's feed-forward over D."""
 
@@ -97,6 +106,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             of which the left half is painted; "channels", added to the tokens at its place. With it comes a vector for
             each of ``pochade.types.TASKS`` beside the time.
         tasks: of those, the ones with a source that the network was trained for.
+        regions: R, tokens of the planner, up to ``MOST_REGIONS``, that read what the mask of the source marks and
+            nothing else of the picture; they take a source and a planner. 0 for none.
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
@@ -131,6 +142,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         modulation_groups: int = 16,
         source: SourceKind = "none",
         tasks: Sequence[str] = (),
+        regions: int = 0,
         text_dim: int = 0,
         pooled_dim: int = 0,
         text_encoder: str | None = None,
@@ -147,6 +159,10 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self.register_to_config(tasks=check_tasks(tasks))
         if tasks and source == "none":
             raise PochadeError("source: 'none' given, but tasks need one: allowed are 'width' and 'channels'")
+        most = MOST_REGIONS if source != "none" and plan_tokens else 0
+        if regions not in range(most + 1):
+            allowed = f"0 to {most}" if most else "0 without a source and a planner"
+            raise PochadeError(f"regions: {regions!r} given, allowed is {allowed}")
         if sample_size < 1 or patch_size < 1 or sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
         if blocks < 1 or not 0 <= attention_every <= blocks:
@@ -180,7 +196,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self.task_vectors = nn.Embedding(len(TASKS), dim) if source != "none" else None
         self.planner = None
         if plan_tokens:
-            self.planner = Planner(dim, heads, plan_hidden, plan_layers, plan_tokens, bool(text_dim), self_conditioning)
+            sizes = dim, heads, plan_hidden, plan_layers, plan_tokens
+            self.planner = Planner(*sizes, bool(text_dim), self_conditioning, regions)
         looks = bool(plan_tokens or text_dim)
         vectors = 9 if looks else 6
         self.modulations = (
@@ -241,24 +258,32 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         carries = self.config.plan_tokens and self.config.self_conditioning
         return (self.config.plan_tokens, self.config.dim) if carries else None
 
-    def with_source(self, tasks: Sequence[str], source: SourceKind | None = None) -> "MicroForgeDenoiser":
+    def with_source(
+        self, tasks: Sequence[str], source: SourceKind | None = None, regions: int | None = None
+    ) -> "MicroForgeDenoiser":
         """A copy to be trained for ``tasks`` beside those that it has, each with a source.
 
         Without a source it gives what this one gives, bit for bit; in channels, where the path of the source starts
-        closed, at first with one as well. In width a source is read at first as the picture that is painted is.
+        closed, at first with one as well. In width a source is read at first as the picture that is painted is. New
+        regions change nothing where nothing is marked.
 
         Args:
             tasks: of ``pochade.types.TASKS``, without "generate".
             source: how a source enters, "width" or "channels"; None: as it does already, or else in width.
+            regions: R; None: as many as there are already.
 
         Raises:
-            PochadeError: there is no such task, or a source enters in another way already.
+            PochadeError: there is no such task, a source enters in another way already, or there are other regions.
         """
         old = self.config.source
         new = source or ("width" if old == "none" else old)
         if new == "none" or old not in ("none", new):
             raise PochadeError(f"source: {source!r} given, allowed is {old if old != 'none' else 'width or channels'}")
-        copy: MicroForgeDenoiser = copy_with(self, source=new, tasks=[*self.config.tasks, *check_tasks(tasks)])
+        known = self.config.regions
+        if regions is not None and known and regions != known:
+            raise PochadeError(f"regions: {regions!r} given, allowed is {known}, as many as there are")
+        changes = {"source": new, "tasks": [*self.config.tasks, *check_tasks(tasks)]}
+        copy: MicroForgeDenoiser = copy_with(self, **changes, regions=known if regions is None else regions)
         if old == "none" and new == "width" and copy.embed_source is not None:
             with torch.no_grad():
                 copy.embed_source.weight.zero_()[:, : self.embed.in_features] = self.embed.weight
@@ -330,9 +355,14 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
         plan, aux = None, dict[str, Tensor]()
         if self.planner is not None:
-            plan = self.planner(x, steer, context, mask, state)
-            context = plan if context is None else torch.cat((context, plan), 1)
-            mask = None if mask is None else F.pad(mask, (0, plan.shape[1]), value=True)
+            marked = marked_tokens(conditioning, p, beside) if config.regions else None
+            plan, there = self.planner(x, steer, context, mask, state, marked)
+            if context is None or mask is None:
+                context, mask = plan, there
+            else:
+                context = torch.cat((context, plan), 1)
+                mask = F.pad(mask, (0, plan.shape[1]), value=True) if there is None else torch.cat((mask, there), 1)
+            plan = plan[:, : config.plan_tokens]
             aux["diversity"] = mean_cosine(plan)
             if config.diversity_weight:
                 aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan)

@@ -255,9 +255,9 @@ class CrossAttention(nn.Module):
         return self.key_norm(split_heads(key, self.heads)), split_heads(value, self.heads)
 
     def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
-        """[B, N, D] -> [B, N, D]; ``mask`` [B, M] bool, at least one True a row (None: all True)."""
+        """[B, N, D] -> [B, N, D]; ``mask`` [B, M] or [B, N, M] bool, at least one True a row (None: all True)."""
         query = self.query_norm(split_heads(self.query(x), self.heads))
-        where = None if mask is None else mask[:, None, None, :]
+        where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         mixed = F.scaled_dot_product_attention(query, *context, attn_mask=where)
         return self.out(join_heads(mixed))
 

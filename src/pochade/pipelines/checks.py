@@ -18,7 +18,7 @@ CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
 EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
-"""The noise that a picture gets where none is asked for."""
+"""The noise that a picture gets where none is asked for, of a model that was not trained for the task."""
 UPSCALE_GUIDANCE = 1.0
 """The scale of guidance in super-resolution: details follow from the picture, and guidance would paint the prompt."""
 IMAGE_GUIDANCE = 1.5
@@ -88,6 +88,12 @@ def check_strength(strength: Any) -> None:
     """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
     if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
         raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
+
+
+def usual_strength(task: str, trained: bool) -> float:
+    """The strength of a task where none is asked for; ``trained``: by a model that is shown the picture besides."""
+    usual = {"edit": EDIT_STRENGTH, "inpaint": INPAINT_STRENGTH, "super_resolution": UPSCALE_STRENGTH}
+    return 1.0 if trained else usual[task]
 
 
 def check_factor(factor: Any) -> None:

@@ -10,12 +10,22 @@ from torch import Tensor
 
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.data.pairs.pair import HOLE
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
 from pochade.pipelines.base import Asked, Callback, PaintingPipeline
 from pochade.pipelines.canvas import Canvas
-from pochade.pipelines.checks import check_count, check_output, check_scale, check_size, check_strength
+from pochade.pipelines.checks import (
+    IMAGE_GUIDANCE,
+    check_count,
+    check_image_scale,
+    check_output,
+    check_scale,
+    check_size,
+    check_strength,
+)
 from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.tiles import TiledDenoiser
-from pochade.types import TASKS, Denoiser
+from pochade.types import TASKS, Conditioning, Denoiser, TextEncoding
 
 OUTPUT_TYPES = ("pil", "np", "pt")
 """Latents are not among them: they are those of a canvas, not of the picture."""
@@ -29,6 +39,28 @@ class EditingPipeline(PaintingPipeline):
 
     def _trained_for(self, task: str) -> bool:
         return task in getattr(self.denoiser.config, "tasks", ())
+
+    def _check_instruction(
+        self,
+        prompt: str | Sequence[str] | None,
+        prompt_embeds: TextEncoding | Conditioning | None,
+        instruction: str | Sequence[str] | None,
+        image_guidance_scale: float | None,
+    ) -> float | None:
+        """The scale of guidance towards the picture, None where there is none.
+
+        Raises PochadeError where an instruction stands beside a prompt or the model follows none.
+        """
+        if instruction is None:
+            if image_guidance_scale is not None:
+                raise PochadeError("image_guidance_scale: given without an instruction, allowed is none")
+            return None
+        if prompt is not None or prompt_embeds is not None:
+            raise PochadeError("instruction: given beside a prompt, allowed is one of both")
+        hub.check_instruction(getattr(self.denoiser.config, "tasks", ()))
+        check_image_scale(image_guidance_scale)
+        scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
+        return None if scale == 1 else scale
 
     def check_inputs(
         self,
@@ -74,7 +106,7 @@ class EditingPipeline(PaintingPipeline):
 
         ``mask`` [m, 1, H, W] is 1 where they are repainted; ``tile`` is the side in latent cells of the tiles in
         which a larger canvas is painted. A model that was trained for ``task`` is told it, and shown the pictures,
-        with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
+        to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
         """
         down = int(self.autoencoder.downsampling)
         shape = (int(self.denoiser.config.latent_channels), canvas.outer[0] // down, canvas.outer[1] // down)
@@ -86,7 +118,7 @@ class EditingPipeline(PaintingPipeline):
         parts: dict[str, Tensor] = {}
         if task is not None and self._trained_for(task):
             shown = latents
-            if mask is not None:
+            if mask is not None and task == "inpaint":
                 grey = on.new_tensor(HOLE).view(3, 1, 1) / 255
                 holes = torch.where(canvas.put_mask(mask, 1).to(on) > 0, grey, on)
                 shown = encode_tiled(self.autoencoder, holes * 2 - 1)

@@ -89,10 +89,21 @@ def _download(name: str, options: dict[str, Any]) -> Path:
     return folder
 
 
+def tasks_of(folder: Path) -> list[str]:
+    """The tasks of ``pochade.types.TASKS`` that the denoiser of a model names in its configuration."""
+    return list(read_json(folder / "denoiser" / "config.json").get("tasks") or ())
+
+
 def trained_for(task: str) -> list[str]:
     """The shipped models whose denoiser names a task of ``pochade.types.TASKS`` in its configuration."""
-    configs = ((name, resolve(name) / "denoiser" / "config.json") for name in shipped())
-    return [name for name, file in configs if task in read_json(file).get("tasks", ())]
+    return [name for name, folder in shipped().items() if task in tasks_of(folder)]
+
+
+def check_instruction(tasks: Iterable[str]) -> None:
+    """Raises PochadeError, which names models that can, where one trained for ``tasks`` follows no instruction."""
+    if "edit" not in tasks:
+        able = trained_for("edit") or ["models that pochade train edit makes"]
+        raise PochadeError(f"instruction: given, but this model follows none, allowed are {', '.join(able)}")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -6,11 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pochade.errors import PochadeError
-from pochade.pipelines import hub
 from pochade.pipelines.base import Callback
 from pochade.pipelines.canvas import Canvas
-from pochade.pipelines.checks import EDIT_STRENGTH, IMAGE_GUIDANCE, check_image_scale
+from pochade.pipelines.checks import usual_strength
 from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
@@ -67,20 +65,9 @@ class ImageToImagePipeline(EditingPipeline):
         Warns:
             EditingWarning: the strength is 1, so that nothing of the picture is left.
         """
-        image_scale = None
-        if instruction is not None:
-            if prompt is not None or prompt_embeds is not None:
-                raise PochadeError("instruction: given beside a prompt, allowed is one of both")
-            if not self._trained_for("edit"):
-                able = hub.trained_for("edit") or ["models that pochade train edit makes"]
-                raise PochadeError(f"instruction: given, but this model follows none, allowed are {', '.join(able)}")
-            prompt = instruction
-            check_image_scale(image_guidance_scale)
-            image_scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
-        elif image_guidance_scale is not None:
-            raise PochadeError("image_guidance_scale: given without an instruction, allowed is none")
+        image_scale = self._check_instruction(prompt, prompt_embeds, instruction, image_guidance_scale)
         if strength is None:
-            strength = EDIT_STRENGTH if instruction is None else 1.0
+            strength = usual_strength("edit", trained=instruction is not None)
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         self.check_inputs(
@@ -94,7 +81,7 @@ class ImageToImagePipeline(EditingPipeline):
         )
         pictures = read_pictures(image)
         asked = self._asked(
-            prompt,
+            prompt if instruction is None else instruction,
             prompt_embeds,
             negative_prompt,
             num_inference_steps,
@@ -115,6 +102,6 @@ class ImageToImagePipeline(EditingPipeline):
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
             task=None if instruction is None else "edit",
-            image_scale=None if image_scale == 1 else image_scale,
+            image_scale=image_scale,
         )
         return self._finish(images, output_type, return_dict)

@@ -20,9 +20,10 @@ class InpaintPipeline(EditingPipeline):
     """What a mask marks is painted anew, to fit the rest.
 
     At every step the latents outside the mask are those of the picture at the noise of that step (2201.09865,
-    2206.02779). A model that was trained to inpaint is shown the picture with its hole besides. In the end the new is
-    laid over the picture inside the mask, with a soft seam as wide as one painted pixel, so that outside it every pixel
-    is that of the input.
+    2206.02779). A model that was trained to inpaint is shown the picture with its hole besides. With an instruction
+    the picture is shown whole, and what the mask marks is changed by a model that was trained to edit. In the end the
+    new is laid over the picture inside the mask, with a soft seam as wide as one painted pixel, so that outside it
+    every pixel is that of the input.
     """
 
     @torch.no_grad()
@@ -44,6 +45,8 @@ class InpaintPipeline(EditingPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
         size: int | None = None,
+        instruction: str | Sequence[str] | None = None,
+        image_guidance_scale: float | None = None,
     ) -> Any:
         """Paint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
 
@@ -52,14 +55,17 @@ class InpaintPipeline(EditingPipeline):
             image: a picture, or one a prompt.
             mask_image: white where it is repainted, of the same size, one for all or one a picture; see ``read_masks``.
             strength: in (0, 1]; at 1 what the mask marks is forgotten, below it is only changed.
+            instruction: what to do with what the mask marks, such as "make it green", in place of a prompt.
 
         Raises:
-            PochadeError: an argument is not allowed, a mask has another size or nothing white; before any work.
+            PochadeError: an argument is not allowed, a mask has another size or nothing white, or an instruction is
+                given to a model that follows none; before any work.
             FailureError: pictures came out as NaN or in one flat colour.
 
         Warns:
             EditingWarning: a mask has grey pixels, or marks all of the picture.
         """
+        image_scale = self._check_instruction(prompt, prompt_embeds, instruction, image_guidance_scale)
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = self.default_guidance if guidance_scale is None else guidance_scale
         self.check_inputs(
@@ -76,7 +82,13 @@ class InpaintPipeline(EditingPipeline):
         masks = read_masks(mask_image, image, (H, W))
         given = max(len(pictures), len(masks))
         asked = self._asked(
-            prompt, prompt_embeds, negative_prompt, num_inference_steps, guidance_scale, num_images_per_prompt, given
+            prompt if instruction is None else instruction,
+            prompt_embeds,
+            negative_prompt,
+            num_inference_steps,
+            guidance_scale,
+            num_images_per_prompt,
+            given,
         )
         if {len(pictures), len(masks)} - {1, asked.rows}:
             raise PochadeError(
@@ -93,7 +105,8 @@ class InpaintPipeline(EditingPipeline):
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
             mask=masks,
-            task="inpaint",
+            task="inpaint" if instruction is None else "edit",
+            image_scale=image_scale,
         )
         shown, kept = each(inside_seam(masks, math.ceil(canvas.magnification)), asked), each(pictures, asked)
         return self._finish(kept + shown * (painted - kept), output_type, return_dict)

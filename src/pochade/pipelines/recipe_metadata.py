@@ -34,6 +34,7 @@ def versions() -> dict[str, str]:
 
 _LATER = {"decoder", "decoder_sha256", "control", "control_edges", "control_sha256", "depth"}
 _LATER |= {"task", "source", "source_sha256", "mask", "mask_sha256", "strength", "size"}
+_LATER |= {"instruction", "image_guidance"}
 """Fields that older recipes do without."""
 
 
@@ -65,6 +66,8 @@ class PictureRecipe:
         mask_sha256: of that file.
         strength: how much noise the source was given, in (0, 1].
         size: pixels a side of the square, as large as which the source was painted, or of its tiles; 0 for the model's.
+        instruction: whether the prompt says what to do with the source, and not what is to be seen.
+        image_guidance: the scale of guidance towards the source; 1 for none.
         versions: package -> version.
     """
 
@@ -91,6 +94,8 @@ class PictureRecipe:
     mask_sha256: str = ""
     strength: float = 1.0
     size: int = 0
+    instruction: bool = False
+    image_guidance: float = 1.0
     versions: Mapping[str, str] = field(default_factory=versions)
 
     def to_json(self) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pochade.pipelines.base import Callback
 from pochade.pipelines.canvas import Canvas, resample
-from pochade.pipelines.checks import UPSCALE_GUIDANCE, UPSCALE_STRENGTH, check_factor
+from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
 from pochade.pipelines.editing import EditingPipeline, each
 from pochade.pipelines.pictures import check_megapixels, read_pictures
 from pochade.types import Conditioning, TextEncoding
@@ -85,7 +85,7 @@ class SuperResolutionPipeline(EditingPipeline):
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = UPSCALE_GUIDANCE if guidance_scale is None else guidance_scale
         if strength is None:
-            strength = 1.0 if self._trained_for("super_resolution") else UPSCALE_STRENGTH
+            strength = usual_strength("super_resolution", trained=self._trained_for("super_resolution"))
         self.check_inputs(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,

@@ -8,6 +8,7 @@ from PIL import Image, ImageOps
 from pochade.data.dataset import Dataset, is_held_out
 from pochade.data.openmoji import OpenMoji
 from pochade.data.pairs.layers import PALETTE, areas, colours_of, draw, read_layers, repaint, shade_for_shade
+from pochade.data.pairs.local import changed_area, mark
 from pochade.data.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
 from pochade.data.pairs.pair import HOLE, PairDataset, differ
 from pochade.data.pairs.people import relatives_in_hair, relatives_in_person, relatives_in_tone
@@ -42,7 +43,7 @@ def test_every_kind_changes_the_picture(kind: str):
         assert pair.instruction
         assert "{" not in pair.instruction
         assert pair.name.endswith(f"-{kind}")
-        assert (pair.mask is None) == (kind != "inpaint")
+        assert (pair.mask is None) == (kind not in ("inpaint", "local"))
 
 
 def test_samples_are_tensors():
@@ -58,7 +59,8 @@ def test_samples_are_tensors():
             assert sample[name].dtype == torch.float32
             assert sample[name].abs().max() <= 1
         assert sample["mask"].shape == (1, SIZE, SIZE)
-        assert sample["mask"].unique().tolist() == ([0, 1] if TASKS[sample["task"]] == "inpaint" else [0])
+        masked = TASKS[sample["task"]] == "inpaint" or sample["name"].endswith("-local")
+        assert sample["mask"].unique().tolist() == ([0, 1] if masked else [0])
         tasks.add(TASKS[sample["task"]])
     assert tasks == {"edit", "inpaint", "super_resolution"}
 
@@ -108,6 +110,49 @@ def test_a_hole_is_grey_and_the_rest_untouched():
         assert (pixels(pair.source)[hole] == HOLE).all()
         assert (pixels(pair.source)[~hole] == pixels(pair.target)[~hole]).all()
         assert (pixels(pair.target)[hole] < 255).any()
+
+
+def test_a_local_edit_is_shown_whole_and_changes_one_area_inside_its_mask():
+    boxes = 0
+    for pair in pairs_of("local", 40):
+        assert pair.task == "edit"
+        assert pair.mask is not None
+        before, after, marked = pixels(pair.source), pixels(pair.target), np.asarray(pair.mask) == 255
+        changed = (before != after).any(-1)
+        assert changed.any()
+        assert not changed[~marked].any()
+        assert changed.sum() < marked.sum() <= 0.7 * marked.size
+        rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
+        boxes += bool(marked[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())
+        # The area is of one colour, but for the mixtures at its border. What it was is not named, what it becomes is.
+        shares = areas(pair.source), areas(pair.target)
+        less = sorted(shares[0][name] - shares[1][name] for name in PALETTE)
+        (told,) = (word for word in pair.instruction.split() if word in PALETTE)
+        assert less[-1] > 5 * less[-2]
+        assert shares[1][told] > shares[0][told] + 0.005
+    assert 4 < boxes < 36
+
+
+def test_an_area_is_connected_and_its_box_holds_nothing_else_that_could_be_meant():
+    source = Image.new("RGB", (20, 20), "white")
+    for box in ((2, 2, 6, 6), (6, 6, 8, 8), (12, 2, 16, 6)):
+        source.paste((234, 90, 71), box)
+    target = Image.new("RGB", (20, 20), "white")
+    found = {changed_area(source, target, np.random.default_rng(i)).sum() for i in range(8)}
+    assert found == {20, 16}  # those that touch at a corner are one
+    assert not changed_area(source, source, np.random.default_rng(0)).any()
+    area = np.zeros((20, 20), bool)
+    area[2:6, 2:6] = area[6:8, 6:8] = True
+    none, near, far = (np.zeros((20, 20), bool) for _ in range(3))
+    near[3, 7], far[3, 14] = True, True
+
+    def sizes(others: np.ndarray) -> set[int]:
+        return {int((np.asarray(mark(source, area, others, np.random.default_rng(i))) > 0).sum()) for i in range(40)}
+
+    assert sizes(none) == sizes(far) == {8 * 8, 10 * 10, 36 + 16 - 4, 64 + 36 - 16}
+    assert sizes(near) == {36 + 16 - 4, 64 + 36 - 16}
+    source.paste((97, 178, 228), (0, 6, 6, 10))  # more of another colour in the box than of the area
+    assert sizes(none) == sizes(near)
 
 
 def test_mirroring_twice_is_nothing():

@@ -1,5 +1,6 @@
 """Pairs made from OpenMoji's drawings as they are asked for: holes, lost detail, and edits with instructions."""
 
+import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from pochade.data.pairs.layers import (
     repaint,
     shade_for_shade,
 )
+from pochade.data.pairs.local import changed_area, mark
 from pochade.data.pairs.pair import DIFFERENT_SHARE, Pair, differ
 from pochade.data.pairs.people import (
     PLURALS,
@@ -33,7 +35,7 @@ from pochade.data.pairs.people import (
 from pochade.data.pairs.words import say
 from pochade.errors import FailureError, PochadeError, nearest
 
-EDITS = ("recolour", "colour_in", "outline", "mirror", "skin", "person", "hair")
+EDITS = ("recolour", "local", "colour_in", "outline", "mirror", "skin", "person", "hair")
 KINDS = ("inpaint", "super_resolution", *EDITS)
 SMALLEST_AREA = 0.02
 """Share of the picture that a colour takes at least where it is changed."""
@@ -43,6 +45,8 @@ SWAPPED = 0.2
 """How often two colours are swapped where there are two."""
 ASYMMETRIC = 0.04
 """Share of the pixels that mirroring changes at least: of a letter or a face that is nearly symmetric, few."""
+MARKED = 0.7
+"""Share of the picture that the mask of a local edit marks at most."""
 TRIES = 200
 
 _Made = tuple[Image.Image, Image.Image, str]
@@ -54,9 +58,11 @@ class OpenMojiPairs:
 
     - "inpaint": boxes, strokes or a half are hidden; the instruction is the caption.
     - "super_resolution": reduced by 2 or 4, half the time as a JPEG file, and enlarged again; likewise the caption.
-    - "recolour": one colour of the palette becomes another one, or two are swapped. "colour_in" and "outline": from
-      the outlines to the drawing, and back. "mirror". "skin": another of the five tones, or yellow. "person": another
-      variant of the concept, man, woman or person. "hair": another colour, or another style where there is one.
+    - "recolour": one colour of the palette becomes another one, or two are swapped. "local": one area of a colour
+      becomes another one, which a mask marks and the instruction does not name; the source is shown whole. "colour_in"
+      and "outline": from the outlines to the drawing, and back. "mirror". "skin": another of the five tones, or yellow.
+      "person": another variant of the concept, man, woman or person. "hair": another colour, or another style where
+      there is one.
 
     A source is never the same as its target. An epoch asks for each concept once; one that does not allow the kind is
     replaced by another one of the split.
@@ -118,7 +124,8 @@ class OpenMojiPairs:
         for _ in range(TRIES):
             variants = self.drawings.concepts[index]
             drawing = variants[int(rng.integers(len(variants)))]
-            made = self._inpaint(drawing, rng) if kind == "inpaint" else self._without_mask(kind, drawing, rng)
+            with_mask = {"inpaint": self._inpaint, "local": self._local}.get(kind)
+            made = self._without_mask(kind, drawing, rng) if with_mask is None else with_mask(drawing, rng)
             if made is not None:
                 return made
             concepts = self._concepts.get(kind) or range(len(self))
@@ -160,12 +167,8 @@ class OpenMojiPairs:
         item = self.drawings.items[drawing]
         source = self.drawings.image(drawing)
         layers = read_layers(item.path)
-        present = names_of(colours_of(layers, "color"))
-        elsewhere = names_of(colours_of(layers, "color", other=True))
         area = areas(source)
-        # A colour that skin or hair has too would have to be told apart from it.
-        able = [name for name in PALETTE if name in present - elsewhere and area[name] >= SMALLEST_AREA]
-        others = [name for name in PALETTE if name not in present | elsewhere]
+        able, others = _colours(layers, area)
         if not able or not others:
             return None
         if len(able) > 1 and rng.random() < SWAPPED:
@@ -179,6 +182,22 @@ class OpenMojiPairs:
             wording = "recolour" if dominant and rng.random() < 0.5 else "recolour a part"
         repaint(layers, "color", colours)
         return source, draw(layers, self.drawings.size), say(wording, rng, old=old, new=new, name=item.name)
+
+    def _local(self, drawing: int, rng: np.random.Generator) -> Pair | None:
+        source = self.drawings.image(drawing)
+        layers = read_layers(self.drawings.items[drawing].path)
+        able, others = _colours(layers, areas(source))
+        if not able or not others:
+            return None
+        old, new = (names[int(rng.integers(len(names)))] for names in (able, others))
+        repaint(layers, "color", shade_for_shade(old, new))
+        everywhere = draw(layers, self.drawings.size)
+        area = changed_area(source, everywhere, rng)
+        target = Image.composite(everywhere, source, Image.fromarray(np.where(area, 255, 0).astype(np.uint8)))
+        mask = mark(source, area, np.any(np.asarray(target) != np.asarray(everywhere), axis=-1), rng)
+        if np.asarray(mask).mean() > 255 * MARKED:
+            return None
+        return self._pair("local", drawing, (source, target, say("local", rng, new=new)), mask)
 
     def _colour_in(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         return self._outlines(drawing), self.drawings.image(drawing), self._say_of(drawing, "colour_in", rng)
@@ -235,6 +254,14 @@ class OpenMojiPairs:
         shades = HAIR[new]
         repaint(layers, "hair", {c: shades[min(i, len(shades) - 1)] for i, c in enumerate(colours)})
         return source, draw(layers, self.drawings.size), say("hair colour", rng, who=who, new=new)
+
+
+def _colours(layers: ET.Element, area: Mapping[str, float]) -> tuple[list[str], list[str]]:
+    """The palette's colours that can be changed in a drawing, and those that it has nowhere."""
+    present, elsewhere = (names_of(colours_of(layers, "color", other=other)) for other in (False, True))
+    # A colour that skin or hair has too would have to be told apart from it.
+    able = [name for name in PALETTE if name in present - elsewhere and area[name] >= SMALLEST_AREA]
+    return able, [name for name in PALETTE if name not in present | elsewhere]
 
 
 def _relative(relatives: Relatives, drawing: int, rng: np.random.Generator) -> tuple[str, str, int] | None:

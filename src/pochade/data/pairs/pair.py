@@ -26,7 +26,8 @@ class Pair:
 
     ``task`` is one of ``PAIR_TASKS``. ``instruction`` is what to do ("make it green") or, where there is a hole to
     fill or detail to find, what the picture shows; it may be empty there. ``mask`` is a grey picture, 255 where to
-    repaint and 0 elsewhere, and always there for "inpaint". Pairs of one ``group`` are never on both sides of a split.
+    repaint and 0 elsewhere, and always there for "inpaint"; for "edit" it marks what is meant, and hides nothing. Pairs
+    of one ``group`` are never on both sides of a split.
     """
 
     task: str

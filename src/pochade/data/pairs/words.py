@@ -21,6 +21,17 @@ WORDINGS: dict[str, tuple[str, ...]] = {
         "recolor {old} as {new}",
         "{new} instead of {old}",
     ),
+    "local": (
+        "make it {new}",
+        "make this {new}",
+        "turn it {new}",
+        "paint it {new}",
+        "colour it {new}",
+        "color this {new}",
+        "change its colour to {new}",
+        "change this to {new}",
+        "{new}",
+    ),
     "swap": ("swap {old} and {new}", "exchange {old} and {new}", "swap the colours {old} and {new}"),
     "colour_in": (
         "colour it in",
