@@ -12,6 +12,7 @@ are kept below --pictures, so that an interrupted run goes on.
 import argparse
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,9 @@ SHOWN = 4
 FACTORS = (2, 4)
 STRENGTH = 0.5
 """At which an instruction is tried as a description, by a model that was taught nothing."""
-TASKS = ("inpaint", "super_resolution", "edit", "generate")
+TASKS = ("inpaint", "super_resolution", "edit", "local", "generate")
+LOCAL = "local"
+"""The kind of edit that goes with a mask."""
 
 
 def pictures(images: Sequence[Image.Image]) -> Tensor:
@@ -50,6 +53,11 @@ def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> list[float]
     weight = torch.ones_like(one[:, :1]) if where is None else where
     squares = ((one - other).square().mean(1, keepdim=True) * weight).flatten(1).sum(1)
     return (-10 * torch.log10((squares / weight.flatten(1).sum(1)).clamp_min(1e-10))).tolist()
+
+
+def distances(one: Tensor, other: Tensor, where: Tensor) -> Tensor:
+    """Between pictures, of the pixels that count: [n]."""
+    return ((one - other) * where).flatten(1).norm(dim=1)
 
 
 def mean(values: Sequence[float], name: str) -> dict[str, float]:
@@ -144,7 +152,7 @@ class Bench:
             self.show((found["taught"][i], "taught"), (truth[i], "target"))
 
     def edit(self) -> None:
-        pairs = drawn(self.size, EDITS, self.args.pairs, self.args.seed + 2)
+        pairs = drawn(self.size, [kind for kind in EDITS if kind != LOCAL], self.args.pairs, self.args.seed + 2)
         before, target = (pictures([getattr(p, side) for p in pairs]) for side in ("source", "target"))
         kinds, words = [pair.name.rpartition("-")[2] for pair in pairs], [pair.instruction for pair in pairs]
         asked = {
@@ -190,6 +198,39 @@ class Bench:
             self.show((before[i], "before"), (found["without training"][i], "without training"))
             self.show((found["taught"][i], words[i]), (target[i], "target"))
 
+    def local(self) -> None:
+        """One area recoloured, of which only the mask says which."""
+        pairs = drawn(self.size, [LOCAL], self.args.pairs, self.args.seed + 3)
+        before, target = (pictures([getattr(p, side) for p in pairs]) for side in ("source", "target"))
+        words, masks = [pair.instruction for pair in pairs], [pair.mask for pair in pairs]
+        marked = torch.stack([torch.from_numpy(np.array(mask) >= 128)[None] for mask in masks]).float()
+        scales = {"guidance_scale": self.args.guidance, "image_guidance_scale": self.args.image_guidance}
+
+        def call(pipe: Any, *rows: Any, **options: Any) -> Any:
+            names = ("instruction", "image", "mask_image")[: len(rows)]
+            steps = self.args.steps
+            return pipe(**dict(zip(names, rows, strict=True)), num_inference_steps=steps, **scales, **options)
+
+        inpainter, editor = (loaded(kind, self.folder) for kind in ("InpaintPipeline", "ImageToImagePipeline"))
+        found = {
+            "the input": before,
+            "without the mask": in_batches(partial(call, editor), len(pairs), words, before, seed=self.args.seed),
+            "taught": in_batches(partial(call, inpainter), len(pairs), words, before, masks, seed=self.args.seed),
+        }
+        for way, images in found.items():
+            nearer = distances(images, target, marked) < distances(images, before, marked)
+            self.row(
+                "local",
+                way,
+                pairs=len(pairs),
+                outside=float(((images - before) * (1 - marked)).abs().max()),
+                **mean(nearer.double().tolist(), "nearer"),
+                **mean(psnr(images, target, marked), "psnr"),
+            )
+        for i in range(SHOWN):
+            self.show((before[i] * (0.4 + 0.6 * marked[i]), "marked"), (found["without the mask"][i], "without a mask"))
+            self.show((found["taught"][i], words[i]), (target[i], "target"))
+
     def generate(self) -> None:
         for way, folder in (("before", self.name), ("after", self.folder)):
             pipe = loaded("TextToImagePipeline", folder)
@@ -224,7 +265,7 @@ def main() -> None:
         name, _, folder = item.partition("=")
         bench = Bench(name, folder, args)
         for task in args.tasks:
-            if task in (*bench.tasks, "generate"):
+            if task in (*bench.tasks, "generate") or (task == LOCAL and "edit" in bench.tasks):
                 getattr(bench, task)()
         record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
         made = {(row["model"], row["task"]) for row in bench.rows}

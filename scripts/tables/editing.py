@@ -68,6 +68,17 @@ def editing_kinds(record: dict[str, Any]) -> str:
     return table(["", *(kind.replace("_", " ") for kind in kinds)], lines)
 
 
+def editing_local(record: dict[str, Any]) -> str:
+    """How an instruction to a marked area is followed, a row a model and way."""
+    rows = _rows(record, "local")
+    lines: list[list[str]] = []
+    for row in rows:
+        figures = _value(row, "nearer", ".2f"), _value(row, "psnr", ".1f")
+        lines.append([row["model"], row["way"], *figures, f"{row['outside']:.2g}"])
+    columns = ["", "", "nearer the target", "PSNR in the mask, dB", "greatest change outside it"]
+    return f"{rows[0]['pairs']} pairs of held-out concepts:\n\n" + table(columns, lines)
+
+
 def editing_generation(record: dict[str, Any]) -> str:
     """What is painted from captions alone, before and after."""
     lines = [
