@@ -21,7 +21,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-PARTS = ("text", "class_label", "source", "control")
+PARTS = ("text", "class_label", "source", "control", "reference")
 """The parts of a conditioning that guidance can drop."""
 TASKS = ("generate", "edit", "inpaint", "super_resolution")
 """What ``Conditioning.task`` counts: what is asked for where there is a source picture."""
@@ -31,8 +31,8 @@ TASKS = ("generate", "edit", "inpaint", "super_resolution")
 class Conditioning:
     """All that a denoiser may be told. Absent parts are None; the batch axis is first everywhere.
 
-    A dropped row keeps its shape: text has an all-False mask and zero vectors, a class label is -1, images are zero
-    and the task that goes with them is -1.
+    A dropped row keeps its shape: text has an all-False mask and zero vectors, a class label is -1, images and features
+    are zero and the task that goes with an image is -1.
     Every denoiser treats such a row exactly as one that never had the part.
     """
 
@@ -50,6 +50,10 @@ class Conditioning:
     """[B, 1, H, W] in [0, 1], 1 where the picture is to be repainted."""
     control: Tensor | None = None
     """[B, C_control, H, W] spatial control such as edges."""
+    reference: Tensor | None = None
+    """[B, R, D_ref] float, features of pictures whose style is to be followed; R of them, mostly one."""
+    reference_scale: Tensor | None = None
+    """[B] float from 0 on, how strongly; absent, 1."""
     task: Tensor | None = None
     """[B] int64, index into ``TASKS``, or -1 for none."""
 
@@ -84,6 +88,8 @@ class Conditioning:
             fills |= {"source": 0, "source_mask": 0, "task": -1}
         if "control" in parts:
             fills |= {"control": 0}
+        if "reference" in parts:
+            fills |= {"reference": 0, "reference_scale": 0}
         changed: dict[str, Tensor] = {}
         for name, value in self._present().items():
             if name not in fills:

@@ -17,7 +17,7 @@ from pochade.types import TASKS, Conditioning
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 CASES = [(name, toy) for name, family in FAMILIES.items() for toy in family.toys]
-CONTROLLED = ("iris", "controlled")
+CONTROLLED, REFERENCED = ("iris", "controlled"), ("microforge", "referenced")
 SIZES = ((4, 4), (8, 8), (4, 8))
 TIGHT = {"atol": 1e-5, "rtol": 0}
 
@@ -34,6 +34,7 @@ def family(case: tuple[str, str]) -> Family:
     toy = found.toys[case[1]]
     own = ["source"] if toy.get("source", "none") != "none" or toy.get("tasks") else []
     own += ["control"] if toy.get("control_channels") else []
+    own += ["reference"] if toy.get("reference_dim") else []
     return replace(found, parts=(*found.parts, *own))
 
 
@@ -43,8 +44,9 @@ def denoiser(case: tuple[str, str]) -> Any:
 
 
 def absent(conditioning: Conditioning, part: str) -> Conditioning:
-    names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask", "task")}.get(part, (part,))
-    return replace(conditioning, **dict.fromkeys(names))
+    names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask", "task")}
+    names |= {"reference": ("reference", "reference_scale")}
+    return replace(conditioning, **dict.fromkeys(names.get(part, (part,))))
 
 
 def present(conditioning: Conditioning) -> dict[str, torch.Tensor]:
@@ -286,6 +288,9 @@ def test_bad_conditioning(denoiser: Any, family: Family) -> None:
         wrong["control"] = {"control": torch.zeros(2, denoiser.config.control_channels, 4, 4)}
     else:
         wrong["control"] = {"control": torch.zeros(2, 1, 4, 4)}
+    wrong["reference"] = {"reference": torch.ones(2, 1, 99)}
+    if "reference" in family.parts:
+        wrong["reference_scale"] = {"reference_scale": torch.ones(3)}
     for name, value in wrong.items():
         with pytest.raises(PochadeError, match=rf"{name}: .*allowed"):
             denoiser(latents, t, replace(conditioning, **value))
@@ -313,7 +318,9 @@ def test_parameter_counts(name: str, variant: str, parameters: float, tolerance:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.parametrize(("name", "toy"), [*((n, next(iter(f.toys))) for n, f in FAMILIES.items()), CONTROLLED])
+@pytest.mark.parametrize(
+    ("name", "toy"), [*((n, next(iter(f.toys))) for n, f in FAMILIES.items()), CONTROLLED, REFERENCED]
+)
 def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
     denoiser = stir(make(name, toy))
     exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5)

@@ -12,7 +12,14 @@ import typer
 from pochade.cli.common import check_folder, complain, console, load_pipeline, make_folder, print_json
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import decoders, hub
-from pochade.pipelines.checks import check_control, check_count, check_scale, check_seed
+from pochade.pipelines.checks import (
+    check_control,
+    check_count,
+    check_reference,
+    check_reference_scale,
+    check_scale,
+    check_seed,
+)
 from pochade.pipelines.recipe_metadata import PictureRecipe, read_recipe, save_png, slug, versions
 from pochade.pipelines.schedulers import check_scheduler
 
@@ -61,6 +68,10 @@ class Request:
     control_edges: bool
     """Whether its edges are the control."""
     control_sha256: str
+    reference: Path | None
+    """File of the reference, None for none."""
+    reference_sha256: str
+    reference_scale: float
     depth: int | None
     """None for the model's own."""
 
@@ -107,6 +118,13 @@ def generate(
             metavar="FILE",
         ),
     ] = None,
+    reference: Annotated[
+        Path | None,
+        typer.Option(help="A picture whose style is followed; for models that take one.", metavar="FILE"),
+    ] = None,
+    reference_scale: Annotated[
+        float | None, typer.Option(help="How strongly the reference is followed; 0 is off. [dim]\\[default: 1][/dim]")
+    ] = None,
     like: Annotated[Path | None, typer.Option(help="Repeat this picture. Other options given here change it.")] = None,
     sheet: Annotated[
         Path | None,
@@ -145,6 +163,8 @@ def generate(
         depth=depth,
         control=control,
         edges_of=edges_of,
+        reference=reference,
+        reference_scale=reference_scale,
         recipe=recipe,
     )
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
@@ -163,6 +183,7 @@ def generate(
     width, height = request.size or (pipe.default_size, pipe.default_size)
     pipe.check_inputs(num_inference_steps=request.steps, guidance_scale=request.guidance, height=height, width=width)
     lines = _lines(request, width, height)
+    features = _features(request, pipe)
     if single or preview:
         make_folder(out)
     if sheet is not None:
@@ -189,10 +210,13 @@ def generate(
                 control="" if request.control is None else str(request.control),
                 control_edges=request.control_edges,
                 control_sha256=request.control_sha256,
+                reference="" if request.reference is None else str(request.reference),
+                reference_sha256=request.reference_sha256,
+                reference_scale=request.reference_scale,
                 depth=request.depth or 0,
             )
             watch.begin(f"{prompt} ({made.seed})")
-            image, told = _paint(pipe, made, lines, watch.step)
+            image, told = _paint(pipe, made, lines, features, watch.step)
             done.append((made, image))
             if single:
                 path = save_png(image, out, f"{slug(prompt)}-{made.seed}", None if no_metadata else made)
@@ -229,6 +253,8 @@ def _request(
     depth: int | None,
     control: Path | None,
     edges_of: Path | None,
+    reference: Path | None,
+    reference_scale: float | None,
     recipe: PictureRecipe | None,
 ) -> Request:
     """What was asked for: the options given, else the recipe's, else the defaults. Raises PochadeError."""
@@ -275,6 +301,7 @@ def _request(
     decoder = decoder or (recipe.decoder if recipe else decoders.OWN)
     found = decoders.find_decoder(decoder, folder)
     file, is_edges, digest = _control_file(control, edges_of, recipe, folder)
+    style, style_sha, strength = _reference_file(reference, reference_scale, recipe, folder)
     return Request(
         chosen,
         seed,
@@ -290,6 +317,9 @@ def _request(
         file,
         is_edges,
         digest,
+        style,
+        style_sha,
+        strength,
         depth,
     )
 
@@ -306,14 +336,36 @@ def _control_file(
     if file is None:
         return None, False, ""
     check_control(int(hub.read_json(model / "denoiser" / "config.json").get("control_channels", 0)))
-    name = "like" if told else "edges_of" if is_edges else "control"
+    return file, is_edges, _digest("edges_of" if is_edges else "control", file, told)
+
+
+def _reference_file(
+    reference: Path | None, scale: float | None, recipe: PictureRecipe | None, model: Path
+) -> tuple[Path | None, str, float]:
+    """The file of the reference, its SHA-256, and how strongly it is followed. Raises PochadeError."""
+    file, told = reference, ""
+    if file is None and recipe is not None and recipe.reference:
+        file, told = Path(recipe.reference), recipe.reference_sha256
+    if file is None:
+        if scale is not None:
+            raise PochadeError(f"reference_scale: {scale} given without a reference, allowed is none")
+        return None, "", 1.0
+    if scale is None:
+        scale = recipe.reference_scale if recipe is not None else 1.0
+    check_reference_scale(scale)
+    check_reference(int(hub.read_json(model / "denoiser" / "config.json").get("reference_dim", 0)))
+    return file, _digest("reference", file, told), scale
+
+
+def _digest(name: str, file: Path, told: str) -> str:
+    """SHA-256 of a file that is followed, ``told`` in a recipe or empty. Raises PochadeError where it is another."""
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise PochadeError(f"{name}: {str(file)!r} cannot be read ({error.strerror})") from error
+        raise PochadeError(f"{'like' if told else name}: {str(file)!r} cannot be read ({error.strerror})") from error
     if told and told != digest:
         raise PochadeError(f"like: the picture follows {str(file)!r}, which is another file now")
-    return file, is_edges, digest
+    return digest
 
 
 def _lines(request: Request, width: int, height: int) -> "Tensor | None":
@@ -329,6 +381,15 @@ def _lines(request: Request, width: int, height: int) -> "Tensor | None":
         rows, columns = lines.shape[1:]
         raise PochadeError(f"control: {columns} x {rows} pixels given, allowed is the picture's size, {width}x{height}")
     return lines
+
+
+def _features(request: Request, pipe: Any) -> "Tensor | None":
+    """The features of the reference, found once for all pictures. Raises PochadeError where it is no picture."""
+    if request.reference is None:
+        return None
+    from pochade.data.images import load_image
+
+    return pipe.encode_reference(load_image(request.reference)[0])
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:
@@ -355,7 +416,7 @@ def _check_same(recipe: PictureRecipe, sha: str, *, chosen: bool) -> None:
 
 
 def _paint(
-    pipe: Any, recipe: PictureRecipe, lines: "Tensor | None", on_step: Any
+    pipe: Any, recipe: PictureRecipe, lines: "Tensor | None", features: "Tensor | None", on_step: Any
 ) -> "tuple[Image.Image, dict[str, float]]":
     """The picture, and what the family told of itself while it painted (``aux``): means over the steps."""
     import torch
@@ -380,6 +441,8 @@ def _paint(
         callback_on_step_end_tensor_inputs=["predicted_data", "aux"],
         depth=recipe.depth or None,
         control=lines,
+        reference=features,
+        reference_scale=recipe.reference_scale,
     ).images[0]
     return image, {name: sum(values) / len(values) for name, values in told.items()}
 

@@ -33,7 +33,7 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
         latents: [B, C, H, W].
         conditioning: of any parts.
         config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input; for "control"
-            its ``control_channels`` and ``control_downsampling``.
+            its ``control_channels`` and ``control_downsampling``, for "reference" its ``reference_dim``.
         parts: of ``pochade.types.PARTS`` and "task", those that the family can be told. A picture or a task that it
             cannot be told is an error; text and labels that its configuration has no input for are left aside.
     """
@@ -51,6 +51,9 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
     if "control" in parts:
         pixels = (config.control_downsampling * side for side in latents.shape[2:])
         allowed["control"] = (batch, config.control_channels, *pixels)
+    if "reference" in parts:
+        vectors = None if conditioning.reference is None else conditioning.reference.shape[1:2].numel()
+        allowed |= {"reference": (batch, vectors, config.reference_dim), "reference_scale": (batch,)}
     if "task" in parts:
         allowed["task"] = (batch,)
     for name, shape in allowed.items():

@@ -9,8 +9,9 @@ lies beside the one that is painted, in width or in channels.
 # diffusers and torch leave some of their types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal, cast
 
 import torch
@@ -43,6 +44,7 @@ from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay
 from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
+from pochade.nn.reference import ReferenceBranch
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.types import TASKS, Conditioning, DenoiserOutput
@@ -73,12 +75,17 @@ class MicroForgeBlock(nn.Module):
         context: Tensor | None,
         mask: Tensor | None,
         grid: tuple[int, int],
+        reference: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
+        """``reference`` is what is added to the look, of the input that the look has."""
         shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *look = modulation
         x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid))
         if self.look is not None and context is not None:
             shift, scale, gate = look
-            looked = self.look(modulated_norm(x, shift, scale), self.look.context(context), mask)
+            seen = modulated_norm(x, shift, scale)
+            looked = self.look(seen, self.look.context(context), mask)
+            if reference is not None:
+                looked = looked + reference(seen)
             x = torch.addcmul(x, gate, looked)
         return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
 
@@ -111,6 +118,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
+        reference_dim: D_ref of the features of a reference picture, 0 for no such input; it needs text or a planner.
+        reference_encoder: identity of what gives those features (``pochade.features.style``).
 
     Raises:
         PochadeError: an argument is out of range.
@@ -147,6 +156,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         pooled_dim: int = 0,
         text_encoder: str | None = None,
         num_classes: int = 0,
+        reference_dim: int = 0,
+        reference_encoder: str | None = None,
     ) -> None:
         super().__init__()
         for name, value, allowed in (
@@ -199,6 +210,11 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             sizes = dim, heads, plan_hidden, plan_layers, plan_tokens
             self.planner = Planner(*sizes, bool(text_dim), self_conditioning, regions)
         looks = bool(plan_tokens or text_dim)
+        if reference_dim and not looks:
+            raise PochadeError(
+                f"reference_dim: {reference_dim} given, allowed is 0 without text and plan_tokens: no block looks at "
+                "anything"
+            )
         vectors = 9 if looks else 6
         self.modulations = (
             GroupedModulation(dim, vectors, blocks, modulation_groups)
@@ -209,11 +225,12 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         self.attention = MultiQueryAttention(dim, heads) if attention_every else None
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, patch)
+        self.reference = ReferenceBranch(reference_dim, dim, heads, blocks) if reference_dim else None
         self._initialise()
 
     def _initialise(self) -> None:
         """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out, and what
-        a source adds to the tokens.
+        a source adds to the tokens and a reference to the looks.
 
         The planner adds nothing to its queries either, for plan tokens to set out apart (what is added to each of them
         is much alike), and what it carries is zero by the scale of its norm.
@@ -235,6 +252,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             zero.append(self.attention.out)
         if self.embed_source is not None and self.config.source == "channels":
             zero.append(self.embed_source)
+        if self.reference is not None:
+            zero += [cast(CrossAttention, each).out for each in self.reference.attentions]
         if self.task_vectors is not None:
             nn.init.zeros_(self.task_vectors.weight)
         for layer in () if self.planner is None else self.planner.layers:
@@ -289,9 +308,17 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
                 copy.embed_source.weight.zero_()[:, : self.embed.in_features] = self.embed.weight
         return copy
 
+    def with_reference(self, dim: int, encoder: str | None = None) -> "MicroForgeDenoiser":
+        """A copy that takes the features of a reference picture, D_ref = ``dim`` of them, as ``encoder`` gives them.
+
+        Before its ``reference`` is trained it gives what this one gives, bit for bit, whatever it is shown.
+        """
+        return copy_with(self, reference_dim=dim, reference_encoder=encoder)
+
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.size_multiple)
         parts = ("text", "class_label", *(("source", "task") if self.config.source != "none" else ()))
+        parts += () if self.reference is None else ("reference",)
         check_conditioning(latents, conditioning, self.config, parts)
         if state is None:
             return
@@ -321,7 +348,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
 
         Args:
             conditioning: text (tokens, mask, pooled) and class label are used where present, source and task where
-                the configuration has a ``source``.
+                the configuration has a ``source``, reference where it has a ``reference_dim``; a row of zeros is none.
             state: the plan [B, K, D] of the step before; None, as zeros, where there was none.
             depth: MicroForge does not iterate; must be None.
 
@@ -366,8 +393,14 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             aux["diversity"] = mean_cosine(plan)
             if config.diversity_weight:
                 aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan)
+        branch, reference = self.reference, None
+        if branch is not None and conditioning.reference is not None:
+            reference = branch.read(conditioning.reference, conditioning.reference_scale)
         for i, (block, modulation) in enumerate(zip(self.core, self._modulations(steer), strict=True), 1):
-            x = block(x, modulation, context, mask, grid)
+            also = None
+            if branch is not None and reference is not None:
+                also = partial(branch, block=i - 1, reference=reference)
+            x = block(x, modulation, context, mask, grid, also)
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
         if beside:

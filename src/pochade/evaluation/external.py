@@ -10,11 +10,9 @@ from torch import Tensor
 
 from pochade.errors import PochadeError
 from pochade.evaluation.frechet import frechet_distance
+from pochade.features.style import CLIP_MEAN, CLIP_STD
 
 NOT_MEASURED = "not measured: weights not present"
-
-_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
-_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_inception(path: Path | str) -> torch.nn.Module:
@@ -75,7 +73,7 @@ def clip_score(clip: tuple[Any, Any], images: Tensor, prompts: list[str], batch_
     model, tokenizer = clip
     side = model.config.vision_config.image_size
     length = model.config.text_config.max_position_embeddings
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (_CLIP_MEAN, _CLIP_STD))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     scores: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         pixels = images[start : start + batch_size].float() / 255

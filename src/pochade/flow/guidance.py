@@ -43,7 +43,8 @@ class GuidedDenoiser:
 
     ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
-    conditioning) stands where it would be dropped.
+    conditioning) stands where it would be dropped. A reference is dropped together with the text, as it is
+    in 2308.06721, section 3.2.3, so that guidance leads towards both.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:
@@ -53,7 +54,7 @@ class GuidedDenoiser:
         self.config = denoiser.config
 
     def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
-        without_text = conditioning.drop("text", "class_label")
+        without_text = conditioning.drop("text", "class_label", "reference")
         if self.negative is not None:
             given = {name: getattr(self.negative, name) for name in ("tokens", "mask", "pooled", "class_label")}
             without_text = replace(without_text, **{name: v for name, v in given.items() if v is not None})

@@ -111,6 +111,22 @@ def check_control(channels: int) -> None:
         )
 
 
+def check_reference(dim: int, scale: Any = 1.0) -> None:
+    """Raises PochadeError where a denoiser has no input for a reference (``dim`` is 0), or the scale is not allowed."""
+    if not dim:
+        raise PochadeError(
+            "reference: given, but this model has no input for it, allowed is none: pochade train reference makes a "
+            "model that has one"
+        )
+    check_reference_scale(scale)
+
+
+def check_reference_scale(scale: Any) -> None:
+    """Raises PochadeError where the scale of a reference is no finite number from 0 on."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not (math.isfinite(scale) and scale >= 0):
+        raise PochadeError(f"reference_scale: {scale!r} given, allowed are finite numbers from 0 on")
+
+
 def control_rows(
     control: "Image.Image | Sequence[Image.Image] | Tensor", channels: int, prompts: int, size: tuple[int, int]
 ) -> "Tensor":

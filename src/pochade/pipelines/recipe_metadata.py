@@ -33,6 +33,7 @@ def versions() -> dict[str, str]:
 
 
 _LATER = {"decoder", "decoder_sha256", "control", "control_edges", "control_sha256", "depth"}
+_LATER |= {"reference", "reference_sha256", "reference_scale"}
 _LATER |= {"task", "source", "source_sha256", "mask", "mask_sha256", "strength", "size"}
 _LATER |= {"instruction", "image_guidance"}
 """Fields that older recipes do without."""
@@ -58,6 +59,9 @@ class PictureRecipe:
         control: file of the edges that the picture follows, or of the picture whose edges they are; empty for none.
         control_edges: whether the file is a picture whose edges were found.
         control_sha256: of that file.
+        reference: file of the picture whose style is followed; empty for none.
+        reference_sha256: of that file.
+        reference_scale: how strongly, from 0 on; 1 where there is none.
         depth: iterations inside the denoiser; 0 for the model's own.
         task: what was asked for, of ``pochade.types.TASKS``.
         source: file of the picture that was edited; empty where there is none.
@@ -86,6 +90,9 @@ class PictureRecipe:
     control: str = ""
     control_edges: bool = False
     control_sha256: str = ""
+    reference: str = ""
+    reference_sha256: str = ""
+    reference_scale: float = 1.0
     depth: int = 0
     task: str = "generate"
     source: str = ""

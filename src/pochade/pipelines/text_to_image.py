@@ -9,8 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.features import style
 from pochade.pipelines.base import Callback, PaintingPipeline, PromptTruncatedWarning, finite
-from pochade.pipelines.checks import check_count, check_output, check_scale, check_size, control_rows
+from pochade.pipelines.checks import check_count, check_output, check_reference, check_scale, check_size, control_rows
+from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 __all__ = ["PromptTruncatedWarning", "TextToImagePipeline"]
@@ -57,6 +59,8 @@ class TextToImagePipeline(PaintingPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
         control: Image.Image | Sequence[Image.Image] | Tensor | None = None,
+        reference: Any = None,
+        reference_scale: float = 1.0,
     ) -> Any:
         """Paint B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
 
@@ -89,6 +93,10 @@ class TextToImagePipeline(PaintingPipeline):
             control: what the picture shall follow, for a denoiser with an input for it: a picture of ``height`` x
                 ``width`` such as white edges on black, or a tensor [C_control, height, width] in [0, 1]; one for all,
                 or one a prompt. Guidance leaves it in both branches.
+            reference: whose style the picture shall follow, for a denoiser with an input for it: a picture of any size,
+                one for all, or a list with one a prompt; or what ``encode_reference`` gave. Guidance drops it together
+                with the prompt.
+            reference_scale: how strongly, from 0 (not at all) on.
 
         Raises:
             PochadeError: an argument is not allowed; before any work.
@@ -119,6 +127,12 @@ class TextToImagePipeline(PaintingPipeline):
                 raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
             channels = int(getattr(self.denoiser.config, "control_channels", 0))
             parts = {"control": control_rows(control, channels, asked.rows, (height, width))}
+        if reference is not None:
+            if asked.embeds.reference is not None:
+                raise PochadeError("reference: given beside prompt_embeds that hold one, allowed is one of both")
+            parts |= self._reference(reference, reference_scale, asked.rows)
+        elif reference_scale != 1:
+            raise PochadeError(f"reference_scale: {reference_scale} given without a reference, allowed is none")
         shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
         noise, seeds = self._noise(generator, latents, asked.batch, shape)
         result = self._integrate(
@@ -136,3 +150,43 @@ class TextToImagePipeline(PaintingPipeline):
             images = self._as_type(self._decoded(result), output_type)
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
+
+    def encode_reference(self, reference: Any) -> Tensor:
+        """The features [n, R, D_ref] of n pictures whose style is to be followed, by the encoder that the denoiser was
+        trained with.
+
+        Args:
+            reference: a picture as ``ImageToImagePipeline`` takes it, or a list of them, of any sizes.
+
+        Raises:
+            PochadeError: the denoiser has no input for a reference, its encoder cannot be had, or no picture is given.
+        """
+        config = self.denoiser.config
+        check_reference(int(getattr(config, "reference_dim", 0)))
+        if config.reference_encoder is None:
+            raise PochadeError("reference: pictures given, but the model names no encoder, allowed are its features")
+        listed = reference if isinstance(reference, list | tuple) else [reference]
+        if not listed:
+            raise PochadeError("reference: an empty list given, allowed is one picture or more")
+        try:
+            pictures = [row[None] for one in listed for row in read_pictures(one)]
+        except PochadeError as error:
+            raise PochadeError(f"reference: {str(error).removeprefix('image: ')}") from error
+        encoder = style.load(config.reference_encoder)
+        return torch.cat([encoder(2 * picture - 1) for picture in pictures])
+
+    def _reference(self, reference: Any, scale: float, prompts: int) -> dict[str, Tensor]:
+        """The parts of the conditioning for a reference, one a prompt. Raises PochadeError where it does not fit."""
+        dim = int(getattr(self.denoiser.config, "reference_dim", 0))
+        check_reference(dim, scale)
+        features = reference if isinstance(reference, Tensor) else self.encode_reference(reference)
+        features = features[None] if features.ndim == 2 else features
+        if features.ndim != 3 or features.shape[0] not in (1, prompts) or not features.shape[1]:
+            allowed = f"[{prompts}, R, {dim}], or one for all"
+            raise PochadeError(f"reference: shape {list(features.shape)} given, allowed are features {allowed}")
+        if features.shape[2] != dim:
+            raise PochadeError(f"reference: {features.shape[2]} features given, the denoiser's reference needs {dim}")
+        return {
+            "reference": features.expand(prompts, -1, -1),
+            "reference_scale": torch.full((prompts,), float(scale)),
+        }

@@ -16,6 +16,7 @@ RECIPES: dict[str, str] = {
     "student": "pochade.recipes.student:of_a_teacher",
     "distil": "pochade.recipes.distil:few_steps",
     "control": "pochade.recipes.control:edges",
+    "reference": "pochade.recipes.reference:style",
     "edit": "pochade.recipes.edit:natively",
     "tiny-decoder": "pochade.recipes.decoder:tiny",
 }

@@ -13,6 +13,7 @@ from pochade.data.pairs.latents import CachedPairs, build_pairs, fingerprint_pai
 from pochade.data.pairs.openmoji import OpenMojiPairs
 from pochade.data.pairs.pictures import PicturePairs
 from pochade.data.pairs.stored import StoredPairs
+from pochade.data.references import CachedReferences, build_references
 from pochade.data.velocities import CachedVelocities, build_velocities
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -57,6 +58,19 @@ def cache_edges(size: int, out: Path, latents: CachedLatents, dataset: Any) -> C
     """The edges of the pictures of ``dataset``, of which ``latents`` are."""
     pictures = as_pictures(dataset)
     return build_edges(latents, pictures, out / "cache" / f"edges-{fingerprint(pictures, str(size))}")
+
+
+def cache_references(
+    size: int, out: Path, latents: CachedLatents, encoder: Any, dataset: Any, views: int
+) -> CachedReferences:
+    """Features of the pictures of ``dataset``, of which ``latents`` are, as references."""
+    pictures = as_pictures(dataset)
+    # A folder keeps its name when other weights are put into it.
+    probe = [
+        round(value, 3) for value in encoder(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).flatten().tolist()
+    ]
+    name = fingerprint(pictures, encoder.identity, str(probe), str(size), str(views))
+    return build_references(latents, pictures, encoder, out / "cache" / f"references-{name}", views)
 
 
 def cache_velocities(

@@ -15,7 +15,7 @@ from pochade.autoencoders.tiny_decoder import for_autoencoder
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines.loading import load_components
 from pochade.recipes import run
-from pochade.recipes.adapters import controlled
+from pochade.recipes.adapters import controlled, referenced
 from pochade.recipes.editing import editor, sourced
 from pochade.training.stage import Stage
 from pochade.training.task import Batch, Task
@@ -25,6 +25,7 @@ from pochade.training.tasks.control import ControlSettings, ControlTask
 from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
 from pochade.training.tasks.edit import EditSettings, EditTask
 from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.tasks.reference import ReferenceSettings, ReferenceTask
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 from pochade.types import TASKS
 
@@ -95,6 +96,10 @@ def dry_run(stages: Sequence[Stage], steps: int = STEPS) -> Iterator[Tried]:
             pipeline = controlled(stage)
             denoiser, side = pipeline.denoiser, stage.data.size // pipeline.autoencoder.downsampling
             task, shape = ControlTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
+        elif isinstance(settings, ReferenceSettings):
+            pipeline, _ = referenced(stage)
+            denoiser, side = pipeline.denoiser, stage.data.size // pipeline.autoencoder.downsampling
+            task, shape = ReferenceTask(denoiser, settings), (int(denoiser.config.latent_channels), side, side)
         elif isinstance(settings, EditSettings):
             if settings.model is None and painter is not None:
                 denoiser, shape = sourced(painter[0], stage), painter[1]
@@ -156,6 +161,8 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
     if isinstance(task, ControlTask):
         pixels = (config.control_downsampling * side for side in shape[1:])
         batch["control"] = (torch.rand(size, config.control_channels, *pixels) < 0.1).float()
+    if isinstance(task, ReferenceTask):
+        batch["reference"] = torch.randn(size, 1, config.reference_dim)
     if isinstance(task, EditTask):
         batch |= {"source": torch.randn(size, *shape), "source_mask": (torch.rand(size, 1, *shape[1:]) < 0.3).float()}
         batch["task"] = torch.randint(1, len(TASKS), (size,))

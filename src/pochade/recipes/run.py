@@ -18,7 +18,7 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.schedulers import make_scheduler, takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
-from pochade.recipes.adapters import controlled, run_control
+from pochade.recipes.adapters import controlled, referenced, run_control, run_reference
 from pochade.recipes.autoencoders import check_size, load_autoencoder, run_autoencoder, run_decoder
 from pochade.recipes.caches import cache_latents, cache_velocities
 from pochade.recipes.editing import check_start, editor, pairs_of, pictures_of, run_edit
@@ -33,6 +33,7 @@ from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.tasks.reference import ReferenceSettings
 from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 
 SHEET_PROMPTS = (
@@ -43,6 +44,7 @@ SHEET_STEPS = 20
 FEW_STEPS = 4
 """What a distilled model samples with where nothing else is asked for."""
 KINDS = (AutoencoderSettings, DecoderSettings, FlowSettings, ConsistencySettings, ControlSettings, EditSettings)
+KINDS += (ReferenceSettings,)
 
 
 def stages_of(recipe: str) -> list[Stage]:
@@ -91,6 +93,8 @@ def run(stages: Sequence[Stage], out: Path, *, resume: bool = False, only: str |
             previous = _run_consistency(stage, folder, again, previous, out)
         elif isinstance(stage.task, ControlSettings):
             previous = run_control(stage, folder, again, out)
+        elif isinstance(stage.task, ReferenceSettings):
+            previous = run_reference(stage, folder, again, out)
         elif isinstance(stage.task, EditSettings):
             previous = run_edit(stage, folder, again, out, painter)
         else:
@@ -118,8 +122,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
     if not isinstance(stage.task, KINDS):
         kind = type(stage.task).__name__
         raise PochadeError(
-            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher, consistency, control and edit "
-            "settings"
+            f"task: {kind} given, allowed are autoencoder, decoder, flow, teacher, consistency, control, reference "
+            "and edit settings"
         )
     start = stage.initialise_from
     if start == "previous" and not (before and type(before[-1].task) is type(stage.task)):
@@ -142,6 +146,8 @@ def _preflight(stage: Stage, before: Sequence[Stage]) -> None:
         _preflight_teacher(stage.task.teacher, dataset, before)
     elif isinstance(stage.task, ControlSettings):
         _check_labels(controlled(stage), dataset, "task.model")
+    elif isinstance(stage.task, ReferenceSettings):
+        _check_labels(referenced(stage)[0], dataset, "task.model")
     elif isinstance(stage.task, DecoderSettings):
         autoencoder = _autoencoder_for(stage, before)
         with torch.device("meta"):

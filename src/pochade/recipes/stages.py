@@ -10,6 +10,7 @@ from pochade.training.tasks.control import ControlSettings
 from pochade.training.tasks.decoder import DecoderSettings
 from pochade.training.tasks.edit import EditSettings
 from pochade.training.tasks.flow import FlowSettings
+from pochade.training.tasks.reference import ReferenceSettings
 from pochade.training.tasks.teacher import TeacherSettings
 
 
@@ -130,7 +131,7 @@ def consistency_stage(data: ImageData, task: ConsistencySettings, **changes: Any
     return Stage(**{**settings, **changes})
 
 
-def control_stage(data: ImageData, task: ControlSettings, **changes: Any) -> Stage:
+def control_stage(data: ImageData, task: ControlSettings | ReferenceSettings, **changes: Any) -> Stage:
     """A control input of a trained model, which itself is kept as it is, on cached latents and edges."""
     settings: dict[str, Any] = {
         "name": "control",
@@ -147,6 +148,11 @@ def control_stage(data: ImageData, task: ControlSettings, **changes: Any) -> Sta
         "sample_every": 500,
     }
     return Stage(**{**settings, **changes})
+
+
+def reference_stage(data: ImageData, task: ReferenceSettings, **changes: Any) -> Stage:
+    """A reference input of a trained model, otherwise as ``control_stage``, on cached latents and features."""
+    return control_stage(data, task, **{"name": "reference", **changes})
 
 
 def edit_stage(data: PairData, task: EditSettings, **changes: Any) -> Stage:

@@ -1,0 +1,151 @@
+"""How well a reference is followed, and what the words lose by it.
+
+    python benchmarks/reference.py runs/reference/1-reference/model --references openmoji+FOLDER
+
+Prompts are captions of drawings; each is painted with a reference that is another, held-out picture, with the reference
+of the next prompt, and without one. "colours" is the total variation between the colours of the painting and those of
+its own reference (joint histograms of 4 x 4 x 4 bins; 0 equal, 1 nothing in common). "features" is the root mean square
+difference of their features, in deviations over the training set: that is what the network was trained to read, so it
+is no independent judge. R@1 is the share of paintings whose caption is told from 100 by a judge that saw real drawings
+alone. Writes docs/benchmarks/reference.json and docs/images/reference.png.
+"""
+
+import argparse
+import json
+from pathlib import Path
+from statistics import fmean, stdev
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from measuring import write
+from pochade.data.images import sheet
+from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_pictures, to_pil, to_uint8
+from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.features import style
+from pochade.features.lite0 import load_lite0
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes.sources import as_pictures, open_images
+from pochade.recipes.stages import ImageData
+
+DOCS = Path(__file__).parents[1] / "docs"
+BATCH = 25
+BINS = 4
+SHOWN = (5, 7)
+"""References and prompts on the sheet."""
+
+
+def colours(image: Tensor) -> Tensor:
+    """The joint histogram [BINS^3] of a picture, uint8 [3, H, W]; its sum is 1."""
+    bins = (image.long() * BINS // 256).flatten(1)
+    index = (bins[0] * BINS + bins[1]) * BINS + bins[2]
+    return torch.bincount(index, minlength=BINS**3).float() / index.numel()
+
+
+def between(one: Tensor, other: Tensor) -> float:
+    """Total variation of two histograms, in [0, 1]."""
+    return float((one - other).abs().sum()) / 2
+
+
+def paint(pipe: Any, prompts: list[str], references: Tensor | None, scale: float, steps: int) -> Tensor:
+    """A picture for each prompt, uint8 [n, 3, H, W], the i-th from seed i."""
+    images: list[Tensor] = []
+    for start in range(0, len(prompts), BATCH):
+        rows = range(start, min(start + BATCH, len(prompts)))
+        told = {} if references is None else {"reference": references[rows.start : rows.stop], "reference_scale": scale}
+        images.append(
+            pipe(
+                [prompts[i] for i in rows],
+                num_inference_steps=steps,
+                generator=[torch.Generator().manual_seed(i) for i in rows],
+                output_type="pt",
+                **told,
+            ).images
+        )
+    return (torch.cat(images) * 255).round().to(torch.uint8)
+
+
+def held_out_references(source: str, size: int, prompts: list[str]) -> list[Image.Image]:
+    """Pictures of a source that were held out of training, one for each prompt, none of them called as it is."""
+    pictures = as_pictures(open_images(ImageData(source, size), "held_out"))
+    step = max(1, len(pictures) // len(prompts))
+    chosen: list[int] = []
+    for i, prompt in enumerate(prompts):
+        item = i * step
+        while prompt in pictures.captions(item % len(pictures)):
+            item += 1
+        chosen.append(item % len(pictures))
+    return [pictures.image(item) for item in chosen]
+
+
+def measured(values: list[float], name: str) -> dict[str, float]:
+    """Mean and standard error."""
+    return {name: fmean(values), f"{name} error": stdev(values) / len(values) ** 0.5}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("model")
+    parser.add_argument("--references", default="openmoji", help="where they come from, as data.source in training")
+    parser.add_argument("--samples", type=int, default=100, help="prompts of each split")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 1.0])
+    parser.add_argument("--output", type=Path, default=DOCS)
+    args = parser.parse_args()
+    pipe = TextToImagePipeline.from_pretrained(args.model)
+    pipe.set_progress_bar_config(disable=True)
+    size, branch = pipe.default_size, pipe.denoiser.reference
+    encoder: Any = style.load(pipe.denoiser.config.reference_encoder)
+    net = load_lite0()
+    real = {split: read_pictures("openmoji", size, split) for split in ("train", "held_out")}
+    embeddings = {split: caption_embeddings(pictures.captions) for split, pictures in real.items()}
+    probe = RetrievalProbe.fit(pooled_features(net, real["train"].images), embeddings["train"])
+    record: dict[str, Any] = {"size": size, "steps": args.steps, "references": args.references}
+    record |= {"encoder": pipe.denoiser.config.reference_encoder, "rows": []}
+    references: list[Image.Image] = []
+    features = torch.zeros(0)
+    for split, pictures in real.items():
+        prompts = pictures.captions[: args.samples]
+        references = held_out_references(args.references, size, prompts)
+        features = pipe.encode_reference(references)
+        histograms = [colours(to_uint8(reference)) for reference in references]
+        ways: list[tuple[str, Tensor | None, float]] = [("none", None, 0.0)]
+        ways += [("its own", features, scale) for scale in args.scales]
+        ways += [("another", features.roll(-1, 0), scale) for scale in args.scales]
+        for way, shown, scale in ways:
+            made = paint(pipe, prompts, shown, scale, args.steps)
+            found = encoder(made.float() / 127.5 - 1)
+            apart = ((found - features) * branch.rate.float()).square().mean((1, 2)).sqrt()
+            told = probe.precision(pooled_features(net, made), embeddings[split], pictures.concepts)
+            row = {"split": split, "reference": way, "scale": scale, "pictures": len(prompts)}
+            row |= measured([between(colours(x), h) for x, h in zip(made, histograms, strict=True)], "colours")
+            row |= measured(apart.tolist(), "features")
+            row |= {"R@1": told.top1, "R@1 error": told.spread1}
+            record["rows"].append(row)
+            print(json.dumps(row), flush=True)
+    write(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
+    target = args.output / "images" / "reference.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_suffix(".part")
+    _page(pipe, references, features, real["train"].captions, args.steps).save(temporary, format="PNG", optimize=True)
+    temporary.replace(target)
+
+
+def _page(pipe: Any, references: list[Image.Image], features: Tensor, captions: list[str], steps: int) -> Image.Image:
+    """References down, prompts across; the first row is without a reference."""
+    rows, columns = SHOWN
+    prompts = captions[:columns]
+    chosen = list(range(0, len(references), max(1, len(references) // rows)))[:rows]
+    blank = Image.new("RGB", (pipe.default_size, pipe.default_size), "white")
+    cells = [blank, *map(to_pil, paint(pipe, prompts, None, 0.0, steps))]
+    for i in chosen:
+        same = features[i : i + 1].expand(columns, -1, -1)
+        cells += [references[i], *map(to_pil, paint(pipe, prompts, same, 1.0, steps))]
+    labels = [x for first in ("no reference", *["reference"] * len(chosen)) for x in (first, *prompts)]
+    return sheet(cells, labels, columns=columns + 1, cell=pipe.default_size)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,90 @@
+"""MicroForge's reference before it is trained, and what it can be made of."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from denoisers.test_microforge import inputs, make, text
+from pochade.denoisers.microforge import MicroForgeDenoiser
+from pochade.errors import PochadeError
+from pochade.flow.guidance import Guidance, GuidedDenoiser
+
+WIDTH = 7
+
+
+def features(batch: int = 2, vectors: int = 1) -> Tensor:
+    return torch.randn(batch, vectors, WIDTH, generator=torch.Generator().manual_seed(4))
+
+
+def stirred(model: Any) -> Any:
+    """With a reference whose way out is open."""
+    with torch.no_grad():
+        for parameter in model.reference.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("changes", [{}, {"plan_tokens": 0}, {"source": "width", "tasks": ("edit",)}, {"text_dim": 0}])
+def test_before_training_its_presence_changes_nothing(changes: dict[str, Any], training: bool) -> None:
+    base = make(**changes).train(training)
+    with torch.random.fork_rng():
+        with_input = base.with_reference(WIDTH, "lite0")
+    assert with_input.training == training
+    assert (with_input.config.reference_dim, with_input.config.reference_encoder) == (WIDTH, "lite0")
+    added = {name.partition(".")[0] for name in with_input.state_dict() if name not in base.state_dict()}
+    assert added == {"reference"}
+    (z, t), told = inputs(), text()
+    expected = base(z, t, told).velocity
+    for reference in (None, torch.zeros(2, 1, WIDTH), features(), features(vectors=3)):
+        assert torch.equal(with_input(z, t, replace(told, reference=reference)).velocity, expected)
+
+
+@torch.no_grad()
+def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
+    model = stirred(make().with_reference(WIDTH, "lite0"))
+    model.reference.standardise(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5)
+    model.save_pretrained(tmp_path)
+    again: Any = MicroForgeDenoiser.from_pretrained(tmp_path)
+    (z, t), told = inputs(), replace(text(), reference=features())
+    found = model(z, t, told).velocity
+    assert torch.equal(again.eval()(z, t, told).velocity, found)
+    assert (found - model(z, t, text()).velocity).abs().amax((1, 2, 3)).min() > 1e-3
+    # The strength is each row's own, and at 0 there is no reference.
+    scales = replace(told, reference_scale=torch.tensor([1.0, 0.0]))
+    mixed = model(z, t, scales).velocity
+    torch.testing.assert_close(mixed[:1], found[:1], atol=1e-6, rtol=0)
+    torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-6, rtol=0)
+    # It tells all tokens alike: a picture of another size takes it as well.
+    wide = torch.randn(2, 3, 4, 8)
+    assert model(wide, t, told).velocity.shape == wide.shape
+
+
+@torch.no_grad()
+def test_guidance_drops_it_with_the_text() -> None:
+    model = stirred(make().with_reference(WIDTH))
+    (z, t), told = inputs(), replace(text(), reference=features(), reference_scale=torch.tensor([0.5, 1.0]))
+    guided = GuidedDenoiser(model, Guidance(3.0))(z, t, told).velocity
+    with_both, with_none = model(z, t, told).velocity, model(z, t, replace(text().drop("text"))).velocity
+    torch.testing.assert_close(guided, with_none + 3 * (with_both - with_none), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_what_cannot_be() -> None:
+    with pytest.raises(PochadeError, match="reference_dim: -1 given, allowed is 0 and more"):
+        make(reference_dim=-1)
+    with pytest.raises(PochadeError, match="reference_dim: 7 given, allowed is 0 without text and plan_tokens"):
+        make(reference_dim=7, text_dim=0, plan_tokens=0)
+    (z, t), model = inputs(), make().with_reference(WIDTH)
+    for wrong in (torch.ones(2, 1, 6), torch.ones(2, WIDTH), torch.ones(3, 1, WIDTH)):
+        with pytest.raises(PochadeError, match=r"reference: shape .* given, allowed is \(2, \d, 7\)"):
+            model(z, t, replace(text(), reference=wrong))
+    with pytest.raises(PochadeError, match=r"reference_scale: shape \(1,\) given, allowed is \(2,\)"):
+        model(z, t, replace(text(), reference=features(), reference_scale=torch.ones(1)))
+    with pytest.raises(PochadeError, match="reference: a tensor given, but the network has no input for it"):
+        make()(z, t, replace(text(), reference=features()))

@@ -1,0 +1,241 @@
+"""A reference from the recipe to a picture: trained beside a frozen model, stored with it, and followed."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from cli.run import cli
+from pochade.denoisers.microforge import MicroForgeDenoiser
+from pochade.errors import PochadeError
+from pochade.features import style
+from pochade.pipelines.recipe_metadata import read_recipe
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes import dry_run
+from pochade.recipes.run import stages_of, train
+from pochade.training.stage import override
+from pochade.types import Conditioning
+from text_encoders.folders import clip_folder
+
+FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
+SIZE = 32
+DIM = 160
+
+
+def drawing(i: int, size: int = SIZE) -> Image.Image:
+    image = Image.new("RGB", (size, size), "white")
+    ImageDraw.Draw(image).ellipse((2 + i, 4, 20 + i // 2, 24), fill=(20 * i, 90, 0))
+    return image
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures")
+    for i in range(10):
+        drawing(i).save(path / f"{i}.png")
+        (path / f"{i}.txt").write_text(f"picture number {i}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def generator_folder(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A MicroForge with random weights in place of the toy's denoiser."""
+    parts = TextToImagePipeline.from_pretrained(toy_pipeline_folder).components
+    size = {"latent_channels": 4, "sample_size": 4, "dim": 16, "heads": 2, "blocks": 2, "inner": 16, "state_size": 3}
+    size |= {"attention_every": 1, "modulation_groups": 4, "plan_tokens": 3, "plan_layers": 1, "plan_hidden": 16}
+    torch.manual_seed(0)
+    text = {"text_dim": 12, "pooled_dim": 12, "text_encoder": parts["text_encoder"].identity}
+    denoiser: Any = MicroForgeDenoiser(**size, **text)
+    for parameter in denoiser.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
+    folder = tmp_path_factory.mktemp("models") / "microforge"
+    pipe = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval()}, default_steps=2)
+    pipe.save_pretrained(folder, dtype=torch.float16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def changes(pictures: Path, generator_folder: Path) -> list[str]:
+    usual = [f"data.source={pictures}", f"data.size={SIZE}", f"task.model={generator_folder}", "task.views=2"]
+    return [*usual, *FAST]
+
+
+@pytest.fixture(scope="module")
+def trained(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "reference"
+    # A rate so large that three steps are seen.
+    model = train("reference", [*changes, "learning_rate=0.05"], out)
+    assert model == out / "1-reference" / "model"
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert train("reference", [*changes, "learning_rate=0.05"], out, resume=True) == model
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
+    return model
+
+
+@pytest.fixture(scope="module")
+def pipe(trained: Path) -> Any:
+    pipe = TextToImagePipeline.from_pretrained(trained)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def paint(pipe: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+    options = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(1), "output_type": "pt", **options}
+    return pipe(*arguments, **options).images
+
+
+def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path, generator_folder: Path) -> None:
+    before = TextToImagePipeline.from_pretrained(generator_folder)
+    old, new = before.denoiser.state_dict(), pipe.denoiser.state_dict()
+    assert all(torch.equal(new[name], value) for name, value in old.items())
+    assert {name.partition(".")[0] for name in new.keys() - old.keys()} == {"reference"}
+    assert (pipe.denoiser.config.reference_dim, pipe.denoiser.config.reference_encoder) == (DIM, "lite0")
+    assert (pipe.default_steps, pipe.default_guidance, pipe.default_size) == (2, 3.0, SIZE)
+    before.set_progress_bar_config(disable=True)
+    assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
+    assert (trained.parent / "samples" / "step-000003.png").is_file()
+    assert len(list((trained.parents[1] / "cache").glob("references-*"))) == 1
+    # Mean and deviation are those of the training pictures.
+    standard = (pipe.encode_reference([drawing(i) for i in range(10)])[:, 0] - new["reference.mean"]) * new[
+        "reference.rate"
+    ]
+    assert standard.mean().abs() < 0.5
+    assert 0.5 < standard.std() < 1.5
+
+
+def test_pictures_follow_the_reference(pipe: Any) -> None:
+    one, two = drawing(0), drawing(8, 50)
+    plain, first, second = (paint(pipe, "a cat", reference=r) for r in (None, one, two))
+    assert (first - plain).abs().max() > 1e-3
+    assert (first - second).abs().max() > 1e-3
+    features = pipe.encode_reference(one)
+    assert features.shape == (1, 1, DIM)
+    for same in (features, features[0], [one], one.convert("RGBA"), np.asarray(one)):
+        assert torch.equal(paint(pipe, "a cat", reference=same), first)
+    weak = paint(pipe, "a cat", reference=one, reference_scale=0.1)
+    assert 0 < (weak - plain).norm() < (first - plain).norm()
+    torch.testing.assert_close(paint(pipe, "a cat", reference=one, reference_scale=0), plain, atol=1e-5, rtol=0)
+    both = paint(pipe, ["a cat", "a cat"], reference=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
+    shared = paint(pipe, ["a cat", "a cat"], reference=one, num_images_per_prompt=2, guidance_scale=1.0)
+    torch.testing.assert_close(both[:2], shared[:2], atol=1e-5, rtol=0)
+    assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-4
+    told = pipe.encode_prompt("a cat")
+    assert torch.equal(paint(pipe, prompt_embeds=told, reference=one), first)
+    assert paint(pipe, "a cat", reference=one, width=2 * SIZE).shape == (1, 3, SIZE, 2 * SIZE)
+
+
+def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
+    other = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    for attempt in (lambda: paint(other, "a cat", reference=drawing(0)), lambda: other.encode_reference(drawing(0))):
+        with pytest.raises(PochadeError, match=r"reference: given, but this model .* pochade train reference makes"):
+            attempt()
+    for wrong, message in (
+        ("style.png", "reference: str given, allowed are a picture"),
+        ([], "reference: an empty list given"),
+        ([drawing(0)] * 3, r"reference: shape \[3, 1, 160\] given, allowed are features \[1, R, 160\]"),
+        (torch.ones(1, 1, 99), "reference: 99 features given, the denoiser's reference needs 160"),
+        (np.zeros((6000, 5000, 3), np.uint8), "reference: 5000 x 6000 pixels given, allowed are 1 to 25 megapixels"),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            paint(pipe, "a cat", reference=wrong)
+    for scale in (-1, float("nan"), "1", True):
+        with pytest.raises(PochadeError, match=r"reference_scale: .* given, allowed are finite numbers from 0 on"):
+            paint(pipe, "a cat", reference=drawing(0), reference_scale=scale)
+    with pytest.raises(PochadeError, match=r"reference_scale: 0\.5 given without a reference"):
+        paint(pipe, "a cat", reference_scale=0.5)
+    with pytest.raises(PochadeError, match="reference: given beside prompt_embeds that hold one"):
+        paint(pipe, prompt_embeds=Conditioning(reference=torch.ones(1, 1, DIM)), reference=drawing(0))
+
+
+def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
+    further = [*changes, f"task.model={trained}", "steps=1", "sample_every=0"]
+    model = train("reference", further, tmp_path / "run")
+    old, new = (TextToImagePipeline.from_pretrained(folder).denoiser.state_dict() for folder in (trained, model))
+    assert old.keys() == new.keys()
+    changed = {name for name in old if not torch.equal(old[name], new[name])}
+    assert {name.partition(".")[0] for name in changed} == {"reference"}
+    assert not changed & {"reference.mean", "reference.rate"}
+    with pytest.raises(PochadeError, match=r"task.encoder: 'lite0:5' given, but .* has a reference of 'lite0'"):
+        train("reference", [*further, "task.encoder=lite0:5"], tmp_path / "other")
+
+
+def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
+    folder = clip_folder(tmp_path / "clip", whole=True)
+    few = [*changes, f"task.encoder=clip:{folder}", "steps=1", "sample_every=0", "learning_rate=0.05"]
+    pipe = TextToImagePipeline.from_pretrained(train("reference", few, tmp_path / "run"))
+    pipe.set_progress_bar_config(disable=True)
+    assert pipe.denoiser.config.reference_encoder == f"clip:{folder}"
+    assert not torch.equal(paint(pipe, "a cat", reference=drawing(0)), paint(pipe, "a cat"))
+    style.load.cache_clear()
+    folder.rename(tmp_path / "gone")
+    with pytest.raises(PochadeError, match="no CLIP could be loaded"):
+        paint(pipe, "a cat", reference=drawing(0))
+
+
+def test_dry_run(changes: list[str]) -> None:
+    (tried,) = dry_run.dry_run(override(stages_of("reference"), changes))
+    assert tried.shape == (4, 4, 4)
+    assert 0 < tried.parameters < 20_000
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("task.model=none", "task.model: none given, allowed is the name or the folder of a trained MicroForge model"),
+        ("task.model=lrf-openmoji", "'lrf-openmoji' holds a LRFDenoiser, allowed is a model with a MicroForgeDenoiser"),
+        ("initialise_from=lrf-openmoji", "initialise_from: 'lrf-openmoji' given, but the start is task.model"),
+        ("task.encoder=lite", "encoder: 'lite' is unknown, allowed are lite0, lite0:MAPS, clip:NAME_OR_FOLDER"),
+    ],
+)
+def test_what_cannot_be_trained(changes: list[str], change: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match=message):
+        train("reference", [*changes, change], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_line(
+    trained: Path,
+    toy_pipeline_folder: Path,
+    pictures: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    usual = ("--model", str(trained), "--seed", "1")
+    source = pictures / "3.png"
+    (made,) = cli(capsys, "generate", "a cat", "--reference", str(source), "-o", "out", *usual).out.split()
+    recipe = read_recipe(made)
+    assert (recipe.reference, recipe.reference_scale) == (str(source), 1.0)
+
+    def pixels(*arguments: str) -> np.ndarray:
+        (path,) = cli(capsys, "generate", *arguments, "-o", "more").out.split()
+        with Image.open(path) as image:
+            return np.asarray(image)
+
+    with Image.open(made) as image:
+        painted = np.asarray(image)
+    assert np.array_equal(pixels("--like", made), painted)
+    assert not np.array_equal(pixels("a cat", *usual), painted)
+    assert not np.array_equal(pixels("--like", made, "--reference-scale", "0.2"), painted)
+    assert read_recipe("more/a-cat-1-3.png").reference_scale == 0.2
+    assert read_recipe("more/a-cat-1-2.png").reference == ""
+
+    def refused(*arguments: str) -> str:
+        return cli(capsys, "generate", *arguments, "-o", "none", code=2).error
+
+    assert "reference: 'x.png' cannot be read" in refused("a cat", "--reference", "x.png", *usual)
+    assert "not a PNG, JPEG or WebP" in refused("a cat", "--reference", str(pictures / "3.txt"), *usual)
+    assert "reference_scale: 2.0 given without a reference" in refused("a cat", "--reference-scale", "2", *usual)
+    low = refused("a cat", "--reference", str(source), "--reference-scale", "-1", *usual)
+    assert "reference_scale: -1.0 given, allowed are finite numbers from 0 on" in low
+    elsewhere = refused("a cat", "--reference", str(source), "--model", str(toy_pipeline_folder))
+    assert "this model has no input for it" in elsewhere
+    drawing(9).save("mine.png")
+    cli(capsys, "generate", "a cat", "--reference", "mine.png", "-o", "mine", *usual)
+    drawing(1).save("mine.png")
+    assert "which is another file now" in refused("--like", "mine/a-cat-1.png")
+    assert not Path("none").exists()
