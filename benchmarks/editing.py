@@ -36,6 +36,8 @@ BATCH = 25
 SHOWN = 4
 """Pairs of each task on the sheet."""
 FACTORS = (2, 4)
+UNGUIDED = 1.0
+"""The guidance with which holes are filled: more of it paints further from the average, and so from any one target."""
 STRENGTH = 0.5
 """At which an instruction is tried as a description, by a model that was taught nothing."""
 TASKS = ("inpaint", "super_resolution", "edit", "local", "generate")
@@ -121,7 +123,8 @@ class Bench:
         for way, pipe in self.ways("InpaintPipeline"):
 
             def call(prompt: Any, image: Any, mask: Any, pipe: Any = pipe, **options: Any) -> Any:
-                return pipe(prompt, image=image, mask_image=mask, num_inference_steps=self.args.steps, **options)
+                steps = self.args.steps
+                return pipe(prompt, image, mask, num_inference_steps=steps, guidance_scale=UNGUIDED, **options)
 
             found[way] = in_batches(call, len(pairs), prompts, truth, masks, seed=self.args.seed)
         for way, images in found.items():
