@@ -80,6 +80,12 @@ def held_out_references(source: str, size: int, prompts: list[str]) -> list[Imag
     return [pictures.image(item) for item in chosen]
 
 
+def spread(count: int, chosen: int) -> list[int]:
+    """All indices, first so many that lie evenly."""
+    first = [i * count // chosen for i in range(min(chosen, count))]
+    return [*first, *sorted(set(range(count)) - set(first))]
+
+
 def measured(values: list[float], name: str) -> dict[str, float]:
     """Mean and standard error."""
     return {name: fmean(values), f"{name} error": stdev(values) / len(values) ** 0.5}
@@ -107,7 +113,9 @@ def main() -> None:
     references: list[Image.Image] = []
     features = torch.zeros(0)
     for split, pictures in real.items():
-        prompts = pictures.captions[: args.samples]
+        order = spread(len(pictures.captions), args.samples)
+        captions, concepts = ([part[i] for i in order] for part in (pictures.captions, pictures.concepts))
+        prompts = captions[: args.samples]
         references = held_out_references(args.references, size, prompts)
         features = pipe.encode_reference(references)
         histograms = [colours(to_uint8(reference)) for reference in references]
@@ -118,7 +126,7 @@ def main() -> None:
             made = paint(pipe, prompts, shown, scale, args.steps)
             found = encoder(made.float() / 127.5 - 1)
             apart = ((found - features) * branch.rate.float()).square().mean((1, 2)).sqrt()
-            told = probe.precision(pooled_features(net, made), embeddings[split], pictures.concepts)
+            told = probe.precision(pooled_features(net, made), embeddings[split][order], concepts)
             row = {"split": split, "reference": way, "scale": scale, "pictures": len(prompts)}
             row |= measured([between(colours(x), h) for x, h in zip(made, histograms, strict=True)], "colours")
             row |= measured(apart.tolist(), "features")
@@ -129,7 +137,8 @@ def main() -> None:
     target = args.output / "images" / "reference.png"
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".part")
-    _page(pipe, references, features, real["train"].captions, args.steps).save(temporary, format="PNG", optimize=True)
+    captions = [real["train"].captions[i] for i in spread(len(real["train"].captions), SHOWN[1])]
+    _page(pipe, references, features, captions, args.steps).save(temporary, format="PNG", optimize=True)
     temporary.replace(target)
 
 

@@ -94,3 +94,15 @@ def editing_generation(record: dict[str, Any]) -> str:
     ]
     columns = ["", "", "kernel distance", "R@1", "kernel distance, held out", "R@1, held out"]
     return table(columns, lines)
+
+
+def reference(record: dict[str, Any]) -> str:
+    """How a reference is followed, and what the words lose by it."""
+    names = {"train": "training concepts", "held_out": "held-out concepts"}
+    lines: list[list[str]] = []
+    for row in record["rows"]:
+        way = row["reference"] if row["reference"] == "none" else f"{row['reference']}, scale {row['scale']:g}"
+        figures = (_value(row, name, form) for name, form in (("colours", ".3f"), ("features", ".2f"), ("R@1", ".2f")))
+        lines.append([names[row["split"]], way, *figures])
+    columns = ["words of", "reference shown", "colours apart from its own", "features apart from its own", "R@1"]
+    return f"{record['rows'][0]['pictures']} pictures a row:\n\n" + table(columns, lines)
