@@ -2,9 +2,10 @@
 
     python benchmarks/editing.py microforge-nano=runs/edit/1-edit/model
     python benchmarks/editing.py lrf-openmoji=runs/lrf/1-edit/model --tasks edit --pairs 200
+    python benchmarks/editing.py microforge-nano:channels=runs/channels/1-edit/model
 
-Before the = stands the model that it was taught from, by name or folder: it edits without training, beside copying the
-input and enlarging bicubically. Pairs are of concepts that no training saw. Writes docs/benchmarks/editing.json,
+Before the = stands the name of the model that it was taught from, and behind a colon what tells several of these apart:
+the former edits without training, beside copying the input and enlarging bicubically. Pairs are of concepts that no training saw. Writes docs/benchmarks/editing.json,
 in which other models stay, and docs/images/editing-MODEL.png. Pictures painted from captions alone, before and after,
 are kept below --pictures, so that an interrupted run goes on.
 """
@@ -97,6 +98,7 @@ class Bench:
 
     def __init__(self, name: str, folder: str, args: Any) -> None:
         self.name, self.folder, self.args = name, folder, args
+        self.untaught = name.partition(":")[0]
         self.rows: list[dict[str, Any]] = []
         self.shown: list[tuple[Image.Image, str]] = []
         config = pochade.TextToImagePipeline.from_pretrained(folder)
@@ -111,7 +113,7 @@ class Bench:
         self.shown += [(to_image(2 * image - 1), text) for image, text in columns]
 
     def ways(self, kind: str) -> list[tuple[str, Any]]:
-        return [("without training", loaded(kind, self.name)), ("taught", loaded(kind, self.folder))]
+        return [("without training", loaded(kind, self.untaught)), ("taught", loaded(kind, self.folder))]
 
     def inpaint(self) -> None:
         pairs = drawn(self.size, ["inpaint"], self.args.pairs, self.args.seed)
@@ -235,7 +237,7 @@ class Bench:
             self.show((found["taught"][i], words[i]), (target[i], "target"))
 
     def generate(self) -> None:
-        for way, folder in (("before", self.name), ("after", self.folder)):
+        for way, folder in (("before", self.untaught), ("after", self.folder)):
             pipe = loaded("TextToImagePipeline", folder)
             report = evaluate(
                 pipe,
@@ -243,7 +245,7 @@ class Bench:
                 samples=self.args.samples,
                 steps=self.args.steps,
                 guidance=pipe.default_guidance,
-                out=self.args.pictures / f"{self.name.replace('/', '-')}-{way}",
+                out=self.args.pictures / (self.untaught if way == "before" else self.name),
                 model=folder,
                 progress=False,
             ).figures
@@ -278,7 +280,7 @@ def main() -> None:
         write(path, json.dumps(record, indent=2) + "\n")
         if bench.shown:
             page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)
-            target = args.output / "images" / f"editing-{Path(name).name}.png"
+            target = args.output / "images" / f"editing-{name.replace(':', '-')}.png"
             target.parent.mkdir(parents=True, exist_ok=True)
             temporary = target.with_suffix(".part")
             page.save(temporary, format="PNG", optimize=True)
