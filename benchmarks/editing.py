@@ -5,9 +5,9 @@
     python benchmarks/editing.py microforge-nano:channels=runs/channels/1-edit/model
 
 Before the = stands the name of the model that it was taught from, and behind a colon what tells several of these apart:
-the former edits without training, beside copying the input and enlarging bicubically. Pairs are of concepts that no training saw. Writes docs/benchmarks/editing.json,
-in which other models stay, and docs/images/editing-MODEL.png. Pictures painted from captions alone, before and after,
-are kept below --pictures, so that an interrupted run goes on.
+the former edits without training, beside copying the input and enlarging bicubically. Pairs are of concepts that no
+training saw. Writes docs/benchmarks/editing.json, in which other models stay, and docs/images/editing-MODEL.png.
+Pictures painted from captions alone, before and after, are kept below --pictures, so that an interrupted run goes on.
 """
 
 import argparse
