@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pochade.data.edges import CachedEdges, edges_image, load_canny
+from pochade.data.edges import edges, edges_image, load_canny
 from pochade.data.images import sheet
-from pochade.data.latents import CachedLatents
+from pochade.data.latents import CachedLatents, Pictures
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
@@ -17,14 +17,12 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
 from pochade.recipes.caches import cache_edges, cache_latents
 from pochade.recipes.results import Result, main_first, passed_over, say
-from pochade.recipes.sources import open_images
+from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage
 from pochade.training.tasks.control import ControlSettings, ControlTask
 
-CHANNELS = 1
-"""C_control of edges."""
 SHOWN = 12
 STEPS = 20
 """Of the sampling for the sheets, at most."""
@@ -53,7 +51,7 @@ def controlled(stage: Stage) -> TextToImagePipeline:
     if denoiser.control is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stage.seed)
-            fresh = denoiser.with_control(CHANNELS, int(pipeline.autoencoder.downsampling))
+            fresh = denoiser.with_control()
         pipeline.register_modules(denoiser=fresh)
     pipeline.register_to_config(default_size=stage.data.size)
     return pipeline
@@ -71,9 +69,9 @@ def run_control(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
     with main_first():
         name = None if frozen is None else frozen.identity
         latents = cache_latents(stage.data.size, out, pipeline.autoencoder, frozen, name, dataset)
-        data = cache_edges(stage.data.size, out, latents, dataset)
+        data = cache_edges(stage.data.size, out, pipeline.autoencoder, latents, dataset)
     task = ControlTask(pipeline.denoiser, stage.task)
-    pictures = partial(_paint_pairs, stage.name, pipeline, latents, data)
+    pictures = partial(_paint_pairs, stage.name, pipeline, latents, as_pictures(dataset))
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
     with main_first() as main:
         if main:
@@ -81,11 +79,11 @@ def run_control(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
     return result
 
 
-def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatents, data: CachedEdges) -> Any:
+def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatents, pictures: Pictures) -> Any:
     """Edges of some pictures beside what is painted along them; None where the network paints nothing."""
     pipeline.set_progress_bar_config(disable=True)
     items = range(0, latents.pictures, -(-latents.pictures // SHOWN))
-    lines = [data.control(item) for item in items]
+    lines = [edges(pictures.image(item)) for item in items]
     told = [latents.in_words(item, np.random.default_rng(0)) for item in items]
     encoder: Any = pipeline.text_encoder
     prompts = [one["caption"] if "caption" in one else encoder.names[one["class_label"]] for one in told]
