@@ -1,6 +1,7 @@
 """A control input from the recipe to a picture: trained beside a frozen model, stored with it, and followed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from cli.run import cli
-from pochade.data.edges import edges, edges_image, edges_of
+from pochade.data.edges import edges, edges_image, edges_of, encode_lines
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
 from pochade.pipelines.recipe_metadata import read_recipe
@@ -113,6 +114,9 @@ def test_pictures_follow_the_control(pipe: Any) -> None:
     assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-3
     told = pipe.encode_prompt("a cat")
     assert torch.equal(paint(pipe, prompt_embeds=told, control=one), first)
+    with torch.no_grad():
+        latents = encode_lines(tensor[None], pipe.autoencoder.encode)
+    assert torch.equal(paint(pipe, prompt_embeds=replace(told, control=latents)), first)
     wide = paint(pipe, "a cat", control=tensor.repeat(1, 1, 2), width=2 * SIZE)
     assert wide.shape == (1, 3, SIZE, 2 * SIZE)
 
