@@ -49,7 +49,7 @@ class Conditioning:
     source_mask: Tensor | None = None
     """[B, 1, H, W] in [0, 1], 1 where the picture is to be repainted."""
     control: Tensor | None = None
-    """[B, C_control, H, W] spatial control such as edges."""
+    """[B, C, H, W] latents of the picture of a spatial control, such as edges."""
     reference: Tensor | None = None
     """[B, R, D_ref] float, features of pictures whose style is to be followed; R of them, mostly one."""
     reference_scale: Tensor | None = None

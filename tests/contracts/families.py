@@ -67,7 +67,7 @@ FAMILIES: dict[str, Family] = {
             "patches": _IRIS | _TEXT | {"patch_size": 2},
             "cells": _IRIS | _TEXT | {"patch_size": 1, "blocks": 1, "distillation": 0.5},
             "editor": _IRIS | _TEXT | {"patch_size": 1, "tasks": ("edit", "inpaint")},
-            "controlled": _IRIS | _TEXT | {"patch_size": 1, "control_channels": 1, "control_downsampling": 2},
+            "controlled": _IRIS | _TEXT | {"patch_size": 2, "controlled": True},
         },
         depth="iterations",
         ways=({},),
@@ -205,7 +205,7 @@ def conditioning_for(
         if getattr(denoiser, "task_vectors", None) is not None:
             values["task"] = torch.arange(batch) % len(TASKS)
     if "control" in parts:
-        values["control"] = noise(batch, config.control_channels, *(config.control_downsampling * n for n in size))
+        values["control"] = noise(batch, config.latent_channels, *size)
     if "reference" in parts:
         values["reference"] = noise(batch, 2, config.reference_dim)
         values["reference_scale"] = 0.5 + torch.rand(batch, generator=generator)

@@ -33,7 +33,7 @@ def family(case: tuple[str, str]) -> Family:
     found = FAMILIES[case[0]]
     toy = found.toys[case[1]]
     own = ["source"] if toy.get("source", "none") != "none" or toy.get("tasks") else []
-    own += ["control"] if toy.get("control_channels") else []
+    own += ["control"] if toy.get("controlled") else []
     own += ["reference"] if toy.get("reference_dim") else []
     return replace(found, parts=(*found.parts, *own))
 
@@ -213,7 +213,7 @@ def test_a_source_is_added_to_a_trained_network(name: str, toy: str, way: dict[s
     assert list(base.config.tasks) == tasks
     assert editor.with_source(["edit"]).config.tasks == [t for t in TASKS if t in {*tasks, "edit", "inpaint"}]
     latents, t = inputs_for(base, 2, (4, 4))
-    parts = ("text", "class_label", *(("control",) if base.config.get("control_channels") else ()))
+    parts = ("text", "class_label", *(("control",) if base.config.get("controlled") else ()))
     told = conditioning_for(base, parts, 2, (4, 4))
     expected = base(latents, t, told).velocity
     assert torch.equal(editor(latents, t, told).velocity, expected)
@@ -284,10 +284,7 @@ def test_bad_conditioning(denoiser: Any, family: Family) -> None:
     if "source" in family.parts:
         wrong["source"] = {"source": torch.zeros(2, latents.shape[1], 8, 8)}
         wrong["source_mask"] = {"source_mask": torch.zeros(2, 2, 4, 4)}
-    if "control" in family.parts:
-        wrong["control"] = {"control": torch.zeros(2, denoiser.config.control_channels, 4, 4)}
-    else:
-        wrong["control"] = {"control": torch.zeros(2, 1, 4, 4)}
+    wrong["control"] = {"control": torch.zeros(2, latents.shape[1], 8, 8)}
     wrong["reference"] = {"reference": torch.ones(2, 1, 99)}
     if "reference" in family.parts:
         wrong["reference_scale"] = {"reference_scale": torch.ones(3)}

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image, ImageDraw
+from torch.nn.functional import avg_pool2d
 
-import pochade.data.edges as module
 from data.test_latents import Pictures, build
 from pochade.data.dataset import Dataset
-from pochade.data.edges import build_edges, edges, edges_image, edges_of, read_edges
+from pochade.data.edges import build_edges, edges, edges_image, edges_of, encode_lines, read_edges
 from pochade.data.images import to_tensor
 from pochade.errors import PochadeError
 
@@ -79,33 +79,43 @@ class Drawings(Pictures):
         return image
 
 
-def test_every_sample_has_the_edges_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART", 4)
+def encode(images: torch.Tensor) -> torch.Tensor:
+    """Two channels, each cell the mean of 2 x 2 pixels: of black and of white cells -1 and 1."""
+    return avg_pool2d(images[:, :2], 2)
+
+
+def test_lines_are_drawn_black_on_white() -> None:
+    lines = torch.zeros(2, 1, 4, 6)
+    lines[0, 0, :2, 4:] = 1
+    found = encode_lines(lines, encode)
+    assert found[0].tolist() == 2 * [[[1, 1, -1], [1, 1, 1]]]
+    # Without lines there is no control.
+    assert found[1].eq(0).all()
+
+
+def test_every_sample_has_the_edges_of_its_picture(tmp_path: Path) -> None:
     pictures = Drawings()
     latents = build(tmp_path / "latents", pictures)
-    data = build_edges(latents, pictures, tmp_path / "edges", progress=False)
+    data = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
     assert isinstance(data, Dataset)
     assert len(data) == len(latents)
+    controls: set[tuple[float, ...]] = set()
     for index in range(len(data)):
         for seed in range(4):
             sample = data.sample(index, np.random.default_rng(seed))
             alone = latents.sample(index, np.random.default_rng(seed))
-            assert torch.equal(sample["control"], edges(pictures.image(int(sample["name"]))))
-            assert torch.equal(sample.pop("control"), data.control(int(sample["name"])))
+            control = sample.pop("control")
+            assert torch.equal(control, encode_lines(edges(pictures.image(int(sample["name"])))[None], encode)[0])
             assert sample.keys() == alone.keys()
             assert torch.equal(sample["latents"], alone["latents"])
+            controls.add(tuple(control.flatten().tolist()))
+    assert len(controls) > len(data) // 2
 
-    assert len({tuple(data.control(item).flatten().tolist()) for item in range(len(pictures))}) == len(pictures)
-
-    first, *rest = sorted((tmp_path / "edges").glob("part-*"))
-    kept = {path: path.stat().st_mtime_ns for path in rest}
-    first.unlink()
-    again = build_edges(latents, pictures, tmp_path / "edges", progress=False)
-    assert {path: path.stat().st_mtime_ns for path in rest} == kept
-    assert torch.equal(again.control(0), data.control(0))
-    first.write_bytes(b"no")
-    with pytest.raises(PochadeError, match="damaged"):
-        build_edges(latents, pictures, tmp_path / "edges", progress=False)
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")}
+    again = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")} == stamps
+    first, second = (dataset.sample(0, np.random.default_rng(0))["control"] for dataset in (data, again))
+    assert torch.equal(first, second)
 
 
 def test_pictures_and_latents_belong_together(tmp_path: Path) -> None:
@@ -114,5 +124,5 @@ def test_pictures_and_latents_belong_together(tmp_path: Path) -> None:
             return 2
 
     with pytest.raises(PochadeError, match="pictures: 2 given"):
-        build_edges(build(tmp_path / "latents"), Fewer(), tmp_path / "edges", progress=False)
+        build_edges(build(tmp_path / "latents"), Fewer(), encode, tmp_path / "edges", progress=False)
     assert not (tmp_path / "edges").exists()

@@ -12,28 +12,33 @@ from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
 
 
-def edges(rows: int, columns: int, batch: int = 2) -> torch.Tensor:
-    return (torch.rand(batch, 1, rows, columns, generator=torch.Generator().manual_seed(4)) < 0.2).float()
+def latents(rows: int = 8, columns: int = 8, batch: int = 2) -> torch.Tensor:
+    """Of a control picture."""
+    return torch.randn(batch, 3, rows, columns, generator=torch.Generator().manual_seed(4))
+
+
+def controlled(**changes: Any) -> Any:
+    """With a control that has an effect."""
+    model = make(**changes).with_control()
+    for parameter in model.control.parameters():
+        parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("training", [False, True])
-@pytest.mark.parametrize(("patch", "downsampling"), [(1, 1), (2, 4), (1, 8)])
-def test_before_training_its_presence_changes_nothing(patch: int, downsampling: int, training: bool) -> None:
+@pytest.mark.parametrize("patch", [1, 2])
+def test_before_training_its_presence_changes_nothing(patch: int, training: bool) -> None:
     base = make(patch_size=patch).train(training)
     state = torch.random.get_rng_state()
     with torch.random.fork_rng():
-        with_input = base.with_control(1, downsampling)
+        with_input: Any = base.with_control()
     assert with_input.training == training
     added = {name for name in with_input.state_dict() if name not in base.state_dict()}
     assert added
     assert all(name.startswith("control.") for name in added)
     (z, t), told = inputs(columns=4), text()
-    for control in (
-        None,
-        torch.zeros(2, 1, 8 * downsampling, 4 * downsampling),
-        edges(8 * downsampling, 4 * downsampling),
-    ):
+    for control in (None, torch.zeros(2, 3, 8, 4), latents(columns=4)):
         found = []
         for model, conditioning in ((base, told), (with_input, replace(told, control=control))):
             torch.random.set_rng_state(state)
@@ -41,18 +46,29 @@ def test_before_training_its_presence_changes_nothing(patch: int, downsampling: 
         assert torch.equal(*found)
 
 
+def test_it_begins_with_the_embedding_of_the_network() -> None:
+    base = make()
+    model: Any = base.with_control()
+    assert torch.equal(model.control.embed.weight, base.embed.weight)
+    assert torch.equal(model.control.embed.bias, base.embed.bias)
+    # They learn apart from each other, and a control that there is is kept.
+    with torch.no_grad():
+        model.control.embed.weight.zero_()
+    assert base.embed.weight.abs().min() > 0
+    assert model.embed.weight.abs().min() > 0
+    assert model.with_control().control.embed.weight.abs().max() == 0
+
+
 @torch.no_grad()
 def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
-    model = make().with_control(1, 2)
-    for parameter in model.control.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
+    model = controlled()
     model.save_pretrained(tmp_path)
     again: Any = IRISDenoiser.from_pretrained(tmp_path)
-    (z, t), told = inputs(), replace(text(), control=edges(16, 16))
+    (z, t), told = inputs(), replace(text(), control=latents())
     assert torch.equal(again.eval()(z, t, told).velocity, model(z, t, told).velocity)
-    # A row without edges is one without a control.
-    assert told.control is not None
-    without = torch.cat((told.control[:1], torch.zeros_like(told.control[1:])))
+    # A row of zeros is one without a control.
+    without = latents()
+    without[1] = 0
     mixed = model(z, t, replace(told, control=without)).velocity
     torch.testing.assert_close(mixed[:1], model(z, t, told).velocity[:1], atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-5, rtol=0)
@@ -60,27 +76,20 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
 
 
 @torch.no_grad()
-def test_an_edge_is_seen_where_it_is() -> None:
+def test_a_line_is_seen_where_it_is() -> None:
     """A change in a corner of a wide picture shows there the most."""
-    model = make(iterations=1, depths=(1,), blocks=1).with_control(1, 2)
-    for parameter in model.control.parameters():
-        parameter.add_(0.1 * torch.randn_like(parameter))
-    (z, t), lines = inputs(1, 8, 16), edges(16, 32, 1)
-    other = lines.clone()
-    other[0, :, :4, 28:] = 1 - other[0, :, :4, 28:]
-    one, two = (model(z, t, replace(text(1), control=c)).velocity for c in (lines, other))
-    change = (one - two).abs()[0].sum(0)
+    model = controlled(iterations=1, depths=(1,), blocks=1)
+    (z, t), one = inputs(1, 8, 16), latents(8, 16, 1)
+    other = one.clone()
+    other[0, :, :2, 14:] *= -1
+    first, second = (model(z, t, replace(text(1), control=c)).velocity for c in (one, other))
+    change = (first - second).abs()[0].sum(0)
     assert change[:4, 12:].mean() > 2 * change[:, :8].mean()
 
 
 def test_what_cannot_be() -> None:
-    with pytest.raises(PochadeError, match="control_channels: -1 given, allowed is 0 and more"):
-        make(control_channels=-1)
-    for cell in (0, 3, 6):
-        with pytest.raises(PochadeError, match=r"control_downsampling: .* powers of two"):
-            make(patch_size=1, control_channels=1, control_downsampling=cell)
-    (z, t), model = inputs(), make().with_control(1, 2)
-    with pytest.raises(PochadeError, match=r"control: shape \(2, 1, 8, 8\) given, allowed is \(2, 1, 16, 16\)"):
-        model(z, t, replace(text(), control=edges(8, 8)))
+    (z, t), model = inputs(), make().with_control()
+    with pytest.raises(PochadeError, match=r"control: shape \(2, 3, 4, 4\) given, allowed is \(2, 3, 8, 8\)"):
+        model(z, t, replace(text(), control=latents(4, 4)))
     with pytest.raises(PochadeError, match="control: a tensor given, but the network has no input for it"):
-        make()(z, t, replace(text(), control=edges(16, 16)))
+        make()(z, t, replace(text(), control=latents()))

@@ -1,6 +1,7 @@
 """A control input from the recipe to a picture: trained beside a frozen model, stored with it, and followed."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from cli.run import cli
-from pochade.data.edges import edges, edges_image, edges_of
+from pochade.data.edges import edges, edges_image, edges_of, encode_lines
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
 from pochade.pipelines.recipe_metadata import read_recipe
@@ -89,7 +90,7 @@ def test_the_model_is_the_one_before_and_its_control(pipe: Any, trained: Path, g
     old, new = before.denoiser.state_dict(), pipe.denoiser.state_dict()
     assert all(torch.equal(new[name], value) for name, value in old.items())
     assert {name.partition(".")[0] for name in new.keys() - old.keys()} == {"control"}
-    assert (pipe.denoiser.config.control_channels, pipe.denoiser.config.control_downsampling) == (1, 8)
+    assert pipe.denoiser.config.controlled
     assert (pipe.default_steps, pipe.default_guidance, pipe.default_size) == (2, 3.0, SIZE)
     before.set_progress_bar_config(disable=True)
     assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
@@ -113,6 +114,9 @@ def test_pictures_follow_the_control(pipe: Any) -> None:
     assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-3
     told = pipe.encode_prompt("a cat")
     assert torch.equal(paint(pipe, prompt_embeds=told, control=one), first)
+    with torch.no_grad():
+        latents = encode_lines(tensor[None], pipe.autoencoder.encode)
+    assert torch.equal(paint(pipe, prompt_embeds=replace(told, control=latents)), first)
     wide = paint(pipe, "a cat", control=tensor.repeat(1, 1, 2), width=2 * SIZE)
     assert wide.shape == (1, 3, SIZE, 2 * SIZE)
 
@@ -126,16 +130,12 @@ def test_controls_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
         with pytest.raises(PochadeError, match=r"control: shape .* allowed is \[1, 1, 32, 32\], or one for all"):
             paint(pipe, "a cat", control=wrong)
     for wrong in ("edges.png", [], [drawing(0).tobytes()]):
-        with pytest.raises(PochadeError, match="allowed are pictures or a tensor of 1 channels"):
+        with pytest.raises(PochadeError, match="allowed are pictures or a tensor"):
             paint(pipe, "a cat", control=wrong)
     with pytest.raises(PochadeError, match="control: pictures of several sizes given"):
         paint(pipe, ["a cat"] * 2, control=[drawing(0), drawing(0).resize((16, 16))])
     with pytest.raises(PochadeError, match="control: given beside prompt_embeds that hold one"):
         paint(pipe, prompt_embeds=Conditioning(control=lines[None]), control=lines)
-    parts = {**pipe.components, "denoiser": pipe.denoiser.with_control(1, 8)}
-    parts["denoiser"].register_to_config(control_downsampling=16)
-    with pytest.raises(PochadeError, match="8 pixels to a cell given, the denoiser's control needs 16"):
-        TextToImagePipeline(**parts)
 
 
 def test_a_control_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:

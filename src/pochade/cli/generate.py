@@ -335,7 +335,7 @@ def _control_file(
         file, is_edges, told = Path(recipe.control), recipe.control_edges, recipe.control_sha256
     if file is None:
         return None, False, ""
-    check_control(int(hub.read_json(model / "denoiser" / "config.json").get("control_channels", 0)))
+    check_control(bool(hub.read_json(model / "denoiser" / "config.json").get("controlled", False)))
     return file, is_edges, _digest("edges_of" if is_edges else "control", file, told)
 
 

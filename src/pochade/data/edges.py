@@ -1,8 +1,4 @@
-"""Edges of pictures, as a control for a denoiser, and a cache of them beside one of latents.
-
-The cache holds a bit for each pixel, in parts, each a safetensors file renamed into place when whole: an interrupted
-build goes on where it stopped.
-"""
+"""Edges of pictures, as a control for a denoiser, and a cache of their latents beside one of the pictures'."""
 
 from pathlib import Path
 from typing import Any
@@ -10,18 +6,12 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
 from torch import Tensor
 
-from pochade.data.captioned import progress_bar
-from pochade.data.files import atomic_file, write_json
 from pochade.data.images import load_image
-from pochade.data.latents import CachedLatents, Pictures
+from pochade.data.latents import CachedLatents, EncodeImages, Pictures, build_cache
 from pochade.errors import PochadeError, missing_extra
 
-PART = 512
-"""Pictures in one file of the cache."""
 SIGMA = 1.0
 """Width in pixels of the blur before edges are looked for: drawings have no noise, and their lines are thin."""
 MOST = 0.5
@@ -87,10 +77,39 @@ def edges_image(lines: Tensor) -> Image.Image:
     return Image.fromarray((lines[0] * 255).round().to(torch.uint8).cpu().numpy())
 
 
-def build_edges(latents: CachedLatents, pictures: Pictures, folder: Path, *, progress: bool = True) -> "CachedEdges":
-    """Find the edges of all ``pictures``, of which ``latents`` are, into ``folder``, which may hold a part of them.
+def encode_lines(lines: Tensor, encode_images: EncodeImages) -> Tensor:
+    """Latents [B, C, h, w] of lines [B, 1, H, W] in [0, 1], drawn black on white, as pictures show them.
+
+    A row without lines becomes one of zeros, which is no control.
 
     Args:
+        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
+    """
+    latents = encode_images((1 - 2 * lines).expand(-1, 3, -1, -1))
+    return latents * (lines != 0).flatten(1).any(1)[:, None, None, None]
+
+
+class _Outlines:
+    """The same pictures as their edges, black on white."""
+
+    def __init__(self, pictures: Pictures) -> None:
+        self._pictures = pictures
+        self.captions, self.label, self.group = pictures.captions, pictures.label, pictures.group
+
+    def __len__(self) -> int:
+        return len(self._pictures)
+
+    def image(self, index: int) -> Image.Image:
+        return ImageOps.invert(edges_image(edges(self._pictures.image(index)))).convert("RGB")
+
+
+def build_edges(
+    latents: CachedLatents, pictures: Pictures, encode_images: EncodeImages, folder: Path, *, progress: bool = True
+) -> "CachedEdges":
+    """Encode the edges of all ``pictures``, of which ``latents`` are, into ``folder``, which may hold a part of them.
+
+    Args:
+        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
         folder: named after ``pochade.data.latents.fingerprint``, so that it never holds anything else.
 
     Raises:
@@ -99,57 +118,24 @@ def build_edges(latents: CachedLatents, pictures: Pictures, folder: Path, *, pro
     """
     if len(pictures) != latents.pictures:
         raise PochadeError(f"pictures: {len(pictures)} given, there are latents of {latents.pictures}")
-    folder.mkdir(parents=True, exist_ok=True)
-    count = -(-len(pictures) // PART)
-    with progress_bar(progress) as bar:
-        task = bar.add_task("finding edges", total=len(pictures))
-        for part in range(count):
-            path = folder / f"part-{part:05d}.safetensors"
-            items = range(part * PART, min(len(pictures), (part + 1) * PART))
-            if path.exists():
-                bar.advance(task, len(items))
-                continue
-            found: list[np.ndarray] = []
-            size = (0, 0)
-            for item in items:
-                lines = edges(pictures.image(item))[0].numpy()
-                size = lines.shape
-                found.append(np.packbits(lines.astype(bool)))
-                bar.advance(task)
-            tensors = {"edges": torch.from_numpy(np.stack(found)), "size": torch.tensor(size)}
-            with atomic_file(path) as file:
-                file.write(save(tensors))
-    write_json(folder / "cache.json", {"pictures": len(pictures), "parts": count})
-    return CachedEdges(latents, folder, count)
+
+    def encode(images: Tensor) -> Tensor:
+        return encode_lines((1 - images[:, :1]) / 2, encode_images)
+
+    return CachedEdges(latents, build_cache(_Outlines(pictures), encode, None, folder, progress=progress))
 
 
 class CachedEdges:
-    """Samples of a cache of latents, each with ``"control"``, the edges [1, H, W] float32 of its picture."""
+    """Samples of a cache of latents, each with ``"control"`` [C, h, w], the latents of its picture's edges."""
 
-    def __init__(self, latents: CachedLatents, folder: Path, parts: int) -> None:
+    def __init__(self, latents: CachedLatents, outlines: CachedLatents) -> None:
         self._latents = latents
-        self._parts = [_read(folder / f"part-{number:05d}.safetensors") for number in range(parts)]
+        self._outlines = outlines
 
     def __len__(self) -> int:
         return len(self._latents)
 
-    def control(self, item: int) -> Tensor:
-        """The edges [1, H, W] of picture ``item``."""
-        packed, (height, width) = self._parts[item // PART]
-        bits = np.unpackbits(packed[item % PART].numpy(), count=height * width)
-        return torch.from_numpy(bits.reshape(1, height, width).astype(np.float32))
-
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         """A variant of group ``index`` with one of its captions, both drawn evenly, and its edges."""
         item = self._latents.variant(index, rng)
-        return {**self._latents.picture(item, rng), "control": self.control(item)}
-
-
-def _read(path: Path) -> tuple[Tensor, tuple[int, int]]:
-    """Packed bits [pictures, bytes], and rows and columns of a picture."""
-    try:
-        tensors = load_file(path)
-        height, width = tensors["size"].tolist()
-        return tensors["edges"], (height, width)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        raise PochadeError(f"{path}: damaged ({error}); delete this file and it is made again") from error
+        return {**self._latents.picture(item, rng), "control": self._outlines.in_words(item, rng)["latents"]}

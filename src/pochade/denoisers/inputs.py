@@ -32,8 +32,8 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
     Args:
         latents: [B, C, H, W].
         conditioning: of any parts.
-        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input; for "control"
-            its ``control_channels`` and ``control_downsampling``, for "reference" its ``reference_dim``.
+        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input; for "reference"
+            its ``reference_dim``.
         parts: of ``pochade.types.PARTS`` and "task", those that the family can be told. A picture or a task that it
             cannot be told is an error; text and labels that its configuration has no input for are left aside.
     """
@@ -49,8 +49,7 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any,
     if "source" in parts:
         allowed |= {"source": tuple(latents.shape), "source_mask": (batch, 1, *latents.shape[2:])}
     if "control" in parts:
-        pixels = (config.control_downsampling * side for side in latents.shape[2:])
-        allowed["control"] = (batch, config.control_channels, *pixels)
+        allowed["control"] = tuple(latents.shape)
     if "reference" in parts:
         vectors = None if conditioning.reference is None else conditioning.reference.shape[1:2].numel()
         allowed |= {"reference": (batch, vectors, config.reference_dim), "reference_scale": (batch,)}

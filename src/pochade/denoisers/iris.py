@@ -155,8 +155,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
-        control_channels: C_control of a control picture such as edges, 0 for no such input.
-        control_downsampling: its pixels along one side of a cell of the latents, those of the autoencoder.
+        controlled: whether there is an input for a control, the latents of a picture such as edges.
         tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for. With any of them comes
             a second embedding, of the source's latents and the mask, that is added to that of the latents from zero
             (an input convolution made wider, 2211.09800, section 3.2), and a vector for each task beside the time.
@@ -185,8 +184,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         pooled_dim: int = 0,
         text_encoder: str | None = None,
         num_classes: int = 0,
-        control_channels: int = 0,
-        control_downsampling: int = 1,
+        controlled: bool = False,
         tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
@@ -214,8 +212,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         self.coda = nn.ModuleList(CodaBlock(dim, heads) for _ in range(2))
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, latent_channels * patch_size**2)
-        cell = control_downsampling * patch_size
-        self.control = ControlInput(control_channels, cell, dim) if control_channels else None
+        self.control = ControlInput(latent_channels, patch_size, dim) if controlled else None
         self.embed_source = self.task_vectors = None
         if tasks:
             self.embed_source = nn.Conv2d(latent_channels + 1, dim, patch_size, stride=patch_size, bias=False)
@@ -256,12 +253,15 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         """The parameters, those of the core counted once for each of ``depth`` passes."""
         return sum(p.numel() for p in self.parameters()) + (depth - 1) * sum(p.numel() for p in self.core.parameters())
 
-    def with_control(self, channels: int, downsampling: int) -> "IRISDenoiser":
-        """A copy that takes a control picture of C_control channels, ``downsampling`` pixels to a cell of the latents.
+    def with_control(self) -> "IRISDenoiser":
+        """A copy that takes the latents of a control picture, whose ``control`` begins with this one's patch embedding.
 
         Before its ``control`` is trained it gives what this one gives, bit for bit, whatever it is shown.
         """
-        return copy_with(self, control_channels=channels, control_downsampling=downsampling)
+        copy: IRISDenoiser = copy_with(self, controlled=True)
+        if self.control is None and copy.control is not None:
+            copy.control.embed.load_state_dict(self.embed.state_dict())
+        return copy
 
     def with_source(self, tasks: Sequence[str]) -> "IRISDenoiser":
         """A copy to be trained for ``tasks`` beside those that it has, each with a source.
@@ -329,9 +329,9 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         """Velocity at ``latents`` [B, C, H, W] and time ``t`` [B] in [0, 1].
 
         Args:
-            conditioning: text (tokens, mask, pooled) and class label are used where present, and control [B, C_control,
-                f H, f W] where there is an input for it, f being ``control_downsampling``; a row of zeros is none.
-                Source and task are used where the configuration has ``tasks``.
+            conditioning: text (tokens, mask, pooled) and class label are used where present, and control [B, C, H, W]
+                where there is an input for it, a row of zeros being none. Source and task are used where the
+                configuration has ``tasks``.
             state: IRIS carries nothing from step to step; must be None.
             depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond the largest
                 depth of training a warning says that nothing was learned there.

@@ -1,4 +1,4 @@
-"""What IRIS reads once, before its core is iterated: the latents, and a control picture beside them."""
+"""What IRIS reads once, before its core is iterated: the latents, and those of a control picture beside them."""
 
 # torch leaves some of its types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -6,13 +6,9 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseSeparableConv
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.modulation import Modulation, modulated_norm
-
-NARROWEST = 16
-"""Channels of the first convolution that reads a control picture; each further one has twice as many, up to D."""
 
 
 class PreludeBlock(nn.Module):
@@ -31,44 +27,32 @@ class PreludeBlock(nn.Module):
 
 
 class ControlInput(nn.Module):
-    """A branch of the prelude that reads a control picture, such as edges, and what it adds to the prelude's output.
+    """A branch of the prelude that reads the latents of a control picture, such as edges, and what it adds to the
+    prelude's output.
 
-    Convolutions halve the picture until a token has one cell, two blocks read it together with the latents, and a
-    read-out that time, class and text modulate is added, from zero, so that at first the picture changes nothing
-    (2302.05543, section 3.1, with a branch of its own in place of a copy of the network). A row whose picture is zero
-    everywhere has no control: nothing is added to it.
+    The network's autoencoder has made the latents: it can see lines already, which a branch that reads pixels would
+    have to learn from the few pictures that it is trained on. Two blocks read their patches together with the latents
+    to denoise, and a read-out that time, class and text modulate is added, from zero, so that at first the picture
+    changes nothing (2302.05543, section 3.1, with a branch of its own in place of a copy of the network). A row that
+    is zero everywhere has no control: nothing is added to it.
 
     Args:
-        channels: C_control. cell: pixels along one side of a token, a power of two. dim: D.
-
-    Raises:
-        PochadeError: an argument is out of range.
+        channels: C of the latents. patch_size: latent cells along one side of a token. dim: D.
     """
 
-    def __init__(self, channels: int, cell: int, dim: int) -> None:
+    def __init__(self, channels: int, patch_size: int, dim: int) -> None:
         super().__init__()
-        if channels < 1:
-            raise PochadeError(f"control_channels: {channels} given, allowed is 0 and more")
-        if cell < 1 or cell & (cell - 1):
-            raise PochadeError(
-                f"control_downsampling: {cell} pixels to a side of a token come of it, allowed are powers of two"
-            )
-        halvings = cell.bit_length() - 1
-        widths = [channels, *(min(NARROWEST * 2**i, dim) for i in range(halvings))]
-        self.halve = nn.ModuleList(nn.Conv2d(widths[i], widths[i + 1], 3, 2, 1) for i in range(halvings))
-        self.widen = nn.Conv2d(widths[-1], dim, 1)
+        self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
         self.norm = nn.RMSNorm(dim, eps=1e-6)
         self.blocks = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
         self.modulation = Modulation(dim, 2)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, control: Tensor, x: Tensor, steer: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, C_control, H, W] in pixels, the latents' tokens x [B, N, D] and steering [B, D] -> [B, N, D] to add."""
+        """[B, C, H, W], the latents' tokens x [B, N, D] and steering [B, D] -> [B, N, D] to add."""
         there = (control != 0).flatten(1).any(1)
-        y = control.to(x.dtype)
-        for convolution in self.halve:
-            y = F.gelu(convolution(y))
-        y = self.norm(self.widen(y).flatten(2).transpose(1, 2)) + F.rms_norm(x, (x.shape[-1],), eps=1e-6)
+        y = self.embed(control.to(x.dtype)).flatten(2).transpose(1, 2)
+        y = self.norm(y) + F.rms_norm(x, (x.shape[-1],), eps=1e-6)
         for block in self.blocks:
             y = block(y, *grid)
         return self.out(modulated_norm(y, *self.modulation(steer))) * there[:, None, None]

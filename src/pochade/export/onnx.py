@@ -99,8 +99,8 @@ def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_toke
     """The inputs that a denoiser's configuration speaks of: latents, t, then its conditioning, then its state.
 
     ``text_dim`` above 0 brings tokens and mask, ``pooled_dim`` pooled, ``num_classes`` class_label,
-    ``control_channels`` control and ``reference_dim`` the features of one reference, zeros for none; a ``state_shape``
-    brings the state, zeros at the first sampling step.
+    ``controlled`` control, zeros for none, and ``reference_dim`` the features of one reference, likewise; a
+    ``state_shape`` brings the state, zeros at the first sampling step.
     """
     config: Any = denoiser.config
     inputs = [Input("latents", (config.latent_channels, *latent_size)), Input("t", ())]
@@ -111,9 +111,8 @@ def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_toke
         inputs.append(Input("pooled", (config.pooled_dim,)))
     if getattr(config, "num_classes", None):
         inputs.append(Input("class_label", (), torch.int64, low=-1, high=config.num_classes))
-    if getattr(config, "control_channels", None):
-        pixels = (config.control_downsampling * side for side in latent_size)
-        inputs.append(Input("control", (config.control_channels, *pixels)))
+    if getattr(config, "controlled", None):
+        inputs.append(Input("control", (config.latent_channels, *latent_size)))
     if getattr(config, "reference_dim", None):
         inputs.append(Input("reference", (1, config.reference_dim)))
     state_shape: Any = getattr(denoiser, "state_shape", None)

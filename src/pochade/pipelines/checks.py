@@ -32,10 +32,6 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
     channels, expected = autoencoder.config.latent_channels, denoiser.config.latent_channels
     if channels != expected:
         raise PochadeError(f"autoencoder: {channels} latent channels given, the denoiser needs {expected}")
-    if getattr(denoiser.config, "control_channels", 0):
-        down, expected = autoencoder.downsampling, denoiser.config.control_downsampling
-        if down != expected:
-            raise PochadeError(f"autoencoder: {down} pixels to a cell given, the denoiser's control needs {expected}")
     if text_encoder is None:
         return
     from pochade.text_encoders.base import PromptEncoder
@@ -102,9 +98,9 @@ def check_factor(factor: Any) -> None:
         raise PochadeError(f"factor: {factor!r} given, allowed are {' and '.join(map(str, FACTORS))}")
 
 
-def check_control(channels: int) -> None:
-    """Raises PochadeError where a denoiser has no input for a control (``channels`` is 0)."""
-    if not channels:
+def check_control(controlled: bool) -> None:
+    """Raises PochadeError where a denoiser has no input for a control."""
+    if not controlled:
         raise PochadeError(
             "control: given, but this model has no input for it, allowed is none: pochade train control makes a model "
             "that has one"
@@ -128,13 +124,14 @@ def check_reference_scale(scale: Any) -> None:
 
 
 def control_rows(
-    control: "Image.Image | Sequence[Image.Image] | Tensor", channels: int, prompts: int, size: tuple[int, int]
+    control: "Image.Image | Sequence[Image.Image] | Tensor", controlled: bool, prompts: int, size: tuple[int, int]
 ) -> "Tensor":
-    """A control for each prompt, [prompts, C_control, H, W] in [0, 1].
+    """The lines of a control for each prompt, [prompts, 1, H, W] in [0, 1].
 
     Args:
-        control: a picture of that size, one for each prompt, or a tensor [C_control, H, W] or [B, C_control, H, W].
-        channels: C_control; of pictures 1 (their brightness) or 3.
+        control: a picture of that size, whose brightness counts, one for each prompt, or a tensor [1, H, W] or
+            [B, 1, H, W].
+        controlled: whether the denoiser has an input for it.
         size: H and W in pixels.
 
     Raises:
@@ -144,20 +141,19 @@ def control_rows(
     import torch
     from PIL import Image
 
-    check_control(channels)
+    check_control(controlled)
     if isinstance(control, torch.Tensor):
         rows = control if control.ndim == 4 else control[None]
     else:
         pictures = [control] if isinstance(control, Image.Image) else list(control)
-        if channels not in (1, 3) or not pictures or not all(isinstance(p, Image.Image) for p in pictures):
-            raise PochadeError(f"control: {control!r} given, allowed are pictures or a tensor of {channels} channels")
-        mode = "L" if channels == 1 else "RGB"
-        arrays = [np.asarray(p.convert(mode)).reshape(p.height, p.width, channels) for p in pictures]
+        if not pictures or not all(isinstance(p, Image.Image) for p in pictures):
+            raise PochadeError(f"control: {control!r} given, allowed are pictures or a tensor [1, height, width]")
+        arrays = [np.asarray(p.convert("L")) for p in pictures]
         if len({array.shape for array in arrays}) > 1:
             raise PochadeError(f"control: pictures of several sizes given, allowed is {size[1]} x {size[0]}")
-        rows = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-    if tuple(rows.shape[1:]) != (channels, *size) or rows.shape[0] not in (1, prompts):
-        allowed = f"[{prompts}, {channels}, {size[0]}, {size[1]}], or one for all"
+        rows = torch.from_numpy(np.stack(arrays))[:, None].float() / 255
+    if tuple(rows.shape[1:]) != (1, *size) or rows.shape[0] not in (1, prompts):
+        allowed = f"[{prompts}, 1, {size[0]}, {size[1]}], or one for all"
         raise PochadeError(f"control: shape {list(rows.shape)} given, allowed is {allowed}")
     return rows.expand(prompts, -1, -1, -1)
 

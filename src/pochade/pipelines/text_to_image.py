@@ -1,6 +1,7 @@
 """From sentences to pictures."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,6 +9,8 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
+from pochade.autoencoders.tiling import encode_tiled
+from pochade.data.edges import encode_lines
 from pochade.errors import PochadeError
 from pochade.features import style
 from pochade.pipelines.base import Callback, PaintingPipeline, PromptTruncatedWarning, finite
@@ -90,9 +93,9 @@ class TextToImagePipeline(PaintingPipeline):
             callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data`` and ``aux`` it gets; the last
                 is a mapping of what the family tells of itself, such as ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
-            control: what the picture shall follow, for a denoiser with an input for it: a picture of ``height`` x
-                ``width`` such as white edges on black, or a tensor [C_control, height, width] in [0, 1]; one for all,
-                or one a prompt. Guidance leaves it in both branches.
+            control: the lines that the picture shall follow, for a denoiser with an input for them: a picture of
+                ``height`` x ``width``, white edges on black, or a tensor [1, height, width] in [0, 1], 1 on an edge;
+                one for all, or one a prompt. Guidance leaves it in both branches.
             reference: whose style the picture shall follow, for a denoiser with an input for it: a picture of any size,
                 one for all, or a list with one a prompt; or what ``encode_reference`` gave. Guidance drops it together
                 with the prompt.
@@ -121,12 +124,13 @@ class TextToImagePipeline(PaintingPipeline):
         )
         down = int(self.autoencoder.downsampling)
         height, width = height or self.default_size, width or self.default_size
-        parts: dict[str, Tensor] = {}
+        lines: Tensor | None = None
         if control is not None:
             if asked.embeds.control is not None:
                 raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
-            channels = int(getattr(self.denoiser.config, "control_channels", 0))
-            parts = {"control": control_rows(control, channels, asked.rows, (height, width))}
+            controlled = bool(getattr(self.denoiser.config, "controlled", False))
+            lines = control_rows(control, controlled, asked.rows, (height, width))
+        parts: dict[str, Tensor] = {}
         if reference is not None:
             if asked.embeds.reference is not None:
                 raise PochadeError("reference: given beside prompt_embeds that hold one, allowed is one of both")
@@ -135,6 +139,9 @@ class TextToImagePipeline(PaintingPipeline):
             raise PochadeError(f"reference_scale: {reference_scale} given without a reference, allowed is none")
         shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
         noise, seeds = self._noise(generator, latents, asked.batch, shape)
+        if lines is not None:
+            lines = lines.to(self._execution_device, self.autoencoder.dtype)
+            parts |= {"control": encode_lines(lines, partial(encode_tiled, self.autoencoder))}
         result = self._integrate(
             asked,
             noise,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from pochade.data.edges import CachedEdges, edges_image, load_canny
+from pochade.data.edges import edges, edges_image, load_canny
 from pochade.data.images import sheet
-from pochade.data.latents import CachedLatents
+from pochade.data.latents import CachedLatents, Pictures
 from pochade.data.references import CachedReferences
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.denoisers.microforge import MicroForgeDenoiser
@@ -27,8 +27,6 @@ from pochade.training.stage import Stage
 from pochade.training.tasks.control import ControlTask
 from pochade.training.tasks.reference import ReferenceSettings, ReferenceTask
 
-CHANNELS = 1
-"""C_control of edges."""
 SHOWN = 12
 STEPS = 20
 """Of the sampling for the sheets, at most."""
@@ -47,7 +45,7 @@ def controlled(stage: Stage) -> TextToImagePipeline:
     if denoiser.control is None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stage.seed)
-            fresh = denoiser.with_control(CHANNELS, int(pipeline.autoencoder.downsampling))
+            fresh = denoiser.with_control()
         pipeline.register_modules(denoiser=fresh)
     return pipeline
 
@@ -108,9 +106,9 @@ def run_control(stage: Stage, folder: Path, resume: bool, out: Path) -> Result:
     dataset = open_images(stage.data)
     with main_first():
         latents = _latents(stage, pipeline, dataset, out)
-        data = cache_edges(stage.data.size, out, latents, dataset)
+        data = cache_edges(stage.data.size, out, pipeline.autoencoder, latents, dataset)
     task = ControlTask(pipeline.denoiser, stage.task)
-    pictures = partial(_paint_pairs, stage.name, pipeline, latents, data)
+    pictures = partial(_paint_pairs, stage.name, pipeline, latents, as_pictures(dataset))
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
     with main_first() as main:
         if main:
@@ -155,10 +153,10 @@ def _prompts(pipeline: TextToImagePipeline, latents: CachedLatents, items: range
     return [one["caption"] if "caption" in one else encoder.names[one["class_label"]] for one in told]
 
 
-def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatents, data: CachedEdges) -> Any:
+def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatents, pictures: Pictures) -> Any:
     """Edges of some pictures beside what is painted along them; None where the network paints nothing."""
     items = range(0, latents.pictures, -(-latents.pictures // SHOWN))
-    lines = [data.control(item) for item in items]
+    lines = [edges(pictures.image(item)) for item in items]
     prompts = _prompts(pipeline, latents, items)
     images = _paint(name, pipeline, prompts, control=torch.stack(lines))
     if images is None:

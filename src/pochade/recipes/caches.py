@@ -54,10 +54,11 @@ def cache_pairs(size: int, out: Path, autoencoder: Any, encoder: Any, pairs: Any
     return build_pairs(pairs, draws, autoencoder.encode, encoder.encode, out / "cache" / f"pairs-{name}")
 
 
-def cache_edges(size: int, out: Path, latents: CachedLatents, dataset: Any) -> CachedEdges:
-    """The edges of the pictures of ``dataset``, of which ``latents`` are."""
+def cache_edges(size: int, out: Path, autoencoder: Any, latents: CachedLatents, dataset: Any) -> CachedEdges:
+    """Latents of the edges of the pictures of ``dataset``, of which ``latents`` are."""
     pictures = as_pictures(dataset)
-    return build_edges(latents, pictures, out / "cache" / f"edges-{fingerprint(pictures, str(size))}")
+    name = fingerprint(pictures, _identity(autoencoder), str(size))
+    return build_edges(latents, pictures, autoencoder.encode, out / "cache" / f"edges-{name}")
 
 
 def cache_references(

@@ -159,8 +159,7 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
     if isinstance(task, TeacherTask):
         batch |= {"record_seed": batch["seed"], "teacher_velocity": torch.randn(size, *shape)}
     if isinstance(task, ControlTask):
-        pixels = (config.control_downsampling * side for side in shape[1:])
-        batch["control"] = (torch.rand(size, config.control_channels, *pixels) < 0.1).float()
+        batch["control"] = torch.randn(size, *shape)
     if isinstance(task, ReferenceTask):
         batch["reference"] = torch.randn(size, 1, config.reference_dim)
     if isinstance(task, EditTask):

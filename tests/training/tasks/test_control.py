@@ -16,16 +16,15 @@ from pochade.types import Conditioning
 
 TOY: dict[str, Any] = {"latent_channels": 2, "sample_size": 4, "patch_size": 1, "dim": 16, "heads": 2, "hidden": 24}
 TOY |= {"blocks": 1, "iterations": 2, "depths": (2,), "gradient_iterations": 2, "num_classes": 1}
-CELL = 2
 
 
 def batch_of(step: int, rows: int = 32) -> Batch:
-    """Latents of +1 and -1 in a random pattern of 4 x 4 cells, and the pattern as the control, 2 pixels to a cell."""
+    """Latents of +1 and -1 in a random pattern of 4 x 4 cells, and as the control latents that are the pattern."""
     generator = torch.Generator().manual_seed(step)
     pattern = torch.randint(2, (rows, 1, 4, 4), generator=generator).float()
     return {
         "latents": (2 * pattern - 1).repeat(1, 2, 1, 1),
-        "control": pattern.repeat_interleave(CELL, 2).repeat_interleave(CELL, 3),
+        "control": pattern.repeat(1, 2, 1, 1),
         "class_label": torch.zeros(rows, dtype=torch.int64),
         "seed": torch.arange(step * rows, (step + 1) * rows),
     }
@@ -54,7 +53,7 @@ def test_the_picture_follows_the_control_and_the_network_stays_as_it_was() -> No
     torch.manual_seed(0)
     base: Any = IRISDenoiser(**TOY)
     learn(FlowTask(base, FlowSettings()), 100, 3e-3)
-    denoiser: Any = base.with_control(1, CELL)
+    denoiser: Any = base.with_control()
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     task = ControlTask(denoiser, ControlSettings(drop_control=0.2))
     assert {n for n, p in denoiser.named_parameters() if p.requires_grad} == {
@@ -78,7 +77,7 @@ def test_the_picture_follows_the_control_and_the_network_stays_as_it_was() -> No
 
 
 def test_rows_lose_their_control_apart_from_their_text() -> None:
-    denoiser: Any = IRISDenoiser(**TOY, control_channels=1, control_downsampling=CELL)
+    denoiser: Any = IRISDenoiser(**TOY, controlled=True)
     batch = batch_of(0, rows=256)
     batch["control"] = torch.ones_like(batch["control"])
     task = ControlTask(denoiser, ControlSettings(drop=0.5, drop_control=0.25))

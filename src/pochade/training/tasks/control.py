@@ -39,7 +39,7 @@ class ControlSettings:
 
 
 class ControlTask(FlowTask):
-    """``FlowTask`` on {..., "control" [B, C_control, H, W]}, of which only the denoiser's ``control`` learns.
+    """``FlowTask`` on {..., "control" [B, C, H, W]}, of which only the denoiser's ``control`` learns.
 
     Args:
         denoiser: with a ``control``; everything else in it is frozen.
