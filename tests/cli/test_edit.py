@@ -147,9 +147,14 @@ def test_inpaint_by_an_instruction(run: Any, toy_editor_folder: Path) -> None:
 def test_a_model_that_was_trained_to_enlarge_starts_from_noise(run: Any, toy_editor_folder: Path) -> None:
     strengths = [
         json.loads(run("upscale", "in.png", "--json", *more, **model).out)[0]["strength"]
-        for more, model in (((), {}), ((), {"model": toy_editor_folder}), (("--strength", "0.5"), {}))
+        for more, model in (
+            ((), {}),
+            ((), {"model": toy_editor_folder}),
+            (("--factor", "4"), {"model": toy_editor_folder}),
+            (("--strength", "0.5"), {}),
+        )
     ]
-    assert strengths == [0.2, 1.0, 0.5]
+    assert strengths == [0.2, 0.2, 1.0, 0.5]
 
 
 BAD = {

@@ -243,7 +243,7 @@ def upscale(
         float | None,
         typer.Option(
             help="Above 0, up to 1: the higher, the sharper and the more is made up. "
-            f"[dim]\\[default: {UPSCALE_STRENGTH}, of a model that was trained to enlarge 1][/dim]"
+            f"[dim]\\[default: {UPSCALE_STRENGTH}, at factor 4 of a model that was trained to enlarge 1][/dim]"
         ),
     ] = None,
     seed: Seed = None,
@@ -278,7 +278,7 @@ def _make(request: Request) -> None:
     strength = request.strength
     if strength is None:
         trained = instruction if request.task == "edit" else request.task in tasks
-        strength = usual_strength(request.task, trained)
+        strength = usual_strength(request.task, trained, factor)
     steps = int(own["default_steps"] if request.steps is None else request.steps)
     guidance = float(own["default_guidance"] if request.guidance is None else request.guidance)
     if request.negative and guidance == 1:

@@ -86,10 +86,13 @@ def check_strength(strength: Any) -> None:
         raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
 
 
-def usual_strength(task: str, trained: bool) -> float:
-    """The strength of a task where none is asked for; ``trained``: by a model that is shown the picture besides."""
+def usual_strength(task: str, trained: bool, factor: int | None = None) -> float:
+    """The strength of a task where none is asked for; ``trained``: by a model that is shown the picture besides.
+
+    A picture that is made twice as large holds nearly all of the larger one: more strength only takes of it.
+    """
     usual = {"edit": EDIT_STRENGTH, "inpaint": INPAINT_STRENGTH, "super_resolution": UPSCALE_STRENGTH}
-    return 1.0 if trained else usual[task]
+    return 1.0 if trained and factor != 2 else usual[task]
 
 
 def check_factor(factor: Any) -> None:

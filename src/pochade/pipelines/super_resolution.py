@@ -72,7 +72,7 @@ class SuperResolutionPipeline(EditingPipeline):
             image: a picture, or one a prompt.
             factor: 2 or 4; what comes out has so many times the rows and columns.
             strength: in (0, 1]; the higher it is, the sharper and the less like the input is the result. None for 0.2,
-                or 1 where the model was trained to enlarge.
+                or 1 at factor 4 where the model was trained to enlarge.
             guidance_scale: None for 1, no guidance.
             size: rows and columns of a tile; None for ``default_size``.
 
@@ -85,7 +85,7 @@ class SuperResolutionPipeline(EditingPipeline):
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
         guidance_scale = UPSCALE_GUIDANCE if guidance_scale is None else guidance_scale
         if strength is None:
-            strength = usual_strength("super_resolution", trained=self._trained_for("super_resolution"))
+            strength = usual_strength("super_resolution", self._trained_for("super_resolution"), factor)
         self.check_inputs(
             num_inference_steps=num_inference_steps,
             guidance_scale=guidance_scale,
