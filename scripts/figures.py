@@ -38,6 +38,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lira_thinking": (f"{BENCHMARKS}/lira_thinking.json", models.lira_thinking),
     "lira_sampling": (f"{BENCHMARKS}/lira_sampling.json", models.sampling),
     "microforge_checkpoint": (f"{CHECKPOINTS}/microforge-nano/metrics.json", models.checkpoint),
+    "microforge_edit_checkpoint": (f"{CHECKPOINTS}/microforge-edit/metrics.json", models.checkpoint),
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
     "microforge_memory": (f"{BENCHMARKS}/microforge.json", models.microforge_memory),
@@ -89,6 +90,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/microforge.md": (),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),
     "src/pochade/checkpoints/lira-nano/README.md": ("lira_checkpoint",),
+    "src/pochade/checkpoints/microforge-edit/README.md": ("microforge_edit_checkpoint",),
     "src/pochade/checkpoints/microforge-nano/README.md": ("microforge_checkpoint",),
     "src/pochade/checkpoints/lrf-openmoji/README.md": ("checkpoint",),
 }

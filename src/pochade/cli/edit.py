@@ -39,7 +39,7 @@ pochade edit apple.png "a green apple" -o green.png --strength 0.6
 
 pochade edit apple.png "a lemon" --strength 0.8 --seed 3 --compare
 
-pochade edit apple.png "make it green" --as instruction --model runs/edit/1-edit/model
+pochade edit apple.png "make it green" --model microforge-edit
 
 [bold]What the sentence says[/bold]
 
@@ -52,7 +52,7 @@ pochade inpaint face.png "a crying face" --mask mouth.png -o crying.png
 
 pochade inpaint cut-out.png "a house in a wood" --mask alpha
 
-pochade inpaint face.png "make it green" --mask hat.png --as instruction --model runs/edit/1-edit/model
+pochade inpaint face.png "make it green" --mask hat.png --as instruction --model microforge-edit
 
 The sentence describes the whole picture, not the hole alone; as an instruction it says what to do with what the mask
 marks."""
