@@ -1,8 +1,6 @@
 """What a reference picture is like, in one vector: statistics of a network's features that forget where things are."""
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -12,6 +10,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError, nearest
 from pochade.features.lite0 import POOLED_SIZE, EfficientNetLite0, load_lite0
+from pochade.quiet import quiet_transformers
 
 KNOWN = ("lite0", "lite0:MAPS", "clip:NAME_OR_FOLDER")
 """The identities that ``load`` accepts; "lite0" is that of three maps, 1 to 5 are allowed."""
@@ -84,7 +83,7 @@ def _load_clip(name: str) -> Any:
     from transformers.models.clip.modeling_clip import CLIPModel
 
     try:
-        with _quiet():
+        with quiet_transformers():
             loaded: Any = CLIPModel.from_pretrained(
                 name, use_safetensors=True, output_loading_info=True, dtype=torch.float32
             )
@@ -97,19 +96,6 @@ def _load_clip(name: str) -> Any:
     if report["missing_keys"]:
         raise PochadeError(f"encoder: {name!r} lacks tensors of a CLIP, such as {min(report['missing_keys'])}")
     return clip.eval().requires_grad_(False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers lists what it does not use of a file as a warning."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
 
 
 @lru_cache(maxsize=1)

@@ -1,10 +1,9 @@
 """Text models in transformers' format, by hub name or from a folder."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from pochade.errors import PochadeError
+from pochade.quiet import quiet_transformers
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -29,7 +28,7 @@ def load_published(
         PochadeError: it cannot be had (no such folder, no network), holds no safetensors, or its tensors do not fit.
     """
     try:
-        with _quiet():
+        with quiet_transformers():
             network, report = model.from_pretrained(name, use_safetensors=True, output_loading_info=True)
             words = tokenizer.from_pretrained(name, **options)
     except Exception as error:  # transformers raises a dozen kinds here, of its own, of safetensors and of the hub
@@ -53,16 +52,3 @@ def plain(tokenizer: str) -> "Tokenizer":
     words.no_truncation()
     words.no_padding()
     return words
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers lists what is left out on purpose, such as CLIP's image tower, as a warning."""
-    from transformers.utils import logging
-
-    level = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)

@@ -1,17 +1,11 @@
 """Training a control input of a denoiser that is otherwise kept as it is."""
 
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from dataclasses import dataclass
 
 from pochade.errors import PochadeError
-from pochade.flow.noise import rows_uniform
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
-from pochade.training.task import Batch
-from pochade.training.tasks.flow import FlowSettings, FlowTask
-from pochade.types import Conditioning
+from pochade.training.tasks.adapter import AdapterTask
 
 
 @dataclass(frozen=True)
@@ -38,24 +32,7 @@ class ControlSettings:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
 
-class ControlTask(FlowTask):
-    """``FlowTask`` on {..., "control" [B, C, H, W]}, of which only the denoiser's ``control`` learns.
+class ControlTask(AdapterTask):
+    """Of {..., "control" [B, C, H, W]}, by ``ControlSettings``; only the denoiser's ``control`` learns."""
 
-    Args:
-        denoiser: with a ``control``; everything else in it is frozen.
-        settings: density, weighting, shares that are dropped.
-    """
-
-    def __init__(self, denoiser: Any, settings: ControlSettings) -> None:
-        own = ("density", "density_scale", "time_shift", "weighting", "drop")
-        super().__init__(denoiser, FlowSettings(**{name: getattr(settings, name) for name in own}))
-        denoiser.requires_grad_(False)
-        denoiser.control.requires_grad_(True)
-        self.drop_control = settings.drop_control
-
-    def conditioning(self, batch: Batch) -> Conditioning:
-        # The generators of the rows' noise and times are left as they are: these have seeds of their own.
-        generators = [torch.Generator().manual_seed(int(seed) ^ 1) for seed in batch["seed"]]
-        told = replace(super().conditioning(batch), control=batch["control"])
-        dropped = rows_uniform(generators, 1)[:, 0] < self.drop_control
-        return told.drop("control", rows=dropped.to(batch["control"].device))
+    part = "control"

@@ -1,17 +1,11 @@
 """Training what follows a reference picture in a denoiser that is otherwise kept as it is."""
 
-from dataclasses import dataclass, replace
-from typing import Any
-
-import torch
+from dataclasses import dataclass
 
 from pochade.errors import PochadeError
-from pochade.flow.noise import rows_uniform
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
-from pochade.training.task import Batch
-from pochade.training.tasks.flow import FlowSettings, FlowTask
-from pochade.types import Conditioning
+from pochade.training.tasks.adapter import AdapterTask
 
 
 @dataclass(frozen=True)
@@ -45,24 +39,7 @@ class ReferenceSettings:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
 
-class ReferenceTask(FlowTask):
-    """``FlowTask`` on {..., "reference" [B, R, D_ref]}, of which only the denoiser's ``reference`` learns.
+class ReferenceTask(AdapterTask):
+    """Of {..., "reference" [B, R, D_ref]}, by ``ReferenceSettings``; only the denoiser's ``reference`` learns."""
 
-    Args:
-        denoiser: with a ``reference``; everything else in it is frozen.
-        settings: density, weighting, shares that are dropped.
-    """
-
-    def __init__(self, denoiser: Any, settings: ReferenceSettings) -> None:
-        own = ("density", "density_scale", "time_shift", "weighting", "drop")
-        super().__init__(denoiser, FlowSettings(**{name: getattr(settings, name) for name in own}))
-        denoiser.requires_grad_(False)
-        denoiser.reference.requires_grad_(True)
-        self.drop_reference = settings.drop_reference
-
-    def conditioning(self, batch: Batch) -> Conditioning:
-        # The generators of the rows' noise and times are left as they are: these have seeds of their own.
-        generators = [torch.Generator().manual_seed(int(seed) ^ 1) for seed in batch["seed"]]
-        told = replace(super().conditioning(batch), reference=batch["reference"])
-        dropped = rows_uniform(generators, 1)[:, 0] < self.drop_reference
-        return told.drop("reference", rows=dropped.to(batch["reference"].device))
+    part = "reference"
