@@ -245,7 +245,7 @@ class Bench:
                 samples=self.args.samples,
                 steps=self.args.steps,
                 guidance=pipe.default_guidance,
-                out=self.args.pictures / (self.untaught if way == "before" else self.name),
+                out=self.args.pictures / f"{self.untaught if way == 'before' else self.name}-{way}",
                 model=folder,
                 progress=False,
             ).figures
