@@ -2,7 +2,7 @@
 
     python benchmarks/iris_control.py runs/control/1-control/model
 
-Edges are those of real drawings; each is painted with its own caption, and once with the caption of another drawing.
+Edges are those of real drawings; each is painted with its own caption, with that of another drawing, and without words.
 Recall is the share of the edge pixels asked for that lie within a pixel of a painted one, precision the share of the
 painted ones that lie within a pixel of one asked for. Writes docs/benchmarks/iris_control.json and
 docs/images/iris-control.png.
@@ -27,7 +27,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 DOCS = Path(__file__).parents[1] / "docs"
 BATCH = 25
 SHOWN = 10
-WAYS = ("followed", "another caption", "not followed")
+WAYS = ("followed", "another caption", "no words", "not followed", "no words, not followed")
 
 
 def agreement(asked: Tensor, painted: Tensor) -> tuple[float, float]:
@@ -84,7 +84,7 @@ def main() -> None:
         for i in list(range(0, len(firsts), max(1, len(firsts) // SHOWN)))[: SHOWN // 2]:
             shown += [("edges", edges_image(lines[i]).convert("RGB")), (captions[i], pictures["followed"][i])]
             shown += [
-                (others[i], pictures["another caption"][i]),
+                ("no words", pictures["no words"][i]),
                 (captions[i] + ", no edges", pictures["not followed"][i]),
             ]
     write(args.output / "benchmarks" / "iris_control.json", json.dumps(record, indent=2) + "\n")
