@@ -34,7 +34,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 BATCH = 25
 BINS = 4
 SHOWN = (5, 7)
-"""References and prompts on the sheet."""
+"""References and prompts on the sheet,"""
+SHOWN_SCALE = 0.3
+"""and how strongly they are followed there."""
 
 
 def colours(image: Tensor) -> Tensor:
@@ -97,7 +99,7 @@ def main() -> None:
     parser.add_argument("--references", default="openmoji", help="where they come from, as data.source in training")
     parser.add_argument("--samples", type=int, default=100, help="prompts of each split")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--scales", type=float, nargs="+", default=[0.5, 1.0])
+    parser.add_argument("--scales", type=float, nargs="+", default=[0.2, 0.3, 1.0])
     parser.add_argument("--output", type=Path, default=DOCS)
     args = parser.parse_args()
     pipe = TextToImagePipeline.from_pretrained(args.model)
@@ -151,7 +153,7 @@ def _page(pipe: Any, references: list[Image.Image], features: Tensor, captions: 
     cells = [blank, *map(to_pil, paint(pipe, prompts, None, 0.0, steps))]
     for i in chosen:
         same = features[i : i + 1].expand(columns, -1, -1)
-        cells += [references[i], *map(to_pil, paint(pipe, prompts, same, 1.0, steps))]
+        cells += [references[i], *map(to_pil, paint(pipe, prompts, same, SHOWN_SCALE, steps))]
     labels = [x for first in ("no reference", *["reference"] * len(chosen)) for x in (first, *prompts)]
     return sheet(cells, labels, columns=columns + 1, cell=pipe.default_size)
 
