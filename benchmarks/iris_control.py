@@ -72,7 +72,9 @@ def main() -> None:
         pictures = {
             "followed": paint(pipe, captions, lines, args.steps),
             "another caption": paint(pipe, others, lines, args.steps),
+            "no words": paint(pipe, [""] * len(lines), lines, args.steps),
             "not followed": paint(pipe, captions, None, args.steps),
+            "no words, not followed": paint(pipe, [""] * len(lines), None, args.steps),
         }
         for way in WAYS:
             pairs = [agreement(asked, edges(image)) for asked, image in zip(lines, pictures[way], strict=True)]
