@@ -92,6 +92,7 @@ def main() -> None:
     write(args.output / "benchmarks" / "iris_control.json", json.dumps(record, indent=2) + "\n")
     page = sheet([image for _, image in shown], [text for text, _ in shown], columns=8, cell=pipe.default_size)
     target = args.output / "images" / "iris-control.png"
+    target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_suffix(".part")
     page.save(temporary, format="PNG", optimize=True)
     temporary.replace(target)
