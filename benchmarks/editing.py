@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import pochade
-from measuring import quality, write
+from measuring import quality, write, write_png
 from pochade.data.images import sheet, to_image, to_tensor
 from pochade.data.pairs.openmoji import EDITS, OpenMojiPairs
 from pochade.data.pairs.pair import DIFFERENT, Pair
@@ -280,11 +280,7 @@ def main() -> None:
         write(path, json.dumps(record, indent=2) + "\n")
         if bench.shown:
             page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)
-            target = args.output / "images" / f"editing-{name.replace(':', '-')}.png"
-            target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_suffix(".part")
-            page.save(temporary, format="PNG", optimize=True)
-            temporary.replace(target)
+            write_png(args.output / "images" / f"editing-{name.replace(':', '-')}.png", page)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from measuring import write
+from measuring import write, write_png
 from pochade.data.edges import edges, edges_image
 from pochade.data.images import sheet
 from pochade.data.openmoji import OpenMoji
@@ -91,11 +91,7 @@ def main() -> None:
             ]
     write(args.output / "benchmarks" / "iris_control.json", json.dumps(record, indent=2) + "\n")
     page = sheet([image for _, image in shown], [text for text, _ in shown], columns=8, cell=pipe.default_size)
-    target = args.output / "images" / "iris-control.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".part")
-    page.save(temporary, format="PNG", optimize=True)
-    temporary.replace(target)
+    write_png(args.output / "images" / "iris-control.png", page)
 
 
 if __name__ == "__main__":

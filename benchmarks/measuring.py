@@ -107,3 +107,11 @@ def write(path: Path, text: str) -> None:
     temporary = path.with_suffix(path.suffix + ".tmp")
     temporary.write_text(text, encoding="utf-8")
     temporary.replace(path)
+
+
+def write_png(path: Path, picture: Any) -> None:
+    """Writes a PIL picture whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(path.suffix + ".tmp")
+    picture.save(temporary, format="PNG", optimize=True)
+    temporary.replace(path)
