@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import write
+from measuring import write, write_png
 from pochade.data.images import sheet
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_pictures, to_pil, to_uint8
 from pochade.evaluation.retrieval import RetrievalProbe
@@ -136,12 +136,9 @@ def main() -> None:
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
     write(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
-    target = args.output / "images" / "reference.png"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_suffix(".part")
     captions = [real["train"].captions[i] for i in spread(len(real["train"].captions), SHOWN[1])]
-    _page(pipe, references, features, captions, args.steps).save(temporary, format="PNG", optimize=True)
-    temporary.replace(target)
+    page = _page(pipe, references, features, captions, args.steps)
+    write_png(args.output / "images" / "reference.png", page)
 
 
 def _page(pipe: Any, references: list[Image.Image], features: Tensor, captions: list[str], steps: int) -> Image.Image:
