@@ -18,7 +18,7 @@ from typing import Any
 from measuring import processor, write
 from pochade import denoisers
 from pochade.errors import PochadeError
-from pochade.evaluation.profile import COMPONENTS, PICTURE
+from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE
 from pochade.evaluation.profile.costs import profile
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -69,7 +69,21 @@ most that the process held, libraries and loading included.
         for name, found in profiles.items()
     ]
     columns = [f"{what}, {side}" for what in ("MB of weights", "MB at peak", "seconds") for side in HEADS]
-    parts = [head, table(["model", "pixels", "M parameters", *columns], pictures), "\n## Components\n"]
+    parts = [head, table(["model", "pixels", "M parameters", *columns], pictures), "\n## Part by part\n"]
+    parts.append(
+        "The same pictures where each part is loaded when its turn comes and let go after it; seconds are those of a "
+        "picture with the loading.\n"
+    )
+    rows = [
+        [
+            name,
+            *cells(found, IN_TURN, lambda row: f"{max(row['peak_mb'], row['loading_mb']):,.0f}")[1:],
+            *cells(found, IN_TURN, lambda row: f"{row['seconds']:.2f}")[1:],
+        ]
+        for name, found in profiles.items()
+    ]
+    columns = [f"{what}, {side}" for what in ("MB at peak", "seconds") for side in HEADS[1:]]
+    parts += [table(["model", *columns], rows), "\n## Components\n"]
     parts.append(
         "*Error* is that of int8 against fp32, in deviations of the output; of random weights it says little.\n"
     )

@@ -148,6 +148,13 @@ def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--size", "20", code=2)
     assert "height: 20 given, allowed are multiples of 16" in done.error
     assert not (tmp_path / "two").exists()
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--depth", "1000", code=2)
+    assert "depth: 1000 given, allowed are 1 to" in done.error
+    given = ("--depth", "1", "--external-data", "--batch", "1")
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), *given)
+    shown = [Path(line).name for line in done.out.split()]
+    assert shown == ["denoiser.onnx", "denoiser.onnx.data", "decoder.onnx", "decoder.onnx.data", "manifest.json"]
+    assert sorted(shown) == sorted(p.name for p in (tmp_path / "two").iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ import torch
 from pochade.errors import FailureError, PochadeError
 from pochade.evaluation.profile import COMPONENTS, costs, eager, graphs, measure, models, peak_resident_mb, resident_mb
 from pochade.evaluation.profile.costs import profile
-from pochade.evaluation.profile.sampling import paint, seeded
+from pochade.evaluation.profile.sampling import sample, seeded
 
 MEASURED = {"libraries_mb", "loading_mb", "rest_mb", "peak_mb", "seconds"}
 
@@ -45,17 +45,19 @@ def test_rows_in_onnx_runtime(exported: tuple[dict[str, Any], Path]) -> None:
     check_rows(found)
     kinds = [(row["component"], row["precision"]) for row in found["rows"]]
     assert kinds == [
-        *(("text_encoder", "fp32"), ("denoiser", "fp32"), ("decoder", "fp32"), ("picture", "fp32")),
-        *(("text_encoder", "int8"), ("denoiser", "int8"), ("picture", "int8")),
+        *((name, "fp32") for name in (*COMPONENTS, "picture", "picture_in_turn")),
+        *((name, "int8") for name in ("text_encoder", "denoiser", "picture", "picture_in_turn")),
     ]
     rows = dict(zip(kinds, found["rows"], strict=True))
     for name in COMPONENTS:
-        assert rows[name, "fp32"]["weights_mb"] == (folder / f"{name}.onnx").stat().st_size / 1e6
+        files = (folder / f"{name}.onnx", folder / f"{name}.onnx.data")
+        assert rows[name, "fp32"]["weights_mb"] == sum(file.stat().st_size for file in files) / 1e6
         assert rows[name, "fp32"]["weights_mb"] >= found["components"][name]["fp32_mb"]
         assert rows[name, "fp32"]["error"] is None
         assert found["exports"][name]["difference"] < 1e-4
     whole = sum(rows[name, "fp32"]["weights_mb"] for name in COMPONENTS)
-    assert rows["picture", "fp32"]["weights_mb"] == pytest.approx(whole)
+    for form in ("picture", "picture_in_turn"):
+        assert rows[form, "fp32"]["weights_mb"] == pytest.approx(whole)
     assert rows["picture", "int8"]["weights_mb"] < whole
     assert 0 < rows["denoiser", "int8"]["error"] < 0.2
     assert found["size"] == 32
@@ -65,7 +67,9 @@ def test_rows_in_onnx_runtime(exported: tuple[dict[str, Any], Path]) -> None:
 def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Path], toy_pipeline_folder: Path) -> None:
     found, folder = exported
     files = {name: str(folder / f"{name}.onnx") for name in COMPONENTS}
-    one = graphs.picture(files, str(folder / "tokenizer.json"), 2, 1)()
+    tokenizer = str(folder / "tokenizer.json")
+    one = graphs.picture(files, tokenizer, 2, 1)()
+    np.testing.assert_allclose(graphs.picture(files, tokenizer, 2, 1, in_turn=True)(), one, atol=1e-4)
     with torch.no_grad():
         other = eager.picture({**found, "component": "picture"})()
     np.testing.assert_allclose(one, other.numpy(), atol=1e-3)
@@ -147,7 +151,7 @@ def test_measure_sees_what_is_loaded_and_what_a_call_takes() -> None:
     assert resident_mb() <= peak_resident_mb() * 1.01
 
 
-def test_a_picture_of_a_known_velocity() -> None:
+def test_latents_of_a_known_velocity() -> None:
     """A constant velocity v takes z_1 to z_1 - v, whatever the steps; the state counts them."""
     given = {"latents": seeded("latents", (1, 2, 3, 3), "float32"), "t": seeded("t", (1,), "float32")}
     given["state"] = seeded("state", (1,), "float32")
@@ -157,6 +161,6 @@ def test_a_picture_of_a_known_velocity() -> None:
         seen.append(float(values["t"][0]))
         return np.full((1, 2, 3, 3), 0.25), values["state"] + 1
 
-    out = paint(denoise, lambda z: z, given, 4)
+    out = sample(denoise, given, 4)
     np.testing.assert_allclose(out, given["latents"] - 0.25, atol=1e-6)
     assert seen == [1.0, 0.75, 0.5, 0.25]

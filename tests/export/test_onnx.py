@@ -17,6 +17,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.errors import FailureError, PochadeError
 from pochade.export import onnx as export
 from pochade.export.parity import Input, check, random_inputs, run, session
+from pochade.export.quantize import quantise
 from pochade.text_encoders.bag import BagEncoder
 from pochade.types import Conditioning
 
@@ -134,6 +135,26 @@ def test_decoder_of_one_static_size(pipe: Any, tmp_path: Path) -> None:
     assert exported.manifest()["inputs"][0]["shape"] == [2, 3, 2, 3]
     assert pipe.autoencoder.training is False
     assert all(p.requires_grad for p in pipe.autoencoder.parameters()), "the module itself is left as it was"
+
+
+def test_weights_beside_the_graph(pipe: Any, tmp_path: Path) -> None:
+    """They take their place with the graph, which computes the same, and go when they are in it again."""
+    path, data = tmp_path / "d.onnx", tmp_path / "d.onnx.data"
+    inside = export.export_denoiser(pipe.denoiser, path, latent_size=4, batch=1)
+    assert inside.manifest()["data"] is None
+    values = random_inputs(inside.inputs, 1)
+    (expected,) = run(session(path), values)
+    size = path.stat().st_size
+    beside = export.export_denoiser(pipe.denoiser, path, latent_size=4, batch=1, external_data=True)
+    assert beside.manifest()["data"] == "d.onnx.data"
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["d.onnx", "d.onnx.data"]
+    assert path.stat().st_size + data.stat().st_size == pytest.approx(size, rel=0.2)
+    assert data.stat().st_size > 1000
+    np.testing.assert_array_equal(run(session(path), values)[0], expected)
+    quantise(path, tmp_path / "q.onnx", beside.inputs)
+    assert (tmp_path / "q.onnx.data").is_file()
+    export.export_denoiser(pipe.denoiser, path, latent_size=4, batch=1)
+    assert not data.exists()
 
 
 def test_bad_arguments_write_nothing(pipe: Any, tmp_path: Path) -> None:

@@ -86,6 +86,12 @@ def export(
     decoder: Annotated[
         str, typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder.")
     ] = decoders.OWN,
+    depth: Annotated[
+        int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
+    ] = None,
+    external_data: Annotated[
+        bool, typer.Option("--external-data", help="Weights in files beside the graphs, which a host can map.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Write a model as ONNX, checked against eager."""
@@ -97,12 +103,19 @@ def export(
     pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
     from pochade.export.onnx import export_pipeline
 
-    latent_size = None if size is None else size // int(pipe.autoencoder.downsampling)
-    manifest = export_pipeline(pipe, out, batch="dynamic" if batch is None else batch, latent_size=latent_size)
+    manifest = export_pipeline(
+        pipe,
+        out,
+        batch="dynamic" if batch is None else batch,
+        latent_size=None if size is None else size // int(pipe.autoencoder.downsampling),
+        depth=depth,
+        external_data=external_data,
+    )
     if as_json:
         print_json(manifest)
     else:
-        print("\n".join(str(out / name) for name in ("denoiser.onnx", "decoder.onnx", "manifest.json")))
+        files = [manifest[part][file] for part in ("denoiser", "decoder") for file in ("file", "data")]
+        print("\n".join(str(out / name) for name in (*filter(None, files), "manifest.json")))
 
 
 def _load(folder: Path, name: str) -> Any:

@@ -18,7 +18,7 @@ pochade profile lira:small --size 512 --text-encoder clip-l --runtime onnx
 
 pochade profile microforge:tiny --json"""
 
-_NAMES = {"text_encoder": "text encoder", "picture": "whole picture"}
+_NAMES = {"text_encoder": "text encoder", "picture": "whole picture", "picture_in_turn": "part by part"}
 _RUNTIMES = {"eager": "eager", "onnx": "ONNX Runtime"}
 
 
@@ -44,7 +44,8 @@ def profile(
     """Measure memory and time of a model's parts, and of a whole picture.
 
     Each figure comes from a process of its own: text encoder, denoiser, decoder, and all of them together, in eager
-    float32 and in ONNX Runtime with float32 and with 8-bit weights.
+    float32 and in ONNX Runtime with float32 and with 8-bit weights; there also part by part, each loaded when its turn
+    comes and let go.
     """
     quiet_libraries()
     with console(stderr=True).status("reading the model") as status:
@@ -115,7 +116,8 @@ def _rows(found: dict[str, Any]) -> "Table":
 def _notes(found: dict[str, Any]) -> str:
     lines = [
         "MB are 10^6 bytes, of memory those of the whole process, libraries included; the peak counts loading, too.",
-        "ms: one call of a component; whole picture: text encoder, every step and decoder, without guidance.",
+        "ms: one call of a component; whole picture: text encoder, every step and decoder, without guidance; part by "
+        "part: with the time that loading takes.",
     ]
     if any(row["error"] is not None for row in found["rows"]):
         lines.append(

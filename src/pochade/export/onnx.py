@@ -8,7 +8,6 @@ import inspect
 import json
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -22,11 +21,10 @@ from torch import Tensor, nn
 from pochade import __version__
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.export.parity import TOLERANCE, Input, check
+from pochade.export.weights import data_of, replacing, save_model, transpose_weights
 from pochade.types import Conditioning
 
 OPSET = 20
-_LIMIT = 2**31 - 2**24
-"""Bytes of weights that a single ONNX file can hold, with some left for the graph."""
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,14 @@ class Exported:
     """The batch size, None where it is free."""
     difference: float
     """The largest difference from eager that was seen, see ``parity.check``."""
+    data: Path | None = None
+    """The file of the weights, None where they are in the graph's own."""
 
     def manifest(self) -> dict[str, Any]:
-        """File, inputs (name, shape with the batch as null where free, type) and outputs, for JSON."""
+        """Files, inputs (name, shape with the batch as null where free, type) and outputs, for JSON."""
         return {
             "file": self.path.name,
+            "data": self.data and self.data.name,
             "inputs": [
                 {
                     "name": i.name,
@@ -129,6 +130,7 @@ def export_denoiser(
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int = 64,
     depth: int | None = None,
+    external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
     """Writes one call of a denoiser, ``(latents, t, parts of the conditioning) -> velocity``, as ONNX.
@@ -142,6 +144,8 @@ def export_denoiser(
         latent_size: rows and columns of the latents (None: the resolution it was trained at).
         text_tokens: M; shorter prompts are padded to it with zeros and False.
         depth: iterations in the graph, where the family has them (None: as configured).
+        external_data: write the weights into ``<path>.data``, which ONNX Runtime maps into memory and does not copy;
+            what is above 2 GB lies there anyway.
         tolerance: how far the graph may be from eager.
 
     Raises:
@@ -158,7 +162,7 @@ def export_denoiser(
     inputs = denoiser_inputs(denoiser, (rows, columns), text_tokens)
     flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
     outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
-    return _export(flat, Path(path), inputs, outputs, batch=batch, tolerance=tolerance)
+    return _export(flat, Path(path), inputs, outputs, batch=batch, external_data=external_data, tolerance=tolerance)
 
 
 def export_decoder(
@@ -167,6 +171,7 @@ def export_decoder(
     *,
     latent_size: tuple[int, int] | int,
     batch: int | Literal["dynamic"] = "dynamic",
+    external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
     """Writes ``latents [B, C, H, W] -> images [B, 3, ...] in [-1, 1]`` of an autoencoder as ONNX.
@@ -179,7 +184,9 @@ def export_decoder(
     config: Any = autoencoder.config
     inputs = (Input("latents", (config.latent_channels, rows, columns)),)
     decoder = _Decoder(_cpu_copy(autoencoder)).eval()
-    return _export(decoder, Path(path), inputs, ("images",), batch=batch, tolerance=tolerance)
+    return _export(
+        decoder, Path(path), inputs, ("images",), batch=batch, external_data=external_data, tolerance=tolerance
+    )
 
 
 def text_encoder_inputs(encoder: nn.Module, text_tokens: int) -> tuple[Input, ...]:
@@ -198,6 +205,7 @@ def export_text_encoder(
     *,
     text_tokens: int | None = None,
     batch: int | Literal["dynamic"] = "dynamic",
+    external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
     """Writes ``ids, mask [B, M] -> tokens [B, M, D_text], pooled [B, D_pool]`` of a text encoder as ONNX.
@@ -206,8 +214,7 @@ def export_text_encoder(
         encoder: a ``PromptEncoder``.
         path: the file.
         text_tokens: M (None: the most that the encoder reads).
-        batch: as for ``export_denoiser``.
-        tolerance: as for ``export_denoiser``.
+        batch, external_data, tolerance: as for ``export_denoiser``.
 
     Raises as ``export_denoiser``.
     """
@@ -217,7 +224,9 @@ def export_text_encoder(
         raise PochadeError(f"text_tokens: {text_tokens} given, allowed are 1 to {limit}")
     flat = _FlatTextEncoder(_cpu_copy(encoder)).eval()
     inputs = text_encoder_inputs(encoder, tokens)
-    return _export(flat, Path(path), inputs, ("tokens", "pooled"), batch=batch, tolerance=tolerance)
+    return _export(
+        flat, Path(path), inputs, ("tokens", "pooled"), batch=batch, external_data=external_data, tolerance=tolerance
+    )
 
 
 def export_pipeline(
@@ -227,6 +236,8 @@ def export_pipeline(
     batch: int | Literal["dynamic"] = "dynamic",
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int | None = None,
+    depth: int | None = None,
+    external_data: bool = False,
 ) -> dict[str, Any]:
     """Writes ``denoiser.onnx``, ``decoder.onnx`` and, last, ``manifest.json`` into ``folder``.
 
@@ -240,8 +251,9 @@ def export_pipeline(
     tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
     target = Path(folder)
     target.mkdir(parents=True, exist_ok=True)
-    one = export_denoiser(denoiser, target / "denoiser.onnx", batch=batch, latent_size=size, text_tokens=tokens)
-    two = export_decoder(autoencoder, target / "decoder.onnx", batch=batch, latent_size=size)
+    shared: dict[str, Any] = {"batch": batch, "latent_size": size, "external_data": external_data}
+    one = export_denoiser(denoiser, target / "denoiser.onnx", text_tokens=tokens, depth=depth, **shared)
+    two = export_decoder(autoencoder, target / "decoder.onnx", **shared)
     manifest = {
         "pochade": __version__,
         "denoiser": one.manifest(),
@@ -267,25 +279,6 @@ def _cpu_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` that takes its place when the block ends well, and goes otherwise."""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=path.suffix, dir=path.parent)
-    except OSError as error:
-        raise PochadeError(f"path: {path} cannot be written: {error.strerror}") from None
-    temporary = Path(name)
-    try:
-        os.close(handle)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o644)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def _export(
     module: nn.Module,
     path: Path,
@@ -293,6 +286,7 @@ def _export(
     outputs: tuple[str, ...],
     *,
     batch: int | Literal["dynamic"],
+    external_data: bool,
     tolerance: float,
 ) -> Exported:
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
@@ -328,39 +322,28 @@ def _export(
                     verbose=False,
                 )
         except torch.onnx.errors.OnnxExporterError as error:
-            raise FailureError(f"{path.name}: the network has no form in ONNX: {_reason(error)}") from error
+            reason = _innermost(error)
+            if isinstance(reason, PochadeError):  # what the network itself does not allow
+                raise reason from None
+            said = " ".join(str(reason).split())[:300]
+            raise FailureError(f"{path.name}: the network has no form in ONNX: {said}") from error
         assert program is not None
         with _quiet():
             _simplify(program.model)
         model = program.model_proto
         _strip(model)
-        save_model(model, temporary, path.name)
+        transpose_weights(model)
+        save_model(model, temporary, external_data)
         batches = (1, 3) if batch == "dynamic" else (batch,)
         difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)
     free = None if batch == "dynamic" else batch
-    return Exported(path, inputs, outputs, free, difference)
+    return Exported(path, inputs, outputs, free, difference, data_of(path))
 
 
-def save_model(model: Any, path: Path, name: str | None = None) -> None:
-    """Writes a graph into one file; where its weights exceed 2 GB, they go into ``<name>.data`` beside it.
-
-    ``name`` is what the file will be called in the end, its own name where left out.
-    """
-    import onnx
-
-    if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= _LIMIT:
-        onnx.save(model, path)
-        return
-    data = f"{name or path.name}.data"
-    path.with_name(data).unlink(missing_ok=True)  # onnx would append to it
-    onnx.save(model, path, save_as_external_data=True, location=data)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause, on one line."""
+def _innermost(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    return " ".join(str(error).split())[:300]
+    return error
 
 
 @contextmanager

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export.onnx import replacing, save_model
 from pochade.export.parity import Input, random_inputs, run, session
+from pochade.export.weights import data_of, replacing, save_model
 
 OPERATORS = ("MatMul", "Gemm", "Gather")
 
@@ -40,6 +39,8 @@ def quantise(
 ) -> Quantised:
     """Writes the graph at ``source`` with 8-bit weights to ``target``, and compares both on random inputs.
 
+    The weights lie in a file beside the graph where those of the source do.
+
     Args:
         source: a graph that ``pochade.export.onnx`` wrote.
         target: the file, replaced at once when it is complete.
@@ -58,7 +59,6 @@ def quantise(
     except ImportError as error:
         raise missing_extra(str(error.name), "export") from None
     model = onnx.load(path)
-    transpose_weights(model)
     with replacing(Path(target)) as temporary, _quiet():
         stacked = {i.name for i in model.graph.initializer if len(i.dims) > 2}
         quantize_dynamic(
@@ -70,7 +70,7 @@ def quantise(
             weight_type=QuantType.QUInt8,
         )
         made = onnx.load(temporary)
-        save_model(made, temporary)
+        save_model(made, temporary, data_of(path) is not None)
         weights = sum(i.data_type == onnx.TensorProto.UINT8 and len(i.dims) > 1 for i in made.graph.initializer)
         error = difference(path, temporary, inputs, batch)
     return Quantised(Path(target), weights, error)
@@ -91,48 +91,6 @@ def difference(
             values[item.name] = item.random(batch, torch.Generator().manual_seed(1))
     pairs = zip(run(session(Path(first)), values), run(session(Path(second)), values), strict=True)
     return max(float(np.sqrt(np.mean((b - a) ** 2)) / max(float(np.std(a)), 1e-12)) for a, b in pairs)
-
-
-def transpose_weights(model: Any) -> None:
-    """Turns weights that the graph transposes before a product into transposed weights, each once.
-
-    Only weights as such are quantised, and ONNX Runtime's own way of transposing those of ``Gemm`` goes wrong where
-    two nodes share them, as those of an iterated core do.
-    """
-    from onnx import helper, numpy_helper
-
-    graph = model.graph
-    weights = {i.name: i for i in graph.initializer}
-    turned: dict[str, str] = {}
-
-    def transposed(name: str) -> str:
-        if name not in turned:
-            turned[name] = f"{name}_transposed"
-            array = np.ascontiguousarray(numpy_helper.to_array(weights[name]).T)
-            graph.initializer.append(numpy_helper.from_array(array, turned[name]))
-        return turned[name]
-
-    renamed: dict[str, str] = {}
-    kept: list[Any] = []
-    for node in graph.node:
-        attributes = {a.name: a for a in node.attribute}
-        source = weights.get(node.input[0]) if node.op_type == "Transpose" else None
-        if source is not None and len(source.dims) == 2 and list(attributes["perm"].ints) == [1, 0]:
-            renamed[node.output[0]] = transposed(source.name)
-            continue
-        if node.op_type == "Gemm" and node.input[1] in weights and attributes.get("transB") and attributes["transB"].i:
-            node.input[1] = transposed(node.input[1])
-            node.attribute.remove(attributes["transB"])
-            node.attribute.append(helper.make_attribute("transB", 0))
-        kept.append(node)
-    for node in kept:
-        for i, name in enumerate(node.input):
-            node.input[i] = renamed.get(name, name)
-    graph.ClearField("node")
-    graph.node.extend(kept)
-    used = {name for node in graph.node for name in node.input}
-    for name in turned.keys() - used:
-        graph.initializer.remove(weights[name])
 
 
 @contextmanager

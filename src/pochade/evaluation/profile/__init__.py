@@ -20,6 +20,8 @@ COMPONENTS = ("text_encoder", "denoiser", "decoder")
 """The parts of a model, in the order in which a picture passes them."""
 PICTURE = "picture"
 """Stands for all components in one process."""
+IN_TURN = "picture_in_turn"
+"""The same, but each component is loaded when its turn comes, and goes when it has passed."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
-from pochade.evaluation.profile import COMPONENTS, PICTURE, weigh
+from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, weigh
 from pochade.evaluation.profile.models import is_random, load, load_skeleton
 from pochade.export.onnx import (
     Exported,
@@ -31,6 +31,9 @@ from pochade.pipelines.recipe_metadata import versions
 RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)
 """Convolutions, which ONNX Runtime runs slower in 8 bits than in float32: no 8-bit form is made of them."""
+
+_GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+"""What makes the allocator of Linux give large blocks back when they are freed; it would keep those below 32 MB."""
 
 Say = Callable[[str], None]
 
@@ -53,7 +56,8 @@ def profile(
 
     ``components``: name -> class, parameters, whether they are random, MB in float32 and float16.
 
-    ``rows``: one for each component, and for ``picture`` (all of them in one process), in each runtime and precision:
+    ``rows``: one for each component, for ``picture`` (all of them in one process) and, as graphs, for
+    ``picture_in_turn`` (each loaded when its turn comes, and let go), in each runtime and precision:
     ``weights_mb`` of the files (eager: of the parameters), memory and ``seconds`` as
     ``pochade.evaluation.profile.measure`` says, ``error`` of 8-bit weights. A picture's seconds are those of text,
     ``steps`` calls of the denoiser and decoder, without guidance.
@@ -182,11 +186,11 @@ def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: s
             made = quantise(exported.path, folder / f"{name}-int8.onnx", exported.inputs, batch=found["batch"])
             files["int8"][name], errors[name] = made.path, made.error
     for precision, paths in files.items():
-        for component in (*names, PICTURE):
+        for component in (*names, PICTURE, IN_TURN):
             if precision == "int8" and component in KEPT_IN_FLOAT:
                 continue
             say(f"{component}, ONNX Runtime {precision}")
-            held = paths if component == PICTURE else {component: paths[component]}
+            held = {component: paths[component]} if component in names else paths
             job = {
                 "component": component,
                 "files": {name: str(path) for name, path in held.items()},
@@ -205,17 +209,18 @@ def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: s
 def _export(found: dict[str, Any], name: str, path: Path) -> Exported:
     module, batch = load(found["model"], name, found["text_encoder"]), found["batch"]
     rows, columns = found["latent_size"]
+    shared: dict[str, Any] = {"batch": batch, "external_data": True}
     if name == "text_encoder":
-        return export_text_encoder(module, path, text_tokens=found["text_tokens"], batch=batch)
+        return export_text_encoder(module, path, text_tokens=found["text_tokens"], **shared)
     if name == "decoder":
-        return export_decoder(module, path, latent_size=(rows, columns), batch=batch)
+        return export_decoder(module, path, latent_size=(rows, columns), **shared)
     return export_denoiser(
         module,
         path,
         latent_size=(rows, columns),
         text_tokens=found["text_tokens"],
-        batch=batch,
         depth=found["depth"],
+        **shared,
     )
 
 
@@ -229,8 +234,9 @@ def _row(
 def _run(worker: str, job: dict[str, Any]) -> dict[str, Any]:
     """What a measuring process says of a job; it ends with this one."""
     command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
+    environment = os.environ | (_GIVING_BACK if job["component"] == IN_TURN else {})
     process = subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     try:
         out, errors = process.communicate(json.dumps(job))

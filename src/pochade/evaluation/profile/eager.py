@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pochade.evaluation.profile import COMPONENTS, PICTURE, measure
 from pochade.evaluation.profile.models import load
-from pochade.evaluation.profile.sampling import PROMPT, paint, seeded
+from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
 from pochade.export.onnx import denoiser_inputs
 from pochade.types import Conditioning
 
@@ -60,7 +60,7 @@ def picture(job: dict[str, Any]) -> Callable[[], Tensor]:
             encoded = text.encode([PROMPT] * job["batch"])
             found = {"tokens": encoded.tokens, "mask": encoded.mask, "pooled": encoded.pooled}
             told |= {name: value for name, value in found.items() if name in given}
-        return paint(denoise, decoder.decode, told, job["steps"])
+        return decoder.decode(sample(denoise, told, job["steps"]))
 
     return call
 

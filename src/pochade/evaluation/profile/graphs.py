@@ -13,22 +13,24 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from pochade.evaluation.profile import COMPONENTS, PICTURE, measure
-from pochade.evaluation.profile.sampling import PROMPT, paint, seeded
+from pochade.evaluation.profile import IN_TURN, PICTURE, measure
+from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
 
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
 
-def session(path: str, threads: int) -> Any:
+def session(path: str, threads: int, *, as_mapped: bool = False) -> Any:
     """A session on the CPU with so many threads, that gives back what a call does not need any more.
 
     From the second call on ONNX Runtime would hold a plan of the memory beside the memory itself, and each graph the
-    most that it ever needed: 300 MB of 970 for LiRA small at 1024 px, for no time.
+    most that it ever needed: 300 MB of 970 for LiRA small at 1024 px, for no time. Weights in a file of their own are
+    mapped; with ``as_mapped`` they are used like that, and not copied into an order that is faster.
     """
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.enable_mem_pattern = False
     options.enable_cpu_mem_arena = False
+    options.add_session_config_entry("session.disable_prepacking", str(int(as_mapped)))
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
@@ -43,49 +45,57 @@ def one(path: str, threads: int) -> Callable[[], object]:
     return partial(graph.run, None, inputs_of(graph))
 
 
-def picture(files: dict[str, str], tokenizer: str | None, steps: int, threads: int) -> Callable[[], np.ndarray]:
-    """Loads all graphs, gives what paints from a prompt to pixels."""
-    graphs = {name: session(files[name], threads) for name in COMPONENTS if name in files}
-    encode = None if tokenizer is None else _encoder(graphs["text_encoder"], tokenizer)
-    denoiser, decoder = graphs["denoiser"], graphs["decoder"]
-    given = inputs_of(denoiser)
-
-    def denoise(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
-        velocity, *state = denoiser.run(None, values)
-        return velocity, state[0] if state else None
+def picture(
+    files: dict[str, str], tokenizer: str | None, steps: int, threads: int, *, in_turn: bool = False
+) -> Callable[[], np.ndarray]:
+    """Loads all graphs, gives what paints from a prompt to pixels; ``in_turn`` that loads each when its turn comes."""
+    opened = partial(session, threads=threads, as_mapped=in_turn)
+    graph = opened if in_turn else {path: opened(path) for path in files.values()}.__getitem__
+    words = None if tokenizer is None else _tokenizer(tokenizer)
 
     def call() -> np.ndarray:
-        text = {} if encode is None else encode(PROMPT)
-        told = given | {name: value for name, value in text.items() if name in given}
-        return paint(denoise, lambda z: decoder.run(None, {"latents": z})[0], told, steps)
+        # A graph that is loaded here goes when the function that it is handed to returns.
+        text = {} if words is None else _encode(graph(files["text_encoder"]), words)
+        latents = _denoise(graph(files["denoiser"]), text, steps)
+        return graph(files["decoder"]).run(None, {"latents": latents})[0]
 
     return call
 
 
-def _encoder(graph: Any, path: str) -> Callable[[str], dict[str, np.ndarray]]:
+def _tokenizer(path: str) -> Any:
     from tokenizers import Tokenizer
 
+    return Tokenizer.from_file(path)
+
+
+def _encode(graph: Any, tokenizer: Any) -> dict[str, np.ndarray]:
     batch, length = graph.get_inputs()[0].shape
-    tokenizer = Tokenizer.from_file(path)
     tokenizer.enable_truncation(length)
     tokenizer.enable_padding(length=length)
+    rows = [tokenizer.encode(PROMPT)] * batch
+    ids = np.array([row.ids for row in rows], dtype=np.int64)
+    mask = np.array([row.attention_mask for row in rows], dtype=bool)
+    tokens, pooled = graph.run(None, {"ids": ids, "mask": mask})
+    return {"tokens": tokens, "mask": mask, "pooled": pooled}
 
-    def encode(prompt: str) -> dict[str, np.ndarray]:
-        rows = [tokenizer.encode(prompt)] * batch
-        ids = np.array([row.ids for row in rows], dtype=np.int64)
-        mask = np.array([row.attention_mask for row in rows], dtype=bool)
-        tokens, pooled = graph.run(None, {"ids": ids, "mask": mask})
-        return {"tokens": tokens, "mask": mask, "pooled": pooled}
 
-    return encode
+def _denoise(graph: Any, text: dict[str, np.ndarray], steps: int) -> np.ndarray:
+    given = inputs_of(graph)
+
+    def call(values: Any) -> tuple[np.ndarray, np.ndarray | None]:
+        velocity, *state = graph.run(None, values)
+        return velocity, state[0] if state else None
+
+    return sample(call, given | {name: value for name, value in text.items() if name in given}, steps)
 
 
 def main() -> None:
     """Reads a job, writes what was measured, both as JSON."""
     job = json.load(sys.stdin)
     files, threads = job["files"], job["threads"]
-    if job["component"] == PICTURE:
-        load = partial(picture, files, job["tokenizer"], job["steps"], threads)
+    if job["component"] in (PICTURE, IN_TURN):
+        in_turn = job["component"] == IN_TURN
+        load = partial(picture, files, job["tokenizer"], job["steps"], threads, in_turn=in_turn)
     else:
         load = partial(one, files[job["component"]], threads)
     found = measure(load, job["repeats"])

@@ -1,4 +1,4 @@
-"""A picture from three calls that know arrays alone, as a host of exported graphs paints one."""
+"""Latents from calls that know arrays alone, as a host of exported graphs makes them."""
 
 from collections.abc import Callable, Mapping
 from itertools import pairwise
@@ -28,8 +28,8 @@ def seeded(name: str, shape: tuple[int, ...], kind: str, seed: int = 0) -> np.nd
     return np.random.default_rng(seed).standard_normal(shape, dtype=np.float32)
 
 
-def paint(denoise: Callable[[Arrays], tuple[Any, Any]], decode: Callable[[Any], Any], given: Arrays, steps: int) -> Any:
-    """Euler's method from t = 1 to 0 on the straight path, dz/dt = velocity, without guidance.
+def sample(denoise: Callable[[Arrays], tuple[Any, Any]], given: Arrays, steps: int) -> Any:
+    """Latents by Euler's method from t = 1 to 0 on the straight path, dz/dt = velocity, without guidance.
 
     ``given`` holds ``latents``, ``t`` and what else the denoiser takes; ``denoise`` gives the velocity and the state
     of the next step, None where there is none.
@@ -41,4 +41,4 @@ def paint(denoise: Callable[[Arrays], tuple[Any, Any]], decode: Callable[[Any], 
         if state is not None:
             told["state"] = state
         z = z + (following - t) * velocity
-    return decode(z)
+    return z
