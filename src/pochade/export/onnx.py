@@ -25,6 +25,8 @@ from pochade.export.weights import data_of, replacing, save_model, transpose_wei
 from pochade.types import Conditioning
 
 OPSET = 20
+_FOLDED = 2**22
+"""Numbers that a constant may have to be computed here: else the runtime does so, in memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -374,8 +376,11 @@ def _simplify(model: Any) -> None:
     from onnxscript import optimizer
 
     common.InlinePass()(model)
+    common.CommonSubexpressionEliminationPass()(model)  # what an iterated core does with its weights, once
     for _ in range(2):  # what one round finds constant lets the next one find more
-        optimizer.fold_constants_ir(model, onnx_shape_inference=True)
+        optimizer.fold_constants_ir(
+            model, onnx_shape_inference=True, input_size_limit=_FOLDED, output_size_limit=_FOLDED
+        )
         common.RemoveUnusedNodesPass()(model)
     onnx_ir.passes.Sequential(
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),

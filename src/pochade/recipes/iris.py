@@ -55,11 +55,11 @@ def openmoji() -> list[Stage]:
     taught = replace(text, options=(*text.options, f"distillation={DISTILLATION}"))
     depths = replace(text_low, name="depths", task=taught, steps=800, learning_rate=5e-4, warmup_steps=50)
     text_high = replace(
-        depths,
+        text_low,
         name="text_high",
         data=high,
-        task=replace(taught, time_shift=3.0),
-        steps=1200,
+        task=replace(text, time_shift=3.0),
+        steps=2600,
         batch_size=32,
         learning_rate=6e-4,
         warmup_steps=100,

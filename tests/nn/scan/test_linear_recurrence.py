@@ -7,6 +7,7 @@ from torch import Tensor
 from nn.scan.cases import FORMS, TOLERANCE, close, far
 from pochade.errors import PochadeError
 from pochade.nn.scan import (
+    composed,
     linear_recurrence,
     linear_recurrence_reference,
     rg_lru,
@@ -44,6 +45,13 @@ def test_values_and_gradients_are_those_of_the_loop(form, dtype, tokens, reverse
     assert close(h, expected, TOLERANCE[dtype])
     for gradient, wanted in zip(found, expected_gradients, strict=True):
         assert close(gradient, wanted, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 16, 37, 256])
+def test_the_form_of_exported_graphs(form, tokens):
+    a, b, initial = inputs(tokens)
+    h = composed.linear_forward(a, b, initial, form == FORMS[0], solve=composed.tree)
+    assert close(h, linear_recurrence_reference(a, b, initial=initial, reverse=form == FORMS[0]), 1e-12)
 
 
 @pytest.mark.parametrize("width", [1, 63, 64, 65, 130])

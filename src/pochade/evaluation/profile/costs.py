@@ -32,7 +32,7 @@ RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)
 """Convolutions, which ONNX Runtime runs slower in 8 bits than in float32: no 8-bit form is made of them."""
 
-_GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "1000000"}
+_GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
 """What makes the allocator of Linux give large blocks back when they are freed; it would keep those below 32 MB."""
 
 Say = Callable[[str], None]

@@ -6,12 +6,15 @@ products, which underflow. Inside, channels are [G, R], group and channel in the
 forward ones of flipped tokens. Signatures: ``contract``.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.nn.scan.contract import CHUNK, Gradients, Inputs, state_dtype
 
+Solver = Callable[[Tensor, Tensor, Tensor], Tensor]
 _STEP = 16
 _SEGMENT = 4 * CHUNK  # tokens whose states [B, tokens, D, S] exist at once
 
@@ -41,15 +44,35 @@ def _recurrence(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
     return h.flatten(1, 2)[:, :tokens]
 
 
+def tree(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
+    """As ``_recurrence``: pairs of tokens are joined, their ends found in the same way, from those the tokens between.
+
+    Half as many operators or fewer, for an eighth more time (256 tokens, ONNX Runtime): right for a runtime that keeps
+    6 kB for each operator of a graph.
+    """
+    batch, tokens, width = a.shape
+    if tokens == 1:
+        return b + a * initial[:, None]
+    if tokens % 2:
+        h = tree(a[:, :-1], b[:, :-1], initial)
+        return torch.cat((h, b[:, -1:] + a[:, -1:] * h[:, -1:]), 1)
+    (a_first, a_second), (b_first, b_second) = (v.reshape(batch, -1, 2 * width).chunk(2, 2) for v in (a, b))
+    ends = tree(a_second * a_first, b_second + a_second * b_first, initial)
+    between = b_first + a_first * _before(initial, ends)
+    return torch.cat((between, ends), 2).reshape(batch, tokens, width)
+
+
 def _before(initial: Tensor, h: Tensor) -> Tensor:
     """What every token of h [B, N, ...] found: initial [B, ...], then all of h but the last."""
     return torch.cat((initial[:, None], h[:, :-1]), 1)
 
 
-def linear_forward(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
+def linear_forward(
+    a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool, *, solve: Solver = _recurrence
+) -> Tensor:
     dtype = state_dtype(a, b)
     start = torch.zeros_like(b[:, 0], dtype=dtype) if initial is None else initial.to(dtype)
-    h = _recurrence(_ordered(a.to(dtype), reverse), _ordered(b.to(dtype), reverse), start)
+    h = solve(_ordered(a.to(dtype), reverse), _ordered(b.to(dtype), reverse), start)
     return _ordered(h, reverse).to(torch.promote_types(a.dtype, b.dtype))
 
 

@@ -179,7 +179,7 @@ for _name in ("linear_recurrence", "linear_recurrence_backward", "selective_scan
 
 @register_decomposition(torch.ops.pochade.linear_recurrence.default)
 def _(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
-    return composed.linear_forward(a, b, initial, reverse)
+    return composed.linear_forward(a, b, initial, reverse, solve=composed.tree)
 
 
 @register_decomposition(torch.ops.pochade.selective_scan.default)
