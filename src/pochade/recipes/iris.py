@@ -25,8 +25,8 @@ def openmoji() -> list[Stage]:
     """IRIS nano on OpenMoji: wavelet autoencoder, groups as classes, text at 128 and 256 px, the best, few steps.
 
     One network throughout: it has inputs for classes and for text, and each stage tells it one of them. Between text
-    at 128 and at 256 px its output at few iterations learns from that at many. The shipped checkpoint ends there; the
-    stages after it were tried at toy size only.
+    at 128 and at 256 px its output at few iterations learns from that at many. The shipped checkpoint ends there, since
+    256 px wants more steps than it was given.
     """
     low, high = ImageData("openmoji", 128), ImageData("openmoji", 256)
     shape = AutoencoderSettings(kind="wavelet", kl=1e-6, wavelet=1.0)

@@ -3,6 +3,7 @@
 The process holds ONNX Runtime, numpy and the tokenizer, never torch.
 """
 
+import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -49,8 +50,10 @@ def picture(
     files: dict[str, str], tokenizer: str | None, steps: int, threads: int, *, in_turn: bool = False
 ) -> Callable[[], np.ndarray]:
     """Loads all graphs, gives what paints from a prompt to pixels; ``in_turn`` that loads each when its turn comes."""
-    opened = partial(session, threads=threads, as_mapped=in_turn)
-    graph = opened if in_turn else {path: opened(path) for path in files.values()}.__getitem__
+    if in_turn:
+        graph = partial(_in_place_of_the_last, threads=threads)
+    else:
+        graph = {path: session(path, threads) for path in files.values()}.__getitem__
     words = None if tokenizer is None else _tokenizer(tokenizer)
 
     def call() -> np.ndarray:
@@ -60,6 +63,14 @@ def picture(
         return graph(files["decoder"]).run(None, {"latents": latents})[0]
 
     return call
+
+
+def _in_place_of_the_last(path: str, threads: int) -> Any:
+    """A session that uses its weights as mapped, after what the one before has left is given back (on Linux)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+    return session(path, threads, as_mapped=True)
 
 
 def _tokenizer(path: str) -> Any:
