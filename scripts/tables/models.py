@@ -211,20 +211,24 @@ IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}
 
 
 def iris_memory(record: dict[str, Any]) -> str:
-    """Whole pictures of 512 px beside the published memory."""
-    sides = (("eager", "fp32"), ("onnx", "fp32"), ("onnx", "int8"))
-    rows = []
+    """Whole pictures of 512 px beside the published memory, and their times."""
+    forms = {
+        "eager": ("picture", "eager", "fp32"),
+        "ONNX": ("picture", "onnx", "fp32"),
+        "ONNX part by part": ("picture_in_turn", "onnx", "fp32"),
+        "int8": ("picture", "onnx", "int8"),
+        "int8 part by part": ("picture_in_turn", "onnx", "int8"),
+    }
+    memory, seconds = [], []
     for variant, published in IRIS_PUBLISHED.items():
         for name, text in ((f"iris:{variant}", "MiniLM"), (f"iris:{variant}+clip-l", "CLIP-L")):
-            if name not in record["profiles"]:
-                continue
             found = record["profiles"][name]["rows"]
-            whole = {(r["runtime"], r["precision"]): r for r in found if r["component"] == "picture"}
-            memory = [f"{max(whole[side]['peak_mb'], whole[side]['loading_mb']):,.0f}" for side in sides]
-            rows.append([variant, text, *memory, str(published), *(f"{whole[side]['seconds']:.2f}" for side in sides)])
-    heads = ("eager", "ONNX", "ONNX int8")
-    columns = ["size", "text encoder", *(f"MB, {head}" for head in heads), "published"]
-    return table([*columns, *(f"seconds, {head}" for head in heads)], rows)
+            rows = {(r["component"], r["runtime"], r["precision"]): r for r in found}
+            peaks = (max(rows[form]["peak_mb"], rows[form]["loading_mb"]) for form in forms.values())
+            memory.append([variant, text, str(published), *(f"{peak:,.0f}" for peak in peaks)])
+            seconds.append([variant, text, *(f"{rows[form]['seconds']:.2f}" for form in forms.values())])
+    of = ["size", "text encoder"]
+    return f"MB at peak:\n\n{table([*of, 'published', *forms], memory)}\n\nSeconds:\n\n{table([*of, *forms], seconds)}"
 
 
 def lira_thinking(record: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ import ctypes
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,15 @@ def picture(
 ) -> Callable[[], np.ndarray]:
     """Loads all graphs, gives what paints from a prompt to pixels; ``in_turn`` that loads each when its turn comes."""
     if in_turn:
-        graph = partial(_in_place_of_the_last, threads=threads)
+        graph, words = partial(_in_place_of_the_last, threads=threads), _tokenizer
     else:
-        graph = {path: session(path, threads) for path in files.values()}.__getitem__
-    words = None if tokenizer is None else _tokenizer(tokenizer)
+        graph, words = cache(partial(session, threads=threads)), cache(_tokenizer)
+        for path in files.values():
+            graph(path)
 
     def call() -> np.ndarray:
-        # A graph that is loaded here goes when the function that it is handed to returns.
-        text = {} if words is None else _encode(graph(files["text_encoder"]), words)
+        # What is loaded here goes when the function that it is handed to returns.
+        text = {} if tokenizer is None else _encode(graph(files["text_encoder"]), words(tokenizer))
         latents = _denoise(graph(files["denoiser"]), text, steps)
         return graph(files["decoder"]).run(None, {"latents": latents})[0]
 
