@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
-from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
+from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
 
 BATCH = 4
 

@@ -23,10 +23,11 @@ from PIL import Image
 from torch import Tensor
 
 from measuring import write
-from pochade.data.images import sheet, to_image, to_tensor
 from pochade.evaluation.reconstruction import psnr, sharpness, ssim
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
+from pochade.images.decode import to_image, to_tensor
+from pochade.images.sheets import sheet
 from pochade.recipes.autoencoders import load_autoencoder
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.recipes.stages import ImageData

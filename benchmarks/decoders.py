@@ -23,7 +23,7 @@ import torch
 
 from measuring import processor, timed, write
 from pochade.autoencoders.tiny_decoder import SIZES, TinyVAEDecoder, for_autoencoder
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.reconstruction import psnr
 from pochade.export.onnx import export_decoder
 from pochade.features.lite0 import load_lite0

@@ -25,11 +25,12 @@ from torch import Tensor
 
 import pochade
 from measuring import quality, write, write_png
-from pochade.data.images import sheet, to_image, to_tensor
-from pochade.data.pairs.openmoji import EDITS, OpenMojiPairs
-from pochade.data.pairs.pair import DIFFERENT, Pair
+from pochade.data.sources.pairs.openmoji import EDITS, OpenMojiPairs
+from pochade.data.sources.pairs.pair import DIFFERENT, Pair
 from pochade.evaluation.report import evaluate
-from pochade.pipelines.canvas import resample
+from pochade.images.canvas import resample
+from pochade.images.decode import to_image, to_tensor
+from pochade.images.sheets import sheet
 from pochade.pipelines.super_resolution import agree
 
 DOCS = Path(__file__).parents[1] / "docs"

@@ -19,9 +19,9 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from measuring import write, write_png
-from pochade.data.edges import edges, edges_image
-from pochade.data.images import sheet
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
+from pochade.images.edges import edges, edges_image
+from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
 DOCS = Path(__file__).parents[1] / "docs"

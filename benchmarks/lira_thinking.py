@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from measuring import write
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 

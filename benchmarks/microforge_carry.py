@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from measuring import quality, write
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.report import evaluate
 from pochade.pipelines.text_to_image import TextToImagePipeline
 

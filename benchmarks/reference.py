@@ -21,11 +21,11 @@ from PIL import Image
 from torch import Tensor
 
 from measuring import write, write_png
-from pochade.data.images import sheet
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_pictures, to_pil, to_uint8
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.features import style
 from pochade.features.lite0 import load_lite0
+from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.recipes.stages import ImageData

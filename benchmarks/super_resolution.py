@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 import pochade
-from pochade.data.images import to_tensor
-from pochade.data.openmoji import OpenMoji
-from pochade.pipelines.canvas import resample
+from pochade.data.sources.openmoji import OpenMoji
+from pochade.images.canvas import resample
+from pochade.images.decode import to_tensor
 from pochade.pipelines.super_resolution import agree
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import torch
 
-from pochade.data.images import sheet, to_image, to_tensor
-from pochade.data.openmoji import OpenMoji
+from pochade.data.sources.openmoji import OpenMoji
+from pochade.images.decode import to_image, to_tensor
+from pochade.images.sheets import sheet
 from pochade.recipes.run import load_autoencoder
 
 PAIRS = 24

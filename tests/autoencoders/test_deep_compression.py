@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from pochade.autoencoders.deep_compression import VARIANTS, DeepCompressionVAE
-from pochade.autoencoders.ladder import ResidualBlock
-from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask
+from pochade.autoencoders.hierarchical import ResidualBlock
+from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask
 
 TOY: dict[str, Any] = {
     "latent_channels": 4,

@@ -141,12 +141,12 @@ AUTOENCODERS: dict[str, Autoencoder] = {
     "wavelet": Autoencoder("pochade.autoencoders.wavelet:WaveletVAE", _LADDER),
     "deep_compression": Autoencoder("pochade.autoencoders.deep_compression:DeepCompressionVAE", _LADDER),
     "published_dc": Autoencoder(
-        "pochade.autoencoders.published:PublishedAutoencoder",
+        "pochade.autoencoders.pretrained:PublishedAutoencoder",
         {"kind": "AutoencoderDC", "settings": PUBLISHED["dc"], "latent_channels": 4},
         local=False,
     ),
     "published_kl": Autoencoder(
-        "pochade.autoencoders.published:PublishedAutoencoder",
+        "pochade.autoencoders.pretrained:PublishedAutoencoder",
         {"kind": "AutoencoderKL", "settings": PUBLISHED["kl"], "latent_channels": 16},
         local=False,
     ),

@@ -4,10 +4,10 @@ from pathlib import Path
 import pytest
 
 from pochade.data.dataset import is_held_out
-from pochade.data.files import atomic_file, is_safe_name
-from pochade.data.images import BadImage
 from pochade.data.report import Report
 from pochade.errors import FailureError, PochadeError
+from pochade.files import atomic_file, is_safe_name
+from pochade.images.decode import BadImage
 
 
 def test_counts_and_names(tmp_path: Path):

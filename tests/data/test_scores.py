@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pochade.data.openmoji import OpenMoji
 from pochade.data.scores import colourfulness, contrast, keep_best, score
+from pochade.data.sources.openmoji import OpenMoji
 from pochade.errors import PochadeError
 from pochade.recipes.sources import as_pictures, open_images
 from pochade.recipes.stages import ImageData

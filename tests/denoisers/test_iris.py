@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from pochade import denoisers
 from pochade.denoisers.iris import VARIANTS, IRISDenoiser
-from pochade.denoisers.iris_mixer import GRFM, BidirectionalRGLRU
+from pochade.denoisers.iris.mixer import GRFM, BidirectionalRGLRU
 from pochade.errors import PochadeError
 from pochade.nn.manhattan import manhattan_decay_reference
 from pochade.nn.scan import rg_lru_reference

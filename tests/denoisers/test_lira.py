@@ -8,9 +8,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from pochade import denoisers
 from pochade.denoisers.lira import VARIANTS, LiRADenoiser
-from pochade.denoisers.lira_reasoning import ReasoningLoop
+from pochade.denoisers.lira.reasoning import ReasoningLoop
 from pochade.errors import PochadeError
-from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.types import Conditioning
 
 TOY: dict[str, Any] = {

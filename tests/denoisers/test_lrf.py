@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from pochade import denoisers
-from pochade.denoisers.lrf import SOFTMAX_TOKENS, VARIANTS, LRFDenoiser
+from pochade.denoisers.lrf import VARIANTS, LRFDenoiser
+from pochade.denoisers.lrf.model import SOFTMAX_TOKENS
 from pochade.errors import PochadeError
 from pochade.types import Conditioning
 

@@ -9,14 +9,14 @@ from torch import Tensor, nn
 
 from pochade import denoisers
 from pochade.denoisers.microforge import VARIANTS, MicroForgeDenoiser
-from pochade.denoisers.microforge_planner import mean_cosine, mean_squared_cosine
+from pochade.denoisers.microforge.planner import mean_cosine, mean_squared_cosine
 from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.sampling import sample
 from pochade.nn.modulation import GroupedModulation
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
-from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.types import TASKS, Conditioning
 
 TOY: dict[str, Any] = {"latent_channels": 3, "sample_size": 4, "dim": 16, "heads": 2, "blocks": 2, "inner": 16}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from denoisers.test_microforge import edit, inputs, make, text
 from pochade.errors import PochadeError
-from pochade.training.tasks.flow import FlowSettings, FlowTask
+from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.types import Conditioning
 
 

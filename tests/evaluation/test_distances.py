@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pochade.errors import PochadeError
 from pochade.evaluation.frechet import frechet_distance
-from pochade.evaluation.kernel import kernel_distance, squared_mmd
+from pochade.evaluation.kid import kernel_distance, squared_mmd
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
-from pochade.evaluation import copying, grey
+from pochade.evaluation import contrast as grey
+from pochade.evaluation import copying
 from pochade.evaluation.external import clip_score, inception_distance, load_clip, load_inception
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.profile import peak_resident_mb, seconds_per_call, weigh

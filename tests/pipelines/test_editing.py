@@ -15,8 +15,8 @@ from contracts.families import AUTOENCODERS, FAMILIES, load_class, stir
 from contracts.families import make as make_denoiser
 from pochade.autoencoders.tiling import decode_tiled
 from pochade.errors import PochadeError
+from pochade.images.canvas import resample
 from pochade.pipelines import hub
-from pochade.pipelines.canvas import resample
 from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
 from pochade.pipelines.super_resolution import agree

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pochade.errors import PochadeError
-from pochade.pipelines.canvas import LONGEST, Canvas, resample
+from pochade.images.canvas import LONGEST, Canvas, resample
 from pochade.pipelines.pictures import EditingWarning, inside_seam, read_masks, read_pictures
 
 ROTATED = 6

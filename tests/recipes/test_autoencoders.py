@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 
 from contracts.families import PUBLISHED
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
-from pochade.autoencoders.published import PublishedAutoencoder
+from pochade.autoencoders.pretrained import PublishedAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.autoencoders.wavelet import WaveletVAE
-from pochade.data.latents import CachedLatents
+from pochade.data.cache.latents import CachedLatents
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.run import load_autoencoder, run, stages_of, train
 from pochade.recipes.stages import ImageData, autoencoder_stage, decoder_stage, flow_stage
 from pochade.training.stage import differences, override
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.decoder import DecoderSettings
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.decoder import DecoderSettings
+from pochade.training.stages.flow import FlowSettings
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2")
 FLOW = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1", "patch_size=1"), text_encoder="bag")
@@ -126,7 +126,7 @@ def test_a_denoiser_on_a_published_autoencoder(published: Path, pictures: Path, 
     settings = FlowSettings(options=FLOW.options, text_encoder="bag", autoencoder=str(published))
     model = run(override([flow_stage(ImageData(str(pictures), 64), settings)], FAST), tmp_path / "run")
     index = json.loads((model / "model_index.json").read_text())
-    assert index["autoencoder"] == ["pochade.autoencoders.published", "PublishedAutoencoder"]
+    assert index["autoencoder"] == ["pochade.autoencoders.pretrained", "PublishedAutoencoder"]
     inside, direct = load_autoencoder(str(model)), load_autoencoder(str(published))
     assert isinstance(inside, PublishedAutoencoder)
     for name, value in direct.state_dict().items():

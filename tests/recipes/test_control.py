@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw
 
 from cli.run import cli
-from pochade.data.edges import edges, edges_image, edges_of, encode_lines
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
+from pochade.images.edges import edges, edges_image, edges_of, encode_lines
 from pochade.pipelines.recipe_metadata import read_recipe
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import dry_run

@@ -18,10 +18,10 @@ from pochade.recipes.dry_run import dry_run
 from pochade.recipes.run import run, stages_of, train
 from pochade.recipes.stages import ImageData, PairData, autoencoder_stage, consistency_stage, edit_stage, flow_stage
 from pochade.training.stage import override
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.consistency import ConsistencySettings
-from pochade.training.tasks.edit import EditSettings
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
 

@@ -47,7 +47,7 @@ def test_every_kind_of_stage_is_tried() -> None:
 
 
 def test_a_loss_that_is_no_number_stops_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    from pochade.training.tasks.flow import FlowTask
+    from pochade.training.stages.flow import FlowTask
 
     whole = FlowTask.forward
     monkeypatch.setattr(FlowTask, "forward", lambda self, batch: {"loss": whole(self, batch)["loss"] * float("nan")})

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cli.run import cli
-from pochade.data.shards import Record, write_shards
+from pochade.data.sources.shards import Record, write_shards
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import dry_run
@@ -20,7 +20,7 @@ from pochade.recipes.iris import IMAGENET
 from pochade.recipes.run import build_denoiser, stages_of, train
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.stage import override
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.flow import FlowSettings
 
 NAMES = ("tench", "goldfish", "great white shark")
 STAGES = ("vae", "classes", "text_low", "text_high", "best", "few_steps")

@@ -16,15 +16,15 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pochade.autoencoders.tiny import TinyAutoencoder
-from pochade.data.images import to_tensor
 from pochade.errors import PochadeError
+from pochade.images.decode import to_tensor
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import RECIPES
 from pochade.recipes.run import load_autoencoder, run, stages_of, train
 from pochade.recipes.stages import ImageData, autoencoder_stage
 from pochade.training.stage import Stage, override
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.flow import FlowSettings
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "grey", "pink", "brown", "orange", "purple")
 SHAPES = ("apple", "house", "boat", "star")

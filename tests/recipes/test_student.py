@@ -19,9 +19,9 @@ from pochade.recipes import dry_run
 from pochade.recipes.run import run, stages_of, train
 from pochade.recipes.stages import ImageData, autoencoder_stage, flow_stage, student_stage
 from pochade.training.stage import override
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.flow import FlowSettings
-from pochade.training.tasks.teacher import TeacherSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.distillation import TeacherSettings
+from pochade.training.stages.flow import FlowSettings
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
 FORGE = (

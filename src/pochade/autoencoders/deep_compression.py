@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from pochade.autoencoders.ladder import LadderAutoencoder
+from pochade.autoencoders.hierarchical import LadderAutoencoder
 
 
 class DeepCompressionVAE(LadderAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it

@@ -15,7 +15,7 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from pochade.autoencoders.base import ImageAutoencoder
-from pochade.autoencoders.foreign import load_foreign
+from pochade.autoencoders.load_diffusers import load_foreign
 from pochade.errors import PochadeError
 
 

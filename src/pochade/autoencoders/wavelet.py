@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.autoencoders.ladder import LadderAutoencoder
+from pochade.autoencoders.hierarchical import LadderAutoencoder
 from pochade.nn.resample import haar_dwt, haar_idwt
 
 

@@ -113,9 +113,9 @@ def _measure(model: Path, stage: Any, samples: int, steps: int) -> dict[str, Any
 
     ``loss`` is the mean over the last quarter of the training: all cases see the same pictures and noises there.
     """
-    from pochade.data.captioned import read_store
-    from pochade.data.files import write_json
+    from pochade.data.sources.captioned import read_store
     from pochade.evaluation.report import evaluate
+    from pochade.files import write_json
     from pochade.pipelines.text_to_image import TextToImagePipeline
 
     settings = {"samples": samples, "sampling_steps": steps}
@@ -181,7 +181,7 @@ def _table(rows: list[dict[str, Any]]) -> str:
 
 
 def _write(folder: Path, rows: list[dict[str, Any]], text: str) -> None:
-    from pochade.data.files import atomic_file, write_json
+    from pochade.files import atomic_file, write_json
 
     write_json(folder / "table.json", rows)
     with atomic_file(folder / "table.md") as file:

@@ -379,7 +379,7 @@ def _read(path: Path, name: str, *, see_through: bool = False) -> "tuple[Image.I
 
     from PIL import Image
 
-    from pochade.data.images import BadImage, load_image
+    from pochade.images.decode import BadImage, load_image
 
     try:
         data = path.read_bytes()
@@ -440,7 +440,7 @@ def _side_by_side(pictures: "list[Image.Image]", gap: int = 8) -> "Image.Image":
     """In the size of the last one, on white."""
     from PIL import Image
 
-    from pochade.data.images import upright_rgb
+    from pochade.images.decode import upright_rgb
 
     width, height = pictures[-1].size
     page = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")

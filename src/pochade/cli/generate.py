@@ -224,7 +224,7 @@ def generate(
                 if not as_json:
                     watch.say(str(path))
     if edges_of is not None and lines is not None and single:
-        from pochade.data.edges import edges_image
+        from pochade.images.edges import edges_image
 
         path = save_png(edges_image(lines), out, f"{slug(edges_of.stem)}-edges", None)
         files.append({"file": str(path), "edges_of": str(edges_of)})
@@ -372,7 +372,7 @@ def _lines(request: Request, width: int, height: int) -> "Tensor | None":
     """The control [1, H, W] of the request. Raises PochadeError where it does not fit."""
     if request.control is None:
         return None
-    from pochade.data.edges import edges_of, read_edges
+    from pochade.images.edges import edges_of, read_edges
 
     if request.control_edges:
         return edges_of(request.control, width, height)
@@ -387,7 +387,7 @@ def _features(request: Request, pipe: Any) -> "Tensor | None":
     """The features of the reference, found once for all pictures. Raises PochadeError where it is no picture."""
     if request.reference is None:
         return None
-    from pochade.data.images import load_image
+    from pochade.images.decode import load_image
 
     return pipe.encode_reference(load_image(request.reference)[0])
 
@@ -459,7 +459,7 @@ def _watch(pipe: Any, request: Request, out: Path, preview: bool) -> Any:
 
 
 def _save_sheet(done: "list[tuple[PictureRecipe, Image.Image]]", path: Path) -> None:
-    from pochade.data.images import sheet
+    from pochade.images.sheets import sheet
 
     width = done[0][1].width
     cell = width * max(1, round(128 / width))

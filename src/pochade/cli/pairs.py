@@ -39,7 +39,7 @@ def pairs(
 
     For example: pochade data pairs openmoji --size 64 --limit 5000 data/pairs
     """
-    from pochade.data.pairs.prepare import prepare_pairs, read_kinds
+    from pochade.data.prepare.pairs import prepare_pairs, read_kinds
 
     limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
     report = prepare_pairs(

@@ -169,8 +169,8 @@ def prepare(
 
     For example: pochade data prepare openmoji --size 64 data/openmoji
     """
-    from pochade.data.hub_datasets import read_columns
-    from pochade.data.prepare import prepare as write
+    from pochade.data.prepare.pictures import prepare as write
+    from pochade.data.sources.hub import read_columns
 
     limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
     report = write(

@@ -5,9 +5,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pochade.data.files import write_json
-from pochade.data.images import BadImage
 from pochade.errors import FailureError, PochadeError
+from pochade.files import write_json
+from pochade.images.decode import BadImage
 
 MAX_SKIPPED = 0.05
 

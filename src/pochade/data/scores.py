@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from pochade.data.captioned import progress_bar
+from pochade.data.sources.captioned import progress_bar
 from pochade.errors import PochadeError
 
 SIDE = 64

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.evaluation.kernel import check_features
+from pochade.evaluation.kid import check_features
 
 
 @dataclass(frozen=True)

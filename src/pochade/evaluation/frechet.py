@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pochade.evaluation.kernel import check_features
+from pochade.evaluation.kid import check_features
 
 
 def frechet_distance(real: Tensor, fake: Tensor) -> float:

@@ -10,9 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from pochade.data.files import atomic_file, write_json
 from pochade.errors import PochadeError
 from pochade.evaluation.pictures import to_pil, to_uint8
+from pochade.files import atomic_file, write_json
 
 
 def modules_of(pipeline: Any) -> dict[str, nn.Module]:

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pochade.denoisers.iris import CoreBlock, IRISDenoiser
+from pochade.denoisers.iris import IRISDenoiser
+from pochade.denoisers.iris.model import CoreBlock
 from pochade.errors import PochadeError
 from pochade.types import Conditioning
 

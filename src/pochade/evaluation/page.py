@@ -9,7 +9,7 @@ from typing import Any
 
 from PIL import Image
 
-from pochade.data.files import atomic_file
+from pochade.files import atomic_file
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color:

@@ -37,17 +37,17 @@ def open_data(data: str | Path, size: int, split: str) -> Any:
         PochadeError: there is no such data, or it cannot be used.
     """
     if str(data) == "openmoji":
-        from pochade.data.openmoji import OpenMoji
+        from pochade.data.sources.openmoji import OpenMoji
 
         return OpenMoji(size, split=split)  # pyright: ignore[reportArgumentType]  # checked there
     path = Path(data)
     if str(data).endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        from pochade.data.shards import ShardDataset
+        from pochade.data.sources.shards import ShardDataset
 
         return ShardDataset(str(data), size, split=split)
     if not path.is_dir():
         raise PochadeError(f"data: {data} given, allowed are 'openmoji', a folder of pictures, and .tar shards")
-    from pochade.data.folder import ImageFolder
+    from pochade.data.sources.folder import ImageFolder
 
     return ImageFolder(path, size, split=split)
 

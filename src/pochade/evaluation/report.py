@@ -15,11 +15,10 @@ from typing import Any
 
 from torch import Tensor
 
-from pochade.data.captioned import progress_bar
-from pochade.data.files import atomic_file, write_json
-from pochade.data.images import sheet
+from pochade.data.sources.captioned import progress_bar
 from pochade.errors import FailureError, PochadeError, missing_extra
-from pochade.evaluation import copying, grey
+from pochade.evaluation import contrast as grey
+from pochade.evaluation import copying
 from pochade.evaluation.external import (
     NOT_MEASURED,
     clip_score,
@@ -29,7 +28,7 @@ from pochade.evaluation.external import (
 )
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, modules_of
-from pochade.evaluation.kernel import kernel_distance
+from pochade.evaluation.kid import kernel_distance
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import (
     Pictures,
@@ -43,6 +42,8 @@ from pochade.evaluation.reconstruction import reconstruction
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
+from pochade.files import atomic_file, write_json
+from pochade.images.sheets import sheet
 
 SPLITS = ("train", "held_out")
 SHOWN = 48

@@ -9,7 +9,7 @@ from importlib import import_module
 
 COMPONENT_MODULES = (
     "pochade.autoencoders.deep_compression",
-    "pochade.autoencoders.published",
+    "pochade.autoencoders.pretrained",
     "pochade.autoencoders.tiny",
     "pochade.autoencoders.wavelet",
     "pochade.denoisers.iris",

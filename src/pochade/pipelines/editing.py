@@ -9,11 +9,11 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
-from pochade.data.pairs.pair import HOLE
+from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
+from pochade.images.canvas import Canvas
 from pochade.pipelines import hub
 from pochade.pipelines.base import Asked, Callback, PaintingPipeline
-from pochade.pipelines.canvas import Canvas
 from pochade.pipelines.checks import (
     IMAGE_GUIDANCE,
     check_count,

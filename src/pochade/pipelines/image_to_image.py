@@ -6,8 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
-from pochade.pipelines.canvas import Canvas
 from pochade.pipelines.checks import usual_strength
 from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
 from pochade.pipelines.pictures import read_pictures

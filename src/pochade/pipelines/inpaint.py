@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
-from pochade.pipelines.canvas import Canvas
 from pochade.pipelines.checks import INPAINT_STRENGTH
 from pochade.pipelines.editing import EditingPipeline, each
 from pochade.pipelines.pictures import inside_seam, read_masks, read_pictures

@@ -10,8 +10,8 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from pochade.data.images import MAX_MEGAPIXELS, upright_rgb
 from pochade.errors import PochadeError
+from pochade.images.decode import MAX_MEGAPIXELS, upright_rgb
 from pochade.pipelines.checks import ALPHA
 
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.images.canvas import Canvas, resample
 from pochade.pipelines.base import Callback
-from pochade.pipelines.canvas import Canvas, resample
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
 from pochade.pipelines.editing import EditingPipeline, each
 from pochade.pipelines.pictures import check_megapixels, read_pictures

@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 from pochade.autoencoders.tiling import encode_tiled
-from pochade.data.edges import encode_lines
 from pochade.errors import PochadeError
 from pochade.features import style
+from pochade.images.edges import encode_lines
 from pochade.pipelines.base import Callback, PaintingPipeline, PromptTruncatedWarning, finite
 from pochade.pipelines.checks import check_count, check_output, check_reference, check_scale, check_size, control_rows
 from pochade.pipelines.pictures import read_pictures

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from pochade.data.edges import edges, edges_image, load_canny
-from pochade.data.images import sheet
-from pochade.data.latents import CachedLatents, Pictures
-from pochade.data.references import CachedReferences
+from pochade.data.cache.latents import CachedLatents, Pictures
+from pochade.data.cache.references import CachedReferences
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import FailureError, PochadeError
 from pochade.features import style
+from pochade.images.edges import edges, edges_image, load_canny
+from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
@@ -24,8 +24,8 @@ from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.control import ControlTask
-from pochade.training.tasks.reference import ReferenceSettings, ReferenceTask
+from pochade.training.stages.control import ControlTask
+from pochade.training.stages.image_prompt import ReferenceSettings, ReferenceTask
 
 SHOWN = 12
 STEPS = 20

@@ -10,15 +10,17 @@ import torch
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 from torch import Tensor
 
-from pochade.autoencoders import published, tiny_decoder
+from pochade.autoencoders import pretrained as published
+from pochade.autoencoders import tiny_decoder
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
-from pochade.autoencoders.foreign import load_foreign
-from pochade.autoencoders.published import PublishedAutoencoder
+from pochade.autoencoders.load_diffusers import load_foreign
+from pochade.autoencoders.pretrained import PublishedAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
-from pochade.data.images import sheet, to_image, to_tensor
 from pochade.errors import PochadeError
+from pochade.images.decode import to_image, to_tensor
+from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_component, load_components
 from pochade.recipes.results import Result, main_first, passed_over, write_folder
@@ -26,8 +28,8 @@ from pochade.recipes.sources import as_pictures, open_images
 from pochade.training.checkpoint import load_weights
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
-from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
+from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
+from pochade.training.stages.decoder import DecoderSettings, DecoderTask
 
 MEASURED_PIXELS = 4096 * 64**2
 """Enough for statistics of latents."""

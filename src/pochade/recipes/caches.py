@@ -7,18 +7,18 @@ from typing import Any
 
 import torch
 
-from pochade.data.edges import CachedEdges, build_edges
-from pochade.data.latents import CachedLatents, build_cache, fingerprint
-from pochade.data.pairs.latents import CachedPairs, build_pairs, fingerprint_pairs
-from pochade.data.pairs.openmoji import OpenMojiPairs
-from pochade.data.pairs.pictures import PicturePairs
-from pochade.data.pairs.stored import StoredPairs
-from pochade.data.references import CachedReferences, build_references
-from pochade.data.velocities import CachedVelocities, build_velocities
+from pochade.data.cache.edges import CachedEdges, build_edges
+from pochade.data.cache.latents import CachedLatents, build_cache, fingerprint
+from pochade.data.cache.pairs import CachedPairs, build_pairs, fingerprint_pairs
+from pochade.data.cache.references import CachedReferences, build_references
+from pochade.data.cache.velocities import CachedVelocities, build_velocities
+from pochade.data.sources.pairs.openmoji import OpenMojiPairs
+from pochade.data.sources.pairs.pictures import PicturePairs
+from pochade.data.sources.pairs.stored import StoredPairs
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.sources import as_pictures
-from pochade.training.tasks.teacher import TeacherSettings, answers_of
+from pochade.training.stages.distillation import TeacherSettings, answers_of
 
 AnyPairs = OpenMojiPairs | PicturePairs | StoredPairs
 

@@ -2,7 +2,7 @@
 
 from pochade.recipes.stages import ImageData, control_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.control import ControlSettings
+from pochade.training.stages.control import ControlSettings
 
 
 def edges() -> list[Stage]:

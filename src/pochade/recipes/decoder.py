@@ -2,7 +2,7 @@
 
 from pochade.recipes.stages import ImageData, decoder_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.decoder import DecoderSettings
+from pochade.training.stages.decoder import DecoderSettings
 
 
 def tiny() -> list[Stage]:

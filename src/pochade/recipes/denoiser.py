@@ -3,7 +3,7 @@
 from pochade.recipes.lrf import TEXT_SHIFT
 from pochade.recipes.stages import ImageData, flow_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.flow import FlowSettings
 
 
 def from_random_weights() -> list[Stage]:

@@ -2,7 +2,7 @@
 
 from pochade.recipes.stages import ImageData, consistency_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.consistency import ConsistencySettings
+from pochade.training.stages.consistency import ConsistencySettings
 
 
 def few_steps() -> list[Stage]:

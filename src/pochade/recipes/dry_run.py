@@ -18,15 +18,15 @@ from pochade.recipes import run
 from pochade.recipes.adapters import controlled, referenced
 from pochade.recipes.editing import editor, sourced
 from pochade.training.stage import Stage
+from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask, PictureTask
+from pochade.training.stages.consistency import ConsistencyTask
+from pochade.training.stages.control import ControlSettings, ControlTask
+from pochade.training.stages.decoder import DecoderSettings, DecoderTask
+from pochade.training.stages.distillation import TeacherSettings, TeacherTask
+from pochade.training.stages.edit import EditSettings, EditTask
+from pochade.training.stages.flow import FlowSettings, FlowTask
+from pochade.training.stages.image_prompt import ReferenceSettings, ReferenceTask
 from pochade.training.task import Batch, Task
-from pochade.training.tasks.autoencoder import AutoencoderSettings, AutoencoderTask, PictureTask
-from pochade.training.tasks.consistency import ConsistencyTask
-from pochade.training.tasks.control import ControlSettings, ControlTask
-from pochade.training.tasks.decoder import DecoderSettings, DecoderTask
-from pochade.training.tasks.edit import EditSettings, EditTask
-from pochade.training.tasks.flow import FlowSettings, FlowTask
-from pochade.training.tasks.reference import ReferenceSettings, ReferenceTask
-from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
 from pochade.types import TASKS
 
 STEPS = 3

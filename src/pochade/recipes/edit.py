@@ -2,7 +2,7 @@
 
 from pochade.recipes.stages import PairData, edit_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.edit import EditSettings
+from pochade.training.stages.edit import EditSettings
 
 
 def natively() -> list[Stage]:

@@ -9,13 +9,14 @@ from typing import Any
 import torch
 
 from pochade import denoisers
-from pochade.data.images import sheet, to_image
-from pochade.data.openmoji import Split
-from pochade.data.pairs.latents import CachedPairs, PairsAndPictures
-from pochade.data.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
-from pochade.data.pairs.pictures import PicturePairs
-from pochade.data.pairs.prepare import open_pairs, read_kinds
+from pochade.data.cache.pairs import CachedPairs, PairsAndPictures
+from pochade.data.prepare.pairs import open_pairs, read_kinds
+from pochade.data.sources.openmoji import Split
+from pochade.data.sources.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
+from pochade.data.sources.pairs.pictures import PicturePairs
 from pochade.errors import FailureError, PochadeError
+from pochade.images.decode import to_image
+from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.schedulers import takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -26,7 +27,7 @@ from pochade.recipes.sources import as_pictures, open_images
 from pochade.recipes.stages import ImageData, PairData
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, read_options
-from pochade.training.tasks.edit import EditSettings, EditTask
+from pochade.training.stages.edit import EditSettings, EditTask
 from pochade.types import TASKS, Conditioning
 
 SHOWN = 12

@@ -2,12 +2,12 @@
 
 from dataclasses import replace
 
-from pochade.data.openmoji_groups import GROUPS
+from pochade.data.sources.openmoji_groups import GROUPS
 from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.consistency import ConsistencySettings
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.flow import FlowSettings
 
 MINILM = 384
 """Width of the text vectors, for which the network has a place while it still learns from classes."""

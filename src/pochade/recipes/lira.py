@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from pochade.recipes.stages import ImageData, flow_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.flow import FlowSettings
 
 DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers"
 

@@ -11,9 +11,9 @@ from pochade.recipes.stages import (
     flow_stage,
 )
 from pochade.training.stage import Stage
-from pochade.training.tasks.consistency import ConsistencySettings
-from pochade.training.tasks.edit import EditSettings
-from pochade.training.tasks.flow import FlowSettings
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings
 
 TEXT_SHIFT = 2.0
 """More of the training at high noise, where the picture's content is decided and only the text can tell it."""

@@ -12,11 +12,11 @@ from pochade.recipes.stages import (
     student_stage,
 )
 from pochade.training.stage import Stage
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.consistency import ConsistencySettings
-from pochade.training.tasks.edit import EditSettings
-from pochade.training.tasks.flow import FlowSettings
-from pochade.training.tasks.teacher import TeacherSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.distillation import TeacherSettings
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings
 
 SCAN_RATE = 0.5
 CLIP = 2.0

@@ -2,7 +2,7 @@
 
 from pochade.recipes.stages import ImageData, reference_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.reference import ReferenceSettings
+from pochade.training.stages.image_prompt import ReferenceSettings
 
 
 def style() -> list[Stage]:

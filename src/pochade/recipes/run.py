@@ -11,8 +11,8 @@ import torch
 
 from pochade import denoisers, text_encoders
 from pochade.autoencoders.tiny_decoder import for_autoencoder
-from pochade.data.images import sheet
 from pochade.errors import FailureError, PochadeError, nearest
+from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.schedulers import make_scheduler, takes_few_steps
@@ -27,14 +27,14 @@ from pochade.recipes.sources import as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, override, read_options
-from pochade.training.tasks.autoencoder import AutoencoderSettings, build_autoencoder
-from pochade.training.tasks.consistency import ConsistencySettings, ConsistencyTask
-from pochade.training.tasks.control import ControlSettings
-from pochade.training.tasks.decoder import DecoderSettings
-from pochade.training.tasks.edit import EditSettings
-from pochade.training.tasks.flow import FlowSettings, FlowTask
-from pochade.training.tasks.reference import ReferenceSettings
-from pochade.training.tasks.teacher import TeacherSettings, TeacherTask
+from pochade.training.stages.autoencoder import AutoencoderSettings, build_autoencoder
+from pochade.training.stages.consistency import ConsistencySettings, ConsistencyTask
+from pochade.training.stages.control import ControlSettings
+from pochade.training.stages.decoder import DecoderSettings
+from pochade.training.stages.distillation import TeacherSettings, TeacherTask
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings, FlowTask
+from pochade.training.stages.image_prompt import ReferenceSettings
 
 SHEET_PROMPTS = (
     "red apple", "cat face", "sailboat", "red heart", "house", "flag of Japan", "butterfly", "pizza",

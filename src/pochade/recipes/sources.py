@@ -7,9 +7,9 @@ from typing import Any
 
 from PIL import Image
 
-from pochade.data.joined import Joined, JoinedPictures
-from pochade.data.latents import Pictures
+from pochade.data.cache.latents import Pictures
 from pochade.data.scores import keep_best
+from pochade.data.sources.joined import Joined, JoinedPictures
 from pochade.errors import PochadeError
 from pochade.recipes.stages import ImageData
 
@@ -100,15 +100,15 @@ def _open_images(data: ImageData, split: str, classes: bool | None) -> Any:
 
 def _open(data: ImageData, split: str, classes: bool | None) -> Any:
     if data.source == "openmoji":
-        from pochade.data.openmoji import OpenMoji
+        from pochade.data.sources.openmoji import OpenMoji
 
         return OpenMoji(data.size, split)  # pyright: ignore[reportArgumentType]
     if data.source == "openmoji:groups":
-        from pochade.data.openmoji_groups import OpenMojiGroups
+        from pochade.data.sources.openmoji_groups import OpenMojiGroups
 
         return OpenMojiGroups(data.size, split)  # pyright: ignore[reportArgumentType]
     if data.source.startswith("cifar10:"):
-        from pochade.data.cifar10 import CIFAR10
+        from pochade.data.sources.cifar10 import CIFAR10
 
         return CIFAR10(Path(data.source.removeprefix("cifar10:")), "train", size=data.size)
     folder = Path(data.source.removeprefix(CLASSES)).expanduser()
@@ -117,7 +117,7 @@ def _open(data: ImageData, split: str, classes: bool | None) -> Any:
             f"data.source: {data.source!r} given, allowed are openmoji, cifar10:PATH, a folder, {CLASSES}FOLDER, or "
             "several joined by +"
         )
-    from pochade.data.prepare import open_folder
+    from pochade.data.prepare.pictures import open_folder
 
     return open_folder(folder, data.size, split, classes=True if data.source.startswith(CLASSES) else classes)
 

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from pochade.training.stage import Stage
-from pochade.training.tasks.autoencoder import AutoencoderSettings
-from pochade.training.tasks.consistency import ConsistencySettings
-from pochade.training.tasks.control import ControlSettings
-from pochade.training.tasks.decoder import DecoderSettings
-from pochade.training.tasks.edit import EditSettings
-from pochade.training.tasks.flow import FlowSettings
-from pochade.training.tasks.reference import ReferenceSettings
-from pochade.training.tasks.teacher import TeacherSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.control import ControlSettings
+from pochade.training.stages.decoder import DecoderSettings
+from pochade.training.stages.distillation import TeacherSettings
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings
+from pochade.training.stages.image_prompt import ReferenceSettings
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PairData:
     source: str = "openmoji"
     """Where the pictures without a source come from, as in ``ImageData.source``."""
     kinds: tuple[str, ...] = ()
-    """Of OpenMoji's pairs (``pochade.data.pairs.openmoji.KINDS``) those that are made, separated by commas, each with
+    """Of OpenMoji's pairs (``pochade.data.sources.pairs.openmoji.KINDS``) those that are made, by commas, each with
     its weight, as in recolour=2,mirror, or without for 1; none: all kinds of the tasks that are learned."""
     draws: int = 8
     """How often each pair is drawn into the cache: other kinds, masks and words of the same drawing."""

@@ -3,7 +3,7 @@
 from pochade.recipes.lrf import TEXT_SHIFT
 from pochade.recipes.stages import ImageData, student_stage
 from pochade.training.stage import Stage
-from pochade.training.tasks.teacher import TeacherSettings
+from pochade.training.stages.distillation import TeacherSettings
 
 
 def of_a_teacher() -> list[Stage]:

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from pochade.text_encoders.base import PromptEncoder
-from pochade.text_encoders.published import load_published, plain
+from pochade.text_encoders.pretrained import load_published, plain
 from pochade.types import TextEncoding
 
 

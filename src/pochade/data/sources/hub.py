@@ -1,0 +1,196 @@
+"""Pictures by the library ``datasets``: data sets of the Hugging Face hub by name, and its formats on the disk.
+
+Rows are streamed, in their order: nothing is fetched twice, and no copy of the whole is kept.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pochade.data.sources.folder import clean
+from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+from pochade.images.decode import BadImage
+
+ROLES = ("image", "caption", "label")
+CAPTIONS = ("caption", "captions", "text", "txt", "prompt", "description")
+"""Columns of text that are taken for captions, the first that there is."""
+LABELS = ("cls", "label")
+"""Columns of whole numbers that are taken for classes; one that knows their names is taken whatever it is called."""
+BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: a picture that is not decoded yet, its captions, its class."""
+
+    name: str
+    picture: Any
+    captions: tuple[str, ...]
+    label: int | None
+
+    def read(self) -> bytes:
+        """The bytes of the picture's file; raises `BadImage`."""
+        found = self.picture if isinstance(self.picture, Mapping) else {}
+        if found.get("bytes"):
+            return found["bytes"]
+        if not found.get("path"):
+            raise BadImage(self.name, "no picture")
+        import fsspec
+
+        try:
+            with fsspec.open(found["path"], "rb") as file:
+                return file.read()  # pyright: ignore[reportAttributeAccessIssue]
+        except Exception as error:  # whatever the file system behind the path raises
+            raise BadImage(self.name, "unreadable", str(error)) from error
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of one split, read anew at each iteration."""
+
+    name: str
+    stream: Any
+    columns: Mapping[str, str]
+    classes: tuple[str, ...]
+    """Names of the classes, empty where there are none or they have no names."""
+
+    @property
+    def captioned(self) -> bool:
+        """Whether rows have captions."""
+        return "caption" in self.columns
+
+    def __iter__(self) -> Iterator[Row]:
+        number = 0
+        try:
+            for number, row in enumerate(self.stream):
+                given = {role: _value(row, column) for role, column in self.columns.items()}
+                label = given.get("label")
+                known = isinstance(label, int) and label >= 0 and (not self.classes or label < len(self.classes))
+                yield Row(f"row {number}", given["image"], _captions(given.get("caption")), label if known else None)
+        except PochadeError:
+            raise
+        # Servers, archives and formats fail in their own ways.
+        except (OSError, ValueError, RuntimeError) as error:
+            raise FailureError(f"path: {self.name} could not be read beyond row {number}: {_line(error)}") from error
+
+
+def read_columns(text: str) -> dict[str, str]:
+    """``image=jpg,caption=json.prompt`` as a mapping. Raises PochadeError for another form or role."""
+    columns: dict[str, str] = {}
+    for part in text.split(","):
+        role, equals, column = (word.strip() for word in part.partition("="))
+        if role not in ROLES or not equals or not column:
+            raise PochadeError(f"columns: {part!r} given, allowed is ROLE=COLUMN with {', '.join(ROLES)}")
+        columns[role] = column
+    return columns
+
+
+def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] | None = None) -> Rows:
+    """The training split of a data set.
+
+    Args:
+        path: a folder or a file (.parquet, .arrow, .tar) that ``datasets`` reads, or the name of a data set on the hub.
+        config: its configuration, where it has several.
+        columns: which column is the "image", the "caption", the "label"; what is left out is found by its type and
+            name (``CAPTIONS``, ``LABELS``). Dots lead into a column of nested values: ``json.prompt``.
+
+    Raises:
+        PochadeError: the library is not installed, there is no such data set, no training split, or no such columns.
+    """
+    stream = open_stream(path, config)
+    features: Mapping[str, Any] = stream.features or {}
+    chosen = _choose(features, columns or {})
+    label = features.get(chosen.get("label", ""))
+    names = [" ".join(str(name).split()) for name in getattr(label, "names", None) or ()]
+    stream = undecoded(stream, chosen["image"])
+    stream = stream.select_columns(list(dict.fromkeys(_top(column, features) for column in chosen.values())))
+    return Rows(path, stream, chosen, tuple(names))
+
+
+def open_stream(path: str, config: str | None = None) -> Any:
+    """The rows of the training split, as the library gives them. Errors are those of `open_rows`."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise missing_extra(str(error.name), "hub") from error
+    local = Path(path).expanduser()
+    arguments: dict[str, Any] = {"path": str(local) if local.is_dir() else path}
+    if local.is_file():
+        if local.suffix not in BUILDERS:
+            raise PochadeError(f"path: {path} given, allowed are a folder, files in {', '.join(BUILDERS)}, and names")
+        arguments = {"path": BUILDERS[local.suffix], "data_files": {"train": str(local)}}
+    try:
+        found: Any = datasets.load_dataset(**arguments, name=config, streaming=True)
+    except Exception as error:  # of many kinds, of several libraries
+        raise PochadeError(f"path: {path} could not be opened by the library datasets: {_line(error)}") from error
+    if "train" not in found and len(found) > 1:
+        raise PochadeError(f"path: {path} has no split train, but {', '.join(sorted(found))}")
+    return found["train"] if "train" in found else next(iter(found.values()))
+
+
+def undecoded(stream: Any, *columns: str) -> Any:
+    """``stream`` with the files of the pictures in ``columns`` in place of pictures."""
+    import datasets
+
+    for column in columns:
+        stream = stream.cast_column(column, datasets.Image(decode=False))
+    return stream
+
+
+def _choose(features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, str]:
+    """The column of each role that has one."""
+    for role, column in named.items():
+        if role not in ROLES:
+            raise PochadeError(f"columns: {role!r} given, allowed are {', '.join(ROLES)}{nearest(role, ROLES)}")
+        if _top(column, features) not in features:
+            raise PochadeError(f"columns: {role}={column} given, {_known(features)}{nearest(column, features)}")
+    pictures = [name for name, feature in features.items() if _is_image(feature)]
+    texts = [name for name in CAPTIONS if name in features and _is_text(features[name])]
+    labels = [name for name, feature in features.items() if getattr(feature, "names", None)]
+    labels += [n for n in LABELS if str(getattr(features.get(n), "dtype", "")).lstrip("u").startswith("int")]
+    guessed = {"image": pictures, "caption": texts, "label": labels}
+    chosen = {role: names[0] for role, names in guessed.items() if names} | dict(named)
+    if "image" not in chosen or len(chosen) == 1:
+        lacking = "a picture" if "image" not in chosen else "a caption or a class"
+        raise PochadeError(
+            f"columns: none is known as {lacking}; name it (image=, caption=, label=), {_known(features)}"
+        )
+    return chosen
+
+
+def _known(features: Mapping[str, Any]) -> str:
+    return f"there are {', '.join(features)}" if features else "but the columns are not known before they are read"
+
+
+def _is_image(feature: Any) -> bool:
+    return type(feature).__name__ == "Image" or (isinstance(feature, Mapping) and {"bytes", "path"} == set(feature))
+
+
+def _is_text(feature: Any) -> bool:
+    inner = getattr(feature, "feature", feature)
+    return str(getattr(inner, "dtype", "")) in ("string", "large_string")
+
+
+def _top(column: str, features: Mapping[str, Any]) -> str:
+    """The column itself that a name with dots leads into."""
+    return column if column in features else column.partition(".")[0]
+
+
+def _value(row: Mapping[str, Any], column: str) -> Any:
+    """What the column holds, along its dots where it is no column by itself; None where that is not there."""
+    if column in row:
+        return row[column]
+    found: Any = row
+    for key in column.split("."):
+        found = found.get(key) if isinstance(found, Mapping) else None
+    return found
+
+
+def _captions(value: Any) -> tuple[str, ...]:
+    texts: Sequence[Any] = [value] if isinstance(value, str) else value if isinstance(value, Sequence) else []
+    return clean([text for text in texts if isinstance(text, str)])
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,211 @@
+"""Picture files to tensors and back: three formats, checked before they are decoded, every oddity named."""
+
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from pochade.errors import FailureError, PochadeError
+
+MAX_MEGAPIXELS = 25.0
+
+
+class BadImage(PochadeError):  # noqa: N818
+    """A picture that cannot be used: ``reason`` is one of a few to count by, ``detail`` what was found."""
+
+    def __init__(self, name: str, reason: str, detail: str = "") -> None:
+        super().__init__(f"{name}: {reason}" + (f" ({detail})" if detail else ""))
+        self.name, self.reason, self.detail = name, reason, detail
+
+
+def read_image(
+    source: Path | str | bytes,
+    *,
+    size: int,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    background: str | tuple[int, int, int] = "white",
+    name: str | None = None,
+) -> Tensor:
+    """A picture file, or its bytes, as float32 [3, size, size] in [-1, 1]: centre crop, Lanczos resampling.
+
+    What is transparent shows ``background``. Raises `BadImage` for all that `load_image` refuses.
+    """
+    image, _ = load_image(source, size=size, max_megapixels=max_megapixels, background=background, name=name)
+    return to_tensor(square(image, size))
+
+
+def load_image(
+    source: Path | str | bytes,
+    *,
+    size: int | None = None,
+    max_megapixels: float = MAX_MEGAPIXELS,
+    background: str | tuple[int, int, int] = "white",
+    name: str | None = None,
+) -> tuple[Image.Image, tuple[str, ...]]:
+    """A decoded, upright RGB picture and the conversions that it took.
+
+    These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette"
+    and "rotated". Only PNG, JPEG and WebP, known by their first bytes, whatever the name says. A
+    picture over ``max_megapixels`` is refused from its header, before any pixel is decoded. With
+    ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``. Raises `BadImage`, whose
+    text starts with ``name`` (default: the path).
+    """
+    if isinstance(source, bytes):
+        name, data = name or "image", source
+    else:
+        name = name or str(source)
+        try:
+            data = Path(source).read_bytes()
+        except OSError as error:
+            raise BadImage(name, "unreadable", error.strerror or str(error)) from error
+    if not data:
+        raise BadImage(name, "empty file")
+    kind = _kind(data)
+    if kind is None:
+        raise BadImage(name, "not a PNG, JPEG or WebP file", f"it starts with {data[:8]!r}")
+    try:
+        width, height = _HEADERS[kind](data)
+    except (struct.error, IndexError) as error:
+        raise BadImage(name, "corrupt or truncated", "no readable header") from error
+    _refuse_bomb(name, width, height, max_megapixels)
+    try:
+        image = Image.open(io.BytesIO(data), formats=[kind])
+        _refuse_bomb(name, *image.size, max_megapixels)
+        if size is not None:
+            image.draft(None, (2 * size, 2 * size))
+        animated = getattr(image, "n_frames", 1) > 1
+        image.load()
+        rgb, conversions = upright_rgb(image, background)
+    except BadImage:
+        raise
+    # Decoders raise OSError, SyntaxError, ValueError, struct.error, EOFError and more for broken input.
+    except Exception as error:
+        raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
+    if animated:
+        conversions.append("animated")
+    return rgb, tuple(sorted(conversions))
+
+
+def upright_rgb(image: Image.Image, background: str | tuple[int, int, int] = "white") -> tuple[Image.Image, list[str]]:
+    """A picture of any mode upright and in RGB, and the conversions that it took, as ``load_image`` calls them."""
+    upright = _upright(image)
+    rgb, conversions = _to_rgb(upright, background)
+    return rgb, conversions if upright is image else [*conversions, "rotated"]
+
+
+def square(image: Image.Image, size: int) -> Image.Image:
+    """The largest centred square of ``image``, resampled to ``size`` by ``size`` (Lanczos, antialiased)."""
+    side = min(image.size)
+    left, top = (image.width - side) / 2, (image.height - side) / 2
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """An RGB picture as float32 [3, H, W] in [-1, 1]."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8)).permute(2, 0, 1)
+    return (pixels.float() / 127.5 - 1.0).contiguous()
+
+
+def to_image(tensor: Tensor) -> Image.Image:
+    """Float [3, H, W] in [-1, 1] as a picture, clipped. Raises `FailureError` at NaN or infinity."""
+    if tensor.ndim != 3 or tensor.shape[0] != 3:
+        raise PochadeError(f"tensor: shape {list(tensor.shape)} given, [3, H, W] expected")
+    tensor = tensor.detach().float().cpu()
+    if not bool(torch.isfinite(tensor).all()):
+        raise FailureError("tensor: it holds NaN or infinite values, which is no picture")
+    pixels = ((tensor.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
+
+
+def _kind(data: bytes) -> str | None:
+    if data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return "PNG"
+    if data.startswith(b"\xff\xd8\xff"):
+        return "JPEG"
+    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return "WEBP"
+    return None
+
+
+def _png_size(data: bytes) -> tuple[int, int]:
+    return struct.unpack_from(">II", data, 16)
+
+
+def _jpeg_size(data: bytes) -> tuple[int, int]:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            at += 1
+            continue
+        marker = data[at + 1]
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            return width, height
+        # Fill bytes and markers without a body have no length field.
+        if marker == 0xFF:
+            at += 1
+        elif marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:
+            at += 2
+        else:
+            at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+
+
+def _webp_size(data: bytes) -> tuple[int, int]:
+    chunk = data[12:16]
+    if chunk == b"VP8X":
+        return 1 + int.from_bytes(data[24:27], "little"), 1 + int.from_bytes(data[27:30], "little")
+    if chunk == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, 21)
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    width, height = struct.unpack_from("<HH", data, 26)
+    return width & 0x3FFF, height & 0x3FFF
+
+
+_HEADERS = {"PNG": _png_size, "JPEG": _jpeg_size, "WEBP": _webp_size}
+
+
+def _refuse_bomb(name: str, width: int, height: int, max_megapixels: float) -> None:
+    if width * height > max_megapixels * 1e6:
+        raise BadImage(name, "too large", f"{width} x {height} pixels, {max_megapixels:g} megapixels allowed")
+    if not width or not height:
+        raise BadImage(name, "corrupt or truncated", f"{width} x {height} pixels")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """``image`` turned as its EXIF record says; itself where there is none, or one that cannot be read."""
+    try:
+        if image.getexif().get(0x0112, 1) == 1:
+            return image
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image
+
+
+def _to_rgb(image: Image.Image, background: str | tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
+    conversions: list[str] = []
+    if image.mode.startswith(("I", "F")):
+        # PIL would clip the 16 bits at 255 instead of scaling them.
+        pixels = np.asarray(image).astype(np.float64) / 257.0
+        image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))
+        conversions.append("16-bit")
+    match image.mode:
+        case "L" | "LA" | "1":
+            conversions.append("grey")
+        case "P" | "PA":
+            conversions.append("palette")
+        case "CMYK":
+            conversions.append("cmyk")
+        case _:
+            pass
+    if image.has_transparency_data:
+        conversions.append("alpha")
+        image = image.convert("RGBA")
+        page = Image.new("RGBA", image.size, background)
+        return Image.alpha_composite(page, image).convert("RGB"), conversions
+    return image.convert("RGB"), conversions

@@ -1,0 +1,41 @@
+"""Contact sheets: pictures in rows with captions below."""
+
+from PIL import Image, ImageDraw, ImageFont
+
+
+def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 96) -> Image.Image:
+    """Pictures in rows, each ``cell`` pixels wide with its caption in up to two lines below."""
+    font, line, gap = ImageFont.load_default(11), 14, 8
+    rows = -(-len(images) // columns)
+    step_x, step_y = cell + gap, cell + 2 * line + gap
+    page = Image.new("RGB", (columns * step_x + gap, rows * step_y + gap), "white")
+    draw = ImageDraw.Draw(page)
+    for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        x, y = gap + i % columns * step_x, gap + i // columns * step_y
+        method = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
+        page.paste(image.convert("RGB").resize((cell, cell), method), (x, y))
+        for j, text in enumerate(_wrap(caption, font, cell, lines=2)):
+            draw.text((x, y + cell + j * line), text, fill="black", font=font)
+    return page
+
+
+def _wrap(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int, lines: int) -> list[str]:
+    rows = [""]
+    for word in text.split():
+        longer = f"{rows[-1]} {word}".strip()
+        if rows[-1] and font.getlength(longer) > width:
+            if len(rows) == lines:
+                rows[-1] += " …"
+                break
+            rows.append(word)
+        else:
+            rows[-1] = longer
+    return [_fit(row, font, width) for row in rows]
+
+
+def _fit(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    if font.getlength(text) <= width:
+        return text
+    while text and font.getlength(text + "…") > width:
+        text = text[:-1]
+    return text.rstrip() + "…"

@@ -1,0 +1,147 @@
+"""Distilling a denoiser of any family into one that paints in a few steps (``pochade.flow.consistency``)."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.flow.consistency import (
+    Distance,
+    distance,
+    euler_step,
+    grid,
+    intervals_at,
+    neighbours,
+    predict_data,
+    step_weight,
+)
+from pochade.flow.guidance import Guidance, GuidedDenoiser
+from pochade.flow.noise import rows_normal, rows_uniform
+from pochade.flow.path import interpolate
+from pochade.training.ema import module_tensors
+from pochade.training.stages.flow import encoded_conditioning
+from pochade.training.task import Batch, Task
+
+
+@dataclass(frozen=True)
+class ConsistencySettings:
+    """Which teacher, with how much guidance, on which grid. Raises PochadeError for a value outside its range."""
+
+    teacher: str | None = None
+    """Name of a model or the folder of one; None: the model of the stage before."""
+    guidance: float = 3.0
+    """The teacher's guidance scale, which the student has built in."""
+    distance: Distance = "pseudo_huber"
+    first_intervals: int = 8
+    """Intervals of the grid of times at the start of the training,"""
+    last_intervals: int = 64
+    """and at its end; they double in between."""
+    time_shift: float = 2.0
+    """s in t' = s t / (1 + (s - 1) t) for the points of the grid; above 1 puts more of them at high noise."""
+    target_decay: float = 0.95
+    """Decay of the moving average that gives the target, in [0, 1)."""
+    drop: float = 0.05
+    """Share of the rows that lose their conditioning, so that an empty prompt still paints."""
+    carry: float = 0.9
+    """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+
+    def __post_init__(self) -> None:
+        for name, holds, allowed in (
+            ("first_intervals", self.first_intervals >= 1, "at least 1"),
+            ("last_intervals", self.last_intervals >= 1, "at least 1"),
+            ("time_shift", self.time_shift > 0, "above 0"),
+            ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
+            ("drop", 0 <= self.drop <= 1, "in [0, 1]"),
+            ("carry", 0 <= self.carry <= 1, "in [0, 1]"),
+        ):
+            if not holds:
+                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+
+    def intervals_at(self, progress: float) -> int:
+        """The intervals of the grid at ``progress`` in [0, 1]. Raises PochadeError where they would fall."""
+        return intervals_at(progress, self.first_intervals, self.last_intervals)
+
+
+class ConsistencyTask(Task):
+    """One step of consistency distillation on {"latents" [B, C, H, W], "seed" [B]} with text vectors or classes.
+
+    For t and the next lower s of the grid, with f the prediction of the data (2303.01469, algorithm 2)::
+
+        z_s  = z_t - (t - s) v_teacher(z_t, t)           one Euler step with guidance, without gradient
+        loss = mean of w d(f_student(z_t, t), f_target(z_s, s))
+
+    The target is a moving average of the student; where s = 0 it is z_s itself. Noise, times and the rows that lose
+    their conditioning come from each row's own seed.
+
+    A state that the teacher leaves at z_t is given to student and target in a share of the rows, as the sampler will
+    give them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
+    that begins with ``loss_`` is added, already weighted; all of ``aux`` is logged.
+
+    Args:
+        teacher: of any family, trained by flow matching; it is frozen here. Student and target start as copies of it.
+        settings: guidance, grid, distance.
+    """
+
+    def __init__(self, teacher: nn.Module, settings: ConsistencySettings) -> None:
+        super().__init__()
+        self.intervals = settings.intervals_at(0.0)
+        self.teacher: Any = teacher.requires_grad_(False).eval()
+        self.target: Any = copy.deepcopy(teacher)
+        self.student: Any = copy.deepcopy(teacher).requires_grad_(True)
+        self.settings = settings
+
+    def trainable(self) -> nn.Module:
+        return self.student
+
+    @torch.no_grad()
+    def begin_step(self, progress: float) -> None:
+        """Moves the target towards the student, and refines the grid. At ``progress`` 0 the target is the student."""
+        settings = self.settings
+        self.intervals = settings.intervals_at(progress)
+        student = module_tensors(self.student)
+        for name, tensor in module_tensors(self.target).items():
+            if progress == 0 or not tensor.is_floating_point():
+                tensor.copy_(student[name])
+            else:
+                tensor.lerp_(student[name], 1 - settings.target_decay)
+
+    def carried(self) -> dict[str, Tensor]:
+        return module_tensors(self.target)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        settings = self.settings
+        z_0: Tensor = batch["latents"]
+        generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
+        uniform = rows_uniform(generators, 3).to(z_0)
+        eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
+        t, s = neighbours(uniform[:, 0], grid(self.intervals, settings.time_shift))
+        conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
+        z_t = interpolate(z_0, eps, t)
+
+        with torch.no_grad():
+            step = GuidedDenoiser(self.teacher, Guidance(settings.guidance))(z_t, t, conditioning)
+            z_s = euler_step(z_t, step.velocity, t, s)
+            state = None if step.state is None else _keep(step.state[: len(z_t)], uniform[:, 2] < settings.carry)
+            target, _ = predict_data(self.target, z_s, s, conditioning, state=state)
+        predicted, out = predict_data(self.student, z_t, t, conditioning, state=state)
+
+        per_sample = distance(predicted, target, settings.distance)
+        extras = {name: value.float().mean() for name, value in out.aux.items()}
+        loss = (step_weight(t, s, self.intervals) * per_sample).mean()
+        loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
+        logged = {name: value.detach() for name, value in extras.items()}
+        return {
+            **logged,
+            "loss": loss,
+            "t": t,
+            "per_sample": per_sample.detach(),
+            "intervals": torch.tensor(float(self.intervals), device=z_0.device),
+        }
+
+
+def _keep(state: Tensor, rows: Tensor) -> Tensor:
+    """``state`` [B, ...] in ``rows`` [B] bool, and zeros elsewhere."""
+    return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)

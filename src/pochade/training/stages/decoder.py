@@ -1,0 +1,72 @@
+"""Distilling a small decoder from an autoencoder's frozen encoder."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pochade.flow.noise import rows_normal
+from pochade.training.stages.autoencoder import PictureTask
+from pochade.training.task import Batch
+
+
+@dataclass(frozen=True)
+class DecoderSettings:
+    """Whose latents are decoded, by how large a decoder, and the weights of the loss, as for an autoencoder."""
+
+    autoencoder: str | None = None
+    """Name of a model, folder of a model or of an autoencoder; None: that of the stage before."""
+    size: Literal["tiny", "small"] = "tiny"
+    """0.24 M or 1.2 M parameters."""
+    l1: float = 1.0
+    mse: float = 1.0
+    perceptual: float = 0.5
+    """Weight of the distance of EfficientNet-Lite0 feature maps (as LPIPS, 1801.03924)."""
+    adversarial: float = 0.02
+    """Weight of the hinge loss of a patch discriminator; 0 leaves the discriminator out."""
+    adversarial_from: float = 0.7
+    """Share of the steps, 0 to below 1, after which the discriminator joins in."""
+    wavelet: float = 0.0
+    """Weight of the L1 distance of the three detail bands of the Haar transform."""
+    latent_noise: float = 0.15
+    """Deviation of the noise on the latents, whose own is 1: the decoder learns to forgive."""
+
+
+class DecoderTask(PictureTask):
+    """One step of distillation on {"image": [B, 3, H, W] in [-1, 1], "seed": [B]}.
+
+    The picture itself is the target: what the teacher's own decoder makes of the latents has that decoder's faults.
+
+    Args:
+        teacher: an autoencoder whose ``encode`` gives latents of unit variance; it is frozen.
+        decoder: has ``decode_raw``, for latents of unit variance.
+        settings: the weights of the loss.
+        perceptual: see ``PictureTask``.
+    """
+
+    decoder: nn.Module
+
+    def __init__(
+        self,
+        teacher: nn.Module,
+        decoder: nn.Module,
+        settings: DecoderSettings,
+        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
+    ) -> None:
+        super().__init__("decoder", decoder, settings, perceptual)
+        self.teacher: Any = teacher.requires_grad_(False).eval()
+        self.settings = settings
+
+    def compilable(self) -> list[nn.Module]:
+        return [self.decoder]
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        images: Tensor = batch["image"]
+        with torch.no_grad():
+            latents: Tensor = self.teacher.encode(images)
+            noise = rows_normal(batch["seed"], latents.shape[1:]).to(latents)
+            latents = latents + self.settings.latent_noise * noise
+        loss, metrics = self.picture_loss(self.decoder(latents), images)
+        return {"loss": loss, **metrics}

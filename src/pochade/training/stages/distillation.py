@@ -1,0 +1,119 @@
+"""Teaching a denoiser of any family by another: velocity matching on a cache of the teacher's answers."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.flow.guidance import Guidance, GuidedDenoiser
+from pochade.flow.path import interpolate
+from pochade.training.stages.flow import FlowSettings, FlowTask, Rows, draw_rows
+from pochade.training.task import Batch
+from pochade.types import Conditioning
+
+Alpha = Literal["t", "1-t", "constant"]
+
+
+@dataclass(frozen=True)
+class TeacherSettings(FlowSettings):
+    """Which student, taught by which teacher. Raises PochadeError for a value outside its range.
+
+    The student, its text encoder, the density of the times, and the share of dropped rows are the fields of
+    ``FlowSettings``. The autoencoder is the teacher's; the times are cached, so there is no curriculum.
+    """
+
+    teacher: str | None = None
+    """Name of a model or the folder of one; None: the model of the stage before."""
+    guidance: float = 3.0
+    """The teacher's guidance scale, which the student has built in; 1 for none."""
+    records: int = 4
+    """Noises and times of each picture that the teacher is asked about, at least 1."""
+    teacher_weight: float = 1.0
+    """lambda, the weight of the distance to the teacher."""
+    flow_weight: float = 0.5
+    """Weight of the usual loss, the distance to the data."""
+    alpha: Alpha = "t"
+    """How the teacher's weight goes along the path. "t": it leads where the noise is high. There one picture of the
+    data says the least of the mean that is to be learnt, and guidance acts; where the noise is low, the data know the
+    details that a teacher blurs. "1-t" is the reverse, "constant" 1 everywhere."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.autoencoder is not None:
+            raise PochadeError(f"autoencoder: {self.autoencoder!r} given, allowed is none: the teacher's is kept")
+        for name, holds, allowed in (
+            ("curriculum", self.curriculum == 0, "0, as the teacher's times are cached"),
+            ("guidance", math.isfinite(self.guidance), "finite"),
+            ("records", self.records >= 1, "at least 1"),
+            ("teacher_weight", 0 < self.teacher_weight < math.inf, "above 0"),
+            ("flow_weight", 0 <= self.flow_weight < math.inf, "at least 0"),
+        ):
+            if not holds:
+                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+
+
+def alpha(t: Tensor, kind: Alpha) -> Tensor:
+    """The teacher's weight, in [0, 1], at t [B] in [0, 1]."""
+    if kind == "constant":
+        return torch.ones_like(t)
+    return t if kind == "t" else 1 - t
+
+
+def answers_of(
+    denoiser: nn.Module, text_encoder: Any, settings: TeacherSettings, device: torch.device
+) -> Callable[[Batch], Tensor]:
+    """The teacher as the cache asks it (``pochade.data.cache.velocities.Answer``): its guided velocity at z_t.
+
+    z_t, t and the rows without conditioning are those that ``TeacherTask`` draws from the same seeds. A teacher that
+    carries a state from step to step is given none, as in its first step.
+
+    Args:
+        denoiser: the teacher, of any family; it is moved to ``device`` and set to eval mode.
+        text_encoder: the teacher's own, for batches with captions.
+    """
+    denoiser.to(device).eval()
+    guided = GuidedDenoiser(denoiser, Guidance(settings.guidance))  # pyright: ignore[reportArgumentType]
+
+    @torch.no_grad()
+    def answer(batch: Batch) -> Tensor:
+        z_0: Tensor = batch["latents"].to(device)
+        rows = draw_rows(z_0, batch["seed"], settings)
+        if "caption" in batch:
+            text = text_encoder.encode(batch["caption"])
+            conditioning = Conditioning(tokens=text.tokens, mask=text.mask, pooled=text.pooled)
+        else:
+            conditioning = Conditioning(class_label=batch["class_label"])
+        conditioning = conditioning.to(device).drop("text", "class_label", rows=rows.dropped)
+        return guided(interpolate(z_0, rows.eps, rows.t), rows.t, conditioning).velocity
+
+    return answer
+
+
+class TeacherTask(FlowTask):
+    """``FlowTask`` on {..., "record_seed" [B], "teacher_velocity" [B, C, H, W]}, with the teacher's answer beside the
+    data's.
+
+    loss = flow_weight L_flow + teacher_weight mean of alpha(t) |v_student - v_teacher|^2, both squares means over
+    C, H, W; both parts are logged, without their weights. Noise, time and the rows that lose their conditioning come
+    from the seed of the record, so that they are those of the teacher's answer.
+
+    With a teacher that knows the mean of the data, v_teacher = v_0 + s (v_c - v_0) under guidance s, the least of the
+    loss at t lies at v_0 + s' (v_c - v_0) with s' = (flow_weight w(t) + teacher_weight alpha(t) s) /
+    (flow_weight w(t) + teacher_weight alpha(t)): what guidance is built in falls short of s where the data count.
+    """
+
+    settings: TeacherSettings
+
+    def match(self, batch: Batch, rows: Rows, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, told = super().match(batch, rows, v)
+        error = (v.float() - batch["teacher_velocity"]).square().mean((1, 2, 3))
+        teacher = (alpha(rows.t, self.settings.alpha) * error).mean()
+        loss = self.settings.flow_weight * flow + self.settings.teacher_weight * teacher
+        return loss, {**told, "loss_flow": flow.detach(), "loss_teacher": teacher.detach()}
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        return super().forward({**batch, "seed": batch["record_seed"]})

@@ -1,0 +1,201 @@
+"""Rows by the library ``datasets``, from files on the disk alone: the hub is never asked."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cli.run import cli
+from pochade.data.prepare.pictures import open_folder, prepare
+from pochade.data.sources.hub import open_rows, read_columns
+from pochade.errors import FailureError, PochadeError
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+
+
+def jpeg(value: int, side: int = 16) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (side, side + 4), (value, 0, 255 - value)).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def parquet(path: Path, features: dict[str, Any], **columns: list[Any]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+    table.to_parquet(path)
+    return path
+
+
+def pictures(count: int) -> list[dict[str, Any]]:
+    return [{"bytes": jpeg(i), "path": f"{i}.jpg"} for i in range(count)]
+
+
+def captioned(path: Path, count: int = 40) -> Path:
+    features = {"id": datasets.Value("int64"), "image": datasets.Image(), "caption": datasets.Value("string")}
+    captions = [f" red  {i}\n" for i in range(count)]
+    return parquet(path, features, id=list(range(count)), image=pictures(count), caption=captions)
+
+
+def labelled(path: Path, labels: list[int]) -> Path:
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "guinea pig", "dog"])}
+    return parquet(path, features, image=pictures(len(labels)), label=labels)
+
+
+def test_captions_are_found_and_divided_as_in_a_folder(tmp_path: Path) -> None:
+    source = captioned(tmp_path / "in" / "train.parquet")
+    report = prepare("datasets", tmp_path / "out", size=16, path=source, samples_per_shard=10)
+    assert report["samples"]["train"] + report["samples"]["held_out"] == report["reading"]["used"] == 40
+    assert report["samples"]["held_out"] > 0
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["held_out", "preview.png", "report.json", "train"]
+    sets = [open_folder(tmp_path / "out", 16, split) for split in ("train", "held_out")]
+    assert {c for s in sets for p in s.items for c in p.captions} == {f"red {i}" for i in range(40)}
+    prepare("datasets", tmp_path / "whole", size=16, path=source.parent, split="all")
+    again = open_folder(tmp_path / "whole", 16)
+    for split, part in zip(("train", "held_out"), sets, strict=True):
+        chosen = open_folder(tmp_path / "whole", 16, split)
+        assert [p.captions for p in chosen.items] == [p.captions for p in part.items]
+    for i in (0, 25):
+        assert abs(np.asarray(again.image(i))[8, 8, 0] - i) < 6
+    assert not list(tmp_path.glob("*skipped*"))
+
+
+def test_classes_keep_their_names_and_numbers(tmp_path: Path) -> None:
+    source = labelled(tmp_path / "in" / "data.parquet", [2, 0, 1, 2, 2, 0, -1] * 6)
+    report = prepare("datasets", tmp_path / "out", size=16, path=source, split="all", max_skipped=0.2)
+    assert report["reading"]["skipped_by_reason"] == {"no class": 6}
+    data = open_folder(tmp_path / "out", 16)
+    assert data.class_names == ("cat", "guinea pig", "dog")
+    assert [data.label(i) for i in range(6)] == [2, 0, 1, 2, 2, 0]
+    assert data.sample(2, np.random.default_rng(0))["class_label"] == 1
+    with pytest.raises(PochadeError, match=r"format: folder given, but .* has classes and no captions"):
+        prepare("datasets", tmp_path / "plain", size=16, path=source, format="folder")
+    assert not (tmp_path / "plain").exists()
+
+
+def test_named_columns_nested_and_listed(tmp_path: Path) -> None:
+    features = {
+        "img": {"bytes": datasets.Value("binary"), "path": datasets.Value("string")},
+        "kind": datasets.Value("int32"),
+        "more": {"prompts": datasets.List(datasets.Value("string")), "seed": datasets.Value("int64")},
+    }
+    more = [{"prompts": [f"a {i}", f"the {i}", ""], "seed": i} for i in range(5)]
+    source = parquet(tmp_path / "in.parquet", features, img=pictures(5), kind=[4, 1, 0, 1, 2], more=more)
+    columns = read_columns("caption=more.prompts, label=kind")
+    rows = list(open_rows(str(source), columns=columns))
+    assert [row.captions for row in rows] == [(f"a {i}", f"the {i}") for i in range(5)]
+    assert [row.label for row in rows] == [4, 1, 0, 1, 2]
+    prepare("datasets", tmp_path / "out", size=16, path=source, columns=columns, split="all", format="shards")
+    data = open_folder(tmp_path / "out", 16)
+    assert data.caption(1) == "a 1"
+    assert data.classes == ("0", "1", "2", "3", "4")
+    assert open_folder(tmp_path / "out", 16, classes=True).label(0) == 4
+
+
+def test_pictures_in_folders_and_shards_of_others(tmp_path: Path) -> None:
+    import tarfile
+
+    folder = tmp_path / "imagefolder" / "train"
+    for name, i in (("bird", 3), ("ant", 9)):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "x.jpg").write_bytes(jpeg(i))
+    rows = open_rows(str(folder.parent))
+    assert rows.classes == ("ant", "bird")
+    assert {(row.label, row.read()) for row in rows} == {(0, jpeg(9)), (1, jpeg(3))}
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        for i in range(3):
+            told = json.dumps({"caption": f"long {i}"}).encode()
+            for suffix, data in (("jpg", jpeg(i)), ("txt", f"short {i}".encode()), ("json", told)):
+                member = tarfile.TarInfo(f"{i:05d}.{suffix}")
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+    assert [row.captions for row in open_rows(str(tmp_path / "0.tar"))] == [(f"short {i}",) for i in range(3)]
+    named = open_rows(str(tmp_path / "0.tar"), columns={"caption": "json.caption"})
+    assert [(row.captions, row.read()) for row in named] == [((f"long {i}",), jpeg(i)) for i in range(3)]
+
+
+def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
+    features = {"image": datasets.Image(), "text": datasets.Value("string")}
+    rows = pictures(30)
+    rows[3], rows[4], rows[5] = {"bytes": b"GIF89a...", "path": None}, None, {"bytes": jpeg(1)[:200], "path": None}  # type: ignore[call-overload]
+    texts = [f"red {i}" for i in range(30)]
+    texts[9] = " "
+    source = parquet(tmp_path / "in.parquet", features, image=rows, text=texts)
+    report = prepare("datasets", tmp_path / "out", size=8, path=source, split="all", max_skipped=0.2)
+    assert {e["name"]: e["reason"] for e in report["reading"]["skipped_files"]} == {
+        "row 3": "not a PNG, JPEG or WebP file",
+        "row 4": "no picture",
+        "row 5": "corrupt or truncated",
+        "row 9": "no caption",
+    }
+    assert report["samples"] == {"all": 26}
+    with pytest.raises(FailureError, match=r"4 of 30 samples cannot be used, 1 are allowed.*two-skipped\.json"):
+        prepare("datasets", tmp_path / "two", size=8, path=source, split="all")
+    assert not (tmp_path / "two").exists()
+    assert len(json.loads((tmp_path / "two-skipped.json").read_text())["skipped_files"]) == 4
+
+
+def test_a_limit_takes_the_first_of_each_split(tmp_path: Path) -> None:
+    source = captioned(tmp_path / "in.parquet", 60)
+    report = prepare("datasets", tmp_path / "out", size=8, path=source, limit=2)
+    assert report["samples"] == {"train": 2, "held_out": 2}
+    assert [p.captions[0] for p in open_folder(tmp_path / "out", 8, "train").items] == ["red 0", "red 1"]
+
+
+def test_the_command(capsys: Any, tmp_path: Path) -> None:
+    source = captioned(tmp_path / "in" / "train.parquet", 5)
+    arguments = ("--path", str(source.parent), "--size", "8", "--split", "all", "--columns", "caption=caption")
+    done = cli(capsys, "data", "prepare", "datasets", str(tmp_path / "out"), *arguments, "--json")
+    assert json.loads(done.out)["samples"] == {"all": 5}
+    wrong = cli(capsys, "data", "prepare", "datasets", "x", "--path", str(source), "--columns", "picture=a", code=2)
+    assert "columns: 'picture=a' given, allowed is ROLE=COLUMN with image, caption, label" in wrong.error
+
+
+@pytest.mark.parametrize(
+    ("path", "arguments", "message"),
+    [
+        ("in.parquet", {"columns": {"caption": "captoin"}}, "columns: caption=captoin given, .*did you mean 'caption'"),
+        ("in.parquet", {"columns": {"words": "caption"}}, "columns: 'words' given, allowed are image, caption, label"),
+        ("bare.parquet", {}, "columns: none is known as a picture; .*there are id"),
+        ("mute.parquet", {}, "columns: none is known as a caption or a class; .*there are image"),
+        ("in.zip", {}, "path: .*in.zip given, allowed are a folder, files in .parquet"),
+        ("nobody/has-this-data-set", {}, "path: nobody/has-this-data-set could not be opened by the library datasets"),
+        ("splits", {}, "path: .*splits has no split train, but test, validation"),
+    ],
+)
+def test_what_cannot_be_read_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, arguments: dict[str, Any], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    captioned(Path("in.parquet"), 2)
+    parquet(Path("bare.parquet"), {"id": datasets.Value("int64")}, id=[1])
+    parquet(Path("mute.parquet"), {"image": datasets.Image()}, image=pictures(1))
+    captioned(Path("splits/test.parquet"), 2)
+    captioned(Path("splits/validation.parquet"), 2)
+    Path("in.zip").write_bytes(b"x")
+    with pytest.raises(PochadeError, match=message) as caught:
+        prepare("datasets", "out", size=8, path=path, **arguments)
+    assert "\n" not in str(caught.value)
+    assert not Path("out").exists()
+
+
+def test_options_of_datasets_go_with_it_alone(tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match="config: given, but goes with the source datasets only"):
+        prepare("openmoji", tmp_path / "out", size=8, config="default")
+
+
+def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    with pytest.raises(PochadeError, match=r"datasets is not installed: pip install 'pochade\[hub\]'"):
+        prepare("datasets", tmp_path / "out", size=8, path="someone/something")

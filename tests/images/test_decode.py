@@ -1,0 +1,265 @@
+import io
+import struct
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pochade.errors import FailureError, PochadeError
+from pochade.images.decode import BadImage, load_image, read_image, square, to_image, to_tensor
+from pochade.images.sheets import sheet
+
+
+def encode(image: Image.Image, format: str = "PNG", **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, format, **options)
+    return buffer.getvalue()
+
+
+def gradient(width: int = 40, height: int = 30) -> Image.Image:
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, 255 - x], -1).astype(np.uint8))
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and holds no pixels."""
+    body = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    header = b"IHDR" + body
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + header + struct.pack(">I", zlib.crc32(header))
+
+
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
+def test_three_formats_keep_the_picture(format):
+    image = gradient(32, 32)
+    options = {"lossless": True} if format == "WEBP" else {"quality": 98} if format == "JPEG" else {}
+    tensor = read_image(encode(image, format, **options), size=32)
+    assert tensor.shape == (3, 32, 32)
+    assert tensor.dtype == torch.float32
+    assert tensor.min() >= -1
+    assert tensor.max() <= 1
+    error = (tensor - to_tensor(image)).abs().mean()
+    assert error == 0 if format != "JPEG" else error < 0.03
+
+
+def test_tensor_and_picture_are_inverse():
+    image = gradient()
+    assert to_tensor(image).amin() == -1
+    assert to_tensor(image).amax() == 1
+    assert np.array_equal(np.asarray(to_image(to_tensor(image))), np.asarray(image))
+    assert np.asarray(to_image(torch.full((3, 2, 2), 7.0))).min() == 255
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_a_tensor_with_nan_is_no_picture(bad):
+    tensor = torch.zeros(3, 4, 4)
+    tensor[1, 2, 3] = bad
+    with pytest.raises(FailureError, match=r"NaN"):
+        to_image(tensor)
+
+
+def test_to_image_wants_three_channels():
+    with pytest.raises(PochadeError, match=r"\[1, 4, 4\]"):
+        to_image(torch.zeros(1, 4, 4))
+
+
+def test_centre_crop_takes_the_middle():
+    pixels = np.zeros((10, 30, 3), np.uint8)
+    pixels[:, 10:20] = 255
+    assert np.asarray(square(Image.fromarray(pixels), 10)).min() == 255
+    assert np.asarray(square(Image.fromarray(pixels.transpose(1, 0, 2)), 10)).min() == 255
+
+
+def test_shrinking_is_antialiased():
+    board = (np.indices((64, 64)).sum(0) % 2 * 255).astype(np.uint8)
+    small = np.asarray(square(Image.fromarray(board).convert("RGB"), 8)).astype(int)
+    assert abs(small - 127).max() <= 8
+
+
+def sixteen_bit() -> Image.Image:
+    return Image.fromarray(np.linspace(0, 65535, 256).astype(np.uint16).reshape(16, 16))
+
+
+def cmyk() -> Image.Image:
+    return gradient(16, 16).convert("CMYK")
+
+
+def translucent_palette() -> bytes:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([255, 0, 0, 0, 255, 0])
+    image.putpixel((1, 1), 1)
+    return encode(image, transparency=0)
+
+
+@pytest.mark.parametrize(
+    "data, kinds",
+    [
+        (encode(gradient().convert("L")), ("grey",)),
+        (encode(gradient().convert("1")), ("grey",)),
+        (encode(gradient().convert("LA")), ("alpha", "grey")),
+        (encode(gradient().convert("P")), ("palette",)),
+        (translucent_palette(), ("alpha", "palette")),
+        (encode(gradient().convert("RGBA")), ("alpha",)),
+        (encode(Image.new("RGBA", (9, 9), (9, 9, 9, 99)), "WEBP"), ("alpha",)),
+        (encode(sixteen_bit()), ("16-bit", "grey")),
+        (encode(cmyk(), "JPEG"), ("cmyk",)),
+        (encode(gradient().convert("L"), "JPEG"), ("grey",)),
+        (encode(gradient(), save_all=True, append_images=[gradient().rotate(90)]), ("animated",)),
+        (encode(gradient(), "WEBP", save_all=True, append_images=[gradient().rotate(90)]), ("animated",)),
+        (encode(gradient()), ()),
+        (encode(gradient(), "JPEG"), ()),
+    ],
+)
+def test_every_kind_becomes_rgb_and_is_named(data, kinds):
+    image, conversions = load_image(data)
+    assert image.mode == "RGB"
+    assert conversions == kinds
+
+
+def test_sixteen_bits_are_scaled_not_clipped():
+    image, _ = load_image(encode(sixteen_bit()))
+    values = np.asarray(image)[..., 0].ravel().astype(int)
+    assert np.abs(values - np.arange(256)).max() <= 1
+
+
+def test_cmyk_colours_survive():
+    image, _ = load_image(encode(cmyk(), "JPEG", quality=98))
+    assert np.abs(np.asarray(image).astype(int) - np.asarray(gradient(16, 16))).mean() < 6
+
+
+def test_transparency_shows_the_background():
+    data = encode(Image.new("RGBA", (4, 4), (255, 0, 0, 0)))
+    assert read_image(data, size=4).min() == 1
+    assert read_image(data, size=4, background="black").max() == -1
+    blue = read_image(translucent_palette(), size=4, background=(0, 0, 255))
+    assert blue[:, 0, 0].tolist() == [-1, -1, 1]
+    assert blue[:, 1, 1].tolist() == [-1, 1, -1]
+
+
+def test_the_first_frame_of_an_animation_is_taken():
+    data = encode(Image.new("RGB", (4, 4), "red"), save_all=True, append_images=[Image.new("RGB", (4, 4), "blue")])
+    assert read_image(data, size=4)[:, 0, 0].tolist() == [1, -1, -1]
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image, conversions = load_image(encode(gradient(40, 30), "JPEG", exif=exif))
+    assert image.size == (30, 40)
+    assert conversions == ("rotated",)
+
+
+def test_a_reduced_jpeg_shows_the_same_picture():
+    data = encode(gradient(400, 300), "JPEG", quality=95)
+    whole = to_tensor(square(load_image(data)[0], 32))
+    assert load_image(data, size=32)[0].size == (100, 75)
+    assert (read_image(data, size=32) - whole).abs().max() < 0.05
+
+
+CORRUPT = {
+    "png": encode(gradient(200, 200)),
+    "jpeg": encode(gradient(200, 200), "JPEG"),
+    "webp": encode(gradient(200, 200), "WEBP"),
+}
+
+
+@pytest.mark.parametrize("kind", CORRUPT)
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
+def test_truncated_files_are_refused(kind, share):
+    data = CORRUPT[kind]
+    with pytest.raises(BadImage, match=r"corrupt or truncated"):
+        read_image(data[: max(13, int(len(data) * share))], size=8)
+
+
+@pytest.mark.parametrize("kind", CORRUPT)
+def test_garbage_behind_the_first_bytes_is_refused(kind):
+    data = CORRUPT[kind][:20] + bytes(range(256)) * 4
+    with pytest.raises(BadImage):
+        read_image(data, size=8)
+
+
+@pytest.mark.parametrize("kind", CORRUPT)
+def test_no_single_flipped_byte_escapes_as_another_error(kind):
+    rng = np.random.default_rng(0)
+    data = CORRUPT[kind]
+    for position in rng.integers(0, len(data), 60):
+        changed = bytearray(data)
+        changed[position] ^= int(rng.integers(1, 256))
+        try:
+            tensor = read_image(bytes(changed), size=8)
+        except BadImage:
+            continue
+        assert tensor.shape == (3, 8, 8)
+        assert torch.isfinite(tensor).all()
+
+
+@pytest.mark.parametrize(
+    "data, reason",
+    [
+        (b"", "empty file"),
+        (b"\x00" * 100, "not a PNG, JPEG or WebP"),
+        (encode(gradient(), "GIF"), "not a PNG, JPEG or WebP"),
+        (encode(gradient(), "BMP"), "not a PNG, JPEG or WebP"),
+        (encode(gradient(), "TIFF"), "not a PNG, JPEG or WebP"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a PNG, JPEG or WebP"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
+        (png_header(0, 5), "corrupt or truncated"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_its_reason(data, reason):
+    with pytest.raises(BadImage, match=reason) as caught:
+        read_image(data, size=8, name="pictures/a.png")
+    assert str(caught.value).startswith("pictures/a.png: ")
+
+
+def bombs() -> dict[str, bytes]:
+    jpeg = bytearray(encode(gradient(), "JPEG"))
+    at = jpeg.index(b"\xff\xc0")
+    jpeg[at + 5 : at + 9] = struct.pack(">HH", 60000, 60000)
+    vp8x = b"VP8X" + struct.pack("<I", 10) + b"\0" * 4 + (16382).to_bytes(3, "little") * 2
+    webp = b"RIFF" + struct.pack("<I", 4 + len(vp8x)) + b"WEBP" + vp8x
+    lossless = bytearray(encode(gradient(), "WEBP", lossless=True))
+    lossless[21:25] = struct.pack("<I", 16382 | 16382 << 14)
+    lossy = bytearray(encode(gradient(), "WEBP"))
+    lossy[26:30] = struct.pack("<HH", 16000, 16000)
+    return {
+        "png": png_header(50000, 50000),
+        "jpeg": bytes(jpeg),
+        "webp": webp,
+        "webp lossless": bytes(lossless),
+        "webp lossy": bytes(lossy),
+    }
+
+
+@pytest.mark.parametrize("kind", bombs())
+def test_bombs_are_refused_from_the_header(kind, monkeypatch):
+    # Nothing may be handed to a decoder.
+    monkeypatch.setattr(Image, "open", lambda *a, **k: pytest.fail("the file was opened"))
+    with pytest.raises(BadImage, match=r"too large.*25 megapixels"):
+        read_image(bombs()[kind], size=8)
+
+
+def test_the_pixel_limit_can_be_set():
+    data = encode(gradient(100, 100))
+    assert read_image(data, size=8, max_megapixels=0.01).shape == (3, 8, 8)
+    with pytest.raises(BadImage, match=r"100 x 100 pixels, 0.009 megapixels"):
+        read_image(data, size=8, max_megapixels=0.009)
+
+
+def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path: Path):
+    path = tmp_path / "really a png.jpg"
+    path.write_bytes(encode(gradient()))
+    assert read_image(path, size=16).shape == (3, 16, 16)
+    with pytest.raises(BadImage, match=r"unreadable"):
+        read_image(tmp_path / "absent.png", size=16)
+
+
+def test_a_sheet_holds_every_picture_and_any_caption():
+    images = [Image.new("RGB", (8, 8), "red")] * 5
+    captions = ["a", "word " * 30, "x" * 200, "", "a cat"]
+    page = np.asarray(sheet(images, captions, columns=3, cell=32)).astype(int)
+    red = (page == [255, 0, 0]).all(-1).sum()
+    assert red == 5 * 32 * 32
+    assert page.shape[1] == 3 * 40 + 8

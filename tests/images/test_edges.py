@@ -1,0 +1,129 @@
+"""Edges of pictures, and the cache of them."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from torch.nn.functional import avg_pool2d
+
+from data.cache.test_latents import Pictures, build
+from pochade.data.cache.edges import build_edges
+from pochade.data.dataset import Dataset
+from pochade.errors import PochadeError
+from pochade.images.decode import to_tensor
+from pochade.images.edges import edges, edges_image, edges_of, encode_lines, read_edges
+
+
+def square(inside: str = "black", outside: str = "white") -> Image.Image:
+    """A square of 16 pixels in the middle of 32."""
+    image = Image.new("RGB", (32, 32), outside)
+    ImageDraw.Draw(image).rectangle((8, 8, 23, 23), fill=inside)
+    return image
+
+
+def distance_to_outline() -> np.ndarray:
+    """In pixels, in the larger of both directions, from the middle of a pixel to the border of the square."""
+    rows, columns = np.mgrid[:32, :32] + 0.5
+    return np.abs(np.maximum(np.abs(rows - 16), np.abs(columns - 16)) - 8)
+
+
+@pytest.mark.parametrize("colours", [("black", "white"), ("yellow", "white"), ((255, 0, 0), (0, 130, 0))])
+def test_edges_of_a_square_are_its_outline(colours: tuple[str, str]) -> None:
+    """The last two are equally bright: only their colours differ."""
+    found = edges(square(*colours))
+    assert found.shape == (1, 32, 32)
+    assert found.dtype == torch.float32
+    assert set(found.unique().tolist()) == {0.0, 1.0}
+    on = found[0].bool().numpy()
+    assert distance_to_outline()[on].max() < 1
+    # Each side is closed, but for a pixel at its ends.
+    for side in (on[6:10, 9:23].any(0), on[22:26, 9:23].any(0), on[9:23, 6:10].any(1), on[9:23, 22:26].any(1)):
+        assert side.all()
+    assert torch.equal(edges(to_tensor(square(*colours))), found)
+
+
+def test_no_edges_in_one_colour() -> None:
+    assert edges(Image.new("RGB", (16, 24), "teal")).sum() == 0
+
+
+def test_files(tmp_path: Path) -> None:
+    square().save(tmp_path / "square.png")
+    found = edges_of(tmp_path / "square.png", 32, 32)
+    assert torch.equal(found, edges(square()))
+    assert edges_of(tmp_path / "square.png", 64, 48).shape == (1, 48, 64)
+    edges_image(found).save(tmp_path / "edges.png")
+    assert torch.equal(read_edges(tmp_path / "edges.png"), found)
+    square("white", "white").save(tmp_path / "paper.png")
+    with pytest.raises(PochadeError, match="100% of it is white, allowed are white lines on black"):
+        read_edges(tmp_path / "paper.png")
+    with pytest.raises(PochadeError, match="unreadable"):
+        edges_of(tmp_path / "nothing.png", 8, 8)
+    with pytest.raises(PochadeError, match=r"image: shape \(1, 4, 4\) given"):
+        edges(torch.zeros(1, 4, 4))
+
+
+def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skimage.feature", None)
+    with pytest.raises(PochadeError, match=r"scikit-image is not installed: pip install 'pochade\[eval\]'"):
+        edges(square())
+
+
+class Drawings(Pictures):
+    """Each with a rectangle at a place of its own."""
+
+    def image(self, index: int) -> Image.Image:
+        image = Image.new("RGB", (16, 8), "white")
+        ImageDraw.Draw(image).rectangle((2 + index % 4, 2, 9 + index // 4, 5), fill="black")
+        return image
+
+
+def encode(images: torch.Tensor) -> torch.Tensor:
+    """Two channels, each cell the mean of 2 x 2 pixels: of black and of white cells -1 and 1."""
+    return avg_pool2d(images[:, :2], 2)
+
+
+def test_lines_are_drawn_black_on_white() -> None:
+    lines = torch.zeros(2, 1, 4, 6)
+    lines[0, 0, :2, 4:] = 1
+    found = encode_lines(lines, encode)
+    assert found[0].tolist() == 2 * [[[1, 1, -1], [1, 1, 1]]]
+    # Without lines there is no control.
+    assert found[1].eq(0).all()
+
+
+def test_every_sample_has_the_edges_of_its_picture(tmp_path: Path) -> None:
+    pictures = Drawings()
+    latents = build(tmp_path / "latents", pictures)
+    data = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
+    assert isinstance(data, Dataset)
+    assert len(data) == len(latents)
+    controls: set[tuple[float, ...]] = set()
+    for index in range(len(data)):
+        for seed in range(4):
+            sample = data.sample(index, np.random.default_rng(seed))
+            alone = latents.sample(index, np.random.default_rng(seed))
+            control = sample.pop("control")
+            assert torch.equal(control, encode_lines(edges(pictures.image(int(sample["name"])))[None], encode)[0])
+            assert sample.keys() == alone.keys()
+            assert torch.equal(sample["latents"], alone["latents"])
+            controls.add(tuple(control.flatten().tolist()))
+    assert len(controls) > len(data) // 2
+
+    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")}
+    again = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")} == stamps
+    first, second = (dataset.sample(0, np.random.default_rng(0))["control"] for dataset in (data, again))
+    assert torch.equal(first, second)
+
+
+def test_pictures_and_latents_belong_together(tmp_path: Path) -> None:
+    class Fewer(Pictures):
+        def __len__(self) -> int:
+            return 2
+
+    with pytest.raises(PochadeError, match="pictures: 2 given"):
+        build_edges(build(tmp_path / "latents"), Fewer(), encode, tmp_path / "edges", progress=False)
+    assert not (tmp_path / "edges").exists()

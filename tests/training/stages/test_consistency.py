@@ -1,0 +1,289 @@
+"""Distillation: against a Gaussian's ODE in closed form, and as a run that can be killed and resumed."""
+
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError
+from pochade.flow.consistency import euler_step, grid, step_weight
+from pochade.flow.noise import rows_normal
+from pochade.training.checkpoint import load_checkpoint
+from pochade.training.loop import train
+from pochade.training.stage import Stage
+from pochade.training.stages.consistency import ConsistencySettings, ConsistencyTask
+from pochade.types import Conditioning, DenoiserOutput
+from training.toy import ToyData, fingerprint
+
+MEAN, DEVIATION = 0.7, 0.4
+
+
+class Gaussian(nn.Module):
+    """The exact velocity for data from Normal(shift + MEAN, DEVIATION^2); the class shifts it, no class does not."""
+
+    config = SimpleNamespace()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(1))
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
+        label = conditioning.class_label.to(latents).clamp_min(0)
+        mean, t = (MEAN + self.shift + 0.1 * label).view(-1, 1, 1, 1), t.view(-1, 1, 1, 1)
+        variance = (1 - t).square() * DEVIATION**2 + t.square()
+        return DenoiserOutput((t - (1 - t) * DEVIATION**2) / variance * (latents - (1 - t) * mean) - mean)
+
+
+def gaussian_batch(rows: int = 16, first: int = 0, dtype: torch.dtype = torch.float64) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(first)
+    data = MEAN + DEVIATION * torch.randn(rows, 2, 2, 2, generator=generator, dtype=dtype)
+    return {"latents": data, "class_label": torch.zeros(rows).long(), "seed": torch.arange(rows) + 1000 * first}
+
+
+class RollOut(nn.Module):
+    """The student that is consistent: it takes every step of the teacher on the grid, from t to 0, and says
+    where it came out."""
+
+    config = SimpleNamespace()
+
+    def __init__(self, teacher: nn.Module, times: Tensor) -> None:
+        super().__init__()
+        self.teacher, self.times = teacher, times
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
+        z = latents
+        for upper, lower in zip(self.times.flip(0)[:-1], self.times.flip(0)[1:], strict=True):
+            step = euler_step(z, self.teacher(z, upper.expand(len(t)), conditioning).velocity, upper.expand(len(t)),
+                              lower.expand(len(t)))  # fmt: skip
+            z = torch.where((t >= upper - 1e-9).view(-1, 1, 1, 1), step, z)
+        return DenoiserOutput((latents - z) / t.clamp_min(1e-9).view(-1, 1, 1, 1))
+
+
+def replaced(task: ConsistencyTask, student: nn.Module) -> ConsistencyTask:
+    task.student, task.target = student, student
+    return task
+
+
+@pytest.mark.parametrize("kind", ["pseudo_huber", "l2"])
+@pytest.mark.parametrize("time_shift", [1.0, 2.0])
+def test_the_loss_of_a_consistent_student_is_zero(kind: Any, time_shift: float) -> None:
+    settings = ConsistencySettings(
+        guidance=1.0, distance=kind, first_intervals=6, last_intervals=6, time_shift=time_shift, drop=0.0
+    )
+    task, batch = ConsistencyTask(Gaussian(), settings), gaussian_batch(48)
+    assert float(task(batch)["loss"].detach()) > 1e-3  # the teacher itself is not consistent: its paths bend
+    out = replaced(task, RollOut(task.teacher, grid(6, time_shift)))(batch)
+    assert float(out["per_sample"].max()) < 1e-12
+    assert set(out["t"].tolist()) == set(grid(6, time_shift)[1:].tolist())
+
+
+class Table(nn.Module):
+    """v = a_i z + b_i at the i-th time of an even grid: the exact student of a Gaussian is of this form."""
+
+    config = SimpleNamespace()
+
+    def __init__(self, intervals: int) -> None:
+        super().__init__()
+        self.a, self.b = nn.Parameter(torch.zeros(intervals + 1)), nn.Parameter(torch.zeros(intervals + 1))
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
+        i = (t * (len(self.a) - 1)).round().long()
+        return DenoiserOutput(self.a[i].view(-1, 1, 1, 1) * latents + self.b[i].view(-1, 1, 1, 1))
+
+
+def test_a_student_learns_where_the_ode_leads() -> None:
+    """From noise in one step: f(z, 1) = mean + deviation z, up to the error of the teacher's 12 steps."""
+    settings = ConsistencySettings(
+        guidance=1.0, distance="l2", first_intervals=12, last_intervals=12, time_shift=1.0, drop=0.0, target_decay=0.0
+    )
+    task, steps = ConsistencyTask(Gaussian(), settings), 300
+    task.student, task.target = Table(12), Table(12).requires_grad_(False)
+    optimizer = torch.optim.Adam(task.trainable().parameters(), 0.05)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, steps)
+    for step in range(steps):
+        task.begin_step(step / steps)
+        optimizer.zero_grad()
+        task(gaussian_batch(64, step, torch.float32))["loss"].backward()
+        optimizer.step()
+        schedule.step()
+    z, ones = torch.randn(6, 2, 2, 2, generator=torch.Generator().manual_seed(5)), torch.ones(6)
+    told = Conditioning(class_label=torch.zeros(6).long())
+    with torch.no_grad():
+        answer = z - task.student(z, ones, told).velocity
+        stepped = z - RollOut(task.teacher, grid(12).float())(z, ones, told).velocity
+        one_step_of_the_teacher = z - task.teacher(z, ones, told).velocity
+    assert float((answer - stepped).abs().max()) < 0.02
+    assert float((answer - (MEAN + DEVIATION * z)).abs().max()) < 0.2
+    assert float(one_step_of_the_teacher.std()) < 1e-6  # all noise goes to the mean: what distillation is for
+
+
+# --- what the task asks of the networks
+
+
+class Remember(nn.Module):
+    """Answers with a constant and remembers what it was asked."""
+
+    config = SimpleNamespace()
+
+    def __init__(self, carries: bool = False) -> None:
+        super().__init__()
+        self.constant, self.carries = nn.Parameter(torch.tensor(0.3)), carries
+        self.asked: list[Any] = []
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
+        self.asked.append((latents, t, conditioning, state))
+        dropped = conditioning.class_label == -1
+        velocity = torch.where(dropped, 0.0, self.constant).view(-1, 1, 1, 1).expand(latents.shape)
+        carried = (1.0 + torch.arange(len(t))).view(-1, 1) if self.carries else None
+        aux = {"loss_extra": self.constant.square().expand(len(t)), "steps": torch.full((len(t),), 2)}
+        return DenoiserOutput(velocity, carried, aux)
+
+
+def test_one_step_by_hand() -> None:
+    """Guidance 3 between velocities 0.3 and 0 is 0.9; student and target answer 0.3."""
+    settings = ConsistencySettings(drop=0.0, first_intervals=4, last_intervals=4)
+    task, batch = ConsistencyTask(Remember(), settings), gaussian_batch(12)
+    out = task(batch)
+    (z_both, t_both, asked, _), (z_t, t, _, _), (z_s, s, _, _) = (
+        m.asked[0] for m in (task.teacher, task.student, task.target)
+    )
+    assert torch.equal(z_both, z_t.repeat(2, 1, 1, 1))
+    assert torch.equal(t_both, t.repeat(2))
+    assert asked.class_label.tolist() == [0] * 12 + [-1] * 12
+    column = (t - s).view(-1, 1, 1, 1)
+    torch.testing.assert_close(z_s, z_t - 0.9 * column)
+    gap = ((0.9 - 0.3) * (t - s)).abs()  # f(z_t, t) - f(z_s, s) = (0.9 - 0.3) (t - s)
+    expected = (step_weight(t, s, 4) * gap).mean() + 0.3**2
+    torch.testing.assert_close(out["loss"].detach(), expected, atol=2e-3, rtol=0)
+    assert (float(out["steps"]), float(out["intervals"])) == (2, 4)
+    assert not any(v.requires_grad for k, v in out.items() if k != "loss")
+    out["loss"].backward()
+    assert task.student.constant.grad is not None
+    assert task.teacher.constant.grad is None
+    assert task.target.constant.grad is None
+
+
+def test_noise_is_that_of_the_path_and_comes_from_the_seeds() -> None:
+    task, batch = (
+        ConsistencyTask(Remember(), ConsistencySettings(first_intervals=4, last_intervals=4)),
+        gaussian_batch(64),
+    )
+    task(batch)
+    z_t, t, _, _ = task.student.asked[-1]
+    t = t.view(-1, 1, 1, 1)
+    eps = (z_t - (1 - t) * batch["latents"]) / t
+    assert abs(float(eps.mean())) < 0.1
+    assert 0.9 < float(eps.std()) < 1.1
+    torch.manual_seed(3)
+    task(batch)
+    assert torch.equal(task.student.asked[-1][0], z_t)
+    part = {k: v[10:13] for k, v in batch.items()}
+    task(part)
+    assert torch.equal(task.student.asked[-1][0], z_t[10:13])
+    task({**batch, "seed": batch["seed"] + 1})
+    assert not torch.equal(task.student.asked[-1][0], z_t)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
+def test_shares_of_rows_lose_their_class_and_are_given_a_state(share: float) -> None:
+    settings = ConsistencySettings(drop=share, carry=share)
+    task, batch = ConsistencyTask(Remember(carries=True), settings), gaussian_batch(400)
+    task(batch)
+    assert task.teacher.asked[0][3] is None
+    (_, _, told, state), (_, _, target_told, target_state) = task.student.asked[0], task.target.asked[0]
+    dropped, given = told.class_label == -1, state[:, 0] > 0
+    assert float(dropped.float().mean()) == pytest.approx(share, abs=0.08)
+    assert float(given.float().mean()) == pytest.approx(share, abs=0.08)
+    assert state[:, 0].tolist() == [i + 1 if g else 0 for i, g in enumerate(given.tolist())]  # the conditional branch's
+    assert torch.equal(state, target_state)
+    assert torch.equal(told.class_label, target_told.class_label)
+
+
+def test_the_target_follows_the_student_and_the_grid_grows() -> None:
+    task = ConsistencyTask(Gaussian(), ConsistencySettings(first_intervals=2, last_intervals=8, target_decay=0.75))
+    with torch.no_grad():
+        task.student.shift.fill_(1.0)
+    task.begin_step(0.0)
+    assert (float(task.target.shift), task.intervals) == (1.0, 2)
+    with torch.no_grad():
+        task.student.shift.fill_(2.0)
+    task.begin_step(0.4)
+    assert (float(task.target.shift), task.intervals) == (1.25, 4)
+    task.begin_step(0.9)
+    assert (float(task.target.shift), task.intervals) == (1.4375, 8)
+    assert float(task.teacher.shift) == 0
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"first_intervals": 0, "last_intervals": 0}, {"time_shift": 0.0}, {"target_decay": 1.0}, {"drop": 1.5},
+     {"carry": -0.1}],
+)  # fmt: skip
+def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
+    with pytest.raises(PochadeError, match=r"given, (must be|allowed are)"):
+        ConsistencySettings(**wrong)
+
+
+# --- every family, and whole runs
+
+
+def toy_family(family: str) -> Any:
+    from contracts.families import FAMILIES, make, stir
+
+    return stir(make(family, next(iter(FAMILIES[family].toys))))
+
+
+def families() -> list[str]:
+    from contracts.families import FAMILIES
+
+    return list(FAMILIES)
+
+
+class Latents:
+    """Rows in the form of the latent cache."""
+
+    def __init__(self, denoiser: Any) -> None:
+        self.config = denoiser.config
+
+    def __len__(self) -> int:
+        return 24
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        shapes = {"tokens": (4, self.config.text_dim), "pooled": (self.config.pooled_dim,)}
+        row = {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
+        latents = rows_normal([index], (self.config.latent_channels, 4, 4))[0]
+        return {**row, "mask": torch.arange(4) <= index % 4, "latents": latents, "name": str(index)}
+
+
+def distil(folder: Path, family: str = "lrf", **options: Any) -> ConsistencyTask:
+    denoiser = toy_family(family)
+    settings = ConsistencySettings(first_intervals=2, last_intervals=8, target_decay=0.6)
+    task = ConsistencyTask(denoiser, settings)
+    stage = Stage(
+        name="toy", task=settings, data=ToyData(), steps=4, batch_size=4, accumulate=2, learning_rate=1e-2,
+        warmup_steps=1, save_every=2, sample_every=0, log_every=2, keep=9,
+    )  # fmt: skip
+    train(stage, task, Latents(denoiser), folder, console=False, **options)
+    return task
+
+
+@pytest.mark.parametrize("family", families())
+def test_a_resumed_run_equals_the_straight_one(family: str, tmp_path: Path) -> None:
+    task = distil(tmp_path / "straight", family)
+    last = "checkpoint-00000004"
+    shutil.copytree(tmp_path / "straight" / "checkpoint-00000002", tmp_path / "cut" / "checkpoint-00000002")
+    distil(tmp_path / "cut", family, resume=True)
+    assert fingerprint(tmp_path / "cut" / last) == fingerprint(tmp_path / "straight" / last)
+    saved = load_checkpoint(tmp_path / "straight" / last)
+    assert set(saved.tensors) == {"model", "ema", "optimizer", "carried"}
+    for name, value in task.carried().items():
+        assert torch.equal(value, saved.tensors["carried"][name])
+    model, target = saved.tensors["model"], saved.tensors["carried"]
+    assert any(not torch.equal(model[name], target[name]) for name in model)
+    teacher = toy_family(family).state_dict()
+    assert all(torch.equal(value, teacher[name]) for name, value in task.teacher.state_dict().items())
