@@ -1,35 +1,156 @@
-"""Files written whole or not at all, and names from archives that cannot leave their folder."""
+"""The one way to write: a file or a folder is there whole or not at all, whatever happens on the way.
 
+What is written gets a temporary name beside its place (hidden, ending in ``.tmp``), is synced to the disk, and only
+then takes its name. Folders above it are created. After an error nothing new is left and what was there before is as it
+was; after a kill a temporary name may be left, which `remove_orphans` deletes. An `OSError` on the way, such as a full
+disk, becomes a `FailureError` that names the path and the reason.
+"""
+
+import hashlib
 import json
 import os
-from collections.abc import Generator
+import re
+import shutil
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
+from itertools import count
 from pathlib import Path, PurePosixPath
-from typing import IO, Any
+from typing import BinaryIO, Literal
+
+from pochade.errors import FailureError, PochadeError
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
+_TEMPORARY = ".tmp"
+_REPLACED = ".old.tmp"
+_ORPHAN = re.compile(r"\.(.+)\.\d+-\d+(\.old)?\.tmp", re.DOTALL)
+_numbers = count()
+
 
 @contextmanager
-def atomic_file(path: Path) -> Generator[IO[bytes]]:
-    """A binary file that takes the name ``path`` once the block has ended well; otherwise nothing is left."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        with suppress(OSError):
-            temporary.unlink()
-        raise
+def atomic_path(path: Path) -> Generator[Path]:
+    """A temporary path for a library that opens files by name; it becomes ``path`` when the block ends well.
+
+    The file is readable to whoever may read other new files, even where the library writes for its owner alone.
+    """
+    with _failures(path):
+        temporary = _temporary(path)
+        try:
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            yield temporary
+            temporary.chmod(mode)
+            _sync(temporary)
+            temporary.replace(path)
+            _sync(path.parent)
+        except BaseException:
+            _delete(temporary)
+            raise
 
 
-def write_json(path: Path, value: Any) -> None:
-    """``value`` as JSON in ``path``, atomically."""
+@contextmanager
+def atomic_file(path: Path) -> Generator[BinaryIO]:
+    """A binary file, open for writing, that becomes ``path`` when the block ends well."""
+    with atomic_path(path) as temporary, temporary.open("wb") as file:
+        yield file
+
+
+@contextmanager
+def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Generator[Path]:
+    """A new empty folder that becomes ``path`` when the block ends well; all in it is synced to the disk.
+
+    Args:
+        path: where the folder will be.
+        replace: what becomes of a folder at ``path``: False refuses it, True replaces it as a whole, "files" replaces
+            its files one by one and keeps those that the new folder has not.
+
+    Raises:
+        PochadeError: ``path`` is a file, or there and not to be replaced; before the block.
+        FailureError: something could not be written.
+    """
+    if path.exists() and not (replace and path.is_dir()):
+        raise PochadeError(f"{path}: {'exists already' if path.is_dir() else 'is a file, a folder is needed'}")
+    with _failures(path):
+        temporary = _temporary(path)
+        try:
+            temporary.mkdir()
+            yield temporary
+            _sync_tree(temporary)
+            if replace == "files" and path.is_dir():
+                _merge(temporary, path)
+            else:
+                _exchange(temporary, path)
+        except FailureError as error:
+            error.args = (str(error).replace(str(temporary), str(path)),)
+            raise
+        finally:
+            _delete(temporary)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """``data`` as the file ``path``."""
     with atomic_file(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode() + b"\n")
+        file.write(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """``text`` in UTF-8 as the file ``path``."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, value: object) -> None:
+    """``value`` as JSON in ``path``, one value a line."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=1) + "\n")
+
+
+def write_new(folder: Path, stem: str, suffix: str, write: Callable[[BinaryIO], object]) -> Path:
+    """What ``write`` puts into a binary file as ``<stem><suffix>`` in ``folder``; the path.
+
+    Never replaces a file: where the name is taken, also by another process in this moment, the file is
+    ``<stem>-2<suffix>`` and so on.
+    """
+    first = folder / f"{stem}{suffix}"
+    with _failures(first):
+        temporary = _temporary(first)
+        try:
+            with temporary.open("wb") as file:
+                write(file)
+            _sync(temporary)
+            target = next(t for t in _names(folder, stem, suffix) if _place(temporary, t))
+            _sync(folder)
+            return target
+        finally:
+            _delete(temporary)
+
+
+def remove_folder(path: Path) -> None:
+    """Deletes a folder; a kill on the way leaves no folder of that name with files missing."""
+    with _failures(path, "deleted"):
+        going = _temporary(path)
+        path.rename(going)
+        _delete(going)
+
+
+def remove_orphans(folder: Path, name: str = "*") -> list[str]:
+    """Deletes what killed processes left half written of ``name`` in ``folder``; the names of what is deleted.
+
+    A folder that was just being replaced gets its name back. Only for a process that knows that no other one writes
+    this name now: a temporary file of a living process looks the same.
+    """
+    found = {path: _ORPHAN.fullmatch(path.name) for path in sorted(folder.glob(f".{name}.*{_TEMPORARY}"))}
+    orphans = {path: match for path, match in found.items() if match is not None}
+    for path, match in orphans.items():
+        place = path.with_name(match[1])
+        if match[2] and not place.exists():
+            path.rename(place)
+        _delete(path)
+    return [path.name for path in orphans]
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal. Raises OSError where it cannot be read."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def is_safe_name(name: str) -> bool:
@@ -38,3 +159,94 @@ def is_safe_name(name: str) -> bool:
     if not name or path.is_absolute() or ".." in path.parts:
         return False
     return "\\" not in name and "\0" not in name and name[1:2] != ":"
+
+
+@contextmanager
+def _failures(path: Path, done: str = "written") -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error) or type(error).__name__
+        if error.filename is not None and not str(error.filename).endswith(_TEMPORARY):
+            reason = f"{reason}: {str(error.filename)!r}"
+        raise FailureError(f"{path}: could not be {done} ({reason})") from error
+
+
+def _temporary(path: Path) -> Path:
+    """A free hidden name beside ``path``, the folder of which is made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_TEMPORARY}")
+    _delete(temporary)  # of a killed process that had the same number
+    return temporary
+
+
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    if os.name == "nt":  # it opens no folders, and syncs no file that is open for reading
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _sync_tree(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        _sync(path)
+    _sync(folder)
+
+
+def _exchange(temporary: Path, path: Path) -> None:
+    if not path.exists():
+        temporary.rename(path)
+        _sync(path.parent)
+        return
+    before = temporary.with_name(temporary.name.removesuffix(_TEMPORARY) + _REPLACED)
+    path.rename(before)
+    try:
+        temporary.rename(path)
+    except BaseException:
+        before.rename(path)
+        raise
+    _sync(path.parent)
+    _delete(before)
+
+
+def _merge(temporary: Path, path: Path) -> None:
+    folders = {path}
+    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+        place = path / file.relative_to(temporary)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        file.replace(place)
+        folders.add(place.parent)
+    for folder in folders:
+        _sync(folder)
+
+
+def _names(folder: Path, stem: str, suffix: str) -> Generator[Path]:
+    yield folder / f"{stem}{suffix}"
+    for number in count(2):
+        yield folder / f"{stem}-{number}{suffix}"
+
+
+def _place(temporary: Path, target: Path) -> bool:
+    """Whether ``temporary`` could take the free name ``target``; a rename would replace what has it."""
+    try:
+        target.hardlink_to(temporary)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without links: an empty file takes the name first
+        try:
+            target.touch(exist_ok=False)
+        except FileExistsError:
+            return False
+        temporary.replace(target)
+    return True

@@ -6,7 +6,6 @@ import pytest
 from pochade.data.dataset import is_held_out
 from pochade.data.report import Report
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, is_safe_name
 from pochade.images.decode import BadImage
 
 
@@ -41,29 +40,6 @@ def test_too_many_skipped_is_a_failure_that_names_the_report(tmp_path: Path, tot
 def test_the_share_is_a_share(tmp_path: Path):
     with pytest.raises(PochadeError, match=r"max_skipped: 5"):
         Report("pictures", tmp_path / "report.json", total=1, max_skipped=5)
-
-
-def test_an_atomic_file_is_whole_or_absent(tmp_path: Path):
-    path = tmp_path / "x.json"
-    path.write_bytes(b"old")
-    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:  # noqa: PT012
-        file.write(b"ne")
-        raise KeyboardInterrupt
-    assert path.read_bytes() == b"old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
-    with atomic_file(path) as file:
-        file.write(b"new")
-    assert path.read_bytes() == b"new"
-
-
-@pytest.mark.parametrize("name", ["a.png", "a/b.png", "./a.png", "a..b.png", "ä.png", "..png"])
-def test_safe_names(name):
-    assert is_safe_name(name)
-
-
-@pytest.mark.parametrize("name", ["", "../a", "a/../../b", "/etc/passwd", "..", "C:/a", "a\\..\\b", "a\0b"])
-def test_unsafe_names(name):
-    assert not is_safe_name(name)
 
 
 def test_the_held_out_share_is_a_tenth_and_fixed():

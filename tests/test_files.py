@@ -1,0 +1,170 @@
+"""Files and folders: whole or absent, whatever happens while they are written."""
+
+import errno
+import os
+import threading
+from pathlib import Path
+from typing import BinaryIO, NoReturn
+
+import pytest
+
+from pochade import files
+from pochade.errors import FailureError, PochadeError
+from pochade.files import (
+    atomic_file,
+    atomic_folder,
+    atomic_path,
+    is_safe_name,
+    remove_folder,
+    remove_orphans,
+    sha256,
+    write_json,
+    write_new,
+    write_text,
+)
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def full(path: Path) -> NoReturn:
+    raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+
+def test_a_file_is_whole_or_absent(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "x.json"
+    write_json(path, {"ä": [1]})
+    assert path.read_text("utf-8") == '{\n "ä": [\n  1\n ]\n}\n'
+    with pytest.raises(KeyboardInterrupt), atomic_file(path) as file:  # noqa: PT012
+        file.write(b"ne")
+        raise KeyboardInterrupt
+    assert path.read_text("utf-8").startswith("{")
+    write_text(path, "new\n")
+    assert path.read_bytes() == b"new\n"
+    assert names(path.parent) == ["x.json"]
+    assert sha256(path) == "7aa7a5359173d05b63cfd682e3c38487f3cb4f7f1d60659fe59fab1505977d4c"
+
+
+def test_a_file_of_a_library_is_readable_to_others(tmp_path: Path) -> None:
+    (tmp_path / "usual").touch()
+    with atomic_path(tmp_path / "x") as temporary:
+        temporary.unlink()
+        os.close(os.open(temporary, os.O_CREAT, 0o600))
+    assert (tmp_path / "x").stat().st_mode == (tmp_path / "usual").stat().st_mode
+
+
+@pytest.mark.parametrize("moment", range(3))
+def test_a_full_disk_is_a_failure_that_names_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: int
+) -> None:
+    write_text(tmp_path / "x", "old")
+    with atomic_folder(tmp_path / "folder") as folder:
+        write_text(folder / "y", "old")
+    monkeypatch.setattr(files, "_sync", full)
+    writers = (
+        lambda: write_text(tmp_path / "x", "new"),
+        lambda: write_new(tmp_path, "x", "", lambda file: file.write(b"new")),
+        lambda: write_folder(tmp_path / "folder"),
+    )
+    with pytest.raises(FailureError) as caught:
+        writers[moment]()
+    place = ("x", "x", "folder/y")[moment]
+    assert str(caught.value) == f"{tmp_path / place}: could not be written (No space left on device)"
+    assert names(tmp_path) == ["folder", "x"]
+    assert (tmp_path / "x").read_text() == (tmp_path / "folder" / "y").read_text() == "old"
+
+
+def write_folder(path: Path) -> None:
+    with atomic_folder(path, replace=True) as folder:
+        write_text(folder / "y", "new")
+
+
+def test_what_cannot_be_read_on_the_way_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FailureError, match=r"x: could not be written \(No such file or directory: '.*source'\)"):
+        copy(tmp_path / "source", tmp_path / "x")
+    assert not names(tmp_path)
+
+
+def copy(source: Path, target: Path) -> None:
+    with atomic_file(target) as file:
+        file.write(source.read_bytes())
+
+
+def test_a_folder_is_new_replaced_or_completed(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "model"
+    with atomic_folder(path) as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "x").write_text("1")
+        assert not path.exists()
+    assert path.stat().st_mode == path.parent.stat().st_mode
+    with pytest.raises(PochadeError, match="exists already"), atomic_folder(path):
+        pass
+    (path / "other").write_text("kept")
+    with atomic_folder(path, replace="files") as folder:
+        (folder / "part").mkdir()
+        (folder / "part" / "x").write_text("2")
+    assert (path / "part" / "x").read_text() == "2"
+    assert (path / "other").read_text() == "kept"
+    with atomic_folder(path, replace=True) as folder:
+        (folder / "y").write_text("3")
+    assert names(path) == ["y"]
+    with pytest.raises(KeyError), atomic_folder(path, replace=True) as folder:  # noqa: PT012
+        (folder / "z").write_text("4")
+        raise KeyError
+    assert names(path) == ["y"]
+    assert names(path.parent) == ["model"]
+    with pytest.raises(PochadeError, match="is a file"), atomic_folder(path / "y", replace=True):
+        pass
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_new_file_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: full(tmp_path))
+
+    def write(file: BinaryIO) -> None:
+        file.write(threading.current_thread().name.encode())
+
+    threads = [threading.Thread(target=write_new, args=(tmp_path, "a", ".txt", write)) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names(tmp_path) == sorted(["a.txt", *(f"a-{i}.txt" for i in range(2, 9))])
+    assert {p.read_text() for p in tmp_path.iterdir()} == {thread.name for thread in threads}
+
+
+def test_orphans_are_removed_and_what_was_being_replaced_comes_back(tmp_path: Path) -> None:
+    write_text(tmp_path / "x", "old")
+    for name in (".x.12-3.tmp", ".y.safetensors.1-0.tmp", ".hidden", ".other.tmp"):
+        (tmp_path / name).write_text("half")
+    for name in (".run.12-3.old.tmp", ".run.12-3.tmp", ".done.1-1.old.tmp", "done"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "z").write_text(name)
+    assert remove_orphans(tmp_path, "y.*") == [".y.safetensors.1-0.tmp"]
+    removed = remove_orphans(tmp_path)
+    assert removed == [".done.1-1.old.tmp", ".run.12-3.old.tmp", ".run.12-3.tmp", ".x.12-3.tmp"]
+    assert names(tmp_path) == [".hidden", ".other.tmp", "done", "run", "x"]
+    assert (tmp_path / "run" / "z").read_text() == ".run.12-3.old.tmp"
+    assert (tmp_path / "done" / "z").read_text() == "done"
+    assert remove_orphans(tmp_path / "nowhere") == []
+
+
+def test_a_folder_goes(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "x").touch()
+    remove_folder(tmp_path / "a")
+    assert not names(tmp_path)
+    with pytest.raises(FailureError, match="a: could not be deleted"):
+        remove_folder(tmp_path / "a")
+
+
+@pytest.mark.parametrize("name", ["a.png", "a/b.png", "./a.png", "a..b.png", "ä.png", "..png"])
+def test_safe_names(name: str) -> None:
+    assert is_safe_name(name)
+
+
+@pytest.mark.parametrize("name", ["", "../a", "a/../../b", "/etc/passwd", "..", "C:/a", "a\\..\\b", "a\0b"])
+def test_unsafe_names(name: str) -> None:
+    assert not is_safe_name(name)
