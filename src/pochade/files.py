@@ -167,8 +167,9 @@ def _failures(path: Path, done: str = "written") -> Generator[None]:
         yield
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
-        if error.filename is not None and not str(error.filename).endswith(_TEMPORARY):
-            reason = f"{reason}: {str(error.filename)!r}"
+        named = "" if error.filename is None else str(error.filename)
+        if named and not any(_ORPHAN.fullmatch(part) for part in Path(named).parts):
+            reason = f"{reason}: {named!r}"
         raise FailureError(f"{path}: could not be {done} ({reason})") from error
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
+from pochade.files import remove_orphans
 from pochade.training.checkpoint import (
     checkpoints,
     find_checkpoint,
     load_checkpoint,
-    remove_orphans,
     save_checkpoint,
 )
 

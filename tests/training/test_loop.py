@@ -199,14 +199,14 @@ def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = checkpoint.write_safetensors
+    real = checkpoint.write_tensors
 
     def write(path: Path, tensors: dict[str, Tensor]) -> None:
         if "00000008" in str(path):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(path, tensors)
 
-    monkeypatch.setattr(checkpoint, "write_safetensors", write)
+    monkeypatch.setattr(checkpoint, "write_tensors", write)
     with pytest.raises(FailureError, match=r"00000008: could not be written.*No space.*checkpoint-00000004$"):
         run(tmp_path)
     monkeypatch.undo()

@@ -2,28 +2,23 @@
 
 A run's folder holds ``checkpoint-00001000/`` and so on, and ``latest``, a text file with the name of the
 newest. A checkpoint is one safetensors file for each group of tensors, ``state.json``, and ``manifest.json``
-with the SHA-256 of each. It is written to a hidden folder, synced to the disk, and renamed; nothing in it is
-a pickle.
+with the SHA-256 of each. Nothing in it is a pickle.
 """
 
-import hashlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from pochade.errors import FailureError, PochadeError
+from pochade.files import atomic_folder, remove_folder, sha256, write_json, write_text
+from pochade.tensors import read_tensors, tensor_entries, write_tensors
 from pochade.training.ema import module_tensors
 
-_TEMPORARY = ".checkpoint-"
 _WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 
 Tensors = dict[str, Tensor]
@@ -49,18 +44,6 @@ def _step_of(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
 
 
-def remove_orphans(folder: Path) -> list[str]:
-    """Deletes what a killed run left half written; the names of it."""
-    orphans = [*folder.glob(f"{_TEMPORARY}*"), *folder.glob(".*.tmp")]
-    for path in orphans:
-        _delete(path)
-    return [p.name for p in orphans]
-
-
-def _delete(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-
-
 def save_checkpoint(
     folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
 ) -> Path:
@@ -69,81 +52,18 @@ def save_checkpoint(
     Raises FailureError where it cannot be written (a full disk); what was there before stays as it was.
     """
     target = folder / f"checkpoint-{step:08d}"
-    temporary = folder / f"{_TEMPORARY}{step:08d}.writing"
-    replaced = folder / f"{_TEMPORARY}{step:08d}.replaced"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        _delete(temporary)
-        temporary.mkdir()
-        for group, named in tensors.items():
-            write_safetensors(temporary / f"{group}.safetensors", named)
-        write_text(temporary / "state.json", json.dumps({"step": step, **state}))
-        manifest = {path.name: sha256(path) for path in sorted(temporary.iterdir())}
-        write_text(temporary / "manifest.json", json.dumps(manifest, indent=1))
-        _sync_folder(temporary)
-        if target.exists():
-            _delete(replaced)
-            target.rename(replaced)
-        temporary.rename(target)
-        _sync_folder(folder)
+        with atomic_folder(target, replace=True) as new:
+            for group, named in tensors.items():
+                write_tensors(new / f"{group}.safetensors", named)
+            write_json(new / "state.json", {"step": step, **state})
+            write_json(new / "manifest.json", {path.name: sha256(path) for path in sorted(new.iterdir())})
         write_text(folder / "latest", target.name + "\n")
-    except (OSError, SafetensorError) as error:
-        _delete(temporary)
-        raise FailureError(f"{target}: could not be written ({error}); {describe_last_good(folder)}") from error
-    _delete(replaced)
+    except FailureError as error:
+        raise FailureError(f"{error}; {describe_last_good(folder)}") from error
     for old in [p for p in checkpoints(folder) if _step_of(p) < step][keep - 1 :]:
-        # Renamed first, so that a kill in between leaves an orphan and no checkpoint with files missing.
-        going = folder / f"{_TEMPORARY}{old.name}.going"
-        _delete(going)
-        old.rename(going)
-        _delete(going)
+        remove_folder(old)
     return target
-
-
-def write_safetensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes tensors under a temporary name, synced, and renames."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    try:
-        save_file(ready, temporary, metadata={"format": "pt"})
-        _sync_file(temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a text under a temporary name, synced, and renames."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _sync_file(temporary)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    temporary.replace(path)
-    _sync_folder(path.parent)
-
-
-def _sync_file(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    if os.name != "nt":  # Windows opens no folders
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def damage(path: Path) -> str | None:
@@ -194,7 +114,7 @@ def describe_last_good(folder: Path) -> str:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint that ``find_checkpoint`` found intact."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
-    tensors = {file.stem: load_file(file) for file in sorted(path.glob("*.safetensors"))}
+    tensors = {file.stem: read_tensors(file) for file in sorted(path.glob("*.safetensors"))}
     return Checkpoint(path, int(state["step"]), tensors, state)
 
 
@@ -206,15 +126,11 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     for a file that is no safetensors file.
     """
     file = _weight_file(Path(path))
-    try:
-        with safe_open(file, framework="pt") as reader:
-            shapes = {name: tuple(reader.get_slice(name).get_shape()) for name in reader.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise PochadeError(f"{file}: not a readable safetensors file ({error})") from None
+    shapes = {name: entry.shape for name, entry in tensor_entries(file).items()}
     tensors = module_tensors(module)
     check_tensors(str(file), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
     with torch.no_grad():
-        for name, value in load_file(file).items():
+        for name, value in read_tensors(file).items():
             tensors[name].copy_(value)
     return file
 

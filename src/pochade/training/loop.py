@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from pochade.data.dataset import Dataset
 from pochade.errors import FailureError, PochadeError
+from pochade.files import atomic_file, remove_orphans
+from pochade.tensors import write_tensors
 from pochade.training.checkpoint import (
     Checkpoint,
     check_tensors,
@@ -37,9 +38,7 @@ from pochade.training.checkpoint import (
     find_checkpoint,
     load_checkpoint,
     load_weights,
-    remove_orphans,
     save_checkpoint,
-    write_safetensors,
 )
 from pochade.training.ema import EMA, module_tensors
 from pochade.training.loader import Loader
@@ -363,11 +362,8 @@ class _Run:
             restore_random_state(state, self.device)
         if sheet is None or self.log is None:
             return
-        path = self.folder / "samples" / f"step-{self.step:06d}.png"
-        path.parent.mkdir(exist_ok=True)
-        temporary = path.with_suffix(".tmp")
-        sheet.save(temporary, format="PNG")
-        temporary.replace(path)
+        with atomic_file(self.folder / "samples" / f"step-{self.step:06d}.png") as file:
+            sheet.save(file, format="PNG")
         self.log.image("samples", sheet, self.step)
 
     def finish(self) -> TrainResult:
@@ -376,11 +372,7 @@ class _Run:
         self.network.eval()
         weights = self.folder / "final" / "model.safetensors"
         if self.main:
-            weights.parent.mkdir(exist_ok=True)
-            try:
-                write_safetensors(weights, self.ema.tensors)
-            except SafetensorError as error:
-                raise FailureError(f"{weights}: could not be written ({error})") from error
+            write_tensors(weights, self.ema.tensors)
             self.progress.say(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
         self.accelerator.wait_for_everyone()
         return TrainResult(self.step, self.loss, self.folder, weights)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pochade.training.checkpoint import write_text
+from pochade.files import write_text
 
 T_BINS = 10
 
