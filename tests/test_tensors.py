@@ -20,6 +20,8 @@ def test_round_trip(tmp_path: Path) -> None:
     entries = tensor_entries(tmp_path / "x.safetensors")
     assert entries == {"a": TensorEntry("F16", (4,)), "b": TensorEntry("F32", (3, 2))}
     assert entries["b"].count == 6
+    sizes = {name: TensorEntry(name, (3,)).size for name in ("F32", "BF16", "F8_E4M3", "BOOL", "I64")}
+    assert sizes == {"F32": 12, "BF16": 6, "F8_E4M3": 3, "BOOL": 3, "I64": 24}
     with safe_open(tmp_path / "x.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt", "z": "1", "y": "2"}
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -28,6 +29,12 @@ class TensorEntry:
     def count(self) -> int:
         """Numbers in it."""
         return math.prod(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Bytes of it."""
+        bits = re.search(r"\d+", self.dtype)  # BOOL has none
+        return self.count * (int(bits[0]) if bits else 8) // 8
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:

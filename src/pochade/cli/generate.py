@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli.common import check_folder, complain, console, load_pipeline, make_folder, print_json
-from pochade.errors import FailureError, PochadeError
+from pochade.errors import PochadeError
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.checks import (
     check_control,
@@ -459,16 +459,12 @@ def _watch(pipe: Any, request: Request, out: Path, preview: bool) -> Any:
 
 
 def _save_sheet(done: "list[tuple[PictureRecipe, Image.Image]]", path: Path) -> None:
+    from pochade.files import atomic_file
     from pochade.images.sheets import sheet
 
     width = done[0][1].width
     cell = width * max(1, round(128 / width))
     columns = min(6, len(done), max(3, round(len(done) ** 0.5)))
     page = sheet([image for _, image in done], [r.prompt for r, _ in done], columns=columns, cell=cell)
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        page.save(temporary, format="PNG")
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FailureError(f"sheet: {str(path)!r} could not be written ({error.strerror})") from error
+    with atomic_file(path) as file:
+        page.save(file, format="PNG")

@@ -2,14 +2,12 @@
 
 import json
 import platform
-import struct
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pochade.cli.common import console, megabytes, print_json, quiet_libraries
-from pochade.errors import PochadeError
 from pochade.pipelines import hub
 
 DEPTHS = (4, 8, 16)
@@ -84,6 +82,8 @@ def describe(folder: Path) -> dict[str, Any]:
 
     Raises PochadeError where a file is damaged.
     """
+    from pochade.tensors import tensor_entries
+
     components: dict[str, Any] = {}
     for name, entry in hub.component_classes(folder).items():
         if entry is None:
@@ -91,12 +91,12 @@ def describe(folder: Path) -> dict[str, Any]:
         part = folder / name
         path = next((p for p in (part / "config.json", part / "scheduler_config.json") if p.is_file()), None)
         config = {} if path is None else hub.read_json(path)
-        tensors = [t for p in sorted(part.glob("*.safetensors")) for t in _tensors(p)]
+        tensors = [t for p in sorted(part.glob("*.safetensors")) for t in tensor_entries(p).values()]
         components[name] = {
             "class": entry[1],
-            "parameters": sum(count for _, count, _ in tensors) if tensors else None,
-            "bytes": sum(size for _, _, size in tensors),
-            "types": sorted({kind for kind, _, _ in tensors}),
+            "parameters": sum(t.count for t in tensors) if tensors else None,
+            "bytes": sum(t.size for t in tensors),
+            "types": sorted({t.dtype for t in tensors}),
             "config": {k: v for k, v in config.items() if not k.startswith("_")},
         }
     return {
@@ -105,27 +105,6 @@ def describe(folder: Path) -> dict[str, Any]:
         "components": components,
         "card": _card(folder),
     }
-
-
-def _tensors(path: Path) -> list[tuple[str, int, int]]:
-    """Type, count and bytes of every tensor, from the head of a safetensors file: a length, then JSON."""
-    try:
-        with path.open("rb") as file:
-            (length,) = struct.unpack("<Q", file.read(8))
-            if length > path.stat().st_size:
-                raise ValueError("its head is longer than the file")
-            head = json.loads(file.read(length))
-        head.pop("__metadata__", None)
-        tensors: list[tuple[str, int, int]] = []
-        for value in head.values():
-            count = 1
-            for n in value["shape"]:
-                count *= int(n)
-            start, end = value["data_offsets"]
-            tensors.append((str(value["dtype"]), count, int(end) - int(start)))
-        return tensors
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
-        raise PochadeError(f"{path}: not a readable safetensors file ({error})") from error
 
 
 def _card(folder: Path, lines: int = 12) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pochade.errors import FailureError, PochadeError, nearest
+from pochade.files import sha256
 
 DEFAULT_MODEL = "lrf-openmoji"
 """The model that is used where none is named."""
@@ -154,7 +155,5 @@ def files_sha256(folder: Path, files: Iterable[Path]) -> str:
     """The digest of ``model_sha256`` over some files below ``folder``."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{digest}  {path.relative_to(folder).as_posix()}\n".encode())
+        total.update(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n".encode())
     return total.hexdigest()

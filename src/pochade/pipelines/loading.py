@@ -11,12 +11,12 @@ import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.schedulers.scheduling_utils import SchedulerMixin
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from pochade.errors import PochadeError, nearest
 from pochade.pipelines import register_components
 from pochade.pipelines.hub import component_classes, read_json
+from pochade.tensors import read_tensors
 from pochade.text_encoders.base import ConfigOnly
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -137,11 +137,7 @@ def _build(cls: type[Any], folder: Path) -> torch.nn.Module:
 def _read_weights(folder: Path, variant: str | None, allow_pickle: bool) -> dict[str, Tensor]:
     path = folder / f"{WEIGHTS}{'.' + variant if variant else ''}.safetensors"
     if path.is_file():
-        try:
-            with safe_open(path, "pt") as file:
-                return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-        except (SafetensorError, OSError) as error:
-            raise PochadeError(f"{path}: not a readable safetensors file ({error})") from error
+        return read_tensors(path)
     pickles = sorted(p for p in folder.glob("*") if p.suffix in PICKLES)
     if not pickles:
         raise PochadeError(f"{path}: missing")

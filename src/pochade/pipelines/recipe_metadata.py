@@ -4,7 +4,6 @@ import json
 import os
 import platform
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -12,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_type_hints
 
 import pochade
-from pochade.errors import FailureError, PochadeError
+from pochade.errors import PochadeError
+from pochade.files import write_new
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -167,39 +167,4 @@ def save_png(image: "Image.Image", folder: Path, stem: str, recipe: PictureRecip
     info = PngInfo()
     if recipe is not None:
         info.add_text(KEY, recipe.to_json())
-    try:
-        handle, temporary = tempfile.mkstemp(dir=folder, prefix=".", suffix=".png.part")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                image.save(file, format="PNG", pnginfo=info)
-            Path(temporary).chmod(0o666 & ~_umask())
-            return _place(Path(temporary), folder, stem)
-        finally:
-            Path(temporary).unlink(missing_ok=True)
-    except OSError as error:
-        raise FailureError(f"output: {folder / (stem + '.png')} could not be written ({error.strerror})") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _place(temporary: Path, folder: Path, stem: str) -> Path:
-    number = 1
-    while True:
-        target = folder / (f"{stem}.png" if number == 1 else f"{stem}-{number}.png")
-        try:
-            # A link, unlike a rename, fails where the name is taken, also by a process that runs at the same
-            # time.
-            target.hardlink_to(temporary)
-            return target
-        except FileExistsError:
-            number += 1
-        except OSError:
-            # A file system without links.
-            if not target.exists():
-                temporary.replace(target)
-                return target
-            number += 1
+    return write_new(folder, stem, ".png", lambda file: image.save(file, format="PNG", pnginfo=info))
