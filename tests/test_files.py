@@ -69,7 +69,7 @@ def test_a_full_disk_is_a_failure_that_names_the_file(
     )
     with pytest.raises(FailureError) as caught:
         writers[moment]()
-    place = ("x", "x", "folder/y")[moment]
+    place = ("x", "x", "folder")[moment]
     assert str(caught.value) == f"{tmp_path / place}: could not be written (No space left on device)"
     assert names(tmp_path) == ["folder", "x"]
     assert (tmp_path / "x").read_text() == (tmp_path / "folder" / "y").read_text() == "old"
@@ -104,6 +104,10 @@ def test_a_folder_is_new_replaced_or_completed(tmp_path: Path) -> None:
     with atomic_folder(path, replace="files") as folder:
         (folder / "part").mkdir()
         (folder / "part" / "x").write_text("2")
+        write_text(folder / "part" / "y.data", "2")
+        write_text(folder / "part" / "y", "2")
+        assert names(path) == sorted([folder.name, "other", "part"])  # what holds ``path`` may be read-only
+    assert names(path) == ["other", "part"]
     assert (path / "part" / "x").read_text() == "2"
     assert (path / "other").read_text() == "kept"
     with atomic_folder(path, replace=True) as folder:

@@ -40,6 +40,9 @@ def atomic_path(path: Path) -> Generator[Path]:
             mode = temporary.stat().st_mode
             yield temporary
             temporary.chmod(mode)
+            if _is_pending(path.parent):  # synced with the folder
+                temporary.replace(path)
+                return
             _sync(temporary)
             temporary.replace(path)
             _sync(path.parent)
@@ -61,8 +64,8 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
 
     Args:
         path: where the folder will be.
-        replace: what becomes of a folder at ``path``: False refuses it, True replaces it as a whole, "files" replaces
-            its files one by one and keeps those that the new folder has not.
+        replace: what becomes of a folder at ``path``: False refuses it, True replaces it as a whole, "files" keeps it,
+            and those of its files that the new folder has not, and replaces the others one by one.
 
     Raises:
         PochadeError: ``path`` is a file, or there and not to be replaced; before the block.
@@ -70,13 +73,15 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
     """
     if path.exists() and not (replace and path.is_dir()):
         raise PochadeError(f"{path}: {'exists already' if path.is_dir() else 'is a file, a folder is needed'}")
+    # Into a folder that stays, files come from within it: what holds it may be read-only, or another disk.
+    near = path / "new" if replace == "files" and path.exists() else path
     with _failures(path):
-        temporary = _temporary(path)
+        temporary = _temporary(near)
         try:
             temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
-            if replace == "files" and path.is_dir():
+            if near is not path:
                 _merge(temporary, path)
             else:
                 _exchange(temporary, path)
@@ -168,17 +173,23 @@ def _failures(path: Path, done: str = "written") -> Generator[None]:
     except OSError as error:
         reason = error.strerror or str(error) or type(error).__name__
         named = "" if error.filename is None else str(error.filename)
-        if named and not any(_ORPHAN.fullmatch(part) for part in Path(named).parts):
+        if named and not _is_pending(Path(named)):
             reason = f"{reason}: {named!r}"
         raise FailureError(f"{path}: could not be {done} ({reason})") from error
 
 
 def _temporary(path: Path) -> Path:
     """A free hidden name beside ``path``, the folder of which is made."""
+    path = path if path.name else path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_TEMPORARY}")
     _delete(temporary)  # of a killed process that had the same number
     return temporary
+
+
+def _is_pending(path: Path) -> bool:
+    """Whether ``path`` is, or lies in, something that has not got its name yet."""
+    return any(_ORPHAN.fullmatch(part) for part in path.parts)
 
 
 def _delete(path: Path) -> None:
@@ -223,7 +234,8 @@ def _exchange(temporary: Path, path: Path) -> None:
 
 def _merge(temporary: Path, path: Path) -> None:
     folders = {path}
-    for file in sorted(p for p in temporary.rglob("*") if p.is_file()):
+    # Backwards, so that weights beside a graph, x.onnx.data, come before the graph, x.onnx.
+    for file in sorted((p for p in temporary.rglob("*") if p.is_file()), reverse=True):
         place = path / file.relative_to(temporary)
         place.parent.mkdir(parents=True, exist_ok=True)
         file.replace(place)

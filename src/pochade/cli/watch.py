@@ -10,6 +10,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from pochade.files import atomic_file
+
 if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
@@ -121,9 +123,8 @@ class Watch:
         if self.file is None:
             self.live.update(Group(half_blocks(image), self.bar))
             return
-        temporary = self.file.with_name(f".{self.file.name}")
-        image.save(temporary, format="PNG")
-        temporary.replace(self.file)
+        with atomic_file(self.file) as file:
+            image.save(file, format="PNG")
 
 
 def half_blocks(image: "Image.Image", width: int = _WIDTH) -> Text:

@@ -5,7 +5,6 @@ One call of the denoiser is one run of its graph; the sampling loop stays in the
 
 import copy
 import inspect
-import json
 import logging
 import os
 import warnings
@@ -22,6 +21,7 @@ from pochade import __version__
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.export.parity import TOLERANCE, Input, check
 from pochade.export.weights import data_of, replacing, save_model, transpose_weights
+from pochade.files import write_json
 from pochade.types import Conditioning
 
 OPSET = 20
@@ -252,7 +252,6 @@ def export_pipeline(
     size = _pair(latent_size if latent_size is not None else pipe.default_size // autoencoder.downsampling)
     tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
     target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
     shared: dict[str, Any] = {"batch": batch, "latent_size": size, "external_data": external_data}
     one = export_denoiser(denoiser, target / "denoiser.onnx", text_tokens=tokens, depth=depth, **shared)
     two = export_decoder(autoencoder, target / "decoder.onnx", **shared)
@@ -265,8 +264,7 @@ def export_pipeline(
         "downsampling": autoencoder.downsampling,
         "scheduler": {k: v for k, v in dict(pipe.scheduler.config).items() if not k.startswith("_")},
     }
-    with replacing(target / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    write_json(target / "manifest.json", manifest)
     return manifest
 
 

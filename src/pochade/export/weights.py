@@ -1,15 +1,13 @@
 """Weights of ONNX graphs: how they lie, and the files that hold them."""
 
-import os
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pochade.errors import PochadeError
+from pochade.files import atomic_folder
 
 DATA = ".data"
 """What the name of a file of weights has beyond that of its graph."""
@@ -36,29 +34,17 @@ def data_of(path: Path) -> Path | None:
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path) -> Generator[Path]:
     """A file of the same name in a new folder that takes the place of ``path`` when the block ends well.
 
     With it goes the file of its weights (``data_of``); one that ``path`` had and has no more is removed.
     """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.stem}-", dir=path.parent)
-    except OSError as error:
-        raise PochadeError(f"path: {path} cannot be written: {error.strerror}") from None
-    with folder as name:
-        temporary = Path(name) / path.name
-        yield temporary
-        data = data_of(temporary)
-        for written in (data, temporary):
-            if written is None:
-                continue
-            with written.open("rb") as file:
-                os.fsync(file.fileno())
-            written.chmod(0o644)
-            written.replace(path.with_name(written.name))
-        before = data_of(path)
-        if data is None and before is not None:
-            before.unlink()
+    before = data_of(path)
+    with atomic_folder(path.parent, replace="files") as folder:
+        yield folder / path.name
+        after = data_of(folder / path.name)
+    if before is not None and after is None:
+        before.unlink()
 
 
 def transpose_weights(model: Any) -> None:

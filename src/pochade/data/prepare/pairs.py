@@ -1,7 +1,6 @@
 """From a source of pairs to a data set of pairs on disk, with a report and a sheet of examples."""
 
 import json
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
@@ -13,14 +12,14 @@ from PIL import Image
 
 from pochade.data.dataset import is_held_out
 from pochade.data.prepare import importers
-from pochade.data.prepare.pictures import FIRST_ROWS, FORMATS, PREVIEW, REPORT, SPLITS, check_out, move, png, spread
+from pochade.data.prepare.pictures import FIRST_ROWS, FORMATS, PREVIEW, REPORT, SPLITS, check_out, png, spread
 from pochade.data.report import MAX_SKIPPED, Report
 from pochade.data.sources.captioned import check_size, check_split, progress_bar
 from pochade.data.sources.pairs.pair import Found, Pair
 from pochade.data.sources.pairs.stored import LIST, StoredPairs, find_pairs
 from pochade.data.sources.shards import ShardWriter
 from pochade.errors import FailureError, PochadeError, nearest
-from pochade.files import atomic_file, write_json
+from pochade.files import atomic_file, atomic_folder, write_bytes, write_json
 from pochade.images.decode import MAX_MEGAPIXELS, BadImage
 from pochade.images.sheets import sheet
 
@@ -88,12 +87,7 @@ def prepare_pairs(
     counts = dict.fromkeys(splits, 0)
     tasks: Counter[str] = Counter()
     examples: list[Pair] = []
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
+    with atomic_folder(out, replace=True) as partial:
         with ExitStack() as open_files:
             writers = {s: open_files.enter_context(_Writer(partial / s, format)) for s in splits}
             bar = open_files.enter_context(progress_bar(progress))
@@ -119,11 +113,6 @@ def prepare_pairs(
         write_json(partial / REPORT, report)
         with atomic_file(partial / PREVIEW) as file:
             pair_sheet(examples).save(file, "PNG")
-        move(partial, out)
-    except OSError as error:
-        raise FailureError(f"out: {out} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
@@ -199,7 +188,7 @@ class _Writer:
             self._shards.write(key, {**members, ".json": json.dumps(told, ensure_ascii=False).encode()})
             return
         for role, data in files.items():
-            (self.folder / f"{key}-{role}.png").write_bytes(data)
+            write_bytes(self.folder / f"{key}-{role}.png", data)
         row = {**{role: f"{key}-{role}.png" for role in files}, **told}
         self._file.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 

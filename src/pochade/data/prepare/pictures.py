@@ -2,7 +2,6 @@
 
 import io
 import re
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from pochade.data.sources.folder import ImageFolder
 from pochade.data.sources.hub import Rows, open_rows
 from pochade.data.sources.shards import Record, ShardDataset, ShardWriter
 from pochade.errors import FailureError, PochadeError, nearest
-from pochade.files import atomic_file, write_json
+from pochade.files import atomic_file, atomic_folder, write_bytes, write_json, write_text
 from pochade.images.decode import MAX_MEGAPIXELS, BadImage, load_image, square
 from pochade.images.sheets import sheet
 
@@ -99,12 +98,7 @@ def prepare(
     parts = {s: _open(source, path, size, s, reading) for s in splits} if rows is None else {}
     if format == "folder" and not (rows.captioned if rows else all(all(part.captions) for part in parts.values())):
         raise PochadeError(f"format: folder given, but {path} has classes and no captions: allowed is shards")
-    partial = out.with_name(f".{out.name}.partial")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        if partial.exists():
-            shutil.rmtree(partial)
-        partial.mkdir()
+    with atomic_folder(out, replace=True) as partial:
         counts = dict.fromkeys(splits, 0)
         examples: list[tuple[Image.Image, str]] = []
 
@@ -138,11 +132,6 @@ def prepare(
         write_json(partial / REPORT, report)
         with atomic_file(partial / PREVIEW) as file:
             sheet([i for i, _ in examples], [c for _, c in examples]).save(file, "PNG")
-        move(partial, out)
-    except OSError as error:
-        raise FailureError(f"out: {out} could not be written: {error}") from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
@@ -334,24 +323,8 @@ class _FolderWriter:
         return self
 
     def add(self, record: Record) -> None:
-        (self.folder / f"{record.key}{record.suffix}").write_bytes(record.image)
-        (self.folder / f"{record.key}.txt").write_text("\n".join(record.captions) + "\n", encoding="utf-8")
+        write_bytes(self.folder / f"{record.key}{record.suffix}", record.image)
+        write_text(self.folder / f"{record.key}.txt", "\n".join(record.captions) + "\n")
 
     def __exit__(self, *_: object) -> None:
         pass
-
-
-def move(partial: Path, out: Path) -> None:
-    """Gives ``partial`` the name ``out``, the old content of which goes only then."""
-    if not out.exists():
-        partial.rename(out)
-        return
-    old = out.with_name(f".{out.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
-    out.rename(old)
-    try:
-        partial.rename(out)
-    except BaseException:
-        old.rename(out)
-        raise
-    shutil.rmtree(old)

@@ -25,6 +25,7 @@ from pochade.export.onnx import (
     export_text_encoder,
 )
 from pochade.export.quantize import quantise
+from pochade.files import write_text
 from pochade.pipelines.checks import check_count
 from pochade.pipelines.recipe_metadata import versions
 
@@ -171,7 +172,7 @@ def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: s
     vocabulary = None
     if tokenizer is not None:
         vocabulary = folder / "tokenizer.json"
-        vocabulary.write_text(tokenizer, encoding="utf-8")
+        write_text(vocabulary, tokenizer)
     files: dict[str, dict[str, Path]] = {"fp32": {}, "int8": {}}
     errors: dict[str, float] = {}
     for name in names:
