@@ -124,6 +124,30 @@ def test_outside_its_interval_guidance_is_off(image_scale: float | None):
     torch.testing.assert_close(edge, GuidedDenoiser(Linear(), Guidance(5.0))(z, torch.full((B,), 0.5), text()).velocity)
 
 
+def test_outside_its_interval_only_the_conditional_branch_is_computed():
+    denoiser, (z, _) = Linear(), inputs()
+    guided = GuidedDenoiser(denoiser, Guidance(3.0, image_scale=2.0, interval=(0.3, 0.6)))
+    for t in (0.9, 0.6, 0.3, 0.2):
+        guided(z, torch.full((B,), t), text(source=image()))
+    assert denoiser.batches == [B, 3 * B, 3 * B, B]
+
+
+def test_branches_that_begin_with_the_interval_take_over_the_state():
+    z, _ = inputs()
+    guided = GuidedDenoiser(Linear(), Guidance(3.0, interval=(0.3, 0.6)))
+    before = guided(z, torch.full((B,), 0.9), text(2.0))
+    within = guided(z, torch.full((B,), 0.5), text(2.0), state=before.state)
+    after = guided(z, torch.full((B,), 0.1), text(2.0), state=within.state)
+    assert before.state is not None
+    assert within.state is not None
+    assert after.state is not None
+    counts = torch.arange(1, 2 * B + 1)
+    torch.testing.assert_close(before.state, 2.09 * counts[:B])
+    torch.testing.assert_close(within.state[:B], before.state + 2.05 * counts[:B])
+    torch.testing.assert_close(within.state[B:], before.state + 0.05 * counts[B:])
+    torch.testing.assert_close(after.state, within.state[:B] + 2.01 * counts[:B])
+
+
 def test_every_branch_keeps_its_own_state():
     z, t = inputs()
     guided = GuidedDenoiser(Linear(), Guidance(3.0))

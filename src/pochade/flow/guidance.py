@@ -10,6 +10,9 @@ from pochade.types import Conditioning, Denoiser, DenoiserOutput
 
 Scale = float | Tensor
 
+EVERYWHERE = (0.0, 1.0)
+"""The interval of all times."""
+
 
 @dataclass(frozen=True)
 class Guidance:
@@ -18,19 +21,31 @@ class Guidance:
     Attributes:
         scale: s in v_0 + s (v_c - v_0); a number, or [B] for one a row. 1 is no guidance and costs one branch.
         image_scale: with a source image, the scale of the image against nothing; None where there is none.
-        interval: guidance applies for t inside [low, high] (2404.07724); outside it the scales are 1.
+        interval: guidance applies for t in [low, high] (2404.07724); outside it the scales are 1, at the cost of one
+            branch.
     """
 
     scale: Scale = 1.0
     image_scale: Scale | None = None
-    interval: tuple[float, float] = (0.0, 1.0)
+    interval: tuple[float, float] = EVERYWHERE
 
     @property
     def branches(self) -> int:
-        """How many forward passes a step takes: 1, 2, or 3 with two scales."""
+        """Rows of the network's batch for each row of the latents inside the interval: 1, 2, or 3 with two scales."""
         if self.image_scale is not None:
             return 3
         return 1 if not isinstance(self.scale, Tensor) and self.scale == 1 else 2
+
+    def inside(self, t: Tensor) -> Tensor:
+        """Whether guidance applies at t [B], bool [B]."""
+        low, high = self.interval
+        return (t >= low) & (t <= high)
+
+    def branches_at(self, t: Tensor) -> int:
+        """``branches`` where guidance applies at any t [B], else 1."""
+        if self.branches == 1 or self.interval == EVERYWHERE:  # without waiting for the device
+            return self.branches
+        return self.branches if bool(self.inside(t).any()) else 1
 
 
 def _column(scale: Scale, like: Tensor) -> Tensor:
@@ -41,7 +56,9 @@ def _column(scale: Scale, like: Tensor) -> Tensor:
 class GuidedDenoiser:
     """A denoiser with guidance: the same call, branches joined along the batch into one forward pass.
 
-    ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own.
+    ``denoiser(latents, t, conditioning, state=...)`` where ``state`` is that of all branches: each keeps its own. At
+    times outside the guidance interval only the conditional branch is computed; its state is what the others start
+    from where the interval begins.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
     conditioning) stands where it would be dropped. A reference is dropped together with the text, as it is
     in 2308.06721, section 3.2.3, so that guidance leads towards both.
@@ -71,10 +88,13 @@ class GuidedDenoiser:
         state: Tensor | None = None,
         depth: int | None = None,
     ) -> DenoiserOutput:
-        guidance = self.guidance
-        if guidance.branches == 1:
-            return self.denoiser(latents, t, conditioning, state=state, depth=depth)
-        n = guidance.branches
+        guidance, rows = self.guidance, latents.shape[0]
+        n = guidance.branches_at(t)
+        if n == 1:
+            own = None if state is None else state[:rows]
+            return self.denoiser(latents, t, conditioning, state=own, depth=depth)
+        if state is not None and state.shape[0] == rows:
+            state = state.repeat(n, *[1] * (state.ndim - 1))
         out = self.denoiser(
             latents.repeat(n, 1, 1, 1),
             t.repeat(n),
@@ -82,14 +102,12 @@ class GuidedDenoiser:
             state=state,
             depth=depth,
         )
-        low, high = guidance.interval
-        inside = ((t >= low) & (t <= high)).view(-1, *[1] * (latents.ndim - 1))
+        inside = guidance.inside(t).view(-1, *[1] * (latents.ndim - 1))
         v = out.velocity.chunk(n)
         joined = v[1] + _column(guidance.scale, latents) * (v[0] - v[1])
         if guidance.image_scale is not None:
             # v = v(0, 0) + s_I (v(0, I) - v(0, 0)) + s_T (v(T, I) - v(0, I)), arranged  # noqa: ERA001
             joined = joined + (_column(guidance.image_scale, latents) - 1) * (v[1] - v[2])
-        rows = latents.shape[0]
         aux = {name: value[:rows] if value.ndim else value for name, value in out.aux.items()}
         return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, aux)
 

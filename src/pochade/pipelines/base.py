@@ -13,17 +13,19 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
-from torch import Tensor
+from torch import Tensor, nn
 
+from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
-from pochade.flow.guidance import Guidance, GuidedDenoiser
+from pochade.flow.guidance import EVERYWHERE, Guidance, GuidedDenoiser
 from pochade.flow.noise import rows_normal
-from pochade.flow.sampling import sample, steps_from
+from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub, register_components
 from pochade.pipelines.checks import (
     CALLBACK_TENSORS,
     check_components,
     check_count,
+    check_guidance_interval,
     check_scale,
     check_size,
     row_generators,
@@ -64,6 +66,7 @@ class Asked:
     each: int
     steps: int
     scale: float | Tensor
+    interval: tuple[float, float]
 
     @property
     def batch(self) -> int:
@@ -169,24 +172,30 @@ class PaintingPipeline(DiffusionPipeline):
         torch_dtype: torch.dtype | None = None,
         variant: str | None = None,
         allow_pickle: bool = False,
+        device: str | torch.device | None = None,
+        precision: str = "auto",
         **kwargs: Any,
     ) -> Self:
         """A pipeline by the name of a shipped model, from a folder, or from the hub (``owner/name``).
 
         Args:
             pretrained_model_name_or_path: see ``pochade.pipelines.hub.resolve``.
-            torch_dtype: of the parameters; float32 by default, whatever precision the files hold.
+            torch_dtype: of the parameters of all components; float32 by default, whatever precision the files hold.
             variant: as in ``diffusion_pytorch_model.<variant>.safetensors``.
             allow_pickle: read pickled weights where there is no safetensors file. A pickle can run code when
                 it is loaded: only for files that you trust.
+            device: ``auto``, ``cpu``, ``cuda`` or ``mps``: where to put the pipeline, as ``place`` does; None for the
+                CPU in float32.
+            precision: with a device and without ``torch_dtype``: that of ``place``.
             kwargs: components to use instead of the stored ones, and options of the hub (``revision``,
                 ``token``, ``cache_dir``, ``local_files_only``).
 
         Raises:
-            PochadeError: unknown model; damaged, missing, extra or wrongly shaped weights (all are named).
+            PochadeError: unknown model or device; damaged, missing, extra or wrongly shaped weights (all are named).
             FailureError: the hub cannot be reached.
         """
-        dtype = kwargs.pop("dtype", None) or torch_dtype or torch.float32
+        place = None if device is None else resolve_device(device)
+        dtype: torch.dtype | None = kwargs.pop("dtype", None) or torch_dtype
         settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
         names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
         given = {name: kwargs.pop(name) for name in names & set(kwargs)}
@@ -194,13 +203,38 @@ class PaintingPipeline(DiffusionPipeline):
         if kwargs:
             raise PochadeError(f"from_pretrained: {', '.join(sorted(kwargs))} given, which it does not have")
         folder = hub.resolve(pretrained_model_name_or_path, **options)
-        components = load_components(folder, given, dtype=dtype, variant=variant, allow_pickle=allow_pickle)
+        components = load_components(
+            folder, given, dtype=dtype or torch.float32, variant=variant, allow_pickle=allow_pickle
+        )
         wrong = sorted(set(components) - names) + sorted({"autoencoder", "denoiser"} - set(components))
         if wrong:
             raise PochadeError(f"{folder}: components {', '.join(wrong)} are missing or not of {cls.__name__}")
         pipe = cls(**components, **hub.defaults(folder) | settings)
         pipe.register_to_config(_name_or_path=str(folder))
-        return pipe
+        if place is None:
+            return pipe
+        return pipe.place(place, precision) if dtype is None else pipe.to(place)
+
+    def place(self, device: str | torch.device = "auto", precision: str = "auto") -> Self:
+        """Move all components to a device, denoiser and autoencoder in a precision; the pipeline itself.
+
+        The text encoder stays in float32, and so does the integration: what is rounded are the networks alone.
+
+        Args:
+            device: ``auto`` (cuda, else mps, else cpu), ``cpu``, ``cuda`` or ``mps``.
+            precision: ``fp32``, ``bf16``, ``fp16``, or ``auto``: bf16 on a GPU that computes in it, else fp32.
+
+        Raises:
+            PochadeError: the device or the precision is unknown, or the device is not here.
+        """
+        place = resolve_device(device)
+        dtype = resolve_precision(precision, place)
+        self.to(place)
+        for network in (self.denoiser, self.autoencoder):
+            nn.Module.to(
+                network, dtype=dtype
+            )  # diffusers' own ``to`` warns of modules to keep in float32: there are none
+        return self
 
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
@@ -243,8 +277,10 @@ class PaintingPipeline(DiffusionPipeline):
         guidance_scale: float | Sequence[float] | Tensor,
         num_images_per_prompt: int,
         pictures: int = 1,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Asked:
         """The request of a call with so many source ``pictures``. Raises PochadeError where parts do not fit."""
+        check_guidance_interval(guidance_interval)
         prompts, embeds = self._prompts(prompt, prompt_embeds)
         rows = len(prompts) if prompts is not None else embeds.batch_size or 1
         if rows == 1 and pictures > 1:
@@ -258,7 +294,21 @@ class PaintingPipeline(DiffusionPipeline):
             raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
         self._guidance_scale = float(scale) if not scale.ndim else scale
         negatives = self._negatives(negative_prompt, prompts)
-        return Asked(prompts, embeds, negatives, rows, num_images_per_prompt, num_inference_steps, self._guidance_scale)
+        return Asked(
+            prompts,
+            embeds,
+            negatives,
+            rows,
+            num_images_per_prompt,
+            num_inference_steps,
+            self._guidance_scale,
+            guidance_interval,
+        )
+
+    def _sampling_denoiser(self) -> Denoiser:
+        """The denoiser, taking latents in float32 where its own precision is half of that."""
+        dtype = self.denoiser.dtype
+        return self.denoiser if dtype == _at_least_float32(dtype) else CastDenoiser(self.denoiser, dtype)
 
     def _conditioning(self, asked: Asked, parts: Mapping[str, Tensor]) -> tuple[Conditioning, Conditioning | None]:
         """What the denoiser is told, and instead of it in the other branch of guidance; ``parts`` one a prompt."""
@@ -291,7 +341,8 @@ class PaintingPipeline(DiffusionPipeline):
         ``image_scale`` is that of ``Guidance``.
         """
         conditioning, negative = self._conditioning(asked, parts or {})
-        guided = GuidedDenoiser(denoiser or self.denoiser, Guidance(asked.scale, image_scale), negative)
+        guidance = Guidance(asked.scale, image_scale, asked.interval)
+        guided = GuidedDenoiser(denoiser or self._sampling_denoiser(), guidance, negative)
         self._interrupt = False
         self._num_timesteps = 0
         total = steps_from(strength, asked.steps)
@@ -311,7 +362,8 @@ class PaintingPipeline(DiffusionPipeline):
                     raise _InterruptedSampling(predicted)
                 return replaced
 
-            place: dict[str, Any] = {"device": self._execution_device, "dtype": self.denoiser.dtype}
+            dtype = _at_least_float32(self.denoiser.dtype)
+            place: dict[str, Any] = {"device": self._execution_device, "dtype": dtype}
             try:
                 return sample(
                     guided,
@@ -417,6 +469,10 @@ class PaintingPipeline(DiffusionPipeline):
             return images
         arrays = images.permute(0, 2, 3, 1).numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(np.ascontiguousarray(arrays))
+
+
+def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
 
 
 def finite(latents: Tensor) -> Tensor:

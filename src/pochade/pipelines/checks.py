@@ -68,6 +68,13 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
 
 
+def check_guidance_interval(interval: Any) -> None:
+    """Raises PochadeError where an interval of guidance is no pair LOW < HIGH in [0, 1]."""
+    pair = tuple(interval) if isinstance(interval, list | tuple) else ()
+    if len(pair) != 2 or not all(isinstance(t, int | float) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
+        raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
+
+
 def check_image_scale(scale: Any) -> None:
     """Raises PochadeError where a scale of guidance towards a picture is neither None nor a finite number."""
     if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):

@@ -129,7 +129,7 @@ class EditingPipeline(PaintingPipeline):
             parts["task"] = torch.full((asked.rows,), TASKS.index(task), device=shown.device)
         denoiser: Denoiser | None = None
         if tile is not None and max(shape[1:]) > tile:
-            denoiser = TiledDenoiser(self.denoiser, tile, tile // 2)
+            denoiser = TiledDenoiser(self._sampling_denoiser(), tile, tile // 2)
         painted = self._integrate(
             asked,
             noise,

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import usual_strength
@@ -41,6 +42,7 @@ class ImageToImagePipeline(EditingPipeline):
         size: int | None = None,
         instruction: str | Sequence[str] | None = None,
         image_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
         """Repaint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in text to image.
 
@@ -88,6 +90,7 @@ class ImageToImagePipeline(EditingPipeline):
             guidance_scale,
             num_images_per_prompt,
             len(pictures),
+            guidance_interval,
         )
         if instruction is None:
             warn_if_forgotten(strength)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import INPAINT_STRENGTH
@@ -47,6 +48,7 @@ class InpaintPipeline(EditingPipeline):
         size: int | None = None,
         instruction: str | Sequence[str] | None = None,
         image_guidance_scale: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
         """Paint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
 
@@ -89,6 +91,7 @@ class InpaintPipeline(EditingPipeline):
             guidance_scale,
             num_images_per_prompt,
             given,
+            guidance_interval,
         )
         if {len(pictures), len(masks)} - {1, asked.rows}:
             raise PochadeError(

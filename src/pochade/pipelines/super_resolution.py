@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, resample
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
@@ -63,6 +64,7 @@ class SuperResolutionPipeline(EditingPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
         size: int | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
         """Enlarge B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
 
@@ -107,6 +109,7 @@ class SuperResolutionPipeline(EditingPipeline):
             guidance_scale,
             num_images_per_prompt,
             len(pictures),
+            guidance_interval,
         )
         side = size or self.default_size
         images = self._repaint(

@@ -17,7 +17,8 @@ class TiledDenoiser:
     are blended (2302.08113 eq. 5), so that all steps work on one picture, without seams.
 
     The same call as a denoiser's. A tile is told its own part of a source and a mask, and all else as it is (there is
-    no control); every tile carries its own state from step to step, and ``aux`` is the mean over the tiles.
+    no control). Every tile carries its own state from step to step, [B, tiles, ...] for all; ``aux`` is the mean
+    over the tiles.
 
     Args:
         denoiser: of any family.
@@ -45,7 +46,12 @@ class TiledDenoiser:
         places = [(row, column) for row in rows for column in columns]
         many = max(1, AT_ONCE // B)
         groups = [places[i : i + many] for i in range(0, len(places), many)]
-        carried = [None] * len(groups) if state is None else state.split([B * len(group) for group in groups])
+        # A tile's rows are those of the batch, the state that is handed over has the batch axis first.
+        carried = (
+            [None] * len(groups)
+            if state is None
+            else [part.transpose(0, 1).flatten(0, 1) for part in state.split([len(group) for group in groups], dim=1)]
+        )
         velocity = torch.zeros_like(latents)
         outputs: list[DenoiserOutput] = []
         for group, own in zip(groups, carried, strict=True):
@@ -57,13 +63,13 @@ class TiledDenoiser:
             for ((y, h, down), (x, w, across)), part in zip(group, out.velocity.split(B), strict=True):
                 weight = down.to(part)[:, None] * across.to(part)
                 velocity[:, :, y : y + h, x : x + w] += weight * part
-        states = [out.state for out in outputs if out.state is not None]
+        states = [out.state.unflatten(0, (-1, B)).transpose(0, 1) for out in outputs if out.state is not None]
         told_of = {
             name: torch.cat([out.aux[name].float() for out in outputs]).unflatten(0, (-1, B)).mean(0)
             for name, value in outputs[0].aux.items()
             if value.ndim
         }
-        return DenoiserOutput(velocity, torch.cat(states) if states else None, told_of)
+        return DenoiserOutput(velocity, torch.cat(states, dim=1) if states else None, told_of)
 
 
 def _inside(conditioning: Conditioning, y: int, height: int, x: int, width: int) -> Conditioning:

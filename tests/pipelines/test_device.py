@@ -1,0 +1,102 @@
+"""Where a pipeline computes, in which precision, and at which times it is guided."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pochade.errors import PochadeError
+from pochade.pipelines.image_to_image import ImageToImagePipeline
+from pochade.pipelines.super_resolution import SuperResolutionPipeline
+from pochade.pipelines.text_to_image import TextToImagePipeline
+
+
+def seed(value: int) -> torch.Generator:
+    return torch.Generator().manual_seed(value)
+
+
+def loaded(folder: Path, kind: type[Any] = TextToImagePipeline, **options: Any) -> Any:
+    pipe = kind.from_pretrained(folder, **options)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def generate(pipe: Any, **changes: Any) -> Any:
+    options = {"num_inference_steps": 3, "generator": seed(7), "output_type": "pt", **changes}
+    return pipe("a red apple", **options).images
+
+
+def test_half_precision_is_of_the_networks_alone(toy_pipeline_folder: Path) -> None:
+    exact = generate(loaded(toy_pipeline_folder))
+    for precision, dtype in (("bf16", torch.bfloat16), ("fp16", torch.float16)):
+        pipe = loaded(toy_pipeline_folder, device="cpu", precision=precision)
+        assert (pipe.denoiser.dtype, pipe.autoencoder.dtype) == (dtype, dtype)
+        assert pipe.text_encoder.dtype == torch.float32
+        assert generate(pipe, output_type="latent").dtype == torch.float32
+        difference = (generate(pipe) - exact).abs()
+        assert 0 < float(difference.mean()) < 0.02
+
+
+def test_many_small_steps_are_not_lost_in_half_precision(toy_pipeline_folder: Path) -> None:
+    """64 steps of less than a rounding error of bfloat16 each: the sampler adds them up in float32."""
+    exact = generate(loaded(toy_pipeline_folder), num_inference_steps=64, output_type="latent")
+    half = generate(
+        loaded(toy_pipeline_folder, device="cpu", precision="bf16"), num_inference_steps=64, output_type="latent"
+    )
+    assert float((half - exact).std() / exact.std()) < 0.02
+
+
+def test_on_the_cpu_the_default_is_float32(toy_pipeline_folder: Path) -> None:
+    usual = loaded(toy_pipeline_folder)
+    placed = loaded(toy_pipeline_folder, device="cpu")
+    moved = loaded(toy_pipeline_folder).to("cpu")
+    pictures = [generate(pipe) for pipe in (usual, placed, moved)]
+    assert torch.equal(pictures[0], pictures[1])
+    assert torch.equal(pictures[0], pictures[2])
+    assert placed.denoiser.dtype == torch.float32
+
+
+def test_torch_dtype_is_of_all_components(toy_pipeline_folder: Path) -> None:
+    pipe = loaded(toy_pipeline_folder, device="cpu", torch_dtype=torch.float64)
+    assert {part.dtype for part in (pipe.denoiser, pipe.autoencoder, pipe.text_encoder)} == {torch.float64}
+
+
+def test_unknown_places(toy_pipeline_folder: Path) -> None:
+    with pytest.raises(PochadeError, match="device: 'gpu' given, allowed are auto, cpu, cuda, mps"):
+        loaded(toy_pipeline_folder, device="gpu")
+    with pytest.raises(PochadeError, match="precision: 'int8' given, allowed are auto, fp32, bf16, fp16"):
+        loaded(toy_pipeline_folder, device="cpu", precision="int8")
+
+
+def test_a_half_precision_pipeline_edits_and_enlarges_in_tiles(toy_pipeline_folder: Path) -> None:
+    image = torch.rand(1, 3, 40, 56, generator=seed(0))
+    for kind, options in ((ImageToImagePipeline, {"strength": 0.5}), (SuperResolutionPipeline, {"factor": 2})):
+        exact = generate(loaded(toy_pipeline_folder, kind), image=image, **options)
+        half = generate(loaded(toy_pipeline_folder, kind, device="cpu", precision="bf16"), image=image, **options)
+        assert half.dtype == torch.float32
+        assert 0 < float((half - exact).abs().mean()) < 0.05
+
+
+def test_guidance_over_an_interval(toy_pipeline_folder: Path) -> None:
+    pipe = loaded(toy_pipeline_folder)
+    rows: list[int] = []
+    pipe.denoiser.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    options = {"num_inference_steps": 4, "guidance_scale": 6.0}  # t is 1, 0.75, 0.5, 0.25
+    everywhere = generate(pipe, **options)
+    assert torch.equal(generate(pipe, **options, guidance_interval=(0.0, 1.0)), everywhere)
+    assert rows == [2] * 8
+    rows.clear()
+    within = generate(pipe, **options, guidance_interval=(0.4, 0.8))
+    assert rows == [1, 2, 2, 1]
+    assert not torch.allclose(within, everywhere, atol=1e-3)
+    never = generate(pipe, **options, guidance_interval=(0.8, 0.9))
+    assert torch.equal(never, generate(pipe, num_inference_steps=4, guidance_scale=1.0))
+
+
+@pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (0.5,), 0.5, (float("nan"), 1)])
+def test_intervals_that_are_none(toy_pipeline_folder: Path, interval: Any) -> None:
+    with pytest.raises(
+        PochadeError, match=r"guidance_interval: .* given, allowed are two times LOW < HIGH in \[0, 1\]"
+    ):
+        generate(loaded(toy_pipeline_folder), guidance_interval=interval)
