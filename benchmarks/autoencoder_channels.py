@@ -17,6 +17,7 @@ import torch
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
+from pochade.files import write_text
 from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
 
 BATCH = 4
@@ -73,8 +74,7 @@ def main() -> None:
     pixels = np.stack([held.pixels(variants[0]) for variants in held.concepts])
     held_out = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
     rows = [train(c, arguments.steps, data, held_out, arguments.threads) for c in arguments.channels]
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(rows, indent=1) + "\n")
+    write_text(arguments.out, json.dumps(rows, indent=1) + "\n")
     for row in rows:
         figures = f"{row['held_out_psnr']:.2f} dB, perceptual {row['perceptual']:.3f}, {row['seconds']:.0f} s"
         print(f"C = {row['channels']:2d}: {figures}")

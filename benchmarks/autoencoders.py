@@ -22,10 +22,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import write
+from measuring import write_png
 from pochade.evaluation.reconstruction import psnr, sharpness, ssim
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
+from pochade.files import write_text
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.recipes.autoencoders import load_autoencoder
@@ -264,13 +265,12 @@ def main() -> None:
     about = {"source": args.source, "size": args.size, "pictures": len(pictures), "range": RANGE}
     text = markdown(groups, about)
     record = {**about, "groups": [[asdict(e) for e in group] for group in groups]}
-    write(args.output / "benchmarks" / f"{args.name}.md", text)
-    write(args.output / "benchmarks" / f"{args.name}.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / "benchmarks" / f"{args.name}.md", text)
+    write_text(args.output / "benchmarks" / f"{args.name}.json", json.dumps(record, indent=2) + "\n")
     rows = len(images[0])
     cells = [column[row] for row in range(rows) for column in images]
     page = sheet(cells, labels * rows, columns=len(images), cell=128)
-    (args.output / "images").mkdir(parents=True, exist_ok=True)
-    page.save(args.output / "images" / f"{args.name}.png", optimize=True)
+    write_png(args.output / "images" / f"{args.name}.png", page)
     print(text)
 
 

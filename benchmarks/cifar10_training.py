@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from pochade import denoisers
+from pochade.files import write_text
 from pochade.recipes.lrf import cifar10
 from pochade.training.loop import train
 from pochade.training.stage import Stage, override
@@ -67,8 +68,7 @@ def main() -> None:
         "published": PUBLISHED,
         "seconds_measured": time.perf_counter() - start,
     }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(row, indent=1) + "\n")
+    write_text(arguments.out, json.dumps(row, indent=1) + "\n")
     share = measured["seconds_data"] / measured["seconds_per_step"]
     print(
         f"{measured['seconds_per_step']:.3f} s a step ({share:.1%} of it waiting for data), "

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring import processor, timed, write
+from measuring import processor, timed
 from pochade.autoencoders.tiny_decoder import SIZES, TinyVAEDecoder, for_autoencoder
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.reconstruction import psnr
 from pochade.export.onnx import export_decoder
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
+from pochade.files import write_text
 from pochade.pipelines.loading import load_component
 from pochade.recipes.autoencoders import load_autoencoder
 
@@ -199,8 +200,10 @@ def main() -> None:
     }
     rows = list(entries.values())
     text = markdown(rows, about)
-    write(args.output / "decoders.md", text)
-    write(args.output / "decoders.json", json.dumps({**about, "entries": [asdict(e) for e in rows]}, indent=2) + "\n")
+    write_text(args.output / "decoders.md", text)
+    write_text(
+        args.output / "decoders.json", json.dumps({**about, "entries": [asdict(e) for e in rows]}, indent=2) + "\n"
+    )
     print(text)
 
 

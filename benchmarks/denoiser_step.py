@@ -22,8 +22,9 @@ from diffusers import PixArtTransformer2DModel, SanaTransformer2DModel
 from diffusers import __version__ as diffusers_version
 from torch import nn
 
-from measuring import MATRIX, counted, processor, rounds_for, timed, write
+from measuring import MATRIX, counted, processor, rounds_for, timed
 from pochade.denoisers import build
+from pochade.files import write_text
 from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -355,9 +356,9 @@ def main() -> None:
         "matmul_gigaflop_per_second": max(rate for rate in rates if math.isfinite(rate)),
     }
     file = family.file or f"{args.family}_step"
-    write(args.output / f"{file}.md", markdown(args.family, entries, about))
+    write_text(args.output / f"{file}.md", markdown(args.family, entries, about))
     record = {**about, "entries": [asdict(e) for e in entries]}
-    write(args.output / f"{file}.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / f"{file}.json", json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -24,10 +24,11 @@ from PIL import Image
 from torch import Tensor
 
 import pochade
-from measuring import quality, write, write_png
+from measuring import quality, write_png
 from pochade.data.sources.pairs.openmoji import EDITS, OpenMojiPairs
 from pochade.data.sources.pairs.pair import DIFFERENT, Pair
 from pochade.evaluation.report import evaluate
+from pochade.files import write_text
 from pochade.images.canvas import resample
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
@@ -278,7 +279,7 @@ def main() -> None:
         record["rows"] = [row for row in record["rows"] if (row["model"], row["task"]) not in made] + bench.rows
         record[name] = {"size": bench.size, "steps": args.steps}
         record[name] |= {"guidance": args.guidance, "image guidance": args.image_guidance}
-        write(path, json.dumps(record, indent=2) + "\n")
+        write_text(path, json.dumps(record, indent=2) + "\n")
         if bench.shown:
             page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)
             write_png(args.output / "images" / f"editing-{name.replace(':', '-')}.png", page)

@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from pochade.files import write_text
 from pochade.nn.manhattan import ManhattanMixer
 from pochade.nn.spectral import SpectralMixer
 
@@ -164,10 +165,7 @@ def main() -> None:
         "time_64_over_16": grown,
         "entries": [asdict(e) for e in entries],
     }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = options.output.with_suffix(".json.tmp")
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(options.output)
+    write_text(options.output, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from measuring import write, write_png
+from measuring import write_png
 from pochade.data.sources.openmoji import OpenMoji
+from pochade.files import write_text
 from pochade.images.edges import edges, edges_image
 from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -89,7 +90,7 @@ def main() -> None:
                 ("no words", pictures["no words"][i]),
                 (captions[i] + ", no edges", pictures["not followed"][i]),
             ]
-    write(args.output / "benchmarks" / "iris_control.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / "benchmarks" / "iris_control.json", json.dumps(record, indent=2) + "\n")
     page = sheet([image for _, image in shown], [text for text, _ in shown], columns=8, cell=pipe.default_size)
     write_png(args.output / "images" / "iris-control.png", page)
 

@@ -12,8 +12,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measuring import quality, write
+from measuring import quality
 from pochade.evaluation.report import evaluate
+from pochade.files import write_text
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -96,7 +97,7 @@ def main() -> None:
         record |= {"trained": [min(depths), max(depths)], "steps": args.steps, "samples": args.samples}
         rows = [measure(name, folder or name, depth, args) for depth in sorted(args.depths)]
         record["rows"] = [row for row in record["rows"] if row["model"] != name] + rows
-        write(args.output, json.dumps(record, indent=2) + "\n")
+        write_text(args.output, json.dumps(record, indent=2) + "\n")
     draw(record, DOCS / "images" / "iris-depth.svg")
 
 

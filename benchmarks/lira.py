@@ -20,8 +20,9 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the memory profile is silent; 
 import torch
 from torch import Tensor, nn
 
-from measuring import counted, processor, rounds_for, timed, write
+from measuring import counted, processor, rounds_for, timed
 from pochade.denoisers import build
+from pochade.files import write_text
 from pochade.types import Conditioning
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks" / "lira.json"
@@ -219,7 +220,7 @@ def main() -> None:
             for row in reasoning(v, side, args.text_tokens, args.rounds)
         ],
     }
-    write(args.output, json.dumps(record, indent=2) + "\n")
+    write_text(args.output, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from measuring import write
 from pochade.data.sources.openmoji import OpenMoji
+from pochade.files import write_text
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
@@ -129,7 +129,7 @@ def main() -> None:
     order = sorted(range(len(prompts)), key=lambda i: means[i])
     record["shortest"] = [[prompts[i], means[i]] for i in order[:8]]
     record["longest"] = [[prompts[i], means[i]] for i in order[-8:]]
-    write(args.output / "benchmarks" / "lira_thinking.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / "benchmarks" / "lira_thinking.json", json.dumps(record, indent=2) + "\n")
     draw(groups, args.output / "images" / "lira-thinking.svg")
     print(json.dumps(record, indent=2))
 

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
+from pochade.files import atomic_file
 from pochade.nn.scan import operators
 
 MATRIX = 1024
@@ -101,17 +103,7 @@ def quality(report: dict[str, Any]) -> dict[str, Any]:
     return row
 
 
-def write(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    temporary.replace(path)
-
-
-def write_png(path: Path, picture: Any) -> None:
-    """Writes a PIL picture whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(path.suffix + ".tmp")
-    picture.save(temporary, format="PNG", optimize=True)
-    temporary.replace(path)
+def write_png(path: Path, picture: Image.Image) -> None:
+    """A picture as a small PNG file."""
+    with atomic_file(path) as file:
+        picture.save(file, format="PNG", optimize=True)

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from measuring import counted, processor, timed, write
+from measuring import counted, processor, timed
 from pochade import denoisers
 from pochade.evaluation.profile.models import load, open_gates
+from pochade.files import write_text
 from pochade.recipes.studies import STUDIES
 from pochade.training.stage import read_options
 from pochade.types import Conditioning
@@ -108,7 +109,7 @@ def main() -> None:
         "batch": args.batch,
         "switches": switches(args.batch, args.rounds),
     }
-    write(args.output, json.dumps(record, indent=2) + "\n")
+    write_text(args.output, json.dumps(record, indent=2) + "\n")
     print(json.dumps(record, indent=2))
 
 

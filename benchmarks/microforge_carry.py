@@ -17,9 +17,10 @@ from typing import Any
 
 import torch
 
-from measuring import quality, write
+from measuring import quality
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.report import evaluate
+from pochade.files import write_text
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
@@ -98,7 +99,7 @@ def main() -> None:
         carries = TextToImagePipeline.from_pretrained(folder or name).denoiser.state_shape is not None
         rows = [measure(name, folder or name, kept, args) for kept in ((True, False) if carries else (False,))]
         record["rows"] = [row for row in record["rows"] if row["model"] != name] + rows
-        write(args.output, json.dumps(record, indent=2) + "\n")
+        write_text(args.output, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,11 +15,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import processor, write
+from measuring import processor
 from pochade import denoisers
 from pochade.errors import PochadeError
 from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE
 from pochade.evaluation.profile.costs import profile
+from pochade.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 NAMES = [
@@ -157,8 +158,8 @@ def main() -> None:
             failed = True
             continue
         record["profiles"][name] = {**found, "profile_seconds": time.perf_counter() - start}
-        write(path, json.dumps(record, indent=1) + "\n")
-        write(args.output / "profiles.md", markdown(record))
+        write_text(path, json.dumps(record, indent=1) + "\n")
+        write_text(args.output / "profiles.md", markdown(record))
         print(f"{name}: {record['profiles'][name]['profile_seconds']:.0f} s", flush=True)
     sys.exit(failed)
 

@@ -20,11 +20,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import write, write_png
+from measuring import write_png
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_pictures, to_pil, to_uint8
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.features import style
 from pochade.features.lite0 import load_lite0
+from pochade.files import write_text
 from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.sources import as_pictures, open_images
@@ -135,7 +136,7 @@ def main() -> None:
             row |= {"R@1": told.top1, "R@1 error": told.spread1}
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
-    write(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
     captions = [real["train"].captions[i] for i in spread(len(real["train"].captions), SHOWN[1])]
     page = _page(pipe, references, features, captions, args.steps)
     write_png(args.output / "images" / "reference.png", page)

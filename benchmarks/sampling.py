@@ -11,8 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measuring import quality, write
+from measuring import quality
 from pochade.evaluation.report import evaluate
+from pochade.files import write_text
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
@@ -55,7 +56,7 @@ def main() -> None:
     if args.distilled:
         rows += [measure(args.distilled, "distilled", "lcm", steps, 1.0, args) for steps in (4, 2, 1)]
     record = {"samples": rows[0]["train pictures"], "held_out": rows[0]["held_out pictures"], "rows": rows}
-    write(args.output, json.dumps(record, indent=2) + "\n")
+    write_text(args.output, json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -40,7 +40,8 @@ os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the memory profile is silent; 
 import torch
 from torch import Tensor
 
-from measuring import MATRIX, peak, processor, timed, write
+from measuring import MATRIX, peak, processor, timed
+from pochade.files import write_text
 from pochade.nn.scan import Backend, linear_recurrence, linear_recurrence_reference, selective_scan, use_backend
 from scans_plot import draw
 
@@ -421,7 +422,7 @@ def main() -> None:
         "rows": rows,
     }
     name = "scans" if options.device == "cpu" else f"scans_{options.device}"
-    write(options.output / "benchmarks" / f"{name}.json", json.dumps(record, indent=1) + "\n")
+    write_text(options.output / "benchmarks" / f"{name}.json", json.dumps(record, indent=1) + "\n")
     draw(record, options.output / "images" / f"benchmarks-{name.replace('_', '-')}.svg")
     for t in record["targets"]:
         sign = ">=" if t["at_least"] else "<="

@@ -17,6 +17,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from pochade.files import write_text
+
 LIMITS = {
     "import pochade": (0.2, None),
     "pochade --help": (0.5, None),
@@ -119,8 +121,7 @@ def main() -> None:
         figures = f"{row['seconds']:8.2f} {row['cpu']:8.2f} {row['mebibytes']:6.0f} {row['ratio_to_torch']:8.2f}"
         print(f"{name:16s} {figures}  {verdict}")
     if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(best, indent=2) + "\n")
+        write_text(options.json, json.dumps(best, indent=2) + "\n")
     sys.exit(1 if missed else 0)
 
 

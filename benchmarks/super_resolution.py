@@ -18,6 +18,7 @@ from torch import Tensor
 
 import pochade
 from pochade.data.sources.openmoji import OpenMoji
+from pochade.files import write_text
 from pochade.images.canvas import resample
 from pochade.images.decode import to_tensor
 from pochade.pipelines.super_resolution import agree
@@ -77,9 +78,8 @@ def main() -> None:
                 ]
                 rows.append(row(name, factor, strength, torch.cat(parts), truth))
 
-    DOCS.mkdir(parents=True, exist_ok=True)
     record = {"pictures": args.pictures, "size": SIZE, "steps": args.steps, "rows": rows}
-    (DOCS / "super_resolution.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    write_text(DOCS / "super_resolution.json", json.dumps(record, indent=1) + "\n")
     lines = [
         "# Super-resolution without training",
         "",
@@ -98,7 +98,7 @@ def main() -> None:
             if key == (r["name"], r["strength"])
         }
         lines.append(f"| {key[0]} | {'-' if key[1] is None else key[1]} | {cells[2]} | {cells[4]} |")
-    (DOCS / "super_resolution.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    write_text(DOCS / "super_resolution.md", "\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

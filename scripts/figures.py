@@ -21,6 +21,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 from tables import editing, models, scans  # noqa: E402
 
+from pochade.files import write_text  # noqa: E402
+
 CHECKPOINTS = "src/pochade/checkpoints"
 BENCHMARKS = "docs/benchmarks"
 MARKS = re.compile(r"(<!-- figures:begin((?: \w+)*) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
@@ -126,9 +128,7 @@ def main(arguments: Sequence[str], root: Path = ROOT) -> int:
         if after != before:
             stale.append(name)
             if "--check" not in arguments:
-                temporary = path.with_name(f".{path.name}.part")
-                temporary.write_text(after, encoding="utf-8")
-                temporary.replace(path)
+                write_text(path, after)
     if "--check" in arguments and stale:
         print(f"not up to date: {', '.join(stale)}; run make figures", file=sys.stderr)
         return 1

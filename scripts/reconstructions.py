@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from pochade.data.sources.openmoji import OpenMoji
+from pochade.files import atomic_file
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.recipes.run import load_autoencoder
@@ -24,7 +25,8 @@ def main() -> None:
     with torch.no_grad():
         decoded = autoencoder.decode(autoencoder.encode(images))
     pairs = [to_image(x) for pair in zip(images, decoded, strict=True) for x in pair]
-    sheet(pairs, ["original", "decoded"] * len(images)).save(OUT)
+    with atomic_file(OUT) as file:
+        sheet(pairs, ["original", "decoded"] * len(images)).save(file, format="PNG")
 
 
 if __name__ == "__main__":
