@@ -11,7 +11,6 @@ from torch import Tensor
 
 from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import BadImage, load_image, square, to_image, to_tensor
-from pochade.images.sheets import sheet
 
 
 def read_image(source: Path | bytes, *, size: int, **options) -> Tensor:
@@ -260,12 +259,3 @@ def test_a_file_is_read_by_its_content_not_by_its_name(tmp_path: Path):
     assert read_image(path, size=16).shape == (3, 16, 16)
     with pytest.raises(BadImage, match=r"unreadable"):
         read_image(tmp_path / "absent.png", size=16)
-
-
-def test_a_sheet_holds_every_picture_and_any_caption():
-    images = [Image.new("RGB", (8, 8), "red")] * 5
-    captions = ["a", "word " * 30, "x" * 200, "", "a cat"]
-    page = np.asarray(sheet(images, captions, columns=3, cell=32)).astype(int)
-    red = (page == [255, 0, 0]).all(-1).sum()
-    assert red == 5 * 32 * 32
-    assert page.shape[1] == 3 * 40 + 8

@@ -10,10 +10,11 @@ from torch import Tensor
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas
+from pochade.images.masks import inside_seam
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import INPAINT_STRENGTH
 from pochade.pipelines.editing import EditingPipeline, each
-from pochade.pipelines.pictures import inside_seam, read_masks, read_pictures
+from pochade.pipelines.pictures import read_masks, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 

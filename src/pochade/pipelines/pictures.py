@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
@@ -77,28 +76,6 @@ def read_masks(mask_image: Any, image: Any, size: tuple[int, int]) -> Tensor:
     if bool(marked.flatten(1).all(1).any()):
         warnings.warn("mask: all of it is white, so that nothing of the picture is kept", EditingWarning, stacklevel=3)
     return marked.float()
-
-
-def inside_seam(mask: Tensor, width: int) -> Tensor:
-    """How much of the new picture is shown, [m, 1, H, W] in [0, 1]: 0 outside the mask, rising within it.
-
-    From the border of the mask on it rises evenly over ``width`` pixels, or over half of how deep the mask is where
-    that is less, so that thin strokes are painted.
-    """
-    depth, rest = 0, mask
-    while depth < 2 * width and bool(rest.any()):
-        depth, rest = depth + 1, _erode(rest)
-    steps = min(width, depth // 2)
-    total, rest = mask, mask
-    for _ in range(steps):
-        rest = _erode(rest)
-        total = total + rest
-    return total / (steps + 1)
-
-
-def _erode(mask: Tensor) -> Tensor:
-    """Without the pixels that touch what is outside the mask; beyond the picture nothing is."""
-    return 1 - F.max_pool2d(1 - mask, 3, stride=1, padding=1)
 
 
 def _listed(value: Any, name: str) -> Sequence[Any]:
