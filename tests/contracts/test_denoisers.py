@@ -115,6 +115,20 @@ def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> N
     assert without == []
 
 
+def test_no_parameter_is_left_out_where_there_is_no_source(case: tuple[str, str], denoiser: Any) -> None:
+    """What distributed training asks of a task that does not say otherwise (``Task.has_unused``)."""
+    toy = FAMILIES[case[0]].toys[case[1]]
+    if toy.get("source", "none") != "none" or {"tasks", "controlled", "reference_dim"} & toy.keys():
+        return
+    denoiser.train()
+    latents, t = inputs_for(denoiser, 3, (4, 4))
+    conditioning = conditioning_for(denoiser, ("text", "class_label"), 3, (4, 4))
+    state = denoiser(latents, t, conditioning).state
+    out = denoiser(latents, t, conditioning, state=None if state is None else state.detach())
+    out.velocity.square().sum().backward()
+    assert [name for name, p in denoiser.named_parameters() if p.grad is None] == []
+
+
 @torch.no_grad()
 def test_batch_invariance(denoiser: Any, family: Family) -> None:
     latents, t = inputs_for(denoiser, 3, (4, 8))

@@ -188,6 +188,12 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     assert caught.value.exit_code == 1
     assert all(t.isfinite().all() for t in load_file(tmp_path / "checkpoint-00000004" / "model.safetensors").values())
 
+    # Nothing is written of the step itself, due or not.
+    due = tmp_path / "due"
+    with pytest.raises(FailureError, match=r"step 5: the loss is nan.*no earlier checkpoint"):
+        run(due, PlainTask(), Poisoned(), save_every=5, log_every=5, sample_every=5)
+    assert (due / "metrics.jsonl").read_text() == ""
+
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     class Kink(PlainTask):

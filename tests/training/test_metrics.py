@@ -21,9 +21,11 @@ def test_averages_and_bins() -> None:
         for _ in range(2):
             losses = torch.tensor([1.0, 3.0, 5.0, 7.0]) * scale
             window.add_part({"loss": losses.mean(), "share": torch.tensor(0.25), "t": t, "per_sample": losses})
+        window.add_norm(torch.tensor(scale))
         window.add_step(0.1, 0.3)
     line = window.line(alone, 1, 16)
     assert line["loss"] == pytest.approx(6.0)
+    assert line["gradient_norm"] == pytest.approx(1.5)
     assert line["share"] == pytest.approx(0.25)
     assert line["seconds_per_step"] == pytest.approx(0.4)
     assert line["seconds_data"] == pytest.approx(0.1)

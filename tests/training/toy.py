@@ -74,6 +74,8 @@ class ToyTask(Task):
 class PlainTask(ToyTask):
     """Without dropout and batch statistics: the same mathematics however the batch is split."""
 
+    has_unused = True
+
     def __init__(self) -> None:
         super().__init__()
         self.net = nn.Sequential(nn.Linear(WIDTH, 16), nn.SiLU(), nn.Linear(16, WIDTH))

@@ -46,19 +46,28 @@ class ZigzagScan(nn.Module):
         self.norm = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim)
 
-    def forward(self, u: Tensor, height: int, width: int) -> Tensor:
-        """[B, H W, D] -> [B, H W, D]."""
+    def orders(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+        """The path over an H x W grid and the way back to raster order, both [H W]."""
+        order = scan_order(self.path, height, width, device=device)
+        return order, inverse_order(order)
+
+    def forward(self, u: Tensor, height: int, width: int, orders: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """[B, H W, D] -> [B, H W, D].
+
+        ``orders`` as the method of that name gives them: scans along different paths that are told theirs share their
+        compiled code.
+        """
         check_grid(u, height, width)
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(x)
-        order = scan_order(self.path, height, width, device=u.device)
+        order, inverse = self.orders(height, width, u.device) if orders is None else orders
         along = reorder(x, order)
         dt, A, B, C = self.selection.inputs(reorder(self.selection(u), order))
         (dt_forth, dt_back), (A_forth, A_back) = dt.chunk(2, dim=-1), A.chunk(2)
         D_forth, D_back = self.selection.D.chunk(2)
         forth = selective_scan(along, dt_forth, A_forth, B[:, :, 0], C[:, :, 0], D_forth)
         back = selective_scan(along, dt_back, A_back, B[:, :, 1], C[:, :, 1], D_back, reverse=True)
-        y = reorder(forth + back, inverse_order(order))
+        y = reorder(forth + back, inverse)
         if self.local is not None:
             y = y + self.local(x, height, width)
         return self.out(F.layer_norm(y, y.shape[-1:], self.norm.to(y.dtype), eps=1e-6) * F.silu(gate))

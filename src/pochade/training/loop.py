@@ -8,18 +8,15 @@ A run's folder afterwards::
 Under ``torchrun`` every process holds the same weights and averages; rank 0 alone writes.
 """
 
-import atexit
 import errno
 import json
 import math
-import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from pochade.data.dataset import Dataset
+from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError
 from pochade.files import atomic_file, remove_orphans
 from pochade.tensors import write_tensors
@@ -40,9 +38,11 @@ from pochade.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for
 from pochade.training.ema import EMA, module_tensors
 from pochade.training.loader import Loader
 from pochade.training.metrics import MetricLog, Progress, Window
+from pochade.training.processes import join_processes
 from pochade.training.stage import Stage, differences
 from pochade.training.state import (
     load_optimizer,
@@ -55,7 +55,6 @@ from pochade.training.state import (
 from pochade.training.task import Batch, Task
 
 if TYPE_CHECKING:
-    from accelerate import Accelerator
     from PIL.Image import Image
 
 SampleSheet = Callable[[], "Image | None"]
@@ -102,7 +101,7 @@ def train(
         raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
     run = _Run(stage, task, dataset, folder, resume=resume, sample_sheet=sample_sheet, console=console)
     try:
-        with run.interruptible():
+        with run.interruptible(), products_for(stage.precision, run.device):
             run.steps()
         return run.finish()
     except OSError as error:
@@ -111,6 +110,18 @@ def train(
         raise FailureError(f"{folder}: the disk is full ({error}); {describe_last_good(folder)}") from error
     finally:
         run.close()
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a step gave, to be looked at while the next one runs."""
+
+    step: int
+    """Counted from 1."""
+    numbers: LateNumbers
+    """Loss, norm of the gradient, and how many processes were asked to stop; of several processes the sums."""
+    seen: list[tuple[Batch, Mapping[str, Tensor]]]
+    """Each part's batch and what the task made of it."""
 
 
 class _Run:
@@ -127,11 +138,13 @@ class _Run:
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
         self.sample_sheet = sample_sheet
-        self.accelerator = _accelerator()
-        self.device = self.accelerator.device
+        device = resolve_device(stage.device)
+        self.accelerator, self.device = join_processes(device, has_unused=task.has_unused)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
         self.main = self.rank == 0
         notes: list[str] = []
+        if stage.precision == "bf16" and is_bf16_slow(self.device):
+            notes.append("warning: precision bf16 given, but this CPU has no products in bf16: fp32 is faster here")
         saved = self._find(notes) if resume else None
         self.network = task.trainable()
         if saved is None and stage.initialise_from is not None:
@@ -154,7 +167,7 @@ class _Run:
         )
         self._prepare(saved)
         self.asked_to_stop = False  # by a signal to this process, at any moment
-        self.stop = False  # agreed on by all processes, in the step
+        self.stop = False  # agreed on by all processes, after the same step
         if self.main:
             try:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -181,10 +194,9 @@ class _Run:
 
     def _prepare(self, saved: Checkpoint | None) -> None:
         stage = self.stage
-        if stage.compile:
-            for module in self.task.compilable():
-                module.compile()
-        self.model: nn.Module = self.accelerator.prepare(self.task)
+        self.compiled = CompiledBlocks(self.task.compilable() if stage.compile else ())
+        self.compiled.start()
+        self.model: nn.Module = self.accelerator.prepare(self.task.to(self.device))
         self.network.train()
         self.ema = EMA(self.network, stage.ema_decay)
         groups = self.task.parameter_groups(stage.weight_decay, stage.learning_rate)
@@ -222,20 +234,25 @@ class _Run:
         )
 
     def steps(self) -> None:
-        stage, window, norms = self.stage, Window(), 0.0
+        stage, window = self.stage, Window()
         batches = iter(self.loader)
+        before: _Outcome | None = None
         try:
             while self.step < stage.steps:
                 began = time.perf_counter()
                 rate = stage.learning_rate_factor(self.step)
-                waited, norm = self._one_step(batches, rate, window)
-                norms += norm
+                waited, outcome = self._one_step(batches, rate, window)
                 self.step += 1
+                self._judge(before)
+                before = outcome
+                if self._due(stage.log_every, stage.save_every, stage.sample_every):
+                    self._judge(before)
+                    before = None
                 window.add_step(waited, time.perf_counter() - began - waited)
                 self.progress.step(self.step)
                 if self._due(stage.log_every):
-                    self._write_log(window, norms / window.steps, rate * stage.learning_rate)
-                    window, norms = Window(), 0.0
+                    self._write_log(window, rate * stage.learning_rate)
+                    window = Window()
                 if self._due(stage.save_every):
                     self._save()
                 if stage.sample_every and self._due(stage.sample_every) and not self.stop:
@@ -245,11 +262,11 @@ class _Run:
         finally:
             self.loader.close()
 
-    def _due(self, every: int) -> bool:
-        return self.step % every == 0 or self.step == self.stage.steps or self.stop
+    def _due(self, *every: int) -> bool:
+        return self.step == self.stage.steps or self.stop or any(n and self.step % n == 0 for n in every)
 
-    def _one_step(self, batches: Iterator[Batch], rate: float, window: Window) -> tuple[float, float]:
-        """One optimiser step; the seconds waited for data and the gradient's norm."""
+    def _one_step(self, batches: Iterator[Batch], rate: float, window: Window) -> tuple[float, _Outcome]:
+        """One optimiser step, of which a GPU has at the end been told, no more; the seconds waited for data."""
         waited, parts = 0.0, self.stage.accumulate
         self.task.begin_step(self.step / self.stage.steps)
         seen: list[tuple[Batch, Mapping[str, Tensor]]] = []
@@ -266,36 +283,43 @@ class _Run:
             outputs = {name: value.detach() for name, value in outputs.items()}
             window.add_part(outputs)
             seen.append((batch, outputs))
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip, foreach=True).item()
-        loss = torch.stack([outputs["loss"].float() for _, outputs in seen]).mean()
-        loss, self.stop = self._agree(loss.item())
-        if not math.isfinite(loss) or not math.isfinite(norm):
-            self._fail(loss, norm, seen)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip, foreach=True)
+        window.add_norm(norm)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step)
-        return waited, norm
+        loss = torch.stack([outputs["loss"].float() for _, outputs in seen]).mean()
+        stops = torch.full_like(loss, float(self.asked_to_stop))
+        numbers = LateNumbers(self._sum(torch.stack([loss, norm.float(), stops])))
+        return waited, _Outcome(self.step + 1, numbers, seen)
 
-    def _agree(self, loss: float) -> tuple[float, bool]:
-        """The loss over all processes, and whether one was asked to stop: all stop after the same step."""
+    def _judge(self, outcome: _Outcome | None) -> None:
+        """Raises FailureError where a step gave a number that is not finite; takes note of who is asked to stop.
+
+        It is asked of a step when the next one is under way, and before anything is written.
+        """
         if self.world_size == 1:
-            return loss, self.asked_to_stop
-        total, stop = self._sum(torch.tensor([loss, float(self.asked_to_stop)], device=self.device)).tolist()
-        return total / self.world_size, stop > 0
+            self.stop = self.asked_to_stop
+        if outcome is None:
+            return
+        loss, norm, stops = outcome.numbers.read()
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            self._fail(outcome, loss / self.world_size, norm / self.world_size)
+        self.stop = self.stop or stops > 0
 
     def _sum(self, values: Tensor) -> Tensor:
         return self.accelerator.reduce(values, reduction="sum") if self.world_size > 1 else values  # pyright: ignore[reportReturnType]
 
-    def _fail(self, loss: float, norm: float, seen: list[tuple[Batch, Mapping[str, Tensor]]]) -> None:
-        names = self._gather([name for batch, outputs in seen for name in _suspects(batch, outputs)])
-        first = self.step * self.stage.batch_size
+    def _fail(self, outcome: _Outcome, loss: float, norm: float) -> None:
+        names = self._gather([name for batch, outputs in outcome.seen for name in _suspects(batch, outputs)])
+        first = (outcome.step - 1) * self.stage.batch_size
         batch = f"batch of samples {first} to {first + self.stage.batch_size - 1} of the run"
         if names:
             batch += f" ({', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''})"
         what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
-        raise FailureError(f"step {self.step + 1}: the {what}; {batch}; {describe_last_good(self.folder)}")
+        raise FailureError(f"step {outcome.step}: the {what}; {batch}; {describe_last_good(self.folder)}")
 
     def _gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined in the order of ranks."""
@@ -305,18 +329,12 @@ class _Run:
 
         return gather_object(items)
 
-    def _write_log(self, window: Window, norm: float, rate: float) -> None:
+    def _write_log(self, window: Window, rate: float) -> None:
         line = window.line(self._sum, self.world_size, self.stage.batch_size)
         self.loss = line["loss"]
         if self.log is not None:
             epoch = self.step * self.stage.batch_size / len(self.dataset)
-            head = {
-                "step": self.step,
-                "epoch": epoch,
-                "loss": self.loss,
-                "learning_rate": rate,
-                "gradient_norm": norm,
-            }
+            head = {"step": self.step, "epoch": epoch, "loss": self.loss, "learning_rate": rate}
             line = head | line | {"processes": self.world_size}
             self.log.write(line)
             self.progress.log(line)
@@ -354,7 +372,7 @@ class _Run:
         modes = [(module, module.training) for module in self.task.modules()]
         self.task.eval()
         try:
-            with self.ema.applied(), torch.no_grad():
+            with self.compiled.suspended(), self.ema.applied(), torch.no_grad():
                 sheet = self.sample_sheet()
         finally:
             for module, training in modes:
@@ -381,9 +399,7 @@ class _Run:
         self.progress.close()
         if self.log is not None:
             self.log.close()
-        if self.stage.compile:
-            for module in self.task.compilable():
-                module._compiled_call_impl = None
+        self.compiled.stop()
 
     @contextmanager
     def interruptible(self) -> Iterator[None]:
@@ -403,33 +419,6 @@ class _Run:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
-
-
-def _accelerator() -> "Accelerator":
-    from accelerate import Accelerator
-    from accelerate.utils import DistributedDataParallelKwargs
-
-    threads = torch.get_num_threads()
-    # Precision is left to torch.autocast: accelerate allows one for the life of a process, stages differ.
-    # Without cpu=True accelerate runs each process of a CPU launch as if it were alone.
-    # A network may have parts that a task does not use, such as the path of a source picture.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(cpu=not torch.accelerator.is_available(), mixed_precision="no", kwargs_handlers=[unused])
-    torch.set_num_threads(threads)  # accelerate sets its own where several processes share the processor
-    asked = int(os.environ.get("WORLD_SIZE", "1"))
-    if accelerator.num_processes != asked:
-        raise FailureError(f"{asked} processes were launched, accelerate joined {accelerator.num_processes}")
-    if asked > 1:
-        _leave_group_at_exit()
-    return accelerator
-
-
-@cache
-def _leave_group_at_exit() -> None:
-    """The threads of the process group must end before the interpreter does, or the process aborts on its way out."""
-    from torch import distributed
-
-    atexit.register(lambda: distributed.destroy_process_group() if distributed.is_initialized() else None)
 
 
 def _load_tensors(network: nn.Module, saved: Checkpoint) -> None:

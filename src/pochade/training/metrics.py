@@ -25,6 +25,7 @@ class Window:
         self._parts = 0
         self._sums: dict[str, Tensor] = {}
         self._bins: Tensor | None = None
+        self._norms: Tensor | float = 0.0
 
     def add_part(self, outputs: Mapping[str, Tensor]) -> None:
         """Takes in what the task gave for one micro-batch."""
@@ -45,6 +46,10 @@ class Window:
         index = (t * T_BINS).long().clamp_(0, T_BINS - 1)
         self._bins.index_add_(1, index, torch.stack([losses, torch.ones_like(losses)]))
 
+    def add_norm(self, norm: Tensor) -> None:
+        """Takes in the norm of a step's gradient, a scalar and the same in all processes."""
+        self._norms = self._norms + norm.detach()
+
     def add_step(self, data_seconds: float, compute_seconds: float) -> None:
         """Counts one optimiser step."""
         self.steps += 1
@@ -55,6 +60,7 @@ class Window:
         """The averages over all processes; ``reduce_sum`` adds a tensor over them."""
         sums = reduce_sum(torch.stack(list(self._sums.values()))) / (self._parts * world_size)
         line: dict[str, Any] = dict(zip(self._sums, sums.tolist(), strict=True))
+        line["gradient_norm"] = float(self._norms) / self.steps
         data, compute = self.data_seconds / self.steps, self.compute_seconds / self.steps
         line["seconds_per_step"] = data + compute
         line["seconds_data"] = data

@@ -11,7 +11,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from pochade.errors import PochadeError, nearest
 
-FREE_ON_RESUME = frozenset({"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from"})
+FREE_ON_RESUME = frozenset(
+    {"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from", "device", "compile"}
+)
 """The fields that a resumed run may change; every other one changes the mathematics."""
 
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
@@ -47,6 +49,8 @@ class Stage:
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    """Where the network is trained and the data encoded; auto: a GPU where there is one."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast, with the weights kept in fp32."""
     ema_decay: float = 0.999
@@ -61,7 +65,7 @@ class Stage:
     keep: int = 2
     """Checkpoints kept."""
     compile: bool = False
-    """Whether torch.compile works on the trained network."""
+    """Whether torch.compile works on the blocks of the trained network."""
     initialise_from: str | None = None
     """A safetensors file, a checkpoint or a finished run whose weights are the start."""
 
@@ -82,6 +86,7 @@ class Stage:
         self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         self._check("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)")
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
+        self._check("device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps")
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
         if self.batch_size % self.accumulate:
             raise PochadeError(f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}")

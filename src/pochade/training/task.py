@@ -18,6 +18,10 @@ class Task(nn.Module, ABC):
     ``trainable()`` alone into training mode.
     """
 
+    has_unused: bool = False
+    """Whether a step may leave a parameter of ``trainable()`` without a gradient, such as the path of a source picture
+    where a batch has none. Several processes then look in every step which these are, at a cost."""
+
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """``{"loss": scalar, ...}``, the loss a mean over the rows.
@@ -31,7 +35,8 @@ class Task(nn.Module, ABC):
         """The part that is optimised, averaged (EMA) and saved."""
 
     def compilable(self) -> list[nn.Module]:
-        """The modules that ``compile`` compiles: those that ``forward`` calls. ``trainable()`` by default."""
+        """The modules that ``compile`` compiles, by the blocks that each repeats: those that ``forward`` calls.
+        ``trainable()`` by default."""
         return [self.trainable()]
 
     def begin_step(self, progress: float) -> None:

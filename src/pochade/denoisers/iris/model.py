@@ -12,7 +12,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -165,6 +165,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
 
     @register_to_config
     def __init__(

@@ -9,7 +9,7 @@ every fourth block through a state of fixed size; long skips join the first half
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -97,6 +97,7 @@ class LiRADenoiser(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    _repeated_blocks: ClassVar[list[str]] = ["LiRABlock"]
 
     @register_to_config
     def __init__(

@@ -9,7 +9,7 @@ added to the input through a projection that starts at zero, so the same core ed
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -88,6 +88,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
 
     @register_to_config
     def __init__(
@@ -240,6 +241,8 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         x = self.embed(self._tokens(latents)) + self.positions(*grid)
         if conditioning.source is not None:
             x = x + self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
+        elif self.training:  # no source is one of zeros, and no parameter is without a gradient
+            x = x + self.embed_source(x.new_zeros(self.embed_source.in_features))
 
         steer = self._steer(t, conditioning)
         text = self._context(latents.shape[0], conditioning)

@@ -12,7 +12,7 @@ lies beside the one that is painted, in width or in channels.
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -75,11 +75,13 @@ class MicroForgeBlock(nn.Module):
         context: Tensor | None,
         mask: Tensor | None,
         grid: tuple[int, int],
+        orders: tuple[tuple[Tensor, Tensor], ...] = (),
         reference: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``reference`` is what is added to the look, of the input that the look has."""
+        """``orders`` is the path of a scan (``ZigzagScan.orders``), ``reference`` what is added to the look, of the
+        input that the look has."""
         shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *look = modulation
-        x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid))
+        x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid, *orders))
         if self.look is not None and context is not None:
             shift, scale, gate = look
             seen = modulated_norm(x, shift, scale)
@@ -126,6 +128,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    _repeated_blocks: ClassVar[list[str]] = ["MicroForgeBlock", "PlanLayer"]
 
     @register_to_config
     def __init__(
@@ -400,7 +403,8 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             also = None
             if branch is not None and reference is not None:
                 also = partial(branch, block=i - 1, reference=reference)
-            x = block(x, modulation, context, mask, grid, also)
+            orders = (cast(ZigzagScan, block.mixer).orders(*grid, x.device),) if config.mixer == "scan" else ()
+            x = block(x, modulation, context, mask, grid, orders, also)
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
         if beside:

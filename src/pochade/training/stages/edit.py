@@ -68,6 +68,8 @@ class EditTask(FlowTask):
         settings: density, weighting, shares that are dropped.
     """
 
+    has_unused = True  # in a batch without a source, or without a marked region
+
     def __init__(self, denoiser: Any, settings: EditSettings) -> None:
         own = ("density", "density_scale", "time_shift", "weighting", "carry", "scan_rate")
         super().__init__(denoiser, FlowSettings(drop=0.0, **{name: getattr(settings, name) for name in own}))
