@@ -19,6 +19,15 @@ class FailureError(PochadeError):
     exit_code = 1
 
 
+class EmptySplitError(PochadeError):
+    """A data set has no pictures of the split that is asked for."""
+
+    def __init__(self, split: str, source: str, pictures: int) -> None:
+        other = {"train": "held_out", "held_out": "train"}.get(split)
+        hint = f"; take all of them, none held out, or more pictures of other captions than {other}" if other else ""
+        super().__init__(f"split: {split!r} of {source} is empty ({pictures} pictures in all){hint}")
+
+
 def nearest(name: str, known: Iterable[str]) -> str:
     """The words "did you mean" with the nearest of the ``known`` names, in brackets, or the empty string."""
     close = get_close_matches(name, list(known), n=3, cutoff=0.5)

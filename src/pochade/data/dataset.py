@@ -1,26 +1,135 @@
-"""The one protocol that every data set answers, and the rule that holds samples out."""
+"""What every source of pictures opens to, and the rule that holds pictures out of training."""
 
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Literal, get_args
 
-import numpy as np
+from PIL import Image
 
-SPLITS = ("train", "held_out", "all")
+from pochade.errors import PochadeError
+
+if TYPE_CHECKING:
+    from pochade.data.report import Report
+
+Split = Literal["train", "held_out", "all"]
+SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT_SHARE = 0.1
+LARGEST = 8192
+"""Rows and columns in pixels that a picture can be asked for in."""
 
 
-@runtime_checkable
-class Dataset(Protocol):
-    """A map-style data set: sample ``index`` in [0, len), all its randomness drawn from ``rng``.
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture, undecoded.
 
-    Image samples are ``{"image": float32 [3, size, size] in [-1, 1], "caption": str, "name": str}``;
-    labelled ones hold ``"class_label": int`` in place of the caption. Same index and same state of
-    ``rng``: same sample, on any worker, rank or machine.
+    Attributes:
+        name: unique in its data set.
+        captions: alternatives; empty where the data set is one of classes.
+        label: an index into ``Dataset.classes``; None where there are captions.
+        group: pictures of one group are variants of one concept: they are never on both sides of a split, and an epoch
+            shows one of them.
+        split: "train" or "held_out".
+        licence: None where it is not known.
     """
 
-    def __len__(self) -> int: ...
+    name: str
+    captions: tuple[str, ...]
+    label: int | None
+    group: str
+    split: str
+    licence: str | None = None
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]: ...
+
+class Dataset(ABC):
+    """Pictures in a fixed order, each with captions or with a class, of no size of their own.
+
+    Attributes:
+        classes: names of the classes where pictures are labelled, which then have no captions; else empty.
+        report: what became of every file; None where nothing can be skipped.
+    """
+
+    classes: tuple[str, ...] = ()
+    report: "Report | None" = None
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """The number of pictures, the variants of all groups."""
+
+    @abstractmethod
+    def item(self, index: int) -> Item:
+        """All that is known of picture ``index`` in [0, len) without decoding it."""
+
+    @abstractmethod
+    def image(self, index: int, size: int) -> Image.Image:
+        """Picture ``index``, RGB, ``size`` by ``size`` pixels: the largest square in the middle, by Lanczos.
+
+        Raises:
+            BadImage: it cannot be read any more.
+            PochadeError: a size outside 1 to 8192.
+        """
+
+    @abstractmethod
+    def identity(self, index: int) -> str:
+        """A hexadecimal text that changes with the bytes of picture ``index``, not with its place or time."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names that the labels of ``stored`` index: ``classes``, also where captions are preferred to them."""
+        return self.classes
+
+    def stored(self, index: int) -> Item:
+        """As `item`, with caption and label both where both are known: what is written when a data set is prepared."""
+        return self.item(index)
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change with any identity, caption, label, group or split, and with the order."""
+        digest = sha256(json.dumps(self.classes).encode())
+        for index in range(len(self)):
+            item = self.item(index)
+            facts = [self.identity(index), item.captions, item.label, item.group, item.split]
+            digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
+
+    def groups(self) -> dict[str, list[int]]:
+        """The pictures of each group, groups and pictures in the order of the data set."""
+        found: dict[str, list[int]] = {}
+        for index in range(len(self)):
+            found.setdefault(self.item(index).group, []).append(index)
+        return found
+
+    def subset(self, indices: Sequence[int]) -> "Dataset":
+        """The pictures at ``indices``, in that order."""
+        return Subset(self, indices)
+
+
+class Subset(Dataset):
+    """Some pictures of another data set."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset, self.indices = dataset, list(indices)
+        self.classes, self.report = dataset.classes, dataset.report
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def item(self, index: int) -> Item:
+        return self.dataset.item(self.indices[index])
+
+    def image(self, index: int, size: int) -> Image.Image:
+        return self.dataset.image(self.indices[index], size)
+
+    def identity(self, index: int) -> str:
+        return self.dataset.identity(self.indices[index])
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.dataset.class_names
+
+    def stored(self, index: int) -> Item:
+        return self.dataset.stored(self.indices[index])
 
 
 def is_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:
@@ -28,5 +137,22 @@ def is_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:
 
     It depends on the key alone, so that a picture added later moves no other one to the other side.
     """
-    digest = sha256(key.encode()).digest()
+    digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:4], "big") < share * 2**32
+
+
+def split_of(group: str) -> str:
+    """ "train" or "held_out", by the name of a group."""
+    return "held_out" if is_held_out(group) else "train"
+
+
+def check_size(size: int) -> None:
+    """Raises `PochadeError` unless ``size`` is a number of pixels that a picture can have."""
+    if not 1 <= size <= LARGEST:
+        raise PochadeError(f"size: {size} given, 1 to {LARGEST} pixels allowed")
+
+
+def check_split(split: str) -> None:
+    """Raises `PochadeError` for an unknown split."""
+    if split not in SPLITS:
+        raise PochadeError(f"split: {split!r} given, allowed are {', '.join(SPLITS)}")

@@ -1,7 +1,7 @@
-"""What became of every file of a data set: used, converted, skipped and why."""
+"""What became of every file of a data set: used, converted, skipped and why, or no part of it."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +10,17 @@ from pochade.files import write_json
 from pochade.images.decode import BadImage
 
 MAX_SKIPPED = 0.05
+NAMED = 100
+"""Of the files that a note is about, so many are named."""
 
 
 class Report:
     """Counts of the samples used, converted (by kind) and skipped (by reason), and every skipped one by name.
 
-    ``total`` samples are expected. As soon as more than ``max_skipped`` of them (a share in [0, 1];
-    one sample is always let pass, unless the share is 0) are skipped, the report is written to
-    ``path`` and `FailureError` is raised, which names it.
+    ``total`` samples are expected. `check` writes the report to ``path`` and raises `FailureError`, which names it,
+    where more than ``max_skipped`` of them (a share in [0, 1]; one sample is always let pass, unless the share is 0)
+    are skipped. Notes are about files that are used otherwise than was to be expected, and files that are no part of
+    the data set: they count for nothing.
     """
 
     def __init__(self, source: str, path: Path, *, total: int, max_skipped: float = MAX_SKIPPED) -> None:
@@ -27,6 +30,25 @@ class Report:
         self.used = 0
         self.converted: Counter[str] = Counter()
         self.skipped: list[dict[str, Any]] = []
+        self.notes: Counter[str] = Counter()
+        self._noted: dict[str, list[str]] = {}
+
+    @classmethod
+    def joined(cls, reports: Sequence["Report"]) -> "Report | None":
+        """What became of the files of several sources; its path is that of the first. None for none."""
+        if not reports:
+            return None
+        first = reports[0]
+        source, total = " + ".join(report.source for report in reports), sum(report.total for report in reports)
+        found = cls(source, first.path, total=total, max_skipped=first.max_skipped)
+        for report in reports:
+            found.used += report.used
+            found.converted.update(report.converted)
+            found.skipped += report.skipped
+            found.notes.update(report.notes)
+            for what, names in report._noted.items():
+                found._noted[what] = [*found._noted.get(what, []), *names][:NAMED]
+        return found
 
     @property
     def skipped_count(self) -> int:
@@ -39,45 +61,66 @@ class Report:
         self.converted.update(conversions)
 
     def skip(self, name: str, reason: str, detail: str = "", *, samples: int = 1) -> None:
-        """``samples`` samples of the file ``name`` are left out. Raises `FailureError` at too many."""
-        self.skipped.append({"name": name, "reason": reason, "detail": detail, "samples": samples})
-        self.check()
+        """``samples`` samples of the file ``name`` are left out."""
+        self.skipped.append({"name": readable(name), "reason": reason, "detail": readable(detail), "samples": samples})
+
+    def skip_image(self, error: BadImage) -> None:
+        """The picture that ``error`` is about is left out."""
+        self.skip(error.name, error.reason, error.detail)
+
+    def note(self, what: str, name: str) -> None:
+        """Something to know about the file ``name``, which is no reason to skip a sample."""
+        self.notes[what] += 1
+        names = self._noted.setdefault(what, [])
+        if len(names) < NAMED:
+            names.append(readable(name))
 
     def check(self) -> None:
         """Raises `FailureError` where more samples are skipped than ``total`` allows."""
         allowed = max(1, int(self.max_skipped * self.total)) if self.max_skipped else 0
         if self.skipped_count > allowed:
             self.write()
-            last = self.skipped[-1]
             raise FailureError(
                 f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are allowed "
-                f"(max_skipped {self.max_skipped:g}); last {last['name']}: {last['reason']}; all named in {self.path}"
+                f"(max_skipped {self.max_skipped:g}): {self._reasons()}; all named in {self.path}"
             )
-
-    def skip_image(self, error: BadImage) -> None:
-        """The picture that ``error`` is about is left out."""
-        self.skip(error.name, error.reason, error.detail)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``."""
-        reasons: Counter[str] = Counter()
-        for entry in self.skipped:
-            reasons[entry["reason"]] += entry["samples"]
         return {
             "source": self.source,
             "used": self.used,
             "converted": dict(sorted(self.converted.items())),
             "skipped": self.skipped_count,
-            "skipped_by_reason": dict(sorted(reasons.items())),
+            "skipped_by_reason": self._by_reason(),
             "skipped_files": self.skipped,
+            "notes": {what: {"files": self.notes[what], "names": names} for what, names in self._noted.items()},
         }
 
     def summary(self) -> str:
-        """One line for a person."""
-        counts = self.to_dict()
-        reasons = ", ".join(f"{count} {reason}" for reason, count in counts["skipped_by_reason"].items())
-        return f"{self.used} used, {self.skipped_count} skipped" + (f" ({reasons})" if reasons else "")
+        """One line for a person: what is used, what is skipped and why, and the notes."""
+        skipped = f"{self.skipped_count} skipped" + (f" ({self._reasons()})" if self.skipped else "")
+        return "; ".join([f"{self.used} used, {skipped}", *(f"{count} {what}" for what, count in self.notes.items())])
 
     def write(self) -> None:
         """Writes the report to ``path``, atomically."""
         write_json(self.path, self.to_dict())
+
+    def _by_reason(self) -> dict[str, int]:
+        reasons: Counter[str] = Counter()
+        for entry in self.skipped:
+            reasons[entry["reason"]] += entry["samples"]
+        return dict(sorted(reasons.items()))
+
+    def _reasons(self) -> str:
+        """Each reason with its number and the first of its files: ``2 no caption (a.png ...)``."""
+        first: dict[str, str] = {}
+        for entry in self.skipped:
+            first.setdefault(entry["reason"], entry["name"])
+        more = {reason: " ..." if count > 1 else "" for reason, count in self._by_reason().items()}
+        return ", ".join(f"{n} {reason} ({first[reason]}{more[reason]})" for reason, n in self._by_reason().items())
+
+
+def readable(text: str) -> str:
+    """``text`` with what is no UTF-8 in a file name replaced, so that it can be written and printed."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")

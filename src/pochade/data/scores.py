@@ -3,29 +3,15 @@
 It stands where a network trained on people's judgement would: contrast and colourfulness, computed, nothing more.
 """
 
-from collections.abc import Sequence
-from typing import Protocol
-
 import numpy as np
 from PIL import Image
 
-from pochade.data.sources.captioned import progress_bar
+from pochade.data.dataset import Dataset
+from pochade.data.progress import progress_bar
 from pochade.errors import PochadeError
 
 SIDE = 64
 """Pixels that a picture is reduced to before it is scored."""
-
-
-class Selectable(Protocol):
-    """A data set that can be narrowed to some of its pictures."""
-
-    items: Sequence[object]
-
-    def image(self, index: int) -> Image.Image: ...
-
-    def keep(self, chosen: Sequence[int]) -> None:
-        """Forget all pictures but those at ``chosen``, in that order."""
-        ...
 
 
 def colourfulness(pixels: np.ndarray) -> float:
@@ -49,18 +35,18 @@ def score(image: Image.Image) -> float:
     return contrast(pixels) / 127.5 + colourfulness(pixels) / 109
 
 
-def keep_best(dataset: Selectable, share: float, progress: bool = True) -> None:
-    """Narrows ``dataset`` to the ``share`` of its pictures that score highest; where scores are equal, to the first.
+def keep_best(dataset: Dataset, share: float, progress: bool = True) -> Dataset:
+    """The ``share`` of the pictures of ``dataset`` that score highest; where scores are equal, the first.
 
     Raises:
         PochadeError: the share is not in (0, 1].
     """
     if not 0 < share <= 1:
         raise PochadeError(f"best: {share} given, allowed is a share above 0 and up to 1")
-    count = len(dataset.items)
     if share == 1:
-        return
+        return dataset
+    count = len(dataset)
     with progress_bar(progress) as bar:
-        scores = [score(dataset.image(i)) for i in bar.track(range(count), description="scoring pictures")]
+        scores = [score(dataset.image(i, SIDE)) for i in bar.track(range(count), description="scoring pictures")]
     best = sorted(range(count), key=lambda i: -scores[i])[: max(1, round(share * count))]
-    dataset.keep(sorted(best))
+    return dataset.subset(sorted(best))

@@ -3,14 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pochade.errors import PochadeError
+from pochade.data.sources import open_source
 from pochade.features.lite0 import EfficientNetLite0
 
 MOST_REAL = 10_000
@@ -30,28 +29,6 @@ class Pictures:
         return len(self.captions)
 
 
-def open_data(data: str | Path, size: int, split: str) -> Any:
-    """The data set behind ``openmoji``, a folder of captioned pictures, or a folder or pattern of shards.
-
-    Raises:
-        PochadeError: there is no such data, or it cannot be used.
-    """
-    if str(data) == "openmoji":
-        from pochade.data.sources.openmoji import OpenMoji
-
-        return OpenMoji(size, split=split)  # pyright: ignore[reportArgumentType]  # checked there
-    path = Path(data)
-    if str(data).endswith(".tar") or (path.is_dir() and any(path.glob("*.tar"))):
-        from pochade.data.sources.shards import ShardDataset
-
-        return ShardDataset(str(data), size, split=split)
-    if not path.is_dir():
-        raise PochadeError(f"data: {data} given, allowed are 'openmoji', a folder of pictures, and .tar shards")
-    from pochade.data.sources.folder import ImageFolder
-
-    return ImageFolder(path, size, split=split)
-
-
 def read_pictures(data: str | Path, size: int, split: str, seed: int = 0) -> Pictures:
     """One picture of each concept of a split ("train" or "held_out"), in an order drawn with ``seed``.
 
@@ -60,19 +37,17 @@ def read_pictures(data: str | Path, size: int, split: str, seed: int = 0) -> Pic
     pictures.
 
     Raises:
-        PochadeError: as `open_data`, and where the split is empty.
+        PochadeError: as `open_source`.
     """
-    source = open_data(data, size, split)
-    first: dict[str, int] = {}
-    for index, item in enumerate(source.items):
-        first.setdefault(getattr(item, "concept", None) or source.caption(index).casefold(), index)
-    concepts = list(first)
-    order = np.random.default_rng(seed).permutation(len(concepts))[:MOST_REAL]
-    concepts = [concepts[i] for i in order]
-    images = torch.empty(len(concepts), 3, size, size, dtype=torch.uint8)
-    for row, concept in enumerate(concepts):
-        images[row] = to_uint8(source.image(first[concept]))
-    return Pictures(images, [source.caption(first[c]) for c in concepts], concepts)
+    source = open_source(data, split)  # pyright: ignore[reportArgumentType]  # checked there
+    groups = list(source.groups().items())
+    order = np.random.default_rng(seed).permutation(len(groups))[:MOST_REAL]
+    groups = [groups[i] for i in order]
+    images = torch.empty(len(groups), 3, size, size, dtype=torch.uint8)
+    for row, (_, indices) in enumerate(groups):
+        images[row] = to_uint8(source.image(indices[0], size))
+    captions = [(source.item(indices[0]).captions or ("",))[0] for _, indices in groups]
+    return Pictures(images, captions, [group for group, _ in groups])
 
 
 def to_uint8(image: Image.Image) -> Tensor:

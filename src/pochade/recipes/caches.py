@@ -46,7 +46,7 @@ def cache_pairs(size: int, out: Path, autoencoder: Any, encoder: Any, pairs: Any
     if isinstance(pairs, OpenMojiPairs):
         told = json.dumps(pairs.weights)
     elif isinstance(pairs, PicturePairs):
-        told = json.dumps([fingerprint(pairs.pictures), *pairs.tasks])
+        told = json.dumps([pairs.dataset.fingerprint(), *pairs.tasks])
     else:
         told = json.dumps([[item.name, item.task, item.instructions, item.group] for item in pairs.items])
     words = sha256(told.encode()).hexdigest()

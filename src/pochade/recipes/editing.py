@@ -10,8 +10,8 @@ import torch
 
 from pochade import denoisers
 from pochade.data.cache.pairs import CachedPairs, PairsAndPictures
+from pochade.data.dataset import Split
 from pochade.data.prepare.pairs import open_pairs, read_kinds
-from pochade.data.sources.openmoji import Split
 from pochade.data.sources.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
 from pochade.data.sources.pairs.pictures import PicturePairs
 from pochade.errors import FailureError, PochadeError
@@ -23,7 +23,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
 from pochade.recipes.caches import AnyPairs, cache_latents, cache_pairs
 from pochade.recipes.results import Result, main_first, passed_over, say
-from pochade.recipes.sources import as_pictures, open_images
+from pochade.recipes.sources import open_images
 from pochade.recipes.stages import ImageData, PairData
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage, read_options
@@ -103,7 +103,7 @@ def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> AnyPairs:
     if data.pairs == "pictures":
         if "edit" in tasks:
             raise PochadeError("task.tasks: edit given, but pictures alone teach inpaint and super_resolution only")
-        return PicturePairs(as_pictures(open_images(pictures_of(data, size))), tasks)
+        return PicturePairs(open_images(pictures_of(data, size)).dataset, size, tasks)
     pairs = open_pairs(Path(data.pairs).expanduser(), size, split)
     pairs.items = [item for item in pairs.items if item.task in tasks]
     _check_all(tasks, {item.task for item in pairs.items})

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from pochade.data.sources.captioned import Picture
-from pochade.data.sources.folder import clean
+from pochade.data.sources.formats import clean
 from pochade.data.sources.hub import Row, open_stream, undecoded
+from pochade.data.sources.image_files import Picture
 from pochade.data.sources.pairs.pair import Found
 from pochade.data.sources.pairs.stored import Skipped
 from pochade.errors import FailureError, PochadeError
@@ -145,7 +145,7 @@ def _rows(path: str, stream: Any, columns: dict[str, str]) -> Candidates:
 def _picture(folder: Path, name: str) -> Picture:
     if not is_safe_name(name):
         raise PochadeError(f"path: {folder} lists {name!r}, which leaves the folder")
-    return Picture(name, (), folder / name)
+    return Picture(name, folder / name)
 
 
 def _read(path: Path) -> Any:

@@ -10,11 +10,11 @@ from typing import Any, Self
 import numpy as np
 from PIL import Image
 
-from pochade.data.dataset import is_held_out
+from pochade.data.dataset import check_size, check_split, is_held_out
 from pochade.data.prepare import importers
 from pochade.data.prepare.pictures import FIRST_ROWS, FORMATS, PREVIEW, REPORT, SPLITS, check_out, png, spread
+from pochade.data.progress import progress_bar
 from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import check_size, check_split, progress_bar
 from pochade.data.sources.pairs.pair import Found, Pair
 from pochade.data.sources.pairs.stored import LIST, StoredPairs, find_pairs
 from pochade.data.sources.shards import ShardWriter

@@ -1,24 +1,24 @@
 """From a source to a data set on disk: shards or a plain folder, a report, and a sheet of examples."""
 
 import io
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from PIL import Image
 
-from pochade.data.dataset import is_held_out
+from pochade.data.dataset import Dataset, check_size, is_held_out, split_of
+from pochade.data.progress import progress_bar
 from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import CaptionedImages, check_size, check_split, progress_bar
-from pochade.data.sources.cifar10 import CIFAR10
-from pochade.data.sources.folder import ImageFolder
+from pochade.data.sources import CIFAR10Source, FolderSource, OpenClipArtSource, OpenMojiSource
 from pochade.data.sources.hub import Rows, open_rows
-from pochade.data.sources.shards import Record, ShardDataset, ShardWriter
+from pochade.data.sources.image_files import Reading
+from pochade.data.sources.shards import Record, ShardWriter
 from pochade.errors import FailureError, PochadeError, nearest
-from pochade.files import atomic_file, atomic_folder, write_bytes, write_json, write_text
+from pochade.files import atomic_file, atomic_folder, write_json
 from pochade.images.decode import MAX_MEGAPIXELS, BadImage, load_image, square
 from pochade.images.sheets import sheet
 
@@ -29,23 +29,6 @@ REPORT, PREVIEW = "report.json", "preview.png"
 PREVIEW_CELLS = 64
 FIRST_ROWS = 1000
 """Until so many rows are read, the share of the skipped is taken of this number."""
-
-
-class _Pictures(Protocol):
-    def image(self, index: int) -> Image.Image: ...
-
-
-@dataclass(frozen=True)
-class _Source:
-    """The chosen split of a source: entry i of ``names`` and ``captions`` goes with ``pictures.image(i)``."""
-
-    pictures: _Pictures
-    names: Sequence[str]
-    captions: Sequence[Sequence[str]]
-    report: dict[str, Any] | None
-    """What became of the files of the source, where single ones may be skipped."""
-    labels: Sequence[int | None] | None = None
-    classes: Sequence[str] = ()
 
 
 def prepare(
@@ -95,8 +78,8 @@ def prepare(
     reading = {"background": background, "max_megapixels": max_megapixels, "progress": progress}
     reading["max_skipped"] = max_skipped
     rows = open_rows(str(path), config, columns or {}) if source == "datasets" else None
-    parts = {s: _open(source, path, size, s, reading) for s in splits} if rows is None else {}
-    if format == "folder" and not (rows.captioned if rows else all(all(part.captions) for part in parts.values())):
+    parts = {s: _open(source, path, s, reading) for s in splits} if rows is None else {}
+    if format == "folder" and not (rows.captioned if rows else not any(part.classes for part in parts.values())):
         raise PochadeError(f"format: folder given, but {path} has classes and no captions: allowed is shards")
     with atomic_folder(out, replace=True) as partial:
         counts = dict.fromkeys(splits, 0)
@@ -107,12 +90,14 @@ def prepare(
             return ShardWriter(folder, samples_per_shard, classes) if format == "shards" else _FolderWriter(folder)
 
         for name, part in parts.items():
-            chosen = spread(len(part.names), limit)
-            with writer(name, part.classes) as target:
-                for record in _records(part, chosen, name, progress, examples):
+            chosen = spread(len(part), limit)
+            with writer(name, part.class_names) as target:
+                for record in _records(part, chosen, size, name, progress, examples):
                     target.add(record)
             counts[name] = len(chosen)
-        read = None if rows is not None else next(iter(parts.values())).report
+        read = None
+        for part in parts.values():
+            read = part.report and part.report.to_dict()
         if rows is not None:
             report_file = out.with_name(f"{out.name}-skipped.json")
             told = Report(rows.name, report_file, total=FIRST_ROWS, max_skipped=max_skipped)
@@ -133,26 +118,6 @@ def prepare(
         with atomic_file(partial / PREVIEW) as file:
             sheet([i for i, _ in examples], [c for _, c in examples]).save(file, "PNG")
     return report
-
-
-def open_folder(path: Path | str, size: int, split: str = "all", **options: Any) -> ImageFolder | ShardDataset:
-    """The data set in a folder: one that `prepare` wrote, shards, or pictures with captions.
-
-    ``split`` is "train", "held_out" or "all"; of a prepared folder it is the part of that name, as it was split then.
-    ``options`` and errors are those of `ImageFolder` and `ShardDataset`.
-    """
-    path = Path(path)
-    check_split(split)
-    if (path / REPORT).is_file():
-        parts = [name for name in SPLITS if (path / name).is_dir()]
-        if split in parts:
-            path, split = path / split, "all"
-        elif parts == ["all"]:
-            path = path / "all"
-        elif parts:
-            raise PochadeError(f"split: {split!r} given, {path} was prepared with {' and '.join(parts)}")
-    shards = any(path.glob("*.tar"))
-    return (ShardDataset if shards else ImageFolder)(path, size, split=split, **options)
 
 
 def _check_arguments(
@@ -194,27 +159,12 @@ def check_out(out: Path, path: Path | str | None, overwrite: bool) -> None:
             raise PochadeError(f"out: {out} and the source {path} lie within each other")
 
 
-def _open(source: str, path: Path | str | None, size: int, split: str, reading: dict[str, Any]) -> _Source:
-    if source == "openmoji":
-        from pochade.data.sources.openmoji import OpenMoji
-
-        moji = OpenMoji(size, split=split)  # pyright: ignore[reportArgumentType]
-        captions = [moji.captions(i) for i in range(len(moji.items))]
-        return _Source(moji, [item.code for item in moji.items], captions, None)
-    assert path is not None
-    if source == "cifar10":
-        cifar = CIFAR10(path, {"held_out": "test"}.get(split, split), size=size)
-        captions = [[cifar.caption(i)] for i in range(len(cifar))]
-        return _Source(cifar, cifar.names, captions, None, cifar.labels.tolist(), cifar.class_names)
-    if source == "openclipart":
-        from pochade.data.sources.openclipart import OpenClipArt
-
-        images: CaptionedImages = OpenClipArt(path, size, split=split, **reading)
-    else:
-        images = open_folder(path, size, split, **reading)
-    items = images.items
-    names, labels = [picture.name for picture in items], [picture.label for picture in items]
-    return _Source(images, names, [p.captions for p in items], images.report.to_dict(), labels, images.classes)
+def _open(source: str, path: Path | str | None, split: str, reading: dict[str, Any]) -> Dataset:
+    place = Path(path or "")
+    sources = {"cifar10": CIFAR10Source(place), "openclipart": OpenClipArtSource(place), "folder": FolderSource(place)}
+    options = {key: value for key, value in reading.items() if key != "progress"}
+    opened = sources.get(source, OpenMojiSource())
+    return opened.open(split, progress=reading["progress"], reading=Reading(**options))  # pyright: ignore
 
 
 def spread(count: int, limit: int | None) -> list[int]:
@@ -225,18 +175,17 @@ def spread(count: int, limit: int | None) -> list[int]:
 
 
 def _records(
-    part: _Source, chosen: list[int], title: str, progress: bool, examples: list[tuple[Image.Image, str]]
+    part: Dataset, chosen: list[int], size: int, title: str, progress: bool, examples: list[tuple[Image.Image, str]]
 ) -> Iterator[Record]:
     keys: set[str] = set()
     shown = set(spread(len(chosen), PREVIEW_CELLS))
     with progress_bar(progress) as bar:
         for number, index in enumerate(bar.track(chosen, description=f"writing {title}")):
-            image = part.pictures.image(index)
-            label = None if part.labels is None else part.labels[index]
+            image, item = part.image(index, size), part.stored(index)
             if number in shown and len(examples) < PREVIEW_CELLS:
-                examples.append((image, _words(part.captions[index], label, part.classes)))
-            key = _key(part.names[index], keys)
-            yield Record(png(image), ".png", part.captions[index], key, label)
+                examples.append((image, _words(item.captions, item.label, part.class_names)))
+            key = _key(item.name, keys)
+            yield Record(png(image), ".png", item.captions, key, item.label, item.group, item.split, item.licence)
 
 
 def _read_rows(
@@ -270,16 +219,19 @@ def _read_rows(
                 )
             except BadImage as error:
                 report.skip_image(error)
+                report.check()
                 continue
             if not row.captions and row.label is None:
                 report.skip(row.name, "no caption" if rows.captioned else "no class")
+                report.check()
                 continue
             report.use(conversions)
             counts[split] += 1
             image = square(image, size)
             if len(examples) < PREVIEW_CELLS:
                 examples.append((image, _words(row.captions, row.label, rows.classes)))
-            yield split, Record(png(image), ".png", row.captions, f"{number:09d}", row.label)
+            group = row.captions[0].casefold() if row.captions else row.name
+            yield split, Record(png(image), ".png", row.captions, f"{number:09d}", row.label, group, split_of(group))
     report.total = report.used + report.skipped_count
     report.check()
     if not report.used:
@@ -318,13 +270,17 @@ class _FolderWriter:
     def __init__(self, folder: Path) -> None:
         folder.mkdir()
         self.folder = folder
+        self._lines: list[str] = []
 
     def __enter__(self) -> Self:
         return self
 
     def add(self, record: Record) -> None:
-        write_bytes(self.folder / f"{record.key}{record.suffix}", record.image)
-        write_text(self.folder / f"{record.key}.txt", "\n".join(record.captions) + "\n")
+        name = f"{record.key}{record.suffix}"
+        (self.folder / name).write_bytes(record.image)
+        facts = {"text": list(record.captions), "group": record.group, "split": record.split, "licence": record.licence}
+        row = {"file_name": name, **{key: value for key, value in facts.items() if value}}
+        self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
 
     def __exit__(self, *_: object) -> None:
-        pass
+        (self.folder / "metadata.jsonl").write_text("".join(self._lines), encoding="utf-8")

@@ -1,0 +1,241 @@
+"""Where pictures come from: a typed source for each kind, each with a text form, which opens to a data set."""
+
+import re
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pochade.data.dataset import Dataset, Split, check_split
+from pochade.errors import PochadeError
+
+if TYPE_CHECKING:
+    from pochade.data.sources.image_files import Reading
+
+FORMS = (
+    "openmoji, openmoji:groups, a folder of pictures or of shards, classes:FOLDER, captions:FOLDER, cifar10:PATH, "
+    "openclipart:FOLDER, synthetic:COUNT, or several joined by +"
+)
+"""The text forms, for people."""
+_SEPARATOR = re.compile(r"(?<!\+)\+(?!\+)")
+
+
+class Source(ABC):
+    """A frozen dataclass that names pictures; ``parse_source(str(source)) == source``."""
+
+    def open(self, split: Split = "train", *, progress: bool = True, reading: "Reading | None" = None) -> Dataset:
+        """The pictures of one split: "train", "held_out" or "all".
+
+        Args:
+            progress: show a bar while pictures are checked for the first time, where the error stream is a terminal.
+            reading: background and limits; None: the default ones.
+
+        Raises:
+            PochadeError: there is no such source, or it holds no pictures with captions or classes.
+            EmptySplitError: no picture is of the split.
+            FailureError: too many pictures cannot be used.
+        """
+        from pochade.data.sources.image_files import Reading
+
+        check_split(split)
+        return self._open(split, replace(reading or Reading(), progress=progress))
+
+    @abstractmethod
+    def _open(self, split: Split, reading: "Reading") -> Dataset: ...
+
+    def captioned(self) -> "Source":
+        """The same, with captions in place of classes where it can have both."""
+        return self
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class OpenMojiSource(Source):
+    """OpenMoji's drawings from the installed packages, with captions; or, with ``groups``, nine groups as classes."""
+
+    groups: bool = False
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        from pochade.data.sources.openmoji import OpenMoji
+
+        return OpenMoji(split, groups=self.groups, reading=reading)
+
+    def __str__(self) -> str:
+        return "openmoji:groups" if self.groups else "openmoji"
+
+
+@dataclass(frozen=True)
+class FolderSource(Source):
+    """A folder of pictures or of WebDataset shards, prepared or of your own, or a pattern of shards.
+
+    ``classes``: whether its classes are wanted; None: where there are no captions; False: never, so that a picture
+    with a class alone goes by its name.
+    """
+
+    path: Path
+    classes: bool | None = None
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        path = self.path.expanduser()
+        if path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
+            from pochade.data.sources.shards import open_shards
+
+            return open_shards(path, split, classes=self.classes, reading=reading)
+        if not path.is_dir():
+            raise PochadeError(f"source: {str(self)!r} given, which is no folder; allowed are {FORMS}")
+        from pochade.data.sources.folder import open_folder
+
+        return open_folder(path, split, classes=self.classes, reading=reading)
+
+    def captioned(self) -> Source:
+        return self if self.classes else replace(self, classes=False)
+
+    def __str__(self) -> str:
+        text = _escaped(self.path)
+        if self.classes is not None:
+            return f"{'classes' if self.classes else 'captions'}:{text}"
+        return text if parse_source(text) == self else f"./{text}"
+
+
+@dataclass(frozen=True)
+class CIFAR10Source(Source):
+    """CIFAR-10 from its archive or folder, with ten classes; the test batch is held out."""
+
+    path: Path
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:  # noqa: ARG002
+        from pochade.data.sources.cifar10 import CIFAR10
+
+        return CIFAR10(self.path.expanduser(), split)
+
+    def __str__(self) -> str:
+        return f"cifar10:{_escaped(self.path)}"
+
+
+@dataclass(frozen=True)
+class OpenClipArtSource(Source):
+    """Open Clip Art's drawings from a folder of SVG files, with captions."""
+
+    path: Path
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        from pochade.data.sources.openclipart import open_openclipart
+
+        return open_openclipart(self.path.expanduser(), split, reading)
+
+    def __str__(self) -> str:
+        return f"openclipart:{_escaped(self.path)}"
+
+
+@dataclass(frozen=True)
+class SyntheticSource(Source):
+    """``count`` pictures made of their number alone, with captions or, where there are ``classes``, of so many."""
+
+    count: int
+    classes: int = 0
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:  # noqa: ARG002
+        from pochade.data.sources.synthetic import Synthetic
+
+        return Synthetic(split, self.count, self.classes)
+
+    def __str__(self) -> str:
+        return f"synthetic:{self.count}" + (f":classes={self.classes}" if self.classes else "")
+
+
+@dataclass(frozen=True)
+class JoinedSource(Source):
+    """Two or more sources of captioned pictures; one that is named twice is seen twice as often."""
+
+    parts: tuple[Source, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.parts) < 2 or any(isinstance(part, JoinedSource) for part in self.parts):
+            raise PochadeError(f"source: {len(self.parts)} parts given, two or more that are not joined are expected")
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        from pochade.data.sources.joined import Joined
+
+        parts = [part.captioned().open(split, progress=reading.progress, reading=reading) for part in self.parts]
+        if any(part.classes for part in parts):
+            raise PochadeError(f"source: {str(self)!r} given, but only captioned pictures can be joined")
+        return Joined(parts)
+
+    def __str__(self) -> str:
+        return "+".join(map(str, self.parts))
+
+
+def parse_source(text: str) -> Source:
+    """The source that a text names.
+
+    ``openmoji``, ``openmoji:groups``, ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``,
+    ``synthetic:64:classes=10``, a folder or a pattern of shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that
+    has both, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
+
+    Raises:
+        PochadeError: the text is of none of these forms. Whether a path exists is not asked.
+    """
+    text = text.strip()
+    if not Path(text).expanduser().exists():
+        parts = [part.strip() for part in _SEPARATOR.split(text)]
+        if len(parts) > 1:
+            return JoinedSource(tuple(map(parse_source, parts)))
+        text = text.replace("++", "+")
+    kind, colon, rest = text.partition(":")
+    match kind, colon:
+        case "openmoji", "":
+            return OpenMojiSource()
+        case "openmoji", _ if rest == "groups":
+            return OpenMojiSource(groups=True)
+        case "cifar10", ":" if rest:
+            return CIFAR10Source(Path(rest))
+        case "openclipart", ":" if rest:
+            return OpenClipArtSource(Path(rest))
+        case "classes" | "captions", ":" if rest:
+            return FolderSource(Path(rest), classes=kind == "classes")
+        case "synthetic", ":":
+            return _synthetic(text, rest)
+        case _ if text and kind not in _KINDS:
+            return FolderSource(Path(text))
+        case _:
+            raise PochadeError(f"source: {text!r} given, allowed are {FORMS}")
+
+
+_KINDS = ("openmoji", "cifar10", "openclipart", "classes", "captions", "synthetic")
+
+
+def open_source(
+    source: "Source | str | Path",
+    split: Split = "train",
+    *,
+    progress: bool = True,
+    reading: "Reading | None" = None,
+) -> Dataset:
+    """The pictures of one split ("train", "held_out" or "all") of a source, a text form of one, or a folder.
+
+    Arguments and errors are those of `Source.open` and `parse_source`.
+    """
+    if isinstance(source, Path):
+        source = FolderSource(source)
+    elif isinstance(source, str):
+        source = parse_source(source)
+    return source.open(split, progress=progress, reading=reading)
+
+
+def _synthetic(text: str, rest: str) -> SyntheticSource:
+    count, _, options = rest.partition(":")
+    name, equals, classes = options.partition("=")
+    if count.isdecimal() and (not options or (name == "classes" and equals and classes.isdecimal())):
+        return SyntheticSource(int(count), int(classes or 0))
+    raise PochadeError(f"source: {text!r} given, expected is synthetic:COUNT or synthetic:COUNT:classes=NUMBER")
+
+
+def _escaped(path: Path) -> str:
+    return str(path).replace("+", "++")
+
+
+def _holds_shards(folder: Path) -> bool:
+    """Whether there are shards in a folder, or in its subfolders."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.tar", "*/*.tar"))

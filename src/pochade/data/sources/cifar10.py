@@ -8,19 +8,19 @@ import hashlib
 import io
 import pickle
 import tarfile
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from pochade.data.sources.captioned import check_size
+from pochade.data.dataset import Dataset, Item, Split, check_size, check_split
 from pochade.errors import PochadeError
-from pochade.images.decode import to_tensor
 
-SPLITS = ("train", "test", "all")
 BYTES_PER_IMAGE = 3072
 TRAIN_BATCHES = tuple(f"data_batch_{n}" for n in range(1, 6))
+TEST_BATCH = "test_batch"
 NAMES_FILES = ("batches.meta", "batches.meta.txt")
 STANDARD_ARCHIVES = {
     170_498_071: "c58f30108f718f92721af3d95e74349a",
@@ -29,59 +29,55 @@ STANDARD_ARCHIVES = {
 """MD5 by size in bytes, as published, of the python and the binary archive."""
 
 
-class CIFAR10:
-    """``{"image": float32 [3, size, size] in [-1, 1], "class_label": int, "name": str}`` samples of CIFAR-10.
+class CIFAR10(Dataset):
+    """CIFAR-10 with its ten classes; every picture is a group, and the test batch is what is held out.
 
     Args:
         path: ``cifar-10-python.tar.gz``, ``cifar-10-binary.tar.gz``, or the folder that either unpacks
             to. An archive of the published size must have the published MD5; nothing is unpacked on disk.
-        split: "train", "test" or "all".
-        size: rows and columns in pixels; other than 32 is resampled (Lanczos).
-        flip: mirror half of the samples left to right.
+        split: "train", "held_out" (the test batch) or "all".
 
     Raises:
         PochadeError: no such path, not CIFAR-10, a damaged archive, or a pickle that asks for more.
     """
 
-    def __init__(self, path: Path | str, split: str = "train", *, size: int = 32, flip: bool = False) -> None:
-        check_size(size)
-        if split not in SPLITS:
-            raise PochadeError(f"split: {split!r} given, allowed are {', '.join(SPLITS)}")
-        self.path, self.split, self.size, self.flip = Path(path), split, size, flip
-        batches = {"train": TRAIN_BATCHES, "test": ("test_batch",), "all": (*TRAIN_BATCHES, "test_batch")}[split]
-        files = _read_files(self.path, batches)
-        self.class_names = _class_names(files, self.path)
+    def __init__(self, path: Path, split: Split = "train") -> None:
+        check_split(split)
+        batches = {"train": TRAIN_BATCHES, "held_out": (TEST_BATCH,), "all": (*TRAIN_BATCHES, TEST_BATCH)}[split]
+        files = _read_files(path, batches)
+        self.classes = tuple(_class_names(files, path))
         parts: list[tuple[np.ndarray, np.ndarray]] = []
         self.names: list[str] = []
         for batch in batches:
-            pixels, labels = _read_batch(files, batch, self.path)
-            if len(labels) and labels.max() >= len(self.class_names):
+            pixels, labels = _read_batch(files, batch, path)
+            if len(labels) and labels.max() >= len(self.classes):
                 raise PochadeError(f"path: {path}: {batch} holds label {labels.max()}, 0 to 9 expected")
             parts.append((pixels, labels))
             self.names += [f"{batch}/{i}" for i in range(len(labels))]
         self.pixels = np.concatenate([pixels for pixels, _ in parts])
-        """[samples, 32, 32, 3] uint8."""
+        """[pictures, 32, 32, 3] uint8."""
         self.labels = np.concatenate([labels for _, labels in parts])
-        """[samples] int64."""
+        """[pictures] int64."""
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def image(self, index: int) -> Image.Image:
-        """Picture ``index``, RGB, size by size."""
+    def item(self, index: int) -> Item:
+        name = self.names[index]
+        split = "held_out" if name.startswith(TEST_BATCH) else "train"
+        return Item(name, (), int(self.labels[index]), name, split)
+
+    def stored(self, index: int) -> Item:
+        item = self.item(index)
+        return replace(item, captions=(self.classes[int(self.labels[index])],))
+
+    def image(self, index: int, size: int) -> Image.Image:
+        check_size(size)
         image = Image.fromarray(self.pixels[index])
-        return image if self.size == 32 else image.resize((self.size, self.size), Image.Resampling.LANCZOS)
+        return image if size == image.width else image.resize((size, size), Image.Resampling.LANCZOS)
 
-    def caption(self, index: int) -> str:
-        """The name of the class of picture ``index``."""
-        return self.class_names[int(self.labels[index])]
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Picture ``index`` with its class; mirrored with probability 1/2 where ``flip`` is set."""
-        image = to_tensor(self.image(index))
-        if self.flip and rng.random() < 0.5:
-            image = image.flip(-1)
-        return {"image": image, "class_label": int(self.labels[index]), "name": self.names[index]}
+    def identity(self, index: int) -> str:
+        return hashlib.sha256(self.pixels[index].tobytes()).hexdigest()
 
 
 def _read_files(path: Path, batches: tuple[str, ...]) -> dict[str, bytes]:

@@ -1,170 +1,280 @@
-"""A folder of pictures with captions: ``name.jpg`` beside ``name.txt``, or a ``metadata.jsonl``; or with classes."""
+"""A folder of pictures: with lists of captions, with a caption file beside each, or with a subfolder for each class."""
 
+import csv
 import json
+import os
+import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
-from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import CaptionedImages, Picture, store_for
+from pochade.data.dataset import Split
+from pochade.data.report import Report, readable
+from pochade.data.sources.formats import (
+    PICTURES,
+    READABLE,
+    SPLIT_NAMES,
+    clean,
+    decode_text,
+    read_facts,
+    split_folders,
+    split_name,
+)
+from pochade.data.sources.image_files import ImageFiles, Picture, Reading, skip_all
+from pochade.data.store import store_for
 from pochade.errors import PochadeError
-from pochade.files import IMAGE_SUFFIXES, is_safe_name
-from pochade.images.decode import MAX_MEGAPIXELS
+from pochade.files import is_safe_name
 
-METADATA = "metadata.jsonl"
-OTHER_SUFFIXES = (".gif", ".bmp", ".tif", ".tiff", ".heic", ".heif", ".avif", ".jxl", ".svg")
+LIST = "metadata.jsonl"
+LISTS = (LIST, "metadata.csv")
+CAPTION_SUFFIXES = (".txt", ".caption")
+PREPARED = ("report.json", "preview.png")
+"""What `pochade data prepare` writes beside the pictures."""
 EXPECTED = (
-    f"expected name.txt beside each picture (a caption a line), or {METADATA} with a line "
+    f"expected name.txt beside each picture (a caption a line), or {LIST} with a line "
     '{"file_name": "name.jpg", "text": "a caption"} for each, or a subfolder for each class'
 )
+_REPEATED = re.compile(r"\d+_\D")
+"""What another trainer calls its folders: how often their pictures are repeated, and what they show."""
 
 
-class ImageFolder(CaptionedImages):
-    """The captioned PNG, JPEG and WebP pictures of a folder and its subfolders.
+class _Candidate(NamedTuple):
+    """A picture, the name of its class, and, where it has no captions, the reason and a detail."""
 
-    Captions: ``name.txt`` beside ``name.jpg``, each line an alternative of which a sample draws one; or,
-    where the folder holds ``metadata.jsonl``, its lines ``{"file_name": ..., "text": a string or a list
-    of alternatives}``, which then are the list of pictures. Where there is no caption at all and every picture lies
-    directly in one of several subfolders, these are classes, in the order of their names. At first use every picture
-    is decoded once; what cannot be used is named in ``report``.
+    picture: Picture
+    class_name: str = ""
+    lacking: tuple[str, str] = ("", "")
+
+
+@dataclass
+class _Found:
+    """What a folder holds: candidates, what is skipped (name, reason, detail, samples), and notes (what, name)."""
+
+    candidates: list[_Candidate] = field(default_factory=list)
+    skipped: list[tuple[str, str, str, int]] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass
+class _Tree:
+    """The files below a folder by what they are for, as names in the folder with slashes."""
+
+    pictures: list[str] = field(default_factory=list)
+    lists: list[str] = field(default_factory=list)
+    captions: dict[str, str] = field(default_factory=dict)
+    """Caption files, by the name of the picture without its suffix, or with it."""
+
+
+def open_folder(path: Path, split: Split, *, classes: bool | None = None, reading: Reading | None = None) -> ImageFiles:
+    """The captioned pictures of a folder and its subfolders.
+
+    Captions are the lines of ``name.txt`` beside ``name.jpg`` (or of ``name.jpg.txt``, ``name.caption``). Or a list
+    names pictures below its own folder: ``metadata.jsonl``, lines ``{"file_name": ..., "text": a string or a list}``
+    with, optionally, "group", "split", "licence" and "label", the name of a class; or the same in ``metadata.csv``.
+    Pictures in the folder of a list that it does not name are no part of the data.
+
+    Where no picture has a caption and all lie directly in one of several subfolders, these are classes in the order of
+    their names. A split that is not stored is that of a top subfolder called train, held_out, test or validation, where
+    there are two sides of them; else it goes by the group. Every file is used, skipped with a reason, or noted.
 
     Args:
-        path: the folder.
-        size: rows and columns of the samples in pixels (centre crop).
-        split: "train", "held_out" (about a tenth, by a hash of the first caption) or "all".
-        background: shown where a picture is transparent.
-        max_megapixels: larger pictures are refused before they are decoded.
-        max_skipped: the share of pictures that may be unusable before the whole folder is refused.
-        progress: show a bar during the first check, where the error stream is a terminal.
-        classes: whether samples hold the subfolders as classes; None: where there are no captions.
+        classes: whether the data set is one of classes; None: where there are no captions.
 
     Raises:
         PochadeError: no such folder, no pictures, neither captions nor classes, a listed name that leaves the folder.
-        FailureError: more than ``max_skipped`` unusable; the report's file is named.
+        EmptySplitError: no picture is of the split.
+        FailureError: too many are unusable; the report's file is named.
     """
-
-    def __init__(
-        self,
-        path: Path | str,
-        size: int,
-        *,
-        split: str = "all",
-        background: str | tuple[int, int, int] = "white",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        max_skipped: float = MAX_SKIPPED,
-        progress: bool = True,
-        classes: bool | None = None,
-    ) -> None:
-        super().__init__(size, split=split, background=background, max_megapixels=max_megapixels)
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise PochadeError(f"folder: {path} is no folder")
-        listed = (self.path / METADATA).is_file()
-        candidates = _from_metadata(self.path) if listed else _from_text_files(self.path)
-        found = [c for c in candidates if isinstance(c, Picture)]
-        names: list[str] | None = None
-        if not listed and (classes or not found) and (labelled := _from_subfolders(self.path, bool(classes))):
-            candidates, names = labelled
-            found = [c for c in candidates if isinstance(c, Picture)]
-        if not found:
-            what = f"{len(candidates)} pictures but no captions" if candidates else "no pictures"
-            raise PochadeError(f"folder: {path} holds {what}: {EXPECTED}")
-        store = store_for(self.path)
-        self.report = Report(str(self.path), store / "report.json", total=len(candidates), max_skipped=max_skipped)
-        for candidate in candidates:
-            if not isinstance(candidate, Picture):
-                self.report.skip(*candidate)
-        self._keep_usable(self._name_classes(found, names, classes), store, progress)
-
-
-_Skipped = tuple[str, str, str]
-"""Name, reason, detail."""
-
-
-def _pictures(folder: Path) -> Iterator[tuple[str, Path]]:
-    """Name and path of each picture below the folder, in order, of whatever format."""
-    for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder).as_posix()
-        if path.suffix.lower() in IMAGE_SUFFIXES + OTHER_SUFFIXES and "/." not in f"/{name}" and path.is_file():
-            yield name, path
-
-
-def _from_subfolders(folder: Path, wanted: bool) -> tuple[list[Picture | _Skipped], list[str]] | None:
-    """The pictures with their subfolder as class, and the names; None where these are no classes.
-
-    Unless classes are ``wanted``, there must be several of them, and no picture elsewhere.
-    """
-    pictures = list(_pictures(folder))
-    tops = [name.partition("/")[0] if name.count("/") == 1 else "" for name, _ in pictures]
-    names = sorted(set(tops) - {""})
-    if not names or (not wanted and ("" in tops or len(names) == 1)):
-        return None
-    numbers = {name: number for number, name in enumerate(names)}
-    candidates: list[Picture | _Skipped] = []
-    for top, (name, path) in zip(tops, pictures, strict=True):
-        if path.suffix.lower() in OTHER_SUFFIXES:
-            candidates.append((name, "unsupported format", path.suffix))
+    reading = reading or Reading()
+    if not path.is_dir():
+        raise PochadeError(f"folder: {path} is no folder")
+    found = _Found()
+    tree = _read_tree(path, found)
+    listed = _read_lists(path, tree, found)
+    _read_captions(path, tree, listed, found)
+    sides = split_folders(_top(candidate.picture.name) for candidate in found.candidates)
+    captioned = bool(tree.lists) or any(candidate.picture.captions for candidate in found.candidates)
+    if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
+        _name_by_folder(found, sides, bool(classes))
+    names = sorted({candidate.class_name for candidate in found.candidates} - {""})
+    pictures: list[Picture] = []
+    for picture, class_name, lacking in found.candidates:
+        if picture.captions or class_name:
+            label = names.index(class_name) if class_name else None
+            pictures.append(replace(picture, label=label, split=picture.split or sides.get(_top(picture.name), "")))
         else:
-            candidates.append(
-                Picture(name, (), path, label=numbers[top])
-                if top
-                else (name, "no class", "not directly in a subfolder")
-            )
-    return candidates, names
+            found.skipped.append((picture.name, *lacking, 1))
+    if not pictures:
+        raise PochadeError(f"folder: {path} holds {_nothing(found)}: {EXPECTED}")
+    store = store_for(path)
+    total = len(pictures) + len(found.skipped)
+    report = Report(str(path), store / "report.json", total=total, max_skipped=reading.max_skipped)
+    skip_all(report, found.skipped)
+    for what, name in found.notes:
+        report.note(what, name)
+    return ImageFiles(pictures, names or None, report, store, split=split, classes=classes, reading=reading)
 
 
-def _from_text_files(folder: Path) -> list[Picture | _Skipped]:
-    candidates: list[Picture | _Skipped] = []
-    for name, path in _pictures(folder):
-        if path.suffix.lower() in OTHER_SUFFIXES:
-            candidates.append((name, "unsupported format", path.suffix.lower()))
-            continue
-        try:
-            text = path.with_suffix(".txt").read_text(encoding="utf-8-sig")
-        except FileNotFoundError:
-            candidates.append((name, "no caption", f"no {path.with_suffix('.txt').name}"))
-        except (OSError, UnicodeDecodeError) as error:
-            candidates.append((name, "unreadable caption", str(error)))
-        else:
-            captions = clean(text.splitlines())
-            candidates.append(Picture(name, captions, path) if captions else (name, "empty caption", ""))
-    return candidates
+def _nothing(found: _Found) -> str:
+    """What there is in a folder without a usable picture."""
+    count = len(found.skipped)
+    tops = {_top(candidate.picture.name) for candidate in found.candidates}
+    repeated = [top for top in sorted(tops) if _REPEATED.match(top)]
+    if repeated:
+        return f"{count} pictures but no captions ({repeated[0]!r} is no class unless classes:FOLDER is asked for)"
+    return f"{count} pictures but no captions" if count else "no pictures"
 
 
-def _from_metadata(folder: Path) -> list[Picture | _Skipped]:
-    candidates: list[Picture | _Skipped] = []
+def _read_tree(folder: Path, found: _Found) -> _Tree:
+    """All files by what they are for; those for nothing are noted."""
+    tree = _Tree()
+    names: list[str] = []
     seen: set[str] = set()
-    with (folder / METADATA).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{METADATA} line {number}"
+    passed_over = PREPARED if (folder / PREPARED[0]).is_file() else ()
+
+    def unreadable(error: OSError) -> None:
+        name = Path(error.filename).relative_to(folder).as_posix()
+        found.skipped.append((name, "unreadable folder", error.strerror or "", 1))
+
+    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
+        real = os.path.realpath(place)
+        if real in seen:  # a link back
+            folders.clear()
+            continue
+        seen.add(real)
+        inside = Path(place).relative_to(folder)
+        found.notes += [("hidden folder", (inside / f).as_posix()) for f in folders if f[0] == "." and f != ".pochade"]
+        folders[:] = sorted(f for f in folders if f[0] != ".")
+        names += [(inside / file).as_posix() for file in files if inside.parts or file not in passed_over]
+    for name in sorted(names, key=lambda name: name.split("/")):
+        (stem, suffix), base = split_name(name), name.rpartition("/")[2]
+        if base.startswith("."):
+            found.notes.append(("hidden file", name))
+        elif base in LISTS:
+            tree.lists.append(name)
+        elif suffix in PICTURES:
+            tree.pictures.append(name)
+        elif suffix in CAPTION_SUFFIXES:
+            # Of two files for one picture, .txt counts.
+            if stem not in tree.captions or suffix == CAPTION_SUFFIXES[0]:
+                tree.captions[stem] = name
+        else:
+            found.notes.append(("file that is no picture, caption or list", name))
+    return tree
+
+
+def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
+    """Enters what the lists say; the pictures that they name."""
+    seen: set[str] = set()
+    known = set(tree.pictures)
+    spelled = {name.casefold(): name for name in tree.pictures}
+    for listed in tree.lists:
+        inside = PurePosixPath(listed).parent
+        for number, row in _rows(folder / listed):
+            where = f"{listed} line {number}"
             try:
-                row: Any = json.loads(line.decode("utf-8-sig"))
-                name, text = row["file_name"], row["text"]
-                if not isinstance(name, str):
+                if isinstance(row, Exception):
+                    raise row
+                facts = read_facts(row)
+                file_name, label = row["file_name"], row.get("label")
+                if not isinstance(file_name, str):
                     raise TypeError("file_name is no string")
-                captions = clean([text] if isinstance(text, str) else text)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                candidates.append((where, "unreadable line", f"{type(error).__name__}: {error}"))
+                if not facts.captions and not any(row.get(key) is not None for key in ("text", "label")):
+                    raise KeyError("text")
+            except (ValueError, KeyError, TypeError) as error:
+                found.skipped.append((where, "unreadable line", f"{type(error).__name__}: {error}", 1))
                 continue
-            if not is_safe_name(name):
-                raise PochadeError(f"{folder / METADATA} line {number}: file_name {name!r} leaves the folder")
-            path = folder / name
-            if not captions:
-                candidates.append((name, "empty caption", where))
-            elif name in seen:
-                candidates.append((where, "listed twice", name))
-            elif path.suffix.lower() not in IMAGE_SUFFIXES:
-                candidates.append((name, "unsupported format", path.suffix))
-            elif not path.is_file():
-                candidates.append((name, "missing file", where))
-            else:
-                candidates.append(Picture(name, captions, path))
+            if not is_safe_name(file_name):
+                raise PochadeError(f"{folder / listed} line {number}: file_name {file_name!r} leaves the folder")
+            name = (inside / file_name).as_posix()
+            suffix = PurePosixPath(name).suffix.lower()
+            if name in seen:
+                found.skipped.append((where, "listed twice", name, 1))
+                continue
             seen.add(name)
-    return candidates
+            if suffix not in READABLE:
+                found.skipped.append((name, "unsupported format", suffix, 1))
+            elif name not in known and not (folder / name).is_file():
+                other = spelled.get(name.casefold())
+                found.skipped.append((name, "missing file", f"{where}; there is {other}" if other else where, 1))
+            else:
+                class_name = " ".join(label.split()) if isinstance(label, str) else ""
+                picture = Picture(name, folder / name, facts.captions, None, facts.group, facts.split, facts.licence)
+                found.candidates.append(_Candidate(picture, class_name, ("empty caption", where)))
+    return seen
 
 
-def clean(captions: list[str]) -> tuple[str, ...]:
-    """Captions with single blanks, without empty ones and repetitions."""
-    return tuple(dict.fromkeys(words for words in (" ".join(c.split()) for c in captions) if words))
+def _rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """The lines of a list with their numbers, each an object, or the error that reading it gave."""
+    if path.suffix == ".csv":
+        text, _ = decode_text(path.read_bytes())
+        for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
+            yield number, {key: value for key, value in row.items() if value}
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    yield number, json.loads(line.decode("utf-8-sig"))
+                except ValueError as error:
+                    yield number, error
+
+
+def _read_captions(folder: Path, tree: _Tree, listed: set[str], found: _Found) -> None:
+    """Enters the pictures that no list names, with the captions beside them."""
+    governed = {PurePosixPath(name).parent for name in tree.lists}
+    used: set[str] = set()
+    for name in tree.pictures:
+        stem, suffix = split_name(name)
+        if name in listed:
+            continue
+        if governed and not governed.isdisjoint(PurePosixPath(name).parents):
+            found.notes.append(("picture that the list of its folder does not name", name))
+            continue
+        if suffix not in READABLE:
+            found.skipped.append((name, "unsupported format", suffix, 1))
+            continue
+        beside = tree.captions.get(stem, tree.captions.get(name))
+        captions: tuple[str, ...] = ()
+        if beside is None:
+            lacking = ("no caption", f"no {PurePosixPath(stem).name}{CAPTION_SUFFIXES[0]}")
+        else:
+            used.add(beside)
+            lacking = ("empty caption", "")
+            try:
+                text, note = decode_text((folder / beside).read_bytes())
+            except (OSError, ValueError) as error:
+                lacking = ("unreadable caption", str(error))
+            else:
+                captions = clean(text.splitlines())
+                found.notes += [(note, beside)] if note else []
+        found.candidates.append(_Candidate(Picture(name, folder / name, captions), "", lacking))
+    left = (name for name in tree.captions.values() if name not in used)
+    found.notes += [("caption file without a picture", name) for name in left]
+
+
+def _name_by_folder(found: _Found, sides: dict[str, Split], wanted: bool) -> None:
+    """Gives each picture the subfolder that it lies in directly as its class, where these are classes.
+
+    Unless classes are ``wanted``, there must be several of them, no picture elsewhere, and other names than those of
+    splits and of repetitions.
+    """
+    names = [candidate.picture.name for candidate in found.candidates]
+    below = [name.partition("/")[2] if sides else name for name in names]
+    tops = [_top(name) if name.count("/") == 1 else "" for name in below]
+    different = set(tops) - {""}
+    if not wanted and ("" in tops or len(different) == 1 or different <= set(SPLIT_NAMES)):
+        return
+    if not wanted and all(_REPEATED.match(top) for top in different):
+        return
+    reason = ("no class", "not directly in a subfolder") if wanted else ("", "")
+    found.candidates = [
+        candidate._replace(class_name=readable(top), lacking=reason)
+        for candidate, top in zip(found.candidates, tops, strict=True)
+    ]
+
+
+def _top(name: str) -> str:
+    """The subfolder that a name starts with; "" for what lies in none."""
+    return name.partition("/")[0] if "/" in name else ""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pochade.data.sources.folder import clean
+from pochade.data.sources.formats import clean
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.images.decode import BadImage
 

@@ -6,22 +6,22 @@ Debian and Ubuntu carry release 0.18 as the package ``openclipart-svg``.
 import html
 import io
 import re
-from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
-from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import CaptionedImages, Picture, store_for
-from pochade.data.sources.folder import clean
+from pochade.data.dataset import Split
+from pochade.data.report import Report
+from pochade.data.sources.formats import clean
+from pochade.data.sources.image_files import ImageFiles, Picture, Reading
+from pochade.data.store import store_for
 from pochade.errors import PochadeError, missing_extra
-from pochade.images.decode import MAX_MEGAPIXELS, BadImage
+from pochade.images.decode import BadImage, upright_rgb
 
+LICENCE = "public domain"
 MARGIN = 0.04
 """Of the picture's side, left free around a drawing."""
 LARGEST_ENLARGEMENT = 4.0
-CHECKED_SIDE = 32
-"""Pixels: what can be drawn small can be drawn large, in a multiple of the time."""
 _ROOT = re.compile(r"<svg\b[^>]*>", re.DOTALL)
 _SIZE = re.compile(r"\s(?:width|height)\s*=\s*(?:\"[^\"]*\"|'[^']*')")
 _TITLE = re.compile(r"<dc:title>([^<]*)</dc:title>")
@@ -33,28 +33,22 @@ _HEAD = 8192
 """Characters at the start of a file in which its title and keywords lie."""
 
 
-@dataclass(frozen=True, slots=True)
-class Drawing(Picture):
-    """An SVG file, read as a square PNG of ``side`` pixels."""
+class SvgPicture(Picture):
+    """An SVG file, drawn centred and as large as fits."""
 
-    side: int = 256
-
-    def read(self) -> bytes:
-        """The drawing on transparent ground, centred, as large as fits; raises `BadImage`."""
-        text = _without_page(Picture.read(self).decode("utf-8", "replace"))
-        drawn = self._drawn(text, 2 * self.side)
-        small = self.side / max(drawn.size)
+    def load(self, data: bytes, size: int, reading: Reading) -> tuple[Image.Image, tuple[str, ...]]:
+        text = _without_page(data.decode("utf-8", "replace"))
+        drawn = self._drawn(text, 2 * size)
+        small = size / max(drawn.size)
         if small > 1:  # much of the page is empty: drawn again, larger
-            drawn = self._drawn(text, round(2 * self.side * min(small, LARGEST_ENLARGEMENT)))
-        room = max(1, round(self.side * (1 - 2 * MARGIN)))
+            drawn = self._drawn(text, round(2 * size * min(small, LARGEST_ENLARGEMENT)))
+        room = max(1, round(size * (1 - 2 * MARGIN)))
         scale = room / max(drawn.size)
         width, height = (max(1, round(length * scale)) for length in drawn.size)
-        page = Image.new("RGBA", (self.side, self.side))
-        corner = (self.side - width) // 2, (self.side - height) // 2
+        page = Image.new("RGBA", (size, size))
+        corner = (size - width) // 2, (size - height) // 2
         page.paste(drawn.resize((width, height), Image.Resampling.LANCZOS), corner)
-        out = io.BytesIO()
-        page.save(out, "PNG", compress_level=1)
-        return out.getvalue()
+        return upright_rgb(page, reading.colour(self.name))[0], ()
 
     def _drawn(self, text: str, pixels: int) -> Image.Image:
         """What is not transparent of the page, whose longer side has so many pixels."""
@@ -73,55 +67,43 @@ class Drawing(Picture):
         return page.crop(box)
 
 
-class OpenClipArt(CaptionedImages):
+def open_openclipart(path: Path, split: Split, reading: Reading | None = None) -> ImageFiles:
     """The drawings below a folder, each checked once; captions are the title, and the title with the keywords.
 
-    Args:
-        path: the folder of SVG files; links, what lies in a folder ``duplicates``, and the most of more than
-            ``MAX_ALIKE`` drawings of one title are passed over.
-        size: rows and columns of the samples in pixels.
-        split: "train", "held_out" (about a tenth, by a hash of the title) or "all".
-        background: what surrounds a drawing.
-        max_megapixels: as for other folders.
-        max_skipped: the share of drawings that may be unusable before the whole folder is refused.
-        progress: show a bar during the first check, where the error stream is a terminal.
+    Links, what lies in a folder ``duplicates``, and the most of more than ``MAX_ALIKE`` drawings of one title are
+    passed over, and noted.
 
     Raises:
         PochadeError: no such folder, or no drawings in it; a package of the "train" extra is missing.
-        FailureError: more than ``max_skipped`` unusable; the report's file is named.
+        EmptySplitError: no picture is of the split.
+        FailureError: too many are unusable; the report's file is named.
     """
-
-    def __init__(
-        self,
-        path: Path | str,
-        size: int,
-        *,
-        split: str = "all",
-        background: str | tuple[int, int, int] = "white",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        max_skipped: float = MAX_SKIPPED,
-        progress: bool = True,
-    ) -> None:
-        super().__init__(size, split=split, background=background, max_megapixels=max_megapixels)
-        self.path = Path(path)
-        if not self.path.is_dir():
-            raise PochadeError(f"path: {path} is no folder; it is the one with the SVG files of Open Clip Art")
-        files = [f for f in sorted(self.path.rglob("*.svg")) if not f.is_symlink() and f.parent.name != "duplicates"]
-        if not files:
-            raise PochadeError(f"path: {path} holds no SVG files")
-        store = store_for(self.path)
-        self.report = Report(str(self.path), store / "report.json", total=len(files), max_skipped=max_skipped)
-        titles: dict[str, list[Picture]] = {}
-        for file in files:
-            name = file.relative_to(self.path).as_posix()
-            captions = captions_of(file.read_bytes()[:_HEAD].decode("utf-8", "replace"))
-            if captions:
-                titles.setdefault(captions[0], []).append(Drawing(name, captions, file, side=CHECKED_SIDE))
-            else:
-                self.report.skip(name, "no caption", "no title in the file")
-        found = [drawing for alike in titles.values() for drawing in alike[:: -(-len(alike) // MAX_ALIKE)]]
-        self._keep_usable(found, store, progress)
-        self.items = [Drawing(p.name, p.captions, p.file, side=size) for p in self.items]
+    reading = reading or Reading()
+    if not path.is_dir():
+        raise PochadeError(f"path: {path} is no folder; it is the one with the SVG files of Open Clip Art")
+    files = sorted(path.rglob("*.svg"))
+    doubles = [file for file in files if file.is_symlink() or file.parent.name == "duplicates"]
+    files = [file for file in files if file not in set(doubles)]
+    if not files:
+        raise PochadeError(f"path: {path} holds no SVG files")
+    store = store_for(path)
+    report = Report(str(path), store / "report.json", total=len(files), max_skipped=reading.max_skipped)
+    titles: dict[str, list[Picture]] = {}
+    for file in files:
+        name = file.relative_to(path).as_posix()
+        captions = captions_of(file.read_bytes()[:_HEAD].decode("utf-8", "replace"))
+        if captions:
+            titles.setdefault(captions[0], []).append(SvgPicture(name, file, captions, licence=LICENCE))
+        else:
+            report.skip(name, "no caption", "no title in the file")
+    found = [drawing for alike in titles.values() for drawing in alike[:: -(-len(alike) // MAX_ALIKE)]]
+    kept = {drawing.name for drawing in found}
+    for file in doubles:
+        report.note("link or duplicate", file.relative_to(path).as_posix())
+    for drawing in (drawing for alike in titles.values() for drawing in alike):
+        if drawing.name not in kept:
+            report.note(f"drawing of a title that more than {MAX_ALIKE} have", drawing.name)
+    return ImageFiles(found, None, report, store, split=split, classes=False, reading=reading)
 
 
 def captions_of(head: str) -> tuple[str, ...]:

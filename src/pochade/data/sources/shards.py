@@ -6,27 +6,50 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from hashlib import sha256
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, Self
 
-from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import CaptionedImages, Picture, each, read_store, stamp, store_for
+from pochade.data.dataset import Split
+from pochade.data.progress import each
+from pochade.data.report import Report
+from pochade.data.sources.formats import (
+    PICTURES,
+    READABLE,
+    Facts,
+    clean,
+    decode_text,
+    read_facts,
+    split_folders,
+    split_name,
+)
+from pochade.data.sources.image_files import ImageFiles, Picture, Reading, skip_all
+from pochade.data.store import read_store, stamp, store_for
 from pochade.errors import PochadeError
-from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, write_json
-from pochade.images.decode import MAX_MEGAPIXELS
+from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, sha256, write_json, write_text
 
 INDEX = "index.json"
 CLASSES = ("classes.txt", "classes.json")
 """What may name the classes: a name a line, or a list of names."""
 MOST_CLASSES = 100_000
-CONTENTS = 2
+CONTENTS = 3
 """Changes with the form of what is remembered of a shard."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 
 Member = tuple[str, int, int]
 """Name, offset and length of a file in a shard."""
-Pairing = Callable[[Path, list[Member]], tuple[list[list[Any]], list[list[Any]]]]
+
+
+class Contents(NamedTuple):
+    """What a shard holds, as JSON: ``samples`` and ``skipped`` [name, reason, detail, samples], ``notes`` [what, name]
+    and, for pairs, samples of another form."""
+
+    samples: list[list[Any]]
+    skipped: list[list[Any]]
+    notes: list[list[str]]
+
+
+Pairing = Callable[[Path, list[Member]], Contents]
 
 
 class Record(NamedTuple):
@@ -40,6 +63,9 @@ class Record(NamedTuple):
     captions: Sequence[str]
     key: str
     label: int | None = None
+    group: str = ""
+    split: str = ""
+    licence: str | None = None
 
 
 class ShardWriter:
@@ -68,8 +94,8 @@ class ShardWriter:
         """Writes a record. Raises `PochadeError` for a bad one."""
         _check_record(record)
         members = {record.suffix: record.image}
-        if record.captions:
-            members[".txt"] = "\n".join(record.captions).encode()
+        facts = {"text": list(record.captions), "group": record.group, "split": record.split, "licence": record.licence}
+        members[".json"] = json.dumps({k: v for k, v in facts.items() if v}, ensure_ascii=False).encode()
         if record.label is not None:
             members[".cls"] = str(record.label).encode()
         self.write(record.key, members)
@@ -93,7 +119,7 @@ class ShardWriter:
     def _finish(self) -> None:
         path = self._path
         self._open.close()
-        entry = {"file": path.name, "samples": self._count, "bytes": path.stat().st_size, "sha256": _hash(path)}
+        entry = {"file": path.name, "samples": self._count, "bytes": path.stat().st_size, "sha256": sha256(path)}
         self.index["shards"].append(entry)
         self.index["samples"] += self._count
         self._tar, self._count = None, 0
@@ -105,8 +131,7 @@ class ShardWriter:
         if self._count:
             self._finish()
         if self.class_names:
-            with atomic_file(self.folder / CLASSES[0]) as file:
-                file.write("".join(f"{name}\n" for name in self.class_names).encode())
+            write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
         write_json(self.folder / INDEX, self.index)
 
 
@@ -115,10 +140,10 @@ def write_shards(
 ) -> dict[str, Any]:
     """Writes ``000000.tar`` and so on, then ``index.json`` (samples, bytes, SHA-256); returns that.
 
-    A sample is ``key.png`` (or .jpg, .jpeg, .webp) with ``key.txt``, a caption a line, and ``key.cls``, the number of
-    a class; ``class_names`` go to ``classes.txt``. A shard takes its name when it is complete, and the index comes
-    last: what is interrupted leaves whole shards without an index. Equal records give equal bytes. Raises
-    `PochadeError` for a folder that holds shards, and for a bad or repeated key.
+    A sample is ``key.png`` (or .jpg, .jpeg, .webp) with ``key.json``, which holds its captions ("text"), "group",
+    "split" and "licence", and ``key.cls``, the number of a class; ``class_names`` go to ``classes.txt``. A shard takes
+    its name when it is complete, and the index comes last: what is interrupted leaves whole shards without an index.
+    Equal records give equal bytes. Raises `PochadeError` for a folder that holds shards, and for a bad or repeated key.
     """
     with ShardWriter(folder, samples_per_shard, class_names) as writer:
         for record in records:
@@ -126,92 +151,107 @@ def write_shards(
     return writer.index
 
 
-class ShardDataset(CaptionedImages):
-    """The pictures of WebDataset shards with captions or classes, by random access into the uncompressed tar files.
+def open_shards(path: Path, split: Split, *, classes: bool | None = None, reading: Reading | None = None) -> ImageFiles:
+    """The pictures of WebDataset shards, by random access into the uncompressed tar files.
 
-    Only picture members (.png, .jpg, .jpeg, .webp), captions and classes are read: ``key.txt``, a caption a line, or
-    the "text" or "caption" of ``key.json``; ``key.cls``, a number from 0. No other member is ever opened, and nothing
-    is unpacked. ``classes.txt`` (a name a line) or ``classes.json`` (a list) beside the shards names the classes.
+    Members of a sample share their name up to the first dot, or beyond it: ``IMG_2024.05.01.png`` goes with
+    ``IMG_2024.05.01.txt``. Captions are a line each of ``key.txt``, or in ``key.json``, which may say the "group",
+    "split" and "licence" too; ``key.cls`` is the number of a class from 0, which ``classes.txt`` (a name a line) or
+    ``classes.json`` (a list) beside the shards names. No other member is ever opened, and nothing is unpacked. A split
+    that is not stored is that of a subfolder called train, held_out, test or validation, or else goes by the group.
 
-    Where the folder has an ``index.json``, counts, sizes and hashes are compared with it once: a shard
-    that is cut short gives what is left of it, one whose hash differs gives nothing, and the samples lost
-    count as skipped.
+    Where there is an ``index.json``, counts, sizes and hashes are compared with it once: a shard that is cut short
+    gives what is left of it, one whose hash differs gives nothing, and the samples lost count as skipped.
 
     Args:
-        shards: a folder of .tar files, or a pattern: ``data/*.tar``, ``data/{000000..000012}.tar``.
-        size, split, background, max_megapixels, max_skipped, progress: as for `ImageFolder`.
-        classes: whether samples hold classes; None: where there are no captions.
+        path: a folder of .tar files, also in subfolders, or a pattern: ``data/*.tar``, ``data/{000000..000012}.tar``.
+        classes: whether the data set is one of classes; None: where there are no captions.
 
     Raises:
         PochadeError: no shards, a compressed shard, a member name that leaves the folder, no classes where they are
             wanted, names of classes that are not all different.
-        FailureError: more than ``max_skipped`` lost or unusable; the report's file is named.
+        EmptySplitError: no picture is of the split.
+        FailureError: too many are lost or unusable; the report's file is named.
     """
+    reading = reading or Reading()
+    folder, shards = find_shards(path)
+    names = _class_names({shard.parent for shard in shards})
+    contents = read_contents(folder, shards, _pair, "shards.json", reading.progress)
+    store = store_for(folder)
+    total = sum(len(c.samples) + sum(skip[3] for skip in c.skipped) for c in contents.values())
+    if not total:
+        raise PochadeError(f"shards: {path} holds no captioned pictures, and none with a class")
+    report = Report(str(path), store / "report.json", total=total, max_skipped=reading.max_skipped)
+    splits = split_folders(PurePosixPath(name).parts[0] if "/" in name else "" for name in contents)
+    found: list[Picture] = []
+    for name, content in contents.items():
+        skip_all(report, (tuple(entry) for entry in content.skipped))
+        for what, member in content.notes:
+            report.note(what, member)
+        for member, captions, offset, length, label, group, own, licence in content.samples:
+            side = own or splits.get(name.partition("/")[0], "")
+            picture = f"{name}/{member}"
+            found.append(Picture(picture, folder / name, tuple(captions), label, group, side, licence, offset, length))
+            if not group:
+                report.note(NO_GROUP, picture)
+    return ImageFiles(found, names, report, store, split=split, classes=classes, reading=reading)
 
-    def __init__(
-        self,
-        shards: Path | str,
-        size: int,
-        *,
-        split: str = "all",
-        background: str | tuple[int, int, int] = "white",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        max_skipped: float = MAX_SKIPPED,
-        progress: bool = True,
-        classes: bool | None = None,
-    ) -> None:
-        super().__init__(size, split=split, background=background, max_megapixels=max_megapixels)
-        folder, contents = read_contents(shards, _pair, "shards.json", progress)
-        names = _class_names(folder)
-        store = store_for(folder)
-        total = sum(len(c["pictures"]) + sum(skip[3] for skip in c["skipped"]) for c in contents.values())
-        if not total:
-            raise PochadeError(f"shards: {shards} holds no captioned pictures, and none with a class")
-        self.report = Report(str(shards), store / "report.json", total=total, max_skipped=max_skipped)
-        found: list[Picture] = []
-        for name, content in contents.items():
-            for skipped, reason, detail, samples in content["skipped"]:
-                self.report.skip(skipped, reason, detail, samples=samples)
-            for member, captions, offset, length, label in content["pictures"]:
-                found.append(Picture(f"{name}/{member}", tuple(captions), folder / name, offset, length, label))
-        self._keep_usable(self._name_classes(found, names, classes), store, progress)
+
+def find_shards(path: Path) -> tuple[Path, list[Path]]:
+    """The folder that the names of shards are relative to, and the tar files of a folder or a pattern, in order.
+
+    Raises:
+        PochadeError: there are none.
+    """
+    if path.is_dir():
+        found = [p for p in path.rglob("*.tar") if "/." not in f"/{p.relative_to(path).as_posix()}" and p.is_file()]
+        folder, shards = path, sorted(found)
+    elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(path)):
+        first, last = brace.groups()
+        numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        shards = [Path(str(path).replace(brace[0], number)) for number in numbers]
+        folder = path.parent
+        absent = [p.name for p in shards if not p.is_file()]
+        if absent:
+            raise PochadeError(f"shards: {path}: {absent[0]} and {len(absent) - 1} more are missing")
+    else:
+        folder, shards = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
+    if not shards:
+        raise PochadeError(f"shards: {path}: no .tar file there")
+    return folder, shards
 
 
 def read_contents(
-    shards: Path | str, pair: Pairing, remembered: str, progress: bool
-) -> tuple[Path, dict[str, dict[str, Any]]]:
-    """The folder of the shards, and of each by its name what it holds: "pictures" as ``pair`` finds them, "skipped".
+    folder: Path, shards: Sequence[Path], pair: Pairing, remembered: str, progress: bool
+) -> dict[str, Contents]:
+    """What each shard holds, by its name in the folder, as ``pair`` finds it from the members.
 
-    Args:
-        shards: as for `ShardDataset`, whose errors are raised.
-        pair: from the members of a shard, (name, offset, length), to its samples and to those that are skipped, [name,
-            reason, detail, samples].
-        remembered: name of the file that saves reading unchanged shards again.
+    Shards that an ``index.json`` beside the others names and that are not there are lost. ``remembered`` is the name of
+    the file that saves reading unchanged shards again. Errors are those of `open_shards`.
     """
-    paths = _expand(shards)
-    folder = paths[0].parent
     store = store_for(folder)
-    expected = _read_index(folder / INDEX)
+    expected = {beside: _read_index(beside / INDEX) for beside in {shard.parent for shard in shards}}
     known = read_store(store / remembered)
-    contents: dict[str, dict[str, Any]] = {}
+    seen: dict[str, Any] = {}
 
     def examine(path: Path) -> dict[str, Any]:
-        entry = expected.get(path.name)
+        entry = expected[path.parent].get(path.name)
         at = [CONTENTS, *stamp(path), entry["sha256"] if entry else None]
-        old = known.get(path.name, {})
-        return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry, pair)}
+        old = known.get(path.relative_to(folder).as_posix(), {})
+        return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry, pair)._asdict()}
 
-    for path, content in each(examine, paths, f"reading {folder}", progress):
-        contents[path.name] = content
-    if contents != known:
-        write_json(store / remembered, contents)
-    missing = {name: expected[name]["samples"] for name in expected if name not in contents}
-    if Path(shards).is_dir():
-        contents |= {
-            name: {"pictures": [], "skipped": [[name, "missing shard", f"{lost} samples", lost]]}
-            for name, lost in missing.items()
-        }
-    return folder, contents
+    for path, content in each(examine, shards, f"reading {folder}", progress):
+        seen[path.relative_to(folder).as_posix()] = content
+    if seen != known:
+        write_json(store / remembered, seen)
+    contents = {n: Contents(found["samples"], found["skipped"], found["notes"]) for n, found in seen.items()}
+    for beside, entries in expected.items():
+        for name, entry in entries.items():
+            place = (beside / name).relative_to(folder).as_posix()
+            if place not in contents and not (beside / name).exists():
+                lost = entry["samples"]
+                contents[place] = Contents([], [[place, "missing shard", f"{lost} samples", lost]], [])
+    return contents
 
 
 def _check_key(key: str, keys: set[str]) -> None:
@@ -239,35 +279,16 @@ def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
     tar.addfile(member, io.BytesIO(data))
 
 
-def _hash(path: Path) -> str:
-    digest = sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def _expand(shards: Path | str) -> list[Path]:
-    """The tar files of a folder or pattern, in order."""
-    path = Path(shards)
-    if path.is_dir():
-        paths = sorted(path.glob("*.tar"))
-    elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(shards)):
-        first, last = brace.groups()
-        numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-        paths = [Path(str(shards).replace(brace[0], number)) for number in numbers]
-        absent = [p.name for p in paths if not p.is_file()]
-        if absent:
-            raise PochadeError(f"shards: {shards}: {absent[0]} and {len(absent) - 1} more are missing")
-    else:
-        paths = sorted(p for p in path.parent.glob(path.name) if p.is_file())
-    if not paths:
-        raise PochadeError(f"shards: {shards}: no .tar file there")
-    return paths
-
-
-def _class_names(folder: Path) -> list[str] | None:
+def _class_names(folders: Iterable[Path]) -> list[str] | None:
     """The names beside the shards, None where there are none."""
+    found = {folder: names for folder in sorted(folders) if (names := _names_in(folder)) is not None}
+    different = [folder for folder, names in found.items() if names != next(iter(found.values()))]
+    if different:
+        raise PochadeError(f"{different[0]}: its classes are not those of {next(iter(found))}")
+    return next(iter(found.values()), None)
+
+
+def _names_in(folder: Path) -> list[str] | None:
     path = next((folder / name for name in CLASSES if (folder / name).is_file()), None)
     if path is None:
         return None
@@ -292,7 +313,10 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
     if not path.is_file():
         return {}
     try:
-        shards = json.loads(path.read_bytes())["shards"]
+        value = json.loads(path.read_bytes())
+        if "shards" not in value and "__kind__" in value:  # the index of webdataset's wids has other hashes
+            return {}
+        shards = value["shards"]
         return {
             s["file"]: {"samples": int(s["samples"]), "bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in shards
         }
@@ -300,24 +324,26 @@ def _read_index(path: Path) -> dict[str, dict[str, Any]]:
         raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error
 
 
-def _contents(path: Path, expected: dict[str, Any] | None, pair: Pairing) -> dict[str, Any]:
-    """Samples as ``pair`` finds them, and losses, [name, reason, detail, samples]."""
+def _contents(path: Path, expected: dict[str, Any] | None, pair: Pairing) -> Contents:
+    """Samples as ``pair`` finds them, and losses."""
     size = path.stat().st_size
-    if expected and size >= expected["bytes"] and _hash(path) != expected["sha256"]:
+    if expected and size >= expected["bytes"] and sha256(path) != expected["sha256"]:
         lost = expected["samples"]
         detail = f"its SHA-256 is not that of {INDEX}; {lost} samples lost"
-        return {"pictures": [], "skipped": [[path.name, "damaged shard", detail, lost]]}
+        return Contents([], [[path.name, "damaged shard", detail, lost]], [])
     members, complete = _members(path)
-    pictures, skipped = pair(path, members)
+    found = pair(path, members)
     if complete and not (expected and size < expected["bytes"]):
-        return {"pictures": pictures, "skipped": skipped}
+        return found
+    skipped = found.skipped
     if expected:
-        lost = max(1, expected["samples"] - len(pictures))
+        lost = max(1, expected["samples"] - len(found.samples))
         # The sample at the cut is one of the lost, not one without a caption.
         skipped, detail = [], f"lost {lost} of {expected['samples']} samples"
     else:
-        skipped, lost, detail = skipped[:-1], 1, f"{len(pictures)} samples left, the number lost is unknown"
-    return {"pictures": pictures, "skipped": [*skipped, [path.name, "truncated shard", detail, lost]]}
+        lost, detail = 1, f"{len(found.samples)} samples left, the number lost is unknown"
+        skipped = skipped[:-1]
+    return found._replace(skipped=[*skipped, [path.name, "truncated shard", detail, lost]])
 
 
 def _members(path: Path) -> tuple[list[Member], bool]:
@@ -343,59 +369,79 @@ def _members(path: Path) -> tuple[list[Member], bool]:
         return members, False
 
 
-def _pair(path: Path, members: list[Member]) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Pictures, [member, captions, offset, length, class], and those that are skipped."""
-    images: dict[str, tuple[str, int, int]] = {}
-    texts: dict[str, tuple[str, int, int]] = {}
-    labels: dict[str, tuple[int, int]] = {}
-    skipped: list[list[Any]] = []
+def _pair(path: Path, members: list[Member]) -> Contents:
+    """Pictures, [member, captions, offset, length, class, group, split, licence]."""
+    pictures: dict[str, Member] = {}
+    beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (".txt", ".cls", ".json")}
+    found = Contents([], [], [])
     for name, offset, length in members:
-        folder, slash, base = name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        key, suffix = folder + slash + stem, "." + suffix.lower()
-        if suffix in IMAGE_SUFFIXES:
-            if key in images:
-                skipped.append([f"{path.name}/{name}", "second picture of a sample", images[key][0], 1])
-            else:
-                images[key] = (name, offset, length)
-        elif suffix == ".txt" or (suffix == ".json" and key not in texts):
-            texts[key] = (suffix, offset, length)
-        elif suffix == ".cls":
-            labels[key] = (offset, length)
-    pictures: list[list[Any]] = []
+        stem, suffix = split_name(name)
+        if suffix in READABLE and stem not in pictures:
+            pictures[stem] = (name, offset, length)
+        elif suffix in READABLE:
+            found.skipped.append([f"{path.name}/{name}", "second picture of a sample", pictures[stem][0], 1])
+        elif suffix in PICTURES:
+            found.skipped.append([f"{path.name}/{name}", "unsupported format", suffix, 1])
+        elif suffix in beside:
+            beside[suffix][stem] = (name, offset, length)
+        else:
+            found.notes.append([f"other members ({suffix or 'no suffix'})", f"{path.name}/{name}"])
+    owned = {suffix: _owners(pictures, stems) for suffix, stems in beside.items()}
     with path.open("rb") as file:
-        for key, (name, offset, length) in images.items():
-            captions: tuple[str, ...] = ()
-            label: int | None = None
-            detail = kind = ""
+
+        def read(suffix: str, stem: str) -> bytes | None:
+            key = owned[suffix].get(stem)
+            if key is None:
+                return None
+            _, at, count = beside[suffix].pop(key)
+            file.seek(at)
+            return file.read(count)
+
+        for stem, (name, offset, length) in pictures.items():
+            label, detail, facts = None, "", Facts((), "", "", None)
+            data = {suffix: read(suffix, stem) for suffix in beside}
+            kind = ""
             try:
-                if key in texts:
-                    kind, at, count = texts[key]
-                    file.seek(at)
-                    captions = _captions(kind, file.read(count))
-                if key in labels:
-                    kind, (at, count) = ".cls", labels[key]
-                    file.seek(at)
-                    label = _label(file.read(count))
-            except (ValueError, TypeError, AttributeError) as error:
-                detail = f"{key}{kind}: {type(error).__name__}: {error}"
-            if captions or label is not None:
-                pictures.append([name, list(captions), offset, length, label])
+                for kind, value in data.items():
+                    match kind, value:
+                        case ".txt", bytes():
+                            text, note = decode_text(value)
+                            facts = facts._replace(captions=clean(text.splitlines()))
+                            found.notes.extend([[note, f"{path.name}/{name}"]] if note else [])
+                        case ".json", bytes():
+                            told = read_facts(json.loads(value.decode("utf-8-sig")))
+                            facts = told._replace(captions=facts.captions or told.captions)
+                        case ".cls", bytes():
+                            label = _label(value)
+                        case _:
+                            pass
+            except (ValueError, TypeError) as error:
+                detail = f"{stem}{kind}: {type(error).__name__}: {error}"
+            if facts.captions or label is not None:
+                found.notes.extend([["a member that cannot be read: " + kind, f"{path.name}/{name}"]] if detail else [])
+                found.samples.append([name, list(facts.captions), offset, length, label, *facts[1:]])
             else:
-                lacking = "no class" if labels and not texts else "no caption"
-                skipped.append([f"{path.name}/{name}", lacking, detail, 1])
-    return pictures, skipped
+                lacking = "no class" if owned[".cls"] and not owned[".txt"] and not owned[".json"] else "no caption"
+                found.skipped.append([f"{path.name}/{name}", lacking, detail, 1])
+    for suffix, left in beside.items():
+        found.notes.extend([f"{suffix} members without a picture", f"{path.name}/{m[0]}"] for m in left.values())
+    return found
 
 
-def _captions(kind: str, data: bytes) -> tuple[str, ...]:
-    text = data.decode("utf-8-sig")
-    if kind == ".json":
-        row = json.loads(text)
-        value = row.get("text", row.get("caption", ""))
-        lines: list[str] = [value] if isinstance(value, str) else value
-    else:
-        lines = text.splitlines()
-    return tuple(dict.fromkeys(words for words in (" ".join(line.split()) for line in lines) if words))
+def _owners(pictures: Mapping[str, Member], stems: Iterable[str]) -> dict[str, str]:
+    """For pictures by their stems, which of the other ``stems`` is theirs: the same, or the longest that is theirs up
+    to a dot; each goes with one picture."""
+    free = set(stems)
+    owned = {stem: stem for stem in pictures if stem in free}
+    free -= owned.keys()
+    for stem in pictures:
+        shorter = stem
+        while stem not in owned and "." in shorter.rpartition("/")[2]:
+            shorter = shorter.rpartition(".")[0]
+            if shorter in free:
+                owned[stem] = shorter
+                free.remove(shorter)
+    return owned
 
 
 def _label(data: bytes) -> int:

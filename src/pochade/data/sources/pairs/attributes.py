@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from pochade.data.sources.openmoji import SKIN_TONE_WORDS, Item
+from pochade.data.sources.openmoji import SKIN_TONE_WORDS, Drawing
 
 TONES = ("light", "medium-light", "medium", "medium-dark", "dark")
 PLURALS = ("men", "women", "people")
@@ -20,7 +20,7 @@ Relatives = dict[int, dict[str, int]]
 """For a drawing, by what they are called, all that differ from it in one way; itself among them."""
 
 
-def relatives_in_tone(items: Sequence[Item]) -> Relatives:
+def relatives_in_tone(items: Sequence[Drawing]) -> Relatives:
     """By skin tone, one of ``TONES`` or "yellow", the colour of drawings that have none."""
     kin: dict[str, dict[str, int]] = {}
     for index, item in enumerate(items):
@@ -30,7 +30,7 @@ def relatives_in_tone(items: Sequence[Item]) -> Relatives:
     return _relatives(kin.values())
 
 
-def relatives_in_person(items: Sequence[Item]) -> Relatives:
+def relatives_in_person(items: Sequence[Drawing]) -> Relatives:
     """By the word for who is shown: man, woman, person, girl, men ..."""
     kin: dict[tuple[str, ...], dict[str, int]] = {}
     for index, (frame, word, tone, named) in _parsed(items).items():
@@ -40,7 +40,7 @@ def relatives_in_person(items: Sequence[Item]) -> Relatives:
     return _relatives(kin.values())
 
 
-def relatives_in_hair(items: Sequence[Item]) -> Relatives:
+def relatives_in_hair(items: Sequence[Drawing]) -> Relatives:
     """By one of ``HAIR_STYLES``, or "" for a man, a woman or a person with nothing said of the hair."""
     kin: dict[tuple[str, ...], dict[str, int]] = {}
     for index, (frame, word, tone, named) in _parsed(items).items():
@@ -50,17 +50,17 @@ def relatives_in_hair(items: Sequence[Item]) -> Relatives:
     return _relatives(kin.values())
 
 
-def person_of(item: Item) -> str:
+def person_of(item: Drawing) -> str:
     """The word for who is shown; "person" where the name has none, or several."""
     words = [word for word in item.name.split() if word in _ROLES]
     return words[0] if len(words) == 1 else "person"
 
 
-def _bare(item: Item) -> str:
+def _bare(item: Drawing) -> str:
     return " ".join(SKIN_TONE_WORDS.sub("", item.name).split())
 
 
-def _parsed(items: Sequence[Item]) -> dict[int, tuple[tuple[str, ...], str, str, bool]]:
+def _parsed(items: Sequence[Drawing]) -> dict[int, tuple[tuple[str, ...], str, str, bool]]:
     """The name of each drawing of one person (or one kind) without them, their word, their tone, whether it was there.
 
     "man farmer dark skin tone" and "farmer dark skin tone" have one frame, ("*adult", "farmer").

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-from pochade.data.sources.openmoji import OpenMoji, Split
+from pochade.data.dataset import Split
+from pochade.data.sources.openmoji import Drawing, OpenMoji
 from pochade.data.sources.pairs.attributes import (
     PLURALS,
     TONES,
@@ -48,6 +49,8 @@ ASYMMETRIC = 0.04
 MARKED = 0.7
 """Share of the picture that the mask of a local edit marks at most."""
 TRIES = 200
+SMALLEST, LARGEST = 8, 2048
+"""Pixels."""
 
 _Made = tuple[Image.Image, Image.Image, str]
 """Source, target, instruction."""
@@ -89,10 +92,16 @@ class OpenMojiPairs:
             raise PochadeError("weights: all are 0, at least one must be more")
         self._kinds = list(self.weights)
         self._chances = [weight / total for weight in self.weights.values()]
-        self.drawings = OpenMoji(size, split)
-        items = self.drawings.items
+        if not SMALLEST <= size <= LARGEST:
+            raise PochadeError(f"size: {size} given, allowed are {SMALLEST} to {LARGEST} pixels")
+        self.size = size
+        self._dataset = OpenMoji(split)
+        self.drawings = self._dataset.drawings
+        self.concepts = list(self._dataset.groups().values())
+        """The drawings of each concept."""
+        concept_of = {drawing: number for number, drawings in enumerate(self.concepts) for drawing in drawings}
         self._tones, self._persons, self._styles = (
-            relatives(items) for relatives in (relatives_in_tone, relatives_in_person, relatives_in_hair)
+            relatives(self.drawings) for relatives in (relatives_in_tone, relatives_in_person, relatives_in_hair)
         )
         self._makers: dict[str, Callable[[int, np.random.Generator], _Made | None]] = {
             "super_resolution": self._super_resolution,
@@ -106,13 +115,11 @@ class OpenMojiPairs:
         }
         # Few concepts have relatives: looking for one that has would take many tries.
         able: dict[str, Relatives] = {"skin": self._tones, "person": self._persons, "hair": self._tones}
-        self._concepts = {
-            kind: sorted({self.drawings.group(index) for index in relatives}) for kind, relatives in able.items()
-        }
+        self._concepts = {kind: sorted({concept_of[index] for index in relatives}) for kind, relatives in able.items()}
 
     def __len__(self) -> int:
         """The number of concepts."""
-        return len(self.drawings)
+        return len(self.concepts)
 
     def pair(self, index: int, rng: np.random.Generator | None = None) -> Pair:
         """A pair from concept ``index``, or from another one where that does not allow the kind that is drawn.
@@ -122,7 +129,7 @@ class OpenMojiPairs:
         rng = np.random.default_rng(index) if rng is None else rng
         kind = self._kinds[int(rng.choice(len(self._kinds), p=self._chances))]
         for _ in range(TRIES):
-            variants = self.drawings.concepts[index]
+            variants = self.concepts[index]
             drawing = variants[int(rng.integers(len(variants)))]
             with_mask = {"inpaint": self._inpaint, "local": self._local}.get(kind)
             made = self._without_mask(kind, drawing, rng) if with_mask is None else with_mask(drawing, rng)
@@ -140,7 +147,7 @@ class OpenMojiPairs:
         source, target, instruction = made
         if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_SHARE):
             return None
-        item = self.drawings.items[drawing]
+        item = self.drawings[drawing]
         task = "edit" if kind in EDITS else kind
         return Pair(task, source, target, mask, instruction, f"{item.code}-{kind}", item.concept)
 
@@ -149,7 +156,7 @@ class OpenMojiPairs:
         return None if made is None else self._pair(kind, drawing, made)
 
     def _inpaint(self, drawing: int, rng: np.random.Generator) -> Pair | None:
-        target = self.drawings.image(drawing)
+        target = self._image(drawing)
         hidden = random_hole(target, rng)
         if hidden is None:
             return None
@@ -157,15 +164,18 @@ class OpenMojiPairs:
         return self._pair("inpaint", drawing, (source, target, self._caption(drawing, rng)), mask)
 
     def _super_resolution(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        target = self.drawings.image(drawing)
+        target = self._image(drawing)
         return random_loss(target, rng), target, self._caption(drawing, rng)
 
+    def _image(self, drawing: int) -> Image.Image:
+        return self._dataset.image(drawing, self.size)
+
     def _caption(self, drawing: int, rng: np.random.Generator) -> str:
-        return self.drawings.draw_caption(drawing, rng)
+        return draw_caption(self.drawings[drawing], rng)
 
     def _recolour(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        item = self.drawings.items[drawing]
-        source = self.drawings.image(drawing)
+        item = self.drawings[drawing]
+        source = self._image(drawing)
         layers = read_layers(item.path)
         area = areas(source)
         able, others = _colours(layers, area)
@@ -181,17 +191,17 @@ class OpenMojiPairs:
             dominant = area[old] >= DOMINANT * sum(area.values())
             wording = "recolour" if dominant and rng.random() < 0.5 else "recolour a part"
         repaint(layers, "color", colours)
-        return source, draw(layers, self.drawings.size), say(wording, rng, old=old, new=new, name=item.name)
+        return source, draw(layers, self.size), say(wording, rng, old=old, new=new, name=item.name)
 
     def _local(self, drawing: int, rng: np.random.Generator) -> Pair | None:
-        source = self.drawings.image(drawing)
-        layers = read_layers(self.drawings.items[drawing].path)
+        source = self._image(drawing)
+        layers = read_layers(self.drawings[drawing].path)
         able, others = _colours(layers, areas(source))
         if not able or not others:
             return None
         old, new = (names[int(rng.integers(len(names)))] for names in (able, others))
         repaint(layers, "color", shade_for_shade(old, new))
-        everywhere = draw(layers, self.drawings.size)
+        everywhere = draw(layers, self.size)
         area = changed_area(source, everywhere, rng)
         target = Image.composite(everywhere, source, Image.fromarray(np.where(area, 255, 0).astype(np.uint8)))
         mask = mark(source, area, np.any(np.asarray(target) != np.asarray(everywhere), axis=-1), rng)
@@ -200,22 +210,22 @@ class OpenMojiPairs:
         return self._pair("local", drawing, (source, target, say("local", rng, new=new)), mask)
 
     def _colour_in(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        return self._outlines(drawing), self.drawings.image(drawing), self._say_of(drawing, "colour_in", rng)
+        return self._outlines(drawing), self._image(drawing), self._say_of(drawing, "colour_in", rng)
 
     def _outline(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        return self.drawings.image(drawing), self._outlines(drawing), self._say_of(drawing, "outline", rng)
+        return self._image(drawing), self._outlines(drawing), self._say_of(drawing, "outline", rng)
 
     def _outlines(self, drawing: int) -> Image.Image:
-        layers = read_layers(self.drawings.items[drawing].path)
+        layers = read_layers(self.drawings[drawing].path)
         keep_layers(layers, "line")
-        return draw(layers, self.drawings.size)
+        return draw(layers, self.size)
 
     def _mirror(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        source = self.drawings.image(drawing)
+        source = self._image(drawing)
         return source, ImageOps.mirror(source), self._say_of(drawing, "mirror", rng)
 
     def _say_of(self, drawing: int, wording: str, rng: np.random.Generator) -> str:
-        return say(wording, rng, name=self.drawings.items[drawing].name)
+        return say(wording, rng, name=self.drawings[drawing].name)
 
     def _skin(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         found = _relative(self._tones, drawing, rng)
@@ -226,7 +236,7 @@ class OpenMojiPairs:
         if old in TONES and new in TONES and rng.random() < 0.5:
             steps = TONES.index(new) - TONES.index(old)
             wording = {1: "darker", -1: "lighter"}.get(steps, "skin")
-        return self.drawings.image(drawing), self.drawings.image(other), say(wording, rng, new=new)
+        return self._image(drawing), self._image(other), say(wording, rng, new=new)
 
     def _person(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         found = _relative(self._persons, drawing, rng)
@@ -234,17 +244,17 @@ class OpenMojiPairs:
             return None
         old, new, other = found
         instruction = say("people" if new in PLURALS else "person", rng, old=old, new=new)
-        return self.drawings.image(drawing), self.drawings.image(other), instruction
+        return self._image(drawing), self._image(other), instruction
 
     def _hair(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        item = self.drawings.items[drawing]
+        item = self.drawings[drawing]
         who = person_of(item)
-        source = self.drawings.image(drawing)
+        source = self._image(drawing)
         found = _relative(self._styles, drawing, rng)
         if found is not None and found[1] and rng.random() < 0.5:
             _, new, other = found
             wording = new if new in ("bald", "beard") else "hair"
-            return source, self.drawings.image(other), say(wording, rng, who=who, new=new)
+            return source, self._image(other), say(wording, rng, who=who, new=new)
         layers = read_layers(item.path)
         colours = [colour for colour, _ in colours_of(layers, "hair").most_common()]
         if not colours:
@@ -253,7 +263,14 @@ class OpenMojiPairs:
         new = others[int(rng.integers(len(others)))]
         shades = HAIR[new]
         repaint(layers, "hair", {c: shades[min(i, len(shades) - 1)] for i, c in enumerate(colours)})
-        return source, draw(layers, self.drawings.size), say("hair colour", rng, who=who, new=new)
+        return source, draw(layers, self.size), say("hair colour", rng, who=who, new=new)
+
+
+def draw_caption(drawing: Drawing, rng: np.random.Generator) -> str:
+    """A caption: the name nearly always, each other word with probability 1/2, in random order."""
+    keywords = [k for k in drawing.keywords if rng.random() < 0.5]
+    words = keywords if keywords and rng.random() < 0.1 else [drawing.name, *keywords]
+    return ", ".join(rng.permutation(words).tolist()) if len(words) > 1 else words[0]
 
 
 def _colours(layers: ET.Element, area: Mapping[str, float]) -> tuple[list[str], list[str]]:

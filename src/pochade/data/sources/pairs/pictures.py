@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from pochade.data.cache.latents import Pictures
+from pochade.data.dataset import Dataset, check_size
 from pochade.data.sources.pairs.degradation import random_hole, random_loss
 from pochade.data.sources.pairs.pair import Pair, differ
 from pochade.errors import FailureError, PochadeError
@@ -24,33 +24,34 @@ class PicturePairs:
     replaced by another one.
 
     Args:
-        pictures: square, all of one size, with captions.
+        dataset: pictures, with captions or without.
+        size: rows and columns in pixels.
         tasks: of ``DAMAGES`` those that are drawn, all equally often.
 
     Raises:
         PochadeError: another task is named, or none, or there are no pictures.
     """
 
-    def __init__(self, pictures: Pictures, tasks: Sequence[str] = DAMAGES) -> None:
+    def __init__(self, dataset: Dataset, size: int, tasks: Sequence[str] = DAMAGES) -> None:
         if not tasks or set(tasks) - set(DAMAGES):
             raise PochadeError(f"tasks: {', '.join(tasks)} given, of any pictures can be made {', '.join(DAMAGES)}")
-        if not len(pictures):
+        if not len(dataset):
             raise PochadeError("pictures: there are none")
-        self.pictures = pictures
+        check_size(size)
+        self.dataset, self.size = dataset, size
         self.tasks = tuple(tasks)
 
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self.dataset)
 
     def pair(self, index: int, rng: np.random.Generator | None = None) -> Pair:
         """A pair from picture ``index``, or from another one; without ``rng`` it is always the same one."""
         rng = np.random.default_rng(index) if rng is None else rng
         task = self.tasks[int(rng.integers(len(self.tasks)))]
         for _ in range(TRIES):
-            target = self.pictures.image(index)
-            captions = self.pictures.captions(index)
-            caption = captions[int(rng.integers(len(captions)))] if captions else ""
-            name, group = f"{index}-{task}", str(self.pictures.group(index))
+            target, item = self.dataset.image(index, self.size), self.dataset.item(index)
+            caption = item.captions[int(rng.integers(len(item.captions)))] if item.captions else ""
+            name, group = f"{item.name}-{task}", item.group
             if task == "inpaint":
                 hidden = random_hole(target, rng)
                 if hidden is not None:

@@ -8,25 +8,19 @@ from typing import Any
 
 import numpy as np
 
-from pochade.data.dataset import is_held_out
+from pochade.data.dataset import check_size, check_split, is_held_out
+from pochade.data.progress import each
 from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.captioned import (
-    SUBSTITUTES,
-    Picture,
-    check_size,
-    check_split,
-    each,
-    read_store,
-    stamp,
-    store_for,
-)
-from pochade.data.sources.folder import clean
+from pochade.data.sources.formats import READABLE, clean
+from pochade.data.sources.image_files import Picture, skip_all
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair
-from pochade.data.sources.shards import Member, read_contents
-from pochade.errors import FailureError, PochadeError
-from pochade.files import IMAGE_SUFFIXES, is_safe_name, write_json
+from pochade.data.sources.shards import Contents, Member, find_shards, read_contents
+from pochade.data.store import read_store, stamp, store_for
+from pochade.errors import EmptySplitError, FailureError, PochadeError
+from pochade.files import is_safe_name, write_json
 from pochade.images.decode import MAX_MEGAPIXELS, BadImage
 
+SUBSTITUTES = 10
 log = logging.getLogger(__name__)
 LIST = "pairs.jsonl"
 EXPECTED = (
@@ -91,15 +85,15 @@ class StoredPairs:
         store = store_for(folder)
         total = len(found) + sum(entry[3] for entry in skipped)
         self.report = Report(str(path), store / "report.json", total=total, max_skipped=max_skipped)
-        for name, reason, detail, samples in skipped:
-            self.report.skip(name, reason, detail, samples=samples)
+        skip_all(self.report, skipped)
+        self.report.check()
         bad = self._check(found, store / "pairs.json", progress)
         usable = [pair for pair in found if pair.name not in bad]
         if not usable:
             raise FailureError(f"{path}: no usable pair; see {self.report.path}")
         self.items = [p for p in usable if split == "all" or is_held_out(p.group) == (split == "held_out")]
         if not self.items:
-            raise PochadeError(f"split: {split!r} of {path} is empty ({len(usable)} pairs in all)")
+            raise EmptySplitError(split, str(path), len(usable))
 
     def _check(self, found: Sequence[Found], store: Path, progress: bool) -> set[str]:
         """Loads every pair that ``store`` does not know unchanged, enters all into the report; the unusable ones."""
@@ -131,6 +125,7 @@ class StoredPairs:
                 self.report.use(outcome["converted"])
         if outcomes != known:
             write_json(store, {"max_megapixels": limit, "pairs": outcomes})
+        self.report.check()
         self.report.write()
         return bad
 
@@ -213,7 +208,7 @@ def _from_list(folder: Path) -> tuple[list[Found], list[Skipped]]:
                 if not is_safe_name(name):
                     raise PochadeError(f"{folder / LIST} line {number}: {role} {name!r} leaves the folder")
             missing = [name for name in names.values() if not (folder / name).is_file()]
-            parts = {role: Picture(name, (), folder / name) for role, name in names.items()}
+            parts = {role: Picture(name, folder / name) for role, name in names.items()}
             if missing:
                 skipped.append((where, "missing file", missing[0], 1))
             elif task == "inpaint" and "mask" not in parts:
@@ -225,14 +220,15 @@ def _from_list(folder: Path) -> tuple[list[Found], list[Skipped]]:
 
 
 def _from_shards(shards: Path | str, progress: bool) -> tuple[Path, list[Found], list[Skipped]]:
-    folder, contents = read_contents(shards, _pair, "pair-shards.json", progress)
+    folder, paths = find_shards(Path(shards))
+    contents = read_contents(folder, paths, _pair, "pair-shards.json", progress)
     found: list[Found] = []
     skipped: list[Skipped] = []
     for shard, content in contents.items():
-        skipped += [tuple(entry) for entry in content["skipped"]]
-        for key, task, instructions, group, parts in content["pictures"]:
+        skipped += [tuple(entry) for entry in content.skipped]
+        for key, task, instructions, group, parts in content.samples:
             source, target, mask = (
-                Picture(f"{shard}/{part[0]}", (), folder / shard, part[1], part[2]) if part else None
+                Picture(f"{shard}/{part[0]}", folder / shard, offset=part[1], length=part[2]) if part else None
                 for part in (parts["source"], parts["target"], parts.get("mask"))
             )
             assert source is not None
@@ -242,7 +238,7 @@ def _from_shards(shards: Path | str, progress: bool) -> tuple[Path, list[Found],
     return folder, found, skipped
 
 
-def _pair(path: Path, members: list[Member]) -> tuple[list[list[Any]], list[list[Any]]]:
+def _pair(path: Path, members: list[Member]) -> Contents:
     """Pairs, [key, task, instructions, group, {role: member}], and those that are skipped."""
     parts: dict[str, dict[str, Member]] = {}
     words: dict[str, tuple[int, int]] = {}
@@ -250,7 +246,7 @@ def _pair(path: Path, members: list[Member]) -> tuple[list[list[Any]], list[list
         folder, slash, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
         role, dot, kind = suffix.lower().partition(".")
-        if role in ("source", "target", "mask") and dot + kind in IMAGE_SUFFIXES:
+        if role in ("source", "target", "mask") and dot + kind in READABLE:
             parts.setdefault(folder + slash + stem, {})[role] = (name, offset, length)
         elif role == "json":
             words[folder + slash + stem] = (offset, length)
@@ -274,7 +270,7 @@ def _pair(path: Path, members: list[Member]) -> tuple[list[list[Any]], list[list
                 skipped.append([name, "no mask", "", 1])
             else:
                 pairs.append([key, task, list(instructions), group, found])
-    return pairs, skipped
+    return Contents(pairs, skipped, [])
 
 
 def _stamp(part: Any) -> list[Any] | None:

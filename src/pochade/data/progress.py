@@ -1,0 +1,38 @@
+"""Work on many items, with a progress bar where a person looks on."""
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def each(function: Callable[[T], R], items: Sequence[T], title: str, progress: bool) -> Iterator[tuple[T, R]]:
+    """``(item, function(item))`` in order, from a few threads, with a progress bar on a terminal."""
+    with progress_bar(progress) as bar, ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        task = bar.add_task(title, total=len(items))
+        for start in range(0, len(items), 256):
+            # In portions: an error ends the work soon, and results do not pile up.
+            portion = items[start : start + 256]
+            for item, result in zip(portion, pool.map(function, portion), strict=True):
+                bar.advance(task)
+                yield item, result
+
+
+def progress_bar(shown: bool) -> Progress:
+    """A bar on the error stream, silent where that is no terminal."""
+    console = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not (shown and console.is_terminal),
+    )

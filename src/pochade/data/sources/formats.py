@@ -1,0 +1,100 @@
+"""Which files are pictures by their names, how captions are decoded, and what a list may say of a picture."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from PIL import features
+
+from pochade.data.dataset import Split
+from pochade.files import IMAGE_SUFFIXES
+
+READABLE = (*IMAGE_SUFFIXES, ".jfif", ".jpe", *((".avif",) if features.check("avif") else ()))
+"""Suffixes of pictures that are read."""
+PICTURES = {
+    *READABLE,
+    *(".avif", ".bmp", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif", ".ico"),
+    *(".j2k", ".jp2", ".jxl", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".ppm", ".psd", ".qoi", ".raf", ".raw", ".rw2"),
+    *(".svg", ".tga", ".tif", ".tiff"),
+}
+"""Suffixes that suggest a picture, read or not."""
+SPLIT_NAMES: dict[str, Split] = {
+    "train": "train",
+    "held_out": "held_out",
+    "test": "held_out",
+    "validation": "held_out",
+    "val": "held_out",
+}
+"""What folders and lists call the two sides."""
+CAPTION_KEYS = ("text", "caption", "captions", "prompt")
+"""What a list may call the captions of a picture, the first that there is."""
+
+
+class Facts(NamedTuple):
+    """What a line of a list, or a .json in a shard, says of a picture; empty where it says nothing."""
+
+    captions: tuple[str, ...]
+    group: str
+    split: str
+    licence: str | None
+
+
+def read_facts(row: Any) -> Facts:
+    """The captions, group, split and licence in a JSON object.
+
+    Raises:
+        TypeError: no object, or captions that are no text.
+    """
+    if not isinstance(row, Mapping):
+        raise TypeError(f"an object expected, {type(row).__name__} found")
+    value = next((row[key] for key in CAPTION_KEYS if row.get(key) is not None), ())
+    if not isinstance(value, str | list | tuple) or not all(isinstance(text, str) for text in value):
+        raise TypeError("captions are a text or a list of texts")
+    captions = clean([value] if isinstance(value, str) else value)
+    group, split = row.get("group"), row.get("split")
+    licence = row.get("licence", row.get("license"))
+    return Facts(
+        captions,
+        group if isinstance(group, str) else "",
+        SPLIT_NAMES.get(split, "") if isinstance(split, str) else "",
+        licence if isinstance(licence, str) else None,
+    )
+
+
+def clean(captions: Iterable[str]) -> tuple[str, ...]:
+    """Captions with single blanks, without empty ones and repetitions."""
+    return tuple(dict.fromkeys(words for words in (" ".join(c.split()) for c in captions) if words))
+
+
+def decode_text(data: bytes) -> tuple[str, str]:
+    """The text in a caption file, and what to note of its encoding ("" for UTF-8).
+
+    Raises:
+        ValueError: it is no text in UTF-8, UTF-16 or Windows' Latin-1.
+    """
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        text, note = data.decode("utf-16"), "caption in UTF-16"
+    else:
+        try:
+            text, note = data.decode("utf-8-sig"), ""
+        except UnicodeDecodeError:
+            text, note = data.decode("cp1252"), "caption in Latin-1, not UTF-8"
+    if any(ord(c) < 32 and not c.isspace() for c in text):
+        raise ValueError("it holds control characters: no text")
+    return text, note
+
+
+def split_folders(names: Iterable[str]) -> dict[str, Split]:
+    """The side that each of the top folders of a data set stands for; empty where they are no sides.
+
+    They are when all are called so (``SPLIT_NAMES``), one of them train. One folder alone is divided like any other.
+    """
+    tops = set(names)
+    sides = {name: SPLIT_NAMES[name] for name in tops if name in SPLIT_NAMES}
+    return sides if len(sides) == len(tops) and set(sides.values()) == {"train", "held_out"} else {}
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The name without its last suffix, and that in lower case."""
+    folder, slash, base = name.rpartition("/")
+    stem, dot, suffix = base.rpartition(".")
+    return (folder + slash + stem, f".{suffix.lower()}") if dot else (name, "")

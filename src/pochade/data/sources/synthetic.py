@@ -1,0 +1,101 @@
+"""Pictures made of their number alone: for dry runs, benchmarks and tests of any size."""
+
+import json
+from hashlib import sha256
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from pochade.data.dataset import Dataset, Item, Split, check_size, check_split
+from pochade.errors import EmptySplitError, PochadeError
+
+COLOURS = {
+    "red": (210, 40, 40),
+    "orange": (235, 140, 30),
+    "yellow": (240, 210, 50),
+    "green": (50, 160, 70),
+    "blue": (40, 90, 200),
+    "purple": (130, 60, 170),
+    "white": (245, 245, 245),
+    "black": (25, 25, 25),
+}
+SHAPES = ("circle", "square", "triangle")
+EVERY, FIRST = 10, 1
+"""Of so many pictures one is held out, this one first: two are enough for both splits."""
+GRID = 4
+"""Rows and columns of random colours between which a background changes smoothly."""
+VERSION = 1
+"""Changes with what the pictures show."""
+
+
+class Synthetic(Dataset):
+    """A coloured shape on a smooth background of random colours, with a caption ("synthetic 12 red circle") or a class.
+
+    Args:
+        split: "train", "held_out" (a tenth) or "all".
+        count: of all pictures, at least 1.
+        classes: so many, of which each picture has one drawn evenly; 0: captions.
+
+    Raises:
+        PochadeError: a number out of range.
+        EmptySplitError: one picture alone is not held out.
+    """
+
+    def __init__(self, split: Split, count: int, classes: int = 0) -> None:
+        check_split(split)
+        if count < 1:
+            raise PochadeError(f"synthetic: {count} pictures given, at least 1 expected")
+        if classes < 0:
+            raise PochadeError(f"synthetic: classes={classes} given, at least 0 expected")
+        numbers = np.arange(count)
+        held_out = numbers % EVERY == FIRST
+        self.numbers = {"train": numbers[~held_out], "held_out": numbers[held_out], "all": numbers}[split]
+        if not len(self.numbers):
+            raise EmptySplitError(split, f"synthetic:{count}", count)
+        self.classes = tuple(f"class {number}" for number in range(classes))
+        self._facts = [VERSION, split, count, classes]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def item(self, index: int) -> Item:
+        number = int(self.numbers[index])
+        split = "held_out" if number % EVERY == FIRST else "train"
+        rng = self._rng(number)
+        colour, shape = self._shape(rng)
+        caption = f"synthetic {number} {colour} {shape}"
+        label = int(rng.integers(len(self.classes))) if self.classes else None
+        return Item(str(number), () if self.classes else (caption,), label, caption, split, "CC0-1.0")
+
+    def image(self, index: int, size: int) -> Image.Image:
+        check_size(size)
+        rng = self._rng(int(self.numbers[index]))
+        colour, shape = self._shape(rng)
+        grid = Image.fromarray(rng.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8))
+        image = grid.resize((size, size), Image.Resampling.BICUBIC)
+        x, y = rng.uniform(0.3, 0.7, 2) * size
+        radius = rng.uniform(0.15, 0.3) * size
+        box = (x - radius, y - radius, x + radius, y + radius)
+        pen = ImageDraw.Draw(image)
+        match shape:
+            case "circle":
+                pen.ellipse(box, fill=COLOURS[colour])
+            case "square":
+                pen.rectangle(box, fill=COLOURS[colour])
+            case _:
+                pen.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=COLOURS[colour])
+        return image
+
+    def identity(self, index: int) -> str:
+        return sha256(json.dumps([VERSION, int(self.numbers[index])]).encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        return sha256(json.dumps(["synthetic", *self._facts]).encode()).hexdigest()
+
+    @staticmethod
+    def _rng(number: int) -> np.random.Generator:
+        return np.random.default_rng([VERSION, number])
+
+    @staticmethod
+    def _shape(rng: np.random.Generator) -> tuple[str, str]:
+        return list(COLOURS)[int(rng.integers(len(COLOURS)))], SHAPES[int(rng.integers(len(SHAPES)))]
