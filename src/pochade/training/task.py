@@ -1,19 +1,31 @@
 """What a training loop asks of a task."""
 
 from abc import ABC, abstractmethod
+from enum import IntEnum
 from typing import Any
 
 from torch import Tensor, nn
 
 Batch = dict[str, Any]
-"""Tensors with the batch first, lists of strings, and ``"seed"``: [B] int64, one for each row."""
+"""Tensors with the batch first, lists of strings, and ``"seed"``: [B] int64, the keys of ``nn.keyed_random``."""
+
+
+class Stream(IntEnum):
+    """Which of a sample's random numbers (``pochade.nn.keyed_random``): what is to be independent has its own."""
+
+    TIME = 0
+    NOISE = 1
+    DROPPED = 2
+    STATE_GIVEN = 3
+    ADDED_DROPPED = 4
+    """Of what an adapter or an editing model reads beside text and class."""
 
 
 class Task(nn.Module, ABC):
     """A loss and the network that it trains. The loop sees neither noise nor time.
 
-    Whatever is random in ``forward`` and matters to the loss (noise, t) is to be drawn for each row from
-    ``batch["seed"]``: then a run does not depend on how many processes share it.
+    Whatever is random in ``forward`` and matters to the loss (noise, t) is to be drawn from the keys ``batch["seed"]``
+    (``pochade.nn.keyed_random``): then a run does not depend on how many processes share it.
     Frozen parts (a text encoder, a feature network) are put into ``eval()`` by the task itself; the loop puts
     ``trainable()`` alone into training mode.
     """

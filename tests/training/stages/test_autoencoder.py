@@ -5,13 +5,14 @@ import torch
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
-from pochade.flow.noise import rows_normal
+from pochade.nn.keyed_random import keyed_normal
 from pochade.training.stages.autoencoder import (
     AutoencoderSettings,
     AutoencoderTask,
     PatchDiscriminator,
     build_autoencoder,
 )
+from pochade.training.task import Stream
 from training.toy import gradients, halves
 
 SMALL = {"latent_channels": 2, "width": 8, "encoder_blocks": (0, 0, 1, 1), "decoder_blocks": (1, 1, 0, 0)}
@@ -67,7 +68,7 @@ def test_latent_noise_comes_from_the_seeds_and_is_a_share_of_the_spread():
     other = {**batch, "seed": batch["seed"] + 1}
     assert not torch.equal(task(other)["loss"], task(batch)["loss"])
     raw = task.autoencoder.encode_raw(batch["image"])
-    noise = rows_normal(batch["seed"], raw.shape[1:]) * 0.25 * raw.std((0, 2, 3), keepdim=True)
+    noise = keyed_normal(batch["seed"], raw.shape[1:], Stream.NOISE) * 0.25 * raw.std((0, 2, 3), keepdim=True)
     decoded = task.autoencoder.decode_raw(raw + noise)
     torch.testing.assert_close(task(batch)["l1"], (decoded - batch["image"]).abs().mean())
 
@@ -173,7 +174,7 @@ def test_kl_is_the_divergence_from_a_standard_normal():
     given = torch.distributions.Normal(mean, (log_variance / 2).exp())
     divergence = torch.distributions.kl_divergence(given, torch.distributions.Normal(0.0, 1.0)).mean()
     torch.testing.assert_close(out["kl"], divergence.detach())
-    drawn = mean + (log_variance / 2).exp() * rows_normal(batch["seed"], mean.shape[1:])
+    drawn = mean + (log_variance / 2).exp() * keyed_normal(batch["seed"], mean.shape[1:], Stream.NOISE)
     error = (task.autoencoder.decode_raw(drawn) - batch["image"]).square().mean()
     torch.testing.assert_close(out["loss"], error + 0.3 * divergence)
     out["loss"].backward()
@@ -184,7 +185,7 @@ def test_variances_of_the_encoder_and_of_the_latent_noise_add_up():
     task, batch = variational_task(kl=1e-6, latent_noise=0.5), pictures()
     mean, log_variance = task.autoencoder.encode_distribution(batch["image"])
     variance = log_variance.exp() + (0.5 * mean.std((0, 2, 3), keepdim=True)).square()
-    drawn = mean + variance.sqrt() * rows_normal(batch["seed"], mean.shape[1:])
+    drawn = mean + variance.sqrt() * keyed_normal(batch["seed"], mean.shape[1:], Stream.NOISE)
     l1 = (task.autoencoder.decode_raw(drawn) - batch["image"]).abs().mean()
     torch.testing.assert_close(task(batch)["l1"], l1.detach())
 

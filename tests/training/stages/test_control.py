@@ -10,7 +10,7 @@ from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
 from pochade.training.stages.control import ControlSettings, ControlTask
-from pochade.training.stages.flow import FlowSettings, FlowTask, draw_rows
+from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
 from pochade.training.task import Batch, Task
 from pochade.types import Conditioning
 
@@ -42,9 +42,9 @@ def learn(task: Task, steps: int, rate: float) -> None:
 
 def predicted(denoiser: Any, batch: Batch, control: Tensor | None, t: float = 0.9) -> Tensor:
     """The data that the denoiser sees behind much noise."""
-    rows = draw_rows(batch["latents"], batch["seed"], FlowSettings())
-    times = torch.full_like(rows.t, t)
-    z_t = interpolate(batch["latents"], rows.eps, times)
+    draw = draw_flow(batch["latents"], batch["seed"], FlowSettings())
+    times = torch.full_like(draw.t, t)
+    z_t = interpolate(batch["latents"], draw.eps, times)
     out = denoiser(z_t, times, Conditioning(class_label=batch["class_label"], control=control))
     return to_data(z_t, out.velocity, times)
 
@@ -87,7 +87,7 @@ def test_rows_lose_their_control_apart_from_their_text() -> None:
     assert torch.equal(kept, told.control.flatten(1).amax(1))
     lost = kept == 0
     assert 0.15 < lost.float().mean() < 0.35
-    dropped = draw_rows(batch["latents"], batch["seed"], task.settings).dropped
+    dropped = draw_flow(batch["latents"], batch["seed"], task.settings).dropped
     assert 0.05 < (lost & dropped).float().mean() < 0.2
     again = task.conditioning({name: value[5:6] for name, value in batch.items()})
     assert again.control is not None

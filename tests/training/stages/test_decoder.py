@@ -5,8 +5,9 @@ from torch import Tensor, nn
 
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
-from pochade.flow.noise import rows_normal
+from pochade.nn.keyed_random import keyed_normal
 from pochade.training.stages.decoder import DecoderSettings, DecoderTask
+from pochade.training.task import Stream
 from training.toy import gradients
 
 
@@ -35,7 +36,7 @@ def test_the_loss_compares_with_the_picture_itself() -> None:
     task, batch = decoder_task(distance, latent_noise=0.25, l1=0.3, mse=0.7), pictures()
     out, x = task(batch), batch["image"]
     latents = task.teacher.encode(x)
-    decoded = task.decoder(latents + 0.25 * rows_normal(batch["seed"], latents.shape[1:]))
+    decoded = task.decoder(latents + 0.25 * keyed_normal(batch["seed"], latents.shape[1:], Stream.NOISE))
     expected = 0.3 * (decoded - x).abs().mean() + 0.7 * (decoded - x).square().mean() + 0.5 * distance(decoded, x)
     torch.testing.assert_close(out["loss"], expected)
     assert not any(v.requires_grad for k, v in out.items() if k != "loss")

@@ -12,7 +12,7 @@ from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
 from pochade.training.stages.distillation import TeacherSettings, TeacherTask, alpha, answers_of
-from pochade.training.stages.flow import FlowSettings, FlowTask, draw_rows
+from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
 from pochade.types import Conditioning, DenoiserOutput, TextEncoding
 from training.stages.test_flow import Carry, Remember, lrf, vectors
 
@@ -71,17 +71,17 @@ def test_the_answer_is_the_teachers_own_velocity(scale: float, drop: float) -> N
     teacher, settings, asked = lrf(), TeacherSettings(guidance=scale, drop=drop, time_shift=2.0), question()
     answer = answers_of(teacher, Words(5), settings, CPU)(asked)
     assert not answer.requires_grad
-    rows = draw_rows(asked["latents"], asked["seed"], settings)
+    draw = draw_flow(asked["latents"], asked["seed"], settings)
     text = Words(5).encode(asked["caption"])
     conditioning = Conditioning(text.tokens, text.mask, text.pooled)
-    z_t = interpolate(asked["latents"], rows.eps, rows.t)
+    z_t = interpolate(asked["latents"], draw.eps, draw.t)
     with torch.no_grad():
-        told = teacher(z_t, rows.t, conditioning.drop("text", rows=rows.dropped)).velocity
-        empty = teacher(z_t, rows.t, conditioning.drop("text")).velocity
+        told = teacher(z_t, draw.t, conditioning.drop("text", rows=draw.dropped)).velocity
+        empty = teacher(z_t, draw.t, conditioning.drop("text")).velocity
     torch.testing.assert_close(answer, empty + scale * (told - empty))
     if drop:
-        assert 0 < int(rows.dropped.sum()) < len(rows.dropped)
-        torch.testing.assert_close(answer[rows.dropped], empty[rows.dropped])
+        assert 0 < int(draw.dropped.sum()) < len(draw.dropped)
+        torch.testing.assert_close(answer[draw.dropped], empty[draw.dropped])
     parts = [{k: v[s] for k, v in asked.items()} for s in (slice(3), slice(3, 8))]
     both = torch.cat([answers_of(teacher, Words(5), settings, CPU)(part) for part in parts])
     torch.testing.assert_close(both, answer, atol=1e-5, rtol=1e-5)
@@ -91,12 +91,12 @@ def test_classes_are_answered_too() -> None:
     teacher, settings = lrf(num_classes=3, text_dim=0, pooled_dim=0), TeacherSettings(guidance=2.0, drop=0.3)
     asked = {k: v for k, v in question().items() if k != "caption"} | {"class_label": torch.arange(8) % 3}
     answer = answers_of(teacher, None, settings, CPU)(asked)
-    rows = draw_rows(asked["latents"], asked["seed"], settings)
-    conditioning = Conditioning(class_label=asked["class_label"]).drop("class_label", rows=rows.dropped)
+    draw = draw_flow(asked["latents"], asked["seed"], settings)
+    conditioning = Conditioning(class_label=asked["class_label"]).drop("class_label", rows=draw.dropped)
     with torch.no_grad():
         guided = GuidedDenoiser(teacher, Guidance(2.0))
-        z_t = interpolate(asked["latents"], rows.eps, rows.t)
-        torch.testing.assert_close(answer, guided(z_t, rows.t, conditioning).velocity)
+        z_t = interpolate(asked["latents"], draw.eps, draw.t)
+        torch.testing.assert_close(answer, guided(z_t, draw.t, conditioning).velocity)
 
 
 def test_a_teacher_that_carries_a_state_is_given_none() -> None:

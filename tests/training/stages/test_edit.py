@@ -10,7 +10,7 @@ from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
 from pochade.training.stages.edit import EditSettings, EditTask
-from pochade.training.stages.flow import FlowSettings, FlowTask, draw_rows
+from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
 from pochade.training.task import Batch
 from pochade.types import TASKS, Conditioning
 
@@ -38,9 +38,9 @@ def batch_of(step: int, rows: int = 32) -> Batch:
 
 def predicted(denoiser: Any, batch: Batch, told: Conditioning, t: float = 0.9) -> Tensor:
     """The data that the denoiser sees behind much noise."""
-    rows = draw_rows(batch["latents"], batch["seed"], FlowSettings())
-    times = torch.full_like(rows.t, t)
-    z_t = interpolate(batch["latents"], rows.eps, times)
+    draw = draw_flow(batch["latents"], batch["seed"], FlowSettings())
+    times = torch.full_like(draw.t, t)
+    z_t = interpolate(batch["latents"], draw.eps, times)
     return to_data(z_t, denoiser(z_t, times, told).velocity, times)
 
 

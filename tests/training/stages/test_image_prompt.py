@@ -9,7 +9,7 @@ from torch import Tensor
 from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
-from pochade.training.stages.flow import FlowSettings, FlowTask, draw_rows
+from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
 from pochade.training.stages.image_prompt import ReferenceSettings, ReferenceTask
 from pochade.training.task import Batch, Task
 from pochade.types import Conditioning
@@ -44,9 +44,9 @@ def learn(task: Task, steps: int, rate: float) -> None:
 
 def predicted(denoiser: Any, batch: Batch, reference: Tensor | None) -> Tensor:
     """The data that the denoiser sees behind nothing but noise."""
-    rows = draw_rows(batch["latents"], batch["seed"], FlowSettings())
-    times = torch.full_like(rows.t, 0.98)
-    z_t = interpolate(batch["latents"], rows.eps, times)
+    draw = draw_flow(batch["latents"], batch["seed"], FlowSettings())
+    times = torch.full_like(draw.t, 0.98)
+    z_t = interpolate(batch["latents"], draw.eps, times)
     out = denoiser(z_t, times, Conditioning(class_label=batch["class_label"], reference=reference))
     return to_data(z_t, out.velocity, times)
 
@@ -88,7 +88,7 @@ def test_rows_lose_their_reference_apart_from_their_text() -> None:
     lost = told.reference.eq(0).flatten(1).all(1)
     assert torch.equal(told.reference[~lost], batch["reference"][~lost])
     assert 0.15 < lost.float().mean() < 0.35
-    dropped = draw_rows(batch["latents"], batch["seed"], task.settings).dropped
+    dropped = draw_flow(batch["latents"], batch["seed"], task.settings).dropped
     assert 0.05 < (lost & dropped).float().mean() < 0.2
     again = task.conditioning({name: value[5:6] for name, value in batch.items()})
     assert again.reference is not None

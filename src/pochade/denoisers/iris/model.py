@@ -35,7 +35,7 @@ from pochade.denoisers.iris.prelude import ControlInput, PreludeBlock
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
-from pochade.nn.keyed_noise import keyed_truncated_normal, row_keys
+from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput

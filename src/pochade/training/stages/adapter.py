@@ -3,11 +3,9 @@
 from dataclasses import replace
 from typing import Any, ClassVar
 
-import torch
-
-from pochade.flow.noise import rows_uniform
+from pochade.nn.keyed_random import keyed_uniform
 from pochade.training.stages.flow import FlowSettings, FlowTask
-from pochade.training.task import Batch
+from pochade.training.task import Batch, Stream
 from pochade.types import Conditioning
 
 
@@ -29,8 +27,6 @@ class AdapterTask(FlowTask):
         self.share = float(getattr(settings, f"drop_{self.part}"))
 
     def conditioning(self, batch: Batch) -> Conditioning:
-        # The generators of the rows' noise and times are left as they are: these have seeds of their own.
-        generators = [torch.Generator().manual_seed(int(seed) ^ 1) for seed in batch["seed"]]
         told = replace(super().conditioning(batch), **{self.part: batch[self.part]})
-        dropped = rows_uniform(generators, 1)[:, 0] < self.share
-        return told.drop(self.part, rows=dropped.to(batch[self.part].device))
+        chance = keyed_uniform(batch["seed"].to(batch[self.part].device), 1, Stream.ADDED_DROPPED)[:, 0]
+        return told.drop(self.part, rows=chance < self.share)

@@ -18,10 +18,10 @@ from pochade.autoencoders.hierarchical import LadderAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.errors import PochadeError, nearest
-from pochade.flow.noise import rows_normal
+from pochade.nn.keyed_random import keyed_normal
 from pochade.nn.resample import haar_dwt
 from pochade.training.stage import read_options
-from pochade.training.task import Batch, Task
+from pochade.training.task import Batch, Stream, Task
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class AutoencoderTask(PictureTask):
             raw, log_variance = network.encode_distribution(batch["image"])
         else:
             raw, log_variance = network.encode_raw(batch["image"]), None
-        noise = rows_normal(batch["seed"], raw.shape[1:]).to(raw)
+        noise = keyed_normal(batch["seed"].to(raw.device), raw.shape[1:], Stream.NOISE).to(raw)
         share = settings.latent_noise * raw.detach().std(dim=(0, 2, 3), keepdim=True)
         if log_variance is None:
             return raw + share * noise, None

@@ -19,11 +19,11 @@ from pochade.flow.consistency import (
     step_weight,
 )
 from pochade.flow.guidance import Guidance, GuidedDenoiser
-from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate
+from pochade.nn.keyed_random import keyed_normal, keyed_uniform
 from pochade.training.ema import module_tensors
 from pochade.training.stages.flow import encoded_conditioning
-from pochade.training.task import Batch, Task
+from pochade.training.task import Batch, Stream, Task
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class ConsistencyTask(Task):
         z_s  = z_t - (t - s) v_teacher(z_t, t)           one Euler step with guidance, without gradient
         loss = mean of w d(f_student(z_t, t), f_target(z_s, s))
 
-    The target is a moving average of the student; where s = 0 it is z_s itself. Noise, times and the rows that lose
-    their conditioning come from each row's own seed.
+    The target is a moving average of the student; where s = 0 it is z_s itself. Noise, times and the samples that
+    lose their conditioning come from each sample's own key, its "seed".
 
     A state that the teacher leaves at z_t is given to student and target in a share of the rows, as the sampler will
     give them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
@@ -114,17 +114,19 @@ class ConsistencyTask(Task):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
         z_0: Tensor = batch["latents"]
-        generators = [torch.Generator().manual_seed(int(seed)) for seed in batch["seed"]]
-        uniform = rows_uniform(generators, 3).to(z_0)
-        eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
-        t, s = neighbours(uniform[:, 0], grid(self.intervals, settings.time_shift))
-        conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=uniform[:, 1] < settings.drop)
+        keys = batch["seed"].to(z_0.device)
+        eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
+        chance = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
+        t, s = neighbours(chance, grid(self.intervals, settings.time_shift))
+        dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.drop
+        state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.carry
+        conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
         z_t = interpolate(z_0, eps, t)
 
         with torch.no_grad():
             step = GuidedDenoiser(self.teacher, Guidance(settings.guidance))(z_t, t, conditioning)
             z_s = euler_step(z_t, step.velocity, t, s)
-            state = None if step.state is None else _keep(step.state[: len(z_t)], uniform[:, 2] < settings.carry)
+            state = None if step.state is None else _keep(step.state[: len(z_t)], state_given)
             target, _ = predict_data(self.target, z_s, s, conditioning, state=state)
         predicted, out = predict_data(self.student, z_t, t, conditioning, state=state)
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pochade.flow.noise import rows_normal
+from pochade.nn.keyed_random import keyed_normal
 from pochade.training.stages.autoencoder import PictureTask
-from pochade.training.task import Batch
+from pochade.training.task import Batch, Stream
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class DecoderTask(PictureTask):
         images: Tensor = batch["image"]
         with torch.no_grad():
             latents: Tensor = self.teacher.encode(images)
-            noise = rows_normal(batch["seed"], latents.shape[1:]).to(latents)
+            noise = keyed_normal(batch["seed"].to(latents.device), latents.shape[1:], Stream.NOISE).to(latents)
             latents = latents + self.settings.latent_noise * noise
         loss, metrics = self.picture_loss(self.decoder(latents), images)
         return {"loss": loss, **metrics}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
-from pochade.training.stages.flow import FlowSettings, FlowTask, Rows, draw_rows
+from pochade.training.stages.flow import FlowDraw, FlowSettings, FlowTask, draw_flow
 from pochade.training.task import Batch
 from pochade.types import Conditioning
 
@@ -81,14 +81,14 @@ def answers_of(
     @torch.no_grad()
     def answer(batch: Batch) -> Tensor:
         z_0: Tensor = batch["latents"].to(device)
-        rows = draw_rows(z_0, batch["seed"], settings)
+        draw = draw_flow(z_0, batch["seed"], settings)
         if "caption" in batch:
             text = text_encoder.encode(batch["caption"])
             conditioning = Conditioning(tokens=text.tokens, mask=text.mask, pooled=text.pooled)
         else:
             conditioning = Conditioning(class_label=batch["class_label"])
-        conditioning = conditioning.to(device).drop("text", "class_label", rows=rows.dropped)
-        return guided(interpolate(z_0, rows.eps, rows.t), rows.t, conditioning).velocity
+        conditioning = conditioning.to(device).drop("text", "class_label", rows=draw.dropped)
+        return guided(interpolate(z_0, draw.eps, draw.t), draw.t, conditioning).velocity
 
     return answer
 
@@ -108,10 +108,10 @@ class TeacherTask(FlowTask):
 
     settings: TeacherSettings
 
-    def match(self, batch: Batch, rows: Rows, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, told = super().match(batch, rows, v)
+    def match(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, told = super().match(batch, draw, v)
         error = (v.float() - batch["teacher_velocity"]).square().mean((1, 2, 3))
-        teacher = (alpha(rows.t, self.settings.alpha) * error).mean()
+        teacher = (alpha(draw.t, self.settings.alpha) * error).mean()
         loss = self.settings.flow_weight * flow + self.settings.teacher_weight * teacher
         return loss, {**told, "loss_flow": flow.detach(), "loss_teacher": teacher.detach()}
 

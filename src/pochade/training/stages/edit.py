@@ -3,14 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from pochade.errors import PochadeError
-from pochade.flow.noise import rows_uniform
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
+from pochade.nn.keyed_random import keyed_uniform
 from pochade.training.stages.flow import FlowSettings, FlowTask, encoded_conditioning
-from pochade.training.task import Batch
+from pochade.training.task import Batch, Stream
 from pochade.types import TASKS, Conditioning
 
 
@@ -61,7 +59,7 @@ class EditTask(FlowTask):
     """``FlowTask`` on {..., "source" [B, C, H, W], "source_mask" [B, 1, H, W], "task" [B]}; all of the network learns.
 
     "latents" are those of the picture after, or of any picture where a row has no source: zeros and task -1. The words
-    are the instruction, or the caption. Which rows lose words, source or both comes from each row's own seed.
+    are the instruction, or the caption. Which samples lose words, source or both comes from each sample's own key.
 
     Args:
         denoiser: with the tasks of ``settings`` in its configuration.
@@ -85,9 +83,7 @@ class EditTask(FlowTask):
             source_mask=batch["source_mask"],
             task=batch["task"],
         )
-        # The generators of the rows' noise and times are left as they are: these have seeds of their own.
-        generators = [torch.Generator().manual_seed(int(seed) ^ 1) for seed in batch["seed"]]
-        chance = rows_uniform(generators, 1)[:, 0].to(batch["source"].device)
+        chance = keyed_uniform(batch["seed"].to(batch["source"].device), 1, Stream.ADDED_DROPPED)[:, 0]
         text, source, both = self.drops
         for parts, low, share in (
             (("text",), 0, text),

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
-from pochade.flow.noise import rows_normal, rows_uniform
 from pochade.flow.path import interpolate, velocity
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
 from pochade.nn.four_direction_scan import Selection
-from pochade.training.task import Batch, Task
+from pochade.nn.keyed_random import keyed_normal, keyed_uniform
+from pochade.training.task import Batch, Stream, Task
 from pochade.types import Conditioning, DenoiserOutput
 
 
@@ -59,36 +59,38 @@ def encoded_conditioning(batch: Batch) -> Conditioning:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """What chance decides for the rows of a batch."""
+class FlowDraw:
+    """The random numbers of a batch in flow matching."""
 
     eps: Tensor
     """[B, C, H, W] standard normal noise."""
     t: Tensor
     """[B] in [0, 1], after the density and the shift."""
     dropped: Tensor
-    """[B] bool, the rows that lose their conditioning."""
-    carried: Tensor
-    """[B] bool, the rows that are given a state, where the denoiser carries one."""
+    """[B] bool, the samples that lose their conditioning."""
+    state_given: Tensor
+    """[B] bool, the samples that are given a state, where the denoiser hands one on."""
 
 
-def draw_rows(z_0: Tensor, seeds: Tensor, settings: FlowSettings) -> Rows:
-    """The draws for latents [B, C, H, W], each row's from its own seed [B]: the same alone and in any batch."""
-    generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
-    uniform = rows_uniform(generators, 2).to(z_0)
-    eps = rows_normal(generators, z_0.shape[1:]).to(z_0)
-    t = shift(quantile(uniform[:, 0], settings.density, scale=settings.density_scale), settings.time_shift)
-    carried = rows_uniform(generators, 1)[:, 0] < settings.carry
-    return Rows(eps, t, uniform[:, 1] < settings.drop, carried.to(z_0.device))
+def draw_flow(z_0: Tensor, keys: Tensor, settings: FlowSettings) -> FlowDraw:
+    """The draws for latents [B, C, H, W], each sample's from its own key [B] int64: the same alone and in any batch."""
+    keys = keys.to(z_0.device)
+    chance = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
+    return FlowDraw(
+        eps=keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0),
+        t=shift(quantile(chance, settings.density, scale=settings.density_scale), settings.time_shift),
+        dropped=keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.drop,
+        state_given=keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.carry,
+    )
 
 
 class FlowTask(Task):
     """One step of flow matching on {"latents" [B, C, H, W], "seed" [B]} with text, words or classes.
 
-    loss = mean of w(t) |v - (eps - z_0)|^2 (2210.02747 eq. 23 on the straight path). Noise, time and the rows that lose
-    their conditioning come from each row's own seed. What a family leaves in ``aux`` under a name that begins with
-    ``loss_`` is a further term, already weighted, a number for each row ([B], or a scalar mean), and is added. All of
-    ``aux`` is logged, each entry by its mean.
+    loss = mean of w(t) |v - (eps - z_0)|^2 (2210.02747 eq. 23 on the straight path). Noise, time and the samples that
+    lose their conditioning come from each sample's own key, its "seed". What a family leaves in ``aux`` under a name
+    that begins with ``loss_`` is a further term, already weighted, a number for each sample ([B], or a scalar mean),
+    and is added. All of ``aux`` is logged, each entry by its mean.
 
     A denoiser with a ``state_shape`` carries a state from one sampling step to the next, and learns from its own: a
     first pass without gradient on the same z_t supplies the state of a share of the rows, the others start from zeros
@@ -147,32 +149,32 @@ class FlowTask(Task):
             state: Tensor = self.parts["denoiser"](*asked).state
         return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
 
-    def answer(self, batch: Batch, rows: Rows) -> DenoiserOutput:
-        """What the denoiser says of z_t, its conditioning dropped and its state given where ``rows`` says so."""
-        conditioning = self.conditioning(batch).drop("text", "class_label", rows=rows.dropped)
-        asked = interpolate(batch["latents"], rows.eps, rows.t), rows.t, conditioning
+    def answer(self, batch: Batch, draw: FlowDraw) -> DenoiserOutput:
+        """What the denoiser says of z_t, its conditioning dropped and its state given where ``draw`` says so."""
+        conditioning = self.conditioning(batch).drop("text", "class_label", rows=draw.dropped)
+        asked = interpolate(batch["latents"], draw.eps, draw.t), draw.t, conditioning
         carried: dict[str, Tensor] = {}
         if getattr(self.parts["denoiser"], "state_shape", None) is not None:
-            carried = {"state": self._state(asked, rows.carried)}
+            carried = {"state": self._state(asked, draw.state_given)}
         return self.parts["denoiser"](*asked, **carried)
 
-    def match(self, batch: Batch, rows: Rows, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    def match(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of a velocity [B, C, H, W], a mean over the rows, and what is logged of it."""
         settings = self.settings
-        error = (v.float() - velocity(batch["latents"], rows.eps)).square().mean((1, 2, 3))
+        error = (v.float() - velocity(batch["latents"], draw.eps)).square().mean((1, 2, 3))
         weights = weight(
-            rows.t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
+            draw.t, settings.weighting, settings.density, scale=settings.density_scale, time_shift=settings.time_shift
         )
         return (weights * error).mean(), {"per_sample": error.detach()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
-        rows = draw_rows(batch["latents"], batch["seed"], settings)
+        draw = draw_flow(batch["latents"], batch["seed"], settings)
         if settings.curriculum:
-            rows = replace(rows, t=curriculum(rows.t, min(1.0, self.progress / settings.curriculum)))
-        out = self.answer(batch, rows)
-        loss, told = self.match(batch, rows, out.velocity)
+            draw = replace(draw, t=curriculum(draw.t, min(1.0, self.progress / settings.curriculum)))
+        out = self.answer(batch, draw)
+        loss, told = self.match(batch, draw, out.velocity)
         extras = {name: value.float().mean() for name, value in out.aux.items()}
         loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
         logged = {name: value.detach() for name, value in extras.items()}
-        return {**logged, **told, "loss": loss, "t": rows.t}
+        return {**logged, **told, "loss": loss, "t": draw.t}
