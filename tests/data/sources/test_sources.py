@@ -14,6 +14,7 @@ from pochade.data.sources import (
     OpenMojiSource,
     Source,
     SyntheticSource,
+    numbered,
     open_source,
     parse_source,
 )
@@ -32,7 +33,8 @@ FORMS = {
     "cifar10:a/cifar-10-python.tar.gz": CIFAR10Source(Path("a/cifar-10-python.tar.gz")),
     "openclipart:svg": OpenClipArtSource(Path("svg")),
     "synthetic:64": SyntheticSource(64),
-    "synthetic:64:classes=10": SyntheticSource(64, 10),
+    "synthetic:64:classes=10": SyntheticSource(64, numbered(10)),
+    "synthetic:64:classes=cat,dog": SyntheticSource(64, ("cat", "dog")),
     "openmoji+c+++classes:d": JoinedSource((OpenMojiSource(), FolderSource(Path("c+")), FolderSource(Path("d"), True))),
 }
 
@@ -114,7 +116,7 @@ def check_contract(data: Dataset) -> None:
         OpenMojiSource(),
         OpenMojiSource(groups=True),
         SyntheticSource(30),
-        SyntheticSource(30, 4),
+        SyntheticSource(30, numbered(4)),
         JoinedSource((SyntheticSource(20), OpenMojiSource())),
     ],
     ids=str,

@@ -131,10 +131,10 @@ class OpenClipArtSource(Source):
 
 @dataclass(frozen=True)
 class SyntheticSource(Source):
-    """``count`` pictures made of their number alone, with captions or, where there are ``classes``, of so many."""
+    """``count`` pictures made of their number alone, with captions or, where ``classes`` names any, of those."""
 
     count: int
-    classes: int = 0
+    classes: tuple[str, ...] = ()
 
     def _open(self, split: Split, reading: "Reading") -> Dataset:  # noqa: ARG002
         from pochade.data.sources.synthetic import Synthetic
@@ -142,7 +142,10 @@ class SyntheticSource(Source):
         return Synthetic(split, self.count, self.classes)
 
     def __str__(self) -> str:
-        return f"synthetic:{self.count}" + (f":classes={self.classes}" if self.classes else "")
+        if not self.classes:
+            return f"synthetic:{self.count}"
+        plain = self.classes == numbered(len(self.classes))
+        return f"synthetic:{self.count}:classes={len(self.classes) if plain else ','.join(self.classes)}"
 
 
 @dataclass(frozen=True)
@@ -227,9 +230,19 @@ def open_source(
 def _synthetic(text: str, rest: str) -> SyntheticSource:
     count, _, options = rest.partition(":")
     name, equals, classes = options.partition("=")
-    if count.isdecimal() and (not options or (name == "classes" and equals and classes.isdecimal())):
-        return SyntheticSource(int(count), int(classes or 0))
-    raise PochadeError(f"source: {text!r} given, expected is synthetic:COUNT or synthetic:COUNT:classes=NUMBER")
+    if count.isdecimal() and not options:
+        return SyntheticSource(int(count))
+    if count.isdecimal() and name == "classes" and equals and classes:
+        names = numbered(int(classes)) if classes.isdecimal() else tuple(classes.split(","))
+        return SyntheticSource(int(count), names)
+    raise PochadeError(
+        f"source: {text!r} given, expected is synthetic:COUNT, or synthetic:COUNT:classes= with a number or with names"
+    )
+
+
+def numbered(count: int) -> tuple[str, ...]:
+    """Names of so many classes."""
+    return tuple(f"class {number}" for number in range(count))
 
 
 def _escaped(path: Path) -> str:

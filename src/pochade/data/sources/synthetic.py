@@ -34,25 +34,23 @@ class Synthetic(Dataset):
     Args:
         split: "train", "held_out" (a tenth) or "all".
         count: of all pictures, at least 1.
-        classes: so many, of which each picture has one drawn evenly; 0: captions.
+        classes: names, of which each picture has one drawn evenly; none: captions.
 
     Raises:
         PochadeError: a number out of range.
         EmptySplitError: one picture alone is not held out.
     """
 
-    def __init__(self, split: Split, count: int, classes: int = 0) -> None:
+    def __init__(self, split: Split, count: int, classes: tuple[str, ...] = ()) -> None:
         check_split(split)
         if count < 1:
             raise PochadeError(f"synthetic: {count} pictures given, at least 1 expected")
-        if classes < 0:
-            raise PochadeError(f"synthetic: classes={classes} given, at least 0 expected")
         numbers = np.arange(count)
         held_out = numbers % EVERY == FIRST
         self.numbers = {"train": numbers[~held_out], "held_out": numbers[held_out], "all": numbers}[split]
         if not len(self.numbers):
             raise EmptySplitError(split, f"synthetic:{count}", count)
-        self.classes = tuple(f"class {number}" for number in range(classes))
+        self.classes = classes
         self._facts = [VERSION, split, count, classes]
 
     def __len__(self) -> int:
