@@ -1,4 +1,4 @@
-"""Published autoencoders of diffusers behind our interface, from folders that the tests make."""
+"""Pretrained autoencoders of diffusers behind our interface, from folders that the tests make."""
 
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,8 @@ from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from safetensors.torch import load_file, save_file
 
-from contracts.families import PUBLISHED
-from pochade.autoencoders.pretrained import PublishedAutoencoder
+from contracts.families import DIFFUSERS
+from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.errors import PochadeError
 
@@ -20,10 +20,10 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 def theirs(kind: str, **changes: Any) -> Any:
     torch.manual_seed(0)
     cls: Any = {"dc": AutoencoderDC, "kl": AutoencoderKL}[kind]
-    return cls(**{**PUBLISHED[kind], **changes}).eval()
+    return cls(**{**DIFFUSERS[kind], **changes}).eval()
 
 
-@pytest.fixture(params=PUBLISHED)
+@pytest.fixture(params=DIFFUSERS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
 
@@ -37,7 +37,7 @@ def test_latents_are_scaled_by_the_models_own_factors(kind: str, tmp_path: Path)
     factors = {"scaling_factor": 0.4} if kind == "dc" else {"scaling_factor": 1.5, "shift_factor": 0.06}
     model = theirs(kind, **factors)
     model.save_pretrained(tmp_path)
-    ours: Any = PublishedAutoencoder.from_published(str(tmp_path))
+    ours: Any = PretrainedAutoencoder.from_diffusers(str(tmp_path))
     raw = model.encode(images(), return_dict=False)[0]
     raw = raw if kind == "dc" else raw.mode()
     latents = ours.encode(images())
@@ -55,14 +55,14 @@ def test_statistics_of_the_channels_come_before_the_scaling() -> None:
     model = theirs("kl", latent_channels=4, latents_mean=mean, latents_std=std, scaling_factor=0.5)
     raw = model.encode(images(), return_dict=False)[0].mode()
     expected = (raw - torch.tensor(mean).view(1, 4, 1, 1)) * 0.5 / torch.tensor(std).view(1, 4, 1, 1)
-    torch.testing.assert_close(PublishedAutoencoder.from_network(model).encode(images()), expected)
+    torch.testing.assert_close(PretrainedAutoencoder.from_network(model).encode(images()), expected)
 
 
 @torch.no_grad()
 def test_saved_and_loaded_every_bit_stays(kind: str, tmp_path: Path) -> None:
-    ours = PublishedAutoencoder.from_network(theirs(kind))
+    ours = PretrainedAutoencoder.from_network(theirs(kind))
     ours.save_pretrained(tmp_path)
-    again: Any = PublishedAutoencoder.from_pretrained(tmp_path)
+    again: Any = PretrainedAutoencoder.from_pretrained(tmp_path)
     weights = again.state_dict()
     assert all(torch.equal(value, weights[name]) for name, value in ours.state_dict().items())
     torch.testing.assert_close(again.eval().encode(images()), ours.encode(images()), atol=1e-6, rtol=1e-6)
@@ -71,7 +71,7 @@ def test_saved_and_loaded_every_bit_stays(kind: str, tmp_path: Path) -> None:
 @torch.no_grad()
 def test_large_pictures_are_coded_in_tiles(kind: str) -> None:
     """Attention and group norm look at the whole picture, so that tiles agree with it only roughly."""
-    ours = PublishedAutoencoder.from_network(theirs(kind))
+    ours = PretrainedAutoencoder.from_network(theirs(kind))
     picture = images(ours.downsampling * 3, ours.downsampling * 12)
     latents = encode_tiled(ours, picture, tile=8, overlap=4)
     assert latents.shape == ours.encode(picture).shape
@@ -85,15 +85,15 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
     width = {"encoder_block_out_channels": (8,) * 4, "decoder_block_out_channels": (8,) * 4}
     AutoencoderTiny(**width, **blocks).save_pretrained(tmp_path / "taesd")
     with pytest.raises(PochadeError, match="holds a AutoencoderTiny, allowed is an AutoencoderDC or an AutoencoderKL"):
-        PublishedAutoencoder.from_published(str(tmp_path / "taesd"))
+        PretrainedAutoencoder.from_diffusers(str(tmp_path / "taesd"))
     for name in ("nonsense", "a/b/c/d", "/nowhere"):
         with pytest.raises(PochadeError, match=f"'{name}' is no folder and no hub name OWNER/NAME"):
-            PublishedAutoencoder.from_published(name)
+            PretrainedAutoencoder.from_diffusers(name)
     for name in ("pochade/no-such-model", "pochade/no-such-model/vae"):
         with pytest.raises(
             PochadeError, match=r"is neither a folder with an AutoencoderDC or .* nor within reach"
         ) as told:
-            PublishedAutoencoder.from_published(name, local_files_only=True)
+            PretrainedAutoencoder.from_diffusers(name, local_files_only=True)
         assert "\n" not in str(told.value)
     theirs(kind).save_pretrained(tmp_path / "cut")
     weights = load_file(tmp_path / "cut" / WEIGHTS)
@@ -101,13 +101,13 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
     weights.pop(name)
     save_file(weights, tmp_path / "cut" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(PochadeError, match=f"has weights that do not fit: missing {name}"):
-        PublishedAutoencoder.from_published(str(tmp_path / "cut"))
+        PretrainedAutoencoder.from_diffusers(str(tmp_path / "cut"))
 
 
 def test_configurations_that_do_not_go_are_named() -> None:
     with pytest.raises(PochadeError, match="kind: 'VQModel' given, allowed are AutoencoderDC and AutoencoderKL"):
-        PublishedAutoencoder("VQModel")
+        PretrainedAutoencoder("VQModel")
     with pytest.raises(PochadeError, match="settings: 3 colours and 4 latent channels given, allowed are 3 and 5"):
-        PublishedAutoencoder("AutoencoderKL", {"latent_channels": 4, "block_out_channels": [32]}, 5)
+        PretrainedAutoencoder("AutoencoderKL", {"latent_channels": 4, "block_out_channels": [32]}, 5)
     with pytest.raises(PochadeError, match="settings: 4 colours"):
-        PublishedAutoencoder("AutoencoderKL", {**PUBLISHED["kl"], "in_channels": 4}, 16)
+        PretrainedAutoencoder("AutoencoderKL", {**DIFFUSERS["kl"], "in_channels": 4}, 16)

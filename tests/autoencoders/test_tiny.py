@@ -58,7 +58,7 @@ def test_defaults_are_those_of_taesd():
 
 
 @torch.no_grad()
-def test_published_weights_give_the_same_latents_and_pictures(taesd: Path):
+def test_pretrained_weights_give_the_same_latents_and_pictures(taesd: Path):
     a, b = TinyAutoencoder.from_taesd(str(taesd)), AutoencoderTiny.from_pretrained(taesd).eval()
     latents = b.encode(images()).latents
     torch.testing.assert_close(a.encode(images()), latents, atol=1e-6, rtol=1e-6)
@@ -68,7 +68,7 @@ def test_published_weights_give_the_same_latents_and_pictures(taesd: Path):
 
 
 @torch.no_grad()
-def test_published_weights_in_half_precision_load_in_full(taesd: Path, tmp_path: Path):
+def test_pretrained_weights_in_half_precision_load_in_full(taesd: Path, tmp_path: Path):
     theirs().half().save_pretrained(tmp_path)
     half = TinyAutoencoder.from_taesd(str(tmp_path))
     assert half.dtype == torch.float32

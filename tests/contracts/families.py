@@ -105,7 +105,7 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 
-_LADDER = {
+_HIERARCHICAL = {
     "latent_channels": 4,
     "widths": (6, 12, 12, 8),
     "encoder_blocks": (0, 1, 0, 1),
@@ -119,7 +119,7 @@ for _half, _layers in (("encoder", "encoder_layers_per_block"), ("decoder", "dec
     _DC |= {f"{_half}_block_types": ("ResBlock",) * 5 + ("EfficientViTBlock",)}
     _DC |= {f"{_half}_qkv_multiscales": ((), (), (), (), (), (5,))}
 
-PUBLISHED: dict[str, dict[str, Any]] = {
+DIFFUSERS: dict[str, dict[str, Any]] = {
     "dc": _DC,
     "kl": {
         "latent_channels": 16,
@@ -138,16 +138,16 @@ AUTOENCODERS: dict[str, Autoencoder] = {
         "pochade.autoencoders.tiny:TinyAutoencoder",
         {"latent_channels": 3, "width": 8, "encoder_blocks": (1, 1, 1, 1), "decoder_blocks": (1, 1, 1, 1)},
     ),
-    "wavelet": Autoencoder("pochade.autoencoders.wavelet:WaveletVAE", _LADDER),
-    "deep_compression": Autoencoder("pochade.autoencoders.deep_compression:DeepCompressionVAE", _LADDER),
-    "published_dc": Autoencoder(
-        "pochade.autoencoders.pretrained:PublishedAutoencoder",
-        {"kind": "AutoencoderDC", "settings": PUBLISHED["dc"], "latent_channels": 4},
+    "wavelet": Autoencoder("pochade.autoencoders.wavelet:WaveletVAE", _HIERARCHICAL),
+    "deep_compression": Autoencoder("pochade.autoencoders.deep_compression:DeepCompressionVAE", _HIERARCHICAL),
+    "pretrained_dc": Autoencoder(
+        "pochade.autoencoders.pretrained:PretrainedAutoencoder",
+        {"kind": "AutoencoderDC", "settings": DIFFUSERS["dc"], "latent_channels": 4},
         local=False,
     ),
-    "published_kl": Autoencoder(
-        "pochade.autoencoders.pretrained:PublishedAutoencoder",
-        {"kind": "AutoencoderKL", "settings": PUBLISHED["kl"], "latent_channels": 16},
+    "pretrained_kl": Autoencoder(
+        "pochade.autoencoders.pretrained:PretrainedAutoencoder",
+        {"kind": "AutoencoderKL", "settings": DIFFUSERS["kl"], "latent_channels": 16},
         local=False,
     ),
 }

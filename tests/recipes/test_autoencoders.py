@@ -12,9 +12,9 @@ from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from PIL import Image
 from safetensors.torch import load_file
 
-from contracts.families import PUBLISHED
+from contracts.families import DIFFUSERS
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
-from pochade.autoencoders.pretrained import PublishedAutoencoder
+from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.data.cache.latents import CachedLatents
@@ -112,13 +112,13 @@ def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path
 # --- published ones
 
 
-@pytest.fixture(scope="module", params=PUBLISHED)
+@pytest.fixture(scope="module", params=DIFFUSERS)
 def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny AutoencoderDC, or a tiny AutoencoderKL, as diffusers saves it."""
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("published") / request.param
     cls: Any = {"dc": AutoencoderDC, "kl": AutoencoderKL}[request.param]
-    cls(**PUBLISHED[request.param], scaling_factor=0.5).save_pretrained(folder)
+    cls(**DIFFUSERS[request.param], scaling_factor=0.5).save_pretrained(folder)
     return folder
 
 
@@ -126,9 +126,9 @@ def test_a_denoiser_on_a_published_autoencoder(published: Path, pictures: Path, 
     settings = FlowSettings(options=FLOW.options, text_encoder="bag", autoencoder=str(published))
     model = run(override([flow_stage(ImageData(str(pictures), 64), settings)], FAST), tmp_path / "run")
     index = json.loads((model / "model_index.json").read_text())
-    assert index["autoencoder"] == ["pochade.autoencoders.pretrained", "PublishedAutoencoder"]
+    assert index["autoencoder"] == ["pochade.autoencoders.pretrained", "PretrainedAutoencoder"]
     inside, direct = load_autoencoder(str(model)), load_autoencoder(str(published))
-    assert isinstance(inside, PublishedAutoencoder)
+    assert isinstance(inside, PretrainedAutoencoder)
     for name, value in direct.state_dict().items():
         assert torch.equal(value.half().float(), inside.state_dict()[name]), name
     assert paint(model).shape == (1, 64, 64, 3)

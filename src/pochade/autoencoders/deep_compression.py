@@ -10,10 +10,10 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
-from pochade.autoencoders.hierarchical import LadderAutoencoder
+from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
 
 
-class DeepCompressionVAE(LadderAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
+class DeepCompressionVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
     """A convolutional autoencoder, 32-fold in each direction; 16- and 64-fold for comparison.
 
     Args:

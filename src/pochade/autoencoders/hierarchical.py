@@ -1,7 +1,7 @@
 """Autoencoders that halve the resolution step by step beside parameter-free shortcuts (DC-AE, 2410.10733).
 
-A fixed invertible transform takes the picture to 12 channels at half size; a ladder of stages, each with its own width,
-takes these down to the latents. Convolutions alone: no norm and no attention, so every output depends on a
+A fixed invertible transform takes the picture to 12 channels at half size; a hierarchy of stages, each with its own
+width, takes these down to the latents. Convolutions alone: no norm and no attention, so every output depends on a
 neighbourhood only, and large pictures may be cut into tiles.
 """
 
@@ -41,7 +41,7 @@ class ResidualBlock(nn.Module):
         return x + self.conv2(F.relu(self.conv1(x))) / 4
 
 
-class LadderEncoder(nn.Module):
+class HierarchicalEncoder(nn.Module):
     """[B, 3, H, W] -> [B, outputs, H/f, W/f], f = 2^stages.
 
     The first C = ``latent_channels`` outputs have a shortcut: the mean over groups of the last stage's channels.
@@ -67,8 +67,11 @@ class LadderEncoder(nn.Module):
         return out + F.pad(shortcut, (0, 0, 0, 0, 0, out.shape[1] - self.latent_channels))
 
 
-class LadderDecoder(nn.Module):
-    """[B, C, H, W] -> [B, 3, f H, f W], the mirror of ``LadderEncoder``; ``blocks`` in the order of ``widths``."""
+class HierarchicalDecoder(nn.Module):
+    """[B, C, H, W] -> [B, 3, f H, f W], the mirror of ``HierarchicalEncoder``.
+
+    ``blocks`` are in the order of ``widths``.
+    """
 
     def __init__(self, join: nn.Module, widths: Sequence[int], blocks: Sequence[int], latent_channels: int) -> None:
         super().__init__()
@@ -86,11 +89,11 @@ class LadderDecoder(nn.Module):
         return self.join(self.head(self.stages(x)))
 
 
-class LadderAutoencoder(ImageAutoencoder):
-    """What the autoencoders with a ladder share. A subclass calls ``_build`` once its configuration is registered."""
+class HierarchicalAutoencoder(ImageAutoencoder):
+    """What the hierarchical autoencoders share. A subclass calls ``_build`` once its configuration is registered."""
 
-    encoder: LadderEncoder
-    decoder: LadderDecoder
+    encoder: HierarchicalEncoder
+    decoder: HierarchicalDecoder
 
     def _build(self, split: nn.Module, join: nn.Module) -> None:
         """Both networks around a transform to ``BANDS`` channels at half size and its inverse, initialised."""
@@ -115,8 +118,8 @@ class LadderAutoencoder(ImageAutoencoder):
             for given in (config.widths, config.encoder_blocks, config.decoder_blocks)
         )
         outputs = 2 * channels if config.variational else channels
-        self.encoder = LadderEncoder(split, widths, encoder_blocks, channels, outputs)
-        self.decoder = LadderDecoder(join, widths, decoder_blocks, channels)
+        self.encoder = HierarchicalEncoder(split, widths, encoder_blocks, channels, outputs)
+        self.decoder = HierarchicalDecoder(join, widths, decoder_blocks, channels)
         self._initialise(widths[0])
         self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # 4 times faster on a CPU
 

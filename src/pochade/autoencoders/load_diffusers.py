@@ -11,7 +11,7 @@ from typing import Any
 from pochade.errors import PochadeError
 
 
-def load_foreign(name_or_folder: str, classes: Sequence[type[Any]], **options: Any) -> Any:
+def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options: Any) -> Any:
     """The network in a folder or on the hub (OWNER/NAME, or OWNER/NAME/SUBFOLDER), of one of diffusers' ``classes``.
 
     ``options`` are those of diffusers' ``from_pretrained``, such as ``revision`` or ``local_files_only``.

@@ -1,4 +1,4 @@
-"""Published autoencoders of diffusers, frozen: DC-AE (2410.10733) and the KL ones of Stable Diffusion 3 and FLUX."""
+"""Pretrained autoencoders of diffusers, frozen: DC-AE (2410.10733) and the KL ones of Stable Diffusion 3 and FLUX."""
 
 # diffusers leaves some of its types open.
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -13,17 +13,17 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from pochade.autoencoders.base import ImageAutoencoder
-from pochade.autoencoders.load_diffusers import load_foreign
+from pochade.autoencoders.load_diffusers import load_diffusers
 from pochade.errors import PochadeError
 
 CLASSES = (AutoencoderDC, AutoencoderKL)
 
 
-class PublishedAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
+class PretrainedAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
     """An autoencoder of diffusers behind our interface; of a distribution of latents, its mean is the latent.
 
-    Made by ``from_published``; the arguments are what its folder stores. The factors that published models give their
-    latents unit variance with, ``scaling_factor`` and ``shift_factor``, are kept as statistics of the channels.
+    Made by ``from_diffusers``; the arguments are what its folder stores. The factors that give the latents of
+    pretrained models unit variance, ``scaling_factor`` and ``shift_factor``, are kept as statistics of the channels.
 
     Args:
         kind: name of the class, one of ``CLASSES``.
@@ -61,16 +61,16 @@ class PublishedAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's nam
         self.downsampling = 2 ** (len(stages) - 1)
 
     @classmethod
-    def from_published(cls, name_or_folder: str, **options: Any) -> "PublishedAutoencoder":
+    def from_diffusers(cls, name_or_folder: str, **options: Any) -> "PretrainedAutoencoder":
         """A frozen ``AutoencoderDC`` or ``AutoencoderKL`` by folder or hub name (OWNER/NAME or OWNER/NAME/SUBFOLDER).
 
         Raises:
             PochadeError: the weights cannot be had, or they are of another class.
         """
-        return cls.from_network(load_foreign(name_or_folder, CLASSES, **options))
+        return cls.from_network(load_diffusers(name_or_folder, CLASSES, **options))
 
     @classmethod
-    def from_network(cls, theirs: Any) -> "PublishedAutoencoder":
+    def from_network(cls, theirs: Any) -> "PretrainedAutoencoder":
         """An ``AutoencoderDC`` or ``AutoencoderKL`` that is there already; its weights are copied and frozen."""
         config = theirs.config
         settings = {name: value for name, value in dict(config).items() if not name.startswith("_")}

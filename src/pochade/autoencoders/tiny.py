@@ -15,14 +15,14 @@ from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from torch import nn
 
 from pochade.autoencoders.base import ImageAutoencoder
-from pochade.autoencoders.load_diffusers import load_foreign
+from pochade.autoencoders.load_diffusers import load_diffusers
 from pochade.errors import PochadeError
 
 
 class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
     """A deterministic convolutional autoencoder, 8-fold in each direction, without normalisation layers.
 
-    The encoder's and decoder's parameters carry the names of ``diffusers.AutoencoderTiny``, so published TAESD weights
+    The encoder's and decoder's parameters carry the names of ``diffusers.AutoencoderTiny``, so pretrained TAESD weights
     load (``from_taesd``). ``encode`` gives latents of zero mean and unit variance per channel: the statistics of the
     training set live in the configuration and nowhere else.
 
@@ -72,14 +72,14 @@ class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespac
 
     @classmethod
     def from_taesd(cls, name_or_folder: str = "madebyollin/taesd", **kwargs: Any) -> "TinyAutoencoder":
-        """Published weights of ``diffusers.AutoencoderTiny`` by hub name or folder.
+        """Pretrained weights of ``diffusers.AutoencoderTiny`` by hub name or folder.
 
         Their latents are already close to unit variance, so the statistics stay at 0 and 1.
 
         Raises:
             PochadeError: the weights cannot be had, or they are of another architecture.
         """
-        return cls.from_network(load_foreign(name_or_folder, (AutoencoderTiny,), **kwargs), name_or_folder)
+        return cls.from_network(load_diffusers(name_or_folder, (AutoencoderTiny,), **kwargs), name_or_folder)
 
     @classmethod
     def from_network(cls, theirs: Any, name: str) -> "TinyAutoencoder":

@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.autoencoders.hierarchical import LadderAutoencoder
+from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
 from pochade.nn.resample import haar_dwt, haar_idwt
 
 
@@ -28,7 +28,7 @@ class HaarJoin(nn.Module):
         return haar_idwt(bands * 2)
 
 
-class WaveletVAE(LadderAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
+class WaveletVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it
     """A convolutional autoencoder over Haar bands, 16-fold in each direction.
 
     Args:

@@ -20,7 +20,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.flow.guidance import EVERYWHERE, Guidance, GuidedDenoiser
 from pochade.flow.noise import rows_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
-from pochade.pipelines import hub, register_components
+from pochade.pipelines import hub
 from pochade.pipelines.checks import (
     CALLBACK_TENSORS,
     check_components,
@@ -30,6 +30,7 @@ from pochade.pipelines.checks import (
     check_size,
     row_generators,
 )
+from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.saving import write_folder
 from pochade.text_encoders.class_label import ClassLabelEncoder

@@ -14,7 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from pochade.errors import PochadeError, nearest
-from pochade.pipelines import register_components
+from pochade.pipelines.components import present_path, register_components
 from pochade.pipelines.hub import component_classes, read_json
 from pochade.tensors import read_tensors
 from pochade.text_encoders.base import ConfigOnly
@@ -101,6 +101,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _component_class(name: str, module: str, cls: str) -> type[ConfigMixin]:
     # Only what is already imported: importing a module because a downloaded file names it would run its code.
+    module, cls = present_path(module, cls)
     library = sys.modules.get(module)
     if library is None:
         known = [m for m in sys.modules if m.startswith("pochade.")]

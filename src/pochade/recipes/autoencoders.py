@@ -14,8 +14,8 @@ from pochade.autoencoders import pretrained as published
 from pochade.autoencoders import tiny_decoder
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
-from pochade.autoencoders.load_diffusers import load_foreign
-from pochade.autoencoders.pretrained import PublishedAutoencoder
+from pochade.autoencoders.load_diffusers import load_diffusers
+from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.errors import PochadeError
@@ -34,7 +34,7 @@ from pochade.training.stages.decoder import DecoderSettings, DecoderTask
 MEASURED_PIXELS = 4096 * 64**2
 """Enough for statistics of latents."""
 OWN: dict[str, type[ImageAutoencoder]] = {
-    cls.__name__: cls for cls in (TinyAutoencoder, WaveletVAE, DeepCompressionVAE, PublishedAutoencoder)
+    cls.__name__: cls for cls in (TinyAutoencoder, WaveletVAE, DeepCompressionVAE, PretrainedAutoencoder)
 }
 
 
@@ -56,10 +56,10 @@ def load_autoencoder(name_or_folder: str) -> Any:
             raise PochadeError(f"autoencoder: {name_or_folder!r} holds a decoder alone, which cannot encode")
         if kind in OWN:
             return load_component(OWN[kind], folder)
-    theirs = load_foreign(name_or_folder, (AutoencoderTiny, *published.CLASSES))
+    theirs = load_diffusers(name_or_folder, (AutoencoderTiny, *published.CLASSES))
     if isinstance(theirs, AutoencoderTiny):
         return TinyAutoencoder.from_network(theirs, name_or_folder)
-    return PublishedAutoencoder.from_network(theirs)
+    return PretrainedAutoencoder.from_network(theirs)
 
 
 def check_size(size: int, downsampling: int) -> None:

@@ -7,6 +7,15 @@ from pochade.errors import PochadeError, nearest
 if TYPE_CHECKING:
     from pochade.text_encoders.base import PromptEncoder
 
+ENCODERS: dict[str, str] = {
+    "bag": "pochade.text_encoders.bag:BagEncoder",
+    "class_label": "pochade.text_encoders.class_label:ClassLabelEncoder",
+    "clip": "pochade.text_encoders.clip:ClipEncoder",
+    "gemma": "pochade.text_encoders.gemma:GemmaEncoder",
+    "minilm": "pochade.text_encoders.minilm:MiniLMEncoder",
+}
+"""Kind -> "module:class". A new kind joins by one line."""
+
 KNOWN = ("minilm-l6-v2", "clip:NAME_OR_FOLDER", "gemma:NAME_OR_FOLDER")
 """The identities that ``load`` accepts."""
 

@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from pochade.text_encoders.base import PromptEncoder
-from pochade.text_encoders.pretrained import load_published, plain
+from pochade.text_encoders.pretrained import load_pretrained, plain
 from pochade.types import TextEncoding
 
 
@@ -45,7 +45,7 @@ class ClipEncoder(PromptEncoder, ModelMixin):
         from transformers.models.clip.modeling_clip import CLIPTextModel
         from transformers.models.clip.tokenization_clip import CLIPTokenizer
 
-        clip, words = load_published("CLIP", name, CLIPTextModel, CLIPTokenizer)
+        clip, words = load_pretrained("CLIP", name, CLIPTextModel, CLIPTokenizer)
         encoder = cls(name, clip.config.to_dict(), words.to_str())
         encoder.clip.load_state_dict(clip.state_dict())
         return encoder

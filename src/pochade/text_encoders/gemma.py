@@ -11,7 +11,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from pochade.text_encoders.base import ConfigOnly, PromptEncoder
-from pochade.text_encoders.pretrained import load_published
+from pochade.text_encoders.pretrained import load_pretrained
 from pochade.types import TextEncoding
 
 
@@ -45,7 +45,7 @@ class GemmaEncoder(ConfigOnly, PromptEncoder, ModelMixin):
         self.register_to_config(name=self._name)
         # Gemma was trained with an opening token, which not every tokenizer file asks for, and without a closing one.
         ends = {"add_bos_token": True, "add_eos_token": False}
-        model, self._tokenizer = load_published("Gemma-2", self._name, Gemma2Model, GemmaTokenizer, **ends)
+        model, self._tokenizer = load_pretrained("Gemma-2", self._name, Gemma2Model, GemmaTokenizer, **ends)
         self.gemma: Any = model
         self._length = max_tokens
 

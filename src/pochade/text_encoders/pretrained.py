@@ -12,7 +12,7 @@ NAMED = 4
 """So many missing tensors are named in an error, the others counted."""
 
 
-def load_published(
+def load_pretrained(
     kind: str, name: str, model: type[Any], tokenizer: type[Any], **options: Any
 ) -> "tuple[Any, Tokenizer]":
     """A text model with its weights, and its tokenizer without truncation or padding of its own.

@@ -14,7 +14,7 @@ from torch.func import functional_call
 from pochade.autoencoders import deep_compression, wavelet
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.deep_compression import DeepCompressionVAE
-from pochade.autoencoders.hierarchical import LadderAutoencoder
+from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.errors import PochadeError, nearest
@@ -64,7 +64,7 @@ class AutoencoderSettings:
     """Of the variant's arguments, as name=value. (``variant`` and ``options`` are a denoiser's, in the same recipe.)"""
 
 
-KINDS: dict[str, tuple[type[LadderAutoencoder], dict[str, dict[str, Any]]]] = {
+KINDS: dict[str, tuple[type[HierarchicalAutoencoder], dict[str, dict[str, Any]]]] = {
     "wavelet": (WaveletVAE, wavelet.VARIANTS),
     "deep_compression": (DeepCompressionVAE, deep_compression.VARIANTS),
 }
