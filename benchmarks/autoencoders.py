@@ -63,7 +63,7 @@ class Entry:
     reduced: dict[str, int] = field(default_factory=dict)
     """Of a codec: pictures that did not fit at the lowest quality, by the factor of their reduction."""
     means: dict[str, float] = field(default_factory=dict)
-    errors: dict[str, float] = field(default_factory=dict)
+    standard_errors: dict[str, float] = field(default_factory=dict)
 
 
 def rounded(latents: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def measure(entry: Entry, back: list[Image.Image], pictures: list[Image.Image], 
     for name, parts in columns.items():
         values = torch.cat(parts)
         entry.means[name] = float(values.mean())
-        entry.errors[name] = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
+        entry.standard_errors[name] = float(values.std() / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def grouped(entries: list[Entry]) -> list[list[Entry]]:
@@ -178,7 +178,7 @@ def markdown(groups: list[list[Entry]], about: dict[str, Any]) -> str:
     size, n = about["size"], about["pictures"]
 
     def cell(entry: Entry, name: str, digits: int) -> str:
-        return f"{entry.means[name]:.{digits}f} ± {entry.errors[name]:.{digits}f}"
+        return f"{entry.means[name]:.{digits}f} ± {entry.standard_errors[name]:.{digits}f}"
 
     def shrunk(entry: Entry) -> str:
         if entry.kind not in CODECS:

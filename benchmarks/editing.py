@@ -68,7 +68,7 @@ def distances(one: Tensor, other: Tensor, where: Tensor) -> Tensor:
 def mean(values: Sequence[float], name: str) -> dict[str, float]:
     """With its standard error."""
     array = np.array(values)
-    return {name: float(array.mean()), f"{name} error": float(array.std(ddof=1) / len(array) ** 0.5)}
+    return {name: float(array.mean()), f"{name} standard error": float(array.std(ddof=1) / len(array) ** 0.5)}
 
 
 def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any], seed: int) -> Tensor:

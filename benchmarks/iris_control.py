@@ -81,7 +81,7 @@ def main() -> None:
             pairs = [agreement(asked, edges(image)) for asked, image in zip(lines, pictures[way], strict=True)]
             row: dict[str, Any] = {"split": split, "way": way, "pictures": len(pairs)}
             for name, values in zip(("recall", "precision"), zip(*pairs, strict=True), strict=True):
-                row |= {name: fmean(values), f"{name} error": stdev(values) / len(values) ** 0.5}
+                row |= {name: fmean(values), f"{name} standard error": stdev(values) / len(values) ** 0.5}
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
         for i in list(range(0, len(firsts), max(1, len(firsts) // SHOWN)))[: SHOWN // 2]:

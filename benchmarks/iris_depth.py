@@ -1,4 +1,4 @@
-"""Quality against the depth at which a trained IRIS paints: kernel distance and retrieval, as a plot.
+"""Quality against the depth of a trained IRIS: KID (Lite0) and retrieval, as a plot.
 
     python benchmarks/iris_depth.py iris-nano
     python benchmarks/iris_depth.py taught=runs/on/1-text_low/model plain=runs/off/1-text_low/model --depths 2 4 8 16
@@ -47,7 +47,7 @@ def measure(name: str, folder: str, depth: int, args: Any) -> dict[str, Any]:
 
 
 def draw(record: dict[str, Any], path: Path) -> None:
-    """Kernel distance with its spread, and retrieval, against depth."""
+    """KID with its standard deviation over subsets, and retrieval, against depth."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -60,13 +60,13 @@ def draw(record: dict[str, Any], path: Path) -> None:
         for name, colour in zip(names, COLOURS, strict=False):
             rows = sorted((row for row in record["rows"] if row["model"] == name), key=lambda row: row["depth"])
             depths = [row["depth"] for row in rows]
-            spread = [row["kd train spread"] for row in rows]
-            distance = [row["kd train"] for row in rows]
-            left.errorbar(depths, distance, spread, marker="o", ms=4, capsize=2, color=colour, label=name)
+            std = [row["kid train std"] for row in rows]
+            distance = [row["kid train"] for row in rows]
+            left.errorbar(depths, distance, std, marker="o", ms=4, capsize=2, color=colour, label=name)
             right.plot(depths, [row["R@1 train"] for row in rows], marker="o", ms=4, color=colour, label=name)
             held_out = [row["R@1 held_out"] for row in rows]
             right.plot(depths, held_out, marker="o", ms=4, ls=":", color=colour, label=f"{name}, held out")
-        left.set_ylabel("kernel distance, training captions")
+        left.set_ylabel("KID (Lite0), training captions")
         left.set_ylim(bottom=0)
         right.set_ylabel("R@1")
         right.set_ylim(0, 1)

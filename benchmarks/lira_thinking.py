@@ -81,7 +81,7 @@ def draw(groups: dict[str, Counter[int]], path: Path) -> None:
             axis.bar(places, heights, 0.38, label=name, color=("#2a8fd8", "#d9772b")[i])
         axis.set_xticks(every)
         axis.set_xlabel("reasoning steps")
-        axis.set_ylabel("share of the looks")
+        axis.set_ylabel("fraction of the calls")
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -108,7 +108,7 @@ def main() -> None:
         "sampling_steps": args.sampling_steps,
         "prompts": len(prompts),
         "mean": fmean(means),
-        "deviation": stdev(means),
+        "std": stdev(means),
         "steps": dict(sorted(Counter(step for row in steps for step in row).items())),
         "correlation with words": float(torch.corrcoef(torch.tensor([words, means], dtype=torch.float64))[0, 1]),
         "by sampling step": [fmean(row[i] for row in steps) for i in range(args.sampling_steps)],

@@ -91,13 +91,13 @@ def processor(device: str = "cpu") -> str:
 
 
 def quality(report: dict[str, Any]) -> dict[str, Any]:
-    """Of what ``pochade.evaluation.report.evaluate`` found: pictures, kernel distance and retrieval of both splits."""
+    """Of what ``pochade.evaluation.report.evaluate`` found: pictures, KID and retrieval of both splits."""
     row: dict[str, Any] = {}
     for split in ("train", "held_out"):
         row |= {
             f"{split} pictures": report[split]["pictures"],
-            f"kd {split}": report[split]["kd_lite0"],
-            f"kd {split} spread": report[split]["kd_lite0 spread"],
+            f"kid {split}": report[split]["kid_lite0"],
+            f"kid {split} std": report[split]["kid_lite0 std"],
             f"R@1 {split}": report[split]["retrieval"]["generated"]["R@1"],
         }
     return row

@@ -15,7 +15,7 @@ import torch
 
 from measuring import counted, processor, timed
 from pochade import denoisers
-from pochade.evaluation.profile.models import load, open_gates
+from pochade.evaluation.profile.models import load, randomise_zero_init
 from pochade.files import write_text
 from pochade.recipes.studies import STUDIES
 from pochade.training.stage import read_options
@@ -74,7 +74,7 @@ def switches(batch: int, rounds: int) -> list[dict[str, Any]]:
     for name, case in cases.items():
         torch.manual_seed(0)
         options = read_options(case.options, known, "microforge")
-        models[name] = open_gates(denoisers.build("microforge", "nano", latent_channels=32, **options)).eval()
+        models[name] = randomise_zero_init(denoisers.build("microforge", "nano", latent_channels=32, **options)).eval()
     found = [
         {"case": name, "about": case.about, "parameters": sum(p.numel() for p in models[name].parameters()), "ms": {}}
         for name, case in cases.items()

@@ -152,7 +152,7 @@ def main() -> None:
             continue
         start = time.perf_counter()
         try:
-            found = profile(**parse(name), **settings, say=lambda what, name=name: print(f"{name}: {what}", flush=True))
+            found = profile(**parse(name), **settings, log=lambda step, name=name: print(f"{name}: {step}", flush=True))
         except PochadeError as error:
             print(f"{name}: {error}", file=sys.stderr, flush=True)
             failed = True

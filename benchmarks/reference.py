@@ -6,8 +6,8 @@ Prompts are captions of drawings; each is painted with a reference that is anoth
 of the next prompt, and without one. "colours" is the total variation between the colours of the painting and those of
 its own reference (joint histograms of 4 x 4 x 4 bins; 0 equal, 1 nothing in common). "features" is the root mean square
 difference of their features, in deviations over the training set: that is what the network was trained to read, so it
-is no independent judge. R@1 is the share of paintings whose caption is told from 100 by a judge that saw real drawings
-alone. Writes docs/benchmarks/reference.json and docs/images/reference.png.
+is no independent measure. R@1 is the fraction of samples whose caption is found among 100 by a probe fitted to real
+drawings alone. Writes docs/benchmarks/reference.json and docs/images/reference.png.
 """
 
 import argparse
@@ -83,7 +83,7 @@ def held_out_references(source: str, size: int, prompts: list[str]) -> list[Imag
     return [pictures.image(item) for item in chosen]
 
 
-def spread(count: int, chosen: int) -> list[int]:
+def evenly(count: int, chosen: int) -> list[int]:
     """All indices, first so many that lie evenly."""
     first = [i * count // chosen for i in range(min(chosen, count))]
     return [*first, *sorted(set(range(count)) - set(first))]
@@ -91,7 +91,7 @@ def spread(count: int, chosen: int) -> list[int]:
 
 def measured(values: list[float], name: str) -> dict[str, float]:
     """Mean and standard error."""
-    return {name: fmean(values), f"{name} error": stdev(values) / len(values) ** 0.5}
+    return {name: fmean(values), f"{name} standard error": stdev(values) / len(values) ** 0.5}
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def main() -> None:
     references: list[Image.Image] = []
     features = torch.zeros(0)
     for split, pictures in real.items():
-        order = spread(len(pictures.captions), args.samples)
+        order = evenly(len(pictures.captions), args.samples)
         captions, concepts = ([part[i] for i in order] for part in (pictures.captions, pictures.concepts))
         prompts = captions[: args.samples]
         references = held_out_references(args.references, size, prompts)
@@ -129,15 +129,16 @@ def main() -> None:
             made = paint(pipe, prompts, shown, scale, args.steps)
             found = encoder(made.float() / 127.5 - 1)
             apart = ((found - features) * branch.rate.float()).square().mean((1, 2)).sqrt()
-            told = probe.precision(pooled_features(net, made), embeddings[split][order], concepts)
+            precision = probe.precision(pooled_features(net, made), embeddings[split][order], concepts)
             row = {"split": split, "reference": way, "scale": scale, "pictures": len(prompts)}
             row |= measured([between(colours(x), h) for x, h in zip(made, histograms, strict=True)], "colours")
             row |= measured(apart.tolist(), "features")
-            row |= {"R@1": told.top1, "R@1 error": told.spread1}
+            row |= {"R@1": precision.top1, "R@1 standard error": precision.standard_error1}
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
-    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
-    captions = [real["train"].captions[i] for i in spread(len(real["train"].captions), SHOWN[1])]
+    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "
+")
+    captions = [real["train"].captions[i] for i in evenly(len(real["train"].captions), SHOWN[1])]
     page = _page(pipe, references, features, captions, args.steps)
     write_png(args.output / "images" / "reference.png", page)
 

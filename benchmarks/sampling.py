@@ -1,4 +1,4 @@
-"""Solvers and numbers of steps against each other: kernel distance and retrieval of one model's pictures.
+"""Solvers and numbers of steps against each other: KID (Lite0) and retrieval of one model's pictures.
 
     python benchmarks/sampling.py lira-nano --distilled runs/fast/1-consistency/model
 

@@ -236,7 +236,7 @@ def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "README.md").read_text() == page.replace("old\n", "")
 
     metrics = tmp_path / script.KNOWN["checkpoint"][0]
-    side = {"pictures": 500, "kd_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
+    side = {"pictures": 500, "kid_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
     metrics.write_text(
         json.dumps({"model": "m", "settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"})
     )

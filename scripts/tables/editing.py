@@ -1,4 +1,4 @@
-"""Tables of what teaching to edit gives."""
+"""Tables of models trained to edit."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ def _rows(record: dict[str, Any], task: str) -> list[dict[str, Any]]:
 
 
 def _value(row: dict[str, Any], name: str, form: str) -> str:
-    return f"{row[name]:{form}} ± {row[f'{name} error']:{form}}"
+    return f"{row[name]:{form}} ± {row[f'{name} standard error']:{form}}"
 
 
 def editing_inpaint(record: dict[str, Any]) -> str:
@@ -82,19 +82,19 @@ def editing_local(record: dict[str, Any]) -> str:
 
 
 def editing_generation(record: dict[str, Any]) -> str:
-    """What is painted from captions alone, before and after."""
+    """Quality of samples of captions alone, before and after training to edit."""
     lines = [
         [
             row["model"],
             row["way"],
-            f"{row['kd train']:.3f} ± {row['kd train spread']:.3f}",
+            f"{row['kid train']:.3f} ± {row['kid train std']:.3f}",
             f"{row['R@1 train']:.2f}",
-            f"{row['kd held_out']:.3f} ± {row['kd held_out spread']:.3f}",
+            f"{row['kid held_out']:.3f} ± {row['kid held_out std']:.3f}",
             f"{row['R@1 held_out']:.2f}",
         ]
         for row in _rows(record, "generate")
     ]
-    columns = ["", "", "kernel distance", "R@1", "kernel distance, held out", "R@1, held out"]
+    columns = ["", "", "KID (Lite0) ± std", "R@1", "KID (Lite0) ± std, held out", "R@1, held out"]
     return table(columns, lines)
 
 

@@ -1,4 +1,4 @@
-"""Tables of models: what they paint, what they cost."""
+"""Tables of models: quality of their samples, memory, time."""
 
 from statistics import fmean, stdev
 from typing import Any
@@ -23,16 +23,16 @@ def checkpoint(metrics: dict[str, Any]) -> str:
         row("retrieval R@5 (chance 0.05)", "retrieval", "generated", "R@5"),
         row("R@1 of real pictures", "retrieval", "real", "R@1"),
         row("R@5 of real pictures", "retrieval", "real", "R@5"),
-        row("kernel distance `kd_lite0`", "kd_lite0", form=".4f"),
-        row("its spread", "kd_lite0 spread", form=".4f"),
-        row("Frechet distance `fd_lite0`", "fd_lite0", form=".3g"),
+        row("KID (Lite0)", "kid_lite0", form=".4f"),
+        row("its standard deviation over subsets", "kid_lite0 std", form=".4f"),
+        row("FID-style distance (Lite0)", "fd_lite0", form=".3g"),
         row("nearer to a training picture than 95 % of held-out ones", "copying", "features", "nearer", form=".0%"),
         row("distance to the nearest training picture, median", "copying", "features", "generated", "median"),
         row("the same of real held-out pictures", "copying", "features", "held_out", "median"),
-        row("deviation of the pixels, in [0, 1]", "grey", "generated", "deviation"),
-        row("the same of real pictures", "grey", "real", "deviation"),
-        row("range of the pixels", "grey", "generated", "range"),
-        row("the same of real pictures", "grey", "real", "range"),
+        row("standard deviation of the pixels, in [0, 1]", "contrast", "generated", "std"),
+        row("the same of real pictures", "contrast", "real", "std"),
+        row("range of the pixels", "contrast", "generated", "range"),
+        row("the same of real pictures", "contrast", "real", "range"),
         decoder("autoencoder, PSNR in dB", "psnr", ".1f"),
         decoder("autoencoder, SSIM", "ssim", ".3f"),
         decoder("autoencoder, perceptual distance", "perceptual", ".3f"),
@@ -45,38 +45,38 @@ def checkpoint(metrics: dict[str, Any]) -> str:
     parts = [head, table(["", *(names[key] for key in sides)], rows)]
     real = metrics.get("real held-out beside real training pictures")
     if real:
-        kernel, frechet = number(real, "kd_lite0", form=".4f"), number(real, "fd_lite0", form=".3g")
+        kid, frechet = number(real, "kid_lite0", form=".4f"), number(real, "fd_lite0", form=".3g")
         parts.append(
-            f"Real held-out pictures beside real training pictures: kernel distance {kernel}, Frechet {frechet}."
+            f"Real held-out pictures beside real training pictures: KID (Lite0) {kid}, FID-style distance {frechet}."
         )
     return "\n\n".join(parts)
 
 
 def study(record: dict[str, Any]) -> str:
     """The runs of an ablation side by side."""
-    told = any(row.get("expected") for row in record["cases"])
+    expected = any(row.get("expected") for row in record["cases"])
 
     def cell(runs: list[dict[str, float]], key: str, form: str) -> str:
         values = [run[key] for run in runs]
         if len(values) > 1:
             return f"{fmean(values):{form}} ± {stdev(values):{form}} ({len(values)})"
-        spread = f" ± {runs[0][f'{key} spread']:{form}}" if f"{key} spread" in runs[0] else ""
-        return f"{values[0]:{form}}{spread}"
+        std = f" ± {runs[0][f'{key} std']:{form}}" if f"{key} std" in runs[0] else ""
+        return f"{values[0]:{form}}{std}"
 
     rows = [
         [
             row["about"],
             f"{row['runs'][0]['parameters'] / 1e6:.2f} M",
             cell(row["runs"], "loss", ".3f"),
-            cell(row["runs"], "kd train", ".3f"),
+            cell(row["runs"], "kid train", ".3f"),
             cell(row["runs"], "R@1 train", ".2f"),
             cell(row["runs"], "R@1 held_out", ".3f"),
-            *([row["expected"] or "–"] if told else []),
+            *([row["expected"] or "–"] if expected else []),
         ]
         for row in record["cases"]
     ]
-    columns = ["", "parameters", "loss", "kernel distance, spread", "R@1", "R@1, held out"]
-    if told:
+    columns = ["", "parameters", "loss", "KID (Lite0) ± std", "R@1", "R@1, held out"]
+    if expected:
         columns.append("expected")
     return f"{record['about']}:\n\n{table(columns, rows)}"
 
@@ -89,14 +89,14 @@ def microforge_carry(record: dict[str, Any]) -> str:
             row["model"],
             "carries" if row["carries"] else "carries nothing",
             *(f"{row['jitter'][step]:.3f}" for step in steps),
-            f"{row['kd train']:.3f} ± {row['kd train spread']:.3f}",
+            f"{row['kid train']:.3f} ± {row['kid train std']:.3f}",
             f"{row['R@1 train']:.2f}",
             f"{row['R@1 held_out']:.3f}",
         ]
         for row in record["rows"]
     ]
     columns = ["model", "plan", *(f"jitter, {step} steps" for step in steps)]
-    return table([*columns, "kernel distance", "R@1", "R@1, held out"], rows)
+    return table([*columns, "KID (Lite0) ± std", "R@1", "R@1, held out"], rows)
 
 
 def autoencoders_at_equal_bytes(record: dict[str, Any]) -> str:
@@ -106,7 +106,7 @@ def autoencoders_at_equal_bytes(record: dict[str, Any]) -> str:
             f"{e['bytes']:,.0f}",
             f"{e['name']}: {e['kind']}" if e["parameters"] else e["name"],
             str(e["pixels"]),
-            f"{e['means']['psnr']:.2f} ± {e['errors']['psnr']:.2f}",
+            f"{e['means']['psnr']:.2f} ± {e['standard_errors']['psnr']:.2f}",
             f"{e['means']['ssim']:.3f}",
             f"{e['means']['perceptual']:.3f}",
             f"{e['means']['sharpness']:.2f}",
@@ -174,36 +174,36 @@ def iris_depth(record: dict[str, Any]) -> str:
             r["model"],
             str(r["depth"]),
             f"{r['effective_parameters'] / 1e6:.0f} M",
-            f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
+            f"{r['kid train']:.3f} ± {r['kid train std']:.3f}",
             f"{r['R@1 train']:.2f}",
-            f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
+            f"{r['kid held_out']:.3f} ± {r['kid held_out std']:.3f}",
             f"{r['R@1 held_out']:.3f}",
         ]
         for r in record["rows"]
     ]
     least, most = record["trained"]
     head = (
-        f"Painted in {record['steps']} Euler steps with guidance, {record['samples']} captions of training concepts "
+        f"Sampled in {record['steps']} Euler steps with guidance, {record['samples']} captions of training concepts "
         f"and the held-out ones; trained were {least} to {most} iterations:"
     )
-    columns = ["model", "iterations", "parameters in use", "kernel distance", "R@1"]
-    return f"{head}\n\n{table([*columns, 'kernel distance, held out', 'R@1, held out'], rows)}"
+    columns = ["model", "iterations", "parameters in use", "KID (Lite0) ± std", "R@1"]
+    return f"{head}\n\n{table([*columns, 'KID (Lite0) ± std, held out', 'R@1, held out'], rows)}"
 
 
 def iris_control(record: dict[str, Any]) -> str:
-    """Edges asked for and edges painted."""
+    """Edges given as the control, and edges of the samples."""
     splits = {"train": "training concepts", "held_out": "held-out concepts"}
     rows = [
         [
             splits[r["split"]],
             r["way"],
             str(r["pictures"]),
-            f"{r['recall']:.2f} ± {r['recall error']:.2f}",
-            f"{r['precision']:.2f} ± {r['precision error']:.2f}",
+            f"{r['recall']:.2f} ± {r['recall standard error']:.2f}",
+            f"{r['precision']:.2f} ± {r['precision standard error']:.2f}",
         ]
         for r in record["rows"]
     ]
-    return table(["edges of", "painted", "pictures", "recall", "precision"], rows)
+    return table(["edges of", "samples", "pictures", "recall", "precision"], rows)
 
 
 IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}
@@ -246,9 +246,9 @@ def lira_thinking(record: dict[str, Any]) -> str:
     ]
     head = (
         f"`{record['model']}`, {record['prompts']} captions at {record['sampling_steps']} sampling steps each: "
-        f"{record['mean']:.2f} reasoning steps in the mean, {record['deviation']:.2f} their deviation from prompt to "
-        f"prompt, {record['correlation with words']:+.2f} their correlation with the number of words. Means with "
-        "standard errors, and the share of the looks that took so many steps:"
+        f"{record['mean']:.2f} reasoning steps in the mean, {record['std']:.2f} their standard deviation from prompt "
+        f"to prompt, {record['correlation with words']:+.2f} their correlation with the number of words. Means with "
+        "standard errors, and the fraction of the denoiser's calls that took so many steps:"
     )
     return f"{head}\n\n{table(['', 'prompts', 'mean', *(f'{step} steps' for step in every)], rows)}"
 
@@ -261,15 +261,15 @@ def sampling(record: dict[str, Any]) -> str:
             r["scheduler"],
             str(r["steps"]),
             f"{r['guidance']:g}",
-            f"{r['kd train']:.3f} ± {r['kd train spread']:.3f}",
+            f"{r['kid train']:.3f} ± {r['kid train std']:.3f}",
             f"{r['R@1 train']:.2f}",
-            f"{r['kd held_out']:.3f} ± {r['kd held_out spread']:.3f}",
+            f"{r['kid held_out']:.3f} ± {r['kid held_out std']:.3f}",
             f"{r['R@1 held_out']:.3f}",
         ]
         for r in record["rows"]
     ]
-    columns = ["model", "solver", "steps", "guidance", "kernel distance", "R@1"]
-    columns += ["kernel distance, held out", "R@1, held out"]
+    columns = ["model", "solver", "steps", "guidance", "KID (Lite0) ± std", "R@1"]
+    columns += ["KID (Lite0) ± std, held out", "R@1, held out"]
     head = f"{record['samples']} captions of training concepts and {record['held_out']} of held-out ones:"
     return f"{head}\n\n{table(columns, rows)}"
 
@@ -299,9 +299,9 @@ def denoiser_step(record: dict[str, Any]) -> str:
             ratios = [ratio(own, found, ""), *([ratio(own, found, f" as depth {depth}")] if iterates else [])]
             if set(ratios) == {"–"}:
                 continue
-            told = [str(depth)] if iterates else []
+            depths = [str(depth)] if iterates else []
             share = format(own["share_of_matmul"], ".0%")
-            rows.append([variant, str(tokens), *told, f"{own['milliseconds']:.1f}", *ratios, share])
+            rows.append([variant, str(tokens), *depths, f"{own['milliseconds']:.1f}", *ratios, share])
     head = (
         "A step of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
         f"({record['processor']}, {record['threads']} thread(s)). The ratio is against the faster of the two, "
@@ -399,8 +399,8 @@ def startup(record: dict[str, dict[str, float]]) -> str:
         if name != "bare python"
     ]
     head = (
-        "What it costs to begin. *cold generate* is a new process that paints one picture of 64 x 64 in 50 steps with "
-        "guidance, *warm call* the same in a process that has painted before; the ratio is to importing torch alone:"
+        "What it costs to begin. *cold generate* is a new process that generates one picture of 64 x 64 in 50 steps "
+        "with guidance, *warm call* the same in a process that has done so before; the ratio is to importing torch:"
     )
     return f"{head}\n\n{table(['', 'seconds', 'MiB resident', 'ratio'], rows)}"
 

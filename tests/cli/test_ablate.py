@@ -61,7 +61,7 @@ def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkey
     assert [row["case"] for row in rows] == ["loop", "none"]
     assert all(len(row["runs"]) == 2 for row in rows)
     assert rows[0]["runs"][0]["parameters"] > rows[1]["runs"][0]["parameters"]
-    assert {"kd train", "kd held_out", "R@1 train", "seconds_per_step"} <= set(rows[0]["runs"][0])
+    assert {"kid train", "kid held_out", "R@1 train", "seconds_per_step"} <= set(rows[0]["runs"][0])
     folders = sorted(p.name for p in (tmp_path / "study").iterdir() if p.is_dir())
     assert folders == ["1-loop", "1-loop_seed1", "1-none", "1-none_seed1", "cache"]
 
@@ -74,7 +74,7 @@ def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkey
 
     kept = tmp_path / "study" / "1-none" / "measured.json"
     figures = json.loads(kept.read_text())
-    figures["figures"] |= {"kd train": 1e9, "kd train spread": 0.1}
+    figures["figures"] |= {"kid train": 1e9, "kid train std": 0.1}
     kept.write_text(json.dumps(figures))
     closer = json.loads(cli(capsys, *arguments, "--close-seeds", "3", "--json").out)
     assert [len(row["runs"]) for row in closer] == [3, 2]

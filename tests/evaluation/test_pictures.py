@@ -1,5 +1,6 @@
-"""Copying, grey, reconstruction, and the figures whose weights the user brings."""
+"""Copying, contrast, reconstruction, and the figures whose weights the user brings."""
 
+import time
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
-from pochade.evaluation import contrast as grey
-from pochade.evaluation import copying
-from pochade.evaluation.external import clip_score, inception_distance, load_clip, load_inception
-from pochade.evaluation.frechet import frechet_distance
-from pochade.evaluation.profile import peak_resident_mb, seconds_per_call, weigh
+from pochade.evaluation import contrast, copying
+from pochade.evaluation.external import clip_score, inception_features, load_clip, load_inception
+from pochade.evaluation.profile import model_size, peak_resident_mb, resident_mb, seconds_per_call
 from pochade.evaluation.reconstruction import psnr, reconstruction, ssim
+from pochade.features import style
 
 
 def noise(n: int, seed: int, size: int = 16) -> Tensor:
@@ -51,30 +51,29 @@ def test_feature_distance_is_cosine_about_the_training_mean() -> None:
     torch.testing.assert_close(found.distance, torch.tensor([0.0, 0.0, 1 - 0.5**0.5]), atol=1e-6, rtol=0)
 
 
-def test_grey_pictures_are_called_grey() -> None:
+def test_flat_pictures_and_equal_pictures_have_a_low_contrast() -> None:
     real = noise(12, 0)
     groups = ["a", "b", "c"] * 4
-    assert grey.check(noise(12, 1), real, groups)["grey"] is False
+    assert not contrast.check(noise(12, 1), real, groups).low
     mean = real.float().mean((2, 3), keepdim=True).expand_as(real)
-    flat = grey.check(mean.to(torch.uint8), real, groups)
-    assert flat["grey"] is True
-    same = grey.check(real[:1].expand(12, -1, -1, -1), real, groups)  # lively, but all alike
-    assert same["grey"] is True
-    assert same["generated"]["variety"] == 0
-    alone = grey.check(real[:1].expand(12, -1, -1, -1), real, [str(i) for i in range(12)])
-    assert alone["grey"] is True
+    assert contrast.check(mean.to(torch.uint8), real, groups).low
+    same = contrast.check(real[:1].expand(12, -1, -1, -1), real, groups)  # lively, but all alike
+    assert same.low
+    assert same.generated["variety"] == 0
+    alone = contrast.check(real[:1].expand(12, -1, -1, -1), real, [str(i) for i in range(12)])
+    assert alone.low
 
 
-def test_grey_figures_of_known_pictures() -> None:
+def test_contrast_figures_of_known_pictures() -> None:
     halves = torch.zeros(2, 3, 4, 4)
     halves[:, :, :2] = 1.0
     halves[1] = 1 - halves[1]
-    figures = grey.figures(halves, ["x", "x"])["x"]
-    assert figures["deviation"] == pytest.approx(0.5 * (48 / 47) ** 0.5)
+    figures = contrast.figures(halves, ["x", "x"])["x"]
+    assert figures["std"] == pytest.approx(0.5 * (48 / 47) ** 0.5)
     assert figures["range"] == 1
     assert figures["colour"] == 0
     assert figures["variety"] == pytest.approx(0.5**0.5)
-    assert "variety" not in grey.figures(halves, ["x", "y"])["x"]
+    assert "variety" not in contrast.figures(halves, ["x", "y"])["x"]
 
 
 class Halving(nn.Module):
@@ -110,11 +109,11 @@ class Moments(nn.Module):
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit.(script|save):DeprecationWarning")
-def test_inception_distance_uses_the_features_of_the_file(tmp_path: Path) -> None:
+def test_inception_features_are_those_of_the_file_not_its_classes(tmp_path: Path) -> None:
     torch.jit.script(Moments()).save(str(tmp_path / "net.pt"))
-    a, b = noise(20, 0), noise(30, 1) // 2
-    found = inception_distance(load_inception(tmp_path / "net.pt"), a, b, batch_size=7)
-    assert found == pytest.approx(frechet_distance(a.float().mean((2, 3)), b.float().mean((2, 3))), rel=1e-5)
+    images = noise(20, 0)
+    found = inception_features(load_inception(tmp_path / "net.pt"), images, batch_size=7)
+    torch.testing.assert_close(found, images.float().mean((2, 3)))
     with pytest.raises(PochadeError, match="is no file"):
         load_inception(tmp_path / "none.pt")
     (tmp_path / "bad.pt").write_bytes(b"x" * 100)
@@ -136,23 +135,40 @@ def test_clip_score_of_a_tiny_clip(tmp_path: Path) -> None:
     torch.manual_seed(0)
     CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=8)).save_pretrained(tmp_path)
     clip = load_clip(tmp_path)
-    images, prompts = noise(5, 0), ["red square", "blue", "blue square", "red", "square " * 50]
-    score = clip_score(clip, images, prompts, batch_size=2)
-    assert 0 <= score <= 100
-    one_by_one = [clip_score(clip, images[i : i + 1], prompts[i : i + 1]) for i in range(5)]
-    assert score == pytest.approx(np.mean(one_by_one), abs=1e-3)
+    images, prompts = noise(5, 0, size=32), ["red square", "blue", "blue square", "red", "square " * 50]
+    # 100 cos is what CLIP calls a logit, divided by its learned scale.
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (style.CLIP_MEAN, style.CLIP_STD))
+    ids = clip.tokenizer(prompts, padding=True, truncation=True, max_length=8, return_tensors="pt")
+    with torch.no_grad():
+        out = clip.model(**ids, pixel_values=(images / 255 - mean) / std)
+    cosines = (out.logits_per_image.diagonal() / clip.model.logit_scale.exp()).detach()
+    assert cosines.min() < 0 < cosines.max()  # a negative cosine counts as zero
+    expected = 100 * float(cosines.clamp(min=0).mean())
+    assert clip_score(clip, images, prompts, batch_size=2) == pytest.approx(expected, abs=1e-3)
     with pytest.raises(PochadeError, match="is no folder"):
         load_clip(tmp_path / "none")
 
 
-def test_weight_and_time() -> None:
+def test_model_size_counts_shared_parameters_once() -> None:
     layer = nn.Linear(9, 1, device="meta")
     tied = nn.ModuleList([layer, layer])
-    assert weigh(tied).as_dict() == {"parameters": 10, "fp32_mb": 4e-5, "fp16_mb": 2e-5}
-    calls: list[int] = []
-    assert seconds_per_call(lambda: calls.append(1), repeats=3, warm_up=2) >= 0
-    assert len(calls) == 5
-    before = peak_resident_mb()
-    block = torch.ones(20_000_000)
-    assert peak_resident_mb() >= before > 10
-    assert block.sum() > 0
+    assert model_size(tied).as_dict() == {"parameters": 10, "fp32_mb": 4e-5, "fp16_mb": 2e-5}
+
+
+def test_seconds_per_call_is_the_fastest_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations, now = [0.5, 0.25, 4.0, 1.0, 2.0], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += durations.pop(0)
+
+    assert seconds_per_call(call, repeats=3, warm_up=2) == 1.0
+    assert not durations
+
+
+def test_resident_memory_counts_what_is_allocated() -> None:
+    before = resident_mb()
+    block = torch.ones(20_000_000)  # 80 MB
+    assert resident_mb() - before > 70
+    del block
+    assert peak_resident_mb() - before > 70

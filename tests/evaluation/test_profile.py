@@ -21,11 +21,11 @@ MEASURED = {"libraries_mb", "loading_mb", "rest_mb", "peak_mb", "seconds"}
 def exported(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], Path]:
     """The toy in ONNX Runtime, and its graphs."""
     folder = tmp_path_factory.mktemp("profile") / "graphs"
-    said: list[str] = []
+    logged: list[str] = []
     found = profile(
-        str(toy_pipeline_folder), steps=2, threads=1, runtime="onnx", repeats=1, keep=folder, say=said.append
+        str(toy_pipeline_folder), steps=2, threads=1, runtime="onnx", repeats=1, keep=folder, log=logged.append
     )
-    assert said[0] == "text_encoder, exporting"
+    assert logged[0] == "text_encoder, exporting"
     return found, folder
 
 
@@ -119,7 +119,10 @@ def test_every_variant_has_a_decoder_for_its_latents() -> None:
             parts = {name: models.load_skeleton(f"{family}:{variant}", name) for name in ("denoiser", "decoder")}
             assert parts["decoder"].config.latent_channels == parts["denoiser"].config.latent_channels
             assert not hasattr(parts["decoder"], "encoder")
-            assert all(p.is_meta for module in parts.values() for p in module.parameters())
+            # A few numbers for all: where transformers was the first to enter a device context, linspace stays outside.
+            parameters = [p for module in parts.values() for p in module.parameters()]
+            allocated = sum(p.numel() for p in parameters if not p.is_meta)
+            assert allocated < 1e-3 * sum(p.numel() for p in parameters)
 
 
 @pytest.mark.parametrize("name, width, parameters", [("tinyclip", 256, 15_037_952), ("clip-l", 768, 123_060_480)])

@@ -33,8 +33,8 @@ def test_linear_world_is_read_perfectly() -> None:
 def test_features_that_tell_nothing_give_chance() -> None:
     probe = RetrievalProbe.fit(normal(400, 24, 0), normal(400, 32, 1))
     blind = probe.precision(normal(2000, 24, 2), normal(2000, 32, 3), names(2000))
-    assert blind.top1 == pytest.approx(0.01, abs=4 * blind.spread1)
-    assert blind.top5 == pytest.approx(0.05, abs=4 * blind.spread5)
+    assert blind.top1 == pytest.approx(0.01, abs=4 * blind.standard_error1)
+    assert blind.top5 == pytest.approx(0.05, abs=4 * blind.standard_error5)
     assert blind.as_dict()["chance R@1"] == 0.01
 
 

@@ -29,10 +29,10 @@ def evaluate(
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; left out, the model's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Pictures painted at once.")] = 32,
+    batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 32,
     clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the CLIP score.")] = None,
     inception: Annotated[
-        str | None, typer.Option(help="TorchScript file of the Inception network, for its distance.")
+        str | None, typer.Option(help="TorchScript file of the Inception network, for FID and KID (Inception).")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels; left out, as the model was trained.")] = None,
     scheduler: Annotated[str, typer.Option(help="euler, heun, dpm, lcm, or the model's own.")] = "model",

@@ -62,7 +62,7 @@ def profile(
             runtime=runtime,
             repeats=repeats,
             keep=keep,
-            say=lambda what: status.update(f"{what} ..."),
+            log=lambda step: status.update(f"{step} ..."),
         )
     if as_json:
         print_json(found)

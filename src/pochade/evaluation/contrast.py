@@ -1,23 +1,38 @@
-"""The no-grey check: samples that are flat, faded or all alike, found by comparison with the data."""
+"""Contrast check: finds samples that are flat, faded or all alike, by comparison with real pictures."""
 
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-FIGURES = ("deviation", "range", "colour", "variety")
+FIGURES = ("std", "range", "colour", "variety")
 LOW = 0.5
-"""Below this share of the data's figure, the median sample counts as grey."""
+"""The contrast is low where the median of a figure is below this fraction of the real pictures'."""
+
+
+@dataclass(frozen=True)
+class ContrastCheck:
+    """Medians over the groups (see ``figures``) of generated and of real pictures, and the verdict."""
+
+    generated: dict[str, float]
+    real: dict[str, float]
+    low: bool
+    """True where one of the medians is less than half of that of the real pictures."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
 
 
 def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]]:
     """Figures of the pictures of each group (a class or a prompt).
 
-    ``deviation`` of all pixels of a picture, ``range`` from the 1st to the 99th percentile of its pixels,
+    ``std`` of all pixels of a picture, ``range`` from the 1st to the 99th percentile of its pixels,
     ``colour`` (mean over pixels of the largest minus the smallest channel) are means over the group's
-    pictures; ``variety`` is the deviation of a pixel over the group's pictures, averaged over pixels, and
-    absent for a group of one. All in [0, 1].
+    pictures; ``variety`` is the standard deviation of a pixel over the group's pictures, averaged over pixels,
+    and absent for a group of one. All in [0, 1].
 
     Args:
         images: [B, 3, H, W] in [0, 1], or uint8.
@@ -25,16 +40,16 @@ def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]
     """
     if images.dtype == torch.uint8:
         images = images.float() / 255
-    rows: dict[str, list[int]] = {}
-    for row, group in enumerate(groups):
-        rows.setdefault(group, []).append(row)
+    members: dict[str, list[int]] = {}
+    for index, group in enumerate(groups):
+        members.setdefault(group, []).append(index)
     result: dict[str, dict[str, float]] = {}
-    for group, indices in rows.items():
+    for group, indices in members.items():
         own = images[indices]
         flat = own.flatten(1)
         ends = flat.quantile(torch.tensor([0.01, 0.99]), dim=1)
         result[group] = {
-            "deviation": float(flat.std(1).mean()),
+            "std": float(flat.std(1).mean()),
             "range": float((ends[1] - ends[0]).mean()),
             "colour": float((own.amax(1) - own.amin(1)).mean()),
         }
@@ -43,22 +58,17 @@ def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]
     return result
 
 
-def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> dict[str, Any]:
-    """Medians over the groups, the same of real pictures of the same groups beside them, and a verdict.
+def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> ContrastCheck:
+    """Compares generated pictures with real ones of the same groups.
 
     Where no group has two pictures, ``variety`` is that of the whole set.
 
     Args:
         generated, real: [B, 3, H, W] in [0, 1], or uint8.
-        groups: B names, of the rows of both.
-
-    Returns:
-        ``{"generated": {...}, "real": {...}, "grey": bool}``; grey where a median is less than half of the
-        data's.
+        groups: B names, valid for both.
     """
-    sides = {"generated": _medians(generated, groups), "real": _medians(real, groups)}
-    grey = any(sides["generated"][name] < LOW * value for name, value in sides["real"].items())
-    return {**sides, "grey": grey}
+    made, data = _medians(generated, groups), _medians(real, groups)
+    return ContrastCheck(made, data, any(made[name] < LOW * value for name, value in data.items()))
 
 
 def _medians(images: Tensor, groups: Sequence[str]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Does the generator copy? How near its pictures come to their nearest training picture."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,15 @@ def nearest_in_pixels(images: Tensor, train: Tensor) -> Nearest:
     return Nearest(found, torch.stack(distance))
 
 
-def summarise(generated: Nearest, held_out: Nearest) -> dict[str, Any]:
+class Summary(TypedDict):
+    """Quantiles of the distances of generated and of held-out pictures, and how many generated ones are nearer."""
+
+    generated: dict[str, float]
+    held_out: dict[str, float]
+    nearer: float
+
+
+def summarise(generated: Nearest, held_out: Nearest) -> Summary:
     """Distances of generated pictures to the training set beside those of real held-out ones.
 
     A generator that copies comes much nearer than held-out pictures do: ``nearer`` is the share of generated

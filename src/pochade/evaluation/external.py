@@ -1,25 +1,28 @@
-"""Figures whose weights the user brings: Frechet Inception distance and CLIP score. Nothing is downloaded."""
+"""Figures of networks whose weights the user brings: FID and KID (Inception), CLIP score. Nothing is downloaded."""
 
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.evaluation.frechet import frechet_distance
 from pochade.features.style import CLIP_MEAN, CLIP_STD
+
+if TYPE_CHECKING:
+    from transformers import CLIPModel, PreTrainedTokenizerBase
 
 NOT_MEASURED = "not measured: weights not present"
 
 
-def load_inception(path: Path | str) -> torch.nn.Module:
+def load_inception(path: Path | str) -> torch.jit.ScriptModule:
     """The Inception network as a TorchScript file: uint8 [B, 3, H, W] -> features [B, 2048].
 
-    It resizes by itself, as ``inception-2015-12-05.pt`` of the StyleGAN authors does; that file makes the
-    distance the one that papers call FID.
+    It resizes by itself, as ``inception-2015-12-05.pt`` of the StyleGAN authors does; the distances on the features of
+    that file are those that papers call FID and KID.
 
     Raises:
         PochadeError: no such file, or it is no TorchScript.
@@ -36,17 +39,24 @@ def load_inception(path: Path | str) -> torch.nn.Module:
 
 
 @torch.no_grad()
-def inception_distance(net: torch.nn.Module, real: Tensor, fake: Tensor, batch_size: int = 32) -> float:
-    """Frechet distance of the features that ``net`` gives for uint8 images [n, 3, H, W] and [m, 3, H, W]."""
+def inception_features(net: torch.jit.ScriptModule, images: Tensor, batch_size: int = 32) -> Tensor:
+    """Features [n, 2048] float32 that ``net`` gives for uint8 images [n, 3, H, W]."""
     # The published file gives class scores unless asked for features.
-    scripted: Any = net
-    names = {argument.name for argument in scripted.forward.schema.arguments}
+    scripted: Any = net.forward
+    names = {argument.name for argument in scripted.schema.arguments}
     options = {"return_features": True} if "return_features" in names else {}
-    sides = [torch.cat([net(part, **options).float() for part in x.split(batch_size)]) for x in (real, fake)]
-    return frechet_distance(*sides)
+    return torch.cat([net(part, **options).float() for part in images.split(batch_size)])
 
 
-def load_clip(folder: Path | str) -> tuple[Any, Any]:
+@dataclass(frozen=True)
+class Clip:
+    """A CLIP model with its tokenizer."""
+
+    model: "CLIPModel"
+    tokenizer: "PreTrainedTokenizerBase"
+
+
+def load_clip(folder: Path | str) -> Clip:
     """CLIP and its tokenizer from a folder as ``save_pretrained`` of transformers writes it.
 
     Raises:
@@ -61,31 +71,30 @@ def load_clip(folder: Path | str) -> tuple[Any, Any]:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError) as error:
         raise PochadeError(f"clip: {folder} holds no CLIP model with its tokenizer: {error}") from error
-    return model.eval(), tokenizer
+    return Clip(model.eval(), tokenizer)
 
 
 @torch.no_grad()
-def clip_score(clip: tuple[Any, Any], images: Tensor, prompts: list[str], batch_size: int = 32) -> float:
+def clip_score(clip: Clip, images: Tensor, prompts: list[str], batch_size: int = 32) -> float:
     """100 max(cos, 0) of picture and prompt, mean over pictures (2104.08718, scaled as in torchmetrics).
 
     ``images`` uint8 [B, 3, H, W], square; B ``prompts``.
     """
-    model, tokenizer = clip
-    side = model.config.vision_config.image_size
-    length = model.config.text_config.max_position_embeddings
+    config: Any = clip.model.config  # transformers leaves the types of its parts open
+    side, length = int(config.vision_config.image_size), int(config.text_config.max_position_embeddings)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (CLIP_MEAN, CLIP_STD))
     scores: list[Tensor] = []
     for start in range(0, len(prompts), batch_size):
         pixels = images[start : start + batch_size].float() / 255
         pixels = F.interpolate(pixels, size=(side, side), mode="bicubic", antialias=True).clamp(0, 1)
-        words = tokenizer(
+        words = clip.tokenizer(
             prompts[start : start + batch_size],
             padding=True,
             truncation=True,
             max_length=length,
             return_tensors="pt",
         )
-        out = model(
+        out = clip.model(
             input_ids=words["input_ids"],
             attention_mask=words["attention_mask"],
             pixel_values=(pixels - mean) / std,

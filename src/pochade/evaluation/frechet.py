@@ -1,4 +1,4 @@
-"""Frechet distance between two sets of features, each seen as a Gaussian."""
+"""Frechet distance between two sets of features, each described by a Gaussian."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,11 @@ from pochade.evaluation.kid import check_features
 def frechet_distance(real: Tensor, fake: Tensor) -> float:
     """|mu_1 - mu_2|^2 + tr(S_1 + S_2 - 2 (S_1 S_2)^(1/2)) (1706.08500, eq. 6).
 
-    Called ``fd_lite0`` on Lite0 features. The trace of the root is the sum of the singular values of A B^T,
+    On the features of the Inception network this is FID; on others their name goes with it, as in "FID-style distance
+    (Lite0)". The trace of the root is the sum of the singular values of A B^T,
     where S_1 = A^T A and S_2 = B^T B: no root of a matrix is taken, so sets with fewer rows than columns are
-    as exact as others (though, as ever, biased upwards: compare only figures from equally many pictures).
-    Float64 throughout.
+    as exact as others. The estimate is biased upwards, the more so the fewer the rows: compare only figures from
+    equally many pictures. Float64 throughout.
 
     Args:
         real: [n, d]; fake: [m, d].

@@ -1,12 +1,13 @@
-"""Pictures made for an evaluation, kept on disk so that an interrupted one goes on where it stopped."""
+"""Pictures generated for an evaluation, stored so that an interrupted evaluation can be continued."""
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from PIL import Image
 from torch import Tensor, nn
 
@@ -15,26 +16,47 @@ from pochade.evaluation.pictures import to_pil, to_uint8
 from pochade.files import atomic_file, write_json
 
 
-def modules_of(pipeline: Any) -> dict[str, nn.Module]:
+class TextToImage(Protocol):
+    """What an evaluation needs of a pipeline; `pochade.TextToImagePipeline` has it."""
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """Networks and scheduler by name; ``autoencoder`` is one of them."""
+        ...
+
+    @property
+    def default_size(self) -> int:
+        """Rows and columns in pixels where none are given."""
+        ...
+
+    def set_progress_bar_config(self, **options: Any) -> None:
+        """Options of the bar of a call; ``disable`` is one of them."""
+        ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """``images`` [B, 3, H, W] in [0, 1] for B prompts where ``output_type`` is "pt"."""
+        ...
+
+
+def modules_of(pipeline: TextToImage) -> dict[str, nn.Module]:
     """The networks of a pipeline by name."""
-    parts = getattr(pipeline, "components", None) or vars(pipeline)
-    return {name: part for name, part in sorted(parts.items()) if isinstance(part, nn.Module)}
+    return {name: part for name, part in sorted(pipeline.components.items()) if isinstance(part, nn.Module)}
 
 
-def fingerprint(pipeline: Any) -> str:
-    """SHA-256 over all weights of a pipeline, in hexadecimal digits: the same weights, the same pictures."""
+def fingerprint(pipeline: TextToImage) -> str:
+    """SHA-256 over weights and scheduler of a pipeline, in hexadecimal digits: equal ones give equal pictures."""
     digest = hashlib.sha256()
     for name, module in modules_of(pipeline).items():
         for key, value in sorted(module.state_dict().items()):
             digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    scheduler = getattr(pipeline, "scheduler", None)
-    digest.update(repr(getattr(scheduler, "config", None)).encode())
+    scheduler = pipeline.components.get("scheduler")
+    digest.update(repr(scheduler.config if isinstance(scheduler, ConfigMixin) else None).encode())
     return digest.hexdigest()
 
 
 class PictureStore:
-    """A folder with a PNG for each picture made so far; ``key`` holds all that decides how they look."""
+    """A folder with a PNG for each picture made so far; ``key`` holds all that determines them."""
 
     def __init__(self, out: Path, key: dict[str, Any]) -> None:
         text = json.dumps(key, sort_keys=True)
@@ -61,7 +83,7 @@ class PictureStore:
 
 
 def generate(
-    pipeline: Any,
+    pipeline: TextToImage,
     prompts: Sequence[str],
     store: PictureStore,
     *,

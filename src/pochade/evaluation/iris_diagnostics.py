@@ -1,4 +1,4 @@
-"""What goes on inside an IRIS denoiser: where which path of the mixer counts, and how the state settles.
+"""Internals of an IRIS denoiser: the gates and decays of its mixer, and the convergence of its state.
 
 Each function makes one forward pass in evaluation mode and leaves the network as it was.
 """
@@ -61,7 +61,7 @@ def radial_power(x: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Rings of frequency in x [B, C, H, W]: the mean frequency of each, in cycles a cell, and its mean power, both [F].
 
     Rings are 1 / max(H, W) wide, the first holds the mean alone. The transform is orthonormal: white noise of
-    deviation 1 has the power 1 everywhere.
+    standard deviation 1 has the power 1 everywhere.
     """
     height, width = x.shape[-2:]
     power = torch.fft.fft2(x.double(), norm="ortho").abs().square().mean((0, 1)).flatten().cpu().numpy()
@@ -86,14 +86,14 @@ def _grid(denoiser: IRISDenoiser, latents: Tensor) -> tuple[int, int]:
     return latents.shape[2] // patch, latents.shape[3] // patch
 
 
-def _states(denoiser: IRISDenoiser, asked: tuple[Tensor, Tensor, Conditioning], depth: int | None) -> Tensor:
+def _states(denoiser: IRISDenoiser, inputs: tuple[Tensor, Tensor, Conditioning], depth: int | None) -> Tensor:
     """[passes, B, N, D] float32, the state after each pass."""
     _blocks(denoiser)
-    return torch.stack(_outputs(denoiser, [denoiser.core], asked, depth))
+    return torch.stack(_outputs(denoiser, [denoiser.core], inputs, depth))
 
 
 def _outputs(
-    denoiser: IRISDenoiser, modules: list[Any], asked: tuple[Tensor, Tensor, Conditioning], depth: int | None
+    denoiser: IRISDenoiser, modules: list[Any], inputs: tuple[Tensor, Tensor, Conditioning], depth: int | None
 ) -> list[Tensor]:
     """What the modules give in one call, in order, float32 on the CPU; of several tensors the first."""
     seen: list[Tensor] = []
@@ -105,7 +105,7 @@ def _outputs(
     denoiser.eval()
     try:
         with torch.no_grad(), _watched(modules, keep):
-            denoiser(*asked, depth=depth)
+            denoiser(*inputs, depth=depth)
     finally:
         denoiser.train(was)
     return seen

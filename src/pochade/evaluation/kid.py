@@ -1,4 +1,4 @@
-"""Kernel distance between two sets of features."""
+"""Kernel Inception distance (KID): the squared maximum mean discrepancy of two sets of features."""
 
 import torch
 from torch import Tensor
@@ -28,16 +28,19 @@ def squared_mmd(x: Tensor, y: Tensor) -> Tensor:
     return within_x + within_y - 2 * xy.mean()
 
 
-def kernel_distance(
+def kid(
     real: Tensor, fake: Tensor, subsets: int = 50, subset_size: int | None = None, seed: int = 0
 ) -> tuple[float, float]:
-    """Mean and standard deviation of ``squared_mmd`` over random subsets: ``kd_lite0`` on Lite0 features.
+    """KID: mean and standard deviation of ``squared_mmd`` over random subsets (1801.01401, section 4).
+
+    On the features of the Inception network this is what papers call KID; on others their name goes with it, as in
+    "KID (Lite0)". The standard deviation is that of a subset's value, not the error of the mean. Float64 throughout.
 
     Args:
         real: [n, d]; fake: [m, d].
         subsets: how many pairs of subsets are drawn, each without replacement.
         subset_size: rows of a subset; by default 500, or half of the smaller set where that is less: subsets
-            that were the whole sets would all be the same, and the spread 0.
+            that were the whole sets would all be equal, and the deviation 0.
 
     Raises:
         PochadeError: the features do not match or are not finite, or a subset is larger than a set.

@@ -1,4 +1,4 @@
-"""The real pictures of an evaluation, and the judges' features of any pictures."""
+"""The real pictures of an evaluation, and the features of any pictures."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -11,24 +11,26 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import torch
+from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from pochade.data.sources.captioned import progress_bar
 from pochade.errors import FailureError, PochadeError, missing_extra
-from pochade.evaluation import contrast as grey
-from pochade.evaluation import copying
+from pochade.evaluation import contrast, copying
 from pochade.evaluation.external import (
     NOT_MEASURED,
+    Clip,
     clip_score,
-    inception_distance,
+    inception_features,
     load_clip,
     load_inception,
 )
 from pochade.evaluation.frechet import frechet_distance
-from pochade.evaluation.generation import PictureStore, fingerprint, generate, modules_of
-from pochade.evaluation.kid import kernel_distance
+from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of
+from pochade.evaluation.kid import kid
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import (
     Pictures,
@@ -37,8 +39,8 @@ from pochade.evaluation.pictures import (
     read_pictures,
     to_pil,
 )
-from pochade.evaluation.profile import weigh
-from pochade.evaluation.reconstruction import reconstruction
+from pochade.evaluation.profile import model_size
+from pochade.evaluation.reconstruction import Autoencoder, reconstruction
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
@@ -53,7 +55,7 @@ NO_HELD_OUT = "not measured: no concept of the data is held out"
 
 @dataclass(frozen=True)
 class Settings:
-    """What an evaluation is asked to do. Raises PochadeError at construction for what cannot be."""
+    """Settings of an evaluation. Raises PochadeError at construction for one that is out of range."""
 
     samples: int = 500
     """Captions of each split, one of each concept; all where there are fewer."""
@@ -64,7 +66,7 @@ class Settings:
     clip: str | None = None
     """Folder of a CLIP model, for the CLIP score."""
     inception: str | None = None
-    """TorchScript file of the Inception network, for its Frechet distance."""
+    """TorchScript file of the Inception network, for FID and KID (Inception)."""
     size: int | None = None
     """Rows and columns in pixels; None for those that the model was trained with."""
     depth: int | None = None
@@ -91,6 +93,21 @@ class Report:
     sheet: Path
 
 
+class _OnDevice(Autoencoder, Protocol):
+    @property
+    def device(self) -> torch.device: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+
+
+@dataclass(frozen=True)
+class _Networks:
+    """Feature extractors whose weights the user brings; None where there are none."""
+
+    inception: torch.jit.ScriptModule | None
+    clip: Clip | None
+
+
 @dataclass(frozen=True)
 class _Side:
     """One split: its real pictures, of which the first ``len(made)`` have generated ones."""
@@ -107,7 +124,7 @@ class _Side:
 
 
 def evaluate(
-    pipeline: Any,
+    pipeline: TextToImage,
     data: str | Path,
     *,
     samples: int = 500,
@@ -125,18 +142,17 @@ def evaluate(
 ) -> Report:
     """Measure ``pipeline`` on captions that it was trained on and on held-out ones.
 
-    Generated pictures are kept below ``out``: an evaluation that was interrupted goes on where it stopped,
-    and one with other settings makes its own. The files of the report are written at the end, each at once.
+    Generated pictures are kept below ``out``: an evaluation that was interrupted is continued there, and one with
+    other settings generates its own. The files of the report are written at the end, each at once.
 
     Args:
-        pipeline: a `pochade.TextToImagePipeline` or what can be called like it, with ``denoiser``,
-            ``autoencoder`` and ``default_size``.
+        pipeline: a `pochade.TextToImagePipeline`, or anything else of that form.
         data: "openmoji", a folder of captioned pictures, or shards.
         samples: captions of each split, one of each concept; all where there are fewer.
         out: the folder to write to.
         clip, inception: see `Settings`; left out, the figures that need them are "not measured".
         size, depth: see `Settings`.
-        model: what the report calls the model.
+        model: the name of the model in the report.
         progress: show bars where the error stream is a terminal.
 
     Raises:
@@ -149,10 +165,7 @@ def evaluate(
     _check_writable(folder)
     _need_skimage()
     net = load_lite0()
-    networks = {
-        "inception": load_inception(inception) if inception else None,
-        "clip": load_clip(clip) if clip else None,
-    }
+    networks = _Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
     options = {} if size is None else {"height": size, "width": size}
     options |= {} if depth is None else {"depth": depth}
     size = int(pipeline.default_size) if size is None else size
@@ -186,9 +199,9 @@ def evaluate(
         "data": str(data),
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
-        "parameters": {name: weigh(part).parameters for name, part in modules_of(pipeline).items()},
+        "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
         **_all_figures(sides, networks),
-        "autoencoder": _autoencoder(pipeline.autoencoder, sides, PerceptualLoss(net), settings),
+        "autoencoder": _autoencoder(pipeline.components["autoencoder"], sides, PerceptualLoss(net), settings),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -200,21 +213,17 @@ def evaluate(
 
 
 @contextmanager
-def _silent(pipeline: Any) -> Generator[None]:
+def _silent(pipeline: TextToImage) -> Generator[None]:
     """Without the pipeline's own bar for each batch."""
-    configure = getattr(pipeline, "set_progress_bar_config", None)
-    if configure is None:
-        yield
-        return
-    before = dict(getattr(pipeline, "_progress_bar_config", {}))
-    configure(**{**before, "disable": True})
+    before = dict(vars(pipeline).get("_progress_bar_config", {}))
+    pipeline.set_progress_bar_config(**{**before, "disable": True})
     try:
         yield
     finally:
-        configure(**before)
+        pipeline.set_progress_bar_config(**before)
 
 
-def _advance(bar: Any, task: Any) -> Callable[[int], object]:
+def _advance(bar: Progress, task: TaskID) -> Callable[[int], object]:
     return lambda count: bar.advance(task, count)
 
 
@@ -246,7 +255,7 @@ def _check_writable(folder: Path) -> None:
         raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")
 
 
-def _all_figures(sides: dict[str, _Side], networks: dict[str, Any]) -> dict[str, Any]:
+def _all_figures(sides: dict[str, _Side], networks: _Networks) -> dict[str, Any]:
     train = sides["train"]
     probe = RetrievalProbe.fit(train.features, train.embeddings)
     held_out = sides.get("held_out")
@@ -255,33 +264,31 @@ def _all_figures(sides: dict[str, _Side], networks: dict[str, Any]) -> dict[str,
         side = sides.get(split)
         result[split] = NO_HELD_OUT if side is None else _figures(side, train, held_out, probe, networks)
     if held_out is not None:
-        # The same judges on real pictures alone: what a perfect generator would reach on this little data.
-        mean, spread = kernel_distance(train.features, held_out.features)
-        result["real held-out beside real training pictures"] = {
-            "kd_lite0": mean,
-            "kd_lite0 spread": spread,
-            "fd_lite0": frechet_distance(train.features, held_out.features),
-        }
+        # The same distances between real pictures alone: what a perfect generator would reach on this little data.
+        result["real held-out beside real training pictures"] = _distances(train.features, held_out.features, "lite0")
     return result
 
 
+def _distances(real: Tensor, fake: Tensor, network: str) -> dict[str, float]:
+    """KID, its standard deviation over subsets, and the Frechet distance on the features of a network."""
+    mean, std = kid(real, fake)
+    return {f"kid_{network}": mean, f"kid_{network} std": std, f"fd_{network}": frechet_distance(real, fake)}
+
+
 def _figures(
-    side: _Side, train: _Side, held_out: _Side | None, probe: RetrievalProbe, networks: dict[str, Any]
+    side: _Side, train: _Side, held_out: _Side | None, probe: RetrievalProbe, networks: _Networks
 ) -> dict[str, Any]:
     n = side.count
     real, captions = side.real, side.real.captions[:n]
-    mean, spread = kernel_distance(side.features, side.made_features)
     result: dict[str, Any] = {
         "pictures": n,
         "real pictures": len(real),
-        "kd_lite0": mean,
-        "kd_lite0 spread": spread,
-        "fd_lite0": frechet_distance(side.features, side.made_features),
+        **_distances(side.features, side.made_features, "lite0"),
         "retrieval": {
             name: probe.precision(features[:n], side.embeddings, real.concepts).as_dict()
             for name, features in (("generated", side.made_features), ("real", side.features))
         },
-        "grey": grey.check(side.made, real.images[:n], captions),
+        "contrast": contrast.check(side.made, real.images[:n], captions).as_dict(),
     }
     if held_out is not None:
         result["copying"] = {
@@ -294,23 +301,23 @@ def _figures(
                 copying.nearest_in_pixels(held_out.real.images, train.real.images),
             ),
         }
-    inception, clip = networks["inception"], networks["clip"]
-    result["inception_fd"] = (
-        NOT_MEASURED if inception is None else inception_distance(inception, real.images, side.made)
-    )
-    result["clip_score"] = NOT_MEASURED if clip is None else clip_score(clip, side.made, captions)
+    if networks.inception is None:
+        result |= {"kid_inception": NOT_MEASURED, "fd_inception": NOT_MEASURED}
+    else:
+        truth, made = (inception_features(networks.inception, images) for images in (real.images, side.made))
+        result |= _distances(truth, made, "inception")
+    result["clip_score"] = NOT_MEASURED if networks.clip is None else clip_score(networks.clip, side.made, captions)
     return result
 
 
 def _autoencoder(
-    autoencoder: Any, sides: dict[str, _Side], perceptual: PerceptualLoss, settings: Settings
-) -> dict[str, Any]:
-    """Reconstruction of real pictures of each split, as many as were asked for."""
-    parameter = next(autoencoder.parameters())
-    result: dict[str, Any] = {}
+    autoencoder: _OnDevice, sides: dict[str, _Side], perceptual: PerceptualLoss, settings: Settings
+) -> dict[str, dict[str, float]]:
+    """Reconstruction of ``samples`` real pictures of each split."""
+    result: dict[str, dict[str, float]] = {}
     for split, side in sides.items():
         batches = side.real.images[: settings.samples].split(settings.batch_size)
-        images = (part.to(parameter.device, parameter.dtype) / 127.5 - 1 for part in batches)
+        images = (part.to(autoencoder.device, autoencoder.dtype) / 127.5 - 1 for part in batches)
         result[split] = reconstruction(autoencoder, images, perceptual)
     return result
 

@@ -1,4 +1,4 @@
-"""Retrieval precision: can the caption be told from the picture, by a judge that saw real pictures only?"""
+"""Retrieval precision: does a probe fitted to real pictures alone find the caption of a generated picture?"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ class Precision:
 
     top1: float
     top5: float
-    spread1: float
-    """Standard error of ``top1`` over the pictures."""
-    spread5: float
+    standard_error1: float
+    """Of ``top1``, over the pictures."""
+    standard_error5: float
     candidates: int
     """How many captions each picture chose from: chance is 1 / candidates and 5 / candidates."""
     pictures: int
@@ -29,8 +29,8 @@ class Precision:
         return {
             "R@1": self.top1,
             "R@5": self.top5,
-            "R@1 spread": self.spread1,
-            "R@5 spread": self.spread5,
+            "R@1 standard error": self.standard_error1,
+            "R@5 standard error": self.standard_error5,
             "candidates": self.candidates,
             "chance R@1": 1 / self.candidates,
             "pictures": self.pictures,
@@ -117,8 +117,9 @@ class RetrievalProbe:
         others, drawn = len(number) - 1, min(candidates, len(number)) - 1
         ranks = better.sum(1).numpy()
         hits = {k: _probability_of_fewer(k, others, ranks, drawn) for k in (1, 5)}
-        spread = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
-        return Precision(float(hits[1].mean()), float(hits[5].mean()), spread[1], spread[5], drawn + 1, len(features))
+        means = {k: float(v.mean()) for k, v in hits.items()}
+        errors = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
+        return Precision(means[1], means[5], errors[1], errors[5], drawn + 1, len(features))
 
 
 def _probability_of_fewer(k: int, total: int, marked: np.ndarray, drawn: int) -> np.ndarray:

@@ -1,1 +1,1 @@
-"""Frozen judges of pictures: features for the perceptual loss and for the evaluation."""
+"""Frozen feature extractors, for the perceptual loss and for the evaluation."""

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0 with ImageNet weights: the small judge behind the perceptual loss and the evaluation.
+"""EfficientNet-Lite0 with ImageNet weights: the small feature extractor of the perceptual loss and the evaluation.
 
 EfficientNet (1905.11946) without squeeze-and-excitation and with ReLU6, as TensorFlow's "lite" variant
 defines it. The published weights were trained in TensorFlow and ported, so convolutions pad as TensorFlow's

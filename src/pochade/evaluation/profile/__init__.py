@@ -1,4 +1,4 @@
-"""What a network weighs, what a step of it takes, and how much memory a process holds.
+"""Size of a network, time of a call, and resident memory of a process.
 
 Nothing here imports torch, so that a process that runs exported graphs alone can be measured as it is.
 """
@@ -25,7 +25,7 @@ IN_TURN = "picture_in_turn"
 
 
 @dataclass(frozen=True)
-class Weight:
+class ModelSize:
     """Size of a network."""
 
     parameters: int
@@ -38,14 +38,14 @@ class Weight:
         return asdict(self)
 
 
-def weigh(module: "nn.Module") -> Weight:
+def model_size(module: "nn.Module") -> ModelSize:
     """Parameters of ``module``, shared ones counted once; also on the meta device, which allocates none."""
     count = sum(p.numel() for p in module.parameters())
-    return Weight(count, 4 * count / MB, 2 * count / MB)
+    return ModelSize(count, 4 * count / MB, 2 * count / MB)
 
 
 def _status(key: str) -> float | None:
-    """A line of Linux's account of this process, in MB; None elsewhere."""
+    """A line of ``/proc/self/status`` in MB; None where there is no such file."""
     path = Path("/proc/self/status")
     if not path.is_file():
         return None
@@ -56,13 +56,13 @@ def _status(key: str) -> float | None:
 
 
 def resident_mb() -> float:
-    """The memory that this process holds now, in MB; where the system does not tell, the most it has held so far."""
+    """Resident memory of this process now, in MB; the peak so far where the system does not report it."""
     now = _status("VmRSS")
     return peak_resident_mb() if now is None else now
 
 
 def peak_resident_mb() -> float:
-    """The most memory that this process has held, in MB: since ``forget_peak`` where that works, else ever."""
+    """Peak resident memory of this process in MB, since ``reset_peak`` where that works, else since its start."""
     peak = _status("VmHWM")
     if peak is not None:
         return peak
@@ -75,8 +75,8 @@ def peak_resident_mb() -> float:
     return peak / MB if sys.platform == "darwin" else peak * 1024 / MB
 
 
-def forget_peak() -> None:
-    """Lets ``peak_resident_mb`` begin anew; without effect where the system does not allow it."""
+def reset_peak() -> None:
+    """Starts the count of ``peak_resident_mb`` anew; without effect where the system does not allow it."""
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     except OSError:
@@ -112,10 +112,10 @@ def measure(load: Callable[[], Callable[[], object]], repeats: int) -> dict[str,
     afterwards, ``peak_mb`` the peak during the calls, ``seconds`` the fastest of ``repeats`` calls after one.
     """
     libraries = resident_mb()
-    forget_peak()
+    reset_peak()
     call = load()
     loading, rest = peak_resident_mb(), resident_mb()
-    forget_peak()
+    reset_peak()
     seconds = seconds_per_call(call, repeats, warm_up=1)
     # The kernel's counters of the moment are a little behind those of the peak.
     peak = max(peak_resident_mb(), rest)

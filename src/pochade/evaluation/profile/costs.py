@@ -1,6 +1,6 @@
-"""What a picture costs: weights, memory and time of each part of a model, as it is and as exported graphs.
+"""Profile of a model: size, memory and time of each component, in eager PyTorch and as exported ONNX graphs.
 
-Every figure is taken in a process of its own that holds nothing else, so that its memory is that of the part.
+Each figure is measured in a process of its own that loads nothing else, so that its memory is that of the component.
 """
 
 import json
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
-from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, weigh
+from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, model_size
 from pochade.evaluation.profile.models import is_random, load, load_skeleton
 from pochade.export.onnx import (
     Exported,
@@ -33,10 +33,10 @@ RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)
 """Convolutions, which ONNX Runtime runs slower in 8 bits than in float32: no 8-bit form is made of them."""
 
-_GIVING_BACK = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-"""What makes the allocator of Linux give large blocks back when they are freed; it would keep those below 32 MB."""
+_RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
+"""Makes glibc return large blocks when they are freed; it would keep those below 32 MB."""
 
-Say = Callable[[str], None]
+Log = Callable[[str], None]
 
 
 def profile(
@@ -51,9 +51,9 @@ def profile(
     runtime: str = "all",
     repeats: int = 5,
     keep: str | os.PathLike[str] | None = None,
-    say: Say | None = None,
+    log: Log | None = None,
 ) -> dict[str, Any]:
-    """Measures a model; the result is ready for JSON.
+    """Measures a model; the result can be written as JSON.
 
     ``components``: name -> class, parameters, whether they are random, MB in float32 and float16.
 
@@ -76,7 +76,7 @@ def profile(
         runtime: "eager", "onnx" or "all".
         repeats: calls of which the fastest counts.
         keep: an empty or new folder for the exported graphs (None: they are removed).
-        say: is told what is going on.
+        log: called with a line about each step.
 
     Raises:
         PochadeError: an argument is out of range, or a library is missing.
@@ -91,13 +91,13 @@ def profile(
     if runtime != "eager":
         _need_onnx()
     folder = None if keep is None else _empty_folder(Path(keep))
-    say = say or (lambda _: None)
+    log = log or (lambda _: None)
     modules = {name: load_skeleton(model, name, text_encoder) for name in COMPONENTS}
     modules = {name: module for name, module in modules.items() if module is not None}
     latent_size = _latent_size(modules["denoiser"], modules["decoder"], size)
     tokens = int(modules["text_encoder"].max_tokens) if "text_encoder" in modules else 1
     random = is_random(model)
-    asked = {
+    settings = {
         "model": model,
         "text_encoder": text_encoder,
         "latent_size": list(latent_size),
@@ -109,14 +109,14 @@ def profile(
         "repeats": repeats,
     }
     found: dict[str, Any] = {
-        **asked,
+        **settings,
         "size": latent_size[0] * int(modules["decoder"].downsampling),
         "versions": versions(),
         "components": {
             name: {
                 "class": type(module).__name__,
                 "random": random and type(module).__name__ != "MiniLMEncoder",
-                **weigh(module).as_dict(),
+                **model_size(module).as_dict(),
             }
             for name, module in modules.items()
         },
@@ -128,13 +128,13 @@ def profile(
     del modules
     if runtime != "onnx":
         for component in (*names, PICTURE):
-            say(f"{component}, eager")
-            row = _run("eager", {**asked, "component": component})
+            log(f"{component}, eager")
+            row = _run("eager", {**settings, "component": component})
             weights = [found["components"][n]["fp32_mb"] for n in names if component in (n, PICTURE)]
             found["rows"].append(_row(component, "eager", "fp32", sum(weights), row))
     if runtime != "eager":
         with tempfile.TemporaryDirectory(prefix="pochade-profile-") as temporary:
-            _in_onnx(found, names, folder or Path(temporary), tokenizer, say)
+            _in_onnx(found, names, folder or Path(temporary), tokenizer, log)
     return found
 
 
@@ -167,7 +167,7 @@ def _latent_size(denoiser: Any, decoder: Any, size: int | None) -> tuple[int, in
     return size // f, size // f
 
 
-def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: str | None, say: Say) -> None:
+def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: str | None, log: Log) -> None:
     """Adds the rows of the exported graphs, float32 and with 8-bit weights."""
     vocabulary = None
     if tokenizer is not None:
@@ -176,21 +176,21 @@ def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: s
     files: dict[str, dict[str, Path]] = {"fp32": {}, "int8": {}}
     errors: dict[str, float] = {}
     for name in names:
-        say(f"{name}, exporting")
+        log(f"{name}, exporting")
         start = time.perf_counter()
         exported = _export(found, name, folder / f"{name}.onnx")
         seconds = time.perf_counter() - start
         found["exports"][name] = {"seconds": seconds, "difference": exported.difference}
         files["fp32"][name] = files["int8"][name] = exported.path
         if name not in KEPT_IN_FLOAT:
-            say(f"{name}, rounding its weights to 8 bits")
+            log(f"{name}, rounding its weights to 8 bits")
             made = quantise(exported.path, folder / f"{name}-int8.onnx", exported.inputs, batch=found["batch"])
             files["int8"][name], errors[name] = made.path, made.error
     for precision, paths in files.items():
         for component in (*names, PICTURE, IN_TURN):
             if precision == "int8" and component in KEPT_IN_FLOAT:
                 continue
-            say(f"{component}, ONNX Runtime {precision}")
+            log(f"{component}, ONNX Runtime {precision}")
             held = {component: paths[component]} if component in names else paths
             job = {
                 "component": component,
@@ -235,7 +235,7 @@ def _row(
 def _run(worker: str, job: dict[str, Any]) -> dict[str, Any]:
     """What a measuring process says of a job; it ends with this one."""
     command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
-    environment = os.environ | (_GIVING_BACK if job["component"] == IN_TURN else {})
+    environment = os.environ | (_RETURN_FREED_MEMORY if job["component"] == IN_TURN else {})
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""Measures networks as they are: ``python -m pochade.evaluation.profile.eager``, a job on the input."""
+"""Measures networks in eager PyTorch: ``python -m pochade.evaluation.profile.eager``, a job on the input."""
 
 import json
 import sys
@@ -30,8 +30,7 @@ def values_for(denoiser: Module, job: dict[str, Any]) -> dict[str, Tensor]:
 def call_denoiser(denoiser: Module, depth: int | None, values: Any) -> tuple[Tensor, Tensor | None]:
     """Velocity and next state for values by name."""
     parts = {name: value for name, value in values.items() if name not in {"latents", "t", "state"}}
-    told = Conditioning(**parts)
-    out = denoiser(values["latents"], values["t"], told, state=values.get("state"), depth=depth)
+    out = denoiser(values["latents"], values["t"], Conditioning(**parts), state=values.get("state"), depth=depth)
     return out.velocity, out.state
 
 
@@ -49,18 +48,18 @@ def one(job: dict[str, Any]) -> Callable[[], object]:
 
 
 def picture(job: dict[str, Any]) -> Callable[[], Tensor]:
-    """Loads all components, gives what paints from a prompt to pixels."""
+    """Loads all components, gives the whole sampling, from a prompt to pixels."""
     text, denoiser, decoder = (load(job["model"], name, job["text_encoder"]) for name in COMPONENTS)
     given = values_for(denoiser, job)
     denoise = partial(call_denoiser, denoiser, job["depth"])
 
     def call() -> Tensor:
-        told = dict(given)
+        inputs = dict(given)
         if text is not None:
             encoded = text.encode([PROMPT] * job["batch"])
             found = {"tokens": encoded.tokens, "mask": encoded.mask, "pooled": encoded.pooled}
-            told |= {name: value for name, value in found.items() if name in given}
-        return decoder.decode(sample(denoise, told, job["steps"]))
+            inputs |= {name: value for name, value in found.items() if name in given}
+        return decoder.decode(sample(denoise, inputs, job["steps"]))
 
     return call
 

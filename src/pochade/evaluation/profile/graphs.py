@@ -49,7 +49,7 @@ def one(path: str, threads: int) -> Callable[[], object]:
 def picture(
     files: dict[str, str], tokenizer: str | None, steps: int, threads: int, *, in_turn: bool = False
 ) -> Callable[[], np.ndarray]:
-    """Loads all graphs, gives what paints from a prompt to pixels; ``in_turn`` that loads each when its turn comes."""
+    """Loads all graphs, gives the whole sampling from a prompt to pixels; ``in_turn`` loads each when it is needed."""
     if in_turn:
         graph, words = partial(_in_place_of_the_last, threads=threads), _tokenizer
     else:

@@ -51,7 +51,7 @@ def is_random(model: str) -> bool:
 def load(model: str, component: str, text_encoder: str | None = None) -> Any:
     """One of ``COMPONENTS`` alone, in evaluation mode, on torch's default device; None where there is no text.
 
-    An autoencoder comes without its encoder. Random weights are those of seed 0, see ``open_gates``; MiniLM's
+    An autoencoder comes without its encoder. Random weights are those of seed 0, see ``randomise_zero_init``; MiniLM's
     are always its own.
 
     Args:
@@ -110,12 +110,12 @@ def _random(model: str, component: str, text_encoder: str | None) -> Any:
             return _text_encoder(text_encoder or "minilm") if has_text else None
         if component == "decoder":
             channels = load_skeleton(model, "denoiser").config.latent_channels
-            return open_gates(_decoder(family, variant, channels))
+            return randomise_zero_init(_decoder(family, variant, channels))
         changes: dict[str, Any] = {}
         if text_encoder in CLIPS:
             width = CLIPS[text_encoder]["hidden_size"]
             changes = {"text_dim": width, "pooled_dim": width, "text_encoder": None}
-        return open_gates(denoisers.build(family, variant, **changes))
+        return randomise_zero_init(denoisers.build(family, variant, **changes))
 
 
 def load_skeleton(model: str, component: str, text_encoder: str | None = None) -> Any:
@@ -153,11 +153,11 @@ def _decoder(family: str, variant: str, channels: int) -> nn.Module:
 
 
 @torch.no_grad()
-def open_gates(module: nn.Module) -> nn.Module:
-    """Draws anew every matrix that starts at zero, with a tenth of the usual deviation.
+def randomise_zero_init(module: nn.Module) -> nn.Module:
+    """Draws every matrix that is zero at the start from a normal, with a tenth of the usual standard deviation.
 
-    Untrained networks begin as the identity: nothing would pass their gates, and the error of a rounded weight could
-    not be seen. The time is the same.
+    Gates that start at zero make an untrained network the identity, on which the error of rounded weights could not be
+    measured. The time of a call does not change.
     """
     for parameter in module.parameters():
         if parameter.ndim >= 2 and not parameter.is_meta and not bool(parameter.any()):

@@ -34,11 +34,11 @@ def sample(denoise: Callable[[Arrays], tuple[Any, Any]], given: Arrays, steps: i
     ``given`` holds ``latents``, ``t`` and what else the denoiser takes; ``denoise`` gives the velocity and the state
     of the next step, None where there is none.
     """
-    z, told = given["latents"], dict(given)
+    z, inputs = given["latents"], dict(given)
     for t, following in pairwise(np.linspace(1, 0, steps + 1, dtype=np.float32).tolist()):
-        told["latents"], told["t"] = z, given["t"] * 0 + t
-        velocity, state = denoise(told)
+        inputs["latents"], inputs["t"] = z, given["t"] * 0 + t
+        velocity, state = denoise(inputs)
         if state is not None:
-            told["state"] = state
+            inputs["state"] = state
         z = z + (following - t) * velocity
     return z
