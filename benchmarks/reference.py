@@ -136,8 +136,7 @@ def main() -> None:
             row |= {"R@1": precision.top1, "R@1 standard error": precision.standard_error1}
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
-    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "
-")
+    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
     captions = [real["train"].captions[i] for i in evenly(len(real["train"].captions), SHOWN[1])]
     page = _page(pipe, references, features, captions, args.steps)
     write_png(args.output / "images" / "reference.png", page)

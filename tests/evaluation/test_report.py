@@ -199,7 +199,7 @@ def test_size_and_depth_reach_the_pipeline(data: Path, tmp_path: Path) -> None:
 
 
 def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> None:
-    with pytest.raises(PochadeError, match=r"^data: nowhere"):
+    with pytest.raises(PochadeError, match=r"^source: .nowhere."):
         run(Painter(), "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")

@@ -7,7 +7,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Protocol
 
-from pochade.data.sources.captioned import read_store
+from pochade.data.store import read_store
 from pochade.errors import PochadeError
 from pochade.evaluation.report import evaluate
 from pochade.files import write_json, write_text

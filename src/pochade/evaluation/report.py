@@ -17,7 +17,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from pochade.data.sources.captioned import progress_bar
+from pochade.data.progress import progress_bar
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.evaluation import contrast, copying
 from pochade.evaluation.external import (
