@@ -11,14 +11,12 @@ from pochade.errors import PochadeError
 from pochade.nn.scan_orders import (
     DIRECTIONS,
     ZIGZAGS,
-    apart,
     both_axes,
     inverse_order,
     merge_axes,
     own_axes,
     reorder,
     scan_order,
-    side_by_side,
 )
 
 SIZES = [(1, 1), (1, 5), (4, 1), (2, 2), (3, 4), (4, 3), (5, 5), (2, 9)]
@@ -129,18 +127,11 @@ def test_orders_keep_the_type_and_serve_an_empty_batch(dtype: torch.dtype) -> No
     empty = x[:0]
     assert both_axes(empty, 2, 3).shape == (0, 6, 6)
     assert merge_axes(both_axes(empty, 2, 3), 2, 3).shape == (0, 6, 3)
-    assert apart(side_by_side(empty, empty, 2), 2)[1].shape == (0, 6, 3)
 
 
-@pytest.mark.parametrize(("height", "width"), SIZES)
-def test_two_grids_side_by_side_are_one_grid_of_twice_the_width(height: int, width: int) -> None:
-    target, source = numbered(height, width), -numbered(height, width) - 1
-    pair = side_by_side(target, source, height)
-    picture = torch.cat([g.unflatten(1, (height, width)) for g in (target, source)], dim=2)
-    assert torch.equal(pair, picture.flatten(1, 2))
-    left, right = apart(pair, height)
-    assert torch.equal(left, target)
-    assert torch.equal(right, source)
+def beside(left: Tensor, right: Tensor, height: int) -> Tensor:
+    """Two grids of H rows, each [B, N, D] in raster order -> the raster [B, 2 N, D] of both beside each other."""
+    return torch.cat([grid.unflatten(1, (height, -1)) for grid in (left, right)], dim=2).flatten(1, 2)
 
 
 @pytest.mark.parametrize("name", ZIGZAGS)
@@ -150,7 +141,7 @@ def test_a_zigzag_crosses_the_seam_of_a_pair_between_neighbours(name: str) -> No
     cells = torch.stack(torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij"), dim=-1)
     left = torch.cat((cells, torch.zeros(height, width, 1, dtype=torch.int64)), dim=-1).flatten(0, 1)[None]
     right = left + torch.tensor([0, 0, 1])
-    path = reorder(side_by_side(left, right, height), scan_order(name, height, 2 * width))[0]
+    path = reorder(beside(left, right, height), scan_order(name, height, 2 * width))[0]
     assert len({tuple(token) for token in path.tolist()}) == 2 * height * width
     in_picture = path[:, :2] + path[:, 2:] * torch.tensor([0, width])
     assert (in_picture.diff(dim=0).abs().sum(1) == 1).all()
@@ -174,12 +165,6 @@ def test_bad_arguments_are_named() -> None:
         merge_axes(x, 2, 3)
     with pytest.raises(PochadeError, match="x: 3 channels given"):
         own_axes(x, 2, 3)
-    with pytest.raises(PochadeError, match="right: shape"):
-        side_by_side(x, x[:1], 2)
-    with pytest.raises(PochadeError, match="left: 6 tokens given, must be a multiple of height 4"):
-        side_by_side(x, x, 4)
-    with pytest.raises(PochadeError, match="x: 6 tokens given, must be a multiple of 2 x height 2"):
-        apart(x, 2)
 
 
 class Scans(nn.Module):
@@ -188,8 +173,8 @@ class Scans(nn.Module):
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         merged = merge_axes(both_axes(x, 3, 4).cumsum(1), 3, 4)
         order = scan_order("columns-bottom-right", 3, 8, device=x.device)
-        path = reorder(side_by_side(x, merged, 3), order).cumsum(1)
-        return merged, apart(reorder(path, inverse_order(order)), 3)[0]
+        path = reorder(beside(x, merged, 3), order).cumsum(1)
+        return merged, reorder(path, inverse_order(order)).unflatten(1, (3, 2, 4))[:, :, 0].flatten(1, 2)
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long

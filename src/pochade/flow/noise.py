@@ -24,8 +24,3 @@ def rows_normal(seeds: Seeds, shape: Sequence[int]) -> Tensor:
         shape: the shape of one row.
     """
     return torch.stack([torch.randn(*shape, generator=_generator(seed)) for seed in seeds])
-
-
-def rows_uniform(seeds: Seeds, columns: int) -> Tensor:
-    """Uniform numbers [B, columns] in [0, 1), float32 on the CPU, each row drawn from its own generator."""
-    return torch.stack([torch.rand(columns, generator=_generator(seed)) for seed in seeds])

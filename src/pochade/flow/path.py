@@ -26,8 +26,3 @@ def velocity(z_0: Tensor, eps: Tensor) -> Tensor:
 def to_data(z_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """z_0 = z_t - t v."""
     return z_t - _rows(t, z_t) * v
-
-
-def to_noise(z_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
-    """eps = z_t + (1 - t) v."""
-    return z_t + (1 - _rows(t, z_t)) * v

@@ -4,7 +4,6 @@ A density is given by its quantile function, so one uniform number per row fixes
 the batch, and the curriculum and the tests work on the same function.
 """
 
-import math
 from typing import Literal, cast
 
 import torch
@@ -37,19 +36,6 @@ def quantile(u: Tensor, density: Density, *, scale: float | None = None) -> Tens
     b = LAPLACE_SCALE if scale is None else scale
     lam = b * torch.sign(u - 0.5) * torch.log1p(-2 * (u - 0.5).abs())  # falls as t rises
     return torch.sigmoid(-lam / 2).clamp(_EDGE, 1 - _EDGE)
-
-
-def pdf(t: Tensor, density: Density, *, scale: float | None = None) -> Tensor:
-    """The density of t, for weights and plots; integrates to 1 over (0, 1)."""
-    t = t.clamp(_EDGE, 1 - _EDGE)
-    if density == "uniform":
-        return torch.ones_like(t)
-    jacobian = 1 / (t * (1 - t))
-    if density == "logit_normal":
-        s = 1.0 if scale is None else scale
-        return torch.exp(-0.5 * (torch.logit(t) / s) ** 2) / (s * math.sqrt(2 * math.pi)) * jacobian
-    b = LAPLACE_SCALE if scale is None else scale
-    return torch.exp(-(2 * torch.logit(t)).abs() / b) / (2 * b) * 2 * jacobian
 
 
 def shift(t: Tensor, factor: float) -> Tensor:

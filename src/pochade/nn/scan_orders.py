@@ -111,34 +111,6 @@ def _halves(x: Tensor, height: int, width: int) -> tuple[Tensor, ...]:
     return x.chunk(2, dim=-1)
 
 
-def side_by_side(left: Tensor, right: Tensor, height: int) -> Tensor:
-    """Two grids of H rows, each [B, N, D] in raster order -> [B, 2 N, D], the raster of the H x 2 W grid.
-
-    Raises:
-        PochadeError: the two differ in shape, or N is not a multiple of H.
-    """
-    if left.shape != right.shape:
-        raise PochadeError(f"right: shape {list(right.shape)} given, left has {list(left.shape)}")
-    batch, tokens, dim = left.shape
-    if tokens % height:
-        raise PochadeError(f"left: {tokens} tokens given, must be a multiple of height {height}")
-    rows = (batch, height, tokens // height, dim)
-    return torch.cat((left.reshape(rows), right.reshape(rows)), dim=2).flatten(1, 2)
-
-
-def apart(x: Tensor, height: int) -> tuple[Tensor, Tensor]:
-    """The raster [B, 2 N, D] of an H x 2 W grid -> its left and its right half, each [B, N, D].
-
-    Raises:
-        PochadeError: 2 N is not a multiple of 2 H.
-    """
-    batch, tokens, dim = x.shape
-    if tokens % (2 * height):
-        raise PochadeError(f"x: {tokens} tokens given, must be a multiple of 2 x height {height}")
-    left, right = x.reshape(batch, height, 2, tokens // (2 * height), dim).unbind(2)
-    return left.flatten(1, 2), right.flatten(1, 2)
-
-
 def _transposed(x: Tensor, height: int, width: int) -> Tensor:
     """The raster of an H x W grid -> the raster of its transpose, both [B, N, D]."""
     batch, _, dim = x.shape
