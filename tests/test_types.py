@@ -98,4 +98,4 @@ def test_errors_say_who_can_mend_them():
     assert issubclass(PochadeError, ValueError)
     assert nearest("stesp", ["steps", "seed", "width"]) == " (did you mean 'steps'?)"
     assert nearest("qqq", ["steps"]) == ""
-    assert "pip install 'pochade[train]'" in str(missing_extra("webdataset", "train"))
+    assert "pip install 'pochade[train]'" in str(missing_extra("accelerate", "train"))
