@@ -21,7 +21,8 @@ from PIL import Image
 from torch import Tensor
 
 from measuring import write_png
-from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_pictures, to_pil, to_uint8
+from pochade.data.sources import open_source
+from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_splits, to_pil, to_uint8
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.features import style
 from pochade.features.lite0 import load_lite0
@@ -108,7 +109,7 @@ def main() -> None:
     size, branch = pipe.default_size, pipe.denoiser.reference
     encoder: Any = style.load(pipe.denoiser.config.reference_encoder)
     net = load_lite0()
-    real = {split: read_pictures("openmoji", size, split) for split in ("train", "held_out")}
+    real = read_splits(open_source("openmoji", "all"), size).present()
     embeddings = {split: caption_embeddings(pictures.captions) for split, pictures in real.items()}
     probe = RetrievalProbe.fit(pooled_features(net, real["train"].images), embeddings["train"])
     record: dict[str, Any] = {"size": size, "steps": args.steps, "references": args.references}

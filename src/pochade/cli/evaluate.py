@@ -23,7 +23,7 @@ pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.
 def evaluate(
     *,
     model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
-    data: Annotated[str, typer.Argument(help="openmoji, a folder of captioned pictures, or shards.")],
+    data: Annotated[str, typer.Argument(help="openmoji, cifar10:PATH, a folder of pictures, or shards.")],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
     samples: Annotated[int, typer.Option(help="Captions of each split.")] = 500,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,

@@ -29,6 +29,11 @@ class TextToImage(Protocol):
         """Rows and columns in pixels where none are given."""
         ...
 
+    @property
+    def name_or_path(self) -> str | None:
+        """The folder that it was loaded from; None where it was not."""
+        ...
+
     def set_progress_bar_config(self, **options: Any) -> None:
         """Options of the bar of a call; ``disable`` is one of them."""
         ...

@@ -1,53 +1,102 @@
 """The real pictures of an evaluation, and the features of any pictures."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pochade.data.sources import open_source
+from pochade.data.dataset import Dataset
+from pochade.errors import PochadeError
 from pochade.features.lite0 import EfficientNetLite0
 
 MOST_REAL = 10_000
 """No more real pictures of a split are read: the figures change little from there, the memory does."""
 
 
+TOO_FEW = 2
+"""Groups that a split needs at least: with fewer there is nothing to compare."""
+NO_HELD_OUT = "not measured: fewer than two concepts of the data are held out"
+ALL_TRAINED = "not measured: the model was trained on all pictures of this data"
+
+
 @dataclass(frozen=True)
 class Pictures:
-    """Real pictures with captions, one for each concept."""
+    """Real pictures with prompts, one of each group."""
 
     images: Tensor
     """uint8 [n, 3, size, size]."""
     captions: list[str]
+    """The prompt of each: its first caption, or the name of its class."""
     concepts: list[str]
+    """What each shows: its group, or its class."""
 
     def __len__(self) -> int:
         return len(self.captions)
 
 
-def read_pictures(data: str | Path, size: int, split: str, seed: int = 0) -> Pictures:
-    """One picture of each concept of a split ("train" or "held_out"), in an order drawn with ``seed``.
+@dataclass(frozen=True)
+class Splits:
+    """The real pictures of an evaluation."""
 
-    A concept is what the data set calls so (OpenMoji: variants in skin tone and gender share one), else the
-    caption: without this a concept with thirty variants would weigh thirty times. At most ``MOST_REAL``
-    pictures.
+    train: Pictures
+    held_out: Pictures | None
+    """None where fewer than two groups are held out."""
+    why: str = ""
+    """Why there are no held-out ones."""
+    trained: int = 0
+    """Pictures that the data holds out and the model was trained on: they are among ``train``."""
+
+    def present(self) -> dict[str, Pictures]:
+        """The splits that there are, by name."""
+        return {"train": self.train} | ({} if self.held_out is None else {"held_out": self.held_out})
+
+
+def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] = ()) -> Splits:
+    """One picture of each group of both splits, in an order drawn with ``seed``; at most ``MOST_REAL`` of each.
+
+    Split and group are those of the data. A group that the model has seen counts as a training one. One picture of each
+    group: else a concept with thirty variants would weigh thirty times.
+
+    Args:
+        data: of all splits.
+        size: rows and columns in pixels.
+        seed: of the order.
+        seen: groups that the model was trained on, see ``seen_groups``.
 
     Raises:
-        PochadeError: as `open_source`.
+        PochadeError: fewer than two groups are for training.
     """
-    source = open_source(data, split)  # pyright: ignore[reportArgumentType]  # checked there
-    groups = list(source.groups().items())
-    order = np.random.default_rng(seed).permutation(len(groups))[:MOST_REAL]
-    groups = [groups[i] for i in order]
-    images = torch.empty(len(groups), 3, size, size, dtype=torch.uint8)
-    for row, (_, indices) in enumerate(groups):
-        images[row] = to_uint8(source.image(indices[0], size))
-    captions = [(source.item(indices[0]).captions or ("",))[0] for _, indices in groups]
-    return Pictures(images, captions, [group for group, _ in groups])
+    train: list[int] = []
+    held_out: list[int] = []
+    trained = 0
+    for group, (first, *variants) in data.groups().items():
+        is_held_out = data.item(first).split == "held_out"
+        trained += (1 + len(variants)) * (is_held_out and group in seen)
+        (held_out if is_held_out and group not in seen else train).append(first)
+    if len(train) < TOO_FEW:
+        raise PochadeError(f"data: {len(train)} training concepts given, at least {TOO_FEW} are needed")
+    pictures = _read(data, train, size, seed)
+    if len(held_out) < TOO_FEW:
+        return Splits(pictures, None, ALL_TRAINED if trained and not held_out else NO_HELD_OUT, trained)
+    return Splits(pictures, _read(data, held_out, size, seed), trained=trained)
+
+
+def _read(dataset: Dataset, firsts: Sequence[int], size: int, seed: int) -> Pictures:
+    order = np.random.default_rng(seed).permutation(len(firsts))[:MOST_REAL]
+    images = torch.empty(len(order), 3, size, size, dtype=torch.uint8)
+    captions: list[str] = []
+    concepts: list[str] = []
+    for row, chosen in enumerate(order):
+        index = firsts[chosen]
+        images[row] = to_uint8(dataset.image(index, size))
+        item = dataset.item(index)
+        name = None if item.label is None else dataset.classes[item.label]
+        captions.append(name or item.captions[0])
+        concepts.append(name or item.group)
+    return Pictures(images, captions, concepts)
 
 
 def to_uint8(image: Image.Image) -> Tensor:
@@ -76,7 +125,8 @@ def pooled_features(
 
 
 def caption_embeddings(captions: Sequence[str]) -> Tensor:
-    """MiniLM's mean-pooled, normalised embeddings [B, 384] of B captions."""
+    """MiniLM's mean-pooled, normalised embeddings [B, 384] of B captions; equal ones are encoded once."""
     from pochade.text_encoders.minilm import MiniLMEncoder
 
-    return MiniLMEncoder().sentence_vectors(list(captions))
+    index = {caption: i for i, caption in enumerate(dict.fromkeys(captions))}
+    return MiniLMEncoder().sentence_vectors(list(index))[[index[caption] for caption in captions]]

@@ -4,7 +4,7 @@ import math
 import os
 import platform
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -18,6 +18,7 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from pochade.data.progress import progress_bar
+from pochade.data.sources import Source, open_source
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.evaluation import contrast, copying
 from pochade.evaluation.external import (
@@ -34,23 +35,25 @@ from pochade.evaluation.kid import kid
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import (
     Pictures,
+    Splits,
     caption_embeddings,
     pooled_features,
-    read_pictures,
+    read_splits,
     to_pil,
 )
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.reconstruction import Autoencoder, reconstruction
 from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 from pochade.files import atomic_file, write_json
 from pochade.images.sheets import sheet
 
 SPLITS = ("train", "held_out")
+NO_RECORD = "not recorded: the splits are those of the data alone"
 SHOWN = 48
 """Pictures of each split on the page and the sheet."""
-NO_HELD_OUT = "not measured: no concept of the data is held out"
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,7 @@ class _Side:
 
 def evaluate(
     pipeline: TextToImage,
-    data: str | Path,
+    data: Source | str | Path,
     *,
     samples: int = 500,
     steps: int = 50,
@@ -147,7 +150,8 @@ def evaluate(
 
     Args:
         pipeline: a `pochade.TextToImagePipeline`, or anything else of that form.
-        data: "openmoji", a folder of captioned pictures, or shards.
+        data: a source, its text form ("openmoji", "cifar10:PATH" ...), or a folder of pictures or shards. Splits are
+            those of the data; what ``training.json`` of the model's folder lists as trained on counts as training.
         samples: captions of each split, one of each concept; all where there are fewer.
         out: the folder to write to.
         clip, inception: see `Settings`; left out, the figures that need them are "not measured".
@@ -169,7 +173,10 @@ def evaluate(
     options = {} if size is None else {"height": size, "width": size}
     options |= {} if depth is None else {"depth": depth}
     size = int(pipeline.default_size) if size is None else size
-    real = _read_splits(data, size, seed)
+    training = () if pipeline.name_or_path is None else read_training_data(Path(pipeline.name_or_path))
+    dataset = open_source(data, "all", progress=progress)
+    seen = seen_groups(dataset, training, progress=progress)
+    real = read_splits(dataset, size, seed, seen.groups)
     weights = fingerprint(pipeline)
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
     key |= {} if depth is None else {"depth": depth}
@@ -177,7 +184,7 @@ def evaluate(
     start = time.perf_counter()
     sides: dict[str, _Side] = {}
     with _silent(pipeline), progress_bar(progress) as bar:
-        for split, pictures in real.items():
+        for split, pictures in real.present().items():
             count = min(samples, len(pictures))
             task = bar.add_task(f"pictures of {split}", total=count)
             made = generate(
@@ -200,7 +207,8 @@ def evaluate(
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
-        **_all_figures(sides, networks),
+        "training": _training(training, seen, real),
+        **_all_figures(sides, real.why, networks),
         "autoencoder": _autoencoder(pipeline.components["autoencoder"], sides, PerceptualLoss(net), settings),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -232,22 +240,6 @@ def _need_skimage() -> None:
         raise missing_extra("scikit-image", "eval")
 
 
-def _read_splits(data: str | Path, size: int, seed: int) -> dict[str, Pictures]:
-    """Both splits; without the held-out one where a folder is too small to hold any pictures out."""
-    pictures = {"train": read_pictures(data, size, "train", seed)}
-    if len(pictures["train"]) < 2:
-        raise PochadeError(f"data: {data} has {len(pictures['train'])} training concept, at least 2 are needed")
-    try:
-        held_out = read_pictures(data, size, "held_out", seed)
-    except PochadeError as error:
-        if not str(error).startswith("split:"):
-            raise
-    else:
-        if len(held_out) > 1:
-            pictures["held_out"] = held_out
-    return pictures
-
-
 def _check_writable(folder: Path) -> None:
     """Without making it: bad data, found next, must not leave an empty folder behind."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
@@ -255,14 +247,24 @@ def _check_writable(folder: Path) -> None:
         raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")
 
 
-def _all_figures(sides: dict[str, _Side], networks: _Networks) -> dict[str, Any]:
+def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> dict[str, Any] | str:
+    """What the model was trained on, as far as it is recorded, and what of the data that makes a training picture."""
+    if not training:
+        return NO_RECORD
+    rows = [
+        {"source": one.source, "held_out": one.held_out, "compared": one.source not in seen.unknown} for one in training
+    ]
+    return {"data": rows, "held-out pictures that were trained on": real.trained}
+
+
+def _all_figures(sides: dict[str, _Side], why: str, networks: _Networks) -> dict[str, Any]:
     train = sides["train"]
     probe = RetrievalProbe.fit(train.features, train.embeddings)
     held_out = sides.get("held_out")
     result: dict[str, Any] = {}
     for split in SPLITS:
         side = sides.get(split)
-        result[split] = NO_HELD_OUT if side is None else _figures(side, train, held_out, probe, networks)
+        result[split] = why if side is None else _figures(side, train, held_out, probe, networks)
     if held_out is not None:
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
         result["real held-out beside real training pictures"] = _distances(train.features, held_out.features, "lite0")

@@ -1,0 +1,79 @@
+"""What a model was trained on, as ``training.json`` beside it says, and which pictures of some data it has seen."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pochade.data.dataset import Dataset
+from pochade.data.sources import open_source
+from pochade.errors import PochadeError
+from pochade.pipelines.hub import read_json
+
+FILE = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """Data that a model, or one that it was trained from, has seen."""
+
+    source: str
+    """The text form of the source."""
+    fingerprint: str
+    """``Dataset.fingerprint`` of what was trained on."""
+    held_out: bool
+    """Whether the held-out split was left out of the training."""
+
+    def open(self, *, progress: bool = True) -> Dataset:
+        """What was trained on. Raises as `open_source`."""
+        return open_source(self.source, "train" if self.held_out else "all", progress=progress)
+
+
+def read_training_data(model: Path) -> tuple[TrainingData, ...]:
+    """All data that the model in a folder has seen, its own and that of the models before it; none without a record.
+
+    Raises:
+        PochadeError: the record is damaged.
+    """
+    path = model / FILE
+    if not path.is_file():
+        return ()
+    record: dict[str, Any] | None = read_json(path)
+    found: list[TrainingData] = []
+    while record is not None:
+        try:
+            fingerprint, held_out = str(record["fingerprint"]), bool(record["held_out"])
+            found += [TrainingData(str(source), fingerprint, held_out) for source in record["sources"]]
+        except (KeyError, TypeError) as error:
+            raise PochadeError(f"{path}: not a record of a training ({type(error).__name__}: {error})") from error
+        record = record.get("before")
+    return tuple(dict.fromkeys(found))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Which of some data a model has seen in training."""
+
+    groups: frozenset[str]
+    """Groups of the data that were trained on."""
+    unknown: tuple[str, ...] = ()
+    """Sources that were trained on and cannot be compared with the data: they are not there any more."""
+
+
+def seen_groups(data: Dataset, training: Sequence[TrainingData], *, progress: bool = True) -> Seen:
+    """The groups of ``data`` (all of it) that a model was trained on: a group of the same name is the same concept.
+
+    A source that cannot be opened any more is compared by its fingerprint.
+    """
+    own = frozenset(data.groups())
+    groups: set[str] = set()
+    unknown: list[str] = []
+    for one in training:
+        try:
+            groups |= own & one.open(progress=progress).groups().keys()
+        except PochadeError:
+            if one.fingerprint == data.fingerprint():
+                groups |= own
+            else:
+                unknown.append(one.source)
+    return Seen(frozenset(groups), tuple(unknown))
