@@ -121,7 +121,7 @@ def main() -> None:
         captions, concepts = ([part[i] for i in order] for part in (pictures.captions, pictures.concepts))
         prompts = captions[: args.samples]
         references = held_out_references(args.references, size, prompts)
-        features = pipe.encode_reference(references)
+        features = pipe.encode_image_prompt(references)
         histograms = [colours(to_uint8(reference)) for reference in references]
         ways: list[tuple[str, Tensor | None, float]] = [("none", None, 0.0)]
         ways += [("its own", features, scale) for scale in args.scales]

@@ -12,7 +12,7 @@ HEAVY = ("torch", "diffusers", "transformers", "numpy")
     "code",
     [
         "import pochade",
-        "import pochade.errors, pochade.pipelines.hub, pochade.pipelines.recipe_metadata",
+        "import pochade.errors, pochade.pipelines.hub, pochade.pipelines.metadata",
         "import pochade.cli",
         "from pochade.cli import main; main(['generate', '--help'])",
         "from pochade.cli import main; main(['generate', 'x', '--steps', '0'])",

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from pochade.denoisers.lrf import LRFDenoiser
     from pochade.pipelines.image_to_image import ImageToImagePipeline
     from pochade.pipelines.inpaint import InpaintPipeline
+    from pochade.pipelines.requests import EditRequest, GenerationRequest
+    from pochade.pipelines.run_request import generate, repeat
     from pochade.pipelines.super_resolution import SuperResolutionPipeline
     from pochade.pipelines.text_to_image import TextToImagePipeline
     from pochade.types import Conditioning, DenoiserOutput
@@ -23,7 +25,9 @@ __version__ = "0.1.0"
 __all__ = [
     "Conditioning",
     "DenoiserOutput",
+    "EditRequest",
     "FailureError",
+    "GenerationRequest",
     "ImageToImagePipeline",
     "InpaintPipeline",
     "LRFDenoiser",
@@ -32,17 +36,23 @@ __all__ = [
     "TextToImagePipeline",
     "TinyAutoencoder",
     "__version__",
+    "generate",
+    "repeat",
 ]
 
 _LAZY = {
     "Conditioning": "pochade.types",
     "DenoiserOutput": "pochade.types",
+    "EditRequest": "pochade.pipelines.requests",
+    "GenerationRequest": "pochade.pipelines.requests",
     "ImageToImagePipeline": "pochade.pipelines.image_to_image",
     "InpaintPipeline": "pochade.pipelines.inpaint",
     "LRFDenoiser": "pochade.denoisers.lrf",
     "SuperResolutionPipeline": "pochade.pipelines.super_resolution",
     "TextToImagePipeline": "pochade.pipelines.text_to_image",
     "TinyAutoencoder": "pochade.autoencoders.tiny",
+    "generate": "pochade.pipelines.run_request",
+    "repeat": "pochade.pipelines.run_request",
 }
 
 

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cli.run import Outcome, cli
-from pochade.pipelines.recipe_metadata import KEY, read_recipe
+from pochade.pipelines.metadata import KEY, read_metadata
+from pochade.pipelines.requests import EditRequest
 
 
 @pytest.fixture
@@ -37,13 +38,25 @@ def pixels(path: str) -> Any:
         return np.asarray(image.convert("RGB")).astype(int)
 
 
-def test_edit_with_its_recipe(run: Any, toy_pipeline_folder: Path) -> None:
+def test_edit_with_its_request(run: Any, toy_pipeline_folder: Path) -> None:
     done = run("edit", "in.png", "a red apple", "-o", "new/out.png", "--seed", "3", "--strength", "0.5", "--size", "48")
     assert done.out == "new/out.png\n"
-    recipe = read_recipe("new/out.png")
-    assert (recipe.task, recipe.source, recipe.strength, recipe.seed) == ("edit", "in.png", 0.5, 3)
-    assert recipe.source_sha256 == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
-    assert (recipe.width, recipe.height, recipe.size, recipe.mask, recipe.prompt) == (40, 24, 48, "", "a red apple")
+    metadata = read_metadata("new/out.png")
+    assert metadata.request == EditRequest(
+        "a red apple",
+        source="in.png",
+        strength=0.5,
+        seed=3,
+        size=48,
+        steps=2,
+        guidance=3.0,
+        instruction=False,
+        model=str(toy_pipeline_folder),
+        device="cpu",
+        precision="fp32",
+    )
+    assert metadata.sha256["source"] == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
+    assert (metadata.width, metadata.height) == (40, 24)
     assert pixels("new/out.png").shape == (24, 40, 3)
     told = run("generate", "--like", "new/out.png", code=2).error
     assert told == "error: like: the picture was made from 'in.png', allowed are those of pochade generate"
@@ -67,9 +80,10 @@ def test_inpaint_keeps_what_is_outside_the_mask(run: Any) -> None:
     before, after, marked = pixels("in.png"), pixels("out.png"), pixels("m.png") > 0
     assert (before[~marked] == after[~marked]).all()
     assert (before[marked] != after[marked]).any()
-    recipe = read_recipe("out.png")
-    assert (recipe.task, recipe.mask) == ("inpaint", "m.png")
-    assert recipe.mask_sha256 == hashlib.sha256(Path("m.png").read_bytes()).hexdigest()
+    metadata = read_metadata("out.png")
+    assert isinstance(metadata.request, EditRequest)
+    assert (metadata.request.task, metadata.request.mask) == ("inpaint", "m.png")
+    assert metadata.sha256["mask"] == hashlib.sha256(Path("m.png").read_bytes()).hexdigest()
 
 
 def test_the_transparent_part_as_mask(run: Any) -> None:
@@ -77,7 +91,7 @@ def test_the_transparent_part_as_mask(run: Any) -> None:
     assert done.error == ""
     kept = pixels("m.png") == 0
     assert (pixels("out.png")[kept] == pixels("in.png")[kept]).all()
-    assert read_recipe("out.png").mask == "alpha"
+    assert json.loads(read_metadata("out.png").to_json())["mask"] == "alpha"
     page = pixels("out-compare.png")
     assert page.shape == (24, 3 * 48 - 8, 3)
     assert (page[:, 48:88] == pixels("m.png")).all()
@@ -118,15 +132,15 @@ def test_a_sentence_is_an_instruction_where_the_model_was_trained_to_edit(run: A
     able = {"model": toy_editor_folder}
     usual = made()
     assert (usual["task"], usual["instruction"], usual["image_guidance"], usual["strength"]) == ("edit", True, 1.5, 1.0)
-    assert read_recipe(usual["file"]).instruction is True
+    assert json.loads(read_metadata(usual["file"]).to_json())["instruction"] is True
     told, nearer = made("--as", "instruction", "--image-guidance", "1.5"), made("--image-guidance", "4")
     assert Path(told["file"]).read_bytes() == Path(usual["file"]).read_bytes()
     assert (nearer["image_guidance"], (pixels(nearer["file"]) != pixels(usual["file"])).any()) == (4.0, True)
     shown = made("--as", "description")
-    assert (shown["instruction"], shown["image_guidance"], shown["strength"]) == (False, 1.0, 0.6)
+    assert (shown["instruction"], shown["image_guidance"], shown["strength"]) == (False, None, 0.6)
     assert (pixels(shown["file"]) != pixels(usual["file"])).any()
-    plain = read_recipe(run("edit", "in.png", "a red apple").out.strip())
-    assert (plain.instruction, plain.strength) == (False, 0.6)
+    plain = json.loads(read_metadata(run("edit", "in.png", "a red apple").out.strip()).to_json())
+    assert (plain["instruction"], plain["strength"]) == (False, 0.6)
 
 
 def test_inpaint_by_an_instruction(run: Any, toy_editor_folder: Path) -> None:
@@ -135,7 +149,7 @@ def test_inpaint_by_an_instruction(run: Any, toy_editor_folder: Path) -> None:
         json.loads(run(*arguments, *more, model=toy_editor_folder).out)[0]
         for more in ((), ("--as", "description"), ("--as", "instruction"), ("--as", "instruction", "--compare"))
     ]
-    assert [(row["instruction"], row["image_guidance"]) for row in rows] == [(False, 1.0)] * 2 + [(True, 1.5)] * 2
+    assert [(row["instruction"], row["image_guidance"]) for row in rows] == [(False, None)] * 2 + [(True, 1.5)] * 2
     assert {row["task"] for row in rows} == {"inpaint"}
     first, again, told, _ = (pixels(row["file"]) for row in rows)
     assert (first == again).all()
@@ -158,7 +172,7 @@ def test_a_model_that_was_trained_to_enlarge_starts_from_noise(run: Any, toy_edi
 
 
 BAD = {
-    "no file": (["edit", "none.png", "a"], "file: 'none.png' cannot be read (No such file or directory)"),
+    "no file": (["edit", "none.png", "a"], "source: 'none.png' cannot be read (No such file or directory)"),
     "no picture": (["edit", "taken", "a"], "taken: not a PNG, JPEG or WebP file"),
     "animation": (["edit", "moving.gif", "a"], "moving.gif: not a PNG, JPEG or WebP file"),
     "what to do with one": (["edit", "moving.gif", "a"], ": save it as one of these first"),
@@ -177,7 +191,9 @@ BAD = {
         ["edit", "in.png", "a", "--image-guidance", "2"],
         "image_guidance: given without an instruction",
     ),
-    "no image guidance": (["edit", "in.png", "a", "--image-guidance", "nan"], "image_guidance_scale: nan given"),
+    "no image guidance": (["edit", "in.png", "a", "--image-guidance", "nan"], "image_guidance: nan given"),
+    "device": (["edit", "in.png", "a", "--device", "gpu"], "device: 'gpu' given, allowed are auto, cpu, cuda, mps"),
+    "interval": (["upscale", "in.png", "--guidance-interval", "1,2"], "guidance_interval: (1.0, 2.0) given"),
     "enlarged by": (["upscale", "in.png", "--strength", "1.5"], "strength: 1.5 given, allowed are numbers above 0, up"),
     "empty prompt": (["edit", "in.png", " "], "prompt: empty, allowed is a sentence"),
     "strength": (["edit", "in.png", "a", "--strength", "0"], "strength: 0.0 given, allowed are numbers above 0, up to"),
@@ -186,7 +202,7 @@ BAD = {
     "seed": (["edit", "in.png", "a", "--seed", "-1"], "seed: -1 given"),
     "size": (["edit", "in.png", "a", "--size", "40"], "size: 40 given, allowed are multiples of 16"),
     "scheduler": (["edit", "in.png", "a", "--scheduler", "oiler"], "scheduler: 'oiler' given"),
-    "negative": (["edit", "in.png", "a", "--negative", "b", "--guidance", "1"], "negative: has no effect"),
+    "negative": (["edit", "in.png", "a", "--negative", "b", "--guidance", "1"], "negative_prompt: has no effect"),
     "no mask file": (["inpaint", "in.png", "a", "--mask", "none.png"], "mask: 'none.png' cannot be read"),
     "mask size": (["inpaint", "in.png", "a", "--mask", "small.png"], "mask_image: 8 x 8 pixels given, allowed is the"),
     "empty mask": (["inpaint", "in.png", "a", "--mask", "black.png"], "mask_image: nothing is white"),

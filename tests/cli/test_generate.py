@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from cli.run import Outcome, cli
-from pochade.pipelines.recipe_metadata import KEY, read_recipe
+from pochade.pipelines.metadata import KEY, read_metadata
+from pochade.pipelines.requests import GenerationRequest
 
 
 @pytest.fixture
@@ -24,14 +25,23 @@ def generate(toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.Monk
     return run
 
 
-def test_pictures_with_recipes(generate: Any, toy_pipeline_folder: Path) -> None:
+def test_pictures_with_their_requests(generate: Any, toy_pipeline_folder: Path) -> None:
     done = generate("a red apple", "a sleeping cat", "-o", "out", "--seed", "7", "--steps", "2", "--guidance", "4")
     assert done.out.split() == ["out/a-red-apple-7.png", "out/a-sleeping-cat-8.png"]
-    recipe = read_recipe("out/a-sleeping-cat-8.png")
-    assert (recipe.prompt, recipe.seed, recipe.steps, recipe.guidance) == ("a sleeping cat", 8, 2, 4.0)
-    assert (recipe.model, recipe.width, recipe.height, recipe.scheduler) == (str(toy_pipeline_folder), 32, 32, "model")
-    assert re.fullmatch("[0-9a-f]{64}", recipe.model_sha256)
-    assert recipe.versions["pochade"]
+    metadata = read_metadata("out/a-sleeping-cat-8.png")
+    assert metadata.request == GenerationRequest(
+        "a sleeping cat",
+        seed=8,
+        steps=2,
+        guidance=4.0,
+        model=str(toy_pipeline_folder),
+        width=32,
+        height=32,
+        device="cpu",
+        precision="fp32",
+    )
+    assert re.fullmatch("[0-9a-f]{64}", metadata.sha256["model"])
+    assert metadata.versions["pochade"]
 
 
 def test_repeats_bit_for_bit_and_never_overwrites(generate: Any) -> None:
@@ -57,7 +67,7 @@ def test_without_metadata(generate: Any) -> None:
     with Image.open("out/apple-1.png") as image:
         assert KEY not in image.info
     done = generate("--like", "out/apple-1.png", code=2)
-    assert "holds no recipe" in done.error
+    assert "holds no metadata" in done.error
 
 
 def test_sheet_alone_and_beside(generate: Any) -> None:
@@ -89,11 +99,27 @@ def test_depth_is_kept(generate: Any) -> None:
     generate("apple", "--seed", "1", "--steps", "1")
     generate("apple", "--seed", "1", "--steps", "1", "--depth", "1", "-o", "shallow")
     shallow = Path("shallow/apple-1.png").read_bytes()
-    assert read_recipe("shallow/apple-1.png").depth == 1
-    assert read_recipe("out/apple-1.png").depth == 0
+    assert read_metadata("shallow/apple-1.png").request.depth == 1
+    assert read_metadata("out/apple-1.png").request.depth is None
     generate("--like", "shallow/apple-1.png", "-o", "again", model=None)
     assert Path("again/apple-1.png").read_bytes() == shallow
     assert "depth: 0 given" in generate("apple", "--depth", "0", code=2).error
+
+
+def test_precision_and_interval_of_guidance_are_kept(generate: Any) -> None:
+    usual = ("apple", "--seed", "1", "--steps", "4")
+    generate(*usual)
+    generate(*usual, "--precision", "bf16", "--guidance-interval", "0.2,0.8", "-o", "other")
+    request = read_metadata("other/apple-1.png").request
+    assert (request.device, request.precision, request.guidance_interval) == ("cpu", "bf16", (0.2, 0.8))
+    other = Path("other/apple-1.png").read_bytes()
+    generate("--like", "other/apple-1.png", "-o", "again", model=None)
+    assert Path("again/apple-1.png").read_bytes() == other
+    generate(
+        "--like", "other/apple-1.png", "--precision", "fp32", "--guidance-interval", "0,1", "-o", "back", model=None
+    )
+    with Image.open("back/apple-1.png") as back, Image.open("out/apple-1.png") as first:
+        assert back.tobytes() == first.tobytes()
 
 
 def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: Path) -> None:
@@ -102,10 +128,10 @@ def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: P
     config = Path("model/autoencoder/config.json")
     config.write_text(json.dumps(json.loads(config.read_text()) | {"latents_mean": [1.0] * 4}))
     done = generate("--like", "out/apple-1.png", model=None, code=2)
-    assert "made by other weights of 'model'" in done.error
-    assert "--model model uses those that are here" in done.error
+    assert "out/apple-1.png: made by other weights of 'model'" in done.error
+    assert "(--model model) uses those that are here" in done.error
     done = generate("--like", "out/apple-1.png", model="model")
-    assert done.error.startswith("warning: the picture was made by other weights")
+    assert done.error.startswith("warning: out/apple-1.png: made by other weights")
 
 
 def test_other_versions_are_told(generate: Any) -> None:
@@ -113,18 +139,18 @@ def test_other_versions_are_told(generate: Any) -> None:
 
     generate("apple", "--seed", "1", "--steps", "1")
     info = PngInfo()
-    recipe = read_recipe("out/apple-1.png").to_json().replace('"pochade": "', '"pochade": "0.0.')
-    info.add_text(KEY, recipe)
+    text = read_metadata("out/apple-1.png").to_json().replace('"pochade": "', '"pochade": "0.0.')
+    info.add_text(KEY, text)
     Image.open("out/apple-1.png").save("old.png", pnginfo=info)
     done = generate("--like", "old.png", model=None)
-    assert "was made with pochade 0.0.0.1.0 (here 0.1.0): it may differ in the last bits" in done.error
+    assert "made with pochade 0.0.0.1.0 (here 0.1.0): it may differ in the last bits" in done.error
 
 
 def test_long_prompt_is_cut_with_one_warning(generate: Any) -> None:
     prompt = ("apple " * 2000)[:10_000]
     done = generate(prompt, "--seed", "1", "--steps", "1")
     assert re.fullmatch(r"warning: prompt: \d+ tokens, the text encoder reads 32: the last \d+ are cut", done.error)
-    assert read_recipe(done.out.strip()).prompt == prompt
+    assert read_metadata(done.out.strip()).request.prompt == prompt
 
 
 BAD = {
@@ -134,8 +160,11 @@ BAD = {
     "last seed too large": (["a", "b", "--seed", str(2**63 - 1)], "in [0, 2^63 - 1 for 2 pictures)"),
     "negative seed": (["a", "--seed", "-1"], "seed: -1 given"),
     "no steps": (["a", "--steps", "0"], "steps: 0 given, allowed is a whole number of at least 1"),
-    "guidance": (["a", "--guidance", "nan"], "guidance_scale: nan given, allowed are finite numbers"),
-    "negative without guidance": (["a", "--guidance", "1", "--negative", "b"], "negative: has no effect at guidance 1"),
+    "guidance": (["a", "--guidance", "nan"], "guidance: nan given, allowed are finite numbers"),
+    "negative without guidance": (
+        ["a", "--guidance", "1", "--negative", "b"],
+        "negative_prompt: has no effect at guidance",
+    ),
     "size": (["a", "--size", "40"], "height: 40 given, allowed are multiples of 16"),
     "no size": (["a", "--size", "big"], "size: 'big' given"),
     "scheduler": (["a", "--scheduler", "euller"], "allowed are euler, heun, dpm, lcm (did you mean 'euler'?)"),
@@ -143,6 +172,11 @@ BAD = {
     "sheet": (["a", "--sheet", "x.jpg"], "sheet: 'x.jpg' given, allowed is a file that ends in .png"),
     "file in the way": (["a", "-o", "taken/out"], "taken' is a file, so 'taken/out' cannot be a folder"),
     "unwritable": (["a", "-o", "/proc/pochade"], "out: '/proc/pochade' cannot be written to"),
+    "device": (["a", "--device", "gpu"], "device: 'gpu' given, allowed are auto, cpu, cuda, mps"),
+    "precision": (["a", "--precision", "int8"], "precision: 'int8' given, allowed are auto, fp32, bf16, fp16"),
+    "no interval": (["a", "--guidance-interval", "0.5"], "guidance_interval: '0.5' given, allowed are two times"),
+    "interval": (["a", "--guidance-interval", "0.5,0.2"], "guidance_interval: (0.5, 0.2) given, allowed are two times"),
+    "scale alone": (["a", "--image-prompt-scale", "2"], "image_prompt_scale: 2.0 given without an image prompt"),
     "like": (["--like", "taken"], "taken: not a readable PNG"),
 }
 

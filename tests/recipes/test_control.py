@@ -13,8 +13,9 @@ from PIL import Image, ImageDraw
 from cli.run import cli
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
+from pochade.images.decode import load_image
 from pochade.images.edges import edges, edges_image, edges_of, encode_lines
-from pochade.pipelines.recipe_metadata import read_recipe
+from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import dry_run
 from pochade.recipes.run import stages_of, train
@@ -183,10 +184,10 @@ def test_the_command_line(
     source = pictures / "3.png"
     done = cli(capsys, "generate", "a cat", "--edges-of", str(source), "-o", "out", *usual)
     assert done.out.split() == ["out/a-cat-1.png", "out/3-edges.png"]
-    recipe = read_recipe("out/a-cat-1.png")
-    assert (recipe.control, recipe.control_edges) == (str(source), True)
+    made = json.loads(read_metadata("out/a-cat-1.png").to_json())
+    assert (made["control"], made["control_edges"]) == (str(source), True)
     with Image.open("out/3-edges.png") as image:
-        assert np.array_equal(np.asarray(image) == 255, edges_of(source, SIZE, SIZE)[0].bool().numpy())
+        assert np.array_equal(np.asarray(image) == 255, edges_of(load_image(source)[0], SIZE, SIZE)[0].bool().numpy())
     with Image.open("out/a-cat-1.png") as image:
         painted = np.asarray(image)
 
@@ -197,7 +198,7 @@ def test_the_command_line(
             assert np.array_equal(np.asarray(image), painted)
     assert len(list(Path("again").iterdir())) == 2
     (plain,) = cli(capsys, "generate", "a cat", "-o", "plain", *usual).out.split()
-    assert read_recipe(plain).control == ""
+    assert json.loads(read_metadata(plain).to_json())["control"] is None
     with Image.open(plain) as image:
         assert not np.array_equal(np.asarray(image), painted)
 
@@ -206,7 +207,7 @@ def test_the_command_line(
 
     assert "allowed is one of them" in refused("a cat", "--control", "x.png", "--edges-of", "x.png", *usual)
     assert "control: 'x.png' cannot be read" in refused("a cat", "--control", "x.png", *usual)
-    assert "edges_of: 'x.png' cannot be read" in refused("a cat", "--edges-of", "x.png", *usual)
+    assert "control: 'x.png' cannot be read" in refused("a cat", "--edges-of", "x.png", *usual)
     assert "white lines on black" in refused("a cat", "--control", str(source), *usual)
     small = refused("a cat", "--control", "out/3-edges.png", "--size", "48x32", *usual)
     assert "control: 32 x 32 pixels given, allowed is the picture's size, 48x32" in small

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from cli.run import cli
 from pochade.errors import PochadeError
-from pochade.pipelines.recipe_metadata import read_recipe
+from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.dry_run import dry_run
 from pochade.recipes.run import run, stages_of, train
@@ -91,13 +91,13 @@ def test_the_command_line_takes_the_models_own_steps(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     cli(capsys, "generate", "picture", "--seed", "1", "--model", str(distilled))
-    made = read_recipe("out/picture-1.png")
+    made = read_metadata("out/picture-1.png").request
     assert (made.steps, made.guidance) == (4, 1.0)
     cli(capsys, "generate", "picture", "--seed", "2", "--model", str(distilled), "--steps", "1", "--guidance", "2")
-    made = read_recipe("out/picture-2.png")
+    made = read_metadata("out/picture-2.png").request
     assert (made.steps, made.guidance) == (1, 2.0)
     told = cli(capsys, "generate", "picture", "--negative", "blur", "--model", str(distilled), code=2)
-    assert "negative: has no effect at guidance 1" in told.error
+    assert "negative_prompt: has no effect at guidance 1" in told.error
 
 
 def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from cli.run import cli
 from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import PochadeError
 from pochade.features import style
-from pochade.pipelines.recipe_metadata import read_recipe
+from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.requests import GenerationRequest
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import dry_run
 from pochade.recipes.run import stages_of, train
@@ -99,7 +100,7 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
     assert (trained.parent / "samples" / "step-000003.png").is_file()
     assert len(list((trained.parents[1] / "cache").glob("references-*"))) == 1
     # Mean and deviation are those of the training pictures.
-    standard = (pipe.encode_reference([drawing(i) for i in range(10)])[:, 0] - new["reference.mean"]) * new[
+    standard = (pipe.encode_image_prompt([drawing(i) for i in range(10)])[:, 0] - new["reference.mean"]) * new[
         "reference.rate"
     ]
     assert standard.mean().abs() < 0.5
@@ -108,46 +109,49 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
 
 def test_pictures_follow_the_reference(pipe: Any) -> None:
     one, two = drawing(0), drawing(8, 50)
-    plain, first, second = (paint(pipe, "a cat", reference=r) for r in (None, one, two))
+    plain, first, second = (paint(pipe, "a cat", image_prompt=r) for r in (None, one, two))
     assert (first - plain).abs().max() > 1e-3
     assert (first - second).abs().max() > 1e-3
-    features = pipe.encode_reference(one)
+    features = pipe.encode_image_prompt(one)
     assert features.shape == (1, 1, DIM)
     for same in (features, features[0], [one], one.convert("RGBA"), np.asarray(one)):
-        assert torch.equal(paint(pipe, "a cat", reference=same), first)
-    weak = paint(pipe, "a cat", reference=one, reference_scale=0.1)
+        assert torch.equal(paint(pipe, "a cat", image_prompt=same), first)
+    weak = paint(pipe, "a cat", image_prompt=one, image_prompt_scale=0.1)
     assert 0 < (weak - plain).norm() < (first - plain).norm()
-    torch.testing.assert_close(paint(pipe, "a cat", reference=one, reference_scale=0), plain, atol=1e-5, rtol=0)
-    both = paint(pipe, ["a cat", "a cat"], reference=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
-    shared = paint(pipe, ["a cat", "a cat"], reference=one, num_images_per_prompt=2, guidance_scale=1.0)
+    torch.testing.assert_close(paint(pipe, "a cat", image_prompt=one, image_prompt_scale=0), plain, atol=1e-5, rtol=0)
+    both = paint(pipe, ["a cat", "a cat"], image_prompt=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
+    shared = paint(pipe, ["a cat", "a cat"], image_prompt=one, num_images_per_prompt=2, guidance_scale=1.0)
     torch.testing.assert_close(both[:2], shared[:2], atol=1e-5, rtol=0)
     assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-4
     told = pipe.encode_prompt("a cat")
-    assert torch.equal(paint(pipe, prompt_embeds=told, reference=one), first)
-    assert paint(pipe, "a cat", reference=one, width=2 * SIZE).shape == (1, 3, SIZE, 2 * SIZE)
+    assert torch.equal(paint(pipe, prompt_embeds=told, image_prompt=one), first)
+    assert paint(pipe, "a cat", image_prompt=one, width=2 * SIZE).shape == (1, 3, SIZE, 2 * SIZE)
 
 
 def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
     other = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
-    for attempt in (lambda: paint(other, "a cat", reference=drawing(0)), lambda: other.encode_reference(drawing(0))):
-        with pytest.raises(PochadeError, match=r"reference: given, but this model .* pochade train reference makes"):
+    for attempt in (
+        lambda: paint(other, "a cat", image_prompt=drawing(0)),
+        lambda: other.encode_image_prompt(drawing(0)),
+    ):
+        with pytest.raises(PochadeError, match=r"image_prompt: given, but this model .* pochade train reference makes"):
             attempt()
     for wrong, message in (
-        ("style.png", "reference: str given, allowed are a picture"),
-        ([], "reference: an empty list given"),
-        ([drawing(0)] * 3, r"reference: shape \[3, 1, 160\] given, allowed are features \[1, R, 160\]"),
-        (torch.ones(1, 1, 99), "reference: 99 features given, the denoiser's reference needs 160"),
-        (np.zeros((6000, 5000, 3), np.uint8), "reference: 5000 x 6000 pixels given, allowed are 1 to 25 megapixels"),
+        ("style.png", "image_prompt: str given, allowed are a picture"),
+        ([], "image_prompt: an empty list given"),
+        ([drawing(0)] * 3, r"image_prompt: shape \[3, 1, 160\] given, allowed are features \[1, R, 160\]"),
+        (torch.ones(1, 1, 99), "image_prompt: 99 features given, the denoiser needs 160"),
+        (np.zeros((6000, 5000, 3), np.uint8), "image_prompt: 5000 x 6000 pixels given, allowed are 1 to 25 megapixels"),
     ):
         with pytest.raises(PochadeError, match=message):
-            paint(pipe, "a cat", reference=wrong)
+            paint(pipe, "a cat", image_prompt=wrong)
     for scale in (-1, float("nan"), "1", True):
-        with pytest.raises(PochadeError, match=r"reference_scale: .* given, allowed are finite numbers from 0 on"):
-            paint(pipe, "a cat", reference=drawing(0), reference_scale=scale)
-    with pytest.raises(PochadeError, match=r"reference_scale: 0\.5 given without a reference"):
-        paint(pipe, "a cat", reference_scale=0.5)
-    with pytest.raises(PochadeError, match="reference: given beside prompt_embeds that hold one"):
-        paint(pipe, prompt_embeds=Conditioning(reference=torch.ones(1, 1, DIM)), reference=drawing(0))
+        with pytest.raises(PochadeError, match=r"image_prompt_scale: .* given, allowed are finite numbers from 0 on"):
+            paint(pipe, "a cat", image_prompt=drawing(0), image_prompt_scale=scale)
+    with pytest.raises(PochadeError, match=r"image_prompt_scale: 0\.5 given without an image prompt"):
+        paint(pipe, "a cat", image_prompt_scale=0.5)
+    with pytest.raises(PochadeError, match="image_prompt: given beside prompt_embeds that hold one"):
+        paint(pipe, prompt_embeds=Conditioning(reference=torch.ones(1, 1, DIM)), image_prompt=drawing(0))
 
 
 def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
@@ -168,11 +172,11 @@ def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained(train("reference", few, tmp_path / "run"))
     pipe.set_progress_bar_config(disable=True)
     assert pipe.denoiser.config.reference_encoder == f"clip:{folder}"
-    assert not torch.equal(paint(pipe, "a cat", reference=drawing(0)), paint(pipe, "a cat"))
+    assert not torch.equal(paint(pipe, "a cat", image_prompt=drawing(0)), paint(pipe, "a cat"))
     style.load.cache_clear()
     folder.rename(tmp_path / "gone")
     with pytest.raises(PochadeError, match="no CLIP could be loaded"):
-        paint(pipe, "a cat", reference=drawing(0))
+        paint(pipe, "a cat", image_prompt=drawing(0))
 
 
 def test_dry_run(changes: list[str]) -> None:
@@ -196,6 +200,12 @@ def test_what_cannot_be_trained(changes: list[str], change: str, message: str, t
     assert not (tmp_path / "run").exists()
 
 
+def request_in(path: str) -> GenerationRequest:
+    request = read_metadata(path).request
+    assert isinstance(request, GenerationRequest)
+    return request
+
+
 def test_the_command_line(
     trained: Path,
     toy_pipeline_folder: Path,
@@ -207,9 +217,9 @@ def test_the_command_line(
     monkeypatch.chdir(tmp_path)
     usual = ("--model", str(trained), "--seed", "1")
     source = pictures / "3.png"
-    (made,) = cli(capsys, "generate", "a cat", "--reference", str(source), "-o", "out", *usual).out.split()
-    recipe = read_recipe(made)
-    assert (recipe.reference, recipe.reference_scale) == (str(source), 1.0)
+    (made,) = cli(capsys, "generate", "a cat", "--image-prompt", str(source), "-o", "out", *usual).out.split()
+    first = request_in(made)
+    assert (first.image_prompt, first.image_prompt_scale) == (str(source), 1.0)
 
     def pixels(*arguments: str) -> np.ndarray:
         (path,) = cli(capsys, "generate", *arguments, "-o", "more").out.split()
@@ -220,22 +230,24 @@ def test_the_command_line(
         painted = np.asarray(image)
     assert np.array_equal(pixels("--like", made), painted)
     assert not np.array_equal(pixels("a cat", *usual), painted)
-    assert not np.array_equal(pixels("--like", made, "--reference-scale", "0.2"), painted)
-    assert read_recipe("more/a-cat-1-3.png").reference_scale == 0.2
-    assert read_recipe("more/a-cat-1-2.png").reference == ""
+    assert not np.array_equal(pixels("--like", made, "--image-prompt-scale", "0.2"), painted)
+    assert request_in("more/a-cat-1-3.png").image_prompt_scale == 0.2
+    assert request_in("more/a-cat-1-2.png").image_prompt is None
 
     def refused(*arguments: str) -> str:
         return cli(capsys, "generate", *arguments, "-o", "none", code=2).error
 
-    assert "reference: 'x.png' cannot be read" in refused("a cat", "--reference", "x.png", *usual)
-    assert "not a PNG, JPEG or WebP" in refused("a cat", "--reference", str(pictures / "3.txt"), *usual)
-    assert "reference_scale: 2.0 given without a reference" in refused("a cat", "--reference-scale", "2", *usual)
-    low = refused("a cat", "--reference", str(source), "--reference-scale", "-1", *usual)
-    assert "reference_scale: -1.0 given, allowed are finite numbers from 0 on" in low
-    elsewhere = refused("a cat", "--reference", str(source), "--model", str(toy_pipeline_folder))
+    assert "image_prompt: 'x.png' cannot be read" in refused("a cat", "--image-prompt", "x.png", *usual)
+    assert "not a PNG, JPEG or WebP" in refused("a cat", "--image-prompt", str(pictures / "3.txt"), *usual)
+    assert "image_prompt_scale: 2.0 given without an image prompt" in refused(
+        "a cat", "--image-prompt-scale", "2", *usual
+    )
+    low = refused("a cat", "--image-prompt", str(source), "--image-prompt-scale", "-1", *usual)
+    assert "image_prompt_scale: -1.0 given, allowed are finite numbers from 0 on" in low
+    elsewhere = refused("a cat", "--image-prompt", str(source), "--model", str(toy_pipeline_folder))
     assert "this model has no input for it" in elsewhere
     drawing(9).save("mine.png")
-    cli(capsys, "generate", "a cat", "--reference", "mine.png", "-o", "mine", *usual)
+    cli(capsys, "generate", "a cat", "--image-prompt", "mine.png", "-o", "mine", *usual)
     drawing(1).save("mine.png")
     assert "which is another file now" in refused("--like", "mine/a-cat-1.png")
     assert not Path("none").exists()

@@ -1,7 +1,6 @@
 """What the commands share: messages on the error stream, tables and JSON on the output."""
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -66,22 +65,6 @@ def make_folder(place: Path) -> None:
             pass
     except OSError as error:
         raise PochadeError(f"out: {str(place)!r} cannot be written to ({error.strerror})") from error
-
-
-def load_pipeline(kind: str, model: str, folder: Path, scheduler: str, allow_pickle: bool) -> Any:
-    """The pipeline of that class in ``folder``, without a progress bar; ``model`` as it was named."""
-    # MKL then sums in one order whatever the number of threads, and a recipe gives its picture on any of them. It is
-    # read when torch is imported.
-    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-    with loading(model):
-        import pochade
-        from pochade.pipelines.schedulers import make_scheduler
-
-        quiet_libraries()
-        given = {} if scheduler == "model" else {"scheduler": make_scheduler(scheduler)}
-        pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle, **given)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
 
 
 def quiet_libraries() -> None:

@@ -1,4 +1,4 @@
-"""``pochade evaluate`` and ``pochade export``."""
+"""``pochade evaluate``: figures of a model on a data set."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from pochade.cli.common import loading, print_json, quiet_libraries
-from pochade.pipelines import decoders, hub
+from pochade.pipelines import hub
 from pochade.pipelines.schedulers import check_scheduler, make_scheduler
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -14,10 +14,6 @@ EXAMPLES = """[bold]Examples[/bold]
 pochade evaluate lrf-openmoji openmoji -o report/
 
 pochade evaluate runs/lrf/3-flow/model my-pictures/ --samples 200 --json"""
-
-EXPORT_EXAMPLES = """[bold]Example[/bold]
-
-pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.json)"""
 
 
 def evaluate(
@@ -72,50 +68,6 @@ def evaluate(
         print_json(report.figures)
     else:
         print(f"{report.json}\n{report.page}\n{report.sheet}")
-
-
-def export(
-    model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    batch: Annotated[
-        int | None, typer.Option(help="A fixed batch size; left out, it is free when the graph runs.")
-    ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="Pixels of the pictures; left out, as the model was trained.")
-    ] = None,
-    decoder: Annotated[
-        str, typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder.")
-    ] = decoders.OWN,
-    depth: Annotated[
-        int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
-    ] = None,
-    external_data: Annotated[
-        bool, typer.Option("--external-data", help="Weights in files beside the graphs, which a host can map.")
-    ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
-) -> None:
-    """Write a model as ONNX, checked against eager."""
-    folder = hub.resolve(model)
-    small = decoders.find_decoder(decoder, folder)
-    pipe = _load(folder, model)
-    if small is not None:
-        decoders.use_decoder(pipe, small)
-    pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
-    from pochade.export.onnx import export_pipeline
-
-    manifest = export_pipeline(
-        pipe,
-        out,
-        batch="dynamic" if batch is None else batch,
-        latent_size=None if size is None else size // int(pipe.autoencoder.downsampling),
-        depth=depth,
-        external_data=external_data,
-    )
-    if as_json:
-        print_json(manifest)
-    else:
-        files = [manifest[part][file] for part in ("denoiser", "decoder") for file in ("file", "data")]
-        print("\n".join(str(out / name) for name in (*filter(None, files), "manifest.json")))
 
 
 def _load(folder: Path, name: str) -> Any:

@@ -170,7 +170,7 @@ def _machine() -> dict[str, Any]:
     import torch
 
     from pochade.nn.scan import backend
-    from pochade.pipelines.recipe_metadata import versions
+    from pochade.pipelines.metadata import versions
 
     kinds = ["cpu"] + ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     devices = ["cpu"] + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]

@@ -1,7 +1,6 @@
 """Edges of pictures, as a control for a denoiser."""
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +9,6 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.images.decode import load_image
 
 SIGMA = 1.0
 """Width in pixels of the blur before edges are looked for: drawings have no noise, and their lines are thin."""
@@ -49,26 +47,24 @@ def edges(image: Image.Image | Tensor) -> Tensor:
     return torch.from_numpy(found[None].astype(np.float32))
 
 
-def edges_of(path: Path, width: int, height: int) -> Tensor:
-    """The edges [1, H, W] of a picture file, whose middle is cropped and resampled to that size first.
+def edges_of(image: Image.Image, width: int, height: int) -> Tensor:
+    """The edges [1, H, W] of a picture, whose middle is cropped and resampled to that size first.
 
     Raises:
-        PochadeError: the file is no picture, or scikit-image is not installed.
+        PochadeError: scikit-image is not installed.
     """
-    picture, _ = load_image(path)
-    return edges(ImageOps.fit(picture, (width, height), Image.Resampling.LANCZOS))
+    return edges(ImageOps.fit(image, (width, height), Image.Resampling.LANCZOS))
 
 
-def read_edges(path: Path) -> Tensor:
+def read_edges(image: Image.Image, name: str) -> Tensor:
     """[1, H, W] float32 in {0, 1} from a picture of white lines on black, each pixel rounded to one of both.
 
     Raises:
-        PochadeError: the file is no picture, or more than half of it is white, as where lines are black on white.
+        PochadeError: more than half of it is white, as where lines are black on white; it begins with ``name``.
     """
-    picture, _ = load_image(path)
-    lines = torch.from_numpy(np.asarray(picture.convert("L")) >= 128)[None].float()
+    lines = torch.from_numpy(np.asarray(image.convert("L")) >= 128)[None].float()
     if float(lines.mean()) > MOST:
-        raise PochadeError(f"{path}: {float(lines.mean()):.0%} of it is white, allowed are white lines on black")
+        raise PochadeError(f"{name}: {float(lines.mean()):.0%} of it is white, allowed are white lines on black")
     return lines
 
 

@@ -2,6 +2,8 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
+from pochade.images.decode import upright_rgb
+
 
 def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 96) -> Image.Image:
     """Pictures in rows, each ``cell`` pixels wide with its caption in up to two lines below."""
@@ -16,6 +18,16 @@ def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, c
         page.paste(image.convert("RGB").resize((cell, cell), method), (x, y))
         for j, text in enumerate(_wrap(caption, font, cell, lines=2)):
             draw.text((x, y + cell + j * line), text, fill="black", font=font)
+    return page
+
+
+def side_by_side(pictures: list[Image.Image], gap: int = 8) -> Image.Image:
+    """Pictures in one row on white, all in the size of the last one, ``gap`` pixels apart."""
+    width, height = pictures[-1].size
+    page = Image.new("RGB", (len(pictures) * (width + gap) - gap, height), "white")
+    for i, picture in enumerate(pictures):
+        shown = upright_rgb(picture)[0].resize((width, height), Image.Resampling.BICUBIC)
+        page.paste(shown, (i * (width + gap), 0))
     return page
 
 

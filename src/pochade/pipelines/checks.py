@@ -75,10 +75,12 @@ def check_guidance_interval(interval: Any) -> None:
         raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
 
 
-def check_image_scale(scale: Any) -> None:
-    """Raises PochadeError where a scale of guidance towards a picture is neither None nor a finite number."""
-    if scale is not None and not (isinstance(scale, int | float) and math.isfinite(scale)):
-        raise PochadeError(f"image_guidance_scale: {scale!r} given, allowed are finite numbers")
+def check_number(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is neither None nor a finite number."""
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
 
 
 def check_size(name: str, value: Any, multiple: int) -> None:
@@ -117,20 +119,19 @@ def check_control(controlled: bool) -> None:
         )
 
 
-def check_reference(dim: int, scale: Any = 1.0) -> None:
-    """Raises PochadeError where a denoiser has no input for a reference (``dim`` is 0), or the scale is not allowed."""
+def check_image_prompt(dim: int) -> None:
+    """Raises PochadeError where a denoiser has no input for an image prompt (``dim`` is 0)."""
     if not dim:
         raise PochadeError(
-            "reference: given, but this model has no input for it, allowed is none: pochade train reference makes a "
+            "image_prompt: given, but this model has no input for it, allowed is none: pochade train reference makes a "
             "model that has one"
         )
-    check_reference_scale(scale)
 
 
-def check_reference_scale(scale: Any) -> None:
-    """Raises PochadeError where the scale of a reference is no finite number from 0 on."""
+def check_image_prompt_scale(scale: Any) -> None:
+    """Raises PochadeError where the scale of an image prompt is no finite number from 0 on."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not (math.isfinite(scale) and scale >= 0):
-        raise PochadeError(f"reference_scale: {scale!r} given, allowed are finite numbers from 0 on")
+        raise PochadeError(f"image_prompt_scale: {scale!r} given, allowed are finite numbers from 0 on")
 
 
 def control_rows(

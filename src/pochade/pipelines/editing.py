@@ -17,7 +17,7 @@ from pochade.pipelines.base import Asked, Callback, PaintingPipeline
 from pochade.pipelines.checks import (
     IMAGE_GUIDANCE,
     check_count,
-    check_image_scale,
+    check_number,
     check_output,
     check_scale,
     check_size,
@@ -58,7 +58,7 @@ class EditingPipeline(PaintingPipeline):
         if prompt is not None or prompt_embeds is not None:
             raise PochadeError("instruction: given beside a prompt, allowed is one of both")
         hub.check_instruction(getattr(self.denoiser.config, "tasks", ()))
-        check_image_scale(image_guidance_scale)
+        check_number("image_guidance_scale", image_guidance_scale)
         scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
         return None if scale == 1 else scale
 

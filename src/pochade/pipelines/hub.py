@@ -90,9 +90,23 @@ def _download(name: str, options: dict[str, Any]) -> Path:
     return folder
 
 
+RENAMED = {"reference_dim": "image_prompt_dim", "reference_encoder": "image_prompt_encoder"}
+"""Keys of a denoiser's configuration as earlier versions wrote them -> as they are called now."""
+
+
+def renamed(config: dict[str, Any]) -> dict[str, Any]:
+    """A denoiser's configuration with the keys of today."""
+    return {RENAMED.get(key, key): value for key, value in config.items()}
+
+
+def denoiser_config(folder: Path) -> dict[str, Any]:
+    """The configuration of the denoiser of a model, whichever version wrote it."""
+    return renamed(read_json(folder / "denoiser" / "config.json"))
+
+
 def tasks_of(folder: Path) -> list[str]:
     """The tasks of ``pochade.types.TASKS`` that the denoiser of a model names in its configuration."""
-    return list(read_json(folder / "denoiser" / "config.json").get("tasks") or ())
+    return list(denoiser_config(folder).get("tasks") or ())
 
 
 def trained_for(task: str) -> list[str]:

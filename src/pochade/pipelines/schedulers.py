@@ -17,6 +17,9 @@ SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """Name -> module in ``diffusers.schedulers``, class, settings."""
 
+OWN = "model"
+"""What stands for the scheduler that is stored with the model."""
+
 
 def check_scheduler(name: str) -> None:
     """Raises PochadeError for a name that is not in ``SCHEDULERS``."""

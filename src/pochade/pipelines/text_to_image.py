@@ -15,7 +15,15 @@ from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.edges import encode_lines
 from pochade.pipelines.base import Callback, PaintingPipeline, PromptTruncatedWarning, finite
-from pochade.pipelines.checks import check_count, check_output, check_reference, check_scale, check_size, control_rows
+from pochade.pipelines.checks import (
+    check_count,
+    check_image_prompt,
+    check_image_prompt_scale,
+    check_output,
+    check_scale,
+    check_size,
+    control_rows,
+)
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
 
@@ -63,8 +71,8 @@ class TextToImagePipeline(PaintingPipeline):
         callback_on_step_end_tensor_inputs: Sequence[str] = ("latents",),
         depth: int | None = None,
         control: Image.Image | Sequence[Image.Image] | Tensor | None = None,
-        reference: Any = None,
-        reference_scale: float = 1.0,
+        image_prompt: Any = None,
+        image_prompt_scale: float = 1.0,
         guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
         """Paint B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
@@ -98,10 +106,10 @@ class TextToImagePipeline(PaintingPipeline):
             control: the lines that the picture shall follow, for a denoiser with an input for them: a picture of
                 ``height`` x ``width``, white edges on black, or a tensor [1, height, width] in [0, 1], 1 on an edge;
                 one for all, or one a prompt. Guidance leaves it in both branches.
-            reference: whose style the picture shall follow, for a denoiser with an input for it: a picture of any size,
-                one for all, or a list with one a prompt; or what ``encode_reference`` gave. Guidance drops it together
-                with the prompt.
-            reference_scale: how strongly, from 0 (not at all) on.
+            image_prompt: a picture of any size whose style is followed, for a denoiser with an input for it: one for
+                all, or a list with one a prompt; or what ``encode_image_prompt`` gave. Guidance drops it together with
+                the prompt.
+            image_prompt_scale: how strongly, from 0 (not at all) on.
             guidance_interval: the times [low, high] in [0, 1], 1 being noise, at which guidance applies (2404.07724);
                 outside it the scale is 1, at half the cost.
 
@@ -141,12 +149,12 @@ class TextToImagePipeline(PaintingPipeline):
             controlled = bool(getattr(self.denoiser.config, "controlled", False))
             lines = control_rows(control, controlled, asked.rows, (height, width))
         parts: dict[str, Tensor] = {}
-        if reference is not None:
+        if image_prompt is not None:
             if asked.embeds.reference is not None:
-                raise PochadeError("reference: given beside prompt_embeds that hold one, allowed is one of both")
-            parts |= self._reference(reference, reference_scale, asked.rows)
-        elif reference_scale != 1:
-            raise PochadeError(f"reference_scale: {reference_scale} given without a reference, allowed is none")
+                raise PochadeError("image_prompt: given beside prompt_embeds that hold one, allowed is one of both")
+            parts |= self._image_prompt(image_prompt, image_prompt_scale, asked.rows)
+        elif image_prompt_scale != 1:
+            raise PochadeError(f"image_prompt_scale: {image_prompt_scale} given without an image prompt")
         shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
         noise, seeds = self._noise(generator, latents, asked.batch, shape)
         if lines is not None:
@@ -168,41 +176,43 @@ class TextToImagePipeline(PaintingPipeline):
         self.maybe_free_model_hooks()
         return ImagePipelineOutput(images=images) if return_dict else (images,)
 
-    def encode_reference(self, reference: Any) -> Tensor:
+    def encode_image_prompt(self, image_prompt: Any) -> Tensor:
         """The features [n, R, D_ref] of n pictures whose style is to be followed, by the encoder that the denoiser was
         trained with.
 
         Args:
-            reference: a picture as ``ImageToImagePipeline`` takes it, or a list of them, of any sizes.
+            image_prompt: a picture as ``ImageToImagePipeline`` takes it, or a list of them, of any sizes.
 
         Raises:
-            PochadeError: the denoiser has no input for a reference, its encoder cannot be had, or no picture is given.
+            PochadeError: the denoiser has no input for an image prompt, its encoder cannot be had, or there is no
+                picture.
         """
         config = self.denoiser.config
-        check_reference(int(getattr(config, "reference_dim", 0)))
+        check_image_prompt(int(getattr(config, "reference_dim", 0)))
         if config.reference_encoder is None:
-            raise PochadeError("reference: pictures given, but the model names no encoder, allowed are its features")
-        listed = reference if isinstance(reference, list | tuple) else [reference]
+            raise PochadeError("image_prompt: pictures given, but the model names no encoder, allowed are its features")
+        listed = image_prompt if isinstance(image_prompt, list | tuple) else [image_prompt]
         if not listed:
-            raise PochadeError("reference: an empty list given, allowed is one picture or more")
+            raise PochadeError("image_prompt: an empty list given, allowed is one picture or more")
         try:
             pictures = [row[None] for one in listed for row in read_pictures(one)]
         except PochadeError as error:
-            raise PochadeError(f"reference: {str(error).removeprefix('image: ')}") from error
+            raise PochadeError(f"image_prompt: {str(error).removeprefix('image: ')}") from error
         encoder = style.load(config.reference_encoder)
         return torch.cat([encoder(2 * picture - 1) for picture in pictures])
 
-    def _reference(self, reference: Any, scale: float, prompts: int) -> dict[str, Tensor]:
-        """The parts of the conditioning for a reference, one a prompt. Raises PochadeError where it does not fit."""
+    def _image_prompt(self, image_prompt: Any, scale: float, prompts: int) -> dict[str, Tensor]:
+        """The parts of the conditioning for an image prompt, one a prompt. Raises PochadeError."""
         dim = int(getattr(self.denoiser.config, "reference_dim", 0))
-        check_reference(dim, scale)
-        features = reference if isinstance(reference, Tensor) else self.encode_reference(reference)
+        check_image_prompt(dim)
+        check_image_prompt_scale(scale)
+        features = image_prompt if isinstance(image_prompt, Tensor) else self.encode_image_prompt(image_prompt)
         features = features[None] if features.ndim == 2 else features
         if features.ndim != 3 or features.shape[0] not in (1, prompts) or not features.shape[1]:
             allowed = f"[{prompts}, R, {dim}], or one for all"
-            raise PochadeError(f"reference: shape {list(features.shape)} given, allowed are features {allowed}")
+            raise PochadeError(f"image_prompt: shape {list(features.shape)} given, allowed are features {allowed}")
         if features.shape[2] != dim:
-            raise PochadeError(f"reference: {features.shape[2]} features given, the denoiser's reference needs {dim}")
+            raise PochadeError(f"image_prompt: {features.shape[2]} features given, the denoiser needs {dim}")
         return {
             "reference": features.expand(prompts, -1, -1),
             "reference_scale": torch.full((prompts,), float(scale)),

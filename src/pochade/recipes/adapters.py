@@ -173,7 +173,7 @@ def _paint_styles(
     pictures = as_pictures(dataset)
     prompts = _prompts(pipeline, latents, items)
     prompts = prompts[1:] + prompts[:1]
-    images = _paint(name, pipeline, prompts, reference=torch.stack([data.reference(item) for item in items]))
+    images = _paint(name, pipeline, prompts, image_prompt=torch.stack([data.reference(item) for item in items]))
     if images is None:
         return None
     shown = zip(items, images, strict=True)

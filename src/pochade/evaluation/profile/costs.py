@@ -27,7 +27,7 @@ from pochade.export.onnx import (
 from pochade.export.quantize import quantise
 from pochade.files import write_text
 from pochade.pipelines.checks import check_count
-from pochade.pipelines.recipe_metadata import versions
+from pochade.pipelines.metadata import versions
 
 RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)

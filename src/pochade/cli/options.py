@@ -1,0 +1,99 @@
+"""Options that several commands have, each with its help."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
+from pochade.pipelines.checks import IMAGE_GUIDANCE
+
+OWN = "[dim]\\[default: the model's own, mostly {}][/dim]"
+
+Prompt = Annotated[str, typer.Argument(help="What the picture shows, or what to do.", show_default=False)]
+SourceFile = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP of any size.", metavar="FILE", show_default=False)]
+Model = Annotated[
+    str | None,
+    typer.Option(help=f"Name (see pochade models), folder, or OWNER/NAME. [dim]\\[default: {hub.DEFAULT_MODEL}][/dim]"),
+]
+Seed = Annotated[int | None, typer.Option(help="0 to 2^63 - 1. Drawn at random if left out.")]
+Steps = Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(hub.DEFAULT_STEPS)}")]
+EditSteps = Annotated[
+    int | None,
+    typer.Option(help=f"Sampling steps, of which the share STRENGTH is made. {OWN.format(hub.DEFAULT_STEPS)}"),
+]
+Guidance = Annotated[
+    float | None, typer.Option(help=f"Classifier-free guidance scale; 1 is none. {OWN.format(hub.DEFAULT_GUIDANCE)}")
+]
+GuidanceInterval = Annotated[
+    str | None,
+    typer.Option(
+        help="Times in [0, 1], 1 being noise, at which guidance applies; outside them a step costs half. "
+        "[dim]\\[default: 0,1][/dim]",
+        metavar="LOW,HIGH",
+    ),
+]
+ImageGuidance = Annotated[
+    float | None,
+    typer.Option(
+        help="With an instruction, the scale of guidance towards the source picture; 1 is none. "
+        f"[dim]\\[default: {IMAGE_GUIDANCE}][/dim]",
+    ),
+]
+Negative = Annotated[str | None, typer.Option(help="Negative prompt: what guidance leads away from.")]
+Scheduler = Annotated[str | None, typer.Option(help="euler, heun, dpm or lcm. Left out: the model's own.")]
+Depth = Annotated[
+    int | None,
+    typer.Option(help="Iterations inside the denoiser, where the family has them. Left out: the model's own."),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(help="auto, cpu, cuda or mps; auto takes a GPU if there is one. [dim]\\[default: auto][/dim]"),
+]
+Precision = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the networks: auto (bf16 on a GPU, else fp32), fp32, bf16 or fp16. [dim]\\[default: auto][/dim]"
+    ),
+]
+EditSize = Annotated[
+    int | None,
+    typer.Option(help="Sample about SIZE x SIZE pixels, in FILE's proportions. Left out: as the model was trained."),
+]
+Decoder = Annotated[
+    str | None,
+    typer.Option(help="tiny (where the model ships one) or a folder: a faster decoder. Left out: the model's own."),
+]
+EditOut = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="PNG to write. Left out: beside FILE. Never replaces one.", metavar="FILE.png"),
+]
+Compare = Annotated[bool, typer.Option("--compare", help="Also write before and after side by side.")]
+NoMetadata = Annotated[bool, typer.Option("--no-metadata", help="Do not store the request in the PNG.")]
+AllowPickle = Annotated[
+    bool,
+    typer.Option(
+        "--allow-pickle",
+        help="Read pickled weights. [red]A pickle can run code when loaded[/red]: only files you trust.",
+    ),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print requests and files as JSON.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """Width and height of ``64`` or ``WIDTHxHEIGHT``. Raises PochadeError for anything else."""
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
+    if match is None:
+        raise PochadeError(f"size: {text!r} given, allowed are pixels such as 64 or WIDTHxHEIGHT")
+    return int(match[1]), int(match[2] or match[1])
+
+
+def parse_interval(text: str) -> tuple[float, float]:
+    """The two times of ``LOW,HIGH``. Raises PochadeError for anything else."""
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise PochadeError(f"guidance_interval: {text!r} given, allowed are two times such as 0.2,0.8") from error
+    return low, high

@@ -1,0 +1,114 @@
+"""A request, checked against its model and its files: all that can be said before torch is imported."""
+
+import os
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pochade.device import present_devices
+from pochade.errors import PochadeError
+from pochade.files import sha256
+from pochade.pipelines import decoders, hub
+from pochade.pipelines.metadata import PictureMetadata, versions
+from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
+
+
+class RepeatWarning(UserWarning):
+    """A repeated picture may differ from the first one."""
+
+
+@dataclass(frozen=True)
+class PreparedRequest:
+    """A request that its model can serve, with the digests of all that it names.
+
+    Attributes:
+        request: with the model's own values where none were given; size and device may still be open.
+        model: the facts of its model.
+        decoder: the folder of its decoder, None for the model's own.
+        sha256: as in ``PictureMetadata``.
+    """
+
+    request: GenerationRequest | EditRequest
+    model: ModelFacts
+    decoder: Path | None
+    sha256: Mapping[str, str]
+
+
+def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
+    """Check a request against its model and its files, without loading either.
+
+    Raises:
+        PochadeError: there is no such model, it cannot do this, or a file cannot be read.
+    """
+    # MKL then sums in one order whatever the number of threads, and a request gives its picture on any of them. It is
+    # read when torch is imported.
+    os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
+    model = model_facts(request.model)
+    request = request.for_model(model)
+    decoder = request.decoder_folder(model)
+    digests = {"model": hub.model_sha256(model.folder)}
+    for name, path in request.files().items():
+        try:
+            digests[name] = sha256(path)
+        except OSError as error:
+            raise PochadeError(f"{name}: {str(path)!r} cannot be read ({error.strerror})") from error
+    if decoder is not None:
+        digests["decoder"] = decoders.decoder_sha256(decoder)
+    return PreparedRequest(request, model, decoder, digests)
+
+
+def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: str) -> PreparedRequest:
+    """The prepared request of a picture, with some of its fields changed.
+
+    Args:
+        metadata: of the picture.
+        changes: fields of its request -> new values.
+        name: of the picture, for messages.
+
+    Raises:
+        PochadeError: model, decoder or a file that the request names is another one now, and not among the changes.
+
+    Warns:
+        RepeatWarning: the model was chosen anew and has other weights; versions or the device are others.
+    """
+    request, was = metadata.request, metadata.sha256
+    if isinstance(request, EditRequest) and request.task == "super_resolution" and request.factor is None:
+        changes = {"factor": _factor(request, metadata), **changes}  # not in the metadata of earlier versions
+    elsewhere = request.device not in ("auto", "cpu") and request.device not in present_devices()
+    if elsewhere and "device" not in changes:
+        warnings.warn(
+            f"{name}: made on {request.device}, which is not here: it may differ", RepeatWarning, stacklevel=3
+        )
+        changes = {"device": "auto", "precision": "auto", **changes}
+    prepared = prepare(request.changed(**changes))
+    now = prepared.sha256
+    if was.get("model") != now["model"]:
+        digests = f"SHA-256 {was.get('model', '')[:12]}, here {now['model'][:12]}"
+        message = f"{name}: made by other weights of {request.model!r} ({digests})"
+        if "model" not in changes:
+            raise PochadeError(f"{message}; model={request.model} (--model {request.model}) uses those that are here")
+        warnings.warn(f"{message}: the picture will differ", RepeatWarning, stacklevel=3)
+    if "decoder" not in changes and was.get("decoder") != now.get("decoder"):
+        raise PochadeError(f"{name}: made with other weights of its decoder")
+    for field, path in prepared.request.files().items():
+        if field not in changes and was.get(field) != now[field]:
+            raise PochadeError(f"{name}: its {field} is {str(path)!r}, which is another file now")
+    installed = versions()
+    other = [f"{k} {v} (here {installed.get(k)})" for k, v in metadata.versions.items() if installed.get(k) != v]
+    if other:
+        warnings.warn(
+            f"{name}: made with {', '.join(other)}: it may differ in the last bits", RepeatWarning, stacklevel=3
+        )
+    return prepared
+
+
+def _factor(request: EditRequest, metadata: PictureMetadata) -> int:
+    from PIL import Image
+
+    try:
+        with Image.open(request.source) as image:
+            return round(max(metadata.width, metadata.height) / max(image.size))
+    except OSError as error:
+        raise PochadeError(f"source: {request.source!r} cannot be read ({error.strerror or error})") from error

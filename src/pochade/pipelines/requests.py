@@ -1,0 +1,332 @@
+"""Requests: all that decides a picture, in one frozen dataclass for a generation and one for an edit.
+
+The metadata of a PNG, the options of the command line and the arguments of ``pochade.generate`` and ``pochade.repeat``
+are forms of them. What a request alone can tell is checked when it is made, without importing torch; what depends on
+the model is checked by ``for_model``, from the model's configuration.
+"""
+
+import os
+import secrets
+from abc import ABC, abstractmethod
+from dataclasses import KW_ONLY, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
+
+from pochade.device import check_device, check_precision
+from pochade.errors import PochadeError, nearest
+from pochade.pipelines import decoders, hub
+from pochade.pipelines.checks import (
+    ALPHA,
+    FACTORS,
+    IMAGE_GUIDANCE,
+    UPSCALE_GUIDANCE,
+    check_control,
+    check_count,
+    check_factor,
+    check_guidance_interval,
+    check_image_prompt,
+    check_image_prompt_scale,
+    check_number,
+    check_seed,
+    check_strength,
+    usual_strength,
+)
+from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
+from pochade.pipelines.schedulers import check_scheduler
+
+EditTask = Literal["edit", "inpaint", "super_resolution"]
+EDIT_TASKS = ("edit", "inpaint", "super_resolution")
+
+DRAWN_SEEDS = 2**31
+"""A seed that is not given is drawn below this: small enough to be read out."""
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the folder of a model says without being loaded.
+
+    Attributes:
+        folder: of the model.
+        steps: its default number of sampling steps.
+        guidance: its default guidance scale.
+        tasks: of ``pochade.types.TASKS``, those its denoiser was trained for besides generation.
+        controlled: whether its denoiser has an input for a control.
+        image_prompt_dim: width of the features of an image prompt, 0 where it has no input for one.
+    """
+
+    folder: Path
+    steps: int
+    guidance: float
+    tasks: tuple[str, ...]
+    controlled: bool
+    image_prompt_dim: int
+
+
+def model_facts(model: str) -> ModelFacts:
+    """The facts of a model by its name, folder or hub name. Raises PochadeError where there is no such model."""
+    folder = hub.resolve(model)
+    own, config = hub.defaults(folder), hub.denoiser_config(folder)
+    return ModelFacts(
+        folder=folder,
+        steps=int(own["default_steps"]),
+        guidance=float(own["default_guidance"]),
+        tasks=tuple(config.get("tasks") or ()),
+        controlled=bool(config.get("controlled", False)),
+        image_prompt_dim=int(config.get("image_prompt_dim", 0)),
+    )
+
+
+@dataclass(frozen=True)
+class Request(ABC):
+    """What a generation and an edit have in common.
+
+    Attributes:
+        prompt: a sentence.
+        seed: of the noise, in [0, 2^63); None draws one.
+        model: name of a shipped model, folder, or ``OWNER/NAME``.
+        steps: of the scheduler, at least 1; None for the model's own.
+        guidance: the scale of classifier-free guidance; 1 is none; None for the model's own.
+        guidance_interval: times (low, high) in [0, 1], 1 being noise, at which guidance applies.
+        negative_prompt: what guidance leads away from; empty for none.
+        scheduler: its short name, or ``model`` for the one that is stored with the model.
+        depth: iterations inside the denoiser; None for the model's own.
+        device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        precision: of denoiser and autoencoder: ``auto`` (bf16 on a GPU, else fp32), ``fp32``, ``bf16`` or ``fp16``.
+
+    Raises:
+        PochadeError: a field is not allowed, whatever the model is.
+    """
+
+    prompt: str = ""
+    _: KW_ONLY
+    seed: int | None = None
+    model: str = hub.DEFAULT_MODEL
+    steps: int | None = None
+    guidance: float | None = None
+    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    negative_prompt: str = ""
+    scheduler: str = OWN_SCHEDULER
+    depth: int | None = None
+    device: str = "auto"
+    precision: str = "auto"
+
+    FILES: ClassVar[tuple[str, ...]] = ()
+    """The fields that name files which the picture depends on."""
+
+    def __post_init__(self) -> None:
+        for name in ("model", *self.FILES):  # what a caller gives as a path
+            value: Any = getattr(self, name)
+            if isinstance(value, os.PathLike):
+                object.__setattr__(self, name, os.fspath(value))
+        if self.seed is not None:
+            check_seed(self.seed)
+        for name in ("steps", "depth"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        check_number("guidance", self.guidance)
+        check_guidance_interval(self.guidance_interval)
+        if self.scheduler != OWN_SCHEDULER:
+            check_scheduler(self.scheduler)
+        check_device(self.device)
+        check_precision(self.precision)
+        if self.negative_prompt and self.guidance == 1:
+            raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
+
+    @property
+    @abstractmethod
+    def pipeline(self) -> str:
+        """The name of the pipeline's class in ``pochade``."""
+
+    @abstractmethod
+    def for_model(self, model: ModelFacts) -> Self:
+        """A copy with a seed and the model's own values where none are given.
+
+        Size, device and precision stay open where they are: the loaded model decides them.
+
+        Raises:
+            PochadeError: the model cannot do what is requested.
+        """
+
+    @property
+    def prompt_argument(self) -> str:
+        """The argument of the pipeline that takes the prompt."""
+        return "prompt"
+
+    def decoder_folder(self, model: ModelFacts) -> Path | None:  # noqa: ARG002 - of those that can choose one
+        """The folder of the decoder, None for the model's own. Raises PochadeError where there is none in it."""
+        return None
+
+    def completed(self, width: int, height: int, device: str, precision: str) -> Self:  # noqa: ARG002 - of an edit
+        """A copy with what only the loaded model and the picture tell."""
+        return replace(self, device=device, precision=precision)
+
+    def files(self) -> dict[str, Path]:
+        """The files that the picture depends on, by the names of the fields that name them."""
+        named = {name: getattr(self, name) for name in self.FILES}
+        return {name: Path(value) for name, value in named.items() if value not in (None, ALPHA)}
+
+    def changed(self, **changes: Any) -> Self:
+        """A copy with other values. Raises PochadeError for a name that is no field, or a value not allowed."""
+        known = [field.name for field in fields(self)]
+        unknown = sorted(set(changes) - set(known))
+        if unknown:
+            raise PochadeError(
+                f"{unknown[0]}: given, allowed are {', '.join(sorted(known))}{nearest(unknown[0], known)}"
+            )
+        return replace(self, **changes)
+
+    def _sampling(self, model: ModelFacts) -> dict[str, Any]:
+        """What every task fills in."""
+        return {
+            "seed": secrets.randbelow(DRAWN_SEEDS) if self.seed is None else self.seed,
+            "steps": model.steps if self.steps is None else self.steps,
+            "guidance": model.guidance if self.guidance is None else float(self.guidance),
+            "guidance_interval": (float(self.guidance_interval[0]), float(self.guidance_interval[1])),
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest(Request):
+    """A picture from a sentence.
+
+    Attributes:
+        height: rows of pixels; None for the model's own.
+        width: columns of pixels, likewise.
+        decoder: ``tiny`` (where the model ships one), the folder of a decoder, or ``model`` for the model's own.
+        control: file of white edges on black that the picture follows, or with ``control_edges`` of a picture whose
+            edges it follows; None for none.
+        control_edges: whether the file is a picture whose edges are to be found.
+        image_prompt: file of a picture whose style is followed; None for none.
+        image_prompt_scale: how strongly, from 0 on; None for 1 where there is an image prompt.
+    """
+
+    height: int | None = None
+    width: int | None = None
+    decoder: str = decoders.OWN
+    control: str | None = None
+    control_edges: bool = False
+    image_prompt: str | None = None
+    image_prompt_scale: float | None = None
+
+    FILES: ClassVar[tuple[str, ...]] = ("control", "image_prompt")
+
+    def __post_init__(self) -> None:
+        if not self.prompt.strip():
+            raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
+        super().__post_init__()
+        for name in ("height", "width"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        if self.image_prompt_scale is not None:
+            if self.image_prompt is None:
+                raise PochadeError(
+                    f"image_prompt_scale: {self.image_prompt_scale} given without an image prompt, allowed is none"
+                )
+            check_image_prompt_scale(self.image_prompt_scale)
+
+    @property
+    def pipeline(self) -> str:
+        return "TextToImagePipeline"
+
+    def decoder_folder(self, model: ModelFacts) -> Path | None:
+        return decoders.find_decoder(self.decoder, model.folder)
+
+    def completed(self, width: int, height: int, device: str, precision: str) -> Self:
+        return replace(self, width=width, height=height, device=device, precision=precision)
+
+    def for_model(self, model: ModelFacts) -> Self:
+        if self.control is not None:
+            check_control(model.controlled)
+        scale = self.image_prompt_scale
+        if self.image_prompt is not None:
+            check_image_prompt(model.image_prompt_dim)
+            scale = 1.0 if scale is None else float(scale)
+        return replace(self, **self._sampling(model), image_prompt_scale=scale)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EditRequest(Request):
+    """A picture from another one.
+
+    Attributes:
+        source: the file that is edited: PNG, JPEG or WebP.
+        task: ``edit``, ``inpaint`` (what ``mask`` marks is made anew) or ``super_resolution`` (``factor`` times as
+            large).
+        mask: to inpaint: a file of the size of the source, white where it is made anew, or ``alpha`` for its
+            transparent part.
+        factor: of super-resolution, 2 or 4; None for 2.
+        strength: how much noise the source gets, in (0, 1]; None for the usual one of the task.
+        size: pixels a side of the square as large as which the source is sampled, or of its tiles; None for the
+            model's own.
+        instruction: whether the prompt says what to do ("make it green"), and not what the new picture shows. None for
+            an instruction in the task ``edit`` where the model was trained for it, else a description.
+        image_guidance: with an instruction, the scale of guidance towards the source; 1 is none; None for 1.5.
+    """
+
+    source: str
+    task: EditTask = "edit"
+    mask: str | None = None
+    factor: int | None = None
+    strength: float | None = None
+    size: int | None = None
+    instruction: bool | None = None
+    image_guidance: float | None = None
+
+    FILES: ClassVar[tuple[str, ...]] = ("source", "mask")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.task not in EDIT_TASKS:
+            raise PochadeError(f"task: {self.task!r} given, allowed are {', '.join(EDIT_TASKS)}")
+        if not self.source:
+            raise PochadeError("source: none given, allowed is the file of a picture")
+        if self.task != "super_resolution" and not self.prompt.strip():
+            raise PochadeError("prompt: empty, allowed is a sentence such as 'a green apple'")
+        if (self.mask is None) == (self.task == "inpaint"):
+            raise PochadeError(f"mask: {self.mask!r} given for {self.task}, allowed is one to inpaint, else none")
+        if self.factor is not None:
+            if self.task != "super_resolution":
+                raise PochadeError(f"factor: {self.factor} given for {self.task}, allowed is none")
+            check_factor(self.factor)
+        if self.strength is not None:
+            check_strength(self.strength)
+        if self.size is not None:
+            check_count("size", self.size)
+        check_number("image_guidance", self.image_guidance)
+        if self.instruction and self.task == "super_resolution":
+            raise PochadeError("instruction: given for super_resolution, allowed is a description")
+        if self.instruction is False and self.image_guidance is not None:
+            raise PochadeError("image_guidance: given without an instruction, allowed is none")
+
+    @property
+    def pipeline(self) -> str:
+        classes = {"inpaint": "InpaintPipeline", "super_resolution": "SuperResolutionPipeline"}
+        return classes.get(self.task, "ImageToImagePipeline")
+
+    @property
+    def prompt_argument(self) -> str:
+        return "instruction" if self.instruction else "prompt"
+
+    def for_model(self, model: ModelFacts) -> Self:
+        instruction = self.instruction
+        if instruction is None:
+            instruction = self.task == "edit" and "edit" in model.tasks
+        if instruction:
+            hub.check_instruction(model.tasks)
+        image_guidance = self.image_guidance
+        if instruction and image_guidance is None:
+            image_guidance = IMAGE_GUIDANCE
+        enlarge = self.task == "super_resolution"
+        factor = FACTORS[0] if enlarge and self.factor is None else self.factor
+        trained = instruction if self.task == "edit" else self.task in model.tasks
+        changes = self._sampling(model)
+        if enlarge and self.guidance is None:
+            changes["guidance"] = UPSCALE_GUIDANCE
+        return replace(
+            self,
+            **changes,
+            factor=factor,
+            strength=usual_strength(self.task, trained, factor) if self.strength is None else float(self.strength),
+            instruction=instruction,
+            image_guidance=None if image_guidance is None else float(image_guidance),
+        )
