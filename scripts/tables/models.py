@@ -87,7 +87,7 @@ def microforge_carry(record: dict[str, Any]) -> str:
     rows = [
         [
             row["model"],
-            "carries" if row["carries"] else "carries nothing",
+            "carried" if row["carries"] else "dropped after every step",
             *(f"{row['jitter'][step]:.3f}" for step in steps),
             f"{row['kid train']:.3f} ± {row['kid train std']:.3f}",
             f"{row['R@1 train']:.2f}",
@@ -132,7 +132,7 @@ def microforge_memory(record: dict[str, Any]) -> str:
         ]
         for r in record["memory"]
     ]
-    columns = ["size", "weights", "a step holds", "the decoder holds", "together", "published"]
+    columns = ["size", "weights", "activations of a step", "activations of the decoder", "total", "published"]
     head = f"MB in float16 for a picture of {record['pixels']} px, denoiser and decoder, without a text encoder:"
     return f"{head}\n\n{table(columns, rows)}"
 
@@ -184,7 +184,7 @@ def iris_depth(record: dict[str, Any]) -> str:
     least, most = record["trained"]
     head = (
         f"Sampled in {record['steps']} Euler steps with guidance, {record['samples']} captions of training concepts "
-        f"and the held-out ones; trained were {least} to {most} iterations:"
+        f"and the held-out ones; training had {least} to {most} iterations:"
     )
     columns = ["model", "iterations", "parameters in use", "KID (Lite0) ± std", "R@1"]
     return f"{head}\n\n{table([*columns, 'KID (Lite0) ± std, held out', 'R@1, held out'], rows)}"
@@ -193,17 +193,24 @@ def iris_depth(record: dict[str, Any]) -> str:
 def iris_control(record: dict[str, Any]) -> str:
     """Edges given as the control, and edges of the samples."""
     splits = {"train": "training concepts", "held_out": "held-out concepts"}
+    given = {
+        "followed": "edges, own caption",
+        "another caption": "edges, another caption",
+        "no words": "edges, no caption",
+        "not followed": "no edges, own caption",
+        "no words, not followed": "no edges, no caption",
+    }
     rows = [
         [
             splits[r["split"]],
-            r["way"],
+            given[r["way"]],
             str(r["pictures"]),
             f"{r['recall']:.2f} ± {r['recall standard error']:.2f}",
             f"{r['precision']:.2f} ± {r['precision standard error']:.2f}",
         ]
         for r in record["rows"]
     ]
-    return table(["edges of", "samples", "pictures", "recall", "precision"], rows)
+    return table(["edges of", "conditioning", "samples", "recall", "precision"], rows)
 
 
 IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}
@@ -224,11 +231,12 @@ def iris_memory(record: dict[str, Any]) -> str:
         for name, text in ((f"iris:{variant}", "MiniLM"), (f"iris:{variant}+clip-l", "CLIP-L")):
             found = record["profiles"][name]["rows"]
             rows = {(r["component"], r["runtime"], r["precision"]): r for r in found}
-            peaks = (max(rows[form]["peak_mb"], rows[form]["loading_mb"]) for form in forms.values())
-            memory.append([variant, text, str(published), *(f"{peak:,.0f}" for peak in peaks)])
+            most = (max(rows[form]["peak_mb"], rows[form]["loading_mb"]) for form in forms.values())
+            memory.append([variant, text, str(published), *(f"{peak:,.0f}" for peak in most)])
             seconds.append([variant, text, *(f"{rows[form]['seconds']:.2f}" for form in forms.values())])
     of = ["size", "text encoder"]
-    return f"MB at peak:\n\n{table([*of, 'published', *forms], memory)}\n\nSeconds:\n\n{table([*of, *forms], seconds)}"
+    peaks, times = table([*of, "published", *forms], memory), table([*of, *forms], seconds)
+    return f"Peak memory in MB:\n\n{peaks}\n\nSeconds:\n\n{times}"
 
 
 def lira_thinking(record: dict[str, Any]) -> str:
@@ -303,9 +311,9 @@ def denoiser_step(record: dict[str, Any]) -> str:
             share = format(own["share_of_matmul"], ".0%")
             rows.append([variant, str(tokens), *depths, f"{own['milliseconds']:.1f}", *ratios, share])
     head = (
-        "A step of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
+        "A forward pass of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
         f"({record['processor']}, {record['threads']} thread(s)). The ratio is against the faster of the two, "
-        "below 1 is faster; the share is the arithmetic rate against that of a matrix product:"
+        "below 1 is faster; the share is the arithmetic rate relative to that of a matrix product:"
     )
     columns = ["size", "tokens", "ms", "ratio", "share"]
     if iterates:
@@ -339,7 +347,7 @@ def lira_tokens(record: dict[str, Any]) -> str:
         [variant, *(f"{times[n]:.0f}" for n in counts), f"{max(times.values()) / min(times.values()):.2f}"]
         for variant, times in found.items()
     ]
-    head = "Microseconds a token of a forward pass, aimed at is a ratio of the slowest to the fastest of at most 1.2:"
+    head = "Microseconds per token of a forward pass; the aim is a ratio of the slowest to the fastest of at most 1.2:"
     return f"{head}\n\n{table(['size', *(f'N = {n:,}' for n in counts), 'ratio'], rows)}"
 
 
@@ -347,8 +355,8 @@ def lira_text(record: dict[str, Any]) -> str:
     """Does a long text cost more?"""
     parts = {
         "the whole step": "step_milliseconds",
-        "one fusion, its state made anew": "fusion_milliseconds",
-        "one fusion, its state given": "read_milliseconds",
+        "one cross-attention, with making its text state": "fusion_milliseconds",
+        "one cross-attention, text state given": "read_milliseconds",
     }
     found: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for r in record["text"]:
@@ -360,7 +368,7 @@ def lira_text(record: dict[str, Any]) -> str:
             times = [side[key] for side in sides]
             ratio = f"{times[-1] / times[0]:.2f}"
             rows.append([variant, f"{tokens:,}", name, *(milliseconds(time) for time in times), ratio])
-    head = "Milliseconds with a short and a long text, aimed at is a ratio of at most 1.1:"
+    head = "Milliseconds with a short and a long text; the aim is a ratio of at most 1.1:"
     return f"{head}\n\n{table(['size', 'tokens', '', *(f'M = {m}' for m in lengths), 'ratio'], rows)}"
 
 
@@ -371,7 +379,7 @@ def lira_reasoning(record: dict[str, Any]) -> str:
         [r["variant"], f"{r['tokens']:,}", str(r["steps"]), *(f"{r[share]:.1%}" for share in shares)]
         for r in record["reasoning"]
     ]
-    head = "The reasoning loop's share of a step, 0.5 % of the operations were aimed at:"
+    head = "The reasoning loop's share of a step; the aim is 0.5 % of the operations:"
     return f"{head}\n\n{table(['size', 'tokens', 'steps', 'time', 'operations', 'parameters'], rows)}"
 
 
@@ -392,15 +400,15 @@ def autoencoder_channels(record: list[dict[str, Any]]) -> str:
 
 
 def startup(record: dict[str, dict[str, float]]) -> str:
-    """What it costs to begin."""
+    """Time and memory of imports and of a first picture."""
     rows = [
         [name, f"{r['seconds']:.2f}", f"{r['mebibytes']:.0f}", f"{r['ratio_to_torch']:.2f}"]
         for name, r in record.items()
         if name != "bare python"
     ]
     head = (
-        "What it costs to begin. *cold generate* is a new process that generates one picture of 64 x 64 in 50 steps "
-        "with guidance, *warm call* the same in a process that has done so before; the ratio is to importing torch:"
+        "Start-up. *cold generate* is a new process that generates one picture of 64 x 64 in 50 steps "
+        "with guidance, *warm call* the same in a process that has done so before; the ratio is to the import of torch:"
     )
     return f"{head}\n\n{table(['', 'seconds', 'MiB resident', 'ratio'], rows)}"
 

@@ -129,7 +129,7 @@ def grid_mixers(record: dict[str, Any]) -> str:
     grids = ["16 x 16", "64 x 64", "ratio"]
     columns = ["mixer", "threads", "batch", "D", *(f"forward, {g}" for g in grids), *(f"both, {g}" for g in grids)]
     head = (
-        f"Microseconds a token ({record['processor']}, {record['cores']} cores; torch {record['torch']}), aimed at "
+        f"Microseconds per token ({record['processor']}, {record['cores']} cores; torch {record['torch']}); the aim "
         f"is a ratio of at most {record['limit']:g}:"
     )
     return f"{head}\n\n{table(columns, rows)}"
