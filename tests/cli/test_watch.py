@@ -78,7 +78,7 @@ def test_preview_in_a_terminal(tmp_path: Path, capsys: Any) -> None:
     w, calls = watch(Console(file=stream, force_terminal=True, color_system="truecolor", width=80), tmp_path)
     with w:
         run(w, 60)
-        w.say("out/apple.png")
+        w.print("out/apple.png")
     assert calls
     assert "▀" in stream.getvalue()
     assert "an apple [bold]" in stream.getvalue()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pochade.flow.guidance import Guidance, GuidedDenoiser
-from pochade.flow.noise import rows_normal
+from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import sample, set_timesteps, steps_from
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
 from pochade.types import Conditioning, DenoiserOutput
@@ -41,7 +41,7 @@ class Field:
 
 
 def noise(seed: int = 0) -> Tensor:
-    return rows_normal([seed, seed + 1], SHAPE[1:])
+    return seeded_normal([seed, seed + 1], SHAPE[1:])
 
 
 def towards(point: Tensor) -> Field:
@@ -132,7 +132,7 @@ def test_gaussian_data_comes_out_with_its_mean_and_deviation(name: str):
         eps = t / variance * centred
         return eps - z_0
 
-    z = rows_normal(range(8), (4, 16, 16))
+    z = seeded_normal(range(8), (4, 16, 16))
     gens = [torch.Generator().manual_seed(i) for i in range(8)]
     scheduler = make_scheduler(name)
     out = sample(Field(velocity), scheduler, z, Conditioning(), num_inference_steps=60, generator=gens)

@@ -20,7 +20,7 @@ Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C."""
 
 app = typer.Typer(
     name="pochade",
-    help="Paint, train, measure and export compact text-to-image models.",
+    help="Generate with, train, measure and export compact text-to-image models.",
     epilog='Start with: pochade generate "a red apple" -o out/        Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C.',
     no_args_is_help=True,
     add_completion=False,

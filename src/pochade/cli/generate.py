@@ -137,7 +137,7 @@ def generate(
                 path = done[-1].save(out, metadata=not no_metadata)
                 files.append({"file": str(path), **done[-1].metadata.to_dict(), "aux": dict(done[-1].aux)})
                 if not as_json:
-                    watch.say(str(path))
+                    watch.print(str(path))
     if edges_of is not None and single:
         from pochade.images.edges import edges_image
 

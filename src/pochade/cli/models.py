@@ -42,7 +42,7 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
         size, tasks = megabytes(c["bytes"], 1), ", ".join(c["tasks"])
         table.add_row(c["name"], f"{c['parameters']:,}", size, str(c["text_encoder"]), tasks)
     out.print(table)
-    out.print(f'Paint with: pochade generate "a red apple" --model {checkpoints[0]["name"]}', markup=False)
+    out.print(f'Generate with: pochade generate "a red apple" --model {checkpoints[0]["name"]}', markup=False)
 
 
 def info(

@@ -1,4 +1,4 @@
-"""What is seen while pictures are painted: a bar, and with ``--preview`` the picture itself."""
+"""Progress of sampling: a bar, and with ``--preview`` the picture itself."""
 
 import time
 from collections.abc import Callable
@@ -24,7 +24,7 @@ _WIDTH = 32
 
 
 class Budget:
-    """Says when the next preview may be made, so that all together take at most ``share`` of the rest.
+    """Decides when the next preview is made, so that all together take at most ``share`` of the time of sampling.
 
     What a preview costs is known after the first; until then three sampling steps are assumed, which is more
     than a decoder takes where it would fit into the budget at all.
@@ -52,11 +52,11 @@ class Budget:
 
 
 class Watch:
-    """A context for the painting of ``pictures`` pictures; ``step`` is the pipeline's callback.
+    """A context in which ``pictures`` pictures are sampled; ``step`` is the pipeline's callback.
 
     Args:
         decode: latents to pictures in [0, 1], for previews; None for the bar alone.
-        folder: where ``preview.png`` is kept up to date where the error stream is no terminal; it goes at the
+        folder: where ``preview.png`` is kept up to date where the error stream is no terminal; it is deleted at the
             end, when the pictures themselves are there.
     """
 
@@ -101,7 +101,7 @@ class Watch:
         self.bar.reset(self.one, description=Text(short).markup)
         self.budget = Budget()
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """A line on the output, above the bar."""
         if self.terminal:
             self.live.stop()

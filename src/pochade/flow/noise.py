@@ -1,4 +1,4 @@
-"""Noise row by row: what a row gets depends on its own seed and on nothing else in the batch."""
+"""Noise sample by sample: that of one depends on its own seed and on nothing else in the batch."""
 
 from collections.abc import Sequence
 
@@ -14,13 +14,13 @@ def _generator(seed: int | torch.Generator | Tensor) -> torch.Generator:
     return torch.Generator().manual_seed(int(seed))
 
 
-def rows_normal(seeds: Seeds, shape: Sequence[int]) -> Tensor:
-    """Standard normal noise [B, *shape], float32 on the CPU, each row drawn from its own generator.
+def seeded_normal(seeds: Seeds, shape: Sequence[int]) -> Tensor:
+    """Standard normal noise [B, *shape], float32 on the CPU, each sample drawn from its own generator.
 
-    The same seed gives the same row alone, in any batch, on any machine and for any number of processes.
+    The same seed gives the same noise alone, in any batch, on any machine and for any number of processes.
 
     Args:
         seeds: B seeds in [0, 2^63), or B CPU generators (which advance).
-        shape: the shape of one row.
+        shape: the shape of one sample.
     """
     return torch.stack([torch.randn(*shape, generator=_generator(seed)) for seed in seeds])

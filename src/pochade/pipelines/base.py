@@ -1,10 +1,9 @@
-"""What all pipelines are: components, their folder, prompts, sampling, and the way out to pictures."""
+"""The base of all pipelines: components, their folder, device and precision, sampling, decoding."""
 
 import inspect
 import os
-import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,24 +16,23 @@ from torch import Tensor, nn
 
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
-from pochade.flow.guidance import EVERYWHERE, Guidance, GuidedDenoiser
-from pochade.flow.noise import rows_normal
+from pochade.flow.guidance import Guidance, GuidedDenoiser
+from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
+from pochade.pipelines.call import CallArguments, check_call, encode_prompts
 from pochade.pipelines.checks import (
     CALLBACK_TENSORS,
     check_components,
     check_count,
-    check_guidance_interval,
     check_scale,
     check_size,
-    row_generators,
+    picture_generators,
 )
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.saving import write_folder
-from pochade.text_encoders.class_label import ClassLabelEncoder
-from pochade.types import Conditioning, Denoiser, TextEncoding
+from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.
 register_components()
@@ -44,39 +42,13 @@ Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 """(pipe, step, timestep, tensors) -> replaced tensors, after each step."""
 
 
-class PromptTruncatedWarning(UserWarning):
-    """A prompt is longer than the text encoder reads."""
-
-
 class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from inside the sampler
     def __init__(self, latents: Tensor) -> None:
         self.latents = latents
 
 
-@dataclass(frozen=True)
-class Asked:
-    """What a call asks for, checked, before any work.
-
-    ``rows`` prompts, one each, ``each`` pictures of a prompt; ``prompts`` is None where ``embeds`` are given.
-    """
-
-    prompts: list[str] | None
-    embeds: Conditioning
-    negatives: list[str] | None
-    rows: int
-    each: int
-    steps: int
-    scale: float | Tensor
-    interval: tuple[float, float]
-
-    @property
-    def batch(self) -> int:
-        """B."""
-        return self.rows * self.each
-
-
-class PaintingPipeline(DiffusionPipeline):
-    """A denoiser between a text encoder and an autoencoder; what the pipelines for single tasks have in common.
+class GenerationPipeline(DiffusionPipeline):
+    """A denoiser between a text encoder and an autoencoder; what the pipelines of single tasks have in common.
 
     They hold the same components, so that each loads the folder of any other.
 
@@ -130,8 +102,7 @@ class PaintingPipeline(DiffusionPipeline):
 
     @property
     def interrupt(self) -> bool:
-        """Set ``pipe._interrupt = True`` in a callback to stop; the picture as predicted so far is
-        returned."""
+        """Set ``pipe._interrupt = True`` in a callback to stop; the picture as predicted so far is returned."""
         return self._interrupt
 
     @property
@@ -161,7 +132,7 @@ class PaintingPipeline(DiffusionPipeline):
 
     @property
     def default_size(self) -> int:
-        """Rows and columns of a picture where none are asked for: the resolution of the training."""
+        """Rows and columns of a picture of a call that names none: the resolution of the training."""
         own = int(self.denoiser.config.sample_size) * int(self.autoencoder.downsampling)
         return int(self.config["default_size"] or own)
 
@@ -260,71 +231,46 @@ class PaintingPipeline(DiffusionPipeline):
         write_folder(Path(save_directory), type(self).__name__, super().save_pretrained, dtype)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Conditioning:
-        """What the denoiser is told for these prompts, on the text encoder's device, float32; for
+        """The conditioning of prompts, one sample each, on the text encoder's device, float32; for
         ``prompt_embeds``."""
-        return self._encode([prompt] if isinstance(prompt, str) else list(prompt), None)[0]
+        return encode_prompts(self.text_encoder, [prompt] if isinstance(prompt, str) else list(prompt))[0]
 
     def decode_latents(self, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] -> pictures [B, 3, H, W] in [0, 1], float32 on the CPU."""
         images = self.autoencoder.decode(latents.to(self.autoencoder.dtype))
         return (images.float().cpu() / 2 + 0.5).clamp(0, 1)
 
-    def _asked(
-        self,
-        prompt: str | Sequence[str] | None,
-        prompt_embeds: TextEncoding | Conditioning | None,
-        negative_prompt: str | Sequence[str] | None,
-        num_inference_steps: int,
-        guidance_scale: float | Sequence[float] | Tensor,
-        num_images_per_prompt: int,
-        pictures: int = 1,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-    ) -> Asked:
-        """The request of a call with so many source ``pictures``. Raises PochadeError where parts do not fit."""
-        check_guidance_interval(guidance_interval)
-        prompts, embeds = self._prompts(prompt, prompt_embeds)
-        rows = len(prompts) if prompts is not None else embeds.batch_size or 1
-        if rows == 1 and pictures > 1:
-            prompts, rows = None if prompts is None else prompts * pictures, pictures
-            embeds = embeds.map(lambda v: v.repeat_interleave(pictures, dim=0))
-        if pictures not in (1, rows):
-            raise PochadeError(f"image: {pictures} given for {rows} prompts, allowed is one, or one each")
-        B = rows * num_images_per_prompt
-        scale = torch.as_tensor(guidance_scale, dtype=torch.float32)
-        if scale.ndim and scale.shape[0] != B:
-            raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
-        self._guidance_scale = float(scale) if not scale.ndim else scale
-        negatives = self._negatives(negative_prompt, prompts)
-        return Asked(
-            prompts,
-            embeds,
-            negatives,
-            rows,
-            num_images_per_prompt,
-            num_inference_steps,
-            self._guidance_scale,
-            guidance_interval,
-        )
+    def _call(self, *arguments: Any, **options: Any) -> CallArguments:
+        """``check_call`` with this pipeline's text encoder, the guidance scale being remembered."""
+        call = check_call(*arguments, **options, reads_text=self.text_encoder is not None)
+        self._guidance_scale = call.scale
+        return call
 
     def _sampling_denoiser(self) -> Denoiser:
         """The denoiser, taking latents in float32 where its own precision is half of that."""
         dtype = self.denoiser.dtype
         return self.denoiser if dtype == _at_least_float32(dtype) else CastDenoiser(self.denoiser, dtype)
 
-    def _conditioning(self, asked: Asked, parts: Mapping[str, Tensor]) -> tuple[Conditioning, Conditioning | None]:
-        """What the denoiser is told, and instead of it in the other branch of guidance; ``parts`` one a prompt."""
-        embeds, negatives = asked.embeds, asked.negatives
-        told, negative = self._encode(asked.prompts, negatives) if asked.prompts is not None else (embeds, None)
-        device, dtype = self._execution_device, self.denoiser.dtype
-        repeat = lambda v: v.repeat_interleave(asked.each, dim=0)  # noqa: E731
-        told = replace(told, **parts).map(repeat).to(device, dtype)
-        return told, None if negative is None else negative.map(repeat).to(device, dtype)
+    def _conditioning(
+        self, call: CallArguments, parts: Mapping[str, Tensor]
+    ) -> tuple[Conditioning, Conditioning | None]:
+        """The conditioning of B pictures, and that of the unconditional branch where there are negative prompts.
 
-    def _integrate(
+        ``parts`` join it, one a prompt.
+        """
+        if call.prompts is None:
+            conditioning, negative = call.embeds, None
+        else:
+            conditioning, negative = encode_prompts(self.text_encoder, call.prompts, call.negatives)
+        device, dtype = self._execution_device, self.denoiser.dtype
+        conditioning = replace(conditioning, **parts).map(call.per_picture).to(device, dtype)
+        return conditioning, None if negative is None else negative.map(call.per_picture).to(device, dtype)
+
+    def _sample(
         self,
-        asked: Asked,
+        call: CallArguments,
         noise: Tensor,
-        seeds: list[torch.Generator],
+        generators: list[torch.Generator],
         *,
         callback: Callback | None,
         tensors: Sequence[str],
@@ -341,12 +287,12 @@ class PaintingPipeline(DiffusionPipeline):
         ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt;
         ``image_scale`` is that of ``Guidance``.
         """
-        conditioning, negative = self._conditioning(asked, parts or {})
-        guidance = Guidance(asked.scale, image_scale, asked.interval)
+        conditioning, negative = self._conditioning(call, parts or {})
+        guidance = Guidance(call.scale, image_scale, call.interval)
         guided = GuidedDenoiser(denoiser or self._sampling_denoiser(), guidance, negative)
         self._interrupt = False
         self._num_timesteps = 0
-        total = steps_from(strength, asked.steps)
+        total = steps_from(strength, call.steps)
         with self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
             def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]) -> Tensor | None:
@@ -357,8 +303,8 @@ class PaintingPipeline(DiffusionPipeline):
                 replaced = None
                 if callback is not None:
                     known = {"latents": z, "predicted_data": predicted, "aux": aux}
-                    back = callback(self, i, timesteps[i], {k: known[k] for k in tensors})
-                    replaced = back.get("latents") if back else None
+                    returned = callback(self, i, timesteps[i], {k: known[k] for k in tensors})
+                    replaced = returned.get("latents") if returned else None
                 if self._interrupt:
                     raise _InterruptedSampling(predicted)
                 return replaced
@@ -371,72 +317,16 @@ class PaintingPipeline(DiffusionPipeline):
                     self.scheduler,
                     noise.to(**place),
                     conditioning,
-                    num_inference_steps=asked.steps,
+                    num_inference_steps=call.steps,
                     depth=depth,
                     on_step=on_step,
-                    generator=seeds,
+                    generator=generators,
                     source=None if source is None else source.to(**place),
                     source_mask=None if source_mask is None else source_mask.to(**place),
                     strength=strength,
                 )
             except _InterruptedSampling as stop:
                 return stop.latents
-
-    def _prompts(
-        self, prompt: str | Sequence[str] | None, embeds: TextEncoding | Conditioning | None
-    ) -> tuple[list[str] | None, Conditioning]:
-        if (prompt is None) == (embeds is None):
-            raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
-        if isinstance(embeds, TextEncoding):
-            embeds = Conditioning(tokens=embeds.tokens, mask=embeds.mask, pooled=embeds.pooled)
-        if embeds is not None:
-            if not isinstance(embeds, Conditioning):
-                raise PochadeError(
-                    f"prompt_embeds: {type(embeds).__name__} given, allowed are Conditioning and TextEncoding"
-                )
-            return None, embeds
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
-        if not prompts or not all(isinstance(p, str) for p in prompts):
-            raise PochadeError("prompt: a sentence or a list of sentences is needed")
-        if self.text_encoder is None and any(p.strip() for p in prompts):
-            raise PochadeError("prompt: this model has no text encoder, pass prompt_embeds")
-        return prompts, Conditioning()
-
-    def _negatives(self, negative: str | Sequence[str] | None, prompts: list[str] | None) -> list[str] | None:
-        if negative is None or (isinstance(negative, str) and not negative.strip()):
-            return None
-        if prompts is None:
-            raise PochadeError("negative_prompt: goes with prompt, not with prompt_embeds")
-        if not isinstance(self._guidance_scale, Tensor) and self._guidance_scale == 1:
-            raise PochadeError("negative_prompt: has no effect at guidance_scale 1, allowed is any other scale")
-        negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
-        if len(negatives) != len(prompts):
-            raise PochadeError(f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts")
-        return negatives
-
-    def _encode(self, prompts: list[str], negatives: list[str] | None) -> tuple[Conditioning, Conditioning | None]:
-        n = len(prompts)
-        texts = prompts + (negatives or [])
-        encoder = self.text_encoder
-        if encoder is None:
-            return Conditioning(), None
-        if isinstance(encoder, ClassLabelEncoder):
-            both = Conditioning(class_label=encoder.encode_labels(texts))
-        else:
-            for text in dict.fromkeys(texts):
-                count = encoder.count_tokens(text)
-                if count > encoder.max_tokens:
-                    warnings.warn(
-                        f"prompt: {count} tokens, the text encoder reads {encoder.max_tokens}: "
-                        f"the last {count - encoder.max_tokens} are cut",
-                        PromptTruncatedWarning,
-                        stacklevel=6,
-                    )
-            out = encoder.encode(texts)
-            both = Conditioning(tokens=out.tokens, mask=out.mask, pooled=out.pooled)
-            blank = torch.tensor([not text.strip() for text in texts], device=out.mask.device)
-            both = both.drop("text", rows=blank)
-        return both.map(lambda v: v[:n]), both.map(lambda v: v[n:]) if negatives else None
 
     def _noise(
         self,
@@ -445,15 +335,20 @@ class PaintingPipeline(DiffusionPipeline):
         B: int,
         shape: tuple[int, int, int],
     ) -> tuple[Tensor, list[torch.Generator]]:
-        rows = row_generators(generator, B)
+        """Noise [B, *shape], and the generators that drew it, one a picture."""
+        generators = picture_generators(generator, B)
         if latents is None:
-            return rows_normal(rows, shape), rows
+            return seeded_normal(generators, shape), generators
         if tuple(latents.shape) != (B, *shape):
             raise PochadeError(f"latents: shape {tuple(latents.shape)} given, needed is {(B, *shape)}")
-        return latents, rows
+        return latents, generators
 
     def _decoded(self, latents: Tensor, *, may_be_flat: bool = False) -> Tensor:
-        """Pictures [B, 3, H, W] in [0, 1]. Raises FailureError where one is none, or without leave in one colour."""
+        """Pictures [B, 3, H, W] in [0, 1].
+
+        Raises:
+            FailureError: one is not finite, or of one colour, which is an error unless it ``may_be_flat``.
+        """
         images = self.decode_latents(finite(latents))
         good = torch.isfinite(images).flatten(1).all(1)
         bytes_ = (images * 255).round().flatten(2)

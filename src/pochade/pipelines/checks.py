@@ -1,4 +1,4 @@
-"""What a pipeline is asked, checked before any work."""
+"""Checks of arguments, before any work; none imports torch unless it is given a tensor."""
 
 import math
 from collections.abc import Sequence
@@ -18,11 +18,11 @@ CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
 EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
-"""The noise that a picture gets where none is asked for, of a model that was not trained for the task."""
+"""The default strength of each task, by a model that was not trained for it."""
 UPSCALE_GUIDANCE = 1.0
-"""The scale of guidance in super-resolution: details follow from the picture, and guidance would paint the prompt."""
+"""The default guidance scale of super-resolution: details follow from the picture, guidance would add the prompt's."""
 IMAGE_GUIDANCE = 1.5
-"""The scale of guidance towards the picture where an instruction is followed, as published (2211.09800)."""
+"""The default scale of guidance towards the source where there is an instruction, as published (2211.09800)."""
 ALPHA = "alpha"
 """What stands for the transparent part of a picture as its mask."""
 
@@ -63,8 +63,8 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     scales: Any = guidance_scale
     if hasattr(scales, "tolist"):
         scales = scales.tolist()
-    row = scales if isinstance(scales, Sequence) else [scales]
-    if not all(isinstance(s, int | float) and math.isfinite(s) for s in row):
+    listed = scales if isinstance(scales, Sequence) else [scales]
+    if not all(isinstance(s, int | float) and math.isfinite(s) for s in listed):
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
 
 
@@ -96,7 +96,7 @@ def check_strength(strength: Any) -> None:
 
 
 def usual_strength(task: str, trained: bool, factor: int | None = None) -> float:
-    """The strength of a task where none is asked for; ``trained``: by a model that is shown the picture besides.
+    """The default strength of a task; ``trained``: by a model whose denoiser takes the source as an input.
 
     A picture that is made twice as large holds nearly all of the larger one: more strength only takes of it.
     """
@@ -134,10 +134,10 @@ def check_image_prompt_scale(scale: Any) -> None:
         raise PochadeError(f"image_prompt_scale: {scale!r} given, allowed are finite numbers from 0 on")
 
 
-def control_rows(
+def read_control(
     control: "Image.Image | Sequence[Image.Image] | Tensor", controlled: bool, prompts: int, size: tuple[int, int]
 ) -> "Tensor":
-    """The lines of a control for each prompt, [prompts, 1, H, W] in [0, 1].
+    """The edges of a control for each prompt, [prompts, 1, H, W] in [0, 1].
 
     Args:
         control: a picture of that size, whose brightness counts, one for each prompt, or a tensor [1, H, W] or
@@ -154,7 +154,7 @@ def control_rows(
 
     check_control(controlled)
     if isinstance(control, torch.Tensor):
-        rows = control if control.ndim == 4 else control[None]
+        edges = control if control.ndim == 4 else control[None]
     else:
         pictures = [control] if isinstance(control, Image.Image) else list(control)
         if not pictures or not all(isinstance(p, Image.Image) for p in pictures):
@@ -162,11 +162,11 @@ def control_rows(
         arrays = [np.asarray(p.convert("L")) for p in pictures]
         if len({array.shape for array in arrays}) > 1:
             raise PochadeError(f"control: pictures of several sizes given, allowed is {size[1]} x {size[0]}")
-        rows = torch.from_numpy(np.stack(arrays))[:, None].float() / 255
-    if tuple(rows.shape[1:]) != (1, *size) or rows.shape[0] not in (1, prompts):
+        edges = torch.from_numpy(np.stack(arrays))[:, None].float() / 255
+    if tuple(edges.shape[1:]) != (1, *size) or edges.shape[0] not in (1, prompts):
         allowed = f"[{prompts}, 1, {size[0]}, {size[1]}], or one for all"
-        raise PochadeError(f"control: shape {list(rows.shape)} given, allowed is {allowed}")
-    return rows.expand(prompts, -1, -1, -1)
+        raise PochadeError(f"control: shape {list(edges.shape)} given, allowed is {allowed}")
+    return edges.expand(prompts, -1, -1, -1)
 
 
 def check_output(output_type: str, tensors: Sequence[str], types: Sequence[str] = OUTPUT_TYPES) -> None:
@@ -179,7 +179,9 @@ def check_output(output_type: str, tensors: Sequence[str], types: Sequence[str] 
         raise PochadeError(f"callback_on_step_end_tensor_inputs: {unknown} given, allowed are {allowed}")
 
 
-def row_generators(generator: "torch.Generator | Sequence[torch.Generator] | None", B: int) -> "list[torch.Generator]":
+def picture_generators(
+    generator: "torch.Generator | Sequence[torch.Generator] | None", B: int
+) -> "list[torch.Generator]":
     """One CPU generator for each of B pictures.
 
     A single generator stands for its seed s: picture i gets s + i, and the generator is left with the seed s
@@ -193,16 +195,16 @@ def row_generators(generator: "torch.Generator | Sequence[torch.Generator] | Non
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(MAX_SEED - B, (1,))))
     single = isinstance(generator, torch.Generator)
-    rows = [generator] if single else list(generator)
-    if not single and len(rows) != B:
-        raise PochadeError(f"generator: {len(rows)} given for {B} pictures, allowed is one, or one each")
-    if not all(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in rows):
+    generators = [generator] if single else list(generator)
+    if not single and len(generators) != B:
+        raise PochadeError(f"generator: {len(generators)} given for {B} pictures, allowed is one, or one each")
+    if not all(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in generators):
         raise PochadeError("generator: a torch.Generator on the CPU is needed, where a seed means one picture")
     if not single:
-        return rows
-    seed = rows[0].initial_seed()
+        return generators
+    seed = generators[0].initial_seed()
     check_seed(seed, B)
-    rows[0].manual_seed(seed + B)
+    generators[0].manual_seed(seed + B)
     return [torch.Generator().manual_seed(seed + i) for i in range(B)]
 
 

@@ -13,7 +13,8 @@ from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
 from pochade.images.canvas import Canvas
 from pochade.pipelines import hub
-from pochade.pipelines.base import Asked, Callback, PaintingPipeline
+from pochade.pipelines.base import Callback, GenerationPipeline
+from pochade.pipelines.call import CallArguments
 from pochade.pipelines.checks import (
     IMAGE_GUIDANCE,
     check_count,
@@ -31,10 +32,10 @@ OUTPUT_TYPES = ("pil", "np", "pt")
 """Latents are not among them: they are those of a canvas, not of the picture."""
 
 
-class EditingPipeline(PaintingPipeline):
-    """A painting pipeline that starts from a picture. It needs no training: any model that paints can do it.
+class EditingPipeline(GenerationPipeline):
+    """A pipeline that starts from a picture. Any model can do that without further training.
 
-    A model whose denoiser names the task in its configuration was trained for it, and is shown the picture besides.
+    A denoiser that names the task in its configuration was trained for it, and takes the picture as an input.
     """
 
     def _trained_for(self, task: str) -> bool:
@@ -86,11 +87,11 @@ class EditingPipeline(PaintingPipeline):
         images = decode_tiled(self.autoencoder, latents.to(self.autoencoder.dtype))
         return (images.float().cpu() / 2 + 0.5).clamp(0, 1)
 
-    def _repaint(
+    def _edit(
         self,
         pictures: Tensor,
         canvas: Canvas,
-        asked: Asked,
+        call: CallArguments,
         *,
         strength: float,
         generator: torch.Generator | Sequence[torch.Generator] | None,
@@ -102,50 +103,49 @@ class EditingPipeline(PaintingPipeline):
         task: str | None = None,
         image_scale: float | None = None,
     ) -> Tensor:
-        """Pictures [n, 3, H, W] in [0, 1] -> as many as are asked for, [B, 3, H, W].
+        """Source pictures [n, 3, H, W] in [0, 1] -> B edited ones [B, 3, H, W].
 
-        ``mask`` [m, 1, H, W] is 1 where they are repainted; ``tile`` is the side in latent cells of the tiles in
-        which a larger canvas is painted. A model that was trained for ``task`` is told it, and shown the pictures,
-        to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
+        ``mask`` [m, 1, H, W] is 1 where they are generated anew; ``tile`` is the side in latent cells of the tiles in
+        which a larger canvas is sampled. A model that was trained for ``task`` is conditioned on it and on the
+        pictures, to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
         """
         down = int(self.autoencoder.downsampling)
         shape = (int(self.denoiser.config.latent_channels), canvas.outer[0] // down, canvas.outer[1] // down)
-        noise, seeds = self._noise(generator, None, asked.batch, shape)
-        on = canvas.put(pictures).to(self._execution_device, self.autoencoder.dtype)
-        latents = encode_tiled(self.autoencoder, on * 2 - 1)
-        source = each(latents, asked)
+        noise, generators = self._noise(generator, None, call.batch, shape)
+        on_canvas = canvas.put(pictures).to(self._execution_device, self.autoencoder.dtype)
+        latents = encode_tiled(self.autoencoder, on_canvas * 2 - 1)
         cells = None if mask is None else canvas.put_mask(mask, down)
         parts: dict[str, Tensor] = {}
         if task is not None and self._trained_for(task):
-            shown = latents
+            source = latents
             if mask is not None and task == "inpaint":
-                grey = on.new_tensor(HOLE).view(3, 1, 1) / 255
-                holes = torch.where(canvas.put_mask(mask, 1).to(on) > 0, grey, on)
-                shown = encode_tiled(self.autoencoder, holes * 2 - 1)
-            where = torch.zeros_like(shown[:, :1]) if cells is None else cells.to(shown)
+                grey = on_canvas.new_tensor(HOLE).view(3, 1, 1) / 255
+                holes = torch.where(canvas.put_mask(mask, 1).to(on_canvas) > 0, grey, on_canvas)
+                source = encode_tiled(self.autoencoder, holes * 2 - 1)
+            marked = torch.zeros_like(source[:, :1]) if cells is None else cells.to(source)
             parts = {
-                name: v.expand(asked.rows, *v.shape[1:]) for name, v in (("source", shown), ("source_mask", where))
+                name: v.expand(call.count, *v.shape[1:]) for name, v in (("source", source), ("source_mask", marked))
             }
-            parts["task"] = torch.full((asked.rows,), TASKS.index(task), device=shown.device)
+            parts["task"] = torch.full((call.count,), TASKS.index(task), device=source.device)
         denoiser: Denoiser | None = None
         if tile is not None and max(shape[1:]) > tile:
             denoiser = TiledDenoiser(self._sampling_denoiser(), tile, tile // 2)
-        painted = self._integrate(
-            asked,
+        sampled = self._sample(
+            call,
             noise,
-            seeds,
+            generators,
             callback=callback,
             tensors=tensors,
             depth=depth,
             denoiser=denoiser,
             strength=strength,
-            source=source,
-            source_mask=None if cells is None else each(cells, asked),
+            source=call.per_picture(latents),
+            source_mask=None if cells is None else call.per_picture(cells),
             parts=parts,
             image_scale=image_scale if parts else None,
         )
         one_colour = (pictures.amax((2, 3)) == pictures.amin((2, 3))).all()
-        return canvas.take(self._decoded(painted, may_be_flat=bool(one_colour)))
+        return canvas.take(self._decoded(sampled, may_be_flat=bool(one_colour)))
 
     def _finish(self, images: Tensor, output_type: str, return_dict: bool) -> Any:
         out = self._as_type(images, output_type)
@@ -153,12 +153,7 @@ class EditingPipeline(PaintingPipeline):
         return ImagePipelineOutput(images=out) if return_dict else (out,)
 
 
-def each(rows: Tensor, asked: Asked) -> Tensor:
-    """One row for all prompts or one a prompt, [B, ...]."""
-    return rows.expand(asked.rows, *rows.shape[1:]).repeat_interleave(asked.each, dim=0)
-
-
-def warn_if_forgotten(strength: float) -> None:
+def warn_if_nothing_is_kept(strength: float) -> None:
     """Warns EditingWarning where a strength leaves nothing of the picture."""
     if strength == 1:
         warnings.warn(

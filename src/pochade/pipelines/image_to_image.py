@@ -10,16 +10,16 @@ from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import usual_strength
-from pochade.pipelines.editing import EditingPipeline, warn_if_forgotten
+from pochade.pipelines.editing import EditingPipeline, warn_if_nothing_is_kept
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 
 class ImageToImagePipeline(EditingPipeline):
-    """Noise is added to a picture, and taken away again in the sense of a sentence (SDEdit, 2108.01073).
+    """Noise is added to a picture and removed again, conditioned on a prompt (SDEdit, 2108.01073).
 
-    The prompt says what is to be seen. An instruction says what to do; a model that was trained for that is shown the
-    picture, paints from noise, and is guided by both (2211.09800).
+    The prompt describes the new picture. An instruction says what to do: a model that was trained for it starts from
+    noise, conditioned on the picture and the instruction, and is guided by both (2211.09800).
     """
 
     @torch.no_grad()
@@ -44,20 +44,20 @@ class ImageToImagePipeline(EditingPipeline):
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
-        """Repaint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in text to image.
+        """Edit B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of text to image.
 
         Args:
-            prompt: what is to be seen, one for all pictures or one each.
+            prompt: a description of the new picture, one for all pictures or one each.
             image: a picture, or one a prompt, all of one size; see ``read_pictures``. What comes out has that size.
             strength: in (0, 1], how much noise is added: of n steps the last ``strength`` n, rounded up, are taken.
                 At 0.2 details change, at 0.8 little more than the arrangement of light and dark is left. None for 0.6;
                 with an instruction for 1, which begins at noise alone.
             output_type: ``pil``; ``np`` [B, H, W, 3] or ``pt`` [B, 3, H, W] in [0, 1].
-            size: the picture is painted on about ``size`` x ``size`` pixels in its own proportions, whatever its own
-                size is; None for ``default_size``.
+            size: the picture is resampled to about ``size`` x ``size`` pixels in its own proportions for sampling;
+                None for ``default_size``.
             instruction: what to do, such as "make it green", in place of a prompt, by a model that was trained to edit.
-            image_guidance_scale: with an instruction, s_I in v_0 + s_I (v_I - v_0) + s (v_c - v_I), v_I being told the
-                picture alone: above 1 it stays more as it was. 1 saves a third of the work. None for 1.5.
+            image_guidance_scale: with an instruction, s_I in v_0 + s_I (v_I - v_0) + s (v_c - v_I), v_I being
+                conditioned on the picture alone: above 1 more of it stays. 1 saves a third of the work. None for 1.5.
 
         Raises:
             PochadeError: an argument is not allowed, or an instruction is given to a model that follows none; before
@@ -82,7 +82,7 @@ class ImageToImagePipeline(EditingPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         pictures = read_pictures(image)
-        asked = self._asked(
+        call = self._call(
             prompt if instruction is None else instruction,
             prompt_embeds,
             negative_prompt,
@@ -93,12 +93,12 @@ class ImageToImagePipeline(EditingPipeline):
             guidance_interval,
         )
         if instruction is None:
-            warn_if_forgotten(strength)
+            warn_if_nothing_is_kept(strength)
         H, W = pictures.shape[2:]
-        images = self._repaint(
+        images = self._edit(
             pictures,
             Canvas.fit(H, W, size or self.default_size, self.size_multiple),
-            asked,
+            call,
             strength=strength,
             generator=generator,
             callback=callback_on_step_end,

@@ -1,4 +1,4 @@
-"""A part of a picture painted anew."""
+"""A part of a picture generated anew."""
 
 import math
 from collections.abc import Sequence
@@ -13,19 +13,19 @@ from pochade.images.canvas import Canvas
 from pochade.images.masks import inside_seam
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import INPAINT_STRENGTH
-from pochade.pipelines.editing import EditingPipeline, each
+from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import read_masks, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 
 class InpaintPipeline(EditingPipeline):
-    """What a mask marks is painted anew, to fit the rest.
+    """What a mask marks is generated anew, to fit the rest.
 
     At every step the latents outside the mask are those of the picture at the noise of that step (2201.09865,
-    2206.02779). A model that was trained to inpaint is shown the picture with its hole besides. With an instruction
-    the picture is shown whole, and what the mask marks is changed by a model that was trained to edit. In the end the
-    new is laid over the picture inside the mask, with a soft seam as wide as one painted pixel, so that outside it
-    every pixel is that of the input.
+    2206.02779). A model that was trained to inpaint is also conditioned on the picture with its hole. With an
+    instruction a model that was trained to edit is conditioned on the whole picture, and changes what the mask marks.
+    In the end the result is laid over the picture inside the mask, with a soft seam as wide as one sampled pixel, so
+    that outside it every pixel is that of the input.
     """
 
     @torch.no_grad()
@@ -51,12 +51,13 @@ class InpaintPipeline(EditingPipeline):
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
-        """Paint B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
+        """Inpaint B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
         Args:
-            prompt: what is to be seen in the whole picture, not in the hole alone.
+            prompt: a description of the whole picture, not of the hole alone.
             image: a picture, or one a prompt.
-            mask_image: white where it is repainted, of the same size, one for all or one a picture; see ``read_masks``.
+            mask_image: white where the picture is generated anew, of its size, one for all or one a picture; see
+                ``read_masks``.
             strength: in (0, 1]; at 1 what the mask marks is forgotten, below it is only changed.
             instruction: what to do with what the mask marks, such as "make it green", in place of a prompt.
 
@@ -84,7 +85,7 @@ class InpaintPipeline(EditingPipeline):
         H, W = pictures.shape[2:]
         masks = read_masks(mask_image, image, (H, W))
         given = max(len(pictures), len(masks))
-        asked = self._asked(
+        call = self._call(
             prompt if instruction is None else instruction,
             prompt_embeds,
             negative_prompt,
@@ -94,15 +95,15 @@ class InpaintPipeline(EditingPipeline):
             given,
             guidance_interval,
         )
-        if {len(pictures), len(masks)} - {1, asked.rows}:
+        if {len(pictures), len(masks)} - {1, call.count}:
             raise PochadeError(
                 f"mask_image: {len(masks)} given for {len(pictures)} pictures, allowed is one, or one each"
             )
         canvas = Canvas.fit(H, W, size or self.default_size, self.size_multiple)
-        painted = self._repaint(
+        edited = self._edit(
             pictures,
             canvas,
-            asked,
+            call,
             strength=strength,
             generator=generator,
             callback=callback_on_step_end,
@@ -112,5 +113,6 @@ class InpaintPipeline(EditingPipeline):
             task="inpaint" if instruction is None else "edit",
             image_scale=image_scale,
         )
-        shown, kept = each(inside_seam(masks, math.ceil(canvas.magnification)), asked), each(pictures, asked)
-        return self._finish(kept + shown * (painted - kept), output_type, return_dict)
+        weight = call.per_picture(inside_seam(masks, math.ceil(canvas.magnification)))
+        source = call.per_picture(pictures)
+        return self._finish(source + weight * (edited - source), output_type, return_dict)

@@ -35,7 +35,7 @@ def read_pictures(image: Any) -> Tensor:
 
 
 def read_masks(mask_image: Any, image: Any, size: tuple[int, int]) -> Tensor:
-    """Masks [m, 1, H, W] float32 in {0, 1}, 1 where the picture is repainted: white, from the middle grey on.
+    """Masks [m, 1, H, W] float32 in {0, 1}, 1 where the picture is generated anew: white, from the middle grey on.
 
     Args:
         mask_image: a PIL picture, an array [H, W] of bytes, of floats in [0, 1] or of truth values, a tensor
@@ -71,7 +71,7 @@ def read_masks(mask_image: Any, image: Any, size: tuple[int, int]) -> Tensor:
     if not bool(marked.flatten(1).any(1).all()):
         raise PochadeError(
             f"mask_image: nothing is white (its brightest value is {float(masks.max()):.3g} of 1), allowed is a mask "
-            "that is white where the picture is repainted"
+            "that is white where the picture is generated anew"
         )
     if bool(marked.flatten(1).all(1).any()):
         warnings.warn("mask: all of it is white, so that nothing of the picture is kept", EditingWarning, stacklevel=3)
@@ -89,8 +89,8 @@ def _listed(value: Any, name: str) -> Sequence[Any]:
 def _check_one_size(name: str, rows: Sequence[Tensor]) -> None:
     sizes = sorted({(int(row.shape[3]), int(row.shape[2])) for row in rows})
     if len(sizes) > 1:
-        told = " and ".join(f"{w} x {h}" for w, h in sizes)
-        raise PochadeError(f"{name}: pictures of {told} pixels given, allowed is one size a call")
+        given = " and ".join(f"{w} x {h}" for w, h in sizes)
+        raise PochadeError(f"{name}: pictures of {given} pixels given, allowed is one size a call")
 
 
 def check_megapixels(name: str, width: int, height: int) -> None:
@@ -147,7 +147,7 @@ def _grey(mask: Any) -> Tensor:
         raise PochadeError(
             f"mask_image: {type(mask).__name__} given, allowed are a picture, an array, a tensor, a list"
         )
-    # What is transparent in a mask was not painted white.
+    # What is transparent in a mask is not white.
     grey = np.array(upright_rgb(mask, "black")[0].convert("L"), dtype=np.uint8)
     return torch.from_numpy(grey)[None, None].float() / 255
 

@@ -11,7 +11,7 @@ from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, resample
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
-from pochade.pipelines.editing import EditingPipeline, each
+from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import check_megapixels, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
@@ -37,12 +37,12 @@ def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
 
 
 class SuperResolutionPipeline(EditingPipeline):
-    """A picture is enlarged bicubically, repainted at a low strength (2108.01073), which sharpens its edges, and made
-    to agree with the input again.
+    """A picture is enlarged bicubically, edited at a low strength (2108.01073), which sharpens its edges, and made to
+    agree with the input again.
 
-    What is finer than the input is made up: the model was never shown a small picture beside its large one, unless it
-    was trained for that: then it paints from noise, and looks at the small one enlarged. A result larger than the
-    model's own size is painted in overlapping tiles of that size, see ``TiledDenoiser``.
+    What is finer than the input is made up: a model that was not trained for the task never saw a small picture beside
+    its large one. One that was starts from noise, conditioned on the small picture enlarged. A result larger than the
+    model's own size is sampled in overlapping tiles of that size, see ``TiledDenoiser``.
     """
 
     @torch.no_grad()
@@ -66,13 +66,12 @@ class SuperResolutionPipeline(EditingPipeline):
         size: int | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
-        """Enlarge B = prompts x ``num_images_per_prompt`` pictures; what is not said here is as in image to image.
+        """Enlarge B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
         Args:
-            prompt: what is to be seen; None for nothing. It is told to every tile, so that a large picture is better
-                without.
+            prompt: a description; None for none. It conditions every tile, so that a large picture is better without.
             image: a picture, or one a prompt.
-            factor: 2 or 4; what comes out has so many times the rows and columns.
+            factor: 2 or 4: how many times the rows and columns of the result are.
             strength: in (0, 1]; the higher it is, the sharper and the less like the input is the result. None for 0.2,
                 or 1 at factor 4 where the model was trained to enlarge.
             guidance_scale: None for 1, no guidance.
@@ -101,7 +100,7 @@ class SuperResolutionPipeline(EditingPipeline):
         pictures = read_pictures(image)
         H, W = (factor * int(side) for side in pictures.shape[2:])
         check_megapixels("factor", W, H)
-        asked = self._asked(
+        call = self._call(
             prompt,
             prompt_embeds,
             negative_prompt,
@@ -112,10 +111,10 @@ class SuperResolutionPipeline(EditingPipeline):
             guidance_interval,
         )
         side = size or self.default_size
-        images = self._repaint(
+        images = self._edit(
             resample(pictures, H, W),
             Canvas.fit(H, W, side, self.size_multiple, shrink=False),
-            asked,
+            call,
             strength=strength,
             generator=generator,
             callback=callback_on_step_end,
@@ -124,4 +123,4 @@ class SuperResolutionPipeline(EditingPipeline):
             tile=side // int(self.autoencoder.downsampling),
             task="super_resolution",
         )
-        return self._finish(agree(images, each(pictures, asked)), output_type, return_dict)
+        return self._finish(agree(images, call.per_picture(pictures)), output_type, return_dict)

@@ -14,7 +14,8 @@ from pochade.errors import PochadeError
 from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.edges import encode_lines
-from pochade.pipelines.base import Callback, PaintingPipeline, PromptTruncatedWarning, finite
+from pochade.pipelines.base import Callback, GenerationPipeline, finite
+from pochade.pipelines.call import PromptTruncatedWarning
 from pochade.pipelines.checks import (
     check_count,
     check_image_prompt,
@@ -22,7 +23,7 @@ from pochade.pipelines.checks import (
     check_output,
     check_scale,
     check_size,
-    control_rows,
+    read_control,
 )
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
@@ -30,7 +31,7 @@ from pochade.types import Conditioning, TextEncoding
 __all__ = ["PromptTruncatedWarning", "TextToImagePipeline"]
 
 
-class TextToImagePipeline(PaintingPipeline):
+class TextToImagePipeline(GenerationPipeline):
     """Pictures from noise and a sentence."""
 
     def check_inputs(
@@ -75,11 +76,11 @@ class TextToImagePipeline(PaintingPipeline):
         image_prompt_scale: float = 1.0,
         guidance_interval: tuple[float, float] = EVERYWHERE,
     ) -> Any:
-        """Paint B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
+        """Generate B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
 
-        Noise is drawn on the CPU, row by row. A list of generators gives each picture its own. A single
+        Noise is drawn on the CPU, picture by picture. A list of generators gives each picture its own. A single
         generator stands for its seed s: picture i gets the noise of seed s + i, and the generator is left
-        with the seed s + B, so that one call for k pictures and k calls for one paint the same. Without a
+        with the seed s + B, so that one call for k pictures and k calls for one give the same. Without a
         generator the seed is drawn from torch's.
 
         Args:
@@ -101,9 +102,9 @@ class TextToImagePipeline(PaintingPipeline):
             callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; may return a
                 mapping with replaced ``latents``, and may set ``pipe._interrupt``.
             callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data`` and ``aux`` it gets; the last
-                is a mapping of what the family tells of itself, such as ``reasoning_steps`` [B].
+                is a mapping of what the family reports, such as ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
-            control: the lines that the picture shall follow, for a denoiser with an input for them: a picture of
+            control: edges that the picture follows, for a denoiser with an input for them: a picture of
                 ``height`` x ``width``, white edges on black, or a tensor [1, height, width] in [0, 1], 1 on an edge;
                 one for all, or one a prompt. Guidance leaves it in both branches.
             image_prompt: a picture of any size whose style is followed, for a denoiser with an input for it: one for
@@ -131,7 +132,7 @@ class TextToImagePipeline(PaintingPipeline):
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
-        asked = self._asked(
+        call = self._call(
             prompt,
             prompt_embeds,
             negative_prompt,
@@ -142,28 +143,28 @@ class TextToImagePipeline(PaintingPipeline):
         )
         down = int(self.autoencoder.downsampling)
         height, width = height or self.default_size, width or self.default_size
-        lines: Tensor | None = None
+        edges: Tensor | None = None
         if control is not None:
-            if asked.embeds.control is not None:
+            if call.embeds.control is not None:
                 raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
             controlled = bool(getattr(self.denoiser.config, "controlled", False))
-            lines = control_rows(control, controlled, asked.rows, (height, width))
+            edges = read_control(control, controlled, call.count, (height, width))
         parts: dict[str, Tensor] = {}
         if image_prompt is not None:
-            if asked.embeds.reference is not None:
+            if call.embeds.reference is not None:
                 raise PochadeError("image_prompt: given beside prompt_embeds that hold one, allowed is one of both")
-            parts |= self._image_prompt(image_prompt, image_prompt_scale, asked.rows)
+            parts |= self._image_prompt(image_prompt, image_prompt_scale, call.count)
         elif image_prompt_scale != 1:
             raise PochadeError(f"image_prompt_scale: {image_prompt_scale} given without an image prompt")
         shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
-        noise, seeds = self._noise(generator, latents, asked.batch, shape)
-        if lines is not None:
-            lines = lines.to(self._execution_device, self.autoencoder.dtype)
-            parts |= {"control": encode_lines(lines, partial(encode_tiled, self.autoencoder))}
-        result = self._integrate(
-            asked,
+        noise, generators = self._noise(generator, latents, call.batch, shape)
+        if edges is not None:
+            edges = edges.to(self._execution_device, self.autoencoder.dtype)
+            parts |= {"control": encode_lines(edges, partial(encode_tiled, self.autoencoder))}
+        result = self._sample(
+            call,
             noise,
-            seeds,
+            generators,
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
@@ -195,7 +196,7 @@ class TextToImagePipeline(PaintingPipeline):
         if not listed:
             raise PochadeError("image_prompt: an empty list given, allowed is one picture or more")
         try:
-            pictures = [row[None] for one in listed for row in read_pictures(one)]
+            pictures = [picture[None] for one in listed for picture in read_pictures(one)]
         except PochadeError as error:
             raise PochadeError(f"image_prompt: {str(error).removeprefix('image: ')}") from error
         encoder = style.load(config.reference_encoder)

@@ -1,4 +1,4 @@
-"""A large picture painted in tiles that agree at every step."""
+"""A large picture sampled in tiles that agree at every step."""
 
 from dataclasses import replace
 
@@ -9,16 +9,16 @@ from pochade.autoencoders.tiling import pieces
 from pochade.types import Conditioning, Denoiser, DenoiserOutput
 
 AT_ONCE = 16
-"""Rows of a batch of tiles."""
+"""Samples in a batch of tiles."""
 
 
 class TiledDenoiser:
     """A denoiser whose latents may be of any size: it sees tiles of one size, and the velocities of tiles that overlap
     are blended (2302.08113 eq. 5), so that all steps work on one picture, without seams.
 
-    The same call as a denoiser's. A tile is told its own part of a source and a mask, and all else as it is (there is
-    no control). Every tile carries its own state from step to step, [B, tiles, ...] for all; ``aux`` is the mean
-    over the tiles.
+    The same call as a denoiser's. A tile gets its own part of a source and a mask, and the other parts of the
+    conditioning as they are (there is no control). Every tile carries its own state from step to step, [B, tiles, ...]
+    for all; ``aux`` is the mean over the tiles.
 
     Args:
         denoiser: of any family.
@@ -57,19 +57,19 @@ class TiledDenoiser:
         for group, own in zip(groups, carried, strict=True):
             n = len(group)
             cut = [latents[:, :, y : y + h, x : x + w] for (y, h, _), (x, w, _) in group]
-            told = Conditioning.cat([_inside(conditioning, y, h, x, w) for (y, h, _), (x, w, _) in group])
-            out = self.denoiser(torch.cat(cut), t.repeat(n), told, state=own, depth=depth)
+            conditionings = Conditioning.cat([_inside(conditioning, y, h, x, w) for (y, h, _), (x, w, _) in group])
+            out = self.denoiser(torch.cat(cut), t.repeat(n), conditionings, state=own, depth=depth)
             outputs.append(out)
             for ((y, h, down), (x, w, across)), part in zip(group, out.velocity.split(B), strict=True):
                 weight = down.to(part)[:, None] * across.to(part)
                 velocity[:, :, y : y + h, x : x + w] += weight * part
         states = [out.state.unflatten(0, (-1, B)).transpose(0, 1) for out in outputs if out.state is not None]
-        told_of = {
+        aux = {
             name: torch.cat([out.aux[name].float() for out in outputs]).unflatten(0, (-1, B)).mean(0)
             for name, value in outputs[0].aux.items()
             if value.ndim
         }
-        return DenoiserOutput(velocity, torch.cat(states, dim=1) if states else None, told_of)
+        return DenoiserOutput(velocity, torch.cat(states, dim=1) if states else None, aux)
 
 
 def _inside(conditioning: Conditioning, y: int, height: int, x: int, width: int) -> Conditioning:

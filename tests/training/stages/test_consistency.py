@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.flow.consistency import euler_step, grid, step_weight
-from pochade.flow.noise import rows_normal
+from pochade.flow.noise import seeded_normal
 from pochade.training.checkpoint import load_checkpoint
 from pochade.training.loop import train
 from pochade.training.stage import Stage
@@ -256,7 +256,7 @@ class Latents:
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
         shapes = {"tokens": (4, self.config.text_dim), "pooled": (self.config.pooled_dim,)}
         row = {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
-        latents = rows_normal([index], (self.config.latent_channels, 4, 4))[0]
+        latents = seeded_normal([index], (self.config.latent_channels, 4, 4))[0]
         return {**row, "mask": torch.arange(4) <= index % 4, "latents": latents, "name": str(index)}
 
 

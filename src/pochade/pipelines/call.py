@@ -1,0 +1,157 @@
+"""The arguments of one call of a pipeline, and the conditioning that its prompts give."""
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.flow.guidance import EVERYWHERE
+from pochade.pipelines.checks import check_guidance_interval
+from pochade.text_encoders.base import PromptEncoder
+from pochade.text_encoders.class_label import ClassLabelEncoder
+from pochade.types import Conditioning, TextEncoding
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt is longer than the text encoder reads."""
+
+
+@dataclass(frozen=True)
+class CallArguments:
+    """What the calls of all pipelines have in common, checked.
+
+    Attributes:
+        prompts: one for each of the ``count`` prompts of the call; None where ``embeds`` are given.
+        embeds: conditioning that is given in place of prompts.
+        negatives: one for each prompt; None for none.
+        count: number of prompts, or samples of ``embeds``.
+        per_prompt: pictures of each prompt.
+        steps: of the scheduler.
+        scale: of guidance; a number, or [B].
+        interval: times at which guidance applies.
+    """
+
+    prompts: list[str] | None
+    embeds: Conditioning
+    negatives: list[str] | None
+    count: int
+    per_prompt: int
+    steps: int
+    scale: float | Tensor
+    interval: tuple[float, float]
+
+    @property
+    def batch(self) -> int:
+        """B, the number of pictures."""
+        return self.count * self.per_prompt
+
+    def per_picture(self, values: Tensor) -> Tensor:
+        """[1, ...] for all prompts or [count, ...] one a prompt -> [B, ...]."""
+        return values.expand(self.count, *values.shape[1:]).repeat_interleave(self.per_prompt, dim=0)
+
+
+def check_call(
+    prompt: str | Sequence[str] | None,
+    prompt_embeds: TextEncoding | Conditioning | None,
+    negative_prompt: str | Sequence[str] | None,
+    num_inference_steps: int,
+    guidance_scale: float | Sequence[float] | Tensor,
+    num_images_per_prompt: int,
+    pictures: int = 1,
+    guidance_interval: tuple[float, float] = EVERYWHERE,
+    *,
+    reads_text: bool,
+) -> CallArguments:
+    """The arguments of a call, with one prompt for each of its source ``pictures``.
+
+    ``reads_text`` says whether the pipeline has a text encoder; the other arguments are those of the pipelines.
+
+    Raises:
+        PochadeError: arguments do not belong together.
+    """
+    check_guidance_interval(guidance_interval)
+    prompts, embeds = _prompts(prompt, prompt_embeds, reads_text)
+    count = len(prompts) if prompts is not None else embeds.batch_size or 1
+    if count == 1 and pictures > 1:
+        prompts, count = None if prompts is None else prompts * pictures, pictures
+        embeds = embeds.map(lambda v: v.repeat_interleave(pictures, dim=0))
+    if pictures not in (1, count):
+        raise PochadeError(f"image: {pictures} given for {count} prompts, allowed is one, or one each")
+    B = count * num_images_per_prompt
+    scale = torch.as_tensor(guidance_scale, dtype=torch.float32)
+    if scale.ndim and scale.shape[0] != B:
+        raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
+    scales = scale if scale.ndim else float(scale)
+    negatives = _negatives(negative_prompt, prompts, scales)
+    return CallArguments(
+        prompts, embeds, negatives, count, num_images_per_prompt, num_inference_steps, scales, guidance_interval
+    )
+
+
+def _prompts(
+    prompt: str | Sequence[str] | None, embeds: TextEncoding | Conditioning | None, reads_text: bool
+) -> tuple[list[str] | None, Conditioning]:
+    if (prompt is None) == (embeds is None):
+        raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
+    if isinstance(embeds, TextEncoding):
+        embeds = Conditioning(tokens=embeds.tokens, mask=embeds.mask, pooled=embeds.pooled)
+    if embeds is not None:
+        if not isinstance(embeds, Conditioning):
+            raise PochadeError(
+                f"prompt_embeds: {type(embeds).__name__} given, allowed are Conditioning and TextEncoding"
+            )
+        return None, embeds
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    if not prompts or not all(isinstance(p, str) for p in prompts):
+        raise PochadeError("prompt: a sentence or a list of sentences is needed")
+    if not reads_text and any(p.strip() for p in prompts):
+        raise PochadeError("prompt: this model has no text encoder, pass prompt_embeds")
+    return prompts, Conditioning()
+
+
+def _negatives(
+    negative: str | Sequence[str] | None, prompts: list[str] | None, scale: float | Tensor
+) -> list[str] | None:
+    if negative is None or (isinstance(negative, str) and not negative.strip()):
+        return None
+    if prompts is None:
+        raise PochadeError("negative_prompt: goes with prompt, not with prompt_embeds")
+    if not isinstance(scale, Tensor) and scale == 1:
+        raise PochadeError("negative_prompt: has no effect at guidance_scale 1, allowed is any other scale")
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    if len(negatives) != len(prompts):
+        raise PochadeError(f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts")
+    return negatives
+
+
+def encode_prompts(
+    encoder: PromptEncoder | ClassLabelEncoder | None, prompts: list[str], negatives: list[str] | None = None
+) -> tuple[Conditioning, Conditioning | None]:
+    """The conditioning of prompts, one sample each, and of their negative prompts; an empty prompt is dropped text.
+
+    Warns:
+        PromptTruncatedWarning: a prompt is longer than the text encoder reads.
+    """
+    n, texts = len(prompts), prompts + (negatives or [])
+    if encoder is None:
+        return Conditioning(), None
+    if isinstance(encoder, ClassLabelEncoder):
+        both = Conditioning(class_label=encoder.encode_labels(texts))
+    else:
+        for text in dict.fromkeys(texts):
+            tokens = encoder.count_tokens(text)
+            if tokens > encoder.max_tokens:
+                warnings.warn(
+                    f"prompt: {tokens} tokens, the text encoder reads {encoder.max_tokens}: "
+                    f"the last {tokens - encoder.max_tokens} are cut",
+                    PromptTruncatedWarning,
+                    stacklevel=6,
+                )
+        out = encoder.encode(texts)
+        both = Conditioning(tokens=out.tokens, mask=out.mask, pooled=out.pooled)
+        blank = torch.tensor([not text.strip() for text in texts], device=out.mask.device)
+        both = both.drop("text", rows=blank)
+    return both.map(lambda v: v[:n]), both.map(lambda v: v[n:]) if negatives else None
