@@ -4,6 +4,7 @@ SHELL := /bin/bash
 .PHONY: help setup demo test lint docs figures bench clean
 PYTHON ?=
 export PYTHON
+WORKERS ?= logical
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -33,8 +34,8 @@ lint: $(READY_TO_TEST)  ## Check style, types and import contracts
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-test: lint  ## Everything that must hold: lint, then the test suite with its coverage
-	$(BIN)/python -m pytest --cov --cov-report=term
+test: lint  ## Everything that must hold: lint, then the test suite with its coverage (WORKERS=... processes)
+	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=worksteal --durations=15 --cov --cov-report=term
 
 docs: $(READY_TO_TEST)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,9 +1,15 @@
 """Fixtures that several layers use: toy models, built once a session."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+# Before torch is imported. Toys gain nothing from threads, and threads that wait in a loop take the processor from the
+# other workers. Tests of threads set their own number.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
 
