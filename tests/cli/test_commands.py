@@ -98,6 +98,7 @@ def test_train_lists_and_shows(capsys: Any) -> None:
         (["train", "lrf", "--json"], "json: goes with --list, --show or --dry-run"),
         (["data", "prepare", "openmoij", "x"], "did you mean 'openmoji'"),
         (["evaluate", "lrf-nothing", "openmoji"], "model: 'lrf-nothing' is neither"),
+        (["evaluate", "lrf-openmoji", "openmoji", "--device", "gpu"], "device: 'gpu' given, allowed are auto, cpu"),
         (["export", "lrf-nothing", "x"], "model: 'lrf-nothing' is neither"),
         (["info", "lrf-nothing"], "model: 'lrf-nothing' is neither"),
     ],

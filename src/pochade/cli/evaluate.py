@@ -1,13 +1,15 @@
 """``pochade evaluate``: figures of a model on a data set."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from pochade.cli import options
 from pochade.cli.common import loading, print_json, quiet_libraries
+from pochade.device import check_device, check_precision
 from pochade.pipelines import hub
-from pochade.pipelines.schedulers import check_scheduler, make_scheduler
+from pochade.pipelines.schedulers import OWN, check_scheduler
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -31,20 +33,32 @@ def evaluate(
         str | None, typer.Option(help="TorchScript file of the Inception network, for FID and KID (Inception).")
     ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels; left out, as the model was trained.")] = None,
-    scheduler: Annotated[str, typer.Option(help="euler, heun, dpm, lcm, or the model's own.")] = "model",
-    depth: Annotated[int | None, typer.Option(help="Iterations inside the denoiser; left out, its own.")] = None,
+    scheduler: options.Scheduler = None,
+    depth: options.Depth = None,
+    device: options.Device = None,
+    precision: options.Precision = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a model on captions it knows and on held-out ones.
 
     Distances to real pictures, retrieval, copying, reconstruction: figures as JSON, and a page with pictures.
     """
-    if scheduler != "model":
+    if scheduler is not None:
         check_scheduler(scheduler)
+    check_device(device or "auto")
+    check_precision(precision or "auto")
     folder = hub.resolve(model)
-    pipe = _load(folder, model)
-    if scheduler != "model":
-        pipe.register_modules(scheduler=make_scheduler(scheduler))
+    with loading(model):
+        from pochade.pipelines.run_request import open_pipeline
+
+        quiet_libraries()
+        pipe = open_pipeline(
+            "TextToImagePipeline",
+            folder,
+            scheduler=scheduler or OWN,
+            device=device or "auto",
+            precision=precision or "auto",
+        )
     pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
     from pochade.evaluation.report import evaluate as measure
 
@@ -68,13 +82,3 @@ def evaluate(
         print_json(report.figures)
     else:
         print(f"{report.json}\n{report.page}\n{report.sheet}")
-
-
-def _load(folder: Path, name: str) -> Any:
-    with loading(name):
-        from pochade.pipelines.text_to_image import TextToImagePipeline
-
-        quiet_libraries()
-        pipe = TextToImagePipeline.from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
