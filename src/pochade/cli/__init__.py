@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, edit, evaluate, export, generate, models, profile, train
+from pochade.cli import ablate, data, edit, evaluate, export, generate, models, profile, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -55,7 +55,7 @@ app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES)(train.train)
 app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
-app.add_typer(train.data, name="data")
+app.add_typer(data.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("export", epilog=export.EXAMPLES)(export.export)

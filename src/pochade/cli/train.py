@@ -1,4 +1,4 @@
-"""``pochade train`` and ``pochade data``."""
+"""``pochade train``."""
 
 import dataclasses
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from pochade.cli.common import complain, console, print_json
-from pochade.cli.pairs import pairs
 from pochade.errors import PochadeError
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -25,9 +24,6 @@ pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64 --resume
 pochade train iris --out runs/iris --only classes
 
 torchrun --nproc_per_node 2 -m pochade train lrf --out runs/two"""
-
-data = typer.Typer(help="Make data sets.", no_args_is_help=True)
-data.command("pairs")(pairs)
 
 
 def train(
@@ -136,60 +132,3 @@ def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
         elif prefix or f.name != "name":
             rows.append((prefix + f.name, value))
     return rows
-
-
-@data.command("prepare")
-def prepare(
-    *,
-    source: Annotated[str, typer.Argument(help="openmoji, openclipart, folder, cifar10 or datasets.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    size: Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")] = 64,
-    path: Annotated[
-        str | None, typer.Option(help="The folder or archive (all but openmoji), or, for datasets, a name on the hub.")
-    ] = None,
-    config: Annotated[str | None, typer.Option(help="Configuration of a data set of datasets.")] = None,
-    columns: Annotated[
-        str | None,
-        typer.Option(help="Which columns of datasets are what, as image=A,caption=B.C,label=D.", show_default="found"),
-    ] = None,
-    split: Annotated[str, typer.Option(help="both, train, held_out or all.")] = "both",
-    format_: Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")] = "shards",
-    background: Annotated[str, typer.Option(help="white or random (openmoji).")] = "white",
-    limit: Annotated[int | None, typer.Option(help="At most so many pictures of a split.")] = None,
-    max_megapixels: Annotated[
-        float | None, typer.Option(help="Refuse larger pictures before they are decoded.")
-    ] = None,
-    max_skipped: Annotated[
-        float | None, typer.Option(help="Stop where a larger share of the files is unusable.")
-    ] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Write pictures with captions or classes as shards or as a folder, with a report of what was not usable.
-
-    For example: pochade data prepare openmoji --size 64 data/openmoji
-    """
-    from pochade.data.prepare.pictures import prepare as write
-    from pochade.data.sources.hub import read_columns
-
-    limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
-    report = write(
-        source,
-        out,
-        size=size,
-        path=path,
-        split=split,
-        format=format_,
-        config=config,
-        columns=None if columns is None else read_columns(columns),
-        limit=limit,
-        background=background,
-        overwrite=overwrite,
-        progress=not as_json,
-        **{k: v for k, v in limits.items() if v is not None},  # pyright: ignore[reportArgumentType]
-    )
-    if as_json:
-        print_json(report)
-    else:
-        counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
-        print(f"{out}: {counts}")

@@ -1,7 +1,6 @@
 """What the stages on latents cache below the folder of their run."""
 
 import json
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +11,11 @@ from pochade.data.cache.latents import CachedLatents, build_cache, fingerprint
 from pochade.data.cache.pairs import CachedPairs, build_pairs, fingerprint_pairs
 from pochade.data.cache.references import CachedReferences, build_references
 from pochade.data.cache.velocities import CachedVelocities, build_velocities
-from pochade.data.sources.pairs.openmoji import OpenMojiPairs
-from pochade.data.sources.pairs.pictures import PicturePairs
-from pochade.data.sources.pairs.stored import StoredPairs
+from pochade.data.sources.pairs.pair import PairDataset
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.sources import as_pictures
 from pochade.training.stages.distillation import TeacherSettings, answers_of
-
-AnyPairs = OpenMojiPairs | PicturePairs | StoredPairs
 
 
 def cache_latents(
@@ -41,15 +36,9 @@ def _identity(autoencoder: Any) -> str:
     return str([round(value, 3) for value in probe.flatten().tolist()])
 
 
-def cache_pairs(size: int, out: Path, autoencoder: Any, encoder: Any, pairs: AnyPairs, draws: int) -> CachedPairs:
+def cache_pairs(size: int, out: Path, autoencoder: Any, encoder: Any, pairs: PairDataset, draws: int) -> CachedPairs:
     """Latents of ``draws`` draws of all pairs, with the text vectors of their instructions."""
-    if isinstance(pairs, OpenMojiPairs):
-        told = json.dumps(pairs.weights)
-    elif isinstance(pairs, PicturePairs):
-        told = json.dumps([pairs.dataset.fingerprint(), *pairs.tasks])
-    else:
-        told = json.dumps([[item.name, item.task, item.instructions, item.group] for item in pairs.items])
-    words = sha256(told.encode()).hexdigest()
+    words = pairs.fingerprint()
     name = fingerprint_pairs(pairs, _identity(autoencoder), str(encoder.identity), words, str(size), str(draws))
     return build_pairs(pairs, draws, autoencoder.encode, encoder.encode, out / "cache" / f"pairs-{name}")
 

@@ -10,10 +10,9 @@ import torch
 
 from pochade import denoisers
 from pochade.data.cache.pairs import CachedPairs, PairsAndPictures
-from pochade.data.dataset import Split
-from pochade.data.prepare.pairs import open_pairs, read_kinds
-from pochade.data.sources.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
-from pochade.data.sources.pairs.pictures import PicturePairs
+from pochade.data.sources import parse_source
+from pochade.data.sources.pairs import OpenMojiPairSource, parse_pairs, read_kinds
+from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import to_image
 from pochade.images.sheets import sheet
@@ -21,7 +20,7 @@ from pochade.pipelines import hub
 from pochade.pipelines.schedulers import takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
-from pochade.recipes.caches import AnyPairs, cache_latents, cache_pairs
+from pochade.recipes.caches import cache_latents, cache_pairs
 from pochade.recipes.results import Result, main_first, passed_over, say
 from pochade.recipes.sources import open_images
 from pochade.recipes.stages import ImageData, PairData
@@ -87,49 +86,21 @@ def sourced(denoiser: Any, stage: Stage) -> Any:
         return denoiser.with_source(settings.tasks, **options)
 
 
-def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> AnyPairs:
+def pairs_of(data: PairData, tasks: Sequence[str], size: int) -> PairDataset:
     """The pairs of the tasks.
 
     Raises:
         PochadeError: there are none, of one of the tasks there are none, or kinds are named that teach another one.
     """
-    split = "train" if data.held_out else "all"
     if data.pairs.startswith("SET "):
         raise PochadeError(f"data.pairs: not set; add {data.pairs.removeprefix('SET ')!r} to the command")
-    if data.pairs == "openmoji":
-        return _of_openmoji(data, tasks, size, split)
-    if data.kinds:
+    pairs = parse_pairs(data.pairs)
+    if data.kinds and data.pairs != "openmoji":
         raise PochadeError(f"data.kinds: {', '.join(data.kinds)} given, but only OpenMoji's pairs have any")
-    if data.pairs == "pictures":
-        if "edit" in tasks:
-            raise PochadeError("task.tasks: edit given, but pictures alone teach inpaint and super_resolution only")
-        return PicturePairs(open_images(pictures_of(data, size)).dataset, size, tasks)
-    pairs = open_pairs(Path(data.pairs).expanduser(), size, split)
-    pairs.items = [item for item in pairs.items if item.task in tasks]
-    _check_all(tasks, {item.task for item in pairs.items})
-    return pairs
-
-
-def _of_openmoji(data: PairData, tasks: Sequence[str], size: int, split: Split) -> OpenMojiPairs:
-    kinds = [kind for kind in KINDS if _task(kind) in tasks]
-    weights = read_kinds(",".join(data.kinds)) if data.kinds else dict.fromkeys(kinds, 1.0)
-    pairs = OpenMojiPairs(size, split, weights)
-    if set(weights) - set(kinds):
-        raise PochadeError(
-            f"data.kinds: {', '.join(data.kinds)} given, allowed for {', '.join(tasks)} are {', '.join(kinds)}"
-        )
-    _check_all(tasks, {_task(kind) for kind in weights})
-    return pairs
-
-
-def _check_all(tasks: Sequence[str], there: set[str]) -> None:
-    missing = [task for task in tasks if task not in there]
-    if missing:
-        raise PochadeError(f"task.tasks: {', '.join(tasks)} given, but there are no pairs for {', '.join(missing)}")
-
-
-def _task(kind: str) -> str:
-    return "edit" if kind in EDITS else kind
+    if data.kinds:
+        pairs = OpenMojiPairSource(tuple(read_kinds(",".join(data.kinds)).items()))
+    pairs = pairs.with_pictures(parse_source(data.source)) if data.pairs == "pictures" else pairs
+    return pairs.open(size, "train" if data.held_out else "all", tasks=tasks)
 
 
 def pictures_of(data: PairData, size: int) -> ImageData:

@@ -10,48 +10,70 @@ be edited.
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pochade.data.sources.formats import clean
 from pochade.data.sources.hub import Row, open_stream, undecoded
 from pochade.data.sources.image_files import Picture
-from pochade.data.sources.pairs.pair import Found
-from pochade.data.sources.pairs.stored import Skipped
+from pochade.data.sources.pairs.pair import Found, PairFiles, Skipped
 from pochade.errors import FailureError, PochadeError
 from pochade.files import is_safe_name
 
 Candidates = Iterator[Found | Skipped]
 
 
-def instructpix2pix(path: str) -> Candidates:
-    """The pairs of a folder in the original layout, or of what ``datasets`` reads. Raises PochadeError for neither."""
-    folder = Path(path).expanduser()
-    if (folder / "seeds.json").is_file() or (folder.is_dir() and any(folder.rglob("prompt.json"))):
-        return _by_seeds(folder)
-    return _by_columns(
-        path,
-        source=("original_image", "input_image"),
-        target=("edited_image",),
-        words=("edit_prompt",),
-        group=("original_prompt",),
-    )
+@dataclass(frozen=True)
+class InstructPix2Pix(PairFiles):
+    """The pairs of a folder in the original layout, or of what ``datasets`` reads."""
+
+    path: str
+
+    def candidates(self, progress: bool = True) -> Candidates:  # noqa: ARG002
+        folder = Path(self.path).expanduser()
+        if (folder / "seeds.json").is_file() or (folder.is_dir() and any(folder.rglob("prompt.json"))):
+            return _by_seeds(folder)
+        return _by_columns(
+            self.path,
+            source=("original_image", "input_image"),
+            target=("edited_image",),
+            words=("edit_prompt",),
+            group=("original_prompt",),
+        )
+
+    def paths(self) -> tuple[Path, ...]:
+        return (Path(self.path).expanduser(),)
+
+    def __str__(self) -> str:
+        return f"instructpix2pix {self.path}"
 
 
-def magicbrush(path: str) -> Candidates:
-    """The pairs of a folder in the original layout, or of what ``datasets`` reads. Raises PochadeError for neither."""
-    folder = Path(path).expanduser()
-    for name in ("edit_turns.json", "edit_sessions.json"):
-        if (folder / name).is_file():
-            return _by_turns(folder, name)
-    return _by_columns(
-        path,
-        source=("source_img",),
-        target=("target_img",),
-        words=("instruction",),
-        group=("img_id",),
-        mask=("mask_img",),
-    )
+@dataclass(frozen=True)
+class MagicBrush(PairFiles):
+    """The pairs of a folder in the original layout, or of what ``datasets`` reads."""
+
+    path: str
+
+    def candidates(self, progress: bool = True) -> Candidates:  # noqa: ARG002
+        folder = Path(self.path).expanduser()
+        for name in ("edit_turns.json", "edit_sessions.json"):
+            if (folder / name).is_file():
+                return _by_turns(folder, name)
+        return _by_columns(
+            self.path,
+            source=("source_img",),
+            target=("target_img",),
+            words=("instruction",),
+            group=("img_id",),
+            mask=("mask_img",),
+        )
+
+    def paths(self) -> tuple[Path, ...]:
+        return (Path(self.path).expanduser(),)
+
+    def __str__(self) -> str:
+        return f"magicbrush {self.path}"
 
 
 def _by_seeds(folder: Path) -> Candidates:

@@ -43,6 +43,10 @@ class Source(ABC):
     @abstractmethod
     def _open(self, split: Split, reading: "Reading") -> Dataset: ...
 
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that it reads, but for installed packages."""
+        return ()
+
     def captioned(self) -> "Source":
         """The same, with captions in place of classes where it can have both."""
         return self
@@ -92,6 +96,9 @@ class FolderSource(Source):
     def captioned(self) -> Source:
         return self if self.classes else replace(self, classes=False)
 
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path.expanduser(),)
+
     def __str__(self) -> str:
         text = _escaped(self.path)
         if self.classes is not None:
@@ -110,6 +117,9 @@ class CIFAR10Source(Source):
 
         return CIFAR10(self.path.expanduser(), split)
 
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path.expanduser(),)
+
     def __str__(self) -> str:
         return f"cifar10:{_escaped(self.path)}"
 
@@ -124,6 +134,9 @@ class OpenClipArtSource(Source):
         from pochade.data.sources.openclipart import open_openclipart
 
         return open_openclipart(self.path.expanduser(), split, reading)
+
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path.expanduser(),)
 
     def __str__(self) -> str:
         return f"openclipart:{_escaped(self.path)}"
@@ -165,6 +178,9 @@ class JoinedSource(Source):
         if any(part.classes for part in parts):
             raise PochadeError(f"source: {str(self)!r} given, but only captioned pictures can be joined")
         return Joined(parts)
+
+    def paths(self) -> tuple[Path, ...]:
+        return tuple(path for part in self.parts for path in part.paths())
 
     def __str__(self) -> str:
         return "+".join(map(str, self.parts))

@@ -11,8 +11,11 @@ from typing import Any, NamedTuple
 
 from pochade.data.dataset import Split
 from pochade.data.report import Report, readable
+from pochade.data.sources.class_names import CLASSES, MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
+    LIST,
     PICTURES,
+    PREPARED,
     READABLE,
     SPLIT_NAMES,
     clean,
@@ -26,11 +29,8 @@ from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name
 
-LIST = "metadata.jsonl"
 LISTS = (LIST, "metadata.csv")
 CAPTION_SUFFIXES = (".txt", ".caption")
-PREPARED = ("report.json", "preview.png")
-"""What `pochade data prepare` writes beside the pictures."""
 EXPECTED = (
     f"expected name.txt beside each picture (a caption a line), or {LIST} with a line "
     '{"file_name": "name.jpg", "text": "a caption"} for each, or a subfolder for each class'
@@ -97,11 +97,14 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     captioned = bool(tree.lists) or any(candidate.picture.captions for candidate in found.candidates)
     if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
         _name_by_folder(found, sides, bool(classes))
-    names = sorted({candidate.class_name for candidate in found.candidates} - {""})
+    names = _class_names(path, tree, found)
+    numbers = {name: number for number, name in enumerate(names)}
     pictures: list[Picture] = []
     for picture, class_name, lacking in found.candidates:
-        if picture.captions or class_name:
-            label = names.index(class_name) if class_name else None
+        if class_name and class_name not in numbers:
+            found.skipped.append((picture.name, "unknown class", class_name, 1))
+        elif picture.captions or class_name:
+            label = numbers.get(class_name)
             pictures.append(replace(picture, label=label, split=picture.split or sides.get(_top(picture.name), "")))
         else:
             found.skipped.append((picture.name, *lacking, 1))
@@ -114,6 +117,18 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     for what, name in found.notes:
         report.note(what, name)
     return ImageFiles(pictures, names or None, report, store, split=split, classes=classes, reading=reading)
+
+
+def _class_names(folder: Path, tree: _Tree, found: _Found) -> list[str]:
+    """The names of the classes in their order: as beside the lists, or sorted; those that are numbers, all up to the
+    largest."""
+    given = read_class_names({(folder / name).parent for name in tree.lists})
+    if given is not None:
+        return given
+    names = {candidate.class_name for candidate in found.candidates} - {""}
+    if tree.lists and names and all(name.isdecimal() and int(name) < MOST_CLASSES for name in names):
+        return [str(number) for number in range(max(map(int, names)) + 1)]
+    return sorted(names)
 
 
 def _nothing(found: _Found) -> str:
@@ -151,6 +166,8 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
         (stem, suffix), base = split_name(name), name.rpartition("/")[2]
         if base.startswith("."):
             found.notes.append(("hidden file", name))
+        elif base in CLASSES:
+            continue  # read where there are lists
         elif base in LISTS:
             tree.lists.append(name)
         elif suffix in PICTURES:
@@ -199,7 +216,7 @@ def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
                 other = spelled.get(name.casefold())
                 found.skipped.append((name, "missing file", f"{where}; there is {other}" if other else where, 1))
             else:
-                class_name = " ".join(label.split()) if isinstance(label, str) else ""
+                class_name = "" if label is None else " ".join(str(label).split())
                 picture = Picture(name, folder / name, facts.captions, None, facts.group, facts.split, facts.licence)
                 found.candidates.append(_Candidate(picture, class_name, ("empty caption", where)))
     return seen

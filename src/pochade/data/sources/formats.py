@@ -8,6 +8,12 @@ from PIL import features
 from pochade.data.dataset import Split
 from pochade.files import IMAGE_SUFFIXES
 
+LIST = "metadata.jsonl"
+"""The list of the pictures in a folder."""
+INDEX = "index.json"
+"""The list of the shards in a folder."""
+PREPARED = ("report.json", "preview.png")
+"""What `pochade data prepare` writes beside the pictures."""
 READABLE = (*IMAGE_SUFFIXES, ".jfif", ".jpe", *((".avif",) if features.check("avif") else ()))
 """Suffixes of pictures that are read."""
 PICTURES = {

@@ -75,6 +75,26 @@ class Rows:
             raise FailureError(f"path: {self.name} could not be read beyond row {number}: {_line(error)}") from error
 
 
+@dataclass(frozen=True)
+class HubSource:
+    """A data set of the hub by its name, or a folder or file that ``datasets`` reads; see `open_rows`."""
+
+    path: str
+    config: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
+
+    def open(self) -> Rows:
+        """The rows of the training split."""
+        return open_rows(self.path, self.config, dict(self.columns))
+
+    def paths(self) -> tuple[Path, ...]:
+        """Where it is on this machine, if it is."""
+        return (Path(self.path).expanduser(),)
+
+    def __str__(self) -> str:
+        return self.path
+
+
 def read_columns(text: str) -> dict[str, str]:
     """``image=jpg,caption=json.prompt`` as a mapping. Raises PochadeError for another form or role."""
     columns: dict[str, str] = {}

@@ -192,8 +192,8 @@ class ImageFiles(Dataset):
 
     def stored(self, index: int) -> Item:
         picture = self.pictures[index]
-        words, name = self._words(picture), readable(picture.name)
-        return Item(name, words, picture.label, picture.group, picture.split, picture.licence)
+        name = readable(picture.name)
+        return Item(name, picture.captions, picture.label, picture.group, picture.split, picture.licence)
 
     def _words(self, picture: Picture) -> tuple[str, ...]:
         if picture.captions or picture.label is None:

@@ -1,18 +1,18 @@
 """WebDataset shards: plain tar files of pictures with captions or classes, each with a count and a hash."""
 
-import io
 import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 from pochade.data.dataset import Split
 from pochade.data.progress import each
 from pochade.data.report import Report
+from pochade.data.sources.class_names import MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
+    INDEX,
     PICTURES,
     READABLE,
     Facts,
@@ -25,12 +25,8 @@ from pochade.data.sources.formats import (
 from pochade.data.sources.image_files import ImageFiles, Picture, Reading, skip_all
 from pochade.data.store import read_store, stamp, store_for
 from pochade.errors import PochadeError
-from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, sha256, write_json, write_text
+from pochade.files import is_safe_name, sha256, write_json
 
-INDEX = "index.json"
-CLASSES = ("classes.txt", "classes.json")
-"""What may name the classes: a name a line, or a list of names."""
-MOST_CLASSES = 100_000
 CONTENTS = 3
 """Changes with the form of what is remembered of a shard."""
 COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
@@ -50,105 +46,6 @@ class Contents(NamedTuple):
 
 
 Pairing = Callable[[Path, list[Member]], Contents]
-
-
-class Record(NamedTuple):
-    """A sample to write: ``captions`` are alternatives, ``suffix`` has its dot, ``key`` is unique.
-
-    There are captions, or a class ``label``, or both.
-    """
-
-    image: bytes
-    suffix: str
-    captions: Sequence[str]
-    key: str
-    label: int | None = None
-    group: str = ""
-    split: str = ""
-    licence: str | None = None
-
-
-class ShardWriter:
-    """Writes ``000000.tar`` and so on below ``folder``, a record at a time; see `write_shards`.
-
-    Used in a ``with`` statement: at its end the last shard is closed, and the index written unless there was an error.
-    """
-
-    def __init__(self, folder: Path, samples_per_shard: int = 1000, class_names: Sequence[str] = ()) -> None:
-        if samples_per_shard < 1:
-            raise PochadeError(f"samples_per_shard: {samples_per_shard} given, at least 1 expected")
-        folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.glob("*.tar")):
-            raise PochadeError(f"folder: {folder} already holds shards")
-        self.folder, self.samples_per_shard, self.class_names = folder, samples_per_shard, class_names
-        self.index: dict[str, Any] = {"samples": 0, "shards": []}
-        self._keys: set[str] = set()
-        self._open = ExitStack()
-        self._tar: tarfile.TarFile | None = None
-        self._count = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def add(self, record: Record) -> None:
-        """Writes a record. Raises `PochadeError` for a bad one."""
-        _check_record(record)
-        members = {record.suffix: record.image}
-        facts = {"text": list(record.captions), "group": record.group, "split": record.split, "licence": record.licence}
-        members[".json"] = json.dumps({k: v for k, v in facts.items() if v}, ensure_ascii=False).encode()
-        if record.label is not None:
-            members[".cls"] = str(record.label).encode()
-        self.write(record.key, members)
-
-    def write(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Writes the files of a sample, by their suffixes. Raises `PochadeError` for a bad or repeated key."""
-        _check_key(key, self._keys)
-        if self._tar is None:
-            file = self._open.enter_context(atomic_file(self._path))
-            self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
-        for suffix, data in members.items():
-            _add(self._tar, key + suffix, data)
-        self._count += 1
-        if self._count == self.samples_per_shard:
-            self._finish()
-
-    @property
-    def _path(self) -> Path:
-        return self.folder / f"{len(self.index['shards']):06d}.tar"
-
-    def _finish(self) -> None:
-        path = self._path
-        self._open.close()
-        entry = {"file": path.name, "samples": self._count, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        self.index["shards"].append(entry)
-        self.index["samples"] += self._count
-        self._tar, self._count = None, 0
-
-    def __exit__(self, *error: Any) -> None:
-        if error[0] is not None:
-            self._open.__exit__(*error)
-            return
-        if self._count:
-            self._finish()
-        if self.class_names:
-            write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
-        write_json(self.folder / INDEX, self.index)
-
-
-def write_shards(
-    records: Iterable[Record], folder: Path, samples_per_shard: int = 1000, class_names: Sequence[str] = ()
-) -> dict[str, Any]:
-    """Writes ``000000.tar`` and so on, then ``index.json`` (samples, bytes, SHA-256); returns that.
-
-    A sample is ``key.png`` (or .jpg, .jpeg, .webp) with ``key.json``, which holds its captions ("text"), "group",
-    "split" and "licence", and ``key.cls``, the number of a class; ``class_names`` go to ``classes.txt``. A shard takes
-    its name when it is complete, and the index comes last: what is interrupted leaves whole shards without an index.
-    Equal records give equal bytes. Raises `PochadeError` for a folder that holds shards, and for a bad or repeated key.
-    """
-    with ShardWriter(folder, samples_per_shard, class_names) as writer:
-        for record in records:
-            writer.add(record)
-    return writer.index
 
 
 def open_shards(path: Path, split: Split, *, classes: bool | None = None, reading: Reading | None = None) -> ImageFiles:
@@ -175,7 +72,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     """
     reading = reading or Reading()
     folder, shards = find_shards(path)
-    names = _class_names({shard.parent for shard in shards})
+    names = read_class_names({shard.parent for shard in shards})
     contents = read_contents(folder, shards, _pair, "shards.json", reading.progress)
     store = store_for(folder)
     total = sum(len(c.samples) + sum(skip[3] for skip in c.skipped) for c in contents.values())
@@ -252,61 +149,6 @@ def read_contents(
                 lost = entry["samples"]
                 contents[place] = Contents([], [[place, "missing shard", f"{lost} samples", lost]], [])
     return contents
-
-
-def _check_key(key: str, keys: set[str]) -> None:
-    # WebDataset splits a name at the first dot after the last slash.
-    if not is_safe_name(key) or "." in key.rsplit("/", 1)[-1]:
-        raise PochadeError(f"key: {key!r} given, a relative name without a dot expected")
-    if key in keys:
-        raise PochadeError(f"key: {key!r} given twice")
-    keys.add(key)
-
-
-def _check_record(record: Record) -> None:
-    key = record.key
-    if record.suffix not in IMAGE_SUFFIXES:
-        raise PochadeError(f"suffix: {record.suffix!r} given, allowed are {', '.join(IMAGE_SUFFIXES)}")
-    if not any(caption.strip() for caption in record.captions) and (record.captions or record.label is None):
-        raise PochadeError(f"captions: {key!r} has none, and no class")
-    if record.label is not None and not 0 <= record.label < MOST_CLASSES:
-        raise PochadeError(f"label: {record.label} given for {key!r}, allowed are 0 to {MOST_CLASSES - 1}")
-
-
-def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
-    member = tarfile.TarInfo(name)
-    member.size, member.mode = len(data), 0o644
-    tar.addfile(member, io.BytesIO(data))
-
-
-def _class_names(folders: Iterable[Path]) -> list[str] | None:
-    """The names beside the shards, None where there are none."""
-    found = {folder: names for folder in sorted(folders) if (names := _names_in(folder)) is not None}
-    different = [folder for folder, names in found.items() if names != next(iter(found.values()))]
-    if different:
-        raise PochadeError(f"{different[0]}: its classes are not those of {next(iter(found))}")
-    return next(iter(found.values()), None)
-
-
-def _names_in(folder: Path) -> list[str] | None:
-    path = next((folder / name for name in CLASSES if (folder / name).is_file()), None)
-    if path is None:
-        return None
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-        rows: Any = text.splitlines() if path.suffix == ".txt" else json.loads(text)
-        if not isinstance(rows, list):
-            raise TypeError(f"a list expected, {type(rows).__name__} found")
-        names = [" ".join(row.split()) for row in rows]
-    except (ValueError, TypeError, AttributeError) as error:
-        raise PochadeError(f"{path}: no list of names ({type(error).__name__}: {error})") from error
-    lines: dict[str, int] = {}
-    for number, name in enumerate(names):
-        if not name or name.casefold() in lines:
-            was = f"{name!r} is also class {lines[name.casefold()]}" if name else "no name"
-            raise PochadeError(f"{path}: class {number}: {was}, but each must have a name of its own")
-        lines[name.casefold()] = number
-    return names
 
 
 def _read_index(path: Path) -> dict[str, dict[str, Any]]:

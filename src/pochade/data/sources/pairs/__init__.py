@@ -1,0 +1,195 @@
+"""Where pairs of pictures come from: a typed source for each kind, each with a text form, which opens to pairs."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pochade.data.dataset import Split, check_split
+from pochade.data.sources import Source, parse_source
+from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, PairDataset, PairFiles, Skipped
+from pochade.errors import PochadeError
+
+if TYPE_CHECKING:
+    from pochade.data.sources.image_files import Reading
+
+FORMS = "openmoji, openmoji:KIND=WEIGHT,..., pictures, pictures:SOURCE, and a folder or shards of pairs"
+"""The text forms, for people."""
+
+
+class PairSource(ABC):
+    """A frozen dataclass that names pairs; ``parse_pairs(str(source)) == source``."""
+
+    def open(
+        self,
+        size: int,
+        split: Split = "train",
+        *,
+        tasks: Sequence[str] | None = None,
+        progress: bool = True,
+        reading: "Reading | None" = None,
+    ) -> PairDataset:
+        """The pairs of one split ("train", "held_out" or "all"), with pictures of ``size`` by ``size`` pixels.
+
+        Args:
+            tasks: of ``PAIR_TASKS`` those that are wanted, of each of which there must be pairs; None: all there are.
+            progress: show a bar while pairs are checked for the first time, where the error stream is a terminal.
+            reading: background and limits; None: the default ones.
+
+        Raises:
+            PochadeError: there is no such source, or it has no pairs of a task.
+            EmptySplitError: no pair is of the split.
+            FailureError: too many pairs cannot be used.
+        """
+        from pochade.data.sources.image_files import Reading
+
+        check_split(split)
+        unknown = [task for task in tasks or () if task not in PAIR_TASKS]
+        if unknown:
+            raise PochadeError(f"tasks: {', '.join(unknown)} given, allowed are {', '.join(PAIR_TASKS)}")
+        pairs = self._open(size, split, tasks, replace(reading or Reading(), progress=progress))
+        missing = [task for task in tasks or () if task not in pairs.tasks]
+        if missing:
+            wanted = ", ".join(tasks or ())
+            raise PochadeError(f"tasks: {wanted} given, but {self} has no pairs for {', '.join(missing)}")
+        return pairs
+
+    @abstractmethod
+    def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset: ...
+
+    def with_pictures(self, source: Source) -> "PairSource":
+        """The same; where it makes its pairs of pictures and names none, of those of ``source``."""
+        del source
+        return self
+
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that it reads, but for installed packages."""
+        return ()
+
+    @abstractmethod
+    def __str__(self) -> str: ...
+
+
+@dataclass(frozen=True)
+class OpenMojiPairSource(PairSource):
+    """Pairs that are made of OpenMoji's drawings as they are asked for.
+
+    ``weights``: the kinds that are made, and how often; none: all of the tasks that are wanted, equally often.
+    """
+
+    weights: tuple[tuple[str, float], ...] = ()
+
+    def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:  # noqa: ARG002
+        from pochade.data.sources.pairs.openmoji import KINDS, OpenMojiPairs, task_of
+
+        allowed = [kind for kind in KINDS if tasks is None or task_of(kind) in tasks]
+        weights = dict(self.weights) or dict.fromkeys(allowed, 1.0)
+        pairs = OpenMojiPairs(size, split, weights)
+        if set(weights) - set(allowed):
+            given, wanted = ", ".join(weights), ", ".join(tasks or ())
+            raise PochadeError(f"kinds: {given} given, allowed for {wanted} are {', '.join(allowed)}")
+        return pairs
+
+    def __str__(self) -> str:
+        kinds = ",".join(kind if weight == 1 else f"{kind}={weight:g}" for kind, weight in self.weights)
+        return f"openmoji:{kinds}" if kinds else "openmoji"
+
+
+@dataclass(frozen=True)
+class PicturePairSource(PairSource):
+    """Pairs of pictures that lose parts or detail; ``source`` None: of those that are trained on besides."""
+
+    source: Source | None = None
+
+    def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:
+        from pochade.data.sources.pairs.pictures import DAMAGES, PicturePairs
+
+        if self.source is None:
+            raise PochadeError("pairs: pictures given, but no source of pictures: allowed is pictures:SOURCE")
+        dataset = self.source.open(split, progress=reading.progress, reading=reading)
+        return PicturePairs(dataset, size, DAMAGES if tasks is None else tasks)
+
+    def with_pictures(self, source: Source) -> PairSource:
+        return self if self.source is not None else PicturePairSource(source)
+
+    def paths(self) -> tuple[Path, ...]:
+        return () if self.source is None else self.source.paths()
+
+    def __str__(self) -> str:
+        return "pictures" if self.source is None else f"pictures:{self.source}"
+
+
+@dataclass(frozen=True)
+class StoredPairSource(PairSource, PairFiles):
+    """A folder or shards of pairs, as ``pochade data pairs`` writes them, or of your own."""
+
+    path: Path
+
+    def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:
+        from pochade.data.sources.pairs.stored import StoredPairs
+
+        return StoredPairs(self.path.expanduser(), size, split, tasks=tasks or PAIR_TASKS, reading=reading)
+
+    def candidates(self, progress: bool = True) -> Iterator[Found | Skipped]:
+        from pochade.data.sources.pairs.stored import find_pairs
+
+        found = find_pairs(self.path.expanduser(), progress)
+        return iter([*found.skipped, *found.pairs])
+
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path.expanduser(),)
+
+    def __str__(self) -> str:
+        text = str(self.path)
+        return text if parse_pairs(text) == self else f"./{text}"
+
+
+def parse_pairs(text: str) -> PairSource:
+    """The source of pairs that a text names.
+
+    ``openmoji``, ``openmoji:recolour=2,mirror``, ``pictures``, ``pictures:SOURCE`` (as `parse_source` reads it), and a
+    folder or a pattern of shards. Raises PochadeError for another form.
+    """
+    kind, colon, rest = text.strip().partition(":")
+    match kind, colon:
+        case "openmoji", _ if rest or not colon:
+            return OpenMojiPairSource(tuple(read_kinds(rest).items()) if rest else ())
+        case "pictures", _ if rest or not colon:
+            return PicturePairSource(parse_source(rest) if rest else None)
+        case _ if text.strip() and kind not in ("openmoji", "pictures"):
+            return StoredPairSource(Path(text.strip()))
+        case _:
+            raise PochadeError(f"pairs: {text!r} given, allowed are {FORMS}")
+
+
+def open_pairs(
+    source: "PairSource | str | Path",
+    size: int,
+    split: Split = "train",
+    *,
+    tasks: Sequence[str] | None = None,
+    progress: bool = True,
+    reading: "Reading | None" = None,
+) -> PairDataset:
+    """The pairs of one split of a source, a text form of one, or a folder.
+
+    Arguments and errors are those of `PairSource.open` and `parse_pairs`.
+    """
+    if isinstance(source, Path):
+        source = StoredPairSource(source)
+    elif isinstance(source, str):
+        source = parse_pairs(source)
+    return source.open(size, split, tasks=tasks, progress=progress, reading=reading)
+
+
+def read_kinds(text: str) -> dict[str, float]:
+    """``inpaint,mirror=0.5`` as weights, 1 where none is given. Raises PochadeError for another form."""
+    weights: dict[str, float] = {}
+    for part in text.split(","):
+        kind, equals, weight = (word.strip() for word in part.partition("="))
+        try:
+            weights[kind] = float(weight) if equals else 1.0
+        except ValueError as error:
+            raise PochadeError(f"kinds: {part!r} given, allowed is KIND or KIND=WEIGHT, joined by commas") from error
+    return weights

@@ -1,13 +1,14 @@
 """Pairs made from OpenMoji's drawings as they are asked for: holes, lost detail, and edits with instructions."""
 
+import json
 import xml.etree.ElementTree as ET
 from collections.abc import Callable, Mapping
-from typing import Any
+from hashlib import sha256
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from pochade.data.dataset import Split
+from pochade.data.dataset import Split, split_of
 from pochade.data.sources.openmoji import Drawing, OpenMoji
 from pochade.data.sources.pairs.attributes import (
     PLURALS,
@@ -32,7 +33,7 @@ from pochade.data.sources.pairs.layers import (
     shade_for_shade,
 )
 from pochade.data.sources.pairs.masked import changed_area, mark
-from pochade.data.sources.pairs.pair import DIFFERENT_SHARE, Pair, differ
+from pochade.data.sources.pairs.pair import DIFFERENT_SHARE, PAIR_TASKS, Pair, PairDataset, differ
 from pochade.data.sources.pairs.wordings import say
 from pochade.errors import FailureError, PochadeError, nearest
 
@@ -49,6 +50,8 @@ ASYMMETRIC = 0.04
 MARKED = 0.7
 """Share of the picture that the mask of a local edit marks at most."""
 TRIES = 200
+VERSION = 1
+"""Changes with the pairs that are made of the same drawings."""
 SMALLEST, LARGEST = 8, 2048
 """Pixels."""
 
@@ -56,7 +59,7 @@ _Made = tuple[Image.Image, Image.Image, str]
 """Source, target, instruction."""
 
 
-class OpenMojiPairs:
+class OpenMojiPairs(PairDataset):
     """Pairs from the drawings of OpenMoji, of a kind that is drawn first and a concept that allows it.
 
     - "inpaint": boxes, strokes or a half are hidden; the instruction is the caption.
@@ -91,11 +94,13 @@ class OpenMojiPairs:
         if not total:
             raise PochadeError("weights: all are 0, at least one must be more")
         self._kinds = list(self.weights)
+        self.tasks = tuple(task for task in PAIR_TASKS if any(task_of(kind) == task for kind in self._kinds))
         self._chances = [weight / total for weight in self.weights.values()]
         if not SMALLEST <= size <= LARGEST:
             raise PochadeError(f"size: {size} given, allowed are {SMALLEST} to {LARGEST} pixels")
         self.size = size
         self._dataset = OpenMoji(split)
+        self._fingerprint: str | None = None
         self.drawings = self._dataset.drawings
         self.concepts = list(self._dataset.groups().values())
         """The drawings of each concept."""
@@ -139,17 +144,23 @@ class OpenMojiPairs:
             index = int(concepts[int(rng.integers(len(concepts)))])
         raise FailureError(f"{kind}: no drawing of this split could be made a pair of in {TRIES} tries")
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """As tensors and words, see `PairDataset`; "name" is the drawing's code and the kind."""
-        return self.pair(index, rng).sample()
+    def identity(self, index: int) -> str:
+        # A draw may fall upon any concept, so that all of them count.
+        return sha256(f"{index} of {self.fingerprint()}".encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            facts = [VERSION, self.size, self.weights, self._dataset.fingerprint()]
+            self._fingerprint = sha256(json.dumps(facts).encode()).hexdigest()
+        return self._fingerprint
 
     def _pair(self, kind: str, drawing: int, made: _Made, mask: Image.Image | None = None) -> Pair | None:
         source, target, instruction = made
         if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_SHARE):
             return None
         item = self.drawings[drawing]
-        task = "edit" if kind in EDITS else kind
-        return Pair(task, source, target, mask, instruction, f"{item.code}-{kind}", item.concept)
+        name, side = f"{item.code}-{kind}", split_of(item.concept)
+        return Pair(task_of(kind), source, target, mask, instruction, name, item.concept, side)
 
     def _without_mask(self, kind: str, drawing: int, rng: np.random.Generator) -> Pair | None:
         made = self._makers[kind](drawing, rng)
@@ -264,6 +275,11 @@ class OpenMojiPairs:
         shades = HAIR[new]
         repaint(layers, "hair", {c: shades[min(i, len(shades) - 1)] for i, c in enumerate(colours)})
         return source, draw(layers, self.size), say("hair colour", rng, who=who, new=new)
+
+
+def task_of(kind: str) -> str:
+    """The task that pairs of a kind teach."""
+    return "edit" if kind in EDITS else kind
 
 
 def draw_caption(drawing: Drawing, rng: np.random.Generator) -> str:

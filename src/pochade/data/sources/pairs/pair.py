@@ -1,14 +1,23 @@
 """A picture before and after, and what was asked for: what editing, inpainting and super-resolution learn from."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
+from pochade.data.dataset import split_of
+from pochade.data.sources.image_files import Reading
 from pochade.images.decode import BadImage, load_image, to_tensor
 from pochade.types import TASKS
+
+if TYPE_CHECKING:
+    from pochade.data.report import Report
 
 PAIR_TASKS = TASKS[1:]
 """The tasks that have a source."""
@@ -27,7 +36,7 @@ class Pair:
     ``task`` is one of ``PAIR_TASKS``. ``instruction`` is what to do ("make it green") or, where there is a hole to
     fill or detail to find, what the picture shows; it may be empty there. ``mask`` is a grey picture, 255 where to
     repaint and 0 elsewhere, and always there for "inpaint"; for "edit" it marks what is meant, and hides nothing. Pairs
-    of one ``group`` are never on both sides of a split.
+    of one ``group`` are never on both sides of a ``split``, "train" or "held_out".
     """
 
     task: str
@@ -37,9 +46,10 @@ class Pair:
     instruction: str
     name: str
     group: str
+    split: str = ""
 
     def sample(self) -> dict[str, Any]:
-        """As tensors and words, see `PairDataset`."""
+        """As tensors and words, see `PairDataset.sample`."""
         size = self.target.height, self.target.width
         grey = np.zeros(size, np.uint8) if self.mask is None else np.asarray(self.mask)
         return {
@@ -52,21 +62,42 @@ class Pair:
         }
 
 
-@runtime_checkable
-class PairDataset(Protocol):
-    """A map-style data set of pairs, all its randomness drawn from ``rng`` as in `pochade.data.dataset.Dataset`.
+class PairDataset(ABC):
+    """Pairs in a fixed order, all that is random drawn from a generator.
 
-    Samples are ``{"source", "target": float32 [3, size, size] in [-1, 1], "mask": float32 [1, size, size] in {0, 1},
-    "instruction": str, "task": int, index into TASKS, "name": str}``. A mask of zeros is the same as none.
+    Attributes:
+        tasks: of ``PAIR_TASKS`` those that there are pairs of.
+        report: what became of every file; None where nothing can be skipped.
     """
 
+    tasks: tuple[str, ...]
+    report: "Report | None" = None
+
+    @abstractmethod
     def __len__(self) -> int: ...
 
+    @abstractmethod
     def pair(self, index: int, rng: np.random.Generator | None = None) -> Pair:
         """Pair ``index`` as pictures; without ``rng`` always the same one."""
-        ...
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]: ...
+    @abstractmethod
+    def identity(self, index: int) -> str:
+        """A hexadecimal text that changes with all that any draw of pair ``index`` depends on."""
+
+    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
+        """Pair ``index`` as tensors and words.
+
+        ``{"source", "target": float32 [3, size, size] in [-1, 1], "mask": float32 [1, size, size] in {0, 1},
+        "instruction": str, "task": int, index into TASKS, "name": str}``. A mask of zeros is the same as none.
+        """
+        return self.pair(index, rng).sample()
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits that change with the identity of any pair, and with the order."""
+        digest = sha256()
+        for index in range(len(self)):
+            digest.update(self.identity(index).encode())
+        return digest.hexdigest()
 
 
 class Readable(Protocol):
@@ -82,9 +113,10 @@ class Readable(Protocol):
 
 @dataclass(frozen=True)
 class Found:
-    """A pair whose pictures are not decoded yet. ``instructions`` are alternatives.
+    """A pair whose pictures are not decoded yet.
 
-    The mask is 1 where its picture is white, or, ``by_alpha``, where it is transparent.
+    ``instructions`` are alternatives; the mask is 1 where its picture is white, or, ``by_alpha``, where it is
+    transparent; ``split`` is "" where none is stored.
     """
 
     name: str
@@ -95,20 +127,21 @@ class Found:
     target: Readable
     mask: Readable | None = None
     by_alpha: bool = False
+    split: str = ""
 
-    def load(self, size: int, instruction: str, **options: Any) -> tuple[Pair, tuple[str, ...]]:
+    def load(self, size: int, instruction: str, reading: Reading) -> tuple[Pair, tuple[str, ...]]:
         """The pair, and the conversions that its pictures took; raises `BadImage`.
 
         The largest square in the middle is taken and resampled to ``size`` (Lanczos; a source that is smaller,
-        bicubic). ``options`` are "background" and "max_megapixels" of `load_image`.
+        bicubic).
         """
-        source, conversions = load_image(self.source.read(), size=size, name=self.source.name, **options)
-        target, more = load_image(self.target.read(), size=size, name=self.target.name, **options)
+        source, conversions = _load(self.source, size, reading)
+        target, more = _load(self.target, size, reading)
         if _stretch(source, target) > MOST_STRETCHED:
             raise BadImage(self.name, "other shape", f"{_shape(source)} became {_shape(target)}")
         mask = None
         if self.mask is not None:
-            mask = _read_mask(self.mask, size, self.by_alpha, options)
+            mask = _read_mask(self.mask, size, self.by_alpha, reading)
             if _stretch(mask, target) > MOST_STRETCHED:
                 raise BadImage(self.name, "other shape", f"a mask of {_shape(mask)} for {_shape(target)}")
             mask = _fit_mask(mask, size)
@@ -117,8 +150,29 @@ class Found:
             if mask is None:
                 raise BadImage(self.name, "empty mask")
             source = with_hole(source, mask)
-        pair = Pair(self.task, source, target, mask, instruction, self.name, self.group)
+        split = self.split or split_of(self.group)
+        pair = Pair(self.task, source, target, mask, instruction, self.name, self.group, split)
         return pair, tuple(dict.fromkeys((*conversions, *more)))
+
+
+Skipped = tuple[str, str, str, int]
+"""What cannot be used: name, reason, detail, samples."""
+
+
+class PairFiles(ABC):
+    """Where pairs lie as files."""
+
+    @abstractmethod
+    def candidates(self, progress: bool = True) -> Iterator[Found | Skipped]:
+        """The pairs, undecoded, and what cannot be used.
+
+        Raises:
+            PochadeError: there are none in this form.
+        """
+
+    @abstractmethod
+    def paths(self) -> tuple[Path, ...]:
+        """The files and folders that are read, of which some may not exist."""
 
 
 def fit(image: Image.Image, size: int) -> Image.Image:
@@ -142,13 +196,18 @@ def differ(one: Image.Image, other: Image.Image, share: float = DIFFERENT_SHARE)
     return float((steps >= DIFFERENT).mean()) >= share
 
 
-def _read_mask(mask: Readable, size: int, by_alpha: bool, options: dict[str, Any]) -> Image.Image:
-    data = mask.read()
-    options = {**options, "name": mask.name, "size": size}
+def _load(
+    picture: Readable, size: int, reading: Reading, ground: tuple[int, int, int] | None = None
+) -> tuple[Image.Image, tuple[str, ...]]:
+    colour, limit = ground or reading.colour(picture.name), reading.max_megapixels
+    return load_image(picture.read(), size=size, max_megapixels=limit, background=colour, name=picture.name)
+
+
+def _read_mask(mask: Readable, size: int, by_alpha: bool, reading: Reading) -> Image.Image:
     if not by_alpha:
-        return load_image(data, **options)[0].convert("L")
-    white, _ = load_image(data, **{**options, "background": "white"})
-    black, _ = load_image(data, **{**options, "background": "black"})
+        return _load(mask, size, reading)[0].convert("L")
+    white, _ = _load(mask, size, reading, (255, 255, 255))
+    black, _ = _load(mask, size, reading, (0, 0, 0))
     pixels = np.asarray(white, np.int16)
     # What is transparent by a share a differs by 255 a on the two grounds.
     clear = (pixels - np.asarray(black, np.int16)).max(-1) >= 128

@@ -1,26 +1,30 @@
 """Pairs made from any captioned pictures as they are asked for: holes, and lost detail."""
 
+import json
 from collections.abc import Sequence
-from typing import Any
+from hashlib import sha256
 
 import numpy as np
 
 from pochade.data.dataset import Dataset, check_size
 from pochade.data.sources.pairs.degradation import random_hole, random_loss
-from pochade.data.sources.pairs.pair import Pair, differ
+from pochade.data.sources.pairs.pair import Pair, PairDataset, differ
 from pochade.errors import FailureError, PochadeError
 
 DAMAGES = ("inpaint", "super_resolution")
-TRIES = 200
+TRIES, OWN_TRIES = 200, 20
+"""Draws until a pair is made, first of the picture that is asked for, then of any."""
+VERSION = 1
+"""Changes with the pairs that are made of the same pictures."""
 
 
-class PicturePairs:
+class PicturePairs(PairDataset):
     """Pairs whose target is a picture, and whose source is the same with a hole or without its detail.
 
     - "inpaint": boxes, strokes or a half are hidden.
     - "super_resolution": reduced by 2 or 4, half the time as a JPEG file, and enlarged again.
 
-    The instruction is a caption of the picture. An epoch asks for each picture once; one that has nothing to hide is
+    The instruction is a caption of the picture. An epoch asks for each picture once; one that is blank is
     replaced by another one.
 
     Args:
@@ -40,6 +44,7 @@ class PicturePairs:
         check_size(size)
         self.dataset, self.size = dataset, size
         self.tasks = tuple(tasks)
+        self.report = dataset.report
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -48,21 +53,24 @@ class PicturePairs:
         """A pair from picture ``index``, or from another one; without ``rng`` it is always the same one."""
         rng = np.random.default_rng(index) if rng is None else rng
         task = self.tasks[int(rng.integers(len(self.tasks)))]
-        for _ in range(TRIES):
+        for attempt in range(TRIES):
+            if attempt >= OWN_TRIES:
+                index = int(rng.integers(len(self)))
             target, item = self.dataset.image(index, self.size), self.dataset.item(index)
             caption = item.captions[int(rng.integers(len(item.captions)))] if item.captions else ""
-            name, group = f"{item.name}-{task}", item.group
+            name = f"{item.name}-{task}"
             if task == "inpaint":
                 hidden = random_hole(target, rng)
                 if hidden is not None:
-                    return Pair(task, hidden[0], target, hidden[1], caption, name, group)
+                    return Pair(task, hidden[0], target, hidden[1], caption, name, item.group, item.split)
             else:
                 source = random_loss(target, rng)
                 if differ(source, target):
-                    return Pair(task, source, target, None, caption, name, group)
-            index = int(rng.integers(len(self)))
+                    return Pair(task, source, target, None, caption, name, item.group, item.split)
         raise FailureError(f"{task}: no picture could be made a pair of in {TRIES} tries")
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """As tensors and words, see `PairDataset`."""
-        return self.pair(index, rng).sample()
+    def identity(self, index: int) -> str:
+        """Of the picture, its captions, and how pairs are made; what stands for a picture that is blank counts not."""
+        item = self.dataset.item(index)
+        facts = [VERSION, self.size, self.tasks, self.dataset.identity(index), item.captions, item.group]
+        return sha256(json.dumps(facts).encode()).hexdigest()

@@ -1,133 +1,138 @@
-"""Pairs on disk: a folder with ``pairs.jsonl``, or WebDataset shards; every pair is checked once."""
+"""Pairs on disk: folders with ``pairs.jsonl``, or WebDataset shards; every pair is checked once."""
 
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from pochade.data.dataset import check_size, check_split, is_held_out
+from pochade.data.dataset import Split, check_size, check_split, split_of
 from pochade.data.progress import each
-from pochade.data.report import MAX_SKIPPED, Report
-from pochade.data.sources.formats import READABLE, clean
-from pochade.data.sources.image_files import Picture, skip_all
-from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair
+from pochade.data.report import Report
+from pochade.data.sources.formats import PICTURES, PREPARED, READABLE, SPLIT_NAMES, clean, split_folders, split_name
+from pochade.data.sources.image_files import CHECKED_SIDE, Picture, Reading, skip_all
+from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable, Skipped
 from pochade.data.sources.shards import Contents, Member, find_shards, read_contents
 from pochade.data.store import read_store, stamp, store_for
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import is_safe_name, write_json
-from pochade.images.decode import MAX_MEGAPIXELS, BadImage
+from pochade.images.decode import BadImage
 
-SUBSTITUTES = 10
 log = logging.getLogger(__name__)
+SUBSTITUTES = 10
 LIST = "pairs.jsonl"
+CHECK = 2
+"""Changes with the form of what is remembered of a check."""
 EXPECTED = (
     f"expected {LIST} with a line "
     '{"source": "a.png", "target": "b.png", "instruction": "make it green"} for each pair, or shards (.tar) of '
     "key.source.png, key.target.png and key.json"
 )
-CHECKED_SIZE = 32
-"""Pixels: a JPEG is read to its end, which finds truncation, in a fraction of the time."""
-
-Skipped = tuple[str, str, str, int]
-"""Name, reason, detail, samples."""
+ROLES = ("source", "target", "mask")
 
 
-class StoredPairs:
-    """The pairs of a folder or of shards; `PairDataset`.
+class StoredPairs(PairDataset):
+    """The pairs of a folder or of shards.
 
-    A folder holds ``pairs.jsonl``, a line ``{"source", "target", "mask", "instruction", "task", "group"}`` for each
-    pair, with paths of PNG, JPEG or WebP files relative to the folder. Shards hold ``key.source.png``,
-    ``key.target.png``, ``key.mask.png`` (or .jpg, .jpeg, .webp), and the rest in ``key.json``.
+    A folder or its subfolders hold ``pairs.jsonl``, a line ``{"source", "target", "mask", "instruction", "task",
+    "group", "split"}`` for each pair, with paths of PNG, JPEG or WebP files relative to the list's folder. Shards hold
+    ``key.source.png``, ``key.target.png``, ``key.mask.png`` (or .jpg, .jpeg, .webp), and the rest in ``key.json``.
 
     "mask" is optional but for "inpaint": white where to repaint. "instruction" (a string, or a list of alternatives)
     is optional but for "edit". "task" is "edit" where it is left out. Pairs of one "group" stand on one side of the
-    split; where it is left out, pairs of one source do. The source of an inpainting shows grey where the mask is 1,
-    whatever its file shows.
+    split; where it is left out, pairs of one source do. A "split" that is left out is that of a top subfolder called
+    train, held_out, test or validation, where there are two sides of them; else it goes by the group. The source of an
+    inpainting shows grey where the mask is 1, whatever its file shows.
 
     At first use every pair is decoded once; what cannot be used is named in ``report``.
 
     Args:
         path: the folder, or a pattern of shards.
         size: rows and columns of the samples in pixels (centre crop).
-        split: "train", "held_out" (about a tenth, by a hash of the group) or "all".
-        background: shown where a picture is transparent.
-        max_megapixels: larger pictures are refused before they are decoded.
-        max_skipped: the share of pairs that may be unusable before the whole is refused.
-        progress: show a bar during the first check, where the error stream is a terminal.
+        split: "train", "held_out" or "all".
+        tasks: only pairs of these.
 
     Raises:
         PochadeError: no such folder, no pairs, a listed name that leaves the folder.
-        FailureError: more than ``max_skipped`` unusable; the report's file is named.
+        EmptySplitError: no pair is of the split.
+        FailureError: too many are unusable; the report's file is named.
     """
-
-    items: list[Found]
-    report: Report
 
     def __init__(
         self,
-        path: Path | str,
+        path: Path,
         size: int,
+        split: Split = "all",
         *,
-        split: str = "all",
-        background: str | tuple[int, int, int] = "white",
-        max_megapixels: float = MAX_MEGAPIXELS,
-        max_skipped: float = MAX_SKIPPED,
-        progress: bool = True,
+        tasks: Sequence[str] = PAIR_TASKS,
+        reading: Reading | None = None,
     ) -> None:
         check_size(size)
         check_split(split)
-        self.size = size
-        self.options: dict[str, Any] = {"background": background, "max_megapixels": max_megapixels}
-        folder, found, skipped = find_pairs(path, progress)
-        store = store_for(folder)
-        total = len(found) + sum(entry[3] for entry in skipped)
-        self.report = Report(str(path), store / "report.json", total=total, max_skipped=max_skipped)
-        skip_all(self.report, skipped)
+        self.size, self.reading = size, reading or Reading()
+        found = find_pairs(path, self.reading.progress)
+        store = store_for(found.folder)
+        total = len(found.pairs) + sum(entry[3] for entry in found.skipped)
+        max_skipped = self.reading.max_skipped
+        self.report: Report = Report(str(path), store / "report.json", total=total, max_skipped=max_skipped)
+        skip_all(self.report, found.skipped)
+        for what, name in found.notes:
+            self.report.note(what, name)
         self.report.check()
-        bad = self._check(found, store / "pairs.json", progress)
-        usable = [pair for pair in found if pair.name not in bad]
+        usable = self._check(found.pairs, store / "pairs.json")
+        self.report.check()
+        self.report.write()
         if not usable:
             raise FailureError(f"{path}: no usable pair; see {self.report.path}")
-        self.items = [p for p in usable if split == "all" or is_held_out(p.group) == (split == "held_out")]
-        if not self.items:
-            raise EmptySplitError(split, str(path), len(usable))
+        wanted = [(pair, digest) for pair, digest in usable if pair.task in tasks]
+        if not wanted:
+            raise PochadeError(f"tasks: {', '.join(tasks)} given, but {path} has pairs for {usable[0][0].task}")
+        sides = [pair.split or split_of(pair.group) for pair, _ in wanted]
+        chosen = [one for one, side in zip(wanted, sides, strict=True) if split in ("all", side)]
+        if not chosen:
+            raise EmptySplitError(split, str(path), len(wanted))
+        self.items = [pair for pair, _ in chosen]
+        self._digests = [digest for _, digest in chosen]
+        self.tasks = tuple(task for task in PAIR_TASKS if any(pair.task == task for pair in self.items))
 
-    def _check(self, found: Sequence[Found], store: Path, progress: bool) -> set[str]:
-        """Loads every pair that ``store`` does not know unchanged, enters all into the report; the unusable ones."""
+    def _check(self, found: Sequence[Found], store: Path) -> list[tuple[Found, str]]:
+        """Loads every pair that ``store`` does not know unchanged; the usable ones with the hash of their pictures."""
         old = read_store(store)
-        limit = self.options["max_megapixels"]
-        known = old.get("pairs", {}) if old.get("max_megapixels") == limit else {}
+        limit = self.reading.max_megapixels
+        same = old.get("form") == CHECK and old.get("max_megapixels") == limit
+        known: dict[str, Any] = old.get("pairs", {}) if same else {}
 
         def examine(pair: Found) -> dict[str, Any]:
             try:
-                at = [pair.task, *(_stamp(part) for part in (pair.source, pair.target, pair.mask))]
+                parts = (pair.source, pair.target, pair.mask)
+                at = [pair.task, *(_stamp(part) for part in parts)]
                 outcome = known.get(pair.name)
-                if outcome is not None and outcome.get("stamp") == at:
+                if isinstance(outcome, dict) and outcome.get("stamp") == at:
                     return outcome
-                _, conversions = pair.load(CHECKED_SIZE, "", max_megapixels=limit)
+                _, conversions = pair.load(CHECKED_SIDE, "", self.reading)
+                digests = [None if part is None else sha256(part.read()).hexdigest() for part in parts]
             except BadImage as error:
                 return {"bad": [error.reason, f"{error.name}: {error.detail}"]}
             except OSError as error:
                 return {"bad": ["unreadable", str(error)]}
-            return {"stamp": at, "converted": list(conversions)}
+            return {"stamp": at, "converted": list(conversions), "sha256": digests}
 
         outcomes: dict[str, Any] = {}
-        bad: set[str] = set()
-        for pair, outcome in each(examine, found, f"checking {self.report.source}", progress):
+        usable: list[tuple[Found, str]] = []
+        for pair, outcome in each(examine, found, f"checking {self.report.source}", self.reading.progress):
             outcomes[pair.name] = outcome
             if "bad" in outcome:
-                bad.add(pair.name)
                 self.report.skip(pair.name, *outcome["bad"])
             else:
                 self.report.use(outcome["converted"])
+                facts = [outcome["sha256"], pair.task, pair.instructions, pair.group, pair.split]
+                usable.append((pair, sha256(json.dumps(facts).encode()).hexdigest()))
         if outcomes != known:
-            write_json(store, {"max_megapixels": limit, "pairs": outcomes})
-        self.report.check()
-        self.report.write()
-        return bad
+            write_json(store, {"form": CHECK, "max_megapixels": limit, "pairs": outcomes})
+        return usable
 
     def __len__(self) -> int:
         return len(self.items)
@@ -137,10 +142,10 @@ class StoredPairs:
         found = self.items[index]
         words = found.instructions or ("",)
         instruction = words[0 if rng is None else int(rng.integers(len(words)))]
-        return found.load(self.size, instruction, **self.options)[0]
+        return found.load(self.size, instruction, self.reading)[0]
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """As tensors and words, see `PairDataset`.
+        """As `PairDataset.sample`.
 
         A pair that has become unreadable since it was checked is logged by name and another one is drawn in its
         place; `FailureError` after ten in a row.
@@ -153,23 +158,34 @@ class StoredPairs:
                 index = int(rng.integers(len(self.items)))
         raise FailureError(f"{self.report.source}: {SUBSTITUTES} unreadable pairs in a row")
 
+    def identity(self, index: int) -> str:
+        return sha256(f"{self._digests[index]} at {self.size}".encode()).hexdigest()
 
-def find_pairs(path: Path | str, progress: bool = True) -> tuple[Path, list[Found], list[Skipped]]:
-    """Where the pairs lie, those of a folder or of shards, undecoded, and what is skipped. Errors: `StoredPairs`."""
-    folder = Path(path)
-    if folder.is_dir() and not any(folder.glob("*.tar")):
-        found, skipped = _from_list(folder)
-    elif folder.suffix == ".tar" or folder.is_dir():
-        folder, found, skipped = _from_shards(path, progress)
+
+class FoundPairs(NamedTuple):
+    """The folder that the pairs lie in, the pairs, undecoded, what is skipped, and notes (what, name)."""
+
+    folder: Path
+    pairs: list[Found]
+    skipped: list[Skipped]
+    notes: list[tuple[str, str]]
+
+
+def find_pairs(path: Path, progress: bool = True) -> FoundPairs:
+    """The pairs of a folder or of shards. Errors are those of `StoredPairs`."""
+    if path.is_dir() and not any(path.rglob("*.tar")):
+        found = _from_lists(path)
+    elif path.suffix == ".tar" or path.is_dir():
+        found = _from_shards(path, progress)
     else:
         raise PochadeError(f"folder: {path} is neither a folder nor a pattern of .tar files")
-    if not found and not skipped:
+    if not found.pairs and not found.skipped:
         raise PochadeError(f"folder: {path} holds no pairs: {EXPECTED}")
-    return folder, found, skipped
+    return found
 
 
-def read_row(row: Any) -> tuple[str, tuple[str, ...], str]:
-    """Task, instructions and group ("" where none is named) of a line or a .json; ValueError for a bad one."""
+def read_row(row: Any) -> tuple[str, tuple[str, ...], str, str]:
+    """Task, instructions, group and split ("" where none is named) of a line or a .json; ValueError for a bad one."""
     if not isinstance(row, Mapping):
         raise TypeError(f"an object expected, {type(row).__name__} found")
     task, text, group = row.get("task", "edit"), row.get("instruction") or [], row.get("group") or ""
@@ -180,98 +196,117 @@ def read_row(row: Any) -> tuple[str, tuple[str, ...], str]:
         raise ValueError("no instruction")
     if not isinstance(group, str):
         raise TypeError("group is no string")
-    return task, instructions, group
+    return task, instructions, group, SPLIT_NAMES.get(str(row.get("split")), "")
 
 
-def _from_list(folder: Path) -> tuple[list[Found], list[Skipped]]:
-    found: list[Found] = []
-    skipped: list[Skipped] = []
-    if not (folder / LIST).is_file():
+def _from_lists(folder: Path) -> FoundPairs:
+    found = FoundPairs(folder, [], [], [])
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
+    names = [name for name in names if "/." not in f"/{name}"]
+    lists = [name for name in names if PurePosixPath(name).name == LIST]
+    if not lists:
         raise PochadeError(f"folder: {folder} holds no pairs: {EXPECTED}")
-    with (folder / LIST).open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{LIST} line {number}"
-            try:
-                row: Any = json.loads(line.decode("utf-8-sig"))
-                task, instructions, group = read_row(row)
-                names = {role: row[role] for role in ("source", "target")}
-                if row.get("mask") is not None:
-                    names["mask"] = row["mask"]
-                if not all(isinstance(name, str) for name in names.values()):
-                    raise TypeError("source, target and mask are names of files")
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
-                skipped.append((where, "unreadable line", f"{type(error).__name__}: {error}", 1))
-                continue
-            for role, name in names.items():
-                if not is_safe_name(name):
-                    raise PochadeError(f"{folder / LIST} line {number}: {role} {name!r} leaves the folder")
-            missing = [name for name in names.values() if not (folder / name).is_file()]
-            parts = {role: Picture(name, folder / name) for role, name in names.items()}
-            if missing:
-                skipped.append((where, "missing file", missing[0], 1))
-            elif task == "inpaint" and "mask" not in parts:
-                skipped.append((where, "no mask", "", 1))
-            else:
-                pictures = parts["source"], parts["target"], parts.get("mask")
-                found.append(Found(where, task, instructions, group or names["source"], *pictures))
-    return found, skipped
+    sides = split_folders(_top(listed) for listed in lists)
+    used: set[str] = set()
+    for listed in lists:
+        inside, side = PurePosixPath(listed).parent, sides.get(_top(listed), "")
+        with (folder / listed).open("rb") as file:
+            for number, line in enumerate(file, 1):
+                if not line.strip():
+                    continue
+                one = _from_line(folder, inside, f"{listed} line {number}", line, side)
+                if isinstance(one, Found):
+                    found.pairs.append(one)
+                    used |= {part.name for part in (one.source, one.target, one.mask) if part is not None}
+                else:
+                    found.skipped.append(one)
+    for name in names:
+        if name not in used and name not in PREPARED and split_name(name)[1] in PICTURES:
+            found.notes.append(("picture that no list names", name))
+    return found
 
 
-def _from_shards(shards: Path | str, progress: bool) -> tuple[Path, list[Found], list[Skipped]]:
-    folder, paths = find_shards(Path(shards))
+def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, side: str) -> Found | Skipped:
+    try:
+        row: Any = json.loads(line.decode("utf-8-sig"))
+        task, instructions, group, split = read_row(row)
+        names = {role: row[role] for role in ROLES if role != "mask" or row.get(role) is not None}
+        if not all(isinstance(name, str) for name in names.values()):
+            raise TypeError("source, target and mask are names of files")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return where, "unreadable line", f"{type(error).__name__}: {error}", 1
+    for role, name in names.items():
+        if not is_safe_name(name):
+            raise PochadeError(f"{folder}/{where}: {role} {name!r} leaves the folder")
+    places = {role: (inside / name).as_posix() for role, name in names.items()}
+    missing = [name for name in places.values() if not (folder / name).is_file()]
+    if missing:
+        return where, "missing file", missing[0], 1
+    if task == "inpaint" and "mask" not in places:
+        return where, "no mask", "", 1
+    parts = {role: Picture(name, folder / name) for role, name in places.items()}
+    pictures = parts["source"], parts["target"], parts.get("mask")
+    return Found(where, task, instructions, group or places["source"], *pictures, split=split or side)
+
+
+def _from_shards(shards: Path, progress: bool) -> FoundPairs:
+    folder, paths = find_shards(shards)
     contents = read_contents(folder, paths, _pair, "pair-shards.json", progress)
-    found: list[Found] = []
-    skipped: list[Skipped] = []
+    sides = split_folders(_top(name) for name in contents)
+    found = FoundPairs(folder, [], [], [])
     for shard, content in contents.items():
-        skipped += [tuple(entry) for entry in content.skipped]
-        for key, task, instructions, group, parts in content.samples:
-            source, target, mask = (
-                Picture(f"{shard}/{part[0]}", folder / shard, offset=part[1], length=part[2]) if part else None
-                for part in (parts["source"], parts["target"], parts.get("mask"))
-            )
-            assert source is not None
-            assert target is not None
-            name = f"{shard}/{key}"
-            found.append(Found(name, task, tuple(instructions), group or name, source, target, mask))
-    return folder, found, skipped
+        found.skipped.extend((name, reason, detail, samples) for name, reason, detail, samples in content.skipped)
+        found.notes.extend((what, name) for what, name in content.notes)
+        for key, task, instructions, group, split, parts in content.samples:
+            pictures = {
+                role: Picture(f"{shard}/{name}", folder / shard, offset=offset, length=length)
+                for role, (name, offset, length) in parts.items()
+            }
+            name, side = f"{shard}/{key}", split or sides.get(_top(shard), "")
+            source, target, mask = pictures["source"], pictures["target"], pictures.get("mask")
+            found.pairs.append(Found(name, task, tuple(instructions), group or name, source, target, mask, split=side))
+    return found
 
 
 def _pair(path: Path, members: list[Member]) -> Contents:
-    """Pairs, [key, task, instructions, group, {role: member}], and those that are skipped."""
+    """Pairs, [key, task, instructions, group, split, {role: member}]."""
     parts: dict[str, dict[str, Member]] = {}
     words: dict[str, tuple[int, int]] = {}
+    found = Contents([], [], [])
     for name, offset, length in members:
         folder, slash, base = name.rpartition("/")
         stem, _, suffix = base.partition(".")
         role, dot, kind = suffix.lower().partition(".")
-        if role in ("source", "target", "mask") and dot + kind in READABLE:
+        if role in ROLES and dot + kind in READABLE:
             parts.setdefault(folder + slash + stem, {})[role] = (name, offset, length)
         elif role == "json":
             words[folder + slash + stem] = (offset, length)
-    pairs: list[list[Any]] = []
-    skipped: list[list[Any]] = []
+        else:
+            found.notes.append([f"other members (.{suffix.lower()})", f"{path.name}/{name}"])
     with path.open("rb") as file:
-        for key, found in parts.items():
+        for key, pictures in parts.items():
             name = f"{path.name}/{key}"
-            lacking = [role for role in ("source", "target") if role not in found]
+            lacking = [role for role in ("source", "target") if role not in pictures]
             if lacking or key not in words:
-                skipped.append([name, f"no {lacking[0]}" if lacking else "no .json", "", 1])
+                found.skipped.append([name, f"no {lacking[0]}" if lacking else "no .json", "", 1])
                 continue
             at, count = words[key]
             file.seek(at)
             try:
-                task, instructions, group = read_row(json.loads(file.read(count).decode("utf-8-sig")))
+                task, instructions, group, split = read_row(json.loads(file.read(count).decode("utf-8-sig")))
             except (ValueError, TypeError, AttributeError) as error:
-                skipped.append([name, "unreadable .json", f"{type(error).__name__}: {error}", 1])
+                found.skipped.append([name, "unreadable .json", f"{type(error).__name__}: {error}", 1])
                 continue
-            if task == "inpaint" and "mask" not in found:
-                skipped.append([name, "no mask", "", 1])
+            if task == "inpaint" and "mask" not in pictures:
+                found.skipped.append([name, "no mask", "", 1])
             else:
-                pairs.append([key, task, list(instructions), group, found])
-    return Contents(pairs, skipped, [])
+                found.samples.append([key, task, list(instructions), group, split, pictures])
+    return found
 
 
-def _stamp(part: Any) -> list[Any] | None:
-    return None if part is None else [part.name, *stamp(part.file), part.offset]
+def _top(name: str) -> str:
+    return name.partition("/")[0] if "/" in name else ""
+
+
+def _stamp(part: Readable | None) -> list[Any] | None:
+    return [part.name, *stamp(part.file), part.offset] if isinstance(part, Picture) else None

@@ -1,0 +1,182 @@
+"""``pochade data prepare`` and ``pochade data pairs``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pochade.cli.common import print_json
+from pochade.errors import PochadeError, nearest
+
+if TYPE_CHECKING:
+    from pochade.data.prepare.target import Target
+    from pochade.data.sources import Source
+    from pochade.data.sources.hub import HubSource
+    from pochade.data.sources.image_files import Reading
+    from pochade.data.sources.pairs import PairSource
+    from pochade.data.sources.pairs.pair import PairFiles
+
+PICTURES = ("openmoji", "openclipart", "folder", "cifar10", "datasets")
+PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
+
+data = typer.Typer(help="Make data sets.", no_args_is_help=True)
+
+Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
+Split = Annotated[str, typer.Option(help="both, train, held_out or all.")]
+Format = Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")]
+MaxMegapixels = Annotated[float | None, typer.Option(help="Refuse larger pictures before they are decoded.")]
+MaxSkipped = Annotated[float | None, typer.Option(help="Stop where a larger share of the files is unusable.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")]
+Background = Annotated[
+    str, typer.Option(help="Behind transparent pictures: a colour (white, #ff8800), or random: one for each picture.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+
+
+@data.command("prepare")
+def prepare(
+    *,
+    source: Annotated[
+        str,
+        typer.Argument(help="openmoji, openclipart, folder, cifar10 or datasets; or a source as train takes it."),
+    ],
+    out: Out,
+    size: Size = 64,
+    path: Annotated[
+        str | None, typer.Option(help="The folder or archive (all but openmoji), or, for datasets, a name on the hub.")
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="Configuration of a data set of datasets.")] = None,
+    columns: Annotated[
+        str | None,
+        typer.Option(help="Which columns of datasets are what, as image=A,caption=B.C,label=D.", show_default="found"),
+    ] = None,
+    split: Split = "both",
+    format_: Format = "shards",
+    background: Background = "white",
+    limit: Annotated[int | None, typer.Option(help="At most so many pictures of a split.")] = None,
+    max_megapixels: MaxMegapixels = None,
+    max_skipped: MaxSkipped = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write pictures with captions or classes as shards or as a folder, with a report of what was not usable.
+
+    For example: pochade data prepare openmoji --size 64 data/openmoji
+    """
+    from pochade.data.prepare.pictures import prepare as write
+
+    found = _pictures(source, path, config, columns)
+    target = _target(out, size, split, format_, limit, overwrite)
+    reading = _reading(background, max_megapixels, max_skipped)
+    _show(out, write(found, target, reading=reading, progress=not as_json), as_json)
+
+
+@data.command("pairs")
+def pairs(
+    *,
+    source: Annotated[
+        str, typer.Argument(help="openmoji, folder, instructpix2pix or magicbrush; or pairs as train takes them.")
+    ],
+    out: Out,
+    size: Size = 64,
+    path: Annotated[
+        str | None,
+        typer.Option(help="The folder or shards (all but openmoji), or a name on the hub (the last two)."),
+    ] = None,
+    split: Split = "both",
+    format_: Format = "shards",
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="Of openmoji: kinds of pairs and how often, as inpaint,recolour=2,mirror=0.5.", show_default="all"
+        ),
+    ] = None,
+    limit: Annotated[int | None, typer.Option(help="So many pairs of a split.")] = None,
+    max_megapixels: MaxMegapixels = None,
+    max_skipped: MaxSkipped = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Write pairs of pictures, before and after, with an instruction, as shards or as a folder, with a report.
+
+    For example: pochade data pairs openmoji --size 64 --limit 5000 data/pairs
+    """
+    from pochade.data.prepare.pairs import prepare_pairs
+
+    found = _pairs(source, path, kinds)
+    target = _target(out, size, split, format_, limit, overwrite)
+    reading = _reading("white", max_megapixels, max_skipped)
+    _show(out, prepare_pairs(found, target, reading=reading, progress=not as_json), as_json)
+
+
+def _pictures(kind: str, path: str | None, config: str | None, columns: str | None) -> "Source | HubSource":
+    from pochade.data import sources
+    from pochade.data.sources.hub import HubSource, read_columns
+
+    _check_path(kind, path, PICTURES)
+    if kind != "datasets" and (config or columns):
+        raise PochadeError(f"{'config' if config else 'columns'}: given, but goes with the source datasets only")
+    match kind, path:
+        case "datasets", str():
+            return HubSource(path, config, tuple(read_columns(columns).items()) if columns else ())
+        case "folder", str():
+            return sources.FolderSource(Path(path))
+        case "cifar10", str():
+            return sources.CIFAR10Source(Path(path))
+        case "openclipart", str():
+            return sources.OpenClipArtSource(Path(path))
+        case _:
+            return sources.parse_source(kind)
+
+
+def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | PairFiles":
+    from pochade.data.prepare.importers import InstructPix2Pix, MagicBrush
+    from pochade.data.sources.pairs import OpenMojiPairSource, StoredPairSource, parse_pairs, read_kinds
+
+    _check_path(kind, path, PAIRS)
+    if kinds is not None:
+        if kind != "openmoji":
+            raise PochadeError("kinds: given, but goes with the source openmoji only")
+        return OpenMojiPairSource(tuple(read_kinds(kinds).items()))
+    match kind, path:
+        case "instructpix2pix", str():
+            return InstructPix2Pix(path)
+        case "magicbrush", str():
+            return MagicBrush(path)
+        case "folder", str():
+            return StoredPairSource(Path(path))
+        case _:
+            return parse_pairs(kind)
+
+
+def _check_path(kind: str, path: str | None, known: tuple[str, ...]) -> None:
+    """Raises PochadeError where a kind of source lacks its path, or has one that it does not take."""
+    needs_path = kind in known[1:]
+    if needs_path and path is None:
+        raise PochadeError(f"path: {kind} needs one")
+    if path is not None and not needs_path:
+        allowed = f"allowed with a path are {', '.join(known[1:])}{nearest(kind, known)}"
+        raise PochadeError(f"path: {kind} takes none, {path} given; {allowed}")
+
+
+def _target(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
+    from pochade.data.prepare.target import Target
+
+    # The values of split and format are checked there.
+    return Target(out=out, size=size, split=split, format=format_, limit=limit, overwrite=overwrite)  # pyright: ignore[reportArgumentType]
+
+
+def _reading(background: str, max_megapixels: float | None, max_skipped: float | None) -> "Reading":
+    from pochade.data.sources.image_files import Reading
+
+    limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
+    return Reading(background, **{name: value for name, value in limits.items() if value is not None})
+
+
+def _show(out: Path, report: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print_json(report)
+        return
+    counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
+    print(f"{out}: {counts}")

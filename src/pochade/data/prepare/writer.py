@@ -1,0 +1,207 @@
+"""Writes samples, pictures or pairs of them, as WebDataset shards or as a plain folder with a list."""
+
+import io
+import json
+import tarfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from pochade.data.sources.class_names import CLASSES, MOST_CLASSES
+from pochade.data.sources.formats import INDEX, LIST
+from pochade.errors import PochadeError
+from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, sha256, write_json, write_text
+
+SAMPLES_PER_SHARD = 1000
+
+
+class Record(NamedTuple):
+    """A sample to write.
+
+    Attributes:
+        key: unique among the samples of a folder, without a dot after the last slash.
+        images: files of pictures by what follows the key: ``.png``, or ``.source.png`` and ``.target.png``.
+        facts: what a reader finds in ``key.json``, or in the line of the list.
+        label: the number of a class.
+    """
+
+    key: str
+    images: Mapping[str, bytes]
+    facts: Mapping[str, Any]
+    label: int | None = None
+
+
+def picture_record(
+    key: str,
+    image: bytes,
+    suffix: str,
+    captions: Sequence[str] = (),
+    *,
+    label: int | None = None,
+    group: str = "",
+    split: str = "",
+    licence: str | None = None,
+) -> Record:
+    """A picture, the bytes of a file with that suffix, with captions (alternatives) or a class or both.
+
+    Raises:
+        PochadeError: neither a caption nor a class, or one out of range.
+    """
+    if not any(caption.strip() for caption in captions) and (captions or label is None):
+        raise PochadeError(f"captions: {key!r} has none, and no class")
+    facts = {"text": list(captions), "group": group, "split": split, "licence": licence}
+    return Record(key, {suffix: image}, {name: value for name, value in facts.items() if value}, label)
+
+
+class Writer(ABC):
+    """Writes records into a new ``folder``; used in a ``with`` statement, at whose end all is complete."""
+
+    def __init__(self, folder: Path, class_names: Sequence[str] = ()) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.class_names = folder, class_names
+        self.count = 0
+        self._keys: set[str] = set()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def add(self, record: Record) -> None:
+        """Writes a record. Raises `PochadeError` for a bad or repeated key, another format, or a label out of range."""
+        _check(record, self._keys)
+        self._keys.add(record.key)
+        self._write(record)
+        self.count += 1
+
+    def __exit__(self, *error: Any) -> None:
+        self._close(ended_well=error[0] is None)
+
+    @abstractmethod
+    def _write(self, record: Record) -> None: ...
+
+    @abstractmethod
+    def _close(self, ended_well: bool) -> None: ...
+
+
+class ShardWriter(Writer):
+    """Writes ``000000.tar`` and so on, each of which takes its name when it is complete, and ``index.json`` last.
+
+    A record is its pictures with ``key.json``, the facts, and ``key.cls``, the label; ``class_names`` go to
+    ``classes.txt``. Equal records give equal bytes.
+    """
+
+    def __init__(
+        self, folder: Path, class_names: Sequence[str] = (), samples_per_shard: int = SAMPLES_PER_SHARD
+    ) -> None:
+        if samples_per_shard < 1:
+            raise PochadeError(f"samples_per_shard: {samples_per_shard} given, at least 1 expected")
+        super().__init__(folder, class_names)
+        if any(folder.glob("*.tar")):
+            raise PochadeError(f"folder: {folder} already holds shards")
+        self.samples_per_shard = samples_per_shard
+        self.index: dict[str, Any] = {"samples": 0, "shards": []}
+        self._open = ExitStack()
+        self._tar: tarfile.TarFile | None = None
+        self._inside = 0
+
+    def _write(self, record: Record) -> None:
+        if self._tar is None:
+            file = self._open.enter_context(atomic_file(self._path))
+            self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
+        members = {**record.images, ".json": json.dumps(record.facts, ensure_ascii=False).encode()}
+        if record.label is not None:
+            members[".cls"] = str(record.label).encode()
+        for suffix, data in members.items():
+            member = tarfile.TarInfo(record.key + suffix)
+            member.size, member.mode = len(data), 0o644
+            self._tar.addfile(member, io.BytesIO(data))
+        self._inside += 1
+        if self._inside == self.samples_per_shard:
+            self._finish()
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{len(self.index['shards']):06d}.tar"
+
+    def _finish(self) -> None:
+        path = self._path
+        self._open.close()
+        entry = {"file": path.name, "samples": self._inside, "bytes": path.stat().st_size, "sha256": sha256(path)}
+        self.index["shards"].append(entry)
+        self.index["samples"] += self._inside
+        self._tar, self._inside = None, 0
+
+    def _close(self, ended_well: bool) -> None:
+        if not ended_well:
+            # The shard that is not complete gets no name.
+            self._open.__exit__(InterruptedError, InterruptedError(), None)
+            return
+        if self._inside:
+            self._finish()
+        if self.class_names:
+            write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
+        write_json(self.folder / INDEX, self.index)
+
+
+class FolderWriter(Writer):
+    """Writes each picture as a file, and a line for each record into a list: the names of its pictures and its facts.
+
+    The name of a lone picture is its "file_name", those of several are under what their suffixes start with
+    ("source"); a class is the "label", by its name.
+    """
+
+    def __init__(self, folder: Path, class_names: Sequence[str] = (), name: str = LIST) -> None:
+        super().__init__(folder, class_names)
+        self.name = name
+        self._lines: list[str] = []
+
+    def _write(self, record: Record) -> None:
+        row: dict[str, Any] = {}
+        for suffix, data in record.images.items():
+            place = self.folder / (record.key + suffix)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(data)
+            role = suffix[1:].rpartition(".")[0]
+            row[role or "file_name"] = record.key + suffix
+        row |= record.facts
+        if record.label is not None:
+            row["label"] = self.class_names[record.label] if self.class_names else str(record.label)
+        self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+
+    def _close(self, ended_well: bool) -> None:
+        if ended_well:
+            write_text(self.folder / self.name, "".join(self._lines))
+            if self.class_names:
+                write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
+
+
+def write_shards(
+    records: Iterable[Record],
+    folder: Path,
+    samples_per_shard: int = SAMPLES_PER_SHARD,
+    class_names: Sequence[str] = (),
+) -> dict[str, Any]:
+    """Writes records as shards (see `ShardWriter`) into ``folder``; returns what its ``index.json`` holds.
+
+    What is interrupted leaves whole shards without an index. Raises `PochadeError` for a folder that holds shards, and
+    for a bad record.
+    """
+    with ShardWriter(folder, class_names, samples_per_shard) as writer:
+        for record in records:
+            writer.add(record)
+    return writer.index
+
+
+def _check(record: Record, keys: set[str]) -> None:
+    key = record.key
+    # WebDataset splits a name at the first dot after the last slash.
+    if not is_safe_name(key) or "." in key.rpartition("/")[2]:
+        raise PochadeError(f"key: {key!r} given, a relative name without a dot expected")
+    if key in keys:
+        raise PochadeError(f"key: {key!r} given twice")
+    for suffix in record.images:
+        if f".{suffix.rpartition('.')[2]}" not in IMAGE_SUFFIXES:
+            raise PochadeError(f"suffix: {suffix!r} given, allowed are {', '.join(IMAGE_SUFFIXES)}")
+    if record.label is not None and not 0 <= record.label < MOST_CLASSES:
+        raise PochadeError(f"label: {record.label} given for {key!r}, allowed are 0 to {MOST_CLASSES - 1}")
