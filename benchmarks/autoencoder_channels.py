@@ -18,6 +18,7 @@ from pochade.data.sources.openmoji import OpenMoji
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 from pochade.files import write_text
+from pochade.images.decode import to_tensor
 from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderTask, build_autoencoder
 
 BATCH = 4
@@ -34,10 +35,12 @@ def train(channels: int, steps: int, data: OpenMoji, held_out: torch.Tensor, thr
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda i: min(1, (i + 1) / 100) * 0.5 * (1 + math.cos(math.pi * i / steps))
     )
+    groups = list(data.groups().values())
     start = time.perf_counter()
     for step in range(steps):
         rng = np.random.default_rng([0, step])
-        rows = [data.sample(int(i), rng)["image"] for i in rng.integers(len(data), size=BATCH)]
+        variants = [groups[i][int(rng.integers(len(groups[i])))] for i in rng.integers(len(groups), size=BATCH)]
+        rows = [to_tensor(data.image(i, 64)) for i in variants]
         batch = {"image": torch.stack(rows), "seed": torch.arange(BATCH) + step * BATCH}
         out = task(batch)
         out["loss"].backward()
@@ -70,9 +73,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/autoencoder_channels.json"))
     arguments = parser.parse_args()
-    data, held = OpenMoji(64, "train"), OpenMoji(64, "held_out")
-    pixels = np.stack([held.pixels(variants[0]) for variants in held.concepts])
-    held_out = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    data, held = OpenMoji("train"), OpenMoji("held_out")
+    held_out = torch.stack([to_tensor(held.image(variants[0], 64)) for variants in held.groups().values()])
     rows = [train(c, arguments.steps, data, held_out, arguments.threads) for c in arguments.channels]
     write_text(arguments.out, json.dumps(rows, indent=1) + "\n")
     for row in rows:

@@ -29,6 +29,7 @@ from pochade.export.onnx import export_decoder
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 from pochade.files import write_text
+from pochade.images.decode import to_tensor
 from pochade.pipelines.loading import load_component
 from pochade.recipes.autoencoders import load_autoencoder
 
@@ -179,10 +180,9 @@ def main() -> None:
     networks = {name: load(name, source, teacher) for name, source in sources.items()}
     halves = {name: network.decoder if name == FULL else network for name, network in networks.items()}
     entries = {name: Entry(name, sum(p.numel() for p in half.parameters())) for name, half in halves.items()}
-    data = OpenMoji(args.quality_size, "held_out")
-    chosen = data.concepts[: args.pictures]
-    pixels = np.stack([data.pixels(variants[0]) for variants in chosen])
-    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1)
+    data = OpenMoji("held_out")
+    firsts = [variants[0] for variants in data.groups().values()][: args.pictures]
+    images = torch.stack([to_tensor(data.image(i, args.quality_size)) for i in firsts])
     perceptual = PerceptualLoss(load_lite0())
     for name, source in sources.items():
         if source not in SIZES:
@@ -190,7 +190,7 @@ def main() -> None:
     measure(networks, entries, args.sizes, args.rounds, args.threads)
     about = {
         "teacher": args.teacher,
-        "pictures": len(chosen),
+        "pictures": len(firsts),
         "quality_size": args.quality_size,
         "rounds": args.rounds,
         "threads": args.threads,

@@ -64,12 +64,13 @@ def main() -> None:
     record: dict[str, Any] = {"size": pipe.default_size, "steps": args.steps, "rows": []}
     shown: list[tuple[str, Any]] = []
     for split in ("train", "held_out"):
-        data = OpenMoji(pipe.default_size, split)  # pyright: ignore[reportArgumentType]
-        firsts = [concept[0] for concept in data.concepts][:: max(1, len(data.concepts) // args.samples)]
+        data = OpenMoji(split)  # pyright: ignore[reportArgumentType]
+        concepts = list(data.groups().values())
+        firsts = [concept[0] for concept in concepts][:: max(1, len(concepts) // args.samples)]
         firsts = firsts[: args.samples]
-        captions = [data.caption(i) for i in firsts]
+        captions = [data.item(i).caption for i in firsts]
         others = captions[1:] + captions[:1]
-        lines = [edges(data.image(i)) for i in firsts]
+        lines = [edges(data.image(i, pipe.default_size)) for i in firsts]
         pictures = {
             "followed": paint(pipe, captions, lines, args.steps),
             "another caption": paint(pipe, others, lines, args.steps),

@@ -31,9 +31,9 @@ def captions(count: int) -> list[str]:
     """Captions of both splits, the shortest and the longest of each concept, spread over all."""
     chosen: set[str] = set()
     for split in ("train", "held_out"):
-        data = OpenMoji(64, split)  # pyright: ignore[reportArgumentType]
-        for index in range(len(data.items)):
-            told = sorted(data.captions(index), key=lambda text: (len(text.split()), text))
+        data = OpenMoji(split)  # pyright: ignore[reportArgumentType]
+        for index in range(len(data)):
+            told = sorted(data.item(index).captions, key=lambda text: (len(text.split()), text))
             chosen |= {told[0], told[-1]}
     ordered = sorted(chosen)
     return ordered[:: -(-len(ordered) // count)]

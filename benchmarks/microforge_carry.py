@@ -63,8 +63,9 @@ def measure(name: str, folder: str, carries: bool, args: Any) -> dict[str, Any]:
     pipe = TextToImagePipeline.from_pretrained(folder)
     if not carries:
         pipe = forgetful(pipe)
-    data = OpenMoji(64, "train")
-    prompts = [data.caption(concept[0]) for concept in data.concepts[:: len(data.concepts) // args.prompts]]
+    data = OpenMoji("train")
+    firsts = [concept[0] for concept in data.groups().values()]
+    prompts = [data.item(i).caption for i in firsts[:: len(firsts) // args.prompts]]
     guidance = pipe.default_guidance
     row: dict[str, Any] = {"model": name, "carries": carries, "guidance": guidance}
     row["jitter"] = {steps: jitter(pipe, prompts[: args.prompts], steps, guidance) for steps in args.steps}

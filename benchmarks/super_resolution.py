@@ -51,9 +51,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
-    data = OpenMoji(SIZE, "held_out")
-    chosen = np.linspace(0, len(data) - 1, args.pictures).astype(int)
-    truth = torch.stack([to_tensor(data.image(int(i))) for i in chosen]) / 2 + 0.5
+    data = OpenMoji("held_out")
+    chosen = np.linspace(0, len(data.groups()) - 1, args.pictures).astype(int)
+    truth = torch.stack([to_tensor(data.image(int(i), SIZE)) for i in chosen]) / 2 + 0.5
     rows: list[dict[str, object]] = []
     small = {factor: (F.avg_pool2d(truth, factor) * 255).round() / 255 for factor in (2, 4)}
     for factor, input_ in small.items():

@@ -18,9 +18,9 @@ OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "reconstructi
 
 
 def main() -> None:
-    data = OpenMoji(64, "held_out")
-    step = -(-len(data.concepts) // PAIRS)
-    images = torch.stack([to_tensor(data.image(variants[0])) for variants in data.concepts[::step]])
+    data = OpenMoji("held_out")
+    firsts = [variants[0] for variants in data.groups().values()]
+    images = torch.stack([to_tensor(data.image(i, 64)) for i in firsts[:: -(-len(firsts) // PAIRS)]])
     autoencoder = load_autoencoder("lrf-openmoji")
     with torch.no_grad():
         decoded = autoencoder.decode(autoencoder.encode(images))

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from pochade.data.dataset import is_held_out
-from pochade.data.report import Report
+from pochade.data.report import NAMED, Report
 from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import BadImage
 
@@ -23,7 +23,7 @@ def test_counts_and_names(tmp_path: Path):
     assert written["skipped"] == 3
     assert written["skipped_by_reason"] == {"empty file": 1, "truncated shard": 2}
     assert [entry["name"] for entry in written["skipped_files"]] == ["a.png", "b.tar"]
-    assert report.summary() == "97 used, 3 skipped (1 empty file, 2 truncated shard)"
+    assert report.summary() == "97 used, 3 skipped (1 empty file (a.png), 2 truncated shard (b.tar))"
 
 
 @pytest.mark.parametrize("total, share, allowed", [(100, 0.05, 5), (1000, 0.01, 10), (4, 0.05, 1), (4, 0, 0)])
@@ -32,9 +32,39 @@ def test_too_many_skipped_is_a_failure_that_names_the_report(tmp_path: Path, tot
     report = Report("pictures", path, total=total, max_skipped=share)
     for i in range(allowed):
         report.skip(f"{i}.png", "empty file")
-    with pytest.raises(FailureError, match=r"report.json"):
-        report.skip("last.png", "empty file")
+    report.check()
+    report.skip("last.png", "empty file")
+    with pytest.raises(FailureError, match=rf"{allowed + 1} of {total} samples cannot be used.*report.json"):
+        report.check()
     assert json.loads(path.read_text())["skipped"] == allowed + 1
+
+
+def test_notes_are_counted_and_the_first_are_named(tmp_path: Path):
+    report = Report("pictures", tmp_path / "report.json", total=1, max_skipped=0)
+    report.use()
+    for i in range(NAMED + 5):
+        report.note("hidden file", f".{i}")
+    report.note("other file", "caf\udce9.md")
+    report.check()
+    report.write()
+    notes = json.loads((tmp_path / "report.json").read_text())["notes"]
+    assert notes["hidden file"]["files"] == NAMED + 5
+    assert len(notes["hidden file"]["names"]) == NAMED
+    assert notes["other file"]["names"] == ["caf\ufffd.md"]
+    assert report.summary() == f"1 used, 0 skipped; {NAMED + 5} hidden file; 1 other file"
+
+
+def test_reports_of_several_sources_are_one(tmp_path: Path):
+    reports = [Report(name, tmp_path / name, total=10) for name in "ab"]
+    for report in reports:
+        report.use(["grey"])
+        report.skip("x.png", "empty file")
+        report.note("hidden file", ".x")
+    joined = Report.joined(reports)
+    assert joined is not None
+    assert (joined.source, joined.total, joined.used, joined.skipped_count) == ("a + b", 20, 2, 2)
+    assert joined.to_dict()["notes"] == {"hidden file": {"files": 2, "names": [".x", ".x"]}}
+    assert Report.joined([]) is None
 
 
 def test_the_share_is_a_share(tmp_path: Path):

@@ -4,11 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pochade.data.scores import colourfulness, contrast, keep_best, score
-from pochade.data.sources.openmoji import OpenMoji
+from pochade.data.scores import SIDE, colourfulness, contrast, keep_best, score
+from pochade.data.sources import open_source
 from pochade.errors import PochadeError
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 
 def plain(*colour: int) -> np.ndarray:
@@ -43,32 +41,20 @@ def folder(path: Path) -> Path:
 
 
 def test_the_best_of_a_folder(tmp_path: Path):
-    data = open_images(ImageData(str(folder(tmp_path)), 64, best=0.3, held_out=False))
-    assert len(data) == 3
-    whole = open_images(ImageData(str(tmp_path), 64, held_out=False))
-    scores = [score(whole.image(i)) for i in range(10)]
+    whole = open_source(folder(tmp_path), "all")
+    data = keep_best(whole, 0.3)
+    scores = [score(whole.image(i, SIDE)) for i in range(10)]
     best = sorted(sorted(range(10), key=lambda i: -scores[i])[:3])
-    assert [data.caption(i) for i in range(3)] == [whole.caption(i) for i in best]
-    assert len(as_pictures(data)) == 3
+    assert [data.item(i) for i in range(len(data))] == [whole.item(i) for i in best]
+    assert keep_best(whole, 1) is whole
 
 
-def test_the_best_drawings_keep_their_concepts():
-    drawings = OpenMoji(16)
-    drawings.keep(range(0, 40, 2))
-    before = [item.code for item in drawings.items]
-    keep_best(drawings, 0.5)
-    assert len(drawings.items) == 10
-    assert {item.code for item in drawings.items} <= set(before)
-    assert sorted(i for concept in drawings.concepts for i in concept) == list(range(10))
-    for number, concept in enumerate(drawings.concepts):
-        assert {drawings.group(i) for i in concept} == {number}
-        assert len({drawings.items[i].concept for i in concept}) == 1
+def test_the_best_of_classes_keep_them():
+    data = keep_best(open_source("synthetic:20:classes=3", "all"), 0.5)
+    assert (len(data), len(data.classes)) == (10, 3)
 
 
-def test_wrong_shares_and_sources(tmp_path: Path):
-    folder(tmp_path)
+def test_wrong_shares():
     for share in (0.0, 1.5, -1.0):
         with pytest.raises(PochadeError, match="best: "):
-            open_images(ImageData(str(tmp_path), 64, best=share, held_out=False))
-    with pytest.raises(PochadeError, match="only captioned pictures"):
-        open_images(ImageData("openmoji:groups", 64, best=0.5))
+            keep_best(open_source("synthetic:4", "all"), share)

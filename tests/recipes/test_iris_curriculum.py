@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from cli.run import cli
-from pochade.data.sources.shards import Record, write_shards
+from pochade.data.prepare.writer import Record, picture_record, write_shards
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import dry_run
@@ -41,7 +41,8 @@ def shards(folder: Path, captions: bool) -> Path:
         buffer = io.BytesIO()
         pixels = np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)
         Image.fromarray(pixels).resize((72, 72)).save(buffer, "JPEG")
-        return Record(buffer.getvalue(), ".jpg", [f"fish number {i}"] if captions else [], f"{i:05d}", i % 3)
+        words = [f"fish number {i}"] if captions else []
+        return picture_record(f"{i:05d}", buffer.getvalue(), ".jpg", words, label=i % 3)
 
     write_shards(map(record, range(12)), folder, class_names=NAMES)
     return folder

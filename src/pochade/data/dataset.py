@@ -42,6 +42,11 @@ class Item:
     split: str
     licence: str | None = None
 
+    @property
+    def caption(self) -> str:
+        """The fullest of the captions, the first of the longest; empty where there is none."""
+        return max(self.captions, key=len, default="")
+
 
 class Dataset(ABC):
     """Pictures in a fixed order, each with captions or with a class, of no size of their own.

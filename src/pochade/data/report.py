@@ -114,11 +114,11 @@ class Report:
 
     def _reasons(self) -> str:
         """Each reason with its number and the first of its files: ``2 no caption (a.png ...)``."""
-        first: dict[str, str] = {}
+        files: dict[str, list[str]] = {}
         for entry in self.skipped:
-            first.setdefault(entry["reason"], entry["name"])
-        more = {reason: " ..." if count > 1 else "" for reason, count in self._by_reason().items()}
-        return ", ".join(f"{n} {reason} ({first[reason]}{more[reason]})" for reason, n in self._by_reason().items())
+            files.setdefault(entry["reason"], []).append(entry["name"])
+        first = {reason: names[0] + (" ..." if len(names) > 1 else "") for reason, names in files.items()}
+        return ", ".join(f"{count} {reason} ({first[reason]})" for reason, count in self._by_reason().items())
 
 
 def readable(text: str) -> str:

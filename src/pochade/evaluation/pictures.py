@@ -29,7 +29,7 @@ class Pictures:
     images: Tensor
     """uint8 [n, 3, size, size]."""
     captions: list[str]
-    """The prompt of each: its first caption, or the name of its class."""
+    """The prompt of each: its fullest caption, or the name of its class."""
     concepts: list[str]
     """What each shows: its group, or its class."""
 
@@ -94,7 +94,7 @@ def _read(dataset: Dataset, firsts: Sequence[int], size: int, seed: int) -> Pict
         images[row] = to_uint8(dataset.image(index, size))
         item = dataset.item(index)
         name = None if item.label is None else dataset.classes[item.label]
-        captions.append(name or item.captions[0])
+        captions.append(name or item.caption)
         concepts.append(name or item.group)
     return Pictures(images, captions, concepts)
 

@@ -1,11 +1,11 @@
-"""Picture files to tensors and back: three formats, checked before they are decoded, every oddity named."""
+"""Picture files to tensors and back: few formats, checked before they are decoded, every oddity named."""
 
 import io
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile, ImageOps, features
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
@@ -35,10 +35,10 @@ def load_image(
     """A decoded, upright RGB picture and the conversions that it took.
 
     These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette"
-    and "rotated". Only PNG, JPEG and WebP, known by their first bytes, whatever the name says. A
-    picture over ``max_megapixels`` is refused from its header, before any pixel is decoded. With
-    ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``. Raises `BadImage`, whose
-    text starts with ``name`` (default: the path).
+    and "rotated". Only PNG, JPEG, WebP and, where Pillow has it, AVIF, known by their first bytes,
+    whatever the name says. A picture over ``max_megapixels`` is refused from its header, before any
+    pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``.
+    Raises `BadImage`, whose text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -114,6 +114,10 @@ def _reader(data: bytes) -> type[ImageFile.ImageFile] | None:
         return JpegImageFile
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return WebPImageFile
+    if data[4:8] == b"ftyp" and b"avif" in data[8:32] and features.check("avif"):
+        from PIL.AvifImagePlugin import AvifImageFile
+
+        return AvifImageFile
     return None
 
 

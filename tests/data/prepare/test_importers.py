@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pochade.data.prepare.importers import instructpix2pix, magicbrush
-from pochade.data.prepare.pairs import open_pairs, prepare_pairs
-from pochade.data.sources.pairs.pair import Found
+from pochade.data.prepare.importers import InstructPix2Pix, MagicBrush
+from pochade.data.prepare.pairs import prepare_pairs
+from pochade.data.prepare.target import Target
+from pochade.data.sources.image_files import Reading
+from pochade.data.sources.pairs import open_pairs
+from pochade.data.sources.pairs.pair import Found, PairFiles
 from pochade.errors import FailureError, PochadeError
 
 datasets = pytest.importorskip("datasets")
@@ -57,6 +60,11 @@ def seeds(folder: Path, prompts: int = 40) -> Path:
     return folder
 
 
+def written(source: PairFiles, out: Path, max_skipped: float = 0.05, **target: Any) -> dict[str, Any]:
+    reading = Reading(max_skipped=max_skipped)
+    return prepare_pairs(source, Target(out=out, **{"size": 8, **target}), reading=reading, progress=False)
+
+
 def found(candidates: Any) -> list[Found]:
     rows = list(candidates)
     assert all(isinstance(row, Found) for row in rows)
@@ -68,10 +76,10 @@ def test_instructpix2pix_as_a_folder(tmp_path: Path, listed: bool):
     folder = seeds(tmp_path / "in", 3)
     if not listed:
         (folder / "seeds.json").unlink()
-    rows = found(instructpix2pix(str(folder)))
+    rows = found(InstructPix2Pix(str(folder)).candidates())
     assert [row.name for row in rows][:3] == ["0000000/11", "0000000/2345", "0000001/11"]
     assert (rows[2].instructions, rows[2].group, rows[2].task) == (("make it 1",), "a photo 1", "edit")
-    pair, _ = rows[2].load(8, "x")
+    pair, _ = rows[2].load(8, "x", Reading())
     assert abs(np.asarray(pair.source, int)[0, 0] - [4, 0, 0]).max() < 4
     assert abs(np.asarray(pair.target, int)[0, 0] - [4, 200, 0]).max() < 4
 
@@ -80,12 +88,13 @@ def test_instructpix2pix_prepared(tmp_path: Path):
     folder = seeds(tmp_path / "in")
     (folder / "0000003" / "prompt.json").write_text("{")
     (folder / "0000004" / "11_1.jpg").unlink()
-    report = prepare_pairs("instructpix2pix", tmp_path / "out", size=8, path=folder, max_skipped=0.1)
+    report = written(InstructPix2Pix(str(folder)), tmp_path / "out", 0.1)
     assert sum(report["samples"].values()) == report["reading"]["used"] == 77
     assert report["reading"]["skipped_by_reason"] == {"unreadable": 1, "unreadable prompt.json": 1}
     train, held_out = (open_pairs(tmp_path / "out", 8, split) for split in ("train", "held_out"))
     assert (len(train), len(held_out)) == (report["samples"]["train"], report["samples"]["held_out"])
-    assert not {item.group for item in train.items} & {item.group for item in held_out.items}
+    sides = [{data.pair(i).group for i in range(len(data))} for data in (train, held_out)]
+    assert not sides[0] & sides[1]
 
 
 def test_instructpix2pix_by_columns(tmp_path: Path):
@@ -99,7 +108,7 @@ def test_instructpix2pix_by_columns(tmp_path: Path):
         dict(zip(names, columns, strict=True)), features=datasets.Features(dict(zip(names, kinds, strict=True)))
     )
     table.to_parquet(tmp_path / "train.parquet")
-    rows = list(instructpix2pix(str(tmp_path / "train.parquet")))
+    rows = list(InstructPix2Pix(str(tmp_path / "train.parquet")).candidates())
     assert [row.instructions if isinstance(row, Found) else row[1] for row in rows] == [
         ("go 0",),
         "no instruction",
@@ -107,12 +116,12 @@ def test_instructpix2pix_by_columns(tmp_path: Path):
     ]
     assert isinstance(rows[0], Found)
     assert (rows[0].group, rows[0].name, rows[0].mask) == ("a", "row 0", None)
-    pair, _ = rows[0].load(8, "go 0")
+    pair, _ = rows[0].load(8, "go 0", Reading())
     assert abs(np.asarray(pair.target, int)[0, 0] - [0, 99, 0]).max() < 4
     # The smaller sample of the same data names the first column otherwise.
     renamed = table.rename_column("original_image", "input_image").remove_columns(["original_prompt", "edited_prompt"])
     renamed.to_parquet(tmp_path / "sample.parquet")
-    rows = list(instructpix2pix(str(tmp_path / "sample.parquet")))
+    rows = list(InstructPix2Pix(str(tmp_path / "sample.parquet")).candidates())
     assert isinstance(rows[2], Found)
     assert rows[2].group == "row 2"
 
@@ -145,10 +154,10 @@ def test_magicbrush_as_a_folder(tmp_path: Path, name: str):
     for row in rows:
         sessions[row["input"].partition("-")[0]].append(row)
     (tmp_path / name).write_text(json.dumps(rows if "turns" in name else sessions))
-    pairs = found(magicbrush(str(tmp_path)))
+    pairs = found(MagicBrush(str(tmp_path)).candidates())
     assert len(pairs) == 24
     assert (pairs[3].instructions, pairs[3].group) == (("step 2 of 1",), "101")
-    pair, _ = pairs[3].load(16, "x")
+    pair, _ = pairs[3].load(16, "x", Reading())
     assert np.asarray(pair.source)[0, 0].tolist() == [1, 100, 0]
     assert np.asarray(pair.target)[0, 0].tolist() == [1, 200, 0]
     # Where the mask's picture is transparent, not where it is light.
@@ -162,10 +171,10 @@ def test_magicbrush_prepared_as_a_folder(tmp_path: Path):
     rows[0] = {**rows[0], "output": "100-input.png"}
     del rows[5]["instruction"]
     (tmp_path / "in" / "edit_turns.json").write_text(json.dumps(rows))
-    options: dict[str, Any] = {"split": "all", "format": "folder", "max_skipped": 0.1}
-    report = prepare_pairs("magicbrush", tmp_path / "out", size=16, path=tmp_path / "in", **options)
+    options: dict[str, Any] = {"split": "all", "format": "folder", "size": 16}
+    report = written(MagicBrush(str(tmp_path / "in")), tmp_path / "out", 0.1, **options)
     assert report["reading"]["skipped_by_reason"] == {"no change": 1, "unreadable turn": 1}
-    data = open_pairs(tmp_path / "out", 16)
+    data = open_pairs(tmp_path / "out", 16, "all")
     assert len(data) == 22
     sample = data.sample(0, np.random.default_rng(0))
     assert sample["mask"].mean() == 0.5
@@ -195,9 +204,9 @@ def test_magicbrush_by_columns(tmp_path: Path):
     }
     table = datasets.Dataset.from_dict(columns, features=datasets.Features(kinds))
     table.to_parquet(tmp_path / "train.parquet")
-    pairs = found(magicbrush(str(tmp_path / "train.parquet")))
+    pairs = found(MagicBrush(str(tmp_path / "train.parquet")).candidates())
     assert [pair.group for pair in pairs] == ["7", "7", "8"]
-    masks = [pair.load(16, "x")[0].mask for pair in pairs]
+    masks = [pair.load(16, "x", Reading())[0].mask for pair in pairs]
     assert masks[1] is None
     assert masks[0] is not None
     assert np.asarray(masks[0])[:, :8].all()
@@ -211,15 +220,15 @@ def test_other_data_is_refused(tmp_path: Path):
     table = datasets.Dataset.from_dict({"text": ["a"]})
     table.to_parquet(tmp_path / "x.parquet")
     with pytest.raises(PochadeError, match=r"has no column original_image or input_image, but text"):
-        instructpix2pix(str(tmp_path / "x.parquet"))
+        InstructPix2Pix(str(tmp_path / "x.parquet")).candidates()
     with pytest.raises(PochadeError, match=r"has no column source_img, but text"):
-        magicbrush(str(tmp_path / "x.parquet"))
+        MagicBrush(str(tmp_path / "x.parquet")).candidates()
     with pytest.raises(PochadeError, match=r"could not be opened by the library datasets"):
-        prepare_pairs("magicbrush", tmp_path / "out", size=8, path="nobody/nothing")
+        written(MagicBrush("nobody/nothing"), tmp_path / "out")
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "edit_turns.json").write_text("[")
     with pytest.raises(PochadeError, match=r"edit_turns.json: no JSON"):
-        prepare_pairs("magicbrush", tmp_path / "out", size=8, path=tmp_path / "in")
+        written(MagicBrush(str(tmp_path / "in")), tmp_path / "out")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "x.parquet"]
 
 
@@ -227,14 +236,14 @@ def test_lists_do_not_lead_out_of_the_folder(tmp_path: Path):
     folder = seeds(tmp_path / "a", 1)
     (folder / "seeds.json").write_text(json.dumps([["../a/0000000", ["11"]]]))
     with pytest.raises(PochadeError, match=r"the folder '../a/0000000' leaves"):
-        list(instructpix2pix(str(folder)))
+        list(InstructPix2Pix(str(folder)).candidates())
     (folder / "seeds.json").write_text(json.dumps([["0000000", ["../../x"]]]))
     with pytest.raises(PochadeError, match=r"leaves the folder"):
-        list(instructpix2pix(str(folder)))
+        list(InstructPix2Pix(str(folder)).candidates())
     rows = turns(tmp_path / "b", 1)
     (tmp_path / "b" / "edit_turns.json").write_text(json.dumps([{**rows[0], "output": "../../../x.png"}]))
     with pytest.raises(PochadeError, match=r"leaves the folder"):
-        list(magicbrush(str(tmp_path / "b")))
+        list(MagicBrush(str(tmp_path / "b")).candidates())
 
 
 def test_too_many_bad_pairs_end_the_work(tmp_path: Path):
@@ -243,5 +252,5 @@ def test_too_many_bad_pairs_end_the_work(tmp_path: Path):
         path.write_bytes(b"broken")
     (tmp_path / "in" / "edit_turns.json").write_text(json.dumps(rows))
     with pytest.raises(FailureError, match=r"12 of 24 samples cannot be used"):
-        prepare_pairs("magicbrush", tmp_path / "out", size=8, path=tmp_path / "in", split="all")
+        written(MagicBrush(str(tmp_path / "in")), tmp_path / "out", split="all")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["in", "out-skipped.json"]

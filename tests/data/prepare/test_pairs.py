@@ -8,27 +8,42 @@ from PIL import Image
 
 from cli.run import cli
 from pochade.data.dataset import is_held_out
-from pochade.data.prepare.pairs import open_pairs, prepare_pairs, read_kinds
-from pochade.data.sources.openmoji import OpenMoji
-from pochade.errors import PochadeError
+from pochade.data.prepare.pairs import prepare_pairs
+from pochade.data.prepare.target import Target, spread
+from pochade.data.sources import SyntheticSource, open_source
+from pochade.data.sources.pairs import (
+    OpenMojiPairSource,
+    PicturePairSource,
+    StoredPairSource,
+    open_pairs,
+    parse_pairs,
+)
+from pochade.errors import EmptySplitError, PochadeError
+
+
+def written(source: str, out: Path, **target: Any) -> dict[str, Any]:
+    return prepare_pairs(parse_pairs(source), Target(out=out, **{"size": 8, **target}), progress=False)
 
 
 @pytest.mark.parametrize("format", ["shards", "folder"])
 def test_openmoji_comes_back_as_it_was_made(tmp_path: Path, format: str):
-    from pochade.data.prepare.pictures import spread
-    from pochade.data.sources.pairs.openmoji import OpenMojiPairs
-
-    report = prepare_pairs("openmoji", tmp_path / "out", size=16, format=format, limit=12)
+    report = written("openmoji", tmp_path / "out", size=16, format=format, limit=12)
     assert report["samples"] == {"train": 12, "held_out": 12}
     assert sum(report["tasks"].values()) == 24
     assert json.loads((tmp_path / "out/report.json").read_text()) == report
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["held_out", "preview.png", "report.json", "train"]
     for split in ("train", "held_out"):
-        stored, made = open_pairs(tmp_path / "out", 16, split), OpenMojiPairs(16, split)
-        assert stored.report.skipped_count == 0
+        stored, made = open_pairs(tmp_path / "out", 16, split), open_pairs("openmoji", 16, split)
+        assert stored.report is not None
+        assert (stored.report.skipped_count, dict(stored.report.notes)) == (0, {})
         for number, index in enumerate(spread(len(made), 12)):
             one, other = stored.pair(number), made.pair(index, np.random.default_rng([0, number]))
-            assert (one.task, one.instruction, one.group) == (other.task, other.instruction, other.group)
+            assert (one.task, one.instruction, one.group, one.split) == (
+                other.task,
+                other.instruction,
+                other.group,
+                split,
+            )
             assert one.source.tobytes() == other.source.tobytes()
             assert one.target.tobytes() == other.target.tobytes()
             assert (one.mask is None) == (other.mask is None)
@@ -36,11 +51,8 @@ def test_openmoji_comes_back_as_it_was_made(tmp_path: Path, format: str):
 
 
 def test_there_is_no_end_of_pairs(tmp_path: Path):
-    count = len(OpenMoji(8, "held_out"))
-    weights = {"inpaint": 1.0}
-    report = prepare_pairs(
-        "openmoji", tmp_path / "out", size=8, split="held_out", weights=weights, limit=count + 20, format="shards"
-    )
+    count = len(open_source("openmoji", "held_out").groups())
+    report = written("openmoji:inpaint", tmp_path / "out", split="held_out", limit=count + 20)
     assert report["samples"] == {"held_out": count + 20}
     assert report["tasks"] == {"inpaint": count + 20}
     data = open_pairs(tmp_path / "out", 8, "held_out")
@@ -49,79 +61,74 @@ def test_there_is_no_end_of_pairs(tmp_path: Path):
 
 
 def test_what_is_prepared_as_one_is_divided_by_concepts(tmp_path: Path):
-    prepare_pairs("openmoji", tmp_path / "out", size=8, split="all", limit=60)
+    written("openmoji", tmp_path / "out", split="all", limit=60)
     train, held_out = (open_pairs(tmp_path / "out", 8, split) for split in ("train", "held_out"))
     assert len(train) + len(held_out) == 60
-    assert all(is_held_out(item.group) for item in held_out.items)
+    assert all(is_held_out(held_out.pair(i).group) for i in range(len(held_out)))
 
 
-def test_a_folder_is_prepared_with_its_groups(tmp_path: Path):
-    prepare_pairs("openmoji", tmp_path / "one", size=16, split="train", limit=8, format="folder")
-    report = prepare_pairs("folder", tmp_path / "two", size=8, path=tmp_path / "one" / "train", split="all")
-    assert report["samples"] == {"all": 8}
-    one, two = open_pairs(tmp_path / "one", 8, "train"), open_pairs(tmp_path / "two", 8)
-    assert [item.group for item in one.items] == [item.group for item in two.items]
-    assert [one.pair(i).target.tobytes() for i in range(8)] == [two.pair(i).target.tobytes() for i in range(8)]
-    again = prepare_pairs("folder", tmp_path / "two", size=8, path=tmp_path / "one" / "train", overwrite=True)
-    assert again["samples"]["train"] == 8
-    with pytest.raises(PochadeError, match=r"split: 'all' given, .* prepared with train and held_out"):
-        open_pairs(tmp_path / "two", 8)
+@pytest.mark.parametrize("format", ["shards", "folder"])
+def test_groups_and_splits_are_kept_from_folder_to_folder(tmp_path: Path, format: str):
+    source = PicturePairSource(SyntheticSource(20))
+    prepare_pairs(source, Target(out=tmp_path / "one", size=16, format=format), progress=False)
+    stored = StoredPairSource(tmp_path / "one")
+    report = prepare_pairs(stored, Target(out=tmp_path / "two", size=16, split="all", format=format), progress=False)
+    assert report["samples"] == {"all": 20}
+    for split, count in (("train", 18), ("held_out", 2)):
+        made, one, two = (open_pairs(data, 16, split) for data in (source, stored, tmp_path / "two"))
+        assert len(made) == len(one) == len(two) == count
+        groups = [[data.pair(i).group for i in range(count)] for data in (made, one, two)]
+        assert groups[0] == groups[1] == groups[2]
+        assert [one.pair(i).target.tobytes() for i in range(count)] == [
+            two.pair(i).target.tobytes() for i in range(count)
+        ]
+
+
+def test_an_empty_split_is_an_error(tmp_path: Path):
+    written("pictures:synthetic:20", tmp_path / "one", split="train")
+    with pytest.raises(EmptySplitError, match=r"split: 'held_out' of .* is empty"):
+        prepare_pairs(StoredPairSource(tmp_path / "one"), Target(out=tmp_path / "two"), progress=False)
+    assert not (tmp_path / "two").exists()
 
 
 def test_the_sheet_shows_source_mask_and_target(tmp_path: Path):
-    prepare_pairs("openmoji", tmp_path / "out", size=16, split="train", limit=6, weights={"inpaint": 1.0})
+    written("openmoji:inpaint", tmp_path / "out", size=16, split="train", limit=6)
     with Image.open(tmp_path / "out/preview.png") as preview:
-        assert preview.width == 9 * 120 + 8
+        assert preview.width == 9 * 104 + 8
         assert np.asarray(preview).std() > 20
 
 
 @pytest.mark.parametrize(
-    ("source", "arguments", "message"),
+    ("source", "target", "message"),
     [
-        ("openmojis", {}, "source: 'openmojis' given.*did you mean 'openmoji'"),
-        ("folder", {}, "path: folder needs one"),
-        ("openmoji", {"path": "x"}, "path: openmoji takes none"),
-        ("openmoji", {"size": 0}, "size: 0"),
         ("openmoji", {"size": 4}, "size: 4"),
-        ("openmoji", {"split": "test"}, "split: 'test'"),
-        ("openmoji", {"format": "zip"}, "format: 'zip'"),
-        ("openmoji", {"limit": 0}, "limit: 0"),
-        ("openmoji", {"weights": {"mirrors": 1.0}}, "did you mean 'mirror'"),
-        ("folder", {"path": "absent"}, "absent is neither a folder"),
-        ("folder", {"path": "absent", "weights": {"mirror": 1.0}}, "weights: given, but go with the source openmoji"),
+        ("openmoji:mirrors", {}, "did you mean 'mirror'"),
+        ("absent", {}, "absent is neither a folder"),
     ],
 )
-def test_wrong_arguments_write_nothing(tmp_path: Path, source: str, arguments: dict[str, Any], message: str):
+def test_what_is_wrong_is_said_before_anything_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: dict[str, Any], message: str
+):
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(PochadeError, match=message):
-        prepare_pairs(source, tmp_path / "out", **{"size": 8, **arguments})
+        written(source, tmp_path / "out", **target)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_filled_folder_is_left_alone(tmp_path: Path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "thesis.tex").write_text("years of work")
-    for overwrite in (False, True):
-        with pytest.raises(PochadeError, match=r"out: "):
-            prepare_pairs("openmoji", tmp_path / "out", size=8, limit=1, overwrite=overwrite)
-    assert [p.name for p in (tmp_path / "out").iterdir()] == ["thesis.tex"]
+def test_an_interruption_leaves_nothing(tmp_path: Path):
+    class Interrupted(OpenMojiPairSource):
+        def _open(self, *arguments: Any) -> Any:
+            pairs = super()._open(*arguments)
 
+            def stop(*_: Any) -> Any:
+                raise KeyboardInterrupt
 
-def test_an_interruption_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    import pochade.data.prepare.pairs as module
+            pairs.pair = stop  # type: ignore[method-assign]
+            return pairs
 
-    def stop(*_: Any) -> bytes:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(module, "png", stop)
     with pytest.raises(KeyboardInterrupt):
-        prepare_pairs("openmoji", tmp_path / "out", size=8, limit=2)
+        prepare_pairs(Interrupted(), Target(out=tmp_path / "out", size=8, limit=2), progress=False)
     assert list(tmp_path.iterdir()) == []
-
-
-def test_kinds():
-    assert read_kinds("inpaint, mirror = 0.5") == {"inpaint": 1.0, "mirror": 0.5}
-    with pytest.raises(PochadeError, match=r"kinds: 'mirror=often' given"):
-        read_kinds("inpaint,mirror=often")
 
 
 def test_the_command(capsys: Any, tmp_path: Path):
@@ -129,7 +136,18 @@ def test_the_command(capsys: Any, tmp_path: Path):
     arguments = ("data", "pairs", "openmoji", str(out), "--size", "16", "--limit", "3", "--kinds", "recolour,skin=2")
     report = json.loads(cli(capsys, *arguments, "--split", "train", "--format", "folder", "--json").out)
     assert report["tasks"] == {"edit": 3}
+    assert report["source"] == "openmoji:recolour,skin=2"
     assert (out / "train" / "pairs.jsonl").is_file()
     assert cli(capsys, *arguments, "--overwrite").out == f"{out}: 3 train, 3 held_out\n"
     assert "out: " in cli(capsys, *arguments, code=2).error
     assert "Usage: pochade data pairs" in cli(capsys, "data", "pairs", "--help").out
+    for wrong, message in (
+        (("folder",), "path: folder needs one"),
+        (("openmoji", "--path", "x"), "path: openmoji takes none"),
+        (("folder", "--path", "x", "--kinds", "mirror"), "kinds: given, but goes with the source openmoji only"),
+        (("openmoji", "--kinds", "mirrors"), "did you mean 'mirror'"),
+        (("openmoji", "--limit", "0"), "limit: 0 given"),
+    ):
+        source, *options = wrong
+        assert message in cli(capsys, "data", "pairs", source, str(tmp_path / "new"), *options, code=2).error
+    assert not (tmp_path / "new").exists()

@@ -4,26 +4,27 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
-from data.sources.test_shards import level, make_tar, png
-from pochade.data.prepare.pictures import open_folder, prepare
-from pochade.data.sources.folder import ImageFolder
-from pochade.data.sources.shards import Record, ShardDataset, write_shards
+from data.sources.test_shards import level, make_tar, opened, png, reasons
+from pochade.data.dataset import Dataset
+from pochade.data.prepare.pictures import prepare
+from pochade.data.prepare.target import Target
+from pochade.data.prepare.writer import picture_record, write_shards
+from pochade.data.sources import FolderSource, JoinedSource, open_source
+from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 NAMES = ("cat", "guinea pig", "dog")
 
 
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+def labels(data: Dataset) -> list[int | None]:
+    return [data.item(i).label for i in range(len(data))]
 
 
 def labelled(folder: Path, count: int = 60, captions: bool = False, **options: Any) -> Path:
-    records = (Record(png(i), ".png", [f"grey {i}"] if captions else [], f"k{i:03d}", i % 3) for i in range(count))
+    words = [[f"grey {i}"] if captions else [] for i in range(count)]
+    records = (picture_record(f"k{i:03d}", png(i), ".png", words[i], label=i % 3) for i in range(count))
     write_shards(records, folder, samples_per_shard=25, **options)
     return folder
 
@@ -37,15 +38,12 @@ def subfolders(folder: Path, count: int = 8) -> Path:
 
 
 def test_classes_that_were_written_are_read(tmp_path: Path) -> None:
-    data = ShardDataset(labelled(tmp_path, class_names=NAMES), 8)
-    assert data.class_names == NAMES
+    data = opened(labelled(tmp_path, class_names=NAMES))
+    assert data.classes == data.class_names == NAMES
     assert (tmp_path / "classes.txt").read_text() == "cat\nguinea pig\ndog\n"
-    sample = data.sample(7, rng())
-    assert set(sample) == {"image", "class_label", "name"}
-    assert (level(sample), sample["class_label"]) == (7, 1)
-    assert (data.caption(7), data.captions(7), data.label(7)) == ("guinea pig", (), 1)
-    again = ShardDataset(tmp_path, 8)  # from what was remembered
-    assert [again.label(i) for i in range(60)] == [i % 3 for i in range(60)]
+    item = data.item(7)
+    assert (level(data, 7), item.captions, item.label) == (7, (), 1)
+    assert labels(opened(tmp_path)) == [i % 3 for i in range(60)]  # from what was remembered
 
 
 def test_webdataset_of_others_has_no_names_and_no_index(tmp_path: Path) -> None:
@@ -57,35 +55,37 @@ def test_webdataset_of_others_has_no_names_and_no_index(tmp_path: Path) -> None:
             f"n0/{i}.json": b'{"label": 1}',
         }
     make_tar(tmp_path / "imagenet-train-0000.tar", members)
-    data = ShardDataset(tmp_path, 8)
-    assert data.class_names == ("0", "1", "2", "3", "4")
-    assert [data.label(i) for i in range(9)] == [i % 5 for i in range(9)]
+    data = opened(tmp_path)
+    assert data.classes == ("0", "1", "2", "3", "4")
+    assert labels(data) == [i % 5 for i in range(9)]
 
 
 def test_classes_stand_on_both_sides_of_the_split(tmp_path: Path) -> None:
     labelled(tmp_path, 200)
-    parts = [ShardDataset(tmp_path, 8, split=split) for split in ("train", "held_out")]
-    assert sum(map(len, parts)) == 200
-    assert 5 < len(parts[1]) < 45
-    assert {parts[1].label(i) for i in range(len(parts[1]))} == {0, 1, 2}
-    assert not {p.name for p in parts[0].items} & {p.name for p in parts[1].items}
+    train, held_out = opened(tmp_path, "train"), opened(tmp_path, "held_out")
+    assert len(train) + len(held_out) == 200
+    assert 5 < len(held_out) < 45
+    assert set(labels(held_out)) == {0, 1, 2}
+    assert not {p.name for p in train.pictures} & {p.name for p in held_out.pictures}
 
 
 def test_captions_come_first_unless_classes_are_asked_for(tmp_path: Path) -> None:
     labelled(tmp_path, captions=True, class_names=NAMES)
-    words, classes = ShardDataset(tmp_path, 8), ShardDataset(tmp_path, 8, classes=True)
-    assert not hasattr(words, "class_names")
-    assert (words.sample(4, rng())["caption"], words.captions(4), words.label(4)) == ("grey 4", ("grey 4",), -1)
-    assert (classes.sample(4, rng())["class_label"], classes.caption(4)) == (1, "guinea pig")
-    for split in ("train", "held_out"):  # the same pictures, whatever is told of them
-        sides = [ShardDataset(tmp_path, 8, split=split, classes=c).items for c in (None, True)]
-        assert [p.name for p in sides[0]] == [p.name for p in sides[1]]
+    words, classes = opened(tmp_path), opened(tmp_path, classes=True)
+    assert (words.classes, words.class_names) == ((), NAMES)
+    assert (words.item(4).captions, words.item(4).label) == (("grey 4",), None)
+    assert (classes.item(4).captions, classes.item(4).label) == ((), 1)
+    for data in (words, classes):  # what is written when they are prepared
+        assert (data.stored(4).captions, data.stored(4).label) == (("grey 4",), 1)
+    for split in ("train", "held_out"):  # the same pictures and groups, whatever conditions on them
+        sides = [opened(tmp_path, split, wanted).pictures for wanted in (None, True)]
+        assert [(p.name, p.group) for p in sides[0]] == [(p.name, p.group) for p in sides[1]]
 
 
 def test_where_captions_are_wanted_a_class_gives_its_name(tmp_path: Path) -> None:
-    data = ShardDataset(labelled(tmp_path, class_names=NAMES), 8, classes=False)
-    assert not hasattr(data, "class_names")
-    assert data.sample(1, rng())["caption"] == data.captions(1)[0] == "guinea pig"
+    data = opened(labelled(tmp_path, class_names=NAMES), classes=False)
+    assert data.classes == ()
+    assert (data.item(1).captions, data.item(1).label) == (("guinea pig",), None)
 
 
 def test_what_has_no_usable_class_is_named(tmp_path: Path) -> None:
@@ -96,12 +96,12 @@ def test_what_has_no_usable_class_is_named(tmp_path: Path) -> None:
     del members["8.cls"]
     make_tar(tmp_path / "0.tar", members)
     (tmp_path / "classes.json").write_text(json.dumps(["even", "odd"]))
-    data = ShardDataset(tmp_path, 8, max_skipped=0.2)
+    data = opened(tmp_path, max_skipped=0.2)
     assert len(data) == 45
-    reasons = {entry["name"].removeprefix("0.tar/"): entry["reason"] for entry in data.report.skipped}
-    assert reasons == dict.fromkeys(("3.png", "4.png", "6.png", "8.png"), "no class") | {"5.png": "unknown class"}
-    with pytest.raises(FailureError, match=r"unknown class|no class"):
-        ShardDataset(tmp_path, 8, max_skipped=0.01)
+    expected = dict.fromkeys(("3.png", "4.png", "6.png", "8.png"), "no class") | {"5.png": "unknown class"}
+    assert {name.removeprefix("0.tar/"): reason for name, reason in reasons(data).items()} == expected
+    with pytest.raises(FailureError, match=r"4 no class \(0.tar/3.png \.\.\.\), 1 unknown class \(0.tar/5.png\)"):
+        opened(tmp_path, max_skipped=0.01)
 
 
 @pytest.mark.parametrize(
@@ -115,64 +115,79 @@ def test_names_must_be_different(tmp_path: Path, names: str, message: str) -> No
     labelled(tmp_path, 3)
     (tmp_path / "classes.txt").write_text(names)
     with pytest.raises(PochadeError, match=message):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
     (tmp_path / "classes.txt").unlink()
     (tmp_path / "classes.json").write_text('{"0": 1}')
     with pytest.raises(PochadeError, match=r"classes.json: "):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
+
+
+def test_parts_must_have_the_same_classes(tmp_path: Path) -> None:
+    for side, names in (("train", NAMES), ("test", NAMES[::-1])):
+        labelled(tmp_path / side, 4, class_names=names)
+    with pytest.raises(PochadeError, match=r"its classes are not those of"):
+        opened(tmp_path)
 
 
 def test_classes_that_are_not_there(tmp_path: Path) -> None:
-    write_shards([Record(png(1), ".png", ["a"], "k")], tmp_path / "shards")
+    write_shards([picture_record("k", png(1), ".png", ["a"])], tmp_path / "shards")
     with pytest.raises(PochadeError, match=r"classes: .* holds none"):
-        ShardDataset(tmp_path / "shards", 8, classes=True)
+        opened(tmp_path / "shards", classes=True)
     with pytest.raises(PochadeError, match="label: -1 given for 'k', allowed are 0 to"):
-        write_shards([Record(png(1), ".png", [], "k", -1)], tmp_path / "bad")
+        write_shards([picture_record("k", png(1), ".png", label=-1)], tmp_path / "bad")
     with pytest.raises(PochadeError, match="captions: 'k' has none, and no class"):
-        write_shards([Record(png(1), ".png", [], "k")], tmp_path / "none")
+        picture_record("k", png(1), ".png")
 
 
-def test_subfolders_are_classes(tmp_path: Path) -> None:
-    data = ImageFolder(subfolders(tmp_path / "in"), 8)
-    assert data.class_names == ("n01", "n02")
-    assert [(p.name, p.label) for p in data.items[2:5]] == [("n01/4.JPEG", 0), ("n01/6.JPEG", 0), ("n02/1.JPEG", 1)]
-    report = prepare("folder", tmp_path / "out", size=8, path=tmp_path / "in", split="all")
-    assert report["samples"] == {"all": 8}
-    shards = open_folder(tmp_path / "out", 8)
-    assert isinstance(shards, ShardDataset)
-    assert shards.class_names == ("n01", "n02")
-    assert [p.label for p in shards.items] == [0, 0, 0, 0, 1, 1, 1, 1]
-    (tmp_path / "in" / "n01" / "0.txt").write_text("a caption")  # one says that captions are meant
-    with pytest.raises(FailureError, match="no caption"):
-        ImageFolder(tmp_path / "in", 8)
-    assert ImageFolder(tmp_path / "in", 8, classes=True).class_names == ("n01", "n02")
+@pytest.mark.parametrize("format", ["shards", "folder"])
+def test_subfolders_are_classes_and_stay_so(tmp_path: Path, format: Any) -> None:
+    data = open_source(subfolders(tmp_path / "in"), "all")
+    assert data.classes == ("n01", "n02")
+    assert [(data.item(i).name, data.item(i).label) for i in range(2, 5)] == [
+        ("n01/4.JPEG", 0),
+        ("n01/6.JPEG", 0),
+        ("n02/1.JPEG", 1),
+    ]
+    target = Target(out=tmp_path / "out", size=8, split="all", format=format)
+    assert prepare(FolderSource(tmp_path / "in"), target)["samples"] == {"all": 8}
+    again = open_source(tmp_path / "out", "all")
+    assert again.classes == ("n01", "n02")
+    assert labels(again) == [0, 0, 0, 0, 1, 1, 1, 1]
+    assert [again.item(i).split for i in range(8)] == [data.item(i).split for i in range(8)]
+
+
+def test_classes_of_a_list_may_be_numbers(tmp_path: Path) -> None:
+    rows = [{"file_name": f"{i}.png", "label": [2, 0, 10][i % 3]} for i in range(6)]
+    for i in range(6):
+        (tmp_path / f"{i}.png").write_bytes(png(i))
+    (tmp_path / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = open_source(tmp_path, "all")
+    assert data.classes == tuple(map(str, range(11)))
+    assert labels(data) == [2, 0, 10, 2, 0, 10]
+    (tmp_path / "classes.txt").write_text("zero\none\ntwo\n")
+    with pytest.raises(FailureError, match="unknown class"):
+        open_source(tmp_path, "all")
 
 
 @pytest.mark.parametrize("above", ["train", "."])
 def test_folders_of_folders_are_not_classes_by_accident(tmp_path: Path, above: str) -> None:
     subfolders(tmp_path / above)
-    (tmp_path / ("x.png" if above == "." else "train/n01/y.txt")).write_bytes(b"")
+    if above == ".":
+        (tmp_path / "x.png").write_bytes(png(1))
     with pytest.raises(PochadeError, match=r"pictures but no captions: .*or a subfolder for each class"):
-        ImageFolder(tmp_path, 8)
+        open_source(tmp_path, "all")
 
 
-def test_sources_of_recipes(tmp_path: Path) -> None:
+def test_sources_with_classes(tmp_path: Path) -> None:
     both = labelled(tmp_path / "both", captions=True, class_names=NAMES)
     bare = labelled(tmp_path / "bare", 30, class_names=NAMES)
-    data = open_images(ImageData(f"classes:{both}", 8, held_out=False))
-    pictures = as_pictures(data)
-    assert [(pictures.captions(i), pictures.label(i), pictures.group(i)) for i in (0, 5)] == [((), 0, 0), ((), 2, 5)]
-    assert hasattr(open_images(ImageData(str(bare), 8)), "class_names")
-    assert not hasattr(open_images(ImageData(str(both), 8)), "class_names")
-    joined = open_images(ImageData(f"{bare}+{both}", 8, held_out=False))
-    assert [joined.caption(i) for i in (1, 31)] == ["guinea pig", "grey 1"]
-    assert as_pictures(joined).captions(1) == ("guinea pig",)
-    best = open_images(ImageData(str(bare), 8, held_out=False, best=0.5))
-    assert len(best) == len(as_pictures(best)) == 15
+    assert labels(open_source(f"classes:{both}", "all"))[:6] == [0, 1, 2, 0, 1, 2]
+    assert open_source(bare).classes == NAMES
+    assert open_source(both).classes == ()
+    joined = open_source(f"{bare}+{both}", "all")
+    assert [joined.item(i).captions for i in (1, 31)] == [("guinea pig",), ("grey 1",)]
     with pytest.raises(PochadeError, match="only captioned pictures can be joined"):
-        open_images(ImageData(f"{bare}+classes:{both}", 8))
-    with pytest.raises(PochadeError, match="allowed are openmoji, cifar10:PATH, a folder, classes:FOLDER"):
-        open_images(ImageData("classes:nowhere", 8))
+        open_source(JoinedSource((FolderSource(bare), FolderSource(both, classes=True))))
 
 
 def test_captioned_shards_as_downloaders_leave_them(tmp_path: Path) -> None:
@@ -187,7 +202,7 @@ def test_captioned_shards_as_downloaders_leave_them(tmp_path: Path) -> None:
         make_tar(source / f"{shard:05d}.tar", members)
         (source / f"{shard:05d}.parquet").write_bytes(b"PAR1")
         (source / f"{shard:05d}_stats.json").write_text("{}")
-    report = prepare("folder", tmp_path / "out", size=8, path=source)
+    report = prepare(FolderSource(source), Target(out=tmp_path / "out", size=8), reading=Reading())
     assert sum(report["samples"].values()) == 39
     assert report["reading"]["skipped_by_reason"] == {"no caption": 1}
-    assert open_folder(tmp_path / "out", 8, "train").caption(0).startswith("grey ")
+    assert open_source(tmp_path / "out").item(0).captions[0].startswith("grey ")

@@ -1,15 +1,14 @@
 import json
-import logging
 from pathlib import Path
 
-import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from pochade.data.dataset import Dataset
-from pochade.data.sources.folder import ImageFolder
-from pochade.errors import FailureError, PochadeError
+from pochade.data.dataset import SPLITS, Split
+from pochade.data.sources.folder import open_folder
+from pochade.data.sources.image_files import ImageFiles, Reading
+from pochade.errors import EmptySplitError, FailureError, PochadeError
+from pochade.images.decode import BadImage
 
 
 def paint(path: Path, colour: tuple[int, int, int] = (200, 100, 0), size: int = 12) -> None:
@@ -24,8 +23,16 @@ def fill(folder: Path, count: int) -> Path:
     return folder
 
 
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+def opened(path: Path, split: Split = "all", classes: bool | None = None, **limits: float) -> ImageFiles:
+    return open_folder(path, split, classes=classes, reading=Reading(progress=False, **limits))
+
+
+def names(data: ImageFiles) -> list[str]:
+    return [picture.name for picture in data.pictures]
+
+
+def reasons(data: ImageFiles) -> dict[str, str]:
+    return {entry["name"]: entry["reason"] for entry in data.report.skipped}
 
 
 def test_text_files_and_subfolders(tmp_path: Path):
@@ -33,24 +40,12 @@ def test_text_files_and_subfolders(tmp_path: Path):
     paint(tmp_path / "sub" / "deep" / "a.JPG")
     (tmp_path / "sub" / "deep" / "a.txt").write_text("\ufeffa  fox \n\n a red fox\r\na fox\n", encoding="utf-8")
     paint(tmp_path / ".hidden" / "b.png")
-    data = ImageFolder(tmp_path, 8)
-    assert isinstance(data, Dataset)
-    assert [p.name for p in data.items] == ["p000.png", "p001.png", "p002.png", "sub/deep/a.JPG"]
-    assert data.items[3].captions == ("a fox", "a red fox")
-    sample = data.sample(1, rng())
-    assert sample["caption"] == "picture 1"
-    assert sample["name"] == "p001.png"
-    assert sample["image"].shape == (3, 8, 8)
-    assert torch.allclose(sample["image"][:, 0, 0], torch.tensor([1, 254, 0]) / 127.5 - 1)
-
-
-def test_alternatives_are_drawn_by_the_generator_alone(tmp_path: Path):
-    paint(tmp_path / "a.png")
-    (tmp_path / "a.txt").write_text("one\ntwo\nthree\n")
-    data = ImageFolder(tmp_path, 8)
-    drawn = [data.sample(0, rng(seed))["caption"] for seed in range(40)]
-    assert set(drawn) == {"one", "two", "three"}
-    assert drawn == [data.sample(0, rng(seed))["caption"] for seed in range(40)]
+    data = opened(tmp_path)
+    assert names(data) == ["p000.png", "p001.png", "p002.png", "sub/deep/a.JPG"]
+    assert data.item(3).captions == ("a fox", "a red fox")
+    assert (data.item(1).captions, data.item(1).label, data.item(1).group) == (("picture 1",), None, "picture 1")
+    assert data.image(1, 8).size == (8, 8)
+    assert data.image(1, 8).getpixel((0, 0)) == (1, 254, 0)
 
 
 def test_metadata(tmp_path: Path):
@@ -61,8 +56,8 @@ def test_metadata(tmp_path: Path):
         {"file_name": "p000.png", "text": "something else", "more": 1},
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
-    data = ImageFolder(tmp_path, 8)
-    assert [(p.name, p.captions) for p in data.items] == [
+    data = opened(tmp_path)
+    assert [(p.name, p.captions) for p in data.pictures] == [
         ("sub/a.png", ("a house", "a hut")),
         ("p000.png", ("something else",)),
     ]
@@ -76,7 +71,7 @@ def test_metadata_must_not_leave_the_folder(tmp_path: Path, name):
         json.dumps({"file_name": "p000.png", "text": "x"}) + "\n" + json.dumps({"file_name": name, "text": "x"})
     )
     with pytest.raises(PochadeError, match=r"metadata.jsonl line 2.*leaves the folder"):
-        ImageFolder(folder, 8)
+        opened(folder)
     assert not (folder / ".pochade").exists()
 
 
@@ -96,18 +91,18 @@ def test_bad_metadata_lines_are_named(tmp_path: Path):
         '{"file_name": "p001.png", "text": " "}',
     ]
     (folder / "metadata.jsonl").write_text("\n".join(lines))
-    data = ImageFolder(folder, 8, max_skipped=1.0)
-    assert len(data) == 3  # p001.png is listed with an empty caption as well, and is left out
+    data = opened(folder, max_skipped=1.0)
+    assert len(data) == 4
     assert data.report.skipped_count == 8
-    reasons = data.report.to_dict()["skipped_by_reason"]
-    assert reasons == {"unreadable line": 5, "listed twice": 1, "missing file": 1, "empty caption": 1}
+    by_reason = data.report.to_dict()["skipped_by_reason"]
+    assert by_reason == {"unreadable line": 5, "listed twice": 2, "missing file": 1}
 
 
 def test_a_folder_without_captions_is_one_error_that_says_what_is_expected(tmp_path: Path):
     paint(tmp_path / "a.png")
     paint(tmp_path / "b.png")
     with pytest.raises(PochadeError, match=r"2 pictures but no captions: expected name.txt.*metadata.jsonl") as caught:
-        ImageFolder(tmp_path, 8)
+        opened(tmp_path)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     assert not (tmp_path / ".pochade").exists()
@@ -117,13 +112,18 @@ def test_a_folder_without_captions_is_one_error_that_says_what_is_expected(tmp_p
 def test_no_folder_or_no_pictures(tmp_path: Path, make):
     make(tmp_path / "data")
     with pytest.raises(PochadeError, match=r"no folder|no pictures"):
-        ImageFolder(tmp_path / "data", 8)
+        opened(tmp_path / "data")
 
 
-@pytest.mark.parametrize("arguments", [{"size": 0}, {"size": 8, "split": "test"}])
-def test_wrong_arguments(tmp_path: Path, arguments):
-    with pytest.raises(PochadeError, match=r"size: 0|split: 'test'"):
-        ImageFolder(fill(tmp_path, 1), **arguments)
+def test_wrong_arguments(tmp_path: Path):
+    data = opened(fill(tmp_path, 1))
+    with pytest.raises(PochadeError, match="size: 0"):
+        data.image(0, 0)
+    with pytest.raises(PochadeError, match="split: 'test'"):
+        opened(tmp_path, "test")  # type: ignore[arg-type]
+    for wrong in ({"background": "reddish"}, {"max_megapixels": 0}, {"max_skipped": 5}):
+        with pytest.raises(PochadeError, match=rf"{next(iter(wrong))}: .* given"):
+            Reading(**wrong)  # type: ignore[arg-type]
 
 
 def test_one_percent_of_bad_files_is_reported_and_the_rest_is_used(tmp_path: Path):
@@ -132,9 +132,9 @@ def test_one_percent_of_bad_files_is_reported_and_the_rest_is_used(tmp_path: Pat
     (folder / "p020.png").write_bytes(b"")
     (folder / "p030.txt").unlink()
     (folder / "p040.txt").write_text(" \n")
-    (folder / "p050.txt").write_bytes(b"\xff\xfe\x00bad")
+    (folder / "p050.txt").write_bytes(b"\x00bad\x01")
     (folder / "cat.gif").write_bytes(b"GIF89a")
-    data = ImageFolder(folder, 8)
+    data = opened(folder)
     assert len(data) == 195
     written = json.loads((folder / ".pochade" / "report.json").read_text())
     assert {entry["name"]: entry["reason"] for entry in written["skipped_files"]} == {
@@ -145,8 +145,7 @@ def test_one_percent_of_bad_files_is_reported_and_the_rest_is_used(tmp_path: Pat
         "p050.png": "unreadable caption",
         "cat.gif": "unsupported format",
     }
-    for index in range(len(data)):
-        assert torch.isfinite(data.sample(index, rng())["image"]).all()
+    assert all(data.image(index, 8).size == (8, 8) for index in range(len(data)))
 
 
 def test_too_many_bad_files_end_the_work(tmp_path: Path):
@@ -154,23 +153,23 @@ def test_too_many_bad_files_end_the_work(tmp_path: Path):
     for i in range(3):
         (folder / f"p{i:03d}.png").write_bytes(b"")
     with pytest.raises(FailureError, match=r"3 of 40.*report.json") as caught:
-        ImageFolder(folder, 8)
+        opened(folder)
     assert caught.value.exit_code == 1
-    assert len(ImageFolder(folder, 8, max_skipped=0.1)) == 37
+    assert len(opened(folder, max_skipped=0.1)) == 37
 
 
 def test_a_folder_of_broken_pictures_only(tmp_path: Path):
     fill(tmp_path, 1)
     (tmp_path / "p000.png").write_bytes(b"")
     with pytest.raises(FailureError, match=r"no usable picture"):
-        ImageFolder(tmp_path, 8)
+        opened(tmp_path)
 
 
 def test_the_second_start_decodes_nothing_but_what_changed(tmp_path: Path, monkeypatch):
     folder = fill(tmp_path, 20)
     (folder / "p007.png").write_bytes(b"broken")
-    first = ImageFolder(folder, 8, max_skipped=0.1)
-    import pochade.data.sources.captioned as module
+    first = opened(folder, max_skipped=0.1)
+    import pochade.data.sources.image_files as module
 
     decoded: list[str] = []
     true_load = module.load_image
@@ -180,31 +179,31 @@ def test_the_second_start_decodes_nothing_but_what_changed(tmp_path: Path, monke
         return true_load(source, **options)
 
     monkeypatch.setattr(module, "load_image", watched)
-    again = ImageFolder(folder, 8, max_skipped=0.1)
+    again = opened(folder, max_skipped=0.1)
     assert decoded == []
     assert again.report.to_dict() == first.report.to_dict()
     paint(folder / "p007.png")
-    assert len(ImageFolder(folder, 8, max_skipped=0.1)) == 20
+    assert len(opened(folder, max_skipped=0.1)) == 20
     assert decoded == ["p007.png"]
     # Another limit of pixels makes another outcome.
     decoded.clear()
-    ImageFolder(folder, 8, max_megapixels=1)
+    opened(folder, max_megapixels=1)
     assert len(decoded) == 20
 
 
 def test_a_damaged_store_is_made_anew(tmp_path: Path):
     folder = fill(tmp_path, 3)
-    ImageFolder(folder, 8)
-    for content in ("{", "[1]", '{"max_megapixels": 25.0, "pictures": {"p000.png": {}}}'):
+    opened(folder)
+    for content in ("{", "[1]", '{"form": 2, "max_megapixels": 25.0, "pictures": {"p000.png": {}}}'):
         (folder / ".pochade" / "checked.json").write_text(content)
-        assert len(ImageFolder(folder, 8)) == 3
+        assert len(opened(folder)) == 3
 
 
 def test_a_read_only_folder_is_remembered_in_the_cache(tmp_path: Path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = fill(tmp_path / "data", 3)
     (folder / ".pochade").write_text("in the way, as a folder that cannot be written")
-    data = ImageFolder(folder, 8)
+    data = opened(folder)
     assert data.report.path.is_relative_to(tmp_path / "cache")
     assert data.report.path.is_file()
 
@@ -214,29 +213,237 @@ def test_the_split_is_by_caption_and_complete(tmp_path: Path):
     for i in range(60):
         paint(folder / f"twin{i:03d}.png")
         (folder / f"twin{i:03d}.txt").write_text(f"Picture {i}")
-    parts = {split: ImageFolder(folder, 8, split=split) for split in ("train", "held_out", "all")}
-    names = {split: {p.name for p in part.items} for split, part in parts.items()}
-    assert names["train"] | names["held_out"] == names["all"]
-    assert not names["train"] & names["held_out"]
-    assert 0 < len(names["held_out"]) < 30
-    assert {n.replace("twin", "p") for n in names["held_out"]} == {n for n in names["held_out"] if n[0] == "p"}
+    parts = {split: opened(folder, split) for split in SPLITS}
+    sides = {split: set(names(part)) for split, part in parts.items()}
+    assert sides["train"] | sides["held_out"] == sides["all"]
+    assert not sides["train"] & sides["held_out"]
+    assert 0 < len(sides["held_out"]) < 30
+    assert {n.replace("twin", "p") for n in sides["held_out"]} == {n for n in sides["held_out"] if n[0] == "p"}
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path):
-    with pytest.raises(PochadeError, match=r"split: 'held_out'.* is empty"):
-        ImageFolder(fill(tmp_path, 1), 8, split="held_out")
+    with pytest.raises(EmptySplitError, match=r"split: 'held_out'.* is empty"):
+        opened(fill(tmp_path, 1), "held_out")
 
 
-def test_a_picture_that_breaks_later_is_replaced_and_named(tmp_path: Path, caplog):
-    data = ImageFolder(fill(tmp_path, 10), 8)
+def test_a_picture_that_breaks_later_is_named(tmp_path: Path):
+    data = opened(fill(tmp_path, 10))
     (tmp_path / "p004.png").unlink()
-    with caplog.at_level(logging.WARNING):
-        sample = data.sample(4, rng(1))
-    assert "p004.png" in caplog.text
-    assert sample["name"] != "p004.png"
-    assert sample["caption"] == f"picture {int(sample['name'][1:4])}"
-    assert data.sample(4, rng(1))["name"] == sample["name"]
-    for path in tmp_path.glob("*.png"):
-        path.unlink()
-    with pytest.raises(FailureError, match=r"10 unreadable pictures in a row"):
-        data.sample(0, rng())
+    with pytest.raises(BadImage, match=r"p004.png: unreadable"):
+        data.image(4, 8)
+
+
+def test_every_file_is_used_or_named(tmp_path: Path):
+    fill(tmp_path, 40)
+    for name in ("a.heic", "b.HIF", "notes.md", ".DS_Store", "lonely.txt", "p001.caption"):
+        (tmp_path / name).write_text("x")
+    paint(tmp_path / "c.jfif")
+    (tmp_path / "c.jfif").rename(tmp_path / "d.JFIF")
+    (tmp_path / "d.txt").write_text("a jpeg by another name")
+    paint(tmp_path / ".cache" / "x.png")
+    data = opened(tmp_path)
+    assert "d.JFIF" in names(data)
+    assert reasons(data) == {"a.heic": "unsupported format", "b.HIF": "unsupported format"}
+    notes = data.report.to_dict()["notes"]
+    assert {what: note["names"] for what, note in notes.items()} == {
+        "hidden file": [".DS_Store"],
+        "hidden folder": [".cache"],
+        "file that is no picture, caption or list": ["notes.md"],
+        "caption file without a picture": ["lonely.txt"],
+    }
+    assert "1 hidden file" in data.report.summary()
+    named = sum(note["files"] for note in notes.values()) + len(data) + 2
+    assert named == sum(1 for p in tmp_path.rglob("*") if p.is_file() and ".pochade" not in p.parts) - 40 - 1 - 1
+
+
+@pytest.mark.parametrize("name", ["p.txt", "p.caption", "p.png.txt", "p.TXT"])
+def test_captions_are_found_by_the_names_that_people_use(tmp_path: Path, name: str):
+    paint(tmp_path / "p.png")
+    (tmp_path / name).write_text("a plate")
+    assert opened(tmp_path).item(0).captions == ("a plate",)
+
+
+def test_avif_is_read_where_pillow_reads_it(tmp_path: Path):
+    from PIL import features
+
+    if not features.check("avif"):
+        pytest.skip("this Pillow reads no AVIF")
+    Image.new("RGB", (16, 16), (200, 40, 40)).save(tmp_path / "a.avif")
+    (tmp_path / "a.txt").write_text("a red plate")
+    red, green, _ = opened(tmp_path).image(0, 8).getpixel((4, 4))
+    assert abs(red - 200) < 12
+    assert abs(green - 40) < 12
+
+
+@pytest.mark.parametrize(
+    ("data", "caption", "note"),
+    [
+        ("un café crème".encode("latin-1"), "un café crème", "caption in Latin-1, not UTF-8"),
+        ("“quoted” – café".encode("cp1252"), "“quoted” – café", "caption in Latin-1, not UTF-8"),
+        ("ein Café".encode("utf-16"), "ein Café", "caption in UTF-16"),
+        ("\ufeffcafé".encode(), "café", None),
+    ],
+)
+def test_captions_in_other_encodings_are_read_and_noted(tmp_path: Path, data: bytes, caption: str, note: str | None):
+    paint(tmp_path / "a.png")
+    (tmp_path / "a.txt").write_bytes(data)
+    opened_ = opened(tmp_path)
+    assert opened_.item(0).captions == (caption,)
+    assert list(opened_.report.notes) == ([note] if note else [])
+
+
+def listed(folder: Path, rows: list[dict[str, object]]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "metadata.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_lists_in_subfolders_are_read_and_their_names_are_splits(tmp_path: Path):
+    for side, count in (("train", 12), ("test", 5), ("validation", 3)):
+        for i in range(count):
+            paint(tmp_path / side / f"{i}.png")
+        listed(tmp_path / side, [{"file_name": f"{i}.png", "text": f"{side} {i}"} for i in range(count)])
+    assert len(opened(tmp_path, "train")) == 12
+    held_out = opened(tmp_path, "held_out")
+    assert len(held_out) == 8
+    assert {held_out.item(i).split for i in range(8)} == {"held_out"}
+    assert held_out.item(0).captions == ("test 0",)
+    assert not held_out.classes
+    assert len(opened(tmp_path)) == 20
+
+
+def test_one_subfolder_alone_is_no_split(tmp_path: Path):
+    for i in range(40):
+        paint(tmp_path / "train" / f"{i}.png")
+    listed(tmp_path / "train", [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(40)])
+    assert 0 < len(opened(tmp_path, "held_out")) < 20
+
+
+def test_what_a_list_says_is_kept(tmp_path: Path):
+    for i in range(6):
+        paint(tmp_path / f"{i}.png", (i, 0, 0))
+    rows: list[dict[str, object]] = [
+        {"file_name": "0.png", "text": ["a cup", "cup"], "group": "cups", "split": "held_out", "licence": "CC0-1.0"},
+        {"file_name": "1.png", "text": "a red cup", "group": "cups", "split": "test"},
+        {"file_name": "2.png", "caption": "a pot", "split": "train", "license": "MIT"},
+        {"file_name": "3.png", "prompt": "a pan"},
+        {"file_name": "4.png", "text": "a lid", "split": "neither"},
+    ]
+    listed(tmp_path, rows)
+    data = opened(tmp_path)
+    items = [data.item(i) for i in range(5)]
+    assert [item.captions[0] for item in items] == ["a cup", "a red cup", "a pot", "a pan", "a lid"]
+    assert [item.group for item in items] == ["cups", "cups", "a pot", "a pan", "a lid"]
+    assert [item.split for item in items[:3]] == ["held_out", "held_out", "train"]
+    assert [item.licence for item in items[:3]] == ["CC0-1.0", None, "MIT"]
+    assert data.report.to_dict()["notes"]["picture that the list of its folder does not name"]["names"] == ["5.png"]
+    assert data.groups()["cups"] == [0, 1]
+
+
+def test_a_list_may_be_a_table(tmp_path: Path):
+    paint(tmp_path / "a.png")
+    (tmp_path / "metadata.csv").write_text('file_name,text,group\na.png,"a cup, red",cups\n')
+    assert (opened(tmp_path).item(0).captions, opened(tmp_path).item(0).group) == (("a cup, red",), "cups")
+
+
+def test_a_list_and_captions_beside_pictures_go_together(tmp_path: Path):
+    fill(tmp_path / "mine", 3)
+    paint(tmp_path / "listed" / "a.png")
+    listed(tmp_path / "listed", [{"file_name": "a.png", "text": "a plate"}])
+    assert names(opened(tmp_path)) == ["listed/a.png", "mine/p000.png", "mine/p001.png", "mine/p002.png"]
+
+
+@pytest.mark.parametrize("folders", [("train", "test"), ("10_sks dog", "1_dog")])
+def test_folders_that_are_no_classes_are_not_taken_for_them(tmp_path: Path, folders: tuple[str, str]):
+    for folder in folders:
+        for i in range(3):
+            paint(tmp_path / folder / f"{i}.png")
+    with pytest.raises(PochadeError, match="6 pictures but no captions"):
+        opened(tmp_path)
+    if folders[0] != "train":
+        assert opened(tmp_path, classes=True).classes == ("10_sks dog", "1_dog")
+
+
+def test_one_caption_says_that_captions_are_meant(tmp_path: Path):
+    for folder in ("cats", "dogs"):
+        for i in range(3):
+            paint(tmp_path / folder / f"{i}.png")
+    assert opened(tmp_path).classes == ("cats", "dogs")
+    (tmp_path / "cats" / "0.txt").write_text("a cat")
+    with pytest.raises(FailureError, match=r"5 of 6 samples cannot be used.* 5 no caption \(cats/1.png \.\.\.\)"):
+        opened(tmp_path)
+    data = opened(tmp_path, classes=True)
+    assert [data.item(i).label for i in range(6)] == [0, 0, 0, 1, 1, 1]
+    assert data.stored(0).captions == ("a cat",)
+
+
+def test_classes_may_lie_below_the_splits(tmp_path: Path):
+    for side in ("train", "val"):
+        for name in ("ant", "bee"):
+            for i in range(2):
+                paint(tmp_path / side / name / f"{i}.png")
+    data = opened(tmp_path, "held_out")
+    assert (data.classes, [data.item(i).label for i in range(4)]) == (("ant", "bee"), [0, 0, 1, 1])
+
+
+def test_all_that_is_skipped_is_counted_before_the_work_ends(tmp_path: Path):
+    fill(tmp_path, 20)
+    for i in range(6):
+        (tmp_path / f"{i}.gif").write_bytes(b"GIF89a")
+    with pytest.raises(FailureError, match=r"6 of 26 samples cannot be used, 1 are allowed.*6 unsupported format"):
+        opened(tmp_path)
+    written = json.loads((tmp_path / ".pochade" / "report.json").read_text())
+    assert [entry["name"] for entry in written["skipped_files"]] == [f"{i}.gif" for i in range(6)]
+
+
+def test_identities_are_of_the_bytes_alone(tmp_path: Path):
+    one, other = fill(tmp_path / "a", 5), fill(tmp_path / "b" / "c", 5)
+    first, second = opened(one), opened(other)
+    assert [first.identity(i) for i in range(5)] == [second.identity(i) for i in range(5)]
+    assert first.fingerprint() == second.fingerprint()
+    assert len({first.identity(i) for i in range(5)}) == 5
+    paint(one / "p002.png", (9, 9, 9))
+    changed = opened(one)
+    assert [changed.identity(i) == first.identity(i) for i in range(5)] == [True, True, False, True, True]
+    assert changed.fingerprint() != first.fingerprint()
+    (other / "p003.txt").write_text("another caption")
+    recaptioned = opened(other)
+    assert [recaptioned.identity(i) for i in range(5)] == [first.identity(i) for i in range(5)]
+    assert recaptioned.fingerprint() != first.fingerprint()
+
+
+def test_what_is_transparent_stands_on_the_background(tmp_path: Path):
+    for i in range(3):
+        Image.new("RGBA", (8, 8), (0, 0, 0, 0)).save(tmp_path / f"{i}.png")
+        (tmp_path / f"{i}.txt").write_text(f"nothing {i}")
+
+    def colours(background: str) -> list[object]:
+        data = open_folder(tmp_path, "all", reading=Reading(background, progress=False))
+        return [data.image(i, 8).getpixel((0, 0)) for i in range(3)]
+
+    assert colours("white") == [(255, 255, 255)] * 3
+    assert colours("#ff8800") == [(255, 136, 0)] * 3
+    random = colours("random")
+    assert len(set(random)) == 3
+    assert random == colours("random")
+
+
+def test_names_of_odd_bytes_are_read(tmp_path: Path):
+    fill(tmp_path, 2)
+    odd = tmp_path.joinpath(b"caf\xe9.png".decode("utf-8", "surrogateescape"))
+    try:
+        paint(odd)
+    except (OSError, UnicodeError):
+        pytest.skip("this file system takes no such name")
+    odd.with_suffix(".txt").write_text("a cup")
+    data = opened(tmp_path)
+    assert data.item(0).name == "caf\ufffd.png"
+    assert data.image(0, 8).size == (8, 8)
+    assert data.fingerprint() == opened(tmp_path).fingerprint()
+
+
+def test_links_are_followed_once(tmp_path: Path):
+    fill(tmp_path / "real", 3)
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
+    (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
+    assert names(opened(tmp_path / "in")) == [f"link/p{i:03d}.png" for i in range(3)]

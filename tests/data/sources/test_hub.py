@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from cli.run import cli
-from pochade.data.prepare.pictures import open_folder, prepare
-from pochade.data.sources.hub import open_rows, read_columns
-from pochade.errors import FailureError, PochadeError
+from pochade.data.dataset import Dataset
+from pochade.data.prepare.pictures import prepare
+from pochade.data.prepare.target import Target
+from pochade.data.sources import open_source
+from pochade.data.sources.hub import HubSource, open_rows, read_columns
+from pochade.data.sources.image_files import Reading
+from pochade.errors import EmptySplitError, FailureError, PochadeError
 
 datasets = pytest.importorskip("datasets")
 
@@ -53,35 +57,44 @@ def labelled(path: Path, labels: list[int]) -> Path:
     return parquet(path, features, image=pictures(len(labels)), label=labels)
 
 
-def test_captions_are_found_and_divided_as_in_a_folder(tmp_path: Path) -> None:
+def written(
+    source: Path | str, out: Path, max_skipped: float = 0.05, columns: Any = (), **target: Any
+) -> dict[str, Any]:
+    found = HubSource(str(source), columns=tuple(columns))
+    target = {"size": 16, **target}
+    return prepare(found, Target(out=out, **target), reading=Reading(max_skipped=max_skipped), progress=False)
+
+
+def captions(data: Dataset) -> list[tuple[str, ...]]:
+    return [data.item(i).captions for i in range(len(data))]
+
+
+@pytest.mark.parametrize("format", ["shards", "folder"])
+def test_captions_are_found_and_divided_as_in_a_folder(tmp_path: Path, format: str) -> None:
     source = captioned(tmp_path / "in" / "train.parquet")
-    report = prepare("datasets", tmp_path / "out", size=16, path=source, samples_per_shard=10)
+    report = written(source, tmp_path / "out", samples_per_shard=10, format=format)
     assert report["samples"]["train"] + report["samples"]["held_out"] == report["reading"]["used"] == 40
     assert report["samples"]["held_out"] > 0
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["held_out", "preview.png", "report.json", "train"]
-    sets = [open_folder(tmp_path / "out", 16, split) for split in ("train", "held_out")]
-    assert {c for s in sets for p in s.items for c in p.captions} == {f"red {i}" for i in range(40)}
-    prepare("datasets", tmp_path / "whole", size=16, path=source.parent, split="all")
-    again = open_folder(tmp_path / "whole", 16)
+    sets = [open_source(tmp_path / "out", split) for split in ("train", "held_out")]
+    assert {words for part in sets for words in captions(part)} == {(f"red {i}",) for i in range(40)}
+    written(source.parent, tmp_path / "whole", split="all", format=format)
+    again = open_source(tmp_path / "whole", "all")
     for split, part in zip(("train", "held_out"), sets, strict=True):
-        chosen = open_folder(tmp_path / "whole", 16, split)
-        assert [p.captions for p in chosen.items] == [p.captions for p in part.items]
+        assert captions(open_source(tmp_path / "whole", split)) == captions(part)
     for i in (0, 25):
-        assert abs(np.asarray(again.image(i))[8, 8, 0] - i) < 6
+        assert abs(np.asarray(again.image(i, 16))[8, 8, 0] - i) < 6
     assert not list(tmp_path.glob("*skipped*"))
 
 
-def test_classes_keep_their_names_and_numbers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("format", ["shards", "folder"])
+def test_classes_keep_their_names_and_numbers(tmp_path: Path, format: str) -> None:
     source = labelled(tmp_path / "in" / "data.parquet", [2, 0, 1, 2, 2, 0, -1] * 6)
-    report = prepare("datasets", tmp_path / "out", size=16, path=source, split="all", max_skipped=0.2)
+    report = written(source, tmp_path / "out", split="all", max_skipped=0.2, format=format)
     assert report["reading"]["skipped_by_reason"] == {"no class": 6}
-    data = open_folder(tmp_path / "out", 16)
-    assert data.class_names == ("cat", "guinea pig", "dog")
-    assert [data.label(i) for i in range(6)] == [2, 0, 1, 2, 2, 0]
-    assert data.sample(2, np.random.default_rng(0))["class_label"] == 1
-    with pytest.raises(PochadeError, match=r"format: folder given, but .* has classes and no captions"):
-        prepare("datasets", tmp_path / "plain", size=16, path=source, format="folder")
-    assert not (tmp_path / "plain").exists()
+    data = open_source(tmp_path / "out", "all")
+    assert data.classes == ("cat", "guinea pig", "dog")
+    assert [data.item(i).label for i in range(6)] == [2, 0, 1, 2, 2, 0]
 
 
 def test_named_columns_nested_and_listed(tmp_path: Path) -> None:
@@ -96,11 +109,11 @@ def test_named_columns_nested_and_listed(tmp_path: Path) -> None:
     rows = list(open_rows(str(source), columns=columns))
     assert [row.captions for row in rows] == [(f"a {i}", f"the {i}") for i in range(5)]
     assert [row.label for row in rows] == [4, 1, 0, 1, 2]
-    prepare("datasets", tmp_path / "out", size=16, path=source, columns=columns, split="all", format="shards")
-    data = open_folder(tmp_path / "out", 16)
-    assert data.caption(1) == "a 1"
-    assert data.classes == ("0", "1", "2", "3", "4")
-    assert open_folder(tmp_path / "out", 16, classes=True).label(0) == 4
+    written(source, tmp_path / "out", columns=columns.items(), split="all")
+    data = open_source(tmp_path / "out", "all")
+    assert data.item(1).captions == ("a 1", "the 1")
+    assert (data.classes, data.class_names) == ((), ("0", "1", "2", "3", "4"))
+    assert open_source(f"classes:{tmp_path / 'out'}", "all").item(0).label == 4
 
 
 def test_pictures_in_folders_and_shards_of_others(tmp_path: Path) -> None:
@@ -132,7 +145,7 @@ def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
     texts = [f"red {i}" for i in range(30)]
     texts[9] = " "
     source = parquet(tmp_path / "in.parquet", features, image=rows, text=texts)
-    report = prepare("datasets", tmp_path / "out", size=8, path=source, split="all", max_skipped=0.2)
+    report = written(source, tmp_path / "out", split="all", max_skipped=0.2)
     assert {e["name"]: e["reason"] for e in report["reading"]["skipped_files"]} == {
         "row 3": "not a PNG, JPEG or WebP file",
         "row 4": "no picture",
@@ -141,16 +154,16 @@ def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
     }
     assert report["samples"] == {"all": 26}
     with pytest.raises(FailureError, match=r"4 of 30 samples cannot be used, 1 are allowed.*two-skipped\.json"):
-        prepare("datasets", tmp_path / "two", size=8, path=source, split="all")
+        written(source, tmp_path / "two", split="all")
     assert not (tmp_path / "two").exists()
     assert len(json.loads((tmp_path / "two-skipped.json").read_text())["skipped_files"]) == 4
 
 
 def test_a_limit_takes_the_first_of_each_split(tmp_path: Path) -> None:
     source = captioned(tmp_path / "in.parquet", 60)
-    report = prepare("datasets", tmp_path / "out", size=8, path=source, limit=2)
+    report = written(source, tmp_path / "out", limit=2)
     assert report["samples"] == {"train": 2, "held_out": 2}
-    assert [p.captions[0] for p in open_folder(tmp_path / "out", 8, "train").items] == ["red 0", "red 1"]
+    assert captions(open_source(tmp_path / "out", "train")) == [("red 0",), ("red 1",)]
 
 
 def test_the_command(capsys: Any, tmp_path: Path) -> None:
@@ -185,17 +198,24 @@ def test_what_cannot_be_read_is_said_before_anything_is_written(
     captioned(Path("splits/validation.parquet"), 2)
     Path("in.zip").write_bytes(b"x")
     with pytest.raises(PochadeError, match=message) as caught:
-        prepare("datasets", "out", size=8, path=path, **arguments)
+        written(path, Path("out"), columns=arguments.get("columns", {}).items())
     assert "\n" not in str(caught.value)
     assert not Path("out").exists()
 
 
-def test_options_of_datasets_go_with_it_alone(tmp_path: Path) -> None:
-    with pytest.raises(PochadeError, match="config: given, but goes with the source datasets only"):
-        prepare("openmoji", tmp_path / "out", size=8, config="default")
+def test_a_split_without_rows_is_an_error(tmp_path: Path) -> None:
+    source = captioned(tmp_path / "in.parquet", 1)
+    with pytest.raises(EmptySplitError, match="is empty"):
+        written(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_options_of_datasets_go_with_it_alone(capsys: Any, tmp_path: Path) -> None:
+    wrong = cli(capsys, "data", "prepare", "openmoji", str(tmp_path / "out"), "--config", "default", code=2)
+    assert "config: given, but goes with the source datasets only" in wrong.error
 
 
 def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PochadeError, match=r"datasets is not installed: pip install 'pochade\[hub\]'"):
-        prepare("datasets", tmp_path / "out", size=8, path="someone/something")
+        written("someone/something", tmp_path / "out")

@@ -1,13 +1,11 @@
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from pochade.data.cache.latents import fingerprint
+from pochade.data.dataset import Dataset
+from pochade.data.sources import open_source
 from pochade.errors import PochadeError
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 
 def folder(path: Path, colour: tuple[int, int, int], words: str, count: int) -> str:
@@ -18,40 +16,43 @@ def folder(path: Path, colour: tuple[int, int, int], words: str, count: int) -> 
     return str(path)
 
 
+def captions(data: Dataset) -> list[str]:
+    return [data.item(i).captions[0] for i in range(len(data))]
+
+
 def test_parts_follow_each_other_as_often_as_they_are_named(tmp_path: Path):
     red, blue = folder(tmp_path / "red", (255, 0, 0), "red", 3), folder(tmp_path / "blue", (0, 0, 255), "blue", 2)
-    data = open_images(ImageData(f"{red}+{blue}+{red}", 16, held_out=False))
-    assert len(data) == 8
-    samples = [data.sample(i, np.random.default_rng(0)) for i in range(8)]
-    expected = ["red 0", "red 1", "red 2", "blue 0", "blue 1", "red 0", "red 1", "red 2"]
-    assert [sample["caption"] for sample in samples] == expected
-    assert [data.caption(i) for i in range(8)] == expected
-    assert [float(sample["image"][0, 0, 0]) for sample in samples] == [1, 1, 1, -1, -1, 1, 1, 1]
-    pictures = as_pictures(data)
-    assert [pictures.captions(i)[0] for i in range(len(pictures))] == expected
-    assert [pictures.group(i) for i in range(8)] == list(range(8))
-    assert pictures.label(4) == -1
-    assert pictures.image(4).getpixel((0, 0)) == (0, 0, 255)
-    assert fingerprint(pictures) != fingerprint(as_pictures(open_images(ImageData(red, 16, held_out=False))))
+    data = open_source(f"{red}+{blue}+{red}", "all")
+    assert captions(data) == ["red 0", "red 1", "red 2", "blue 0", "blue 1", "red 0", "red 1", "red 2"]
+    assert data.image(4, 8).getpixel((0, 0)) == (0, 0, 255)
+    assert len(data.groups()) == len({data.item(i).name for i in range(8)}) == 8
+    assert [data.identity(i) for i in (0, 3)] == [open_source(part, "all").identity(0) for part in (red, blue)]
+    assert data.report is not None
+    assert data.report.summary() == "8 used, 0 skipped"
+    assert data.report.source == f"{red} + {blue} + {red}"
+    assert data.fingerprint() != open_source(f"{red}+{red}+{blue}", "all").fingerprint()
 
 
 def test_drawings_keep_their_variants_together(tmp_path: Path):
     other = folder(tmp_path / "red", (255, 0, 0), "red", 3)
-    data = open_images(ImageData(f"{other}+openmoji", 32, held_out=False))
-    pictures = as_pictures(data)
-    groups = {pictures.group(i) for i in range(len(pictures))}
-    assert len(groups) == len(data)
-    assert {pictures.group(i) for i in range(3)} == {0, 1, 2}
-    sample = data.sample(3, np.random.default_rng(0))
-    assert sorted(sample) == ["caption", "image", "name"]
+    data, drawings = open_source(f"{other}+openmoji", "all"), open_source("openmoji", "all")
+    groups = list(data.groups().values())
+    assert len(groups) == 3 + len(drawings.groups())
+    assert [[i - 3 for i in indices] for indices in groups[3:]] == list(drawings.groups().values())
+
+
+def test_each_part_keeps_its_split(tmp_path: Path):
+    red = folder(tmp_path / "red", (255, 0, 0), "red", 30)
+    for split in ("train", "held_out"):
+        parts = [open_source(part, split) for part in (red, "openmoji")]
+        assert captions(open_source(f"{red}+openmoji", split)) == [c for part in parts for c in captions(part)]
 
 
 def test_what_cannot_be_joined_is_refused(tmp_path: Path):
     red = folder(tmp_path / "red", (255, 0, 0), "red", 3)
     with pytest.raises(PochadeError, match="several joined by"):
-        open_images(ImageData(f"{red}+nothing", 16, held_out=False))
+        open_source(f"{red}+nothing", "all")
 
 
 def test_a_folder_with_a_plus_in_its_name_is_that_folder(tmp_path: Path):
-    red = folder(tmp_path / "red+blue", (255, 0, 0), "red", 3)
-    assert len(open_images(ImageData(red, 16, held_out=False))) == 3
+    assert len(open_source(folder(tmp_path / "red+blue", (255, 0, 0), "red", 3), "all")) == 3

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
-from pochade.data.dataset import Dataset
-from pochade.data.sources.shards import Record, ShardDataset, write_shards
+from pochade.data.dataset import Split
+from pochade.data.prepare.writer import Record, picture_record, write_shards
+from pochade.data.sources.image_files import ImageFiles, Reading
+from pochade.data.sources.shards import NO_GROUP, open_shards
 from pochade.errors import FailureError, PochadeError
 
 
@@ -23,7 +24,11 @@ def png(value: int, format: str = "PNG") -> bytes:
 
 
 def records(count: int) -> list[Record]:
-    return [Record(png(i), ".png", [f"grey {i}", f"shade {i}"], f"k{i:04d}") for i in range(count)]
+    return [picture_record(f"k{i:04d}", png(i), ".png", [f"grey {i}", f"shade {i}"]) for i in range(count)]
+
+
+def opened(path: Path | str, split: Split = "all", classes: bool | None = None, **limits: float) -> ImageFiles:
+    return open_shards(Path(path), split, classes=classes, reading=Reading(progress=False, **limits))
 
 
 def make_tar(path: Path, members: dict[str, bytes]) -> Path:
@@ -35,12 +40,17 @@ def make_tar(path: Path, members: dict[str, bytes]) -> Path:
     return path
 
 
-def level(sample: dict) -> int:
-    return round((float(sample["image"].mean()) + 1) * 127.5)
+def level(data: ImageFiles, index: int) -> int:
+    """The grey of a picture of one grey."""
+    return int(np.asarray(data.image(index, 8)).mean().round())
 
 
-def rng(seed: int = 0) -> np.random.Generator:
-    return np.random.default_rng(seed)
+def captions(data: ImageFiles) -> list[tuple[str, ...]]:
+    return [data.item(i).captions for i in range(len(data))]
+
+
+def reasons(data: ImageFiles) -> dict[str, str]:
+    return {entry["name"]: entry["reason"] for entry in data.report.skipped}
 
 
 def test_what_is_written_is_read(tmp_path: Path):
@@ -51,15 +61,12 @@ def test_what_is_written_is_read(tmp_path: Path):
         data = (tmp_path / shard["file"]).read_bytes()
         assert len(data) == shard["bytes"]
         assert hashlib.sha256(data).hexdigest() == shard["sha256"]
-    data = ShardDataset(tmp_path, 8)
-    assert isinstance(data, Dataset)
+    data = opened(tmp_path)
     assert len(data) == 25
     for i in (24, 0, 13):
-        sample = data.sample(i, rng())
-        assert level(sample) == i
-        assert sample["caption"] in (f"grey {i}", f"shade {i}")
-    assert data.items[13].name == "000001.tar/k0013.png"
-    assert {data.sample(3, rng(s))["caption"] for s in range(20)} == {"grey 3", "shade 3"}
+        assert level(data, i) == i
+        assert data.item(i).captions == (f"grey {i}", f"shade {i}")
+    assert data.item(13).name == "000001.tar/k0013.png"
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         ".pochade",
         "000000.tar",
@@ -91,7 +98,7 @@ def test_webdataset_reads_what_we_wrote(tmp_path: Path, webdataset):
             samples += list(webdataset.tariterators.group_by_keys(files))
     assert [s["__key__"] for s in samples] == [f"k{i:04d}" for i in range(12)]
     assert samples[7]["png"] == png(7)
-    assert samples[7]["txt"] == b"grey 7\nshade 7"
+    assert json.loads(samples[7]["json"]) == {"text": ["grey 7", "shade 7"]}
 
 
 def test_we_read_what_webdataset_wrote(tmp_path: Path, webdataset):
@@ -102,11 +109,11 @@ def test_we_read_what_webdataset_wrote(tmp_path: Path, webdataset):
                 image = Image.new("RGB", (8, 8), (i, i, i))
                 text = {"txt": f"grey {i}"} if i % 2 else {"json": {"caption": f"grey {i}", "width": 8}}
                 writer.write({"__key__": f"dir/s{i:03d}", "png": image, "cls": i, **text})
-    data = ShardDataset(f"{tmp_path}/data-{{000000..000002}}.tar", 8)
-    assert [level(data.sample(i, rng())) for i in range(10)] == list(range(10))
-    assert [data.caption(i) for i in range(10)] == [f"grey {i}" for i in range(10)]
-    assert len(ShardDataset(f"{tmp_path}/data-*.tar", 8)) == 10
-    assert len(ShardDataset(tmp_path / "data-000002.tar", 8)) == 2
+    data = opened(f"{tmp_path}/data-{{000000..000002}}.tar")
+    assert [level(data, i) for i in range(10)] == list(range(10))
+    assert captions(data) == [(f"grey {i}",) for i in range(10)]
+    assert len(opened(f"{tmp_path}/data-*.tar")) == 10
+    assert len(opened(tmp_path / "data-000002.tar")) == 2
 
 
 class Payload:
@@ -124,9 +131,12 @@ def test_pickles_and_other_members_are_never_opened(tmp_path: Path):
     folder.mkdir()
     members = {"a.png": png(1), "a.txt": b"one", "a.pkl": bad, "a.pyd": bad, "a.pth": bad, "b.pkl": bad}
     make_tar(folder / "0.tar", members)
-    data = ShardDataset(folder, 8)
+    data = opened(folder)
     assert len(data) == 1
-    data.sample(0, rng())
+    data.image(0, 8)
+    assert data.report.notes == {
+        f"other members (.{suffix})": n for suffix, n in (("pkl", 2), ("pyd", 1), ("pth", 1))
+    } | {NO_GROUP: 1}
     assert not canary.exists()
 
 
@@ -134,7 +144,7 @@ def test_pickles_and_other_members_are_never_opened(tmp_path: Path):
 def test_member_names_that_leave_the_folder_are_refused(tmp_path: Path, name):
     make_tar(tmp_path / "0.tar", {"b.png": png(1), "b.txt": b"b", name: png(1)})
     with pytest.raises(PochadeError, match=r"0.tar: the member name .* leaves the folder"):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
 
 
 def test_links_are_not_followed(tmp_path: Path):
@@ -144,7 +154,7 @@ def test_links_are_not_followed(tmp_path: Path):
             link = tarfile.TarInfo(name)
             link.type, link.linkname = kind, "/etc/hostname"
             tar.addfile(link)
-    assert [p.captions for p in ShardDataset(tmp_path, 8).items] == [("a",)]
+    assert captions(opened(tmp_path)) == [("a",)]
 
 
 def test_pairs_that_are_incomplete_are_named(tmp_path: Path):
@@ -152,13 +162,12 @@ def test_pairs_that_are_incomplete_are_named(tmp_path: Path):
     for i in range(100):
         members |= {f"{i}.png": png(i), f"{i}.txt": f"grey {i}".encode()}
     del members["7.txt"]
-    members["8.txt"] = b"\xff\xfe"
+    members["8.txt"] = b"\x00\x01"
     members |= {"9.jpg": png(9, "JPEG"), "10.png": png(10)[:50], "11.png": b""}
     make_tar(tmp_path / "0.tar", members)
-    data = ShardDataset(tmp_path, 8)
+    data = opened(tmp_path)
     assert len(data) == 96
-    skipped = {entry["name"]: entry["reason"] for entry in data.report.skipped}
-    assert skipped == {
+    assert reasons(data) == {
         "0.tar/7.png": "no caption",
         "0.tar/8.png": "no caption",
         "0.tar/9.jpg": "second picture of a sample",
@@ -178,16 +187,16 @@ def test_a_truncated_shard_is_named_with_the_samples_lost(tmp_path: Path, cut):
     write_shards(records(40), tmp_path, samples_per_shard=10)
     path = tmp_path / "000002.tar"
     end, left = {
-        "within a picture": (member_end(path, "k0023.txt") + 520, 4),
+        "within a picture": (member_end(path, "k0023.json") + 520, 4),
         "within a caption": (member_end(path, "k0023.png") + 515, 3),
-        "between samples": (member_end(path, "k0023.txt"), 4),
+        "between samples": (member_end(path, "k0023.json"), 4),
         "between pairs": (member_end(path, "k0023.png"), 3),
         "empty": (0, 0),
     }[cut]
     path.write_bytes(path.read_bytes()[:end])
-    with pytest.raises(FailureError, match=r"000002.tar: truncated shard.*report.json"):
-        ShardDataset(tmp_path, 8)
-    data = ShardDataset(tmp_path, 8, max_skipped=0.3)
+    with pytest.raises(FailureError, match=r"truncated shard \(000002.tar\).*report.json"):
+        opened(tmp_path)
+    data = opened(tmp_path, max_skipped=0.3)
     assert len(data) == 30 + left
     [entry] = data.report.skipped
     assert entry["name"] == "000002.tar"
@@ -199,9 +208,9 @@ def test_a_truncated_shard_is_named_with_the_samples_lost(tmp_path: Path, cut):
 def test_a_truncated_shard_without_an_index_is_noticed(tmp_path: Path, end):
     write_shards(records(10), tmp_path)
     path = tmp_path / "000000.tar"
-    path.write_bytes(path.read_bytes()[: member_end(path, "k0005.txt") + (520 if end == "within a picture" else 0)])
+    path.write_bytes(path.read_bytes()[: member_end(path, "k0005.json") + (520 if end == "within a picture" else 0)])
     (tmp_path / "index.json").unlink()
-    data = ShardDataset(tmp_path, 8)
+    data = opened(tmp_path)
     assert len(data) == 6
     assert [entry["reason"] for entry in data.report.skipped] == ["truncated shard"]
 
@@ -210,11 +219,11 @@ def test_a_changed_byte_is_found_by_the_hash(tmp_path: Path):
     write_shards(records(40), tmp_path, samples_per_shard=10)
     path = tmp_path / "000001.tar"
     data = bytearray(path.read_bytes())
-    data[member_end(path, "k0012.png") + 512] ^= 1  # a letter of a caption, which nothing else would notice
+    data[member_end(path, "k0012.png") + 512 + 12] ^= 1  # a letter of a caption, which nothing else would notice
     path.write_bytes(data)
-    with pytest.raises(FailureError, match=r"000001.tar: damaged shard"):
-        ShardDataset(tmp_path, 8)
-    survivors = ShardDataset(tmp_path, 8, max_skipped=0.25)
+    with pytest.raises(FailureError, match=r"damaged shard \(000001.tar\)"):
+        opened(tmp_path)
+    survivors = opened(tmp_path, max_skipped=0.25)
     assert len(survivors) == 30
     assert "10 samples lost" in survivors.report.skipped[0]["detail"]
 
@@ -222,22 +231,22 @@ def test_a_changed_byte_is_found_by_the_hash(tmp_path: Path):
 def test_a_missing_shard_is_noticed(tmp_path: Path):
     write_shards(records(40), tmp_path, samples_per_shard=10)
     (tmp_path / "000003.tar").unlink()
-    with pytest.raises(FailureError, match=r"000003.tar: missing shard"):
-        ShardDataset(tmp_path, 8)
-    assert len(ShardDataset(tmp_path, 8, max_skipped=0.25)) == 30
-    assert len(ShardDataset(f"{tmp_path}/00000[01].tar", 8)) == 20
+    with pytest.raises(FailureError, match=r"missing shard \(000003.tar\)"):
+        opened(tmp_path)
+    assert len(opened(tmp_path, max_skipped=0.25)) == 30
+    assert len(opened(f"{tmp_path}/00000[01].tar")) == 20
 
 
 def test_the_second_start_hashes_nothing(tmp_path: Path, monkeypatch):
     write_shards(records(20), tmp_path, samples_per_shard=10)
-    first = ShardDataset(tmp_path, 8)
+    first = opened(tmp_path)
     import pochade.data.sources.shards as module
 
-    monkeypatch.setattr(module, "_hash", lambda path: pytest.fail("hashed again"))
+    monkeypatch.setattr(module, "sha256", lambda path: pytest.fail("hashed again"))
     monkeypatch.setattr(module, "_members", lambda path: pytest.fail("listed again"))
-    again = ShardDataset(tmp_path, 8)
-    assert again.items == first.items
-    assert torch.equal(again.sample(5, rng())["image"], first.sample(5, rng())["image"])
+    again = opened(tmp_path)
+    assert again.pictures == first.pictures
+    assert again.fingerprint() == first.fingerprint()
 
 
 def test_compressed_shards_are_refused(tmp_path: Path):
@@ -246,19 +255,19 @@ def test_compressed_shards_are_refused(tmp_path: Path):
     make_tar(tmp_path / "plain.tar", {"a.png": png(1), "a.txt": b"a"})
     (tmp_path / "0.tar").write_bytes(gzip.compress((tmp_path / "plain.tar").read_bytes()))
     with pytest.raises(PochadeError, match=r"0.tar: compressed"):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("given", ["", "absent", "x-*.tar", "{000..003}.tar", "pipe:echo hello"])
 def test_no_shards(tmp_path: Path, given):
     with pytest.raises(PochadeError, match=r"shards: "):
-        ShardDataset(f"{tmp_path}/{given}", 8)
+        opened(f"{tmp_path}/{given}")
 
 
 def test_shards_without_captions(tmp_path: Path):
     make_tar(tmp_path / "0.tar", {"a.bin": b"x"})
     with pytest.raises(PochadeError, match=r"holds no captioned pictures"):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize("index", ["{", "[]", '{"shards": [{"file": "0.tar"}]}'])
@@ -266,22 +275,22 @@ def test_a_damaged_index_is_named(tmp_path: Path, index):
     write_shards(records(2), tmp_path)
     (tmp_path / "index.json").write_text(index)
     with pytest.raises(PochadeError, match=r"index.json: not an index"):
-        ShardDataset(tmp_path, 8)
+        opened(tmp_path)
 
 
 @pytest.mark.parametrize(
     "record",
     [
-        Record(b"x", ".png", ["a"], "a.b"),
-        Record(b"x", ".png", ["a"], "../a"),
-        Record(b"x", ".png", ["a"], ""),
-        Record(b"x", ".gif", ["a"], "a"),
-        Record(b"x", ".png", [" "], "a"),
-        Record(b"x", ".png", ["a"], "k0000"),
+        Record("a.b", {".png": b"x"}, {}),
+        Record("../a", {".png": b"x"}, {}),
+        Record("", {".png": b"x"}, {}),
+        Record("a", {".gif": b"x"}, {}),
+        Record("a", {".png": b"x"}, {}, label=-1),
+        Record("k0000", {".png": b"x"}, {}),
     ],
 )
 def test_bad_records_are_refused_and_leave_no_half_shard(tmp_path: Path, record):
-    with pytest.raises(PochadeError, match=r"key: |suffix: |captions: "):
+    with pytest.raises(PochadeError, match=r"key: |suffix: |label: "):
         write_shards([*records(3), record], tmp_path, samples_per_shard=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.tar"]
 
@@ -294,6 +303,95 @@ def test_an_interrupt_leaves_whole_shards_only(tmp_path: Path):
     with pytest.raises(KeyboardInterrupt):
         write_shards(interrupted(), tmp_path, samples_per_shard=2)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["000000.tar", "000001.tar"]
-    assert len(ShardDataset(tmp_path, 8)) == 4
+    assert len(opened(tmp_path)) == 4
     with pytest.raises(PochadeError, match=r"already holds shards"):
         write_shards(records(1), tmp_path)
+
+
+@pytest.mark.parametrize("text", [".txt", ".json"])
+def test_dots_in_names_belong_to_the_name(tmp_path: Path, text: str):
+    members: dict[str, bytes] = {}
+    for i in range(3):
+        stem, words = f"x/IMG_2024.05.0{i}", f"grey {i}"
+        members[f"{stem}.png"] = png(i)
+        members[f"{stem}{text}"] = words.encode() if text == ".txt" else json.dumps({"caption": words}).encode()
+    make_tar(tmp_path / "0.tar", members)
+    data = opened(tmp_path)
+    assert [(level(data, i), data.item(i).captions) for i in range(3)] == [(i, (f"grey {i}",)) for i in range(3)]
+
+
+def test_a_caption_goes_with_the_longest_name_that_it_starts(tmp_path: Path):
+    members = {"a.v2.png": png(1), "a.txt": b"one", "b.png": png(2), "b.seg.png": png(3), "b.txt": b"two"}
+    make_tar(tmp_path / "0.tar", members)
+    data = opened(tmp_path)
+    assert [(data.item(i).name, data.item(i).captions) for i in range(2)] == [
+        ("0.tar/a.v2.png", ("one",)),
+        ("0.tar/b.png", ("two",)),
+    ]
+    assert reasons(data) == {"0.tar/b.seg.png": "no caption"}
+
+
+def test_every_member_is_used_or_named(tmp_path: Path):
+    members = {f"{i}.png": png(i) for i in range(40)} | {f"{i}.txt": b"grey" for i in range(40)}
+    members |= {"a.heic": b"x", "b.txt": b"a caption", "3.npy": b"x", "4.jpeg.bin": b"x", "README": b"x"}
+    members["5.txt"] = "caf\xe9".encode("latin-1")
+    make_tar(tmp_path / "0.tar", members)
+    data = opened(tmp_path)
+    assert reasons(data) == {"0.tar/a.heic": "unsupported format"}
+    assert data.item(5).captions == ("caf\xe9",)
+    notes = data.report.to_dict()["notes"]
+    assert notes.pop(NO_GROUP)["files"] == 40
+    assert {what: note["names"] for what, note in notes.items()} == {
+        ".txt members without a picture": ["0.tar/b.txt"],
+        "other members (.npy)": ["0.tar/3.npy"],
+        "other members (.bin)": ["0.tar/4.jpeg.bin"],
+        "other members (no suffix)": ["0.tar/README"],
+        "caption in Latin-1, not UTF-8": ["0.tar/5.png"],
+    }
+
+
+def test_groups_splits_and_licences_are_kept(tmp_path: Path):
+    facts = {"group": "cups", "split": "held_out", "licence": "CC0-1.0"}
+    both = [
+        picture_record("a", png(1), ".png", ["a cup"], **facts),
+        picture_record("b", png(2), ".png", ["b"], group="c"),
+    ]
+    write_shards(both, tmp_path)
+    data = opened(tmp_path)
+    assert (data.item(0).group, data.item(0).split, data.item(0).licence) == ("cups", "held_out", "CC0-1.0")
+    assert data.item(1).group == "c"
+    assert not data.report.notes
+
+
+def test_shards_without_groups_say_what_stands_for_them(tmp_path: Path):
+    write_shards(records(4), tmp_path)
+    data = opened(tmp_path)
+    assert data.item(2).group == "grey 2"
+    assert (
+        data.report.summary()
+        == "4 used, 0 skipped; 4 without a stored group, which the first caption (or the name) stands for"
+    )
+
+
+def test_shards_in_subfolders_are_the_sides_of_the_split(tmp_path: Path):
+    for side, count in (("train", 6), ("test", 2)):
+        write_shards(records(count), tmp_path / side)
+    assert (len(opened(tmp_path, "train")), len(opened(tmp_path, "held_out")), len(opened(tmp_path))) == (6, 2, 8)
+
+
+def test_identities_are_of_the_bytes(tmp_path: Path):
+    write_shards(records(6), tmp_path / "a", samples_per_shard=2)
+    write_shards(records(6), tmp_path / "b", samples_per_shard=2)
+    write_shards([picture_record("k0000", png(99), ".png", ["grey 0"]), *records(6)[1:]], tmp_path / "c", 2)
+    a, b, c = (opened(tmp_path / name) for name in "abc")
+    assert [a.identity(i) for i in range(6)] == [b.identity(i) for i in range(6)]
+    assert len({a.identity(i) for i in range(6)}) == 6
+    assert a.identity(0) != c.identity(0)
+    assert a.identity(5) == c.identity(5)
+    assert a.fingerprint() == b.fingerprint() != c.fingerprint()
+
+
+def test_the_index_of_another_library_is_passed_over(tmp_path: Path):
+    write_shards(records(2), tmp_path)
+    (tmp_path / "index.json").write_text('{"__kind__": "wids-shard-index-v1", "shardlist": []}')
+    assert len(opened(tmp_path)) == 2

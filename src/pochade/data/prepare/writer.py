@@ -61,6 +61,8 @@ class Writer(ABC):
     def __init__(self, folder: Path, class_names: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.class_names = folder, class_names
+        self._open = ExitStack()
+        """Files that are not complete, and get no name after an error."""
         self.count = 0
         self._keys: set[str] = set()
 
@@ -75,13 +77,20 @@ class Writer(ABC):
         self.count += 1
 
     def __exit__(self, *error: Any) -> None:
-        self._close(ended_well=error[0] is None)
+        if error[0] is None:
+            self._finish()
+        else:
+            self._open.__exit__(*error)
 
     @abstractmethod
     def _write(self, record: Record) -> None: ...
 
     @abstractmethod
-    def _close(self, ended_well: bool) -> None: ...
+    def _finish(self) -> None: ...
+
+    def _name_classes(self) -> None:
+        if self.class_names:
+            write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
 
 
 class ShardWriter(Writer):
@@ -101,7 +110,6 @@ class ShardWriter(Writer):
             raise PochadeError(f"folder: {folder} already holds shards")
         self.samples_per_shard = samples_per_shard
         self.index: dict[str, Any] = {"samples": 0, "shards": []}
-        self._open = ExitStack()
         self._tar: tarfile.TarFile | None = None
         self._inside = 0
 
@@ -118,13 +126,13 @@ class ShardWriter(Writer):
             self._tar.addfile(member, io.BytesIO(data))
         self._inside += 1
         if self._inside == self.samples_per_shard:
-            self._finish()
+            self._finish_shard()
 
     @property
     def _path(self) -> Path:
         return self.folder / f"{len(self.index['shards']):06d}.tar"
 
-    def _finish(self) -> None:
+    def _finish_shard(self) -> None:
         path = self._path
         self._open.close()
         entry = {"file": path.name, "samples": self._inside, "bytes": path.stat().st_size, "sha256": sha256(path)}
@@ -132,15 +140,10 @@ class ShardWriter(Writer):
         self.index["samples"] += self._inside
         self._tar, self._inside = None, 0
 
-    def _close(self, ended_well: bool) -> None:
-        if not ended_well:
-            # The shard that is not complete gets no name.
-            self._open.__exit__(InterruptedError, InterruptedError(), None)
-            return
+    def _finish(self) -> None:
         if self._inside:
-            self._finish()
-        if self.class_names:
-            write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
+            self._finish_shard()
+        self._name_classes()
         write_json(self.folder / INDEX, self.index)
 
 
@@ -169,11 +172,9 @@ class FolderWriter(Writer):
             row["label"] = self.class_names[record.label] if self.class_names else str(record.label)
         self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
 
-    def _close(self, ended_well: bool) -> None:
-        if ended_well:
-            write_text(self.folder / self.name, "".join(self._lines))
-            if self.class_names:
-                write_text(self.folder / CLASSES[0], "".join(f"{name}\n" for name in self.class_names))
+    def _finish(self) -> None:
+        write_text(self.folder / self.name, "".join(self._lines))
+        self._name_classes()
 
 
 def write_shards(

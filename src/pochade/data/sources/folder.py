@@ -13,6 +13,7 @@ from pochade.data.dataset import Split
 from pochade.data.report import Report, readable
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
+    CAPTION_KEYS,
     LIST,
     PICTURES,
     PREPARED,
@@ -98,7 +99,7 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
         _name_by_folder(found, sides, bool(classes))
     names = _class_names(path, tree, found)
-    numbers = {name: number for number, name in enumerate(names)}
+    numbers = {str(number): number for number in range(len(names))} | {name: n for n, name in enumerate(names)}
     pictures: list[Picture] = []
     for picture, class_name, lacking in found.candidates:
         if class_name and class_name not in numbers:
@@ -197,8 +198,8 @@ def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
                 file_name, label = row["file_name"], row.get("label")
                 if not isinstance(file_name, str):
                     raise TypeError("file_name is no string")
-                if not facts.captions and not any(row.get(key) is not None for key in ("text", "label")):
-                    raise KeyError("text")
+                if not row.keys() & {*CAPTION_KEYS, "label"}:
+                    raise KeyError(CAPTION_KEYS[0])
             except (ValueError, KeyError, TypeError) as error:
                 found.skipped.append((where, "unreadable line", f"{type(error).__name__}: {error}", 1))
                 continue

@@ -3,7 +3,7 @@
 import json
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -73,7 +73,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     reading = reading or Reading()
     folder, shards = find_shards(path)
     names = read_class_names({shard.parent for shard in shards})
-    contents = read_contents(folder, shards, _pair, "shards.json", reading.progress)
+    contents = read_contents(path, _pair, "shards.json", reading.progress)
     store = store_for(folder)
     total = sum(len(c.samples) + sum(skip[3] for skip in c.skipped) for c in contents.values())
     if not total:
@@ -118,31 +118,30 @@ def find_shards(path: Path) -> tuple[Path, list[Path]]:
     return folder, shards
 
 
-def read_contents(
-    folder: Path, shards: Sequence[Path], pair: Pairing, remembered: str, progress: bool
-) -> dict[str, Contents]:
-    """What each shard holds, by its name in the folder, as ``pair`` finds it from the members.
+def read_contents(path: Path, pair: Pairing, remembered: str, progress: bool) -> dict[str, Contents]:
+    """What each shard of a folder or a pattern holds, by its name in the folder, as ``pair`` finds it from the members.
 
-    Shards that an ``index.json`` beside the others names and that are not there are lost. ``remembered`` is the name of
-    the file that saves reading unchanged shards again. Errors are those of `open_shards`.
+    Of a folder, shards that an ``index.json`` names and that are not there are lost. ``remembered`` is the name of the
+    file that saves reading unchanged shards again. Errors are those of `open_shards`.
     """
+    folder, shards = find_shards(path)
     store = store_for(folder)
     expected = {beside: _read_index(beside / INDEX) for beside in {shard.parent for shard in shards}}
     known = read_store(store / remembered)
     seen: dict[str, Any] = {}
 
-    def examine(path: Path) -> dict[str, Any]:
-        entry = expected[path.parent].get(path.name)
-        at = [CONTENTS, *stamp(path), entry["sha256"] if entry else None]
-        old = known.get(path.relative_to(folder).as_posix(), {})
-        return old if old.get("stamp") == at else {"stamp": at, **_contents(path, entry, pair)._asdict()}
+    def examine(shard: Path) -> dict[str, Any]:
+        entry = expected[shard.parent].get(shard.name)
+        at = [CONTENTS, *stamp(shard), entry["sha256"] if entry else None]
+        old = known.get(shard.relative_to(folder).as_posix(), {})
+        return old if old.get("stamp") == at else {"stamp": at, **_contents(shard, entry, pair)._asdict()}
 
-    for path, content in each(examine, shards, f"reading {folder}", progress):
-        seen[path.relative_to(folder).as_posix()] = content
+    for shard, content in each(examine, shards, f"reading {folder}", progress):
+        seen[shard.relative_to(folder).as_posix()] = content
     if seen != known:
         write_json(store / remembered, seen)
     contents = {n: Contents(found["samples"], found["skipped"], found["notes"]) for n, found in seen.items()}
-    for beside, entries in expected.items():
+    for beside, entries in expected.items() if path.is_dir() else ():
         for name, entry in entries.items():
             place = (beside / name).relative_to(folder).as_posix()
             if place not in contents and not (beside / name).exists():

@@ -5,13 +5,13 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from pochade.data.dataset import Dataset, is_held_out
+from pochade.data.dataset import is_held_out
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.data.sources.pairs.attributes import relatives_in_hair, relatives_in_person, relatives_in_tone
 from pochade.data.sources.pairs.layers import PALETTE, areas, colours_of, draw, read_layers, repaint, shade_for_shade
 from pochade.data.sources.pairs.masked import changed_area, mark
-from pochade.data.sources.pairs.openmoji import EDITS, KINDS, OpenMojiPairs
-from pochade.data.sources.pairs.pair import HOLE, PairDataset, differ
+from pochade.data.sources.pairs.openmoji import EDITS, KINDS, OpenMojiPairs, draw_caption
+from pochade.data.sources.pairs.pair import HOLE, PAIR_TASKS, differ
 from pochade.data.sources.pairs.wordings import WORDINGS
 from pochade.errors import PochadeError
 from pochade.types import TASKS
@@ -30,7 +30,7 @@ def pixels(image: Image.Image) -> np.ndarray:
 
 @pytest.fixture(scope="module")
 def everything() -> OpenMoji:
-    return OpenMoji(SIZE, "all")
+    return OpenMoji("all")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -48,8 +48,7 @@ def test_every_kind_changes_the_picture(kind: str):
 
 def test_samples_are_tensors():
     data = OpenMojiPairs(SIZE)
-    assert isinstance(data, PairDataset)
-    assert isinstance(data, Dataset)
+    assert data.tasks == PAIR_TASKS
     tasks = set()
     for index in range(30):
         sample = data.sample(index, np.random.default_rng(index))
@@ -78,7 +77,7 @@ def test_the_generator_alone_decides():
 @pytest.mark.parametrize("split", ["train", "held_out"])
 def test_no_pair_has_a_concept_of_the_other_side(split: str):
     data = OpenMojiPairs(SIZE, split)
-    concepts = {item.code: item.concept for item in OpenMoji(SIZE, "all").items}
+    concepts = {item.code: item.concept for item in OpenMoji("all").drawings}
     for index in range(120):
         pair = data.pair(index % len(data), np.random.default_rng([1, index]))
         code = pair.name.rsplit("-", 1)[0]
@@ -88,7 +87,7 @@ def test_no_pair_has_a_concept_of_the_other_side(split: str):
 
 def test_relatives_stay_in_their_split():
     for split in ("train", "held_out"):
-        items = OpenMoji(SIZE, split).items
+        items = OpenMoji(split).drawings
         for relatives in (relatives_in_tone, relatives_in_person, relatives_in_hair):
             found = relatives(items)
             # Of the styles of hair, too few are held out.
@@ -172,12 +171,12 @@ def test_outlines_have_no_colours_and_colouring_in_is_the_way_back():
 
 
 def test_recolouring_leaves_outlines_white_and_skin():
-    everything = OpenMoji(128, "all")
-    index = next(i for i, item in enumerate(everything.items) if item.name == "man farmer light skin tone")
-    layers = read_layers(everything.items[index].path)
+    everything = OpenMoji("all")
+    index = next(i for i, item in enumerate(everything.drawings) if item.name == "man farmer light skin tone")
+    layers = read_layers(everything.drawings[index].path)
     assert "FADCBC" in colours_of(layers, "skin")
     repaint(layers, "color", shade_for_shade("green", "purple"))
-    before, after = pixels(everything.image(index)), pixels(draw(layers, 128))
+    before, after = pixels(everything.image(index, 128)), pixels(draw(layers, 128))
     for kept in ((0, 0, 0), (255, 255, 255), tuple(bytes.fromhex("FADCBC"))):
         same = (before == kept).all(-1)
         assert same.sum() > 50
@@ -213,7 +212,7 @@ def test_areas_of_a_plain_picture():
 
 
 def test_relatives_differ_in_one_way(everything: OpenMoji):
-    items = everything.items
+    items = everything.drawings
     by_name = {item.name: index for index, item in enumerate(items)}
 
     def names(relatives: dict[int, dict[str, int]], name: str) -> dict[str, str]:
@@ -265,3 +264,25 @@ def test_other_arguments_are_those_of_the_drawings():
     with pytest.raises(PochadeError, match=r"split: 'test'"):
         OpenMojiPairs(SIZE, "test")  # pyright: ignore[reportArgumentType]
     assert set(EDITS) < set(KINDS)
+
+
+def test_captions_are_drawn_from_the_words():
+    drawings = OpenMoji("train").drawings
+    drawing = next(drawing for drawing in drawings if len(drawing.keywords) > 1)
+    drawn = [draw_caption(drawing, np.random.default_rng(seed)) for seed in range(400)]
+    words = {drawing.name, *drawing.keywords}
+    assert all(caption and set(caption.split(", ")) <= words for caption in drawn)
+    assert 0.85 <= np.mean([drawing.name in caption.split(", ") for caption in drawn]) < 1
+    assert 0.4 < np.mean([drawing.keywords[0] in caption.split(", ") for caption in drawn]) < 0.6
+    assert len({caption.split(", ")[0] for caption in drawn}) == len(words)  # any of them may come first
+    plain = next(drawing for drawing in drawings if not drawing.keywords)
+    assert draw_caption(plain, np.random.default_rng(0)) == plain.name
+
+
+def test_identities_change_with_what_pairs_are_made():
+    one, same = OpenMojiPairs(SIZE, "held_out"), OpenMojiPairs(SIZE, "held_out")
+    assert (one.identity(3), one.fingerprint()) == (same.identity(3), same.fingerprint())
+    assert one.identity(3) != one.identity(4)
+    for other in (OpenMojiPairs(16, "held_out"), OpenMojiPairs(SIZE, "held_out", {"mirror": 1.0})):
+        assert other.fingerprint() != one.fingerprint()
+        assert other.identity(3) != one.identity(3)

@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageDraw
 
-from pochade.data.sources.pairs.pair import HOLE, PairDataset
+from pochade.data.sources import open_source
+from pochade.data.sources.pairs.pair import HOLE
 from pochade.data.sources.pairs.pictures import PicturePairs
 from pochade.errors import FailureError, PochadeError
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 SIZE = 32
 
@@ -21,12 +20,11 @@ def made_of(folder: Path, *colours: str) -> PicturePairs:
         ImageDraw.Draw(image).polygon([(2, 2), (29, 9), (12, 28)], fill=colour)
         image.save(folder / f"{colour}.png")
         (folder / f"{colour}.txt").write_text(f"a {colour} kite")
-    return PicturePairs(as_pictures(open_images(ImageData(str(folder), SIZE, held_out=False))))
+    return PicturePairs(open_source(folder, "all"), SIZE)
 
 
 def test_holes_and_lost_detail(tmp_path: Path) -> None:
     data = made_of(tmp_path, "red", "green", "blue")
-    assert isinstance(data, PairDataset)
     assert len(data) == 3
     seen: set[str] = set()
     for seed in range(12):
@@ -53,4 +51,20 @@ def test_what_no_pairs_can_be_made_of(tmp_path: Path) -> None:
             blank.pair(0, np.random.default_rng(seed))
     for tasks in ((), ("inpaint", "edit")):
         with pytest.raises(PochadeError, match="of any pictures can be made inpaint, super_resolution"):
-            PicturePairs(blank.pictures, tasks)
+            PicturePairs(blank.dataset, SIZE, tasks)
+
+
+def test_a_blank_picture_alone_is_replaced(tmp_path: Path) -> None:
+    data = made_of(tmp_path, "red", "white")
+    names = {data.pair(i, np.random.default_rng(seed)).name.partition(".")[0] for i in range(2) for seed in range(6)}
+    assert names == {"red"}
+
+
+def test_identities_are_of_the_picture_and_its_words(tmp_path: Path) -> None:
+    data = made_of(tmp_path, "red", "green")
+    assert data.identity(0) != data.identity(1)
+    assert data.identity(0) != PicturePairs(data.dataset, SIZE, ("inpaint",)).identity(0)
+    assert data.identity(0) != PicturePairs(data.dataset, 16).identity(0)
+    (tmp_path / "green.txt").write_text("a kite")
+    again = PicturePairs(open_source(tmp_path, "all"), SIZE)
+    assert [again.identity(i) == data.identity(i) for i in range(2)] == [False, True]

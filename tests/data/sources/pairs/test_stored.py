@@ -7,11 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
+from data.sources.test_shards import make_tar
 from pochade.data.dataset import is_held_out
-from pochade.data.sources.pairs.pair import HOLE, PairDataset
+from pochade.data.prepare.writer import Record, ShardWriter
+from pochade.data.sources.image_files import Reading
+from pochade.data.sources.pairs.pair import HOLE, PAIR_TASKS
 from pochade.data.sources.pairs.stored import StoredPairs
-from pochade.data.sources.shards import ShardWriter
-from pochade.errors import FailureError, PochadeError
+from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.types import TASKS
 
 
@@ -37,6 +39,10 @@ def many(folder: Path, count: int = 40) -> Path:
     return listed(folder, *rows)
 
 
+def opened(path: Path, split: Any = "all", tasks: Any = PAIR_TASKS, **limits: float) -> StoredPairs:
+    return StoredPairs(path, 8, split, tasks=tasks, reading=Reading(progress=False, **limits))
+
+
 def rng(seed: int = 0) -> np.random.Generator:
     return np.random.default_rng(seed)
 
@@ -56,8 +62,8 @@ def test_a_folder_of_pairs(tmp_path: Path):
         {"source": "small.png", "target": "sub/c.png", "task": "super_resolution", "instruction": "a lake"},
         {"source": "sub/a.png", "target": "sub/b.png", "mask": "mask.png", "instruction": "make it green"},
     )
-    data = StoredPairs(tmp_path, 8)
-    assert isinstance(data, PairDataset)
+    data = opened(tmp_path)
+    assert data.tasks == PAIR_TASKS
     assert len(data) == 4
     edit, inpaint, large, masked = (data.sample(i, rng()) for i in range(4))
     assert [TASKS[s["task"]] for s in (edit, inpaint, large, masked)] == [
@@ -91,7 +97,7 @@ def test_a_hole_does_not_shrink(tmp_path: Path):
     mask.save(tmp_path / "mask.png")
     plain(tmp_path / "a.png", "red", (64, 64))
     listed(tmp_path, {"source": "a.png", "target": "a.png", "mask": "mask.png", "task": "inpaint"})
-    sample = StoredPairs(tmp_path, 8).sample(0, rng())
+    sample = opened(tmp_path).sample(0, rng())
     assert sample["mask"].nonzero().tolist() == [[0, 4, 1]]
 
 
@@ -100,42 +106,43 @@ def test_shards_of_pairs(tmp_path: Path):
     plain(tmp_path / "b.jpg", "lime")
     plain(tmp_path / "m.png", 255, mode="L")
     red, green, mask = ((tmp_path / name).read_bytes() for name in ("a.png", "b.jpg", "m.png"))
-    told = json.dumps({"instruction": "make it green", "group": "apple"}).encode()
-    hole = json.dumps({"task": "inpaint"}).encode()
+    told = {"instruction": "make it green", "group": "apple", "split": "held_out"}
+    hole = {"task": "inpaint"}
     with ShardWriter(tmp_path / "shards") as writer:
-        writer.write("one", {".source.png": red, ".target.jpg": green, ".json": told, ".note.txt": b"x"})
-        writer.write("x/two", {".source.png": red, ".mask.png": mask, ".target.png": red, ".json": hole})
-        writer.write("three", {".source.png": red, ".target.png": green})
-        writer.write("four", {".source.png": red, ".json": told})
-        writer.write("five", {".source.png": red, ".target.png": red, ".json": hole})
-        writer.write("six", {".source.png": red, ".target.png": red, ".json": b"{"})
-    data = StoredPairs(tmp_path / "shards", 8, max_skipped=1)
-    assert [(item.name, item.task, item.group) for item in data.items] == [
-        ("000000.tar/one", "edit", "apple"),
-        ("000000.tar/x/two", "inpaint", "000000.tar/x/two"),
+        writer.add(Record("one", {".source.png": red, ".target.jpg": green}, told))
+        writer.add(Record("x/two", {".source.png": red, ".mask.png": mask, ".target.png": red}, hole))
+        writer.add(Record("four", {".source.png": red}, told))
+        writer.add(Record("five", {".source.png": red, ".target.png": red}, hole))
+        writer.add(Record("six", {".source.png": red, ".target.png": red}, {"task": "paint"}))
+    make_tar(tmp_path / "shards" / "more.tar", {"three.source.png": red, "three.target.png": green, "x.md": b"x"})
+    data = opened(tmp_path / "shards", max_skipped=1)
+    assert [(item.name, item.task, item.group, item.split) for item in data.items] == [
+        ("000000.tar/one", "edit", "apple", "held_out"),
+        ("000000.tar/x/two", "inpaint", "000000.tar/x/two", ""),
     ]
+    assert data.pair(0).split == "held_out"
+    assert dict(data.report.notes) == {"other members (.md)": 1}
     assert data.sample(0, rng())["source"][:, 0, 0].tolist() == [1, -1, -1]
     assert data.sample(1, rng())["mask"].all()
     reasons = {entry["name"]: entry["reason"] for entry in data.report.skipped}
     assert reasons == {
-        "000000.tar/three": "no .json",
+        "more.tar/three": "no .json",
         "000000.tar/four": "no target",
         "000000.tar/five": "no mask",
         "000000.tar/six": "unreadable .json",
     }
-    assert len(StoredPairs(tmp_path / "shards" / "*.tar", 8, max_skipped=1)) == 2
+    assert len(opened(tmp_path / "shards" / "*.tar", max_skipped=1)) == 2
 
 
 def test_a_damaged_shard_is_counted(tmp_path: Path):
     plain(tmp_path / "a.png", "red")
     red = (tmp_path / "a.png").read_bytes()
-    told = json.dumps({"instruction": "nothing"}).encode()
-    with ShardWriter(tmp_path / "shards", 2) as writer:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=2) as writer:
         for key in "abcd":
-            writer.write(key, {".source.png": red, ".target.png": red, ".json": told})
+            writer.add(Record(key, {".source.png": red, ".target.png": red}, {"instruction": "nothing"}))
     shard = tmp_path / "shards" / "000001.tar"
     shard.write_bytes(shard.read_bytes()[:5000])
-    data = StoredPairs(tmp_path / "shards", 8, max_skipped=0.9)
+    data = opened(tmp_path / "shards", max_skipped=0.9)
     assert data.report.skipped[0]["reason"] == "truncated shard"
     assert len(data) + data.report.skipped_count == 4
 
@@ -163,18 +170,18 @@ def test_what_cannot_be_used_is_named(tmp_path: Path):
         (good | {"mask": "wide.png"}, "other shape"),
     ]
     listed(tmp_path, *rows, *(row for row, _ in bad))
-    data = StoredPairs(tmp_path, 8, max_skipped=0.5)
+    data = opened(tmp_path, max_skipped=0.5)
     assert len(data) == 30
     told = {entry["name"]: entry["reason"] for entry in data.report.skipped}
     assert told == {f"pairs.jsonl line {31 + i}": reason for i, (_, reason) in enumerate(bad)}
     assert json.loads((tmp_path / ".pochade/report.json").read_text())["used"] == 30
-    with pytest.raises(FailureError, match=r"2 of 44 samples cannot be used"):
-        StoredPairs(tmp_path, 8, max_skipped=0.03)
+    with pytest.raises(FailureError, match=r"10 of 44 samples cannot be used"):
+        opened(tmp_path, max_skipped=0.03)
 
 
 def test_a_second_start_decodes_what_has_changed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     folder = many(tmp_path, 5)
-    StoredPairs(folder, 8)
+    opened(folder)
     import pochade.data.sources.pairs.pair as module
 
     plain(folder / "3-b.png", "white")
@@ -185,13 +192,13 @@ def test_a_second_start_decodes_what_has_changed(tmp_path: Path, monkeypatch: py
         return true_load(data, **options)
 
     monkeypatch.setattr(module, "load_image", counting)
-    assert len(StoredPairs(folder, 8)) == 5
-    assert loaded == ["3-a.png", "3-b.png"]
+    assert len(opened(folder)) == 5
+    assert sorted(set(loaded)) == ["3-a.png", "3-b.png"]
 
 
 def test_splits_are_of_groups(tmp_path: Path):
     folder = many(tmp_path)
-    parts = {split: StoredPairs(folder, 8, split=split) for split in ("train", "held_out", "all")}
+    parts = {split: opened(folder, split) for split in ("train", "held_out", "all")}
     names = {split: {item.name for item in data.items} for split, data in parts.items()}
     assert names["train"] | names["held_out"] == names["all"]
     assert not names["train"] & names["held_out"]
@@ -200,14 +207,14 @@ def test_splits_are_of_groups(tmp_path: Path):
     rows = [json.loads(line) | {"group": "one"} for line in (folder / "pairs.jsonl").read_text().splitlines()]
     listed(folder, *rows)
     side, other = ("held_out", "train") if is_held_out("one") else ("train", "held_out")
-    assert len(StoredPairs(folder, 8, split=side)) == 40
-    with pytest.raises(PochadeError, match=rf"split: '{other}' of .* is empty \(40 pairs in all\)"):
-        StoredPairs(folder, 8, split=other)
+    assert len(opened(folder, side)) == 40
+    with pytest.raises(EmptySplitError, match=rf"split: '{other}' of .* is empty \(40 pictures in all\)"):
+        opened(folder, other)
 
 
 def test_another_pair_stands_in_for_one_that_breaks(tmp_path: Path, caplog: pytest.LogCaptureFixture):
     folder = many(tmp_path, 8)
-    data = StoredPairs(folder, 8)
+    data = opened(folder)
     (folder / "2-b.png").write_bytes(b"")
     sample = data.sample(2, rng())
     assert sample["name"] != "pairs.jsonl line 3"
@@ -224,19 +231,57 @@ def test_no_path_leaves_the_folder(tmp_path: Path, role: str, name: str):
     plain(tmp_path / "a.png", "red")
     row = {"source": "a.png", "target": "a.png", "instruction": "go", role: name}
     with pytest.raises(PochadeError, match=rf"line 1: {role} '.*' leaves the folder"):
-        StoredPairs(listed(tmp_path, row), 8)
+        opened(listed(tmp_path, row))
 
 
 def test_wrong_use_is_named(tmp_path: Path):
     for path, message in ((tmp_path, "holds no pairs: expected pairs.jsonl"), (tmp_path / "x", "neither a folder")):
         with pytest.raises(PochadeError, match=message):
-            StoredPairs(path, 8)
+            opened(path)
     with pytest.raises(PochadeError, match="holds no pairs"):
-        StoredPairs(listed(tmp_path), 8)
+        opened(listed(tmp_path))
     with pytest.raises(PochadeError, match="size: 0"):
         StoredPairs(many(tmp_path, 1), 0)
     with pytest.raises(PochadeError, match="split: 'test'"):
-        StoredPairs(tmp_path, 8, split="test")
+        opened(tmp_path, "test")
     (tmp_path / "0-a.png").write_bytes(b"")
     with pytest.raises(FailureError, match="no usable pair"):
-        StoredPairs(tmp_path, 8)
+        opened(tmp_path)
+
+
+def test_stored_splits_and_those_of_subfolders_win(tmp_path: Path):
+    for side in ("train", "validation"):
+        many(tmp_path / side, 6)
+    rows = [json.loads(line) for line in (tmp_path / "train" / "pairs.jsonl").read_text().splitlines()]
+    listed(tmp_path / "train", {**rows[0], "split": "held_out"}, *rows[1:])
+    sides = {split: opened(tmp_path, split) for split in ("train", "held_out", "all")}
+    assert {split: len(data) for split, data in sides.items()} == {"train": 5, "held_out": 7, "all": 12}
+    assert sides["held_out"].items[0].name == "train/pairs.jsonl line 1"
+
+
+def test_only_the_pairs_of_the_tasks_that_are_wanted(tmp_path: Path):
+    many(tmp_path, 3)
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    listed(tmp_path, *rows, {**rows[0], "task": "super_resolution"})
+    assert opened(tmp_path).tasks == ("edit", "super_resolution")
+    assert [item.task for item in opened(tmp_path, tasks=("super_resolution",)).items] == ["super_resolution"]
+    with pytest.raises(PochadeError, match=r"tasks: inpaint given, but .* has pairs for edit"):
+        opened(tmp_path, tasks=("inpaint",))
+
+
+def test_pictures_that_no_list_names_are_noted(tmp_path: Path):
+    many(tmp_path, 2)
+    plain(tmp_path / "x.png", "red")
+    assert opened(tmp_path).report.to_dict()["notes"] == {
+        "picture that no list names": {"files": 1, "names": ["x.png"]}
+    }
+
+
+def test_identities_are_of_bytes_and_words(tmp_path: Path):
+    one, other = opened(many(tmp_path / "a", 4)), opened(many(tmp_path / "b", 4))
+    assert [one.identity(i) for i in range(4)] == [other.identity(i) for i in range(4)]
+    assert len({one.identity(i) for i in range(4)}) == 4
+    assert one.fingerprint() == other.fingerprint() != StoredPairs(tmp_path / "a", 16).fingerprint()
+    plain(tmp_path / "a" / "2-b.png", "white")
+    changed = opened(tmp_path / "a")
+    assert [changed.identity(i) == one.identity(i) for i in range(4)] == [True, True, False, True]

@@ -94,7 +94,9 @@ class OpenMojiPairs(PairDataset):
         if not total:
             raise PochadeError("weights: all are 0, at least one must be more")
         self._kinds = list(self.weights)
-        self.tasks = tuple(task for task in PAIR_TASKS if any(task_of(kind) == task for kind in self._kinds))
+        self.tasks = tuple(
+            task for task in PAIR_TASKS if any(w and task_of(kind) == task for kind, w in self.weights.items())
+        )
         self._chances = [weight / total for weight in self.weights.values()]
         if not SMALLEST <= size <= LARGEST:
             raise PochadeError(f"size: {size} given, allowed are {SMALLEST} to {LARGEST} pixels")

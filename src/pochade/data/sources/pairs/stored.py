@@ -250,8 +250,8 @@ def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, sid
 
 
 def _from_shards(shards: Path, progress: bool) -> FoundPairs:
-    folder, paths = find_shards(shards)
-    contents = read_contents(folder, paths, _pair, "pair-shards.json", progress)
+    folder, _ = find_shards(shards)
+    contents = read_contents(shards, _pair, "pair-shards.json", progress)
     sides = split_folders(_top(name) for name in contents)
     found = FoundPairs(folder, [], [], [])
     for shard, content in contents.items():

@@ -1,0 +1,45 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pochade.data.prepare.target import Target, spread
+from pochade.errors import PochadeError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"size": 0}, "size: 0"),
+        ({"split": "test"}, "split: 'test'"),
+        ({"format": "shard"}, "format: 'shard' given, allowed are shards, folder .did you mean 'shards'"),
+        ({"limit": 0}, "limit: 0"),
+        ({"samples_per_shard": 0}, "samples_per_shard: 0"),
+    ],
+)
+def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(PochadeError, match=message):
+        Target(out=tmp_path / "out", **arguments)
+
+
+def test_what_is_in_the_way(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(PochadeError, match="is a file"):
+        Target(out=tmp_path / "file")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("years of work")
+    for overwrite in (False, True):
+        with pytest.raises(PochadeError, match="out: "):
+            Target(out=tmp_path / "mine", overwrite=overwrite)
+
+
+def test_parts(tmp_path: Path) -> None:
+    both, whole, one = (Target(out=tmp_path / "x", split=split) for split in ("both", "all", "train"))
+    assert [both.part_of(side) for side in ("train", "held_out")] == ["train", "held_out"]
+    assert [whole.part_of(side) for side in ("train", "held_out")] == ["all", "all"]
+    assert [one.part_of(side) for side in ("train", "held_out")] == ["train", None]
+
+
+def test_spread() -> None:
+    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
+    assert spread(10, 4) == [0, 2, 5, 7]
