@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pochade.data.dataset import Dataset, Split, check_split
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, nearest
 
 if TYPE_CHECKING:
     from pochade.data.sources.image_files import Reading
@@ -88,7 +88,8 @@ class FolderSource(Source):
 
             return open_shards(path, split, classes=self.classes, reading=reading)
         if not path.is_dir():
-            raise PochadeError(f"source: {str(self)!r} given, which is no folder; allowed are {FORMS}")
+            near = nearest(str(self.path), _KINDS)
+            raise PochadeError(f"source: {str(self)!r} given, which is no folder{near}; allowed are {FORMS}")
         from pochade.data.sources.folder import open_folder
 
         return open_folder(path, split, classes=self.classes, reading=reading)

@@ -52,7 +52,9 @@ def test_tasks_choose_the_kinds() -> None:
     assert {edits.pair(i).name.rpartition("-")[2] for i in range(60)} <= set(EDITS)
     with pytest.raises(PochadeError, match="kinds: mirror given, allowed for inpaint are inpaint"):
         open_pairs("openmoji:mirror", 16, tasks=["inpaint"])
-    with pytest.raises(PochadeError, match="tasks: edit, inpaint given, but openmoji:mirror has no pairs for inpaint"):
+    with pytest.raises(
+        PochadeError, match="tasks: edit, inpaint given, but there are no pairs for inpaint in openmoji:mirror"
+    ):
         open_pairs("openmoji:mirror", 16, tasks=["edit", "inpaint"])
     with pytest.raises(PochadeError, match="tasks: paint given, allowed are edit, inpaint, super_resolution"):
         open_pairs("openmoji", 16, tasks=["paint"])

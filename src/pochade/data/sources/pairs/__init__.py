@@ -52,7 +52,7 @@ class PairSource(ABC):
         missing = [task for task in tasks or () if task not in pairs.tasks]
         if missing:
             wanted = ", ".join(tasks or ())
-            raise PochadeError(f"tasks: {wanted} given, but {self} has no pairs for {', '.join(missing)}")
+            raise PochadeError(f"tasks: {wanted} given, but there are no pairs for {', '.join(missing)} in {self}")
         return pairs
 
     @abstractmethod
