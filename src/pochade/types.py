@@ -122,12 +122,48 @@ class DenoiserOutput:
     """Named extras, for instance the reasoning steps taken."""
 
 
+@dataclass(frozen=True)
+class InputSpec:
+    """What a denoiser takes beside latents and time, by its configuration: the one place that pipelines, training and
+    export ask. A width or number of 0, False and None mean that it has no such input."""
+
+    latent_channels: int
+    """C."""
+    sample_size: int
+    """H and W of the latents in training."""
+    size_multiple: int
+    """H and W of any latents are multiples of this."""
+    text_dim: int = 0
+    """D_text of ``tokens``, which come with their ``mask``."""
+    pooled_dim: int = 0
+    """D_pool of ``pooled``."""
+    text_encoder: str | None = None
+    """Identity of the text encoder whose vectors it was trained on."""
+    num_classes: int = 0
+    """Of ``class_label``."""
+    source: bool = False
+    """``source`` and ``source_mask``."""
+    task: bool = False
+    """``task``."""
+    tasks: tuple[str, ...] = ()
+    """Of ``TASKS``, those with a source that it was trained for."""
+    control: bool = False
+    """``control``."""
+    image_prompt_dim: int = 0
+    """D_ref of ``reference``."""
+    image_prompt_encoder: str | None = None
+    """Identity of the encoder of ``reference``, where it is known."""
+    state_shape: tuple[int, ...] | None = None
+    """Of what goes from one sampling step to the next, without the batch axis."""
+    depth: int | None = None
+    """Iterations of a call without ``depth``; None where the family has none."""
+
+
 class Denoiser(Protocol):
     """``denoiser(latents, t, conditioning, state=None, depth=None)``: the call that every family answers.
 
     latents [B, C, H, W]; t [B] in [0, 1], 0 is data and 1 is noise; ``depth`` the number of iterations where the
-    family has them (None: as configured); ``state`` as handed back by the call before. A family that carries one says
-    so by ``state_shape``, its shape without the batch axis; training and export ask for that.
+    family has them (None: as configured); ``state`` as handed back by the call before.
     """
 
     config: Any

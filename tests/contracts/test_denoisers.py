@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -13,6 +14,7 @@ from pochade.denoisers import FAMILIES as REGISTERED
 from pochade.denoisers import build, variants
 from pochade.errors import PochadeError
 from pochade.export.onnx import export_denoiser
+from pochade.export.parity import random_inputs, run, session
 from pochade.types import TASKS, Conditioning
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
@@ -329,10 +331,64 @@ def test_parameter_counts(name: str, variant: str, parameters: float, tolerance:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.parametrize(
-    ("name", "toy"), [*((n, next(iter(f.toys))) for n, f in FAMILIES.items()), CONTROLLED, REFERENCED]
-)
+@pytest.mark.parametrize(("name", "toy"), [(name, next(iter(family.toys))) for name, family in FAMILIES.items()])
 def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
     denoiser = stir(make(name, toy))
     exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5)
     assert exported.difference < 1e-4
+
+
+@pytest.mark.no_cover
+@pytest.mark.parametrize(
+    ("name", "toy", "more"),
+    [
+        ("lrf", "editor", {}),
+        (*CONTROLLED, {"tasks": ("edit", "inpaint")}),
+        (*REFERENCED, {"source": "channels", "tasks": ("inpaint",)}),
+        ("microforge", "regions", {}),
+    ],
+)
+def test_export_parity_with_a_source_and_whatever_else_is_shown(
+    name: str, toy: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    denoiser = stir(make(name, toy, **more))
+    path = tmp_path / "denoiser.onnx"
+    exported = export_denoiser(denoiser, path, latent_size=(4, 8), text_tokens=5, source=True)
+    assert exported.difference < 1e-4
+    shown = {i.name for i in exported.inputs} & {"source", "source_mask", "task", "control", "reference"}
+    assert shown >= {"source", "source_mask", "task"}
+    # The graph reads each of them.
+    values = random_inputs(exported.inputs, 2, seed=4)
+    (velocity, *_) = run(session(path), values)
+    for other in shown:
+        changed = (values[other] + 1) % len(TASKS) if other == "task" else values[other] + 1
+        (moved, *_) = run(session(path), {**values, other: changed})
+        assert float(np.abs(moved - velocity).max()) > 1e-4, other
+
+
+def test_only_a_denoiser_trained_to_edit_is_exported_with_a_source(tmp_path: Path) -> None:
+    for name in FAMILIES:
+        with pytest.raises(PochadeError, match=r"^source: True given, but the denoiser was not trained with one"):
+            export_denoiser(make(name, next(iter(FAMILIES[name].toys))), tmp_path / "x.onnx", source=True)
+
+
+def test_the_input_spec_is_what_a_denoiser_takes(denoiser: Any, family: Family) -> None:
+    """Each part is an input of the spec, changes the velocity where it is one, and is refused where it is not."""
+    spec = denoiser.input_spec()
+    assert (spec.latent_channels, spec.sample_size) == (denoiser.config.latent_channels, denoiser.config.sample_size)
+    assert (spec.depth is None) == (family.depth is None)
+    assert (spec.state_shape is not None) == family.stateful
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    taken = {
+        "text": bool(spec.text_dim),
+        "class_label": bool(spec.num_classes),
+        "source": spec.source,
+        "control": spec.control,
+        "reference": bool(spec.image_prompt_dim),
+    }
+    assert {part for part, takes in taken.items() if takes} == set(family.parts)
+    assert spec.task == (conditioning_for(denoiser, family.parts, 2, (4, 4)).task is not None)
+    for part in set(taken) - set(family.parts):
+        given = Conditioning(**{part: torch.zeros(2, 1, 3) if part == "reference" else latents})
+        with pytest.raises(PochadeError, match=f"^{part}: a tensor given, but the network has no input for it"):
+            denoiser(latents, t, given)

@@ -68,7 +68,7 @@ def test_manifest_names_every_input(pipe: Any, folder: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 4])
 @torch.no_grad()
 def test_graphs_equal_eager(pipe: Any, folder: Path, batch: int) -> None:
-    values = random_inputs(export.denoiser_inputs(pipe.denoiser, (4, 4), 5), batch, seed=9)
+    values = random_inputs(export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), batch, seed=9)
     (got,) = run(session(folder / "denoiser.onnx"), values)
     conditioning = Conditioning(**{k: v for k, v in values.items() if k not in {"latents", "t"}})
     expected = pipe.denoiser(values["latents"], values["t"], conditioning).velocity
@@ -79,7 +79,7 @@ def test_graphs_equal_eager(pipe: Any, folder: Path, batch: int) -> None:
 
 @torch.no_grad()
 def test_dropped_text_and_no_class_in_the_graph(pipe: Any, folder: Path) -> None:
-    values = random_inputs(export.denoiser_inputs(pipe.denoiser, (4, 4), 5), 2, seed=5)
+    values = random_inputs(export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), 2, seed=5)
     none = dict(values)
     none["mask"] = torch.zeros_like(values["mask"])
     none["tokens"], none["pooled"] = torch.zeros_like(values["tokens"]), torch.zeros_like(values["pooled"])
@@ -198,10 +198,34 @@ def test_a_network_without_a_form_in_onnx_keeps_the_file_before(pipe: Any, tmp_p
     assert [p.name for p in tmp_path.iterdir()] == ["decoder.onnx"]
 
 
+def test_a_network_that_fixes_the_batch_has_no_graph_for_any(pipe: Any, tmp_path: Path) -> None:
+    class Fixed(nn.Module):
+        config = pipe.autoencoder.config
+
+        def decode(self, latents: Tensor) -> Tensor:
+            return latents.reshape(len(latents), -1)  # len() of a traced tensor is a constant
+
+    with pytest.raises(FailureError, match=r"^decoder.onnx: the network fixes the batch at 2"):
+        export.export_decoder(Fixed(), tmp_path / "decoder.onnx", latent_size=2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_editing_model_is_exported_with_its_encoder(pipe: Any, tmp_path: Path) -> None:
+    editor = stir(make("lrf", "editor", blocks=1))
+    parts = SimpleNamespace(**{**vars(pipe), "denoiser": editor})
+    manifest = export.export_pipeline(parts, tmp_path, batch=1, source=True)
+    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["decoder.onnx", "denoiser.onnx", "encoder.onnx"]
+    assert [i["name"] for i in manifest["denoiser"]["inputs"]][-3:] == ["source", "source_mask", "task"]
+    assert manifest["encoder"]["inputs"] == [{"name": "images", "shape": [1, 3, 32, 32], "dtype": "float32"}]
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    (latents,) = run(session(tmp_path / "encoder.onnx"), {"images": images})
+    np.testing.assert_allclose(latents, pipe.autoencoder.encode(images).detach().numpy(), atol=1e-4)
+
+
 def test_random_inputs() -> None:
     inputs = (
         Input("latents", (3, 2, 2)),
-        Input("t", ()),
+        Input("t", (), bounded=True),
         Input("tokens", (4, 6)),
         Input("mask", (4,), torch.bool),
         Input("class_label", (), torch.int64, low=-1, high=3),

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.modulation import TimestepEmbedding
-from pochade.types import PARTS, TASKS, Conditioning
+from pochade.types import TASKS, Conditioning, InputSpec
 
 
 def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> None:
@@ -26,43 +26,43 @@ def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> N
         raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{shape[0]}]")
 
 
-def check_conditioning(latents: Tensor, conditioning: Conditioning, config: Any, parts: tuple[str, ...]) -> None:
-    """Raises PochadeError unless every part that is present and used fits the latents and the configuration.
+def check_conditioning(latents: Tensor, conditioning: Conditioning, spec: InputSpec) -> None:
+    """Raises PochadeError unless every part that is present and used fits the latents and the network's inputs.
+
+    A picture or a task that the network has no input for is an error; text and labels that it has none for are not
+    used.
 
     Args:
         latents: [B, C, H, W].
         conditioning: of any parts.
-        config: ``text_dim``, ``pooled_dim`` and ``num_classes``, 0 where the network has no such input; for "reference"
-            its ``reference_dim``.
-        parts: of ``pochade.types.PARTS`` and "task", those that the family can be told. A picture or a task that it
-            cannot be told is an error; text and labels that its configuration has no input for are left aside.
+        spec: what the network takes.
     """
     batch = latents.shape[0]
     length = None if conditioning.tokens is None else conditioning.tokens.shape[1]
     allowed: dict[str, tuple[int | None, ...]] = {}
-    if config.text_dim:
-        allowed |= {"tokens": (batch, length, config.text_dim), "mask": (batch, length)}
-    if config.pooled_dim:
-        allowed["pooled"] = (batch, config.pooled_dim)
-    if config.num_classes:
+    if spec.text_dim:
+        allowed |= {"tokens": (batch, length, spec.text_dim), "mask": (batch, length)}
+    if spec.pooled_dim:
+        allowed["pooled"] = (batch, spec.pooled_dim)
+    if spec.num_classes:
         allowed["class_label"] = (batch,)
-    if "source" in parts:
+    if spec.source:
         allowed |= {"source": tuple(latents.shape), "source_mask": (batch, 1, *latents.shape[2:])}
-    if "control" in parts:
+    if spec.control:
         allowed["control"] = tuple(latents.shape)
-    if "reference" in parts:
+    if spec.image_prompt_dim:
         vectors = None if conditioning.reference is None else conditioning.reference.shape[1:2].numel()
-        allowed |= {"reference": (batch, vectors, config.reference_dim), "reference_scale": (batch,)}
-    if "task" in parts:
+        allowed |= {"reference": (batch, vectors, spec.image_prompt_dim), "reference_scale": (batch,)}
+    if spec.task:
         allowed["task"] = (batch,)
     for name, shape in allowed.items():
         value = getattr(conditioning, name)
         if value is not None and tuple(value.shape) != shape:
             raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
-    if config.text_dim and (conditioning.tokens is None) != (conditioning.mask is None):
+    if spec.text_dim and (conditioning.tokens is None) != (conditioning.mask is None):
         raise PochadeError("mask: text tokens come with their mask, both or neither is allowed")
-    for name in (*PARTS, "task"):
-        if name not in ("text", "class_label", *parts) and getattr(conditioning, name) is not None:
+    for name in ("source", "control", "reference", "task"):
+        if name not in allowed and getattr(conditioning, name) is not None:
             raise PochadeError(f"{name}: a tensor given, but the network has no input for it: allowed is None")
 
 

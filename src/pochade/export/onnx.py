@@ -18,11 +18,13 @@ import torch
 from torch import Tensor, nn
 
 from pochade import __version__
+from pochade.autoencoders.base import ImageAutoencoder
+from pochade.denoisers.base import DenoiserModel
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.export.parity import TOLERANCE, Input, check
 from pochade.export.weights import data_of, replacing, save_model, transpose_weights
 from pochade.files import write_json
-from pochade.types import Conditioning
+from pochade.types import TASKS, Conditioning, InputSpec
 
 OPSET = 20
 _FOLDED = 2**22
@@ -89,6 +91,15 @@ class _FlatTextEncoder(nn.Module):
         return out.tokens, out.pooled
 
 
+class _Encoder(nn.Module):
+    def __init__(self, autoencoder: nn.Module) -> None:
+        super().__init__()
+        self.autoencoder = autoencoder
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.autoencoder.encode(images)  # pyright: ignore[reportCallIssue]
+
+
 class _Decoder(nn.Module):
     def __init__(self, autoencoder: nn.Module) -> None:
         super().__init__()
@@ -98,40 +109,44 @@ class _Decoder(nn.Module):
         return self.autoencoder.decode(latents)  # pyright: ignore[reportCallIssue]
 
 
-def denoiser_inputs(denoiser: nn.Module, latent_size: tuple[int, int], text_tokens: int) -> tuple[Input, ...]:
-    """The inputs that a denoiser's configuration speaks of: latents, t, then its conditioning, then its state.
+def denoiser_inputs(
+    spec: InputSpec, latent_size: tuple[int, int], text_tokens: int, *, source: bool = False
+) -> tuple[Input, ...]:
+    """The inputs of a denoiser's graph: latents, t, then the conditioning that it takes, then its state.
 
-    ``text_dim`` above 0 brings tokens and mask, ``pooled_dim`` pooled, ``num_classes`` class_label,
-    ``controlled`` control, zeros for none, and ``reference_dim`` the features of one reference, likewise; a
-    ``state_shape`` brings the state, zeros at the first sampling step.
+    Control and reference (the features of one picture) are zeros for none, the state is zeros at the first sampling
+    step. ``source`` adds the source picture's latents, the mask of what is to be changed, and the task, an index into
+    ``pochade.types.TASKS``.
     """
-    config: Any = denoiser.config
-    inputs = [Input("latents", (config.latent_channels, *latent_size)), Input("t", ())]
-    if getattr(config, "text_dim", None):
-        inputs.append(Input("tokens", (text_tokens, config.text_dim)))
-        inputs.append(Input("mask", (text_tokens,), torch.bool))
-    if getattr(config, "pooled_dim", None):
-        inputs.append(Input("pooled", (config.pooled_dim,)))
-    if getattr(config, "num_classes", None):
-        inputs.append(Input("class_label", (), torch.int64, low=-1, high=config.num_classes))
-    if getattr(config, "controlled", None):
-        inputs.append(Input("control", (config.latent_channels, *latent_size)))
-    if getattr(config, "reference_dim", None):
-        inputs.append(Input("reference", (1, config.reference_dim)))
-    state_shape: Any = getattr(denoiser, "state_shape", None)
-    if state_shape is not None:
-        inputs.append(Input("state", tuple(state_shape)))
+    latents = (spec.latent_channels, *latent_size)
+    inputs = [Input("latents", latents), Input("t", (), bounded=True)]
+    if spec.text_dim:
+        inputs += [Input("tokens", (text_tokens, spec.text_dim)), Input("mask", (text_tokens,), torch.bool)]
+    if spec.pooled_dim:
+        inputs.append(Input("pooled", (spec.pooled_dim,)))
+    if spec.num_classes:
+        inputs.append(Input("class_label", (), torch.int64, low=-1, high=spec.num_classes))
+    if source:
+        inputs += [Input("source", latents), Input("source_mask", (1, *latent_size), bounded=True)]
+        inputs.append(Input("task", (), torch.int64, high=len(TASKS)))
+    if spec.control:
+        inputs.append(Input("control", latents))
+    if spec.image_prompt_dim:
+        inputs.append(Input("reference", (1, spec.image_prompt_dim)))
+    if spec.state_shape is not None:
+        inputs.append(Input("state", spec.state_shape))
     return tuple(inputs)
 
 
 def export_denoiser(
-    denoiser: nn.Module,
+    denoiser: DenoiserModel,
     path: str | os.PathLike[str],
     *,
     batch: int | Literal["dynamic"] = "dynamic",
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int = 64,
     depth: int | None = None,
+    source: bool = False,
     external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
@@ -146,6 +161,7 @@ def export_denoiser(
         latent_size: rows and columns of the latents (None: the resolution it was trained at).
         text_tokens: M; shorter prompts are padded to it with zeros and False.
         depth: iterations in the graph, where the family has them (None: as configured).
+        source: a graph for editing, of a denoiser trained to: it takes a source, its mask and the task besides.
         external_data: write the weights into ``<path>.data``, which ONNX Runtime maps into memory and does not copy;
             what is above 2 GB lies there anyway.
         tolerance: how far the graph may be from eager.
@@ -154,14 +170,16 @@ def export_denoiser(
         PochadeError: an argument is out of range, or an optional library is missing.
         FailureError: the graph differs from eager; nothing is written.
     """
-    config: Any = denoiser.config
-    rows, columns = _pair(latent_size if latent_size is not None else config.sample_size)
-    multiple = int(getattr(denoiser, "size_multiple", 1))
+    spec = denoiser.input_spec()
+    rows, columns = _pair(latent_size if latent_size is not None else spec.sample_size)
+    multiple = spec.size_multiple
+    if source and not spec.tasks:
+        raise PochadeError("source: True given, but the denoiser was not trained with one: allowed is False")
     if rows < 1 or columns < 1 or rows % multiple or columns % multiple:
         raise PochadeError(f"latent_size: {rows} x {columns} given, allowed are multiples of {multiple}")
     if text_tokens < 1:
         raise PochadeError(f"text_tokens: {text_tokens} given, allowed is 1 and more")
-    inputs = denoiser_inputs(denoiser, (rows, columns), text_tokens)
+    inputs = denoiser_inputs(spec, (rows, columns), text_tokens, source=source)
     flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
     outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
     return _export(flat, Path(path), inputs, outputs, batch=batch, external_data=external_data, tolerance=tolerance)
@@ -188,6 +206,30 @@ def export_decoder(
     decoder = _Decoder(_cpu_copy(autoencoder)).eval()
     return _export(
         decoder, Path(path), inputs, ("images",), batch=batch, external_data=external_data, tolerance=tolerance
+    )
+
+
+def export_encoder(
+    autoencoder: ImageAutoencoder,
+    path: str | os.PathLike[str],
+    *,
+    latent_size: tuple[int, int] | int,
+    batch: int | Literal["dynamic"] = "dynamic",
+    external_data: bool = False,
+    tolerance: float = TOLERANCE,
+) -> Exported:
+    """Writes ``images [B, 3, ...] in [-1, 1] -> latents [B, C, H, W]`` of an autoencoder as ONNX, for editing.
+
+    Arguments and errors as for ``export_denoiser``.
+    """
+    rows, columns = _pair(latent_size)
+    if rows < 1 or columns < 1:
+        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed is 1 x 1 and more")
+    f = autoencoder.downsampling
+    inputs = (Input("images", (3, f * rows, f * columns)),)
+    encoder = _Encoder(_cpu_copy(autoencoder)).eval()
+    return _export(
+        encoder, Path(path), inputs, ("latents",), batch=batch, external_data=external_data, tolerance=tolerance
     )
 
 
@@ -239,27 +281,33 @@ def export_pipeline(
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int | None = None,
     depth: int | None = None,
+    source: bool = False,
     external_data: bool = False,
 ) -> dict[str, Any]:
     """Writes ``denoiser.onnx``, ``decoder.onnx`` and, last, ``manifest.json`` into ``folder``.
+
+    With ``source`` the denoiser's graph is that for editing, and ``encoder.onnx`` makes the latents of its source.
 
     The manifest names the files with their inputs (name, shape, type), the text encoder that the denoiser was
     trained with, the latents' size and the scheduler's settings: what a host needs for its sampling loop. It
     is returned as well. ``text_tokens`` None takes the most that the pipeline's text encoder gives.
     Raises as ``export_denoiser``.
     """
-    denoiser, autoencoder = pipe.denoiser, pipe.autoencoder
+    denoiser: DenoiserModel = pipe.denoiser
+    autoencoder: ImageAutoencoder = pipe.autoencoder
     size = _pair(latent_size if latent_size is not None else pipe.default_size // autoencoder.downsampling)
     tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
     target = Path(folder)
     shared: dict[str, Any] = {"batch": batch, "latent_size": size, "external_data": external_data}
-    one = export_denoiser(denoiser, target / "denoiser.onnx", text_tokens=tokens, depth=depth, **shared)
-    two = export_decoder(autoencoder, target / "decoder.onnx", **shared)
+    options: dict[str, Any] = {"text_tokens": tokens, "depth": depth, "source": source}
+    graphs = {"denoiser": export_denoiser(denoiser, target / "denoiser.onnx", **options, **shared)}
+    graphs["decoder"] = export_decoder(autoencoder, target / "decoder.onnx", **shared)
+    if source:
+        graphs["encoder"] = export_encoder(autoencoder, target / "encoder.onnx", **shared)
     manifest = {
         "pochade": __version__,
-        "denoiser": one.manifest(),
-        "decoder": two.manifest(),
-        "text_encoder": getattr(denoiser.config, "text_encoder", None),
+        **{name: graph.manifest() for name, graph in graphs.items()},
+        "text_encoder": denoiser.input_spec().text_encoder,
         "latent_size": list(size),
         "downsampling": autoencoder.downsampling,
         "scheduler": {k: v for k, v in dict(pipe.scheduler.config).items() if not k.startswith("_")},
@@ -331,6 +379,8 @@ def _export(
         with _quiet():
             _simplify(program.model)
         model = program.model_proto
+        if batch == "dynamic" and not all(i.type.tensor_type.shape.dim[0].dim_param for i in model.graph.input):
+            raise FailureError(f"{path.name}: the network fixes the batch at {size}: a graph for any cannot be made")
         _strip(model)
         transpose_weights(model)
         save_model(model, temporary, external_data)

@@ -27,9 +27,11 @@ class Input:
     """The least integer that is allowed (integer inputs), the fewest of a row that are True (booleans)."""
     high: int = 2
     """One more than the greatest integer that is allowed (integer inputs)."""
+    bounded: bool = False
+    """Whether the values lie in [0, 1] (floating inputs)."""
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
-        """Values [batch, *shape]: standard normal, uniform in [0, 1] for ``t``, uniform integers, booleans.
+        """Values [batch, *shape]: standard normal, uniform in [0, 1] where bounded, uniform integers, booleans.
 
         A row of booleans is True up to a random length, as a padding mask is; the first row has the fewest.
         """
@@ -41,7 +43,7 @@ class Input:
             return (torch.arange(self.shape[-1]) < lengths).expand(shape).contiguous()
         if not self.dtype.is_floating_point:
             return torch.randint(self.low, self.high, shape, dtype=self.dtype, generator=generator)
-        if self.name == "t":
+        if self.bounded:
             return torch.rand(shape, dtype=self.dtype, generator=generator)
         return torch.randn(shape, dtype=self.dtype, generator=generator)
 

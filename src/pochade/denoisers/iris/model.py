@@ -12,14 +12,16 @@ import math
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     Steering,
     TextInput,
@@ -38,7 +40,7 @@ from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
-from pochade.types import TASKS, Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
 MAX_DEPTH = 64
 WINDOW = 8
@@ -130,7 +132,7 @@ class Core(nn.Module):
         return self.norm(x), x
 
 
-class IRISDenoiser(ModelMixin, ConfigMixin):
+class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffusers looks for it
     """The IRIS denoiser: ``denoiser(latents, t, conditioning) -> DenoiserOutput``.
 
     In evaluation s_0 is zero and the depth is ``iterations``, unless the call says another. In training s_0 is
@@ -164,7 +166,6 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         PochadeError: an argument is out of range.
     """
 
-    config: Any
     _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
 
     @register_to_config
@@ -245,10 +246,12 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
             nn.init.zeros_(linear.weight)
             nn.init.zeros_(linear.bias)
 
-    @property
-    def size_multiple(self) -> int:
-        """Rows and columns of the latents must divide by this."""
-        return self.config.patch_size
+    def input_spec(self) -> InputSpec:
+        """What the network takes."""
+        config, tasks = self.config, tuple(self.config.tasks)
+        taught, control = bool(tasks), bool(config.controlled)
+        spec = super().input_spec()
+        return replace(spec, source=taught, task=taught, tasks=tasks, control=control, depth=config.iterations)
 
     def effective_parameters(self, depth: int) -> int:
         """The parameters, those of the core counted once for each of ``depth`` passes."""
@@ -281,11 +284,7 @@ class IRISDenoiser(ModelMixin, ConfigMixin):
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
         if depth is not None and not 1 <= depth <= MAX_DEPTH:
             raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} iterations")
-        parts = (
-            *(() if self.control is None else ("control",)),
-            *(() if self.task_vectors is None else ("source", "task")),
-        )
-        check_conditioning(latents, conditioning, self.config, ("text", "class_label", *parts))
+        check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
             raise PochadeError("state: a tensor given, but IRIS carries no state: allowed is None")
         trained = max(self.config.depths)

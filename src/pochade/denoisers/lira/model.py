@@ -9,13 +9,15 @@ every fourth block through a state of fixed size; long skips join the first half
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
 from pochade.errors import PochadeError
@@ -25,7 +27,7 @@ from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
 from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.positions import PositionTable
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
 Connections = Literal["residual", "static", "dynamic"]
 
@@ -71,7 +73,7 @@ class LiRABlock(nn.Module):
         return self.connect[2](h, lambda x: fusion(norm(x), state))  # pyright: ignore[reportUnknownLambdaType]
 
 
-class LiRADenoiser(ModelMixin, ConfigMixin):
+class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffusers looks for it
     """The LiRA denoiser: ``denoiser(latents, t, conditioning) -> DenoiserOutput``.
 
     Args:
@@ -96,7 +98,6 @@ class LiRADenoiser(ModelMixin, ConfigMixin):
         PochadeError: an argument is out of range.
     """
 
-    config: Any
     _repeated_blocks: ClassVar[list[str]] = ["LiRABlock"]
 
     @register_to_config
@@ -192,14 +193,13 @@ class LiRADenoiser(ModelMixin, ConfigMixin):
             for parameter in linear.parameters():
                 nn.init.zeros_(parameter)
 
-    @property
-    def size_multiple(self) -> int:
-        """Rows and columns of the latents must divide by this."""
-        return self.config.patch_size
+    def input_spec(self) -> InputSpec:
+        """What the network takes."""
+        return replace(super().input_spec(), depth=self.config.reasoning_steps or None)
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any, depth: int | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
-        check_conditioning(latents, conditioning, self.config, ())
+        check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
             raise PochadeError("state: a tensor given, but LiRA carries no state: allowed is None")
         if depth is None:

@@ -9,14 +9,16 @@ added to the input through a projection that starts at zero, so the same core ed
 # pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     check_conditioning,
     check_latents,
@@ -30,7 +32,7 @@ from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled
 from pochade.nn.feedforward import GatedFeedForward
 from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
 from pochade.nn.positions import PositionTable
-from pochade.types import TASKS, Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
 SOFTMAX_TOKENS = 256
 """Up to this many tokens the mixer is softmax attention, above it linear attention."""
@@ -64,7 +66,7 @@ class LRFBlock(nn.Module):
         return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
 
 
-class LRFDenoiser(ModelMixin, ConfigMixin):
+class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffusers looks for it
     """The LRF denoiser: ``denoiser(latents, t, conditioning) -> DenoiserOutput``.
 
     Args:
@@ -87,7 +89,6 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         PochadeError: an argument is out of range.
     """
 
-    config: Any
     _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
 
     @register_to_config
@@ -164,10 +165,10 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
             if linear.bias is not None:  # pyright: ignore[reportUnnecessaryComparison]
                 nn.init.zeros_(linear.bias)
 
-    @property
-    def size_multiple(self) -> int:
-        """Rows and columns of the latents must divide by this."""
-        return self.config.patch_size
+    def input_spec(self) -> InputSpec:
+        """What the network takes; a source even where it was not trained with one."""
+        config, tasks = self.config, tuple(self.config.tasks)
+        return replace(super().input_spec(), source=True, task=bool(tasks), tasks=tasks, depth=config.recursions)
 
     def with_source(self, tasks: Sequence[str]) -> "LRFDenoiser":
         """A copy to be trained for ``tasks`` beside those that it has, each with a source.
@@ -231,8 +232,7 @@ class LRFDenoiser(ModelMixin, ConfigMixin):
         recursions: int = self.config.recursions if depth is None else depth
         p = self.config.patch_size
         check_latents(latents, t, self.config.latent_channels, p)
-        parts = ("text", "class_label", "source", *(() if self.task_vectors is None else ("task",)))
-        check_conditioning(latents, conditioning, self.config, parts)
+        check_conditioning(latents, conditioning, self.input_spec())
         if not 1 <= recursions <= MAX_DEPTH:
             raise PochadeError(f"depth: {recursions} given, allowed are 1 to {MAX_DEPTH} recursions")
         if state is not None:

@@ -16,10 +16,11 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     Steering,
     TextInput,
@@ -47,7 +48,7 @@ from pochade.nn.positions import PositionTable
 from pochade.nn.reference import ReferenceBranch
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
-from pochade.types import TASKS, Conditioning, DenoiserOutput
+from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
 MixerKind = Literal["scan", "attention"]
 ModulationKind = Literal["grouped", "full"]
@@ -92,7 +93,7 @@ class MicroForgeBlock(nn.Module):
         return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
 
 
-class MicroForgeDenoiser(ModelMixin, ConfigMixin):
+class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffusers looks for it
     """The MicroForge denoiser: ``denoiser(latents, t, conditioning, state=...) -> DenoiserOutput``.
 
     Args:
@@ -127,7 +128,6 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
         PochadeError: an argument is out of range.
     """
 
-    config: Any
     _repeated_blocks: ClassVar[list[str]] = ["MicroForgeBlock", "PlanLayer"]
 
     @register_to_config
@@ -270,15 +270,23 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
                 nn.init.zeros_(linear.bias)
 
     @property
-    def size_multiple(self) -> int:
-        """Rows and columns of the latents must divide by this."""
-        return self.config.patch_size
-
-    @property
     def state_shape(self) -> tuple[int, int] | None:
         """[K, D], a row of the state that goes from step to step; None where nothing is carried."""
         carries = self.config.plan_tokens and self.config.self_conditioning
         return (self.config.plan_tokens, self.config.dim) if carries else None
+
+    def input_spec(self) -> InputSpec:
+        """What the network takes."""
+        config, shown = self.config, self.config.source != "none"
+        return replace(
+            super().input_spec(),
+            source=shown,
+            task=shown,
+            tasks=tuple(config.tasks),
+            image_prompt_dim=config.reference_dim,
+            image_prompt_encoder=config.reference_encoder,
+            state_shape=self.state_shape,
+        )
 
     def with_source(
         self, tasks: Sequence[str], source: SourceKind | None = None, regions: int | None = None
@@ -320,9 +328,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.size_multiple)
-        parts = ("text", "class_label", *(("source", "task") if self.config.source != "none" else ()))
-        parts += () if self.reference is None else ("reference",)
-        check_conditioning(latents, conditioning, self.config, parts)
+        check_conditioning(latents, conditioning, self.input_spec())
         if state is None:
             return
         if self.state_shape is None:
@@ -377,7 +383,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             source: Tensor = self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
             beside = config.source == "width"
             if beside:
-                halves = [half.reshape(len(x), *grid, -1) for half in (x, source + self.positions(*grid))]
+                halves = [half.unflatten(1, grid) for half in (x, source + self.positions(*grid))]
                 x, grid = torch.flatten(torch.cat(halves, 2), 1, 2), (height, 2 * width)
             else:
                 x = x + source
@@ -408,7 +414,7 @@ class MicroForgeDenoiser(ModelMixin, ConfigMixin):
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
         if beside:
-            x = torch.flatten(x.view(len(x), *grid, -1)[:, :, :width], 1, 2)
+            x = torch.flatten(x.unflatten(1, grid)[:, :, :width], 1, 2)
         tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
         velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), p)
         return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)

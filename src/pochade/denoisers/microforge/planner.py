@@ -38,7 +38,10 @@ def marked_tokens(conditioning: Conditioning, patch: int, beside: bool) -> Tenso
     """The tokens of the picture in which a cell is marked by the mask of the source, [B, N] bool; None where no row has
     any. ``beside``: the source lies beside the picture, and both halves are marked alike."""
     mask = conditioning.source_mask
-    if conditioning.source is None or mask is None or not bool((mask > 0).any()):
+    if conditioning.source is None or mask is None:
+        return None
+    # Regions that mark nothing count nowhere: leaving them out saves time, which an exported graph cannot decide.
+    if not torch.compiler.is_exporting() and not bool((mask > 0).any()):
         return None
     marked = F.max_pool2d(mask, patch) > 0
     return torch.cat((marked, marked), 3).flatten(1) if beside else marked.flatten(1)

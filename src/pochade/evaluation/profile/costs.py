@@ -159,9 +159,8 @@ def _empty_folder(folder: Path) -> Path:
 
 def _latent_size(denoiser: Any, decoder: Any, size: int | None) -> tuple[int, int]:
     f = int(decoder.downsampling)
-    if size is None:
-        size = f * int(denoiser.config.sample_size)
-    multiple = f * int(getattr(denoiser, "size_multiple", 1))
+    size = f * denoiser.input_spec().sample_size if size is None else size
+    multiple = f * denoiser.size_multiple
     if size < multiple or size % multiple:
         raise PochadeError(f"size: {size} given, allowed are multiples of {multiple} pixels, from {multiple} on")
     return size // f, size // f

@@ -21,7 +21,7 @@ Module = Any
 def values_for(denoiser: Module, job: dict[str, Any]) -> dict[str, Tensor]:
     """Values for every input of a denoiser, the same as its graph is given."""
     found: dict[str, Tensor] = {}
-    for i in denoiser_inputs(denoiser, tuple(job["latent_size"]), job["text_tokens"]):
+    for i in denoiser_inputs(denoiser.input_spec(), tuple(job["latent_size"]), job["text_tokens"]):
         kind = str(i.dtype).removeprefix("torch.")
         found[i.name] = torch.from_numpy(seeded(i.name, (job["batch"], *i.shape), kind))
     return found
