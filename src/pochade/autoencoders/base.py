@@ -1,15 +1,12 @@
 """What every autoencoder answers, and the statistics that give its latents unit variance."""
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
 
 
@@ -81,5 +78,5 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         if tuple(mean.shape) != shape or tuple(std.shape) != shape:
             raise PochadeError(f"mean, std: shapes {tuple(mean.shape)}, {tuple(std.shape)} given, allowed is {shape}")
         if bool((std <= 0).any()) or not bool(torch.isfinite(mean).all() & torch.isfinite(std).all()):
-            raise PochadeError(f"std: {std.tolist()} given, allowed are finite positive deviations")
-        self.register_to_config(latents_mean=mean.tolist(), latents_std=std.tolist())
+            raise PochadeError(f"std: {[float(v) for v in std]} given, allowed are finite positive deviations")
+        self.register_to_config(latents_mean=[float(v) for v in mean], latents_std=[float(v) for v in std])

@@ -1,16 +1,13 @@
 """DC-VAE, the f32 autoencoder of MicroForge: few tokens for large pictures (after DC-AE, 2410.10733)."""
 
-# diffusers leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
+from pochade.configuration import register_to_config
 
 
 class DeepCompressionVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namespace diffusers looks for it

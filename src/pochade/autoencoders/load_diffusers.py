@@ -1,12 +1,9 @@
 """Autoencoders of diffusers by hub name or folder: of the right class, with every tensor in its place."""
 
-# diffusers leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pochade.errors import PochadeError
 
@@ -32,7 +29,8 @@ def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options:
             # diffusers gives the hub's client an argument that this no longer has.
             warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument", UserWarning)
             config: Any = classes[0].load_config(source, **options)
-            given = config.get("_class_name") if isinstance(config, dict) else type(config).__name__
+            fields = cast(dict[str, Any], config) if isinstance(config, dict) else {}
+            given = fields.get("_class_name")
             found = [cls for cls in classes if cls.__name__ == given]
             loaded: Any = found[0].from_pretrained(source, output_loading_info=True, **options) if found else None
     except (OSError, ValueError, RuntimeError) as error:

@@ -1,12 +1,8 @@
 """Pretrained autoencoders of diffusers, frozen: DC-AE (2410.10733) and the KL ones of Stable Diffusion 3 and FLUX."""
 
-# diffusers leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from diffusers.models.modeling_utils import ModelMixin
@@ -14,6 +10,7 @@ from torch import Tensor
 
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.load_diffusers import load_diffusers
+from pochade.configuration import register_to_config
 from pochade.errors import PochadeError
 
 CLASSES = (AutoencoderDC, AutoencoderKL)

@@ -1,17 +1,14 @@
 """TinyVAEDecoder, LiRA's decoder: depthwise-separable convolutions that learn from another autoencoder's latents."""
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import ConfigMixin, register_to_config
 from pochade.errors import PochadeError
 
 
@@ -82,7 +79,7 @@ class TinyVAEDecoder(ModelMixin, ConfigMixin):
         self.head = nn.Conv2d(widths[-1], 3 * last * last, 3, padding=1)
         self.shuffle = nn.PixelShuffle(last)
         self._initialise()
-        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]  # several times faster on a CPU
+        self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue, reportUnknownMemberType]  # several times faster on a CPU
 
     @torch.no_grad()
     def _initialise(self) -> None:

@@ -1,16 +1,13 @@
 """WaveletVAE, the f16 autoencoder of IRIS: Haar bands first, then three stages down."""
 
-# diffusers leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Sequence
 from typing import Any
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
+from pochade.configuration import register_to_config
 from pochade.nn.resample import haar_dwt, haar_idwt
 
 

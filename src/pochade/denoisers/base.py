@@ -1,13 +1,10 @@
 """The base class of every family's network."""
 
-# diffusers leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from typing import Any
 
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
+from pochade.configuration import ConfigMixin
 from pochade.types import InputSpec
 
 

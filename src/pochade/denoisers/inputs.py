@@ -1,8 +1,5 @@
 """What the families ask of their inputs, and how time, class and text enter."""
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Sequence
 from typing import Any
 

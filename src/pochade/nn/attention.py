@@ -1,8 +1,5 @@
 """Attention over picture tokens and over text. Axis letters: pochade.types."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import math
 from typing import Literal
 
@@ -25,7 +22,7 @@ def head_width(dim: int, heads: int) -> int:
 
 def split_heads(x: Tensor, heads: int) -> Tensor:
     """[B, N, D] -> [B, heads, N, D / heads]."""
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)
+    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -119,17 +116,17 @@ def split_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
     """[B, H W, D] -> [B windows, h w, D], zeros where the last row or column of windows hangs over the grid."""
     (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
     below, right = window_padding(height, window), window_padding(width, window)
-    grid = x.unflatten(1, (height, width))
+    grid = torch.unflatten(x, 1, (height, width))
     if below or right:
         grid = F.pad(grid, (0, 0, 0, right, 0, below))
-    windows = grid.unflatten(2, (columns, w)).unflatten(1, (rows, h)).transpose(2, 3)
+    windows = torch.unflatten(torch.unflatten(grid, 2, (columns, w)), 1, (rows, h)).transpose(2, 3)
     return windows.flatten(3, 4).flatten(0, 2)
 
 
 def join_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
     """The inverse of ``split_windows``: [B windows, h w, D] -> [B, H W, D]."""
     (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
-    grid = x.unflatten(1, (h, w)).unflatten(0, (-1, rows, columns)).transpose(2, 3)
+    grid = torch.unflatten(torch.unflatten(x, 1, (h, w)), 0, (-1, rows, columns)).transpose(2, 3)
     grid = grid.flatten(3, 4).flatten(1, 2)
     return grid[:, :height, :width].flatten(1, 2)
 
@@ -193,7 +190,7 @@ def multi_query_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     tokens = q.shape[1]
     rows = q.flatten(1, 2).unsqueeze(1)
     mixed = F.scaled_dot_product_attention(rows, k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
-    return mixed.unflatten(1, (tokens, -1)).flatten(2)
+    return torch.unflatten(mixed, 1, (tokens, -1)).flatten(2)
 
 
 def multi_query_attention_reference(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -228,7 +225,7 @@ class MultiQueryAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
-        query = self.query_norm(self.query(x).unflatten(-1, (self.heads, -1)))
+        query = self.query_norm(torch.unflatten(self.query(x), -1, (self.heads, -1)))
         key, value = self.key_value(x).chunk(2, dim=-1)
         return self.out(multi_query_attention(query, self.key_norm(key), value))
 
@@ -329,7 +326,7 @@ class LinearCrossAttention(nn.Module):
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""
-        query = self.query_norm(self.query(x).unflatten(-1, (self.heads, -1)))
+        query = self.query_norm(torch.unflatten(self.query(x), -1, (self.heads, -1)))
         return self.out(torch.sigmoid(self.gate(x)) * read_state(query, state))
 
 

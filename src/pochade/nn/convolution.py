@@ -3,9 +3,7 @@
 Tokens [B, H W, D] seen as [B, D, H, W] are a channels-last picture already, so no data is moved on the way in or out.
 """
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -28,11 +26,11 @@ class DepthwiseConv(nn.Conv2d):
     """
 
     def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 3, padding=1, groups=dim)
+        super().__init__(dim, dim, 3, padding=1, groups=dim)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_grid(x, height, width)
-        grid = x.unflatten(1, (height, width)).permute(0, 3, 1, 2)
+        grid = torch.unflatten(x, 1, (height, width)).permute(0, 3, 1, 2)
         return super().forward(grid).permute(0, 2, 3, 1).flatten(1, 2)
 
 

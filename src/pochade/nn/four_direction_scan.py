@@ -1,8 +1,5 @@
 """A selective scan of the token grid in four directions, and what makes the scan selective."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import math
 from typing import Literal
 
@@ -53,7 +50,7 @@ class Selection(nn.Module):
             raise PochadeError(f"decay: {decay!r} given, allowed are 'scalar' and 'diagonal'")
         heads = inner // math.gcd(inner, HEAD_WIDTH)
         rank = heads if decay == "scalar" else math.ceil(inner / 32)
-        self.widths = (rank, state_size, state_size)
+        self.widths = [rank, state_size, state_size]
         self.groups = groups
         self.project = nn.Linear(dim, groups * sum(self.widths), bias=False)
         if decay == "scalar":
@@ -81,7 +78,7 @@ class Selection(nn.Module):
         dt and A in float32 at least: a decay near one has no digits left in half precision.
         """
         wide = torch.promote_types(selection.dtype, torch.float32)
-        dt, B, C = selection.unflatten(-1, (self.groups, -1)).split(self.widths, dim=-1)
+        dt, B, C = torch.split(torch.unflatten(selection, -1, (self.groups, -1)), self.widths, dim=-1)
         if self.widen is not None:
             dt = torch.einsum("bngr,gre->bnge", dt, self.widen.to(dt.dtype))
         dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).flatten(2)
@@ -134,7 +131,8 @@ class FourDirectionScan(nn.Module):
         """
         dt, A, B, C = self.selection.inputs(own_axes(selection, height, width))
         parts = (len(DIRECTIONS), -1)
-        steps, rates, skip = dt.unflatten(2, parts), A.unflatten(0, parts), self.selection.D.unflatten(0, parts)
+        steps = torch.unflatten(dt, 2, parts)
+        rates, skip = (torch.unflatten(v, 0, parts) for v in (A, self.selection.D))
         both = both_axes(x, height, width)
 
         def scan(back: bool) -> Tensor:

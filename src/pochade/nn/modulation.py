@@ -1,9 +1,7 @@
 """Time, and how it steers the blocks: adaLN-Zero (2212.09748, section 3.2)."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -116,21 +114,20 @@ class GroupedModulation(nn.Module):
     def forward(self, conditioning: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         """[B, D] -> for each block its ``vectors`` tensors [B, 1, D]."""
         hidden = F.silu(self.first(F.silu(conditioning)))
-        own = hidden.unflatten(1, (self.groups, -1)).transpose(0, 1) @ self.weight
-        own = own.unflatten(2, (self.blocks, self.vectors, -1)).permute(2, 1, 3, 0, 4).flatten(3)
-        vectors = own + self.shared(hidden).unflatten(1, (self.vectors, -1)) + self.bias
+        own = torch.unflatten(hidden, 1, (self.groups, -1)).transpose(0, 1) @ self.weight
+        own = torch.unflatten(own, 2, (self.blocks, self.vectors, -1)).permute(2, 1, 3, 0, 4).flatten(3)
+        vectors = own + torch.unflatten(self.shared(hidden), 1, (self.vectors, -1)) + self.bias
         return tuple(block.chunk(self.vectors, dim=1) for block in vectors.unbind())
 
 
 def grouped_modulation_reference(module: GroupedModulation, conditioning: Tensor) -> list[list[Tensor]]:
     """``GroupedModulation`` block by block, vector by vector, each P_l a dense D x D matrix."""
     hidden = F.silu(module.first(F.silu(conditioning)))
-    weight = module.weight.unflatten(2, (module.blocks, module.vectors, -1))
+    weight = torch.unflatten(module.weight, 2, (module.blocks, module.vectors, -1))
     shared = module.shared(hidden).chunk(module.vectors, dim=-1)
-    return [
-        [
-            (shared[v] + hidden @ torch.block_diag(*weight[:, :, block, v]) + module.bias[block, :, v]).unsqueeze(1)
-            for v in range(module.vectors)
-        ]
-        for block in range(module.blocks)
-    ]
+
+    def own(block: int, vector: int) -> Tensor:
+        dense = cast(Tensor, torch.block_diag(*weight[:, :, block, vector]))  # pyright: ignore[reportUnknownMemberType]
+        return hidden @ dense + module.bias[block, :, vector]
+
+    return [[(shared[v] + own(block, v)).unsqueeze(1) for v in range(module.vectors)] for block in range(module.blocks)]

@@ -1,8 +1,5 @@
 """What a reference picture adds to a network: an attention of its own beside that to the text."""
 
-# torch leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from dataclasses import dataclass
 from typing import cast
 
@@ -70,7 +67,7 @@ class ReferenceBranch(nn.Module):
         """Of features [B, R, D_ref] and the strength that is asked for, [B] (None: 1 everywhere)."""
         there = (features != 0).flatten(1).any(1).to(self.mean.dtype)
         x = (features.to(self.mean.dtype) - self.mean) * self.rate
-        tokens = self.norm(self.project(x).unflatten(2, (TOKENS, -1)).flatten(1, 2))
+        tokens = self.norm(torch.unflatten(self.project(x), 2, (TOKENS, -1)).flatten(1, 2))
         strength = there if scale is None else there * scale.to(there.dtype)
         return Reference(tokens, strength[:, None, None])
 

@@ -1,8 +1,5 @@
 """A selective scan along a path of the token grid, forth and back, and a convolution beside it."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterable
 
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import register_to_config
 from pochade.errors import PochadeError
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TextEncoding

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
-from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
 from pochade.types import TextEncoding
 
@@ -35,7 +35,6 @@ class PromptEncoder(ModelMixin, ConfigMixin):
     closing tokens survive truncation), and gives ``identity``, ``dim``, ``max_tokens`` and ``forward``.
     """
 
-    config_name = "config.json"
     _tokenizer: "Tokenizer"
     _suffix = 1
 
@@ -107,8 +106,6 @@ class PromptEncoder(ModelMixin, ConfigMixin):
 
 class ConfigOnly(ModelMixin, ConfigMixin):
     """A component whose folder holds its configuration and no weights."""
-
-    config_name = "config.json"
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *_: Any, **__: Any) -> None:
         """Writes ``config.json``; the weight options that diffusers passes have nothing to act on."""

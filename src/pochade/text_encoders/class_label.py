@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 
 import torch
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import register_to_config
 from pochade.errors import PochadeError, nearest
 from pochade.text_encoders.base import ConfigOnly, check_prompts
 

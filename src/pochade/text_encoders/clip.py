@@ -6,10 +6,10 @@ That of CLIP-L/14 is 768 wide and has 123.06 M parameters, that of TinyCLIP-ViT-
 
 from typing import Any
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import register_to_config
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.pretrained import load_pretrained, plain
 from pochade.types import TextEncoding

@@ -6,10 +6,10 @@ Gemma-2-2B is 2304 wide and has 2.61 G parameters.
 from pathlib import Path
 from typing import Any
 
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import register_to_config
 from pochade.text_encoders.base import ConfigOnly, PromptEncoder
 from pochade.text_encoders.pretrained import load_pretrained
 from pochade.types import TextEncoding

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.configuration import register_to_config
 from pochade.text_encoders.base import ConfigOnly, PromptEncoder
 from pochade.types import TextEncoding
 

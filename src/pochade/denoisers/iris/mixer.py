@@ -1,8 +1,5 @@
 """GRFM, the token mixer of IRIS: by frequency, by recurrence and by distance, fused by a learned gate."""
 
-# torch leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 import math
 
 import torch

@@ -5,22 +5,19 @@ which one it is and of how many; the coda reads the last s into the velocity (25
 Depth is chosen at each call, and training draws it, so one network serves several budgets of computation.
 """
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     Steering,
@@ -121,7 +118,8 @@ class Core(nn.Module):
 
     def contexts(self, text: Tensor | None) -> list[Context | None]:
         """Keys and values of text [B, M, D] for each block."""
-        return [None if text is None else block.text.context(text) for block in self.blocks]  # pyright: ignore[reportCallIssue, reportOptionalMemberAccess, reportAttributeAccessIssue, reportUnknownArgumentType]
+        kinds = (block.text for block in cast(Iterable[CoreBlock], self.blocks))
+        return [None if text is None or kind is None else kind.context(text) for kind in kinds]
 
     def forward(self, s: Tensor, given: Given, iteration: Tensor) -> tuple[Tensor, Tensor]:
         """One pass, whose number ``iteration`` [D] tells: s [B, N, D] -> the next s, and the same before its norm."""
@@ -315,7 +313,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         for block in self.coda:
             s = block(s, *grid)
         tokens = self.out(modulated_norm(s, *self.modulation_out(steer)))
-        return F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), self.config.patch_size)
+        return F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), self.config.patch_size)
 
     def forward(
         self,

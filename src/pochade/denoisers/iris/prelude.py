@@ -1,8 +1,5 @@
 """What IRIS reads once, before its core is iterated: the latents, and those of a control picture beside them."""
 
-# torch leaves some of its types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 

@@ -5,18 +5,16 @@ that steer the blocks. These scan the tokens in four directions and mix them wit
 every fourth block through a state of fixed size; long skips join the first half of the blocks to the second.
 """
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
+import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
@@ -261,7 +259,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
 
         h = collapse(h) if several else h
         tokens = self.out(modulated_norm(h, *self.modulation_out(steer)))
-        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), p)
+        velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), p)
         return DenoiserOutput(velocity, aux=aux)
 
 

@@ -1,8 +1,5 @@
 """LiRA's latent reasoning loop: it reads the picture and the prompt several times before the blocks start."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import math
 
 import torch

@@ -5,19 +5,16 @@ read-out. Text enters twice: its tokens through cross-attention, its pooled vect
 added to the input through a projection that starts at zero, so the same core edits.
 """
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     check_conditioning,
@@ -263,7 +260,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
                     h = block(h, modulation, context, mask, grid)
 
         tokens = self.out(modulated_norm(h, *self.modulation_out(steer)))
-        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, grid), p)
+        velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), p)
         return DenoiserOutput(velocity)
 
 

@@ -6,9 +6,6 @@ called after every few blocks. The plan is the state that goes from one sampling
 lies beside the one that is painted, in width or in channels.
 """
 
-# diffusers and torch leave some of their types open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false
-
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,10 +13,10 @@ from typing import Any, ClassVar, Literal, cast
 
 import torch
 import torch.nn.functional as F
-from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
     Steering,
@@ -383,7 +380,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             source: Tensor = self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
             beside = config.source == "width"
             if beside:
-                halves = [half.unflatten(1, grid) for half in (x, source + self.positions(*grid))]
+                halves = [torch.unflatten(half, 1, grid) for half in (x, source + self.positions(*grid))]
                 x, grid = torch.flatten(torch.cat(halves, 2), 1, 2), (height, 2 * width)
             else:
                 x = x + source
@@ -414,9 +411,9 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             if self.attention is not None and i % config.attention_every == 0:
                 x = x + self.attention(normed(x))
         if beside:
-            x = torch.flatten(x.unflatten(1, grid)[:, :, :width], 1, 2)
+            x = torch.flatten(torch.unflatten(x, 1, grid)[:, :, :width], 1, 2)
         tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
-        velocity = F.pixel_shuffle(tokens.transpose(1, 2).unflatten(2, (height, width)), p)
+        velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, (height, width)), p)
         return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)
 
     def _tokens(self, maps: Tensor) -> Tensor:

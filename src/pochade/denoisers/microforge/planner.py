@@ -1,9 +1,6 @@
 """MicroForge's planner: a few tokens that look at the picture, think, and are remembered to the next step; and a few
 that look at the part of it alone that is to be changed."""
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,4 +1,3 @@
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 """The scans as compositions of torch operators: for every device, for export, and where no kernel serves.
 
 No loop runs over the tokens of a graph, so that it does not grow with them, and nothing is divided by running
@@ -34,7 +33,7 @@ def _recurrence(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
         b = torch.cat((b, b.new_zeros(batch, missing, width)), 1)
     product, local = torch.ones_like(initial)[:, None], torch.zeros_like(initial)[:, None]
     products, locals_ = list[Tensor](), list[Tensor]()
-    for a_n, b_n in zip(*(v.unflatten(1, (-1, _STEP)).unbind(2) for v in (a, b)), strict=True):
+    for a_n, b_n in zip(*(torch.unflatten(v, 1, (-1, _STEP)).unbind(2) for v in (a, b)), strict=True):
         product, local = product * a_n, torch.addcmul(b_n, a_n, local)
         products.append(product)
         locals_.append(local)
@@ -104,7 +103,7 @@ def selective_forward(
     x, dt, A, B, C = _grouped(inputs, dtype, reverse)
     tokens, groups = x.shape[1:3]
     zeros = x.new_zeros(*x[:, 0].shape, B.shape[3])
-    start = zeros if initial is None else initial.to(dtype).unflatten(1, (groups, -1))
+    start = zeros if initial is None else torch.unflatten(initial.to(dtype), 1, (groups, -1))
     if inputs.A.dim() == 1:
         y, final, checkpoints = _matrix_forward(x, dt, A, B, C, start)
     else:
@@ -128,8 +127,8 @@ def selective_backward(
     dtype = checkpoints.dtype
     x, dt, A, B, C = _grouped(inputs, dtype, reverse)
     groups = B.shape[2]
-    gy = _ordered(grad_y.to(dtype), reverse).unflatten(2, (groups, -1))
-    carry, kept = grad_final.to(dtype).unflatten(1, (groups, -1)), checkpoints.unflatten(2, (groups, -1))
+    gy = torch.unflatten(_ordered(grad_y.to(dtype), reverse), 2, (groups, -1))
+    carry, kept = torch.unflatten(grad_final.to(dtype), 1, (groups, -1)), torch.unflatten(checkpoints, 2, (groups, -1))
     if inputs.A.dim() == 1:
         to_x, to_dt, to_A, to_B, to_C, carry = _matrix_backward(gy, carry, x, dt, A, B, C, kept)
     else:
@@ -153,8 +152,8 @@ def _grouped(inputs: Inputs, dtype: torch.dtype, reverse: bool) -> tuple[Tensor,
     """x [B, N, G, R], dt [B, N, G, R or heads / G], A [G, R, S] or [G, heads / G], B and C [B, N, G, S], in order."""
     groups = inputs.B.shape[2]
     x, dt, B, C = (_ordered(t.to(dtype), reverse) for t in (inputs.x, inputs.dt, inputs.B, inputs.C))
-    A = inputs.A.to(dtype).unflatten(0, (groups, -1))
-    return x.unflatten(2, (groups, -1)), dt.unflatten(2, (groups, -1)), A, B, C
+    A = torch.unflatten(inputs.A.to(dtype), 0, (groups, -1))
+    return torch.unflatten(x, 2, (groups, -1)), torch.unflatten(dt, 2, (groups, -1)), A, B, C
 
 
 # One decay a channel and state (Mamba-1): the states of a segment are written out, [B, n, G, R, S].
@@ -194,7 +193,7 @@ class _Chunks:
     def __init__(self, x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor) -> None:
         self.tokens = x.shape[1]
         self.size = min(CHUNK, self.tokens)
-        self.x = self.split(x.unflatten(3, (A.shape[1], -1)))
+        self.x = self.split(torch.unflatten(x, 3, (A.shape[1], -1)))
         self.dt = self.split(dt[..., None])
         self.key, self.query = self.split(B[:, :, :, None]), self.split(C[:, :, :, None])
         log_decay = self.dt * A[:, :, None, None]
@@ -212,7 +211,7 @@ class _Chunks:
         missing = -self.tokens % self.size
         if missing:
             t = torch.cat((t, t.new_zeros(t.shape[0], missing, *t.shape[2:])), 1)
-        return t.unflatten(1, (-1, self.size)).permute(0, 1, 3, 4, 2, 5)
+        return torch.unflatten(t, 1, (-1, self.size)).permute(0, 1, 3, 4, 2, 5)
 
     def join(self, t: Tensor) -> Tensor:
         """The inverse of ``split``."""
@@ -234,7 +233,7 @@ def _matrix_forward(
     x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, start: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     c = _Chunks(x, dt, A, B, C)
-    state = start.unflatten(2, (A.shape[1], -1))
+    state = torch.unflatten(start, 2, (A.shape[1], -1))
     ends = c.carry((c.to_end * c.value).transpose(-1, -2) @ c.key, state)
     found = _before(state, ends)
     y = (c.decay * c.scores) @ c.value + c.from_start * (c.query @ found.transpose(-1, -2))
@@ -246,8 +245,8 @@ def _matrix_backward(
 ) -> tuple[Tensor, ...]:
     c = _Chunks(x, dt, A, B, C)
     heads = A.shape[1]
-    grad, found = c.split(gy.unflatten(3, (heads, -1))), checkpoints.unflatten(3, (heads, -1))
-    end = grad_final.unflatten(2, (heads, -1))
+    grad, found = c.split(torch.unflatten(gy, 3, (heads, -1))), torch.unflatten(checkpoints, 3, (heads, -1))
+    end = torch.unflatten(grad_final, 2, (heads, -1))
     before = c.carry_back((c.from_start * grad).transpose(-1, -2) @ c.query, end)
     leaving = torch.cat((before[:, 1:], end[:, None]), 1)
 

@@ -1,5 +1,5 @@
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUntypedFunctionDecorator=false
+# torch.library has no types.
+# pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
 """The scans as operators of torch: ``torch.compile`` and ``torch.export`` see one node, autograd its gradient.
 
 Exporters that know no such node, ONNX's among them, get the composition of torch operators in its place.
@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._decomp import register_decomposition
+from torch._decomp import register_decomposition  # pyright: ignore[reportUnknownVariableType]
 
 from pochade.nn.scan import composed
 from pochade.nn.scan.backends import form

@@ -1,5 +1,3 @@
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportConstantRedefinition=false
 """The formulas of ``pochade.nn.scan`` as short loops, for any floating type: what every fast form must equal."""
 
 import torch
@@ -49,17 +47,18 @@ def selective_scan_reference(
 ) -> tuple[Tensor, Tensor]:
     """h_n = exp(dt_n A) h_{n-1} + dt_n x_n B_n, y_n = h_n C_n + D x_n; y and the last state: see ``selective_scan``."""
     width = x.shape[2]
+    rates = A
     if A.dim() == 1:
         per_head = width // A.shape[0]
-        A, dt = A.repeat_interleave(per_head)[:, None], dt.repeat_interleave(per_head, 2)
-    B, C = (v if v.dim() == 4 else v[:, :, None] for v in (B, C))
-    B, C = (v.repeat_interleave(width // v.shape[2], 2) for v in (B, C))
-    h = x.new_zeros(x.shape[0], width, B.shape[3]) if initial is None else initial
+        rates, dt = A.repeat_interleave(per_head)[:, None], dt.repeat_interleave(per_head, 2)
+    grouped = (v if v.dim() == 4 else v[:, :, None] for v in (B, C))
+    write, read = (v.repeat_interleave(width // v.shape[2], 2) for v in grouped)
+    h = x.new_zeros(x.shape[0], width, write.shape[3]) if initial is None else initial
     outputs: list[Tensor] = []
     order = range(x.shape[1])
     for n in reversed(order) if reverse else order:
         step = dt[:, n, :, None]
-        h = torch.exp(step * A) * h + step * x[:, n, :, None] * B[:, n]
-        outputs.append((h * C[:, n]).sum(2))
+        h = torch.exp(step * rates) * h + step * x[:, n, :, None] * write[:, n]
+        outputs.append((h * read[:, n]).sum(2))
     y = torch.stack(outputs[::-1] if reverse else outputs, 1)
     return (y if D is None else y + D * x), h
