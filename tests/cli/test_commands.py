@@ -151,6 +151,8 @@ def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "two").exists()
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--depth", "1000", code=2)
     assert "depth: 1000 given, allowed are 1 to" in done.error
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--source", code=2)
+    assert "source: True given, but the denoiser was not trained with one" in done.error
     given = ("--depth", "1", "--external-data", "--batch", "1")
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), *given)
     shown = [Path(line).name for line in done.out.split()]

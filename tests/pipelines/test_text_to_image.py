@@ -254,6 +254,8 @@ def test_components_must_belong_together() -> None:
         TextToImagePipeline(**components | {"text_encoder": others["text_encoder"]})
     with pytest.raises(PochadeError, match="autoencoder: 8 latent channels given, the denoiser needs 4"):
         TextToImagePipeline(**components | {"autoencoder": type(components["autoencoder"])(8, width=8)})
+    with pytest.raises(PochadeError, match="denoiser: TinyAutoencoder given"):
+        TextToImagePipeline(**components | {"denoiser": components["autoencoder"]})
     with pytest.raises(PochadeError, match="text_encoder: TinyAutoencoder given"):
         TextToImagePipeline(**components | {"text_encoder": components["autoencoder"]})
     components["denoiser"].register_to_config(text_encoder=None)

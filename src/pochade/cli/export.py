@@ -11,7 +11,9 @@ from pochade.pipelines import decoders, hub
 
 EXAMPLES = """[bold]Example[/bold]
 
-pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.json)"""
+pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.json)
+
+pochade export microforge-edit onnx/ --source"""
 
 
 def export(
@@ -24,6 +26,9 @@ def export(
         int | None, typer.Option(help="Pixels of the pictures; left out, as the model was trained.")
     ] = None,
     decoder: options.Decoder = None,
+    source: Annotated[
+        bool, typer.Option("--source", help="For editing: the graph takes a picture's latents, its mask and the task.")
+    ] = False,
     depth: Annotated[
         int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
     ] = None,
@@ -50,10 +55,12 @@ def export(
         batch="dynamic" if batch is None else batch,
         latent_size=None if size is None else size // int(pipe.autoencoder.downsampling),
         depth=depth,
+        source=source,
         external_data=external_data,
     )
     if as_json:
         print_json(manifest)
     else:
-        files = [manifest[part][file] for part in ("denoiser", "decoder") for file in ("file", "data")]
+        graphs = ("denoiser", "decoder", *(["encoder"] if source else []))
+        files = [manifest[part][file] for part in graphs for file in ("file", "data")]
         print("\n".join(str(out / name) for name in (*filter(None, files), "manifest.json")))

@@ -14,6 +14,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
@@ -54,7 +55,7 @@ class GenerationPipeline(DiffusionPipeline):
 
     Args:
         autoencoder: with ``decode``, ``downsampling`` and ``config.latent_channels``.
-        denoiser: any family's; see ``pochade.types.Denoiser``.
+        denoiser: the network of any family; see ``pochade.types.Denoiser``.
         scheduler: a diffusers scheduler over flow sigmas; None for flow-match Euler.
         text_encoder: a ``PromptEncoder``, a ``ClassLabelEncoder`` (prompts are then names of classes), or
             None, where only ``prompt_embeds`` conditions.
@@ -75,7 +76,7 @@ class GenerationPipeline(DiffusionPipeline):
     def __init__(
         self,
         autoencoder: ModelMixin,
-        denoiser: ModelMixin,
+        denoiser: DenoiserModel,
         scheduler: Any = None,
         text_encoder: ModelMixin | None = None,
         default_steps: int = hub.DEFAULT_STEPS,
@@ -128,12 +129,12 @@ class GenerationPipeline(DiffusionPipeline):
     @property
     def size_multiple(self) -> int:
         """Height and width of a picture, in pixels, are multiples of this."""
-        return int(self.autoencoder.downsampling) * int(getattr(self.denoiser, "size_multiple", 1))
+        return int(self.autoencoder.downsampling) * self.denoiser.input_spec().size_multiple
 
     @property
     def default_size(self) -> int:
         """Rows and columns of a picture of a call that names none: the resolution of the training."""
-        own = int(self.denoiser.config.sample_size) * int(self.autoencoder.downsampling)
+        own = self.denoiser.input_spec().sample_size * int(self.autoencoder.downsampling)
         return int(self.config["default_size"] or own)
 
     @classmethod

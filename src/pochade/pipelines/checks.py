@@ -29,7 +29,12 @@ ALPHA = "alpha"
 
 def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:
     """Raises PochadeError where the components do not belong together."""
-    channels, expected = autoencoder.config.latent_channels, denoiser.config.latent_channels
+    from pochade.denoisers.base import DenoiserModel
+
+    if not isinstance(denoiser, DenoiserModel):
+        raise PochadeError(f"denoiser: {type(denoiser).__name__} given, allowed is the network of a family")
+    spec = denoiser.input_spec()
+    channels, expected = autoencoder.config.latent_channels, spec.latent_channels
     if channels != expected:
         raise PochadeError(f"autoencoder: {channels} latent channels given, the denoiser needs {expected}")
     if text_encoder is None:
@@ -40,16 +45,15 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
     if not isinstance(text_encoder, PromptEncoder | ClassLabelEncoder):
         kind = type(text_encoder).__name__
         raise PochadeError(f"text_encoder: {kind} given, allowed are PromptEncoder and ClassLabelEncoder")
-    trained, given = getattr(denoiser.config, "text_encoder", None), text_encoder.identity
+    trained, given = spec.text_encoder, text_encoder.identity
     if trained is not None and trained != given:
         raise PochadeError(f"text_encoder: {given!r} given, the denoiser was trained with {trained!r}")
     if isinstance(text_encoder, ClassLabelEncoder):
-        n, classes = len(text_encoder.names), denoiser.config.num_classes
+        n, classes = len(text_encoder.names), spec.num_classes
         if n != classes:
             raise PochadeError(f"text_encoder: {n} classes given, the denoiser has {classes}")
-    elif denoiser.config.text_dim != text_encoder.dim:
-        dim = denoiser.config.text_dim
-        raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {dim}")
+    elif spec.text_dim != text_encoder.dim:
+        raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {spec.text_dim}")
 
 
 def check_count(name: str, value: Any) -> None:

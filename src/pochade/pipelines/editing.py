@@ -39,7 +39,7 @@ class EditingPipeline(GenerationPipeline):
     """
 
     def _trained_for(self, task: str) -> bool:
-        return task in getattr(self.denoiser.config, "tasks", ())
+        return task in self.denoiser.input_spec().tasks
 
     def _check_instruction(
         self,
@@ -58,7 +58,7 @@ class EditingPipeline(GenerationPipeline):
             return None
         if prompt is not None or prompt_embeds is not None:
             raise PochadeError("instruction: given beside a prompt, allowed is one of both")
-        hub.check_instruction(getattr(self.denoiser.config, "tasks", ()))
+        hub.check_instruction(self.denoiser.input_spec().tasks)
         check_number("image_guidance_scale", image_guidance_scale)
         scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
         return None if scale == 1 else scale

@@ -147,7 +147,7 @@ class TextToImagePipeline(GenerationPipeline):
         if control is not None:
             if call.embeds.control is not None:
                 raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
-            controlled = bool(getattr(self.denoiser.config, "controlled", False))
+            controlled = self.denoiser.input_spec().control
             edges = read_control(control, controlled, call.count, (height, width))
         parts: dict[str, Tensor] = {}
         if image_prompt is not None:
@@ -188,9 +188,9 @@ class TextToImagePipeline(GenerationPipeline):
             PochadeError: the denoiser has no input for an image prompt, its encoder cannot be had, or there is no
                 picture.
         """
-        config = self.denoiser.config
-        check_image_prompt(int(getattr(config, "reference_dim", 0)))
-        if config.reference_encoder is None:
+        spec = self.denoiser.input_spec()
+        check_image_prompt(spec.image_prompt_dim)
+        if spec.image_prompt_encoder is None:
             raise PochadeError("image_prompt: pictures given, but the model names no encoder, allowed are its features")
         listed = image_prompt if isinstance(image_prompt, list | tuple) else [image_prompt]
         if not listed:
@@ -199,12 +199,12 @@ class TextToImagePipeline(GenerationPipeline):
             pictures = [picture[None] for one in listed for picture in read_pictures(one)]
         except PochadeError as error:
             raise PochadeError(f"image_prompt: {str(error).removeprefix('image: ')}") from error
-        encoder = style.load(config.reference_encoder)
+        encoder = style.load(spec.image_prompt_encoder)
         return torch.cat([encoder(2 * picture - 1) for picture in pictures])
 
     def _image_prompt(self, image_prompt: Any, scale: float, prompts: int) -> dict[str, Tensor]:
         """The parts of the conditioning for an image prompt, one a prompt. Raises PochadeError."""
-        dim = int(getattr(self.denoiser.config, "reference_dim", 0))
+        dim = self.denoiser.input_spec().image_prompt_dim
         check_image_prompt(dim)
         check_image_prompt_scale(scale)
         features = image_prompt if isinstance(image_prompt, Tensor) else self.encode_image_prompt(image_prompt)
