@@ -174,9 +174,9 @@ def test_foreign_parameters_are_refused(tmp_path: Path) -> None:
 
 def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     class Poisoned(ToyDataset):
-        def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-            sample = super().sample(index, rng)
-            return {**sample, "x": sample["x"] / 0} if index == bad else sample
+        def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+            batch = super().batch(indices, keys)
+            return {**batch, "x": torch.where(indices[:, None] == bad, torch.nan, batch["x"])}
 
     bad = order(40, 0, 40)[35]  # position 35 is in the fifth step
     with pytest.raises(FailureError) as caught:

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pochade.nn.keyed_random import keyed_normal
 from pochade.training.loader import draw
 from pochade.training.stage import Stage
 from pochade.training.task import Batch, Task
@@ -29,7 +29,7 @@ class ToyData:
 
 
 class ToyDataset:
-    """Rows of numbers; the numbers come from the run's generator, the name from the index."""
+    """Samples of numbers; the numbers come from the key, the name from the index."""
 
     def __init__(self, size: int = 40) -> None:
         self.size = size
@@ -37,9 +37,9 @@ class ToyDataset:
     def __len__(self) -> int:
         return self.size
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        x = rng.standard_normal(WIDTH, dtype=np.float32)
-        return {"x": torch.from_numpy(x), "index": index, "name": f"row{index}"}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        names = [f"row{index}" for index in indices.tolist()]
+        return {"x": keyed_normal(keys, (WIDTH,)), "index": indices, "name": names}
 
 
 class ToyTask(Task):
@@ -110,7 +110,7 @@ def toy_stage(**changes: Any) -> Stage:
 
 def order(size: int, seed: int, count: int) -> list[int]:
     """The indices that a run draws first."""
-    return [draw(ToyDataset(size), seed, p)["index"] for p in range(count)]
+    return draw(ToyDataset(size), seed, range(count))["index"].tolist()
 
 
 def fingerprint(checkpoint: Path) -> dict[str, str]:

@@ -1,82 +1,57 @@
 """Batches as a pure function of the seed and the position in the run.
 
-Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L``, which is
-seeded by [seed, epoch]; its augmentation is drawn from a generator seeded by [seed, p]. The position is one
-integer, so a run resumes exactly and any number of processes sees the same samples: rank r of R takes rows
-r, r + R, ... of each batch.
+Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L``, and all that is random in
+it comes from its key; both are functions of (seed, p) alone (``pochade.nn.keyed_random``). The position is one integer,
+so a run resumes exactly and any number of processes sees the same samples: rank r of R takes rows r, r + R, ... of each
+batch.
 """
 
 import queue
 import threading
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
 from pochade.errors import PochadeError
+from pochade.nn.keyed_random import permuted, sample_keys
 from pochade.training.task import Batch
 
 
-@lru_cache(maxsize=2)
-def _order(seed: int, epoch: int, length: int) -> np.ndarray:
-    return np.random.default_rng([seed, epoch]).permutation(length)
+def draw(samples: Samples, seed: int, positions: Sequence[int]) -> Batch:
+    """The samples at ``positions`` of the run, with their keys as ``"seed"`` [B] int64."""
+    where = torch.tensor(positions)
+    keys = sample_keys(seed, where)
+    return {**samples.batch(permuted(seed, where, len(samples)), keys), "seed": keys}
 
 
-def draw(dataset: Dataset, seed: int, position: int) -> dict[str, Any]:
-    """Sample ``position`` of the run, with ``"seed"``, the integer from which a task draws its noise."""
-    length = len(dataset)
-    index = int(_order(seed, position // length, length)[position % length])
-    rng = np.random.default_rng([seed, position])
-    noise_seed = int(rng.integers(2**63 - 1))
-    return {**dataset.sample(index, rng), "seed": noise_seed}
+@dataclass(frozen=True)
+class _Ready:
+    """A batch on its way, and what tells that it has arrived."""
 
-
-def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Tensors and arrays are stacked, bool, int and float become [B] tensors, strings a list.
-
-    Raises PochadeError where samples do not have the same entries or an entry is of another kind.
-    """
-    names = samples[0].keys()
-    for sample in samples:
-        if sample.keys() != names:
-            raise PochadeError(f"samples: all must have the same entries, given {sorted(names)} and {sorted(sample)}")
-    return {name: _stack(name, [sample[name] for sample in samples]) for name in names}
-
-
-def _stack(name: str, values: list[Any]) -> Tensor | list[str]:
-    first = values[0]
-    if isinstance(first, str):
-        return values
-    if isinstance(first, np.ndarray):
-        values = [torch.from_numpy(v) for v in values]
-        first = values[0]
-    if isinstance(first, Tensor):
-        shapes = sorted({tuple(v.shape) for v in values})
-        if len(shapes) > 1:
-            raise PochadeError(f"samples: {name!r} must have one shape in a batch, given {shapes}")
-        return torch.stack(values)
-    if isinstance(first, bool | int | float | np.integer | np.floating):
-        kind = torch.bool if isinstance(first, bool) else torch.int64
-        return torch.tensor(values, dtype=torch.float32 if isinstance(first, float | np.floating) else kind)
-    raise PochadeError(f"samples: {name!r} is a {type(first).__name__}, allowed are tensors, numbers and strings")
+    batch: Batch
+    event: torch.cuda.Event | None = None
 
 
 class Loader:
     """The micro-batches of one process, in order, drawn ahead by a thread; to be iterated once.
 
-    ``batch_size`` counts the samples of one optimiser step over all processes and micro-batches; it must
-    divide by ``world_size * accumulate``. Iterating gives ``accumulate`` batches for each step from
-    ``start`` to ``stop``. An error in the dataset is raised where the batch is asked for. ``close`` ends the
-    thread.
+    Iterating gives ``accumulate`` batches for each step from ``start`` to ``stop``, on ``device``. An error in the
+    samples is raised where the batch is asked for. ``close`` ends the thread.
+
+    Args:
+        batch_size: the samples of one optimiser step over all processes and micro-batches; it must divide by
+            ``world_size * accumulate``.
+        device: where tensors are moved, for CUDA by pinned memory and on a stream beside the computation; None: the
+            CPU.
+        ahead: batches that wait at most.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        samples: Samples,
         *,
         seed: int,
         batch_size: int,
@@ -85,17 +60,19 @@ class Loader:
         accumulate: int = 1,
         rank: int = 0,
         world_size: int = 1,
-        pin_memory: bool = False,
+        device: torch.device | None = None,
         ahead: int = 2,
     ) -> None:
-        if len(dataset) == 0:
+        if len(samples) == 0:
             raise PochadeError("dataset: it is empty")
         if batch_size % (world_size * accumulate):
             raise PochadeError(f"batch_size: {batch_size} given, must divide by {world_size} processes x {accumulate}")
-        self.dataset, self.seed, self.batch_size, self.accumulate = dataset, seed, batch_size, accumulate
-        self.rank, self.world_size, self.pin_memory = rank, world_size, pin_memory
+        self.samples, self.seed, self.batch_size, self.accumulate = samples, seed, batch_size, accumulate
+        self.rank, self.world_size = rank, world_size
         self.start, self.stop = start, stop
-        self._queue: queue.Queue[Batch | BaseException | None] = queue.Queue(maxsize=ahead)
+        self.device = device or torch.device("cpu")
+        self._stream = torch.cuda.Stream(self.device) if self.device.type == "cuda" else None
+        self._queue: queue.Queue[_Ready | BaseException | None] = queue.Queue(maxsize=ahead)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._produce, name="pochade-loader", daemon=True)
 
@@ -108,20 +85,26 @@ class Loader:
         try:
             for step in range(self.start, self.stop):
                 for part in range(self.accumulate):
-                    samples: list[dict[str, Any]] = []
-                    for position in self.positions(step, part):
-                        if self._closed.is_set():
-                            return
-                        samples.append(draw(self.dataset, self.seed, position))
-                    batch = collate(samples)
-                    if self.pin_memory:
-                        batch = {k: v.pin_memory() if isinstance(v, Tensor) else v for k, v in batch.items()}
-                    self._put(batch)
+                    if self._closed.is_set():
+                        return
+                    self._put(self._moved(draw(self.samples, self.seed, self.positions(step, part))))
             self._put(None)
         except BaseException as error:
             self._put(error)
 
-    def _put(self, item: Batch | BaseException | None) -> None:
+    def _moved(self, batch: Batch) -> _Ready:
+        if self._stream is None:
+            moved = {name: v.to(self.device) if isinstance(v, Tensor) else v for name, v in batch.items()}
+            return _Ready(moved)
+        with torch.cuda.stream(self._stream):
+            moved = {name: self._copied(v) if isinstance(v, Tensor) else v for name, v in batch.items()}
+            return _Ready(moved, self._stream.record_event())
+
+    def _copied(self, tensor: Tensor) -> Tensor:
+        """Begins a copy to the device; what an encoder has left there already stays."""
+        return tensor.pin_memory().to(self.device, non_blocking=True) if tensor.device.type == "cpu" else tensor
+
+    def _put(self, item: _Ready | BaseException | None) -> None:
         while not self._closed.is_set():
             try:
                 self._queue.put(item, timeout=0.2)
@@ -134,7 +117,13 @@ class Loader:
         while (item := self._queue.get()) is not None:
             if isinstance(item, BaseException):
                 raise item
-            yield item
+            if item.event is not None:
+                stream = torch.cuda.current_stream(self.device)
+                stream.wait_event(item.event)
+                for value in item.batch.values():
+                    if isinstance(value, Tensor):
+                        value.record_stream(stream)  # its memory is kept until that stream has read it
+            yield item.batch
 
     def close(self) -> None:
         """Ends the thread; batches drawn ahead are dropped."""

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError
 from pochade.files import atomic_file, remove_orphans
@@ -79,7 +79,7 @@ class TrainingInterrupted(KeyboardInterrupt):
 def train(
     stage: Stage,
     task: Task,
-    dataset: Dataset,
+    dataset: Samples,
     folder: Path,
     *,
     resume: bool = False,
@@ -129,7 +129,7 @@ class _Run:
         self,
         stage: Stage,
         task: Task,
-        dataset: Dataset,
+        dataset: Samples,
         folder: Path,
         *,
         resume: bool,
@@ -163,7 +163,7 @@ class _Run:
             accumulate=stage.accumulate,
             rank=self.rank,
             world_size=self.world_size,
-            pin_memory=self.device.type == "cuda",
+            device=self.device,
         )
         self._prepare(saved)
         self.asked_to_stop = False  # by a signal to this process, at any moment
@@ -274,7 +274,6 @@ class _Run:
             began = time.perf_counter()
             batch = next(batches)
             waited += time.perf_counter() - began
-            batch = {k: v.to(self.device, non_blocking=True) if isinstance(v, Tensor) else v for k, v in batch.items()}
             last = part == parts - 1
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
