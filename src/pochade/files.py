@@ -128,6 +128,20 @@ def write_new(folder: Path, stem: str, suffix: str, write: Callable[[BinaryIO], 
             _delete(temporary)
 
 
+def write_if_absent(path: Path, text: str) -> bool:
+    """``text`` as the file ``path`` where there is none; False where there is one, which stays as it is.
+
+    Of several processes that try at once one has True.
+    """
+    with _failures(path):
+        temporary = _temporary(path)
+        try:
+            temporary.write_text(text)
+            return _place(temporary, path)
+        finally:
+            _delete(temporary)
+
+
 def remove_folder(path: Path) -> None:
     """Deletes a folder; a kill on the way leaves no folder of that name with files missing."""
     with _failures(path, "deleted"):

@@ -1,11 +1,11 @@
 """What a loader draws batches from: whole batches at once, all that is random in them a function of keys."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from hashlib import sha256
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,9 @@ from torch import Tensor
 
 from pochade.data.dataset import Dataset
 from pochade.nn.keyed_random import keyed_integers
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 Batch = dict[str, Tensor | list[str]]
 """Tensors with the batch first, and lists of strings."""
@@ -56,16 +59,13 @@ class Groups:
 
     @classmethod
     def by_name(cls, names: np.ndarray) -> "Groups":
-        """Groups in the order of their first picture, from the digests (``digest``) of all pictures' groups."""
-        different, begins, inverse = np.unique(names, return_index=True, return_inverse=True)
-        if len(different) == len(names):
+        """Groups in the order of their first picture, from the digests of all pictures' groups."""
+        numbers, begins = distinct(names)
+        if len(begins) == len(names):
             return cls(None, None, len(names))
-        number = np.empty(len(different), np.int64)
-        number[np.argsort(begins)] = np.arange(len(different))
-        groups = number[inverse]
-        first = np.zeros(len(different) + 1, np.int64)
-        np.cumsum(np.bincount(groups), out=first[1:])
-        return cls(torch.from_numpy(np.argsort(groups, kind="stable")), torch.from_numpy(first), len(names))
+        first = np.zeros(len(begins) + 1, np.int64)
+        np.cumsum(np.bincount(numbers), out=first[1:])
+        return cls(torch.from_numpy(np.argsort(numbers, kind="stable")), torch.from_numpy(first), len(names))
 
     def __len__(self) -> int:
         return self.pictures if self.first is None else len(self.first) - 1
@@ -83,40 +83,50 @@ def digest(*parts: str) -> bytes:
     return sha256(b"\0".join(part.encode("utf-8", "surrogateescape") for part in parts)).digest()[:16]
 
 
-def digests(values: Sequence[bytes]) -> np.ndarray:
-    """Digests as an array [N] that compares and sorts them."""
-    return np.array(values, dtype="S16")
+def digests(joined: bytes | bytearray) -> np.ndarray:
+    """Digests, end to end, as an array [N] that compares and sorts them."""
+    return np.frombuffer(joined, "S16")
+
+
+def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The R distinct ones of N digests, in the order in which they appear first.
+
+    Returns:
+        numbers [N] int64 in [0, R), and of each distinct one the place [R] int64 where it appears first.
+    """
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    order = np.argsort(first)
+    numbers = np.empty(len(first), np.int64)
+    numbers[order] = np.arange(len(first))
+    return numbers[inverse], first[order]
 
 
 def groups_of(dataset: Dataset) -> Groups:
     """The groups of a data set."""
-    return Groups.by_name(digests([digest(dataset.item(index).group) for index in range(len(dataset))]))
+    return Groups.by_name(digests(b"".join(digest(dataset.item(index).group) for index in range(len(dataset)))))
 
 
-class Decoder:
-    """The pictures of a data set at one size, decoded by a few threads."""
+def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
+    """``function`` of each of ``items``, in a few threads: for what releases the interpreter, as decoding does."""
+    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(items))), "pochade-decoder") as pool:
+        return list(pool.map(function, items))
 
-    def __init__(self, dataset: Dataset, size: int) -> None:
-        self.dataset, self.size = dataset, size
-        self._pool: ThreadPoolExecutor | None = None
 
-    def images(self, pictures: Sequence[int]) -> Tensor:
-        """[B, 3, size, size] float32 in [-1, 1]. Raises `BadImage` where one cannot be read any more."""
-        if self._pool is None:  # begun late, so that a process may be forked before
-            self._pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), "pochade-decoder")
-        pixels = np.stack(list(self._pool.map(self._pixels, pictures)))
-        return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+def decode(dataset: Dataset, pictures: Sequence[int], size: int) -> Tensor:
+    """Pictures of a data set as [B, 3, size, size] float32 in [-1, 1].
 
-    def _pixels(self, picture: int) -> np.ndarray:
-        return np.array(self.dataset.image(picture, self.size), dtype=np.uint8)
+    Raises:
+        BadImage: one cannot be read any more.
+    """
+    pixels = np.stack(in_threads(lambda picture: np.asarray(dataset.image(picture, size)), pictures))
+    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
 class PixelSamples:
     """Pictures as pixels: ``{"image" [B, 3, size, size] in [-1, 1], "name"}``, a variant of each group drawn evenly."""
 
     def __init__(self, dataset: Dataset, size: int) -> None:
-        self.dataset = dataset
-        self._decoder = Decoder(dataset, size)
+        self.dataset, self.size = dataset, size
         self._groups = groups_of(dataset)
 
     def __len__(self) -> int:
@@ -125,4 +135,4 @@ class PixelSamples:
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         pictures: list[int] = self._groups.draw(indices, keys).tolist()
         names = [self.dataset.item(picture).name for picture in pictures]
-        return {"image": self._decoder.images(pictures), "name": names}
+        return {"image": decode(self.dataset, pictures, self.size), "name": names}

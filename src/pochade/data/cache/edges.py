@@ -1,64 +1,61 @@
-"""A cache of the latents of pictures' edges beside one of the pictures'."""
+"""Cached latents of pictures' edges beside those of the pictures, for a control."""
 
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from PIL import Image, ImageOps
+import torch
 from torch import Tensor
 
-from pochade.data.cache.latents import CachedLatents, EncodeImages, Pictures, build_cache
-from pochade.errors import PochadeError
-from pochade.images.edges import edges, edges_image, encode_lines
+from pochade.data.cache.build import build_cache
+from pochade.data.cache.latents import CachedLatents, LatentEncoders, check_pictures
+from pochade.data.cache.part_cache import Contents, PartCache, Values
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Batch, in_threads
+from pochade.images.edges import edges, encode_lines, load_canny
+
+VERSION = 1
+"""Changes with what edges are."""
 
 
-class _Outlines:
-    """The same pictures as their edges, black on white."""
-
-    def __init__(self, pictures: Pictures) -> None:
-        self._pictures = pictures
-        self.captions, self.label, self.group = pictures.captions, pictures.label, pictures.group
-
-    def __len__(self) -> int:
-        return len(self._pictures)
-
-    def image(self, index: int) -> Image.Image:
-        return ImageOps.invert(edges_image(edges(self._pictures.image(index)))).convert("RGB")
-
-
-def build_edges(
-    latents: CachedLatents, pictures: Pictures, encode_images: EncodeImages, folder: Path, *, progress: bool = True
+def cache_edges(
+    dataset: Dataset,
+    size: int,
+    encoders: LatentEncoders,
+    latents: CachedLatents,
+    folder: Path,
+    *,
+    progress: bool = True,
 ) -> "CachedEdges":
-    """Encode the edges of all ``pictures``, of which ``latents`` are, into ``folder``, which may hold a part of them.
-
-    Args:
-        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
-        folder: named after ``pochade.data.cache.latents.fingerprint``, so that it never holds anything else.
+    """Latents of the edges of all pictures of ``dataset``, of which ``latents`` are, as ``cache_latents`` makes them.
 
     Raises:
-        PochadeError: the pictures are not as many as the latents, a part that was there already is damaged, or
-            scikit-image is not installed.
+        PochadeError: ``latents`` are of other pictures, or scikit-image is not installed.
     """
-    if len(pictures) != latents.pictures:
-        raise PochadeError(f"pictures: {len(pictures)} given, there are latents of {latents.pictures}")
+    check_pictures(dataset, latents)
+    load_canny()
+    first = latents.first_pictures()
 
-    def encode(images: Tensor) -> Tensor:
-        return encode_lines((1 - images[:, :1]) / 2, encode_images)
+    def load(rows: list[int]) -> Tensor:
+        return torch.stack(in_threads(lambda picture: edges(dataset.image(picture, size)), first[rows].tolist()))
 
-    return CachedEdges(latents, build_cache(_Outlines(pictures), encode, None, folder, progress=progress))
+    def encode(lines: Tensor) -> Values:
+        return {"control": encode_lines(lines, encoders.encode_images).float()}
+
+    identity = (encoders.images_identity, str(size), str(VERSION))
+    contents = Contents("edges", identity, latents.images.keys, load, encode, "caching edges")
+    return CachedEdges(latents, build_cache(contents, folder, progress=progress))
 
 
 class CachedEdges:
-    """Samples of a cache of latents, each with ``"control"`` [C, h, w], the latents of its picture's edges."""
+    """Samples of cached latents, each with ``"control"`` [B, C, h, w], the latents of its picture's edges."""
 
-    def __init__(self, latents: CachedLatents, outlines: CachedLatents) -> None:
-        self._latents = latents
-        self._outlines = outlines
+    def __init__(self, latents: CachedLatents, cache: PartCache) -> None:
+        self.latents, self.cache = latents, cache
 
     def __len__(self) -> int:
-        return len(self._latents)
+        return len(self.latents)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A variant of group ``index`` with one of its captions, both drawn evenly, and its edges."""
-        item = self._latents.variant(index, rng)
-        return {**self._latents.picture(item, rng), "control": self._outlines.in_words(item, rng)["latents"]}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        """A variant of each group at ``indices`` [B] with one of its captions, drawn by ``keys`` [B]."""
+        pictures = self.latents.groups.draw(indices, keys)
+        control = self.cache.gather(self.latents.image_rows(pictures), "control")
+        return {**self.latents.of_pictures(pictures, keys), "control": control}

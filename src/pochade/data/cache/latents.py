@@ -1,217 +1,297 @@
-"""A cache of latents and text vectors, so that training touches neither the autoencoder nor the text encoder.
+"""Cached latents and text vectors, so that training runs neither the autoencoder nor the text encoder.
 
-It is written in parts, each a safetensors file renamed into place when whole: an interrupted build goes on where it
-stopped. Latents are float32; text vectors, which are inputs and forgive it, float16.
+Two part caches, one of pictures by their content and one of captions by their words, and a table of which picture has
+which. So a picture that is in several groups, or a caption that is used often or at several sizes, is encoded once.
+Latents are float32; text vectors, which are inputs and forgive it, float16.
 """
 
-import hashlib
 import json
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from array import array
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from pochade.data.sources.captioned import progress_bar
+from pochade.data.cache.build import build_cache
+from pochade.data.cache.part_cache import INDEX, Contents, PartCache, Values
+from pochade.data.cache.parts import KEYS as _KEYS
+from pochade.data.cache.parts import DamagedPart, as_bytes, as_text, keys_array, keys_tensor, map_tensors
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Batch, Groups, Stream, decode, digest, digests, distinct
 from pochade.errors import PochadeError
-from pochade.files import atomic_file, write_json
-from pochade.images.decode import to_tensor
+from pochade.nn.keyed_random import keyed_integers
+from pochade.tensors import write_tensors
 from pochade.types import TextEncoding
 
-PART = 512
-"""Pictures in one file of the cache."""
-BATCH = 64
-
-
-class Pictures(Protocol):
-    """What can be cached: pictures in a fixed order, each with captions or a class, in groups of variants."""
-
-    def __len__(self) -> int: ...
-
-    def image(self, index: int) -> Image.Image: ...
-
-    def captions(self, index: int) -> Sequence[str]: ...
-
-    def label(self, index: int) -> int:
-        """The class, or -1 where there are captions instead."""
-        ...
-
-    def group(self, index: int) -> int:
-        """Pictures of one group are variants of one thing: an epoch shows one of them."""
-        ...
-
-
 EncodeImages = Callable[[Tensor], Tensor]
+"""[B, 3, H, W] in [-1, 1] -> latents [B, C, h, w], on any device."""
 EncodeText = Callable[[Sequence[str]], TextEncoding]
 
-
-def fingerprint(pictures: Pictures, *identities: str) -> str:
-    """16 hex digits that change with the pictures' captions, their pixels (a sample of them) or an identity."""
-    digest = hashlib.sha256(json.dumps(identities).encode())
-    for index in range(len(pictures)):
-        digest.update(json.dumps([*pictures.captions(index), pictures.label(index), pictures.group(index)]).encode())
-    for index in range(0, len(pictures), max(1, len(pictures) // 64)):
-        digest.update(pictures.image(index).tobytes())
-    return digest.hexdigest()[:16]
+VERSION = 1
+"""Changes with the form of the table."""
 
 
-def text_tensors(captions: Sequence[str], encode: EncodeText) -> dict[str, Tensor]:
-    """Text vectors of all captions, tokens end to end without padding."""
-    rows: list[Tensor] = []
-    pooled: list[Tensor] = []
-    for start in range(0, len(captions), BATCH):
-        text = encode(captions[start : start + BATCH])
-        rows += [tokens[mask].half() for tokens, mask in zip(text.tokens, text.mask, strict=True)]
-        pooled.append(text.pooled.half())
-    lengths = torch.tensor([0, *(len(row) for row in rows)])
-    return {"tokens": torch.cat(rows), "token_offsets": lengths.cumsum(0), "pooled": torch.cat(pooled)}
+@dataclass(frozen=True)
+class LatentEncoders:
+    """What makes latents of pictures and vectors of captions, on its own device.
+
+    Attributes:
+        images_identity: changes with what ``encode_images`` gives.
+        encode_text: None keeps the captions as words, for a text encoder that is trained.
+        text_identity: changes with what ``encode_text`` gives.
+    """
+
+    encode_images: EncodeImages
+    images_identity: str
+    encode_text: EncodeText | None = None
+    text_identity: str | None = None
 
 
-def build_cache(
-    pictures: Pictures,
-    encode_images: EncodeImages,
-    encode_text: EncodeText | None,
-    folder: Path,
-    *,
-    progress: bool = True,
+def cache_latents(
+    dataset: Dataset, size: int, encoders: LatentEncoders, folder: Path, *, progress: bool = True
 ) -> "CachedLatents":
-    """Encode all ``pictures`` into ``folder``, which may hold a part of them already.
+    """Latents of all pictures of ``dataset`` at ``size`` pixels, with the vectors of their captions, or classes.
 
     Args:
-        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
-        encode_text: captions -> TextEncoding; None keeps the captions as words (for a text encoder that is trained).
-        folder: named after ``fingerprint``, so that it never holds anything else.
+        folder: of all caches of a run; what of it fits is used, what is missing is made by all processes that call this
+            at once (``pochade.data.cache.build``), and what does not fit is left as it is.
 
     Raises:
-        PochadeError: there are no pictures, or a part that was there already is damaged.
+        PochadeError: there are no pictures, or one has neither a caption nor a class.
+        BadImage: a picture cannot be read any more.
+        FailureError: something cannot be written.
     """
-    if len(pictures) == 0:
-        raise PochadeError("pictures: there are none")
-    folder.mkdir(parents=True, exist_ok=True)
-    count = -(-len(pictures) // PART)
-    with progress_bar(progress) as bar, torch.no_grad():
-        task = bar.add_task("caching latents", total=len(pictures))
-        for part in range(count):
-            path = folder / f"part-{part:05d}.safetensors"
-            indices = range(part * PART, min(len(pictures), (part + 1) * PART))
-            if not path.exists():
-                latents: list[Tensor] = []
-                for start in range(indices.start, indices.stop, BATCH):
-                    batch = range(start, min(indices.stop, start + BATCH))
-                    latents.append(encode_images(torch.stack([to_tensor(pictures.image(i)) for i in batch])).float())
-                    bar.advance(task, len(batch))
-                captions = [list(pictures.captions(i)) for i in indices]
-                offsets = torch.tensor([0, *(len(c) for c in captions)]).cumsum(0)
-                tensors = {
-                    "latents": torch.cat(latents).contiguous(),
-                    "labels": torch.tensor([pictures.label(i) for i in indices]),
-                    "groups": torch.tensor([pictures.group(i) for i in indices]),
-                    "caption_offsets": offsets,
-                }
-                flat = [caption for alternatives in captions for caption in alternatives]
-                if encode_text is not None and flat:
-                    tensors |= text_tensors(flat, encode_text)
-                with atomic_file(path) as file:
-                    file.write(save(tensors, metadata={"captions": json.dumps(flat)}))
-            else:
-                bar.advance(task, len(indices))
-    write_json(folder / "cache.json", {"pictures": len(pictures), "parts": count})
-    return CachedLatents(folder)
-
-
-def _read_part(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, json.loads(file.metadata()["captions"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise PochadeError(f"{path}: damaged ({error}); delete this file and it is made again") from error
+    if len(dataset) == 0:
+        raise PochadeError("dataset: it holds no pictures")
+    facts = [VERSION, dataset.fingerprint(), size, encoders.images_identity, encoders.text_identity]
+    facts.append(encoders.encode_text is not None)
+    own = folder / f"latents-{sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    found = CachedLatents.find(own)
+    if found is not None:
+        return found
+    table = _Table(dataset)
+    images = build_cache(_images(dataset, size, encoders, table), folder, progress=progress)
+    captions = None if dataset.classes else build_cache(_captions(dataset, encoders, table), folder, progress=progress)
+    table.write(own, images, captions)
+    return CachedLatents(own)
 
 
 class CachedLatents:
-    """Samples from a finished cache: ``{"latents", "name"}`` with text vectors, words, or a class.
+    """Samples of cached latents: ``{"latents" [B, C, h, w] float32, "name"}`` with text vectors, words or classes.
 
-    - text vectors: "tokens" [M, D_text] and "mask" [M] padded to the longest caption of the cache, "pooled" [D_pool];
-    - words: "caption";
-    - classes: "class_label".
+    - text vectors: "tokens" [B, M, D_text] float32, M the longest of the batch, "mask" [B, M], "pooled" [B, D_pool];
+    - words: "caption", a list;
+    - classes: "class_label" [B] int64.
 
-    An epoch shows each group once, in a variant and with a caption drawn at random. ``longest`` is the M of its tokens.
+    An epoch shows each group once, in a variant and with a caption drawn evenly. Opening reads no latents.
+
+    Attributes:
+        pictures: the number of pictures, the variants of all groups.
+        groups: which of them are variants of one concept.
+        dataset: the fingerprint of the data set.
+        images, captions: the part caches; without captions there are classes.
+        longest: the most tokens of a caption; 0 where there are no text vectors.
+
+    Raises:
+        DamagedPart: there is no finished cache in ``folder``.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "cache.json").is_file():
-            raise PochadeError(f"folder: {folder} holds no finished cache of latents")
-        parts = json.loads((folder / "cache.json").read_text())["parts"]
-        self._parts: list[dict[str, Tensor]] = []
-        self._captions: list[list[str]] = []
-        for number in range(parts):
-            tensors, captions = _read_part(folder / f"part-{number:05d}.safetensors")
-            self._parts.append(tensors)
-            self._captions.append(captions)
-        self._starts = np.cumsum([0, *(len(p["latents"]) for p in self._parts)]).tolist()
-        groups: dict[int, list[int]] = {}
-        for index, group in enumerate(torch.cat([p["groups"] for p in self._parts]).tolist()):
-            groups.setdefault(group, []).append(index)
-        self._groups = list(groups.values())
-        self.longest = max((int(p["token_offsets"].diff().max()) for p in self._parts if "tokens" in p), default=0)
+        table, words = map_tensors(folder / INDEX)
+        try:
+            about = json.loads(words["about"])
+            self.images = PartCache(folder.parent / about["images"])
+            self.captions = PartCache(folder.parent / about["captions"]) if about["captions"] else None
+            self.dataset = str(about["dataset"])
+            self._table = table
+            self.pictures = len(table[_KEYS])
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedPart(f"its table lacks {error}") from error
+        self.groups = Groups(table.get("group_order"), table.get("group_first"), self.pictures)
+        self.longest = 0 if self.captions is None else self.captions.longest.get("tokens", 0)
+
+    @classmethod
+    def find(cls, folder: Path) -> "CachedLatents | None":
+        """The cache in ``folder``; None where it is not finished, or a part has changed since."""
+        try:
+            found = cls(folder)
+        except DamagedPart:
+            return None
+        caches = [cache for cache in (found.images, found.captions) if cache is not None]
+        return found if all(PartCache.find(cache.folder) for cache in caches) else None
 
     def __len__(self) -> int:
-        return len(self._groups)
+        return len(self.groups)
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
         """C, h, w."""
-        c, h, w = self._parts[0]["latents"].shape[1:]
-        return c, h, w
-
-    def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and deviation of each channel [C] over the cache."""
-        latents = torch.cat([p["latents"] for p in self._parts])
-        return latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+        channels, height, width = self.images.shapes["latents"]
+        return channels, height, width
 
     @property
-    def pictures(self) -> int:
-        """Pictures of the cache, the variants of all groups."""
-        return self._starts[-1]
+    def keys(self) -> np.ndarray:
+        """[pictures] of 16 bytes, which change with a picture's content, captions and class."""
+        return keys_array(self._table[_KEYS])
 
-    def variant(self, index: int, rng: np.random.Generator) -> int:
-        """A picture of group ``index``, in [0, pictures), drawn evenly."""
-        variants = self._groups[index]
-        return variants[int(rng.integers(len(variants)))]
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        """A variant of each group at ``indices`` [B] with one of its captions, drawn by ``keys`` [B]."""
+        return self.of_pictures(self.groups.draw(indices, keys), keys)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """A variant of group ``index`` with one of its captions, both drawn evenly."""
-        return self.picture(self.variant(index, rng), rng)
+    def of_pictures(self, pictures: Tensor, keys: Tensor, *, words: bool = False) -> Batch:
+        """Those ``pictures`` [B] in [0, pictures), each with one of its captions, drawn by ``keys`` [B].
 
-    def picture(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Picture ``item`` with one of its captions, drawn evenly."""
-        out, part, caption = self._drawn(item, rng)
-        if caption is None or "tokens" not in part:
-            return out
-        del out["caption"]
-        start, stop = part["token_offsets"][caption : caption + 2].tolist()
-        tokens = torch.zeros(self.longest, part["tokens"].shape[1])
-        tokens[: stop - start] = part["tokens"][start:stop]
-        mask = torch.arange(self.longest) < stop - start
-        return {**out, "tokens": tokens, "mask": mask, "pooled": part["pooled"][caption].float()}
+        Args:
+            words: "caption" in place of text vectors; the same captions are drawn.
+        """
+        batch: Batch = {
+            "latents": self.images.gather(self.image_rows(pictures), "latents"),
+            "name": self.names(pictures),
+        }
+        if self.captions is None:
+            return {**batch, "class_label": self._table["label"][pictures]}
+        rows = self._caption_rows(pictures, keys)
+        if words or not self.longest:
+            return {**batch, "caption": self.captions.texts(rows, "caption")}
+        tokens, lengths = self.captions.gather_ragged(rows, "tokens")
+        mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+        return {**batch, "tokens": tokens, "mask": mask, "pooled": self.captions.gather(rows, "pooled")}
 
-    def in_words(self, item: int, rng: np.random.Generator) -> dict[str, Any]:
-        """As ``picture`` with the same ``rng``, but with "caption" as words in any case."""
-        return self._drawn(item, rng)[0]
+    def names(self, pictures: Tensor) -> list[str]:
+        """What the data set calls ``pictures`` [B]."""
+        first = self._table["name_first"]
+        begins, ends = first[pictures].tolist(), first[pictures + 1].tolist()
+        return [as_text(self._table["name"][begin:end]) for begin, end in zip(begins, ends, strict=True)]
 
-    def _drawn(self, item: int, rng: np.random.Generator) -> tuple[dict[str, Any], dict[str, Tensor], int | None]:
-        """A picture in words, the part that holds it, and the number in that part of the caption drawn for it."""
-        number = bisect_right(self._starts, item) - 1
-        part, row = self._parts[number], item - self._starts[number]
-        out: dict[str, Any] = {"latents": part["latents"][row], "name": str(item)}
-        first, end = part["caption_offsets"][row : row + 2].tolist()
-        if first == end:
-            return {**out, "class_label": int(part["labels"][row])}, part, None
-        caption = int(rng.integers(first, end))
-        return {**out, "caption": self._captions[number][caption]}, part, caption
+    def image_rows(self, pictures: Tensor) -> Tensor:
+        """The rows [B] of ``images``, and of every cache with the same keys, that hold ``pictures`` [B]."""
+        return self._table["image_row"][pictures]
+
+    def first_pictures(self) -> Tensor:
+        """A picture [R] for each row of ``images``."""
+        return torch.from_numpy(np.unique(self._table["image_row"].numpy(), return_index=True)[1])
+
+    def statistics(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of each channel [C] over all different pictures; reads all of them."""
+        return channel_statistics(self.images.each("latents"))
+
+    def _caption_rows(self, pictures: Tensor, keys: Tensor) -> Tensor:
+        begins = self._table["caption_first"][pictures]
+        count = self._table["caption_first"][pictures + 1] - begins
+        return self._table["caption_row"][begins + keyed_integers(keys, count, Stream.CAPTION)]
+
+
+class _Table:
+    """What is known of the pictures of a data set without decoding them, in arrays."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        identities, keys, groups, captions, names = (bytearray() for _ in range(5))
+        labels, counts, name_ends = array("q"), array("q", [0]), array("q", [0])
+        for index in range(len(dataset)):
+            item, identity = dataset.item(index), dataset.identity(index)
+            if not item.captions and (dataset.classes == () or item.label is None):
+                raise PochadeError(f"dataset: {item.name!r} has neither a caption nor a class")
+            identities += digest(identity)
+            keys += digest(identity, str(item.label), *item.captions)
+            groups += digest(item.group)
+            captions += b"".join(map(digest, item.captions))
+            counts.append(len(item.captions))
+            labels.append(-1 if item.label is None else item.label)
+            names += item.name.encode("utf-8", "surrogateescape")
+            name_ends.append(len(names))
+        self.dataset = dataset.fingerprint()
+        self.keys = digests(keys)
+        self.images = digests(identities)
+        self.captions = digests(captions)
+        self.image_row, self.first_picture = distinct(self.images)
+        self.caption_row, self.first_caption = distinct(self.captions)
+        self.caption_first = np.cumsum(counts)
+        self.labels, self.names, self.name_first = np.array(labels), names, np.array(name_ends)
+        self.groups = Groups.by_name(digests(groups))
+
+    def caption_at(self, number: int) -> tuple[int, int]:
+        """The picture that has caption ``number`` of all, and the place of it among its own."""
+        picture = int(np.searchsorted(self.caption_first, number, side="right")) - 1
+        return picture, number - int(self.caption_first[picture])
+
+    def write(self, folder: Path, images: PartCache, captions: PartCache | None) -> None:
+        """Writes the table of a ``CachedLatents``."""
+        arrays = {
+            "image_row": self.image_row,
+            "caption_row": self.caption_row,
+            "caption_first": self.caption_first,
+            "label": self.labels,
+            "name": np.frombuffer(self.names, np.uint8),
+            "name_first": self.name_first,
+        }
+        tensors = {name: torch.from_numpy(values) for name, values in arrays.items()}
+        tensors[_KEYS] = keys_tensor(self.keys)
+        if self.groups.order is not None and self.groups.first is not None:
+            tensors |= {"group_order": self.groups.order, "group_first": self.groups.first}
+        about = {
+            "dataset": self.dataset,
+            "images": images.folder.name,
+            "captions": None if captions is None else captions.folder.name,
+        }
+        write_tensors(folder / INDEX, tensors, {"about": json.dumps(about)})
+
+
+def _images(dataset: Dataset, size: int, encoders: LatentEncoders, table: _Table) -> Contents[Tensor]:
+    def load(rows: list[int]) -> Tensor:
+        return decode(dataset, table.first_picture[rows].tolist(), size)
+
+    def encode(images: Tensor) -> Values:
+        return {"latents": encoders.encode_images(images).float()}
+
+    keys = table.images[table.first_picture]
+    return Contents("images", (encoders.images_identity, str(size)), keys, load, encode, "caching latents")
+
+
+def _captions(dataset: Dataset, encoders: LatentEncoders, table: _Table) -> Contents[list[str]]:
+    def load(rows: list[int]) -> list[str]:
+        places = [table.caption_at(number) for number in table.first_caption[rows].tolist()]
+        return [dataset.item(picture).captions[place] for picture, place in places]
+
+    return caption_contents(table.captions[table.first_caption], load, encoders)
+
+
+def caption_contents(
+    keys: np.ndarray, load: Callable[[list[int]], list[str]], encoders: LatentEncoders
+) -> Contents[list[str]]:
+    """Of captions, whose ``digest`` is their key: "caption", and "tokens" and "pooled" where there is an encoder."""
+
+    def encode(captions: list[str]) -> Values:
+        values: dict[str, Tensor | list[Tensor]] = {"caption": [as_bytes(caption) for caption in captions]}
+        if encoders.encode_text is not None:
+            text = encoders.encode_text(captions)
+            tokens = text.tokens.half().cpu()
+            values["tokens"] = [row[mask] for row, mask in zip(tokens, text.mask.cpu(), strict=True)]
+            values["pooled"] = text.pooled.half()
+        return values
+
+    identity = () if encoders.encode_text is None else (str(encoders.text_identity),)
+    return Contents("captions", identity, keys, load, encode, "caching captions", part=8192)
+
+
+def check_pictures(dataset: Dataset, latents: CachedLatents) -> None:
+    """Raises PochadeError unless ``latents`` are those of ``dataset``."""
+    if len(dataset) != latents.pictures:
+        raise PochadeError(f"dataset: {len(dataset)} pictures given, there are latents of {latents.pictures}")
+    if dataset.fingerprint() != latents.dataset:
+        raise PochadeError("dataset: its pictures or captions are not those of the latents")
+
+
+def channel_statistics(parts: Iterator[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation [C] over all but the second axis of tensors [n, C, ...] end to end."""
+    total = squares = torch.zeros((), dtype=torch.float64)
+    count = 0
+    for part in parts:
+        values = part.double().transpose(0, 1).flatten(1)
+        total, squares = total + values.sum(1), squares + values.square().sum(1)
+        count += values.shape[1]
+    mean = total / count
+    return mean.float(), ((squares - count * mean.square()) / max(1, count - 1)).clamp(min=0).sqrt().float()

@@ -1,184 +1,165 @@
-"""A cache of pairs as latents and text vectors, drawn several times, and pictures without a source among them.
+"""Cached pairs as latents and text vectors, each pair drawn several times, and pictures without a source among them.
 
-It is written in parts, each a safetensors file renamed into place when whole: an interrupted build goes on where it
-stopped. Latents are float32, text vectors float16, a mask a bit for each cell of the latents.
+Latents are float32, text vectors float16, a mask a bit for each cell of the latents.
 """
 
-import hashlib
 import json
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from pochade.data.cache.latents import CachedLatents, EncodeImages, EncodeText, text_tensors
-from pochade.data.sources.captioned import progress_bar
+from pochade.data.cache.build import build_cache
+from pochade.data.cache.latents import CachedLatents, LatentEncoders, caption_contents
+from pochade.data.cache.part_cache import INDEX, Contents, PartCache, Values
+from pochade.data.cache.parts import DamagedPart, as_bytes, map_tensors
+from pochade.data.samples import Batch, Stream, digest, digests, distinct, in_threads
 from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
-from pochade.files import atomic_file, write_json
+from pochade.nn.keyed_random import keyed_integers, keyed_uniform
+from pochade.tensors import write_tensors
 
-PART = 512
-"""Pairs in one file of the cache."""
-BATCH = 32
-"""Pairs that are encoded at once."""
-SEEN = 64
-"""Pairs whose pixels tell caches apart."""
+VERSION = 1
+"""Changes with how a pair is drawn."""
 
 
-def fingerprint_pairs(pairs: PairDataset, *identities: str) -> str:
-    """16 hex digits that change with an identity, the number of the pairs, and a sample of them."""
-    digest = hashlib.sha256(json.dumps([*identities, len(pairs)]).encode())
-    for index in range(0, len(pairs), max(1, len(pairs) // SEEN)):
-        pair = pairs.pair(index)
-        digest.update(json.dumps([pair.name, pair.task, pair.instruction]).encode())
-        for picture in (pair.source, pair.target, pair.mask):
-            digest.update(b"" if picture is None else picture.tobytes())
-    return digest.hexdigest()[:16]
-
-
-def build_pairs(
-    pairs: PairDataset,
-    draws: int,
-    encode_images: EncodeImages,
-    encode_text: EncodeText,
-    folder: Path,
-    *,
-    progress: bool = True,
+def cache_pairs(
+    pairs: PairDataset, draws: int, encoders: LatentEncoders, folder: Path, *, progress: bool = True
 ) -> "CachedPairs":
-    """Encode ``draws`` draws of every pair into ``folder``, which may hold a part of them already.
+    """Latents of ``draws`` draws of every pair, with the vectors of their instructions, as ``cache_latents``.
 
-    Draw d of pair i is ``pairs.sample(i, rng)`` with a generator seeded by [i, d].
-
-    Args:
-        draws: at least 1.
-        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
-        encode_text: instructions -> TextEncoding.
-        folder: named after ``fingerprint_pairs`` (with ``draws``), so that it never holds anything else.
+    A draw is ``pairs.sample`` with a generator that is seeded by the pair's identity and the number of the draw.
 
     Raises:
-        PochadeError: there are no pairs or draws, or a part that was there already is damaged.
+        PochadeError: there are no pairs or draws, or there is no text encoder.
     """
     if len(pairs) == 0:
         raise PochadeError("pairs: there are none")
     if draws < 1:
         raise PochadeError(f"draws: {draws} given, allowed is 1 and more")
-    folder.mkdir(parents=True, exist_ok=True)
-    total = draws * len(pairs)
-    count = -(-total // PART)
-    with progress_bar(progress) as bar, torch.no_grad():
-        task = bar.add_task("caching pairs", total=total)
-        for part in range(count):
-            path = folder / f"part-{part:05d}.safetensors"
-            items = range(part * PART, min(total, (part + 1) * PART))
-            if path.exists():
-                bar.advance(task, len(items))
-                continue
-            batches: list[dict[str, Tensor]] = []
-            words: list[str] = []
-            for start in range(items.start, items.stop, BATCH):
-                drawn = [_draw(pairs, item) for item in range(start, min(items.stop, start + BATCH))]
-                batches.append(_encode(drawn, encode_images))
-                words += [sample["instruction"] for sample in drawn]
-                bar.advance(task, len(drawn))
-            different = sorted(set(words))
-            number = {instruction: i for i, instruction in enumerate(different)}
-            tensors = {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-            tensors["words"] = torch.tensor([number[instruction] for instruction in words])
-            tensors |= text_tensors(different, encode_text)
-            with atomic_file(path) as file:
-                file.write(save(tensors, metadata={"instructions": json.dumps(different)}))
-    write_json(folder / "cache.json", {"pairs": len(pairs), "draws": draws, "parts": count})
-    return CachedPairs(folder)
+    if encoders.encode_text is None:
+        raise PochadeError("encoders: no text encoder given, and instructions are sentences")
+    contents = _drawn(pairs, draws, encoders)
+    facts = [VERSION, contents.name, encoders.text_identity, draws]
+    own = folder / f"edits-{sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
+    found = CachedPairs.find(own)
+    if found is not None:
+        return found
+    cache = build_cache(contents, folder, progress=progress)
+    instructions = [text for part in _chunks(len(cache)) for text in cache.texts(part, "instruction")]
+    rows, first = distinct(digests(b"".join(map(digest, instructions))))
+    words = [instructions[place] for place in first.tolist()]
+    keys = digests(b"".join(map(digest, words)))
+    texts = caption_contents(keys, lambda numbers: [words[number] for number in numbers], encoders)
+    captions = build_cache(texts, folder, progress=progress)
+    tasks = sorted({task for part in cache.each("task") for task in part.tolist()})
+    about = {"pairs": cache.folder.name, "captions": captions.folder.name, "draws": draws, "tasks": tasks}
+    write_tensors(own / INDEX, {"caption_row": torch.from_numpy(rows)}, {"about": json.dumps(about)})
+    return CachedPairs(own)
 
 
-def _draw(pairs: PairDataset, item: int) -> dict[str, Any]:
-    draw, index = divmod(item, len(pairs))
-    return pairs.sample(index, np.random.default_rng([index, draw]))
+def _drawn(pairs: PairDataset, draws: int, encoders: LatentEncoders) -> Contents[list[dict[str, Any]]]:
+    """Row d * P + i is draw d of pair i of P."""
+    keys = digests(b"".join(digest(pairs.identity(i), str(draw)) for draw in range(draws) for i in range(len(pairs))))
+
+    def load_one(row: int) -> dict[str, Any]:
+        seed = int.from_bytes(keys[row : row + 1].tobytes(), "little")
+        return pairs.sample(row % len(pairs), np.random.default_rng(seed))
+
+    def load(rows: list[int]) -> list[dict[str, Any]]:
+        return in_threads(load_one, rows)
+
+    def encode(drawn: list[dict[str, Any]]) -> Values:
+        source, target, mask = (torch.stack([sample[n] for sample in drawn]) for n in ("source", "target", "mask"))
+        before, after = encoders.encode_images(torch.cat((source, target))).float().cpu().chunk(2)
+        # A cell is repainted where any pixel in it is.
+        cells = F.adaptive_max_pool2d(mask, before.shape[2:])
+        return {
+            "source": before,
+            "target": after,
+            "mask": torch.from_numpy(np.packbits(cells.flatten(1).numpy() > 0, axis=1)),
+            "task": torch.tensor([sample["task"] for sample in drawn]),
+            "instruction": [as_bytes(sample["instruction"]) for sample in drawn],
+            "name": [as_bytes(sample["name"]) for sample in drawn],
+        }
+
+    return Contents("pairs", (encoders.images_identity, str(VERSION)), keys, load, encode, "caching pairs", batch=32)
 
 
-def _encode(drawn: list[dict[str, Any]], encode_images: EncodeImages) -> dict[str, Tensor]:
-    """Latents, bits and tasks of drawn pairs."""
-    source, target, mask = (torch.stack([sample[name] for sample in drawn]) for name in ("source", "target", "mask"))
-    latents = encode_images(torch.cat((source, target))).float().cpu()
-    before, after = latents.chunk(2)
-    # A cell is repainted where any pixel in it is.
-    cells = F.adaptive_max_pool2d(mask, before.shape[2:])
-    bits = np.packbits(cells.flatten(1).numpy() > 0, axis=1)
-    return {
-        "source": before.contiguous(),
-        "target": after.contiguous(),
-        "mask": torch.from_numpy(bits),
-        "task": torch.tensor([sample["task"] for sample in drawn]),
-    }
-
-
-def _read(path: Path) -> tuple[dict[str, Tensor], list[str]]:
-    try:
-        with safe_open(path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
-            return tensors, json.loads(file.metadata()["instructions"])
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-        raise PochadeError(f"{path}: damaged ({error}); delete this file and it is made again") from error
+def _chunks(count: int) -> list[Tensor]:
+    return list(torch.arange(count).split(4096))
 
 
 class CachedPairs:
-    """Samples from a finished cache, as ``pochade.training.stages.edit`` takes them.
+    """Samples of cached pairs.
 
-    ``{"latents" and "source" [C, h, w], "source_mask" [1, h, w] in {0, 1}, "task", "tokens" [M, D_text], "mask" [M],
-    "pooled" [D_pool], "name"}``, "latents" being those of the picture after, and text padded to the longest instruction
-    of the cache. An epoch shows each pair once, in one of its draws.
+    ``{"latents" and "source" [B, C, h, w], "source_mask" [B, 1, h, w] in {0, 1}, "task" [B], "tokens" [B, M, D_text],
+    "mask" [B, M], "pooled" [B, D_pool], "name"}``, "latents" being those of the picture after, M the longest instruction
+    of the batch. An epoch shows each pair once, in one of its draws. Row i + d * ``pairs`` is draw d of pair i.
+
+    Attributes:
+        pairs, draws: how many there are.
+        tasks: of all draws, indices into ``pochade.types.TASKS``.
+        longest: the most tokens of an instruction.
+
+    Raises:
+        DamagedPart: there is no finished cache in ``folder``.
     """
 
     def __init__(self, folder: Path) -> None:
-        if not (folder / "cache.json").is_file():
-            raise PochadeError(f"folder: {folder} holds no finished cache of pairs")
-        known = json.loads((folder / "cache.json").read_text())
-        self.pairs, self.draws = int(known["pairs"]), int(known["draws"])
-        self._parts = [_read(folder / f"part-{number:05d}.safetensors") for number in range(known["parts"])]
-        self.longest = max(int(part["token_offsets"].diff().max()) for part, _ in self._parts)
+        table, words = map_tensors(folder / INDEX)
+        try:
+            about = json.loads(words["about"])
+            self.cache = PartCache(folder.parent / about["pairs"])
+            self.captions = PartCache(folder.parent / about["captions"])
+            self.draws, self.tasks = int(about["draws"]), frozenset[int](about["tasks"])
+            self._caption_row = table["caption_row"]
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedPart(f"its table lacks {error}") from error
+        self.pairs = len(self.cache) // self.draws
+        self.longest = self.captions.longest["tokens"]
+
+    @classmethod
+    def find(cls, folder: Path) -> "CachedPairs | None":
+        """The cache in ``folder``; None where it is not finished, or a part has changed since."""
+        try:
+            found = cls(folder)
+        except DamagedPart:
+            return None
+        return found if all(PartCache.find(cache.folder) for cache in (found.cache, found.captions)) else None
 
     def __len__(self) -> int:
         return self.pairs
 
-    @property
-    def tasks(self) -> set[int]:
-        """The tasks of all draws, indices into ``pochade.types.TASKS``."""
-        return {task for part, _ in self._parts for task in part["task"].tolist()}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        """The pairs at ``indices`` [B], each in one of its draws, drawn evenly by ``keys`` [B]."""
+        return self.of_rows(keyed_integers(keys, self.draws, Stream.DRAW) * self.pairs + indices)
 
-    def instruction(self, item: int) -> str:
-        """Of pair and draw ``item``, in [0, pairs * draws): pair i in draw d is d * pairs + i."""
-        part, words = self._parts[item // PART]
-        return words[int(part["words"][item % PART])]
-
-    def item(self, item: int) -> dict[str, Any]:
-        """Pair and draw ``item``, see ``instruction``."""
-        part, row = self._parts[item // PART][0], item % PART
-        source = part["source"][row]
-        height, width = source.shape[1:]
-        bits = np.unpackbits(part["mask"][row].numpy(), count=height * width)
-        word = int(part["words"][row])
-        start, stop = part["token_offsets"][word : word + 2].tolist()
-        tokens = torch.zeros(self.longest, part["tokens"].shape[1])
-        tokens[: stop - start] = part["tokens"][start:stop]
+    def of_rows(self, rows: Tensor) -> Batch:
+        """Those rows [B]."""
+        source = self.cache.gather(rows, "source")
+        height, width = source.shape[2:]
+        bits = np.unpackbits(self.cache.gather(rows, "mask").numpy(), axis=1, count=height * width)
+        captions = self._caption_row[rows]
+        tokens, lengths = self.captions.gather_ragged(captions, "tokens")
         return {
-            "latents": part["target"][row],
+            "latents": self.cache.gather(rows, "target"),
             "source": source,
-            "source_mask": torch.from_numpy(bits.reshape(1, height, width).astype(np.float32)),
-            "task": int(part["task"][row]),
+            "source_mask": torch.from_numpy(bits).view(-1, 1, height, width).float(),
+            "task": self.cache.gather(rows, "task"),
             "tokens": tokens,
-            "mask": torch.arange(self.longest) < stop - start,
-            "pooled": part["pooled"][word].float(),
-            "name": str(item),
+            "mask": torch.arange(tokens.shape[1]) < lengths[:, None],
+            "pooled": self.captions.gather(captions, "pooled"),
+            "name": self.cache.texts(rows, "name"),
         }
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        """Pair ``index`` in one of its draws, drawn evenly."""
-        return self.item(int(rng.integers(self.draws)) * self.pairs + index)
+    def instructions(self, rows: Tensor) -> list[str]:
+        """The instructions of those rows [B]."""
+        return self.cache.texts(rows, "instruction")
 
 
 class PairsAndPictures:
@@ -196,18 +177,40 @@ class PairsAndPictures:
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        if rng.random() >= self.share:
-            return self._padded(self.pairs.sample(index, rng))
-        picture = self.pictures.sample(int(rng.integers(len(self.pictures))), rng)
-        source = torch.zeros_like(picture["latents"])
-        return self._padded({**picture, "source": source, "source_mask": source[:1], "task": -1})
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        """The pairs at ``indices`` [B], or pictures, drawn by ``keys`` [B]."""
+        instead = keyed_uniform(keys, 1, Stream.PICTURE_INSTEAD)[:, 0] < self.share
+        places = torch.cat((instead.logical_not().nonzero()[:, 0], instead.nonzero()[:, 0]))
+        chosen = keys[instead]
+        which = keyed_integers(chosen, len(self.pictures), Stream.WHICH_PICTURE)
+        parts = self.pairs.batch(indices[~instead], keys[~instead]), self._plain(self.pictures.batch(which, chosen))
+        return _joined(parts, places.argsort())
 
-    def _padded(self, sample: dict[str, Any]) -> dict[str, Any]:
-        """With text of one length, that of the longest of both."""
-        missing = max(self.pairs.longest, self.pictures.longest) - len(sample["mask"])
-        return {
-            **sample,
-            "tokens": F.pad(sample["tokens"], (0, 0, 0, missing)),
-            "mask": F.pad(sample["mask"], (0, missing)),
-        }
+    @staticmethod
+    def _plain(batch: Batch) -> Batch:
+        latents = batch["latents"]
+        assert isinstance(latents, Tensor)
+        source = torch.zeros_like(latents)
+        task = torch.full((len(latents),), -1)
+        return {**batch, "source": source, "source_mask": source[:, :1], "task": task}
+
+
+def _joined(parts: tuple[Batch, Batch], order: Tensor) -> Batch:
+    """Two batches with the same entries as one, text padded to the longer one, in ``order`` [B]."""
+    joined: Batch = {}
+    for name in parts[0]:
+        one, other = parts[0][name], parts[1][name]
+        if isinstance(one, Tensor) and isinstance(other, Tensor):
+            if name in ("tokens", "mask"):
+                longest = max(one.shape[1], other.shape[1])
+                one, other = _padded(one, longest), _padded(other, longest)
+            joined[name] = torch.cat((one, other))[order]
+        else:
+            texts = [*one, *other]
+            joined[name] = [texts[place] for place in order.tolist()]
+    return joined
+
+
+def _padded(rows: Tensor, longest: int) -> Tensor:
+    """[B, M, ...] with zeros up to M = ``longest``."""
+    return torch.cat((rows, rows.new_zeros(len(rows), longest - rows.shape[1], *rows.shape[2:])), 1)

@@ -1,0 +1,237 @@
+"""Filling a cache: whichever process is free makes the next part, copies what is known already and encodes the rest."""
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from pochade.data.cache.claims import take
+from pochade.data.cache.part_cache import INDEX, Contents, PartCache, part_path, stamp, write_index
+from pochade.data.cache.parts import DamagedPart, Part, write_part
+from pochade.data.progress import progress_bar
+from pochade.files import remove_orphans
+
+POLL = 0.1
+"""Seconds between two looks at what other processes are making."""
+
+T = TypeVar("T")
+
+
+def build_cache(contents: Contents[T], folder: Path, *, progress: bool = True) -> PartCache:
+    """The cache of ``contents`` below ``folder``, made or finished where it is not there.
+
+    Any number of processes may call it at once: each makes what no other one is making, and comes back when all is
+    there. What a killed process had begun is taken over. A damaged part is made again, and a line says so. A row whose
+    key is in another cache of the same kind and identity in ``folder``, finished or not, is copied from there.
+
+    Raises:
+        FailureError: something could not be written.
+    """
+    own = folder / contents.name
+    found = PartCache.find(own)
+    if found is not None:
+        return found
+    with progress_bar(progress) as bar, ThreadPoolExecutor(1, "pochade-load") as ahead, torch.no_grad():
+        return _Build(contents, folder, bar, ahead).finish()
+
+
+class _Build(Generic[T]):
+    def __init__(self, contents: Contents[T], folder: Path, bar: Progress, ahead: ThreadPoolExecutor) -> None:
+        self.contents, self.folder = contents, folder / contents.name
+        self.bar, self.task = bar, bar.add_task(contents.title, total=len(contents.keys))
+        self.ahead = ahead
+        self.known = _Known(contents, folder)
+
+    def finish(self) -> PartCache:
+        missing = self._missing()
+        while True:
+            made = [self._make_unless_taken(part) for part in missing]
+            missing = [part for part in missing if not part_path(self.folder, part).exists()]
+            self._show(missing)
+            if not missing:
+                try:
+                    found = self._indexed()
+                except DamagedPart:  # since it was checked
+                    missing = self._missing()
+                    continue
+                if found is not None:
+                    return found
+            if not any(made):
+                time.sleep(POLL)
+
+    def _keys(self, part: int) -> np.ndarray:
+        rows = self.contents.rows(part)
+        return self.contents.keys[rows.start : rows.stop]
+
+    def _missing(self) -> list[int]:
+        """The parts that are to be made, after all that are there were read. What is damaged is deleted."""
+        try:
+            stamps = dict(enumerate(PartCache(self.folder).stamps))
+        except DamagedPart:
+            stamps = {}
+        missing: list[int] = []
+        for part in range(self.contents.parts):
+            path = part_path(self.folder, part)
+            seen = stamp(path)
+            if seen is not None and seen != stamps.get(part):
+                try:
+                    Part(path, self._keys(part)).check()
+                except DamagedPart as error:
+                    self._discard(path, seen, error)
+                    missing.append(part)
+            elif seen is None:
+                missing.append(part)
+        return missing
+
+    @staticmethod
+    def _discard(path: Path, seen: tuple[int, int], error: DamagedPart) -> None:
+        """Deletes a damaged part, unless another process has made it again already."""
+        claim = take(_claim_path(path))
+        if claim is None:
+            return
+        with claim:
+            if stamp(path) == seen:
+                print(f"{path}: damaged ({error}), made again", file=sys.stderr, flush=True)
+                path.unlink()
+
+    def _indexed(self) -> PartCache | None:
+        """The finished cache; None while another process writes its index."""
+        found = PartCache.find(self.folder)
+        if found is not None:
+            return found
+        claim = take(_claim_path(self.folder / INDEX))
+        if claim is None:
+            return None
+        with claim:
+            write_index(self.folder, self.contents)
+        return PartCache.find(self.folder)
+
+    def _make_unless_taken(self, part: int) -> bool:
+        """Whether this process has made the part."""
+        path = part_path(self.folder, part)
+        claim = None if path.exists() else take(_claim_path(path))
+        if claim is None:
+            return False
+        with claim:
+            if path.exists():
+                return False
+            remove_orphans(self.folder, path.name)
+            self._make(part)
+        return True
+
+    def _make(self, part: int) -> None:
+        numbers = self.contents.rows(part)
+        rows, ragged = self.known.copies(numbers)
+        self.bar.advance(self.task, sum(row is not None for row in rows))
+        new = [place for place, row in enumerate(rows) if row is None]
+        made: dict[int, dict[str, Tensor]] = {place: {} for place in new}
+        for places, loaded in self._loaded(new, numbers.start):
+            for name, values in self.contents.encode(loaded).items():
+                if not isinstance(values, Tensor):
+                    ragged.add(name)
+                for place, value in zip(places, values.cpu() if isinstance(values, Tensor) else values, strict=True):
+                    made[place][name] = value.cpu()
+            self.bar.advance(self.task, len(places))
+        whole = [made[place] if row is None else row for place, row in enumerate(rows)]
+        write_part(part_path(self.folder, part), self._keys(part), whole, ragged)
+
+    def _loaded(self, places: list[int], start: int) -> Iterator[tuple[list[int], T]]:
+        """Batches of places with what is loaded for them, the next one being loaded already."""
+        size = self.contents.batch
+        batches = [places[begin : begin + size] for begin in range(0, len(places), size)]
+        calls = (self.ahead.submit(self.contents.load, [start + place for place in batch]) for batch in batches)
+        coming = next(calls, None)
+        for batch in batches:
+            assert coming is not None
+            loaded, coming = coming.result(), next(calls, None)
+            yield batch, loaded
+
+    def _show(self, missing: Sequence[int]) -> None:
+        left = sum(len(self.contents.rows(part)) for part in missing)
+        self.bar.update(self.task, completed=len(self.contents.keys) - left)
+
+
+class _Known(Generic[T]):
+    """The rows that other caches of the same kind and identity hold, the newest first."""
+
+    def __init__(self, contents: Contents[T], folder: Path) -> None:
+        self._contents, self._folder = contents, folder
+        self._found: tuple[np.ndarray, np.ndarray] | None = None
+        self._paths: list[Path] = []
+        self._parts: dict[int, Part | None] = {}
+
+    def copies(self, numbers: range) -> tuple[list[dict[str, Tensor] | None], set[str]]:
+        """Of each row a copy, or None where it is not known; and the names of the ragged entries."""
+        if self._found is None:
+            self._found = self._look()
+        sources, places = (found[numbers.start : numbers.stop].tolist() for found in self._found)
+        rows: list[dict[str, Tensor] | None] = []
+        ragged: set[str] = set()
+        for source, place in zip(sources, places, strict=True):
+            part = None if source < 0 else self._part(source)
+            rows.append(None if part is None else part.row(place))
+            ragged |= set() if part is None else part.lengths.keys()
+        return rows, ragged
+
+    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+        """For each row the number of a file that holds it, or -1, and its place there."""
+        keys = self._contents.keys
+        sources, places = np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int32)
+        others = [
+            other for other in self._folder.glob(f"{self._contents.family}-*") if other.name != self._contents.name
+        ]
+        order = np.argsort(keys) if others else np.zeros(0, np.int64)
+        for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+            for path, held in _held(other):
+                at = np.searchsorted(keys, held, sorter=order)
+                # A key may be that of several rows: of each, all of its places among the sorted.
+                ends = np.searchsorted(keys, held, side="right", sorter=order)
+                many = ends - at
+                rows = order[np.repeat(at, many) + _counts(many)]
+                place = np.repeat(np.arange(len(held)), many)
+                fresh = sources[rows] < 0
+                sources[rows[fresh]], places[rows[fresh]] = len(self._paths), place[fresh]
+                self._paths.append(path)
+        return sources, places
+
+    def _part(self, number: int) -> Part | None:
+        """A file that was read and is whole; None where it is not, or gone."""
+        if number not in self._parts:
+            try:
+                part = Part(self._paths[number])
+                part.check()
+            except DamagedPart:
+                part = None
+            self._parts[number] = part
+        return self._parts[number]
+
+
+def _held(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
+    """The files of a cache, finished or not, with the keys of their rows."""
+    try:
+        cache = PartCache(folder)
+    except DamagedPart:
+        for path in sorted(folder.glob("part-*.safetensors")):
+            with suppress(DamagedPart):
+                yield path, Part(path).keys
+        return
+    for part in range(len(cache.stamps)):
+        yield part_path(folder, part), cache.keys[part * cache.part : (part + 1) * cache.part]
+
+
+def _counts(many: np.ndarray) -> np.ndarray:
+    """[2, 0, 3] -> [0, 1, 0, 1, 2]."""
+    ends = many.cumsum()
+    return np.arange(many.sum()) - np.repeat(ends - many, many)
+
+
+def _claim_path(path: Path) -> Path:
+    return path.with_suffix(".claim")
