@@ -4,11 +4,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from pochade.data.cache.latents import CachedLatents, Pictures
-from pochade.data.cache.references import CachedReferences
+from pochade.data.cache.image_prompts import CachedImagePrompts
+from pochade.data.cache.latents import CachedLatents
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import FailureError, PochadeError
@@ -20,7 +19,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes.autoencoders import check_size
 from pochade.recipes.caches import cache_edges, cache_latents, cache_references
 from pochade.recipes.results import Result, main_first, passed_over, say
-from pochade.recipes.sources import as_pictures, open_images
+from pochade.recipes.sources import Pictures, as_pictures, open_images
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.loop import train as train_stage
 from pochade.training.stage import Stage
@@ -148,9 +147,10 @@ def _latents(stage: Stage, pipeline: TextToImagePipeline, dataset: Any, out: Pat
 
 def _prompts(pipeline: TextToImagePipeline, latents: CachedLatents, items: range) -> list[str]:
     """What each of some pictures is called."""
-    told = [latents.in_words(item, np.random.default_rng(0)) for item in items]
+    pictures = torch.tensor(items)
+    told: Any = latents.of_pictures(pictures, pictures, words=True)
     encoder: Any = pipeline.text_encoder
-    return [one["caption"] if "caption" in one else encoder.names[one["class_label"]] for one in told]
+    return told["caption"] if "caption" in told else [encoder.names[label] for label in told["class_label"].tolist()]
 
 
 def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatents, pictures: Pictures) -> Any:
@@ -166,14 +166,14 @@ def _paint_pairs(name: str, pipeline: TextToImagePipeline, latents: CachedLatent
 
 
 def _paint_styles(
-    name: str, pipeline: TextToImagePipeline, latents: CachedLatents, data: CachedReferences, dataset: Any
+    name: str, pipeline: TextToImagePipeline, latents: CachedLatents, data: CachedImagePrompts, dataset: Any
 ) -> Any:
     """Some pictures, and beside each the next one's words in its style; None where the network paints nothing."""
     items = range(0, latents.pictures, -(-latents.pictures // SHOWN))
     pictures = as_pictures(dataset)
     prompts = _prompts(pipeline, latents, items)
     prompts = prompts[1:] + prompts[:1]
-    images = _paint(name, pipeline, prompts, image_prompt=torch.stack([data.reference(item) for item in items]))
+    images = _paint(name, pipeline, prompts, image_prompt=data.features(torch.tensor(items)))
     if images is None:
         return None
     shown = zip(items, images, strict=True)

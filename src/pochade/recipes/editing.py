@@ -141,20 +141,20 @@ def _paint_edits(name: str, pipeline: TextToImagePipeline, cached: CachedPairs) 
     pipeline.to(pipeline.denoiser.device)  # the loop moves the denoiser alone
     total = cached.pairs * cached.draws
     shown = range(0, total, -(-total // SHOWN))
-    items = [cached.item(item) for item in shown]
-    told = {part: torch.stack([item[part] for item in items]) for part in ("tokens", "mask", "pooled")}
-    told |= {part: torch.stack([item[part] for item in items]) for part in ("source", "source_mask")}
-    asked = Conditioning(**told, task=torch.tensor([item["task"] for item in items]))
-    seeds = [torch.Generator().manual_seed(i) for i in range(len(items))]
+    rows = torch.tensor(shown)
+    items: Any = cached.of_rows(rows)
+    told = {part: items[part] for part in ("tokens", "mask", "pooled", "source", "source_mask", "task")}
+    asked = Conditioning(**told)
+    seeds = [torch.Generator().manual_seed(i) for i in range(len(rows))]
     steps = min(STEPS, pipeline.default_steps)
     try:
         after = pipeline(prompt_embeds=asked, num_inference_steps=steps, generator=seeds, output_type="pt").images
     except FailureError as error:  # a network that paints nothing yet is no reason to stop its training
         say(f"{name}: no sample sheet: {error}")
         return None
-    latents = torch.stack([item["latents"] for item in items])
     device = pipeline.denoiser.device
-    before, target = (pipeline.decode_latents(z.to(device)) for z in (told["source"], latents))
-    images = [to_image(2 * rows[i] - 1) for i in range(len(items)) for rows in (before, after, target)]
-    words = [(TASKS[item["task"]], cached.instruction(at), "target") for at, item in zip(shown, items, strict=True)]
+    before, target = (pipeline.decode_latents(z.to(device)) for z in (told["source"], items["latents"]))
+    images = [to_image(2 * many[i] - 1) for i in range(len(rows)) for many in (before, after, target)]
+    tasks = [TASKS[task] for task in items["task"].tolist()]
+    words = [(*both, "target") for both in zip(tasks, cached.instructions(rows), strict=True)]
     return sheet(images, [caption for row in words for caption in row], columns=COLUMNS)

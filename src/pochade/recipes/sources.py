@@ -1,18 +1,31 @@
 """Data sets in the form of the recipes that are not stages yet: of one size, with samples. Goes with them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
-import numpy as np
 from PIL import Image
+from torch import Tensor
 
-from pochade.data.cache.latents import Pictures
 from pochade.data.dataset import Dataset
+from pochade.data.samples import Batch, PixelSamples
 from pochade.data.scores import keep_best
 from pochade.data.sources import OpenMojiSource, parse_source
 from pochade.errors import PochadeError
-from pochade.images.decode import to_tensor
 from pochade.recipes.stages import ImageData
+
+
+class Pictures(Protocol):
+    """Pictures in a fixed order."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image: ...
+
+    def captions(self, index: int) -> Sequence[str]: ...
+
+    def label(self, index: int) -> int: ...
+
+    def group(self, index: int) -> int: ...
 
 
 class SizedPictures:
@@ -20,20 +33,15 @@ class SizedPictures:
 
     def __init__(self, dataset: Dataset, size: int) -> None:
         self.dataset, self.size = dataset, size
+        self._samples = PixelSamples(dataset, size)
         self._groups = list(dataset.groups().values())
         self._numbers = {index: number for number, variants in enumerate(self._groups) for index in variants}
 
     def __len__(self) -> int:
         return len(self._groups)
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        variants = self._groups[index]
-        chosen = variants[int(rng.integers(len(variants)))]
-        item = self.dataset.item(chosen)
-        sample = {"image": to_tensor(self.dataset.image(chosen, self.size)), "name": item.name}
-        if item.label is not None:
-            return {**sample, "class_label": item.label}
-        return {**sample, "caption": item.captions[int(rng.integers(len(item.captions)))]}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        return self._samples.batch(indices, keys)
 
     def caption(self, index: int) -> str:
         return self.dataset.item(self._groups[index][0]).captions[0]

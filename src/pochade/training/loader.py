@@ -32,7 +32,7 @@ class _Ready:
     """A batch on its way, and what tells that it has arrived."""
 
     batch: Batch
-    event: torch.cuda.Event | None = None
+    event: torch.Event | None = None
 
 
 class Loader:

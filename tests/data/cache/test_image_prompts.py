@@ -1,6 +1,7 @@
-"""Views of pictures as references, and the cache of their features."""
+"""Views of pictures as image prompts, and the cache of their features."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,22 +9,23 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-import pochade.data.cache.references as module
-from data.cache.test_latents import Pictures, build
-from pochade.data.cache.references import build_references, views
-from pochade.data.dataset import Dataset
+from data.cache.toys import Counting
+from data.memory import MemoryDataset, captioned
+from pochade.data.cache.image_prompts import CachedImagePrompts, cache_image_prompts, views
+from pochade.data.cache.latents import CachedLatents, cache_latents
 from pochade.errors import PochadeError
-from pochade.images.decode import to_tensor
+from pochade.nn.keyed_random import sample_keys
 
-VIEWS = 3
+VIEWS, SIZE = 3, 16
 
 
-class Shaded(Pictures):
+class Shaded(MemoryDataset):
     """Each with a shade from left to right of its own."""
 
-    def image(self, index: int) -> Image.Image:
-        ramp = np.linspace(0, 20 + 20 * index, 16).astype(np.uint8)
-        return Image.fromarray(np.broadcast_to(ramp[None, :, None], (8, 16, 3)).copy())
+    def image(self, index: int, size: int) -> Image.Image:
+        self.read.append(index)
+        ramp = np.linspace(0, 20 + 20 * index, size).astype(np.uint8)
+        return Image.fromarray(np.broadcast_to(ramp[None, :, None], (size, size, 3)).copy())
 
 
 def encode(images: Tensor) -> Tensor:
@@ -32,8 +34,14 @@ def encode(images: Tensor) -> Tensor:
     return torch.cat((mean, torch.ones_like(mean[..., :1])), 2)
 
 
+def prompts(folder: Path, dataset: MemoryDataset) -> tuple[CachedLatents, CachedImagePrompts]:
+    latents = cache_latents(dataset, SIZE, Counting().encoders, folder, progress=False)
+    dataset.read.clear()
+    return latents, cache_image_prompts(dataset, SIZE, latents, encode, "mean", VIEWS, folder, progress=False)
+
+
 def test_views_are_the_picture_and_parts_of_it() -> None:
-    image = Shaded().image(5)
+    image = Shaded(captioned().pictures).image(5, SIZE)
     found = views(image, 4, seed=3)
     assert found[0] is image
     assert [view.size for view in found] == [image.size] * 4
@@ -48,50 +56,48 @@ def test_views_are_the_picture_and_parts_of_it() -> None:
     assert views(image, 1, seed=3) == [image]
 
 
-def test_every_sample_has_a_view_of_its_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART", 4)
-    monkeypatch.setattr(module, "BATCH", 3)
-    pictures = Shaded()
-    latents = build(tmp_path / "latents", pictures)
-    data = build_references(latents, pictures, encode, tmp_path / "references", VIEWS, progress=False)
-    assert isinstance(data, Dataset)
-    assert len(data) == len(latents)
-    for item in range(len(pictures)):
-        expected = encode(torch.stack([to_tensor(view) for view in views(pictures.image(item), VIEWS, item)]))
-        for view in range(VIEWS):
-            torch.testing.assert_close(data.reference(item, view), expected[view], atol=1e-3, rtol=0)
-    seen: set[tuple[str, float]] = set()
-    for seed in range(80):
-        sample = data.sample(2, np.random.default_rng(seed))
-        alone = latents.sample(2, np.random.default_rng(seed))
-        reference = sample.pop("reference")
-        assert any(torch.equal(reference, data.reference(int(sample["name"]), view)) for view in range(VIEWS))
-        assert sample.keys() == alone.keys()
-        assert torch.equal(sample["latents"], alone["latents"])
-        seen.add((sample["name"], float(reference[0, 0])))
-    assert len(seen) == 3 * VIEWS
+def test_every_sample_has_a_view_of_its_picture(tmp_path: Path) -> None:
+    dataset = Shaded(captioned().pictures)
+    latents, data = prompts(tmp_path, dataset)
+    assert (len(data), data.views) == (len(latents), VIEWS)
+    every = torch.stack([data.features(torch.arange(11), torch.full((11,), view)) for view in range(VIEWS)], 1)
+    for picture in range(11):
+        ramp = float(np.linspace(0, 20 + 20 * picture, SIZE).astype(np.uint8).mean()) / 127.5 - 1
+        assert torch.allclose(every[picture, 0], torch.tensor([ramp, ramp, ramp, 1.0]), atol=1e-3)
+    assert torch.equal(data.features(torch.arange(11)), every[:, 0])
+    assert not torch.equal(every[:, 1], every[:, 2])
+    indices, keys = torch.full((80,), 2), sample_keys(0, torch.arange(80))
+    batch: dict[str, Any] = data.batch(indices, keys)
+    alone = latents.batch(indices, keys)
+    assert {*batch} == {*alone, "reference"}
+    assert batch["name"] == alone["name"]
+    seen: set[tuple[str, int]] = set()
+    for name, row in zip(batch["name"], batch["reference"], strict=True):
+        of_picture = every[int(name.removeprefix("picture "))]
+        seen.add((name, next(view for view in range(VIEWS) if torch.equal(of_picture[view], row))))
+    different = sum(len(every[picture].flatten(1).unique(dim=0)) for picture in (3, 4, 5))
+    assert len(seen) == different > 6
     mean, deviation = data.statistics()
-    every = torch.stack([data.reference(i, v)[0] for i in range(len(pictures)) for v in range(VIEWS)])
-    torch.testing.assert_close(mean, every.mean(0))
-    torch.testing.assert_close(deviation, every.std(0, correction=0))
+    torch.testing.assert_close(mean, every.flatten(0, 2).mean(0))
+    torch.testing.assert_close(deviation, every.flatten(0, 2).std(0), atol=1e-6, rtol=1e-5)
     assert deviation[3] == 0
 
-    first, *rest = sorted((tmp_path / "references").glob("part-*"))
-    kept = {path: path.stat().st_mtime_ns for path in rest}
-    first.unlink()
-    again = build_references(latents, pictures, encode, tmp_path / "references", VIEWS, progress=False)
-    assert {path: path.stat().st_mtime_ns for path in rest} == kept
-    assert torch.equal(again.reference(0, 1), data.reference(0, 1))
-    first.write_bytes(b"no")
-    with pytest.raises(PochadeError, match="damaged"):
-        build_references(latents, pictures, encode, tmp_path / "references", VIEWS, progress=False)
+
+def test_views_belong_to_a_picture_and_not_to_its_place(tmp_path: Path) -> None:
+    dataset = Shaded(captioned().pictures)
+    _, before = prompts(tmp_path, dataset)
+    assert len(dataset.read) == 11
+    fewer = Shaded(dataset.pictures[1:])
+    _, after = prompts(tmp_path, fewer)
+    assert fewer.read == []
+    second = torch.full((10,), 1)
+    assert torch.equal(after.features(torch.arange(10), second), before.features(torch.arange(1, 11), second))
 
 
-def test_pictures_and_latents_belong_together(tmp_path: Path) -> None:
-    class Fewer(Pictures):
-        def __len__(self) -> int:
-            return 2
-
-    with pytest.raises(PochadeError, match="pictures: 2 given, there are latents of 11"):
-        build_references(build(tmp_path / "latents"), Fewer(), encode, tmp_path / "references", 2, progress=False)
-    assert not (tmp_path / "references").exists()
+def test_what_cannot_be_cached(tmp_path: Path) -> None:
+    dataset = captioned()
+    latents = cache_latents(dataset, SIZE, Counting().encoders, tmp_path, progress=False)
+    with pytest.raises(PochadeError, match="dataset: 2 pictures given, there are latents of 11"):
+        cache_image_prompts(MemoryDataset(dataset.pictures[:2]), SIZE, latents, encode, "mean", 2, tmp_path)
+    with pytest.raises(PochadeError, match="views: 0 given, allowed is 1 and more"):
+        cache_image_prompts(dataset, SIZE, latents, encode, "mean", 0, tmp_path)

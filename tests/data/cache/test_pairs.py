@@ -1,6 +1,6 @@
-"""Pairs as latents on the disk: the round trip, several draws, an interrupted build, and pictures among them."""
+"""Pairs as latents on the disk: the round trip, several draws, what is drawn again, and pictures among them."""
 
-from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -10,38 +10,43 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from pochade.data.cache import pairs as module
-from pochade.data.cache.latents import build_cache
-from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, build_pairs, fingerprint_pairs
+from data.cache.toys import Counting, encode_text
+from data.memory import Flat, MemoryDataset
+from pochade.data.cache.latents import LatentEncoders, cache_latents
+from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, cache_pairs
+from pochade.data.samples import digest
 from pochade.data.sources.pairs.pair import Pair, with_hole
 from pochade.errors import PochadeError
-from pochade.types import TASKS, TextEncoding
+from pochade.nn.keyed_random import sample_keys
+from pochade.types import TASKS
 
 SIZE = 8
-DIM = 3
 
 
 class Toys:
     """Pairs of two colours: even ones have a hole, odd ones an instruction as long as the generator says."""
 
-    def __init__(self, count: int = 5) -> None:
-        self.count = count
-        self.asked = 0
+    def __init__(self, numbers: range = range(5)) -> None:
+        self.numbers = numbers
+        self.asked: list[int] = []
 
     def __len__(self) -> int:
-        return self.count
+        return len(self.numbers)
+
+    def identity(self, index: int) -> str:
+        return sha256(str(self.numbers[index]).encode()).hexdigest()
 
     def pair(self, index: int, rng: np.random.Generator | None = None) -> Pair:
-        word = 0 if rng is None else int(rng.integers(4))
-        target = Image.new("RGB", (SIZE, SIZE), (40 * index, 60 * word, 0))
-        if index % 2:
-            return Pair("edit", target.rotate(90), target, None, " ".join(["green"] * (word + 1)), str(index), "g")
+        number, word = self.numbers[index], 0 if rng is None else int(rng.integers(4))
+        target = Image.new("RGB", (SIZE, SIZE), (40 * number, 60 * word, 0))
+        if number % 2:
+            return Pair("edit", target.rotate(90), target, None, " ".join(["green"] * (word + 1)), str(number), "g")
         mask = Image.new("L", (SIZE, SIZE))
-        ImageDraw.Draw(mask).point((index, 5), 255)
-        return Pair("inpaint", with_hole(target, mask), target, mask, f"number {index}", str(index), "g")
+        ImageDraw.Draw(mask).point((number, 5), 255)
+        return Pair("inpaint", with_hole(target, mask), target, mask, f"number {number}", str(number), "g")
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        self.asked += 1
+        self.asked.append(self.numbers[index])
         return self.pair(index, rng).sample()
 
 
@@ -49,118 +54,123 @@ def encode_images(images: Tensor) -> Tensor:
     return torch.nn.functional.avg_pool2d(images, 4)
 
 
-def encode_text(texts: Sequence[str]) -> TextEncoding:
-    words = [text.split() for text in texts]
-    longest = max(len(row) for row in words)
-    tokens = torch.zeros(len(texts), longest, DIM)
-    for i, row in enumerate(words):
-        tokens[i, : len(row)] = torch.tensor([[len(word), word == "green", 1] for word in row])
-    mask = torch.arange(longest) < torch.tensor([len(row) for row in words])[:, None]
-    return TextEncoding(tokens, mask, tokens.sum(1))
+def encoders(counting: Counting | None = None) -> LatentEncoders:
+    text = (counting or Counting()).encoders
+    return LatentEncoders(encode_images, "pool", text.encode_text, text.text_identity)
 
 
-def build(folder: Path, pairs: Toys | None = None, draws: int = 3) -> CachedPairs:
-    return build_pairs(Toys() if pairs is None else pairs, draws, encode_images, encode_text, folder, progress=False)
+def cached(folder: Path, pairs: Toys | None = None, draws: int = 3, counting: Counting | None = None) -> CachedPairs:
+    toys: Any = Toys() if pairs is None else pairs
+    return cache_pairs(toys, draws, encoders(counting), folder, progress=False)
+
+
+def drawn(pairs: Toys, pair: int, draw: int) -> dict[str, Any]:
+    """What a pair and the number of a draw give, whatever other pairs there are."""
+    seed = int.from_bytes(digest(pairs.identity(pair), str(draw)), "little")
+    return pairs.sample(pair, np.random.default_rng(seed))
 
 
 def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
-    cached, pairs = build(tmp_path), Toys()
-    assert (len(cached), cached.draws) == (5, 3)
-    assert cached.tasks == {TASKS.index("edit"), TASKS.index("inpaint")}
-    for item in range(15):
-        draw, index = divmod(item, 5)
-        sample = pairs.sample(index, np.random.default_rng([index, draw]))
-        found = cached.item(item)
-        assert cached.instruction(item) == sample["instruction"]
-        assert found["task"] == sample["task"]
+    data, pairs = cached(tmp_path), Toys()
+    assert (len(data), data.pairs, data.draws) == (5, 5, 3)
+    assert data.tasks == {TASKS.index("edit"), TASKS.index("inpaint")}
+    batch: dict[str, Any] = data.of_rows(torch.arange(15))
+    instructions = data.instructions(torch.arange(15))
+    for row in range(15):
+        draw, pair = divmod(row, 5)
+        sample = drawn(pairs, pair, draw)
+        assert instructions[row] == sample["instruction"]
+        assert batch["name"][row] == str(pair)
+        assert int(batch["task"][row]) == sample["task"]
         for name, picture in (("latents", "target"), ("source", "source")):
-            torch.testing.assert_close(found[name], encode_images(sample[picture][None])[0])
+            torch.testing.assert_close(batch[name][row], encode_images(sample[picture][None])[0])
         # One masked pixel is a masked cell.
         cells = torch.zeros(1, 2, 2)
         if sample["task"] == TASKS.index("inpaint"):
-            cells[0, 1, index // 4] = 1
-        assert torch.equal(found["source_mask"], cells)
+            cells[0, 1, pair // 4] = 1
+        assert torch.equal(batch["source_mask"][row], cells)
         expected = encode_text([sample["instruction"]])
-        count = int(expected.mask.sum())
-        assert int(found["mask"].sum()) == count
-        assert torch.equal(found["tokens"][:count], expected.tokens[0])
-        assert not found["tokens"][count:].any()
-        assert torch.equal(found["pooled"], expected.pooled[0])
-    drawn = {cached.sample(1, np.random.default_rng(seed))["name"] for seed in range(30)}
-    assert drawn == {"1", "6", "11"}
+        count = expected.tokens.shape[1]
+        assert int(batch["mask"][row].sum()) == count
+        assert torch.equal(batch["tokens"][row, :count], expected.tokens[0].half().float())
+        assert not batch["tokens"][row, count:].any()
+        assert torch.equal(batch["pooled"][row], expected.pooled[0].half().float())
+    assert len({instructions[row] for row in (1, 6, 11, 3, 8, 13)}) > 2
 
 
-def test_an_interrupted_build_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PART", 4)
-    monkeypatch.setattr(module, "BATCH", 3)
-    whole = build(tmp_path / "whole")
-
-    class Broken(Toys):
-        def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-            if self.asked == 9:
-                raise KeyboardInterrupt
-            return super().sample(index, rng)
-
-    with pytest.raises(KeyboardInterrupt):
-        build(tmp_path / "parts", Broken())
-    with pytest.raises(PochadeError, match="holds no finished cache of pairs"):
-        CachedPairs(tmp_path / "parts")
-    assert len(list((tmp_path / "parts").iterdir())) == 2
-    rest = Toys()
-    again = build(tmp_path / "parts", rest)
-    assert rest.asked == 15 - 8
-    for item in range(15):
-        one, two = whole.item(item), again.item(item)
-        assert all(torch.equal(one[k], two[k]) for k in one if isinstance(one[k], Tensor))
-        assert whole.instruction(item) == again.instruction(item)
-    (tmp_path / "parts" / "part-00001.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(PochadeError, match=r"part-00001.safetensors: damaged .*delete this file"):
-        CachedPairs(tmp_path / "parts")
+def test_every_draw_of_a_pair_is_shown_evenly(tmp_path: Path) -> None:
+    data, keys = cached(tmp_path), sample_keys(0, torch.arange(3000))
+    batch: dict[str, Any] = data.batch(torch.full((3000,), 2), keys)
+    found = batch["latents"][:, 1, 0, 0]
+    draws: dict[str, Any] = data.of_rows(torch.tensor([2, 7, 12]))
+    every = draws["latents"][:, 1, 0, 0]
+    for value in every.unique():
+        share = float((every == value).double().mean())
+        assert abs(float((found == value).double().mean()) - share) < 0.04
+    assert torch.isin(found, every).all()
 
 
-def test_caches_are_told_apart() -> None:
-    names = [fingerprint_pairs(Toys(), "a"), fingerprint_pairs(Toys(), "b"), fingerprint_pairs(Toys(4), "a")]
-    assert len({*names}) == 3
-    assert fingerprint_pairs(Toys(), "a") == names[0]
+def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
+    cached(tmp_path)
+    for pairs, asked in ((Toys(), []), (Toys(range(1, 6)), [5] * 3), (Toys(range(5)[::-1]), [])):
+        data = cached(tmp_path, pairs)
+        assert pairs.asked == asked
+        for row in (0, 7, 14):
+            sample = drawn(Toys(pairs.numbers), row % 5, row // 5)
+            assert data.instructions(torch.tensor([row])) == [sample["instruction"]]
+    more, counting = Toys(), Counting()
+    cached(tmp_path, more, draws=4, counting=counting)
+    assert sorted(more.asked) == [0, 1, 2, 3, 4]
+
+
+def test_a_damaged_part_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = cached(tmp_path)
+    path = data.cache.folder / "part-00000.safetensors"
+    path.write_bytes(b"not tensors")
+    pairs = Toys()
+    again = cached(tmp_path, pairs)
+    assert len(pairs.asked) == 15
+    assert "part-00000.safetensors: damaged (" in capsys.readouterr().err
+    assert again.instructions(torch.arange(15)) == cached(tmp_path / "b").instructions(torch.arange(15))
 
 
 def test_what_cannot_be_cached(tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match="pairs: there are none"):
-        build(tmp_path, Toys(0))
+        cached(tmp_path, Toys(range(0)))
     with pytest.raises(PochadeError, match="draws: 0 given, allowed is 1 and more"):
-        build(tmp_path, draws=0)
+        cached(tmp_path, draws=0)
+    with pytest.raises(PochadeError, match="encoders: no text encoder given"):
+        cached(tmp_path, counting=Counting(text=False))
     assert not list(tmp_path.iterdir())
 
 
-class Pictures:
-    def __len__(self) -> int:
-        return 3
-
-    def image(self, index: int) -> Image.Image:
-        return Image.new("RGB", (SIZE, SIZE), (0, 0, 80 * index))
-
-    def captions(self, index: int) -> list[str]:
-        return [f"a picture in blue with the number {index}"]
-
-    def label(self, index: int) -> int:
-        return -1
-
-    def group(self, index: int) -> int:
-        return index
-
-
 def test_pictures_among_the_pairs(tmp_path: Path) -> None:
-    cached = build(tmp_path / "pairs")
-    pictures = build_cache(Pictures(), encode_images, encode_text, tmp_path / "pictures", progress=False)
-    mixed = PairsAndPictures(cached, pictures, 0.4)
-    assert len(mixed) == len(cached)
-    samples = [mixed.sample(i % 5, np.random.default_rng(i)) for i in range(400)]
-    assert len({frozenset(sample) for sample in samples}) == 1
-    assert {(len(sample["mask"]), len(sample["tokens"])) for sample in samples} == {(8, 8)}
-    plain = [sample for sample in samples if sample["task"] == -1]
-    assert 0.3 < len(plain) / len(samples) < 0.5
-    assert not any(sample["source"].any() or sample["source_mask"].any() for sample in plain)
-    assert all(int(sample["mask"].sum()) == 8 for sample in plain)
-    assert len({sample["name"] for sample in plain}) == 3
-    again = mixed.sample(2, np.random.default_rng(7))
-    assert torch.equal(again["latents"], samples[7]["latents"])
+    pairs = cached(tmp_path)
+    flat = [Flat((0, 0, 80 * i), (f"a picture in blue with the number {i}",), name=f"picture {i}") for i in range(3)]
+    pictures = cache_latents(MemoryDataset(flat), SIZE, encoders(), tmp_path, progress=False)
+    mixed = PairsAndPictures(pairs, pictures, 0.4)
+    assert len(mixed) == len(pairs)
+    indices, keys = torch.arange(1000) % 5, sample_keys(2, torch.arange(1000))
+    batch: dict[str, Any] = mixed.batch(indices, keys)
+    plain = batch["task"] == -1
+    assert abs(float(plain.double().mean()) - 0.4) < 0.06
+    assert not batch["source"][plain].any()
+    assert not batch["source_mask"][plain].any()
+    assert (batch["mask"].sum(1)[plain] == 8).all()
+    names = torch.tensor([name.startswith("picture") for name in batch["name"]])
+    assert torch.equal(names, plain)
+    assert len({name for name, is_plain in zip(batch["name"], plain.tolist(), strict=True) if is_plain}) == 3
+    assert [name for name, is_plain in zip(batch["name"], plain.tolist(), strict=True) if not is_plain] == [
+        str(index) for index in indices[~plain].tolist()
+    ]
+    alone: dict[str, Any] = pairs.batch(indices[~plain], keys[~plain])
+    assert torch.equal(batch["latents"][~plain], alone["latents"])
+    for row in (0, 77, 500):
+        one: dict[str, Any] = mixed.batch(indices[row : row + 1], keys[row : row + 1])
+        words = one["tokens"].shape[1]
+        assert torch.equal(one["latents"][0], batch["latents"][row])
+        assert torch.equal(one["tokens"][0], batch["tokens"][row, :words])
+        assert not batch["mask"][row, words:].any()
+    for share, expected in ((0.0, 0), (0.999, 5)):
+        few: dict[str, Any] = PairsAndPictures(pairs, pictures, share).batch(torch.arange(5), keys[:5])
+        assert int((few["task"] == -1).sum()) == expected

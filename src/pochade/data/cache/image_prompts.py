@@ -1,7 +1,7 @@
 """Cached features of pictures as image prompts (IP-Adapter), beside cached latents.
 
-A picture is its own prompt in training, in several views, so that it is followed in how it is drawn rather than in where
-things are. Features, which are inputs and forgive it, are float16.
+A picture is its own prompt in training, in several views, so that it is followed in how it is drawn rather than in
+where things are. Features, which are inputs and forgive it, are float16.
 """
 
 from collections.abc import Callable

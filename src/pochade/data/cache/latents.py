@@ -232,11 +232,8 @@ class _Table:
         tensors[_KEYS] = keys_tensor(self.keys)
         if self.groups.order is not None and self.groups.first is not None:
             tensors |= {"group_order": self.groups.order, "group_first": self.groups.first}
-        about = {
-            "dataset": self.dataset,
-            "images": images.folder.name,
-            "captions": None if captions is None else captions.folder.name,
-        }
+        about = {"dataset": self.dataset, "images": images.folder.name}
+        about["captions"] = "" if captions is None else captions.folder.name
         write_tensors(folder / INDEX, tensors, {"about": json.dumps(about)})
 
 

@@ -98,8 +98,9 @@ class CachedPairs:
     """Samples of cached pairs.
 
     ``{"latents" and "source" [B, C, h, w], "source_mask" [B, 1, h, w] in {0, 1}, "task" [B], "tokens" [B, M, D_text],
-    "mask" [B, M], "pooled" [B, D_pool], "name"}``, "latents" being those of the picture after, M the longest instruction
-    of the batch. An epoch shows each pair once, in one of its draws. Row i + d * ``pairs`` is draw d of pair i.
+    "mask" [B, M], "pooled" [B, D_pool], "name"}``, "latents" being those of the picture after, M the longest
+    instruction of the batch. An epoch shows each pair once, in one of its draws. Row i + d * ``pairs`` is draw d of
+    pair i.
 
     Attributes:
         pairs, draws: how many there are.

@@ -14,6 +14,7 @@ from typing import Generic, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.data.cache.parts import KEYS, LENGTHS, DamagedPart, Part, as_text, keys_array, keys_tensor, map_tensors
@@ -158,21 +159,21 @@ class PartCache:
         Args:
             inner: [B] int64, which place of the entry's own first axis is wanted of each row; None: all.
         """
-        shape = self.shapes[name]
         order, parts = self._by_part(rows)
         out: Tensor | None = None
         for number, begin, end in parts:
             places = order[begin:end]
             held, chosen = self._part(number).tensors[name], rows[places] - number * self.part
             if inner is not None:
-                held, chosen = held.flatten(0, 1), chosen * shape[0] + inner[places]
+                held, chosen = held.flatten(0, 1), chosen * self.shapes[name][0] + inner[places]
             values = _wide(held.index_select(0, chosen))
             if len(parts) == 1:
                 return values
             if out is None:
                 out = values.new_empty(len(rows), *values.shape[1:])
             out.index_copy_(0, places, values)
-        return torch.zeros(0, *(shape if inner is None else shape[1:])) if out is None else out
+        assert out is not None
+        return out
 
     def gather_ragged(self, rows: Tensor, name: str) -> tuple[Tensor, Tensor]:
         """A ragged entry [B, M, ...] of rows [B] int64, and the length of each [B] int64.
@@ -183,20 +184,19 @@ class PartCache:
         lengths = self._index[name + LENGTHS][rows].long()
         longest = int(lengths.max()) if len(rows) else 0
         many = lengths[order]
-        ends = many.cumsum(0)
+        bounds = F.pad(many.cumsum(0), (1, 0))
         # Of every value, sorted by part, its place in its row, and from that where it comes from and goes to.
-        place = torch.arange(int(many.sum())) - torch.repeat_interleave(ends - many, many)
+        place = torch.arange(int(many.sum())) - torch.repeat_interleave(bounds[:-1], many)
         source = torch.repeat_interleave(self._index[name + _STARTS][rows[order]], many) + place
         target = torch.repeat_interleave(order * longest, many) + place
         out: Tensor | None = None
         for number, begin, end in parts:
-            chosen = slice(int(ends[begin] - many[begin]), int(ends[end - 1]))
+            chosen = slice(int(bounds[begin]), int(bounds[end]))
             values = _wide(self._part(number).tensors[name].index_select(0, source[chosen]))
             if out is None:
                 out = values.new_zeros(len(rows) * longest, *values.shape[1:])
             out.index_copy_(0, target[chosen], values)
-        if out is None:
-            out = torch.zeros(0, *self.shapes[name])
+        assert out is not None
         return out.view(len(rows), longest, *self.shapes[name]), lengths
 
     def texts(self, rows: Tensor, name: str) -> list[str]:
@@ -215,7 +215,8 @@ class PartCache:
         order = numbers.argsort(stable=True)
         different, counts = numbers[order].unique_consecutive(return_counts=True)
         ends = counts.cumsum(0)
-        return order, list(zip(different.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+        parts = list(zip(different.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
+        return order, parts or [(0, 0, 0)]  # nothing of the first, which tells shape and type
 
     def _part(self, number: int) -> Part:
         if number not in self._parts:
