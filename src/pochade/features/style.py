@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError, nearest
 from pochade.features.lite0 import POOLED_SIZE, EfficientNetLite0, load_lite0
-from pochade.quiet import quiet_transformers
+from pochade.load_transformers import load_transformers
 
 KNOWN = ("lite0", "lite0:MAPS", "clip:NAME_OR_FOLDER")
 """The identities that ``load`` accepts; "lite0" is that of three maps, 1 to 5 are allowed."""
@@ -59,7 +59,9 @@ class ClipStyle(nn.Module):
 
     def __init__(self, name: str) -> None:
         super().__init__()
-        clip = _load_clip(name)
+        from transformers.models.clip.modeling_clip import CLIPModel
+
+        clip = load_transformers("encoder", "CLIP", name, CLIPModel, dtype=torch.float32)
         self.tower: Any = clip.vision_model
         self.projection = clip.visual_projection
         self.identity = f"clip:{name}"
@@ -77,25 +79,6 @@ class ClipStyle(nn.Module):
             pixels = F.interpolate(pixels, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         seen = self.tower(pixel_values=(pixels - self.mean) / self.std).pooler_output
         return F.rms_norm(self.projection(seen), (self.dim,))[:, None]
-
-
-def _load_clip(name: str) -> Any:
-    from transformers.models.clip.modeling_clip import CLIPModel
-
-    try:
-        with quiet_transformers():
-            loaded: Any = CLIPModel.from_pretrained(
-                name, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-            )
-    except Exception as error:  # transformers raises a dozen kinds here, of its own, of safetensors and of the hub
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PochadeError(
-            f"encoder: no CLIP could be loaded from {name!r} (a folder or a hub name): {reason}"
-        ) from error
-    clip, report = loaded
-    if report["missing_keys"]:
-        raise PochadeError(f"encoder: {name!r} lacks tensors of a CLIP, such as {min(report['missing_keys'])}")
-    return clip.eval().requires_grad_(False)
 
 
 @lru_cache(maxsize=1)

@@ -2,14 +2,10 @@
 
 from typing import TYPE_CHECKING, Any
 
-from pochade.errors import PochadeError
-from pochade.quiet import quiet_transformers
+from pochade.load_transformers import load_transformers, loading
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
-
-NAMED = 4
-"""So many missing tensors are named in an error, the others counted."""
 
 
 def load_pretrained(
@@ -27,21 +23,10 @@ def load_pretrained(
     Raises:
         PochadeError: it cannot be had (no such folder, no network), holds no safetensors, or its tensors do not fit.
     """
-    try:
-        with quiet_transformers():
-            network, report = model.from_pretrained(name, use_safetensors=True, output_loading_info=True)
-            words = tokenizer.from_pretrained(name, **options)
-    except Exception as error:  # transformers raises a dozen kinds here, of its own, of safetensors and of the hub
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise PochadeError(
-            f"text_encoder: no {kind} could be loaded from {name!r} (a folder or a hub name): {reason}"
-        ) from error
-    missing = sorted(report["missing_keys"])
-    if missing:
-        more = f" and {len(missing) - NAMED} more" if len(missing) > NAMED else ""
-        raise PochadeError(f"text_encoder: {name!r} lacks the tensors {', '.join(missing[:NAMED])}{more}")
-    network.requires_grad_(False)
-    return network.eval(), plain(words.backend_tokenizer.to_str())
+    network = load_transformers("text_encoder", kind, name, model)
+    with loading("text_encoder", kind, name):
+        words = tokenizer.from_pretrained(name, **options)
+    return network, plain(words.backend_tokenizer.to_str())
 
 
 def plain(tokenizer: str) -> "Tokenizer":
