@@ -19,9 +19,7 @@ def test_profile_in_eager_as_json_and_as_tables(capsys: Any, toy_class_pipeline_
     for row in found["rows"]:
         weights = [parts[name]["fp32_mb"] for name in parts if row["component"] in (name, "picture")]
         assert row["weights_mb"] == pytest.approx(sum(weights))
-        assert 0 < row["libraries_mb"] <= row["loading_mb"]
-        assert 0 < row["rest_mb"] <= row["peak_mb"]
-        assert row["seconds"] > 0
+        assert 100 < row["libraries_mb"] < 2000  # MB: what importing torch takes
 
     from pochade.cli.profile import _components, _notes, _rows
 

@@ -14,6 +14,7 @@ from PIL import Image
 from evaluation.test_report import COLOURS, SHAPES, SIZE, Painter, draw
 from pochade.data.dataset import Dataset, Split
 from pochade.data.prepare.pictures import prepare
+from pochade.data.prepare.target import Format, Target
 from pochade.data.sources import OpenMojiSource, Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
@@ -71,8 +72,9 @@ def test_prepared_folders_and_shards_give_the_splits_and_figures_of_openmoji_its
     itself = open_source("openmoji", "all")
     facts = {itself.item(i).name: (itself.item(i).group, itself.item(i).split) for i in range(len(itself))}
     reports: list[Report] = []
-    for form in ("folder", "shards"):
-        prepare("openmoji", tmp_path / form, size=SIZE, format=form, limit=40, progress=False)
+    forms: tuple[Format, ...] = ("folder", "shards")
+    for form in forms:
+        prepare(OpenMojiSource(), Target(out=tmp_path / form, size=SIZE, format=form, limit=40), progress=False)
         data = open_source(tmp_path / form, "all")
         found = {Path(data.item(i).name).stem: (data.item(i).group, data.item(i).split) for i in range(len(data))}
         assert {split for _, split in found.values()} == {"train", "held_out"}
