@@ -1,5 +1,6 @@
 """``pochade data prepare`` and ``pochade data pairs``."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -170,8 +171,12 @@ def _target(out: Path, size: int, split: str, format_: str, limit: int | None, o
 def _reading(background: str, max_megapixels: float | None, max_skipped: float | None) -> "Reading":
     from pochade.data.sources.image_files import Reading
 
-    limits = {"max_megapixels": max_megapixels, "max_skipped": max_skipped}
-    return Reading(background, **{name: value for name, value in limits.items() if value is not None})
+    usual = Reading(background)
+    return replace(
+        usual,
+        max_megapixels=usual.max_megapixels if max_megapixels is None else max_megapixels,
+        max_skipped=usual.max_skipped if max_skipped is None else max_skipped,
+    )
 
 
 def _show(out: Path, report: dict[str, Any], as_json: bool) -> None:

@@ -53,11 +53,14 @@ class Dataset(ABC):
 
     Attributes:
         classes: names of the classes where pictures are labelled, which then have no captions; else empty.
-        report: what became of every file; None where nothing can be skipped.
     """
 
     classes: tuple[str, ...] = ()
-    report: "Report | None" = None
+
+    @property
+    def report(self) -> "Report | None":
+        """What became of every file; None where nothing can be skipped."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int:
@@ -115,7 +118,11 @@ class Subset(Dataset):
 
     def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
         self.dataset, self.indices = dataset, list(indices)
-        self.classes, self.report = dataset.classes, dataset.report
+        self.classes = dataset.classes
+
+    @property
+    def report(self) -> "Report | None":
+        return self.dataset.report
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -68,9 +68,9 @@ class Report:
         """The picture that ``error`` is about is left out."""
         self.skip(error.name, error.reason, error.detail)
 
-    def note(self, what: str, name: str) -> None:
-        """Something to know about the file ``name``, which is no reason to skip a sample."""
-        self.notes[what] += 1
+    def note(self, what: str, name: str, files: int = 1) -> None:
+        """Something to know about the file ``name``, and others of so many, which is no reason to skip a sample."""
+        self.notes[what] += files
         names = self._noted.setdefault(what, [])
         if len(names) < NAMED:
             names.append(readable(name))

@@ -18,6 +18,10 @@ from pochade.errors import FailureError, PochadeError
 NAMES = ("cat", "guinea pig", "dog")
 
 
+def names(data: Dataset) -> list[str]:
+    return [data.item(i).name for i in range(len(data))]
+
+
 def labels(data: Dataset) -> list[int | None]:
     return [data.item(i).label for i in range(len(data))]
 
@@ -66,7 +70,7 @@ def test_classes_stand_on_both_sides_of_the_split(tmp_path: Path) -> None:
     assert len(train) + len(held_out) == 200
     assert 5 < len(held_out) < 45
     assert set(labels(held_out)) == {0, 1, 2}
-    assert not {p.name for p in train.pictures} & {p.name for p in held_out.pictures}
+    assert not set(names(train)) & set(names(held_out))
 
 
 def test_captions_come_first_unless_classes_are_asked_for(tmp_path: Path) -> None:
@@ -78,8 +82,9 @@ def test_captions_come_first_unless_classes_are_asked_for(tmp_path: Path) -> Non
     for data in (words, classes):  # what is written when they are prepared
         assert (data.stored(4).captions, data.stored(4).label) == (("grey 4",), 1)
     for split in ("train", "held_out"):  # the same pictures and groups, whatever conditions on them
-        sides = [opened(tmp_path, split, wanted).pictures for wanted in (None, True)]
-        assert [(p.name, p.group) for p in sides[0]] == [(p.name, p.group) for p in sides[1]]
+        one, other = (opened(tmp_path, split, wanted) for wanted in (None, True))
+        assert names(one) == names(other)
+        assert one.groups() == other.groups()
 
 
 def test_where_captions_are_wanted_a_class_gives_its_name(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def opened(path: Path, split: Split = "all", classes: bool | None = None, **limi
 
 
 def names(data: ImageFiles) -> list[str]:
-    return [picture.name for picture in data.pictures]
+    return [data.picture(i).name for i in range(len(data))]
 
 
 def reasons(data: ImageFiles) -> dict[str, str]:
@@ -57,7 +57,7 @@ def test_metadata(tmp_path: Path):
     ]
     (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n\n")
     data = opened(tmp_path)
-    assert [(p.name, p.captions) for p in data.pictures] == [
+    assert [(data.item(i).name, data.item(i).captions) for i in range(len(data))] == [
         ("sub/a.png", ("a house", "a hut")),
         ("p000.png", ("something else",)),
     ]

@@ -64,7 +64,7 @@ def test_what_cannot_be_drawn_is_skipped_and_named(tmp_path: Path):
     with pytest.raises(FailureError, match="cannot be used"):
         opened(tmp_path)
     data = opened(tmp_path, max_skipped=0.5)
-    assert [picture.name for picture in data.pictures] == [f"{i}.svg" for i in range(4)]
+    assert [data.item(i).name for i in range(len(data))] == [f"{i}.svg" for i in range(4)]
     reasons = {entry["name"]: entry["reason"] for entry in data.report.skipped}
     assert reasons == {
         "broken.svg": "corrupt or truncated",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from pochade.data.dataset import split_of
+from pochade.data.dataset import Split, split_of
 from pochade.data.prepare.target import Sample, Target, png, spread
 from pochade.data.prepare.writer import Record
 from pochade.data.report import Report
@@ -40,21 +40,25 @@ def prepare_pairs(
     for path in source.paths():
         target.check_apart(path)
     report: Report | None = None
+    total: int | None = None
     if isinstance(source, PairFiles):
         report = Report(str(source), target.skipped, total=FIRST_PAIRS, max_skipped=reading.max_skipped)
         samples = _from_files(source, source.candidates(progress), report, target, reading)
     else:
         # Opened before the first pair is asked for: what is wrong is said before anything is written.
-        opened = {part: source.open(target.size, part, progress=progress, reading=reading) for part in target.parts}
+        opened: dict[Split, PairDataset] = {
+            part: source.open(target.size, part, progress=progress, reading=reading) for part in target.parts
+        }
         samples = _drawn(opened, target)
+        total = sum(len(data) if target.limit is None else target.limit for data in opened.values())
 
     def facts() -> dict[str, Any]:
         return {"source": str(source), "reading": None if report is None else report.to_dict()}
 
-    return target.write(samples, facts, name=LIST, shown=SHOWN, columns=COLUMNS, progress=progress)
+    return target.write(samples, facts, name=LIST, shown=SHOWN, columns=COLUMNS, total=total, progress=progress)
 
 
-def _drawn(opened: dict[str, PairDataset], target: Target) -> Iterator[Sample]:
+def _drawn(opened: dict[Split, PairDataset], target: Target) -> Iterator[Sample]:
     for part, data in opened.items():
         count = len(data) if target.limit is None else target.limit
         order = spread(len(data), count)
@@ -105,7 +109,7 @@ def _from_files(
             raise EmptySplitError(part, str(source), report.used)
 
 
-def _sample(part: str, number: int, pair: Pair, instructions: tuple[str, ...]) -> Sample:
+def _sample(part: Split, number: int, pair: Pair, instructions: tuple[str, ...]) -> Sample:
     mask = {} if pair.mask is None else {".mask.png": png(pair.mask)}
     images = {".source.png": png(pair.source), ".target.png": png(pair.target), **mask}
     facts = {"instruction": list(instructions), "task": pair.task, "group": pair.group, "split": pair.split}

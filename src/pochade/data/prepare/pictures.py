@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from pochade.data.dataset import Dataset, split_of
+from pochade.data.dataset import Dataset, Split, split_of
 from pochade.data.prepare.target import Sample, Target, png, spread
 from pochade.data.prepare.writer import picture_record
 from pochade.data.report import Report
@@ -41,20 +41,25 @@ def prepare(
     if isinstance(source, HubSource):
         rows = source.open()
         report = Report(rows.name, target.skipped, total=FIRST_ROWS, max_skipped=reading.max_skipped)
-        samples, classes = _from_rows(rows, report, target, reading), rows.classes
+        samples, classes, total = _from_rows(rows, report, target, reading), rows.classes, None
     else:
-        parts = {part: source.open(part, progress=progress, reading=reading) for part in target.parts}
+        parts: dict[Split, Dataset] = {
+            part: source.open(part, progress=progress, reading=reading) for part in target.parts
+        }
         first = next(iter(parts.values()))
         report, classes = first.report, first.class_names
         samples = _from_datasets(parts, target)
+        total = sum(len(spread(len(dataset), target.limit)) for dataset in parts.values())
 
     def all_facts() -> dict[str, Any]:
         return {**facts, "reading": None if report is None else report.to_dict()}
 
-    return target.write(samples, all_facts, class_names=classes, shown=SHOWN, columns=COLUMNS, progress=progress)
+    return target.write(
+        samples, all_facts, class_names=classes, shown=SHOWN, columns=COLUMNS, total=total, progress=progress
+    )
 
 
-def _from_datasets(parts: dict[str, Dataset], target: Target) -> Iterator[Sample]:
+def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Sample]:
     for part, dataset in parts.items():
         taken: set[str] = set()
         for index in spread(len(dataset), target.limit):

@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 
-from pochade.data.dataset import check_size
+from pochade.data.dataset import Split, check_size
 from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record, ShardWriter, Writer
 from pochade.data.progress import progress_bar
 from pochade.data.sources.formats import LIST, PREPARED
@@ -26,7 +26,7 @@ REPORT, PREVIEW = PREPARED
 class Sample(NamedTuple):
     """What is written next, into which part, of which task, and how it is shown on the sheet: pictures and words."""
 
-    part: str
+    part: Split
     record: Record
     images: list[Image.Image]
     words: list[str]
@@ -80,7 +80,7 @@ class Target:
             raise PochadeError(f"out: {self.out} holds more than an earlier data set and will not be overwritten")
 
     @property
-    def parts(self) -> tuple[Literal["train", "held_out", "all"], ...]:
+    def parts(self) -> tuple[Split, ...]:
         """The subfolders that are written."""
         return ("train", "held_out") if self.split == "both" else (self.split,)
 
@@ -89,9 +89,9 @@ class Target:
         """The file of the report while rows are streamed: it is there where the work ends because of them."""
         return self.out.with_name(f"{self.out.name}-skipped.json")
 
-    def part_of(self, split: str) -> str | None:
+    def part_of(self, split: str) -> Split | None:
         """The subfolder for what is on that side of the split, None where it is not written."""
-        return "all" if self.split == "all" else split if split in self.parts else None
+        return "all" if self.split == "all" else next((part for part in self.parts if part == split), None)
 
     def check_apart(self, path: Path) -> None:
         """Raises PochadeError where ``out`` and the source ``path`` lie within each other."""
@@ -108,6 +108,7 @@ class Target:
         name: str = LIST,
         shown: int,
         columns: int,
+        total: int | None,
         progress: bool,
     ) -> dict[str, Any]:
         """Writes all ``samples``; returns the report.
@@ -119,6 +120,7 @@ class Target:
             facts: what the report says besides, once all is written.
             name: of the list in a folder.
             shown: so many samples, evenly spread over each part, are on the sheet, in so many ``columns``.
+            total: samples that there will be, None where it is not known.
 
         Raises:
             FailureError: something could not be written.
@@ -131,7 +133,7 @@ class Target:
                     part: stack.enter_context(self._writer(folder / part, class_names, name)) for part in self.parts
                 }
                 bar = stack.enter_context(progress_bar(progress))
-                task = bar.add_task("writing", total=None)
+                task = bar.add_task(f"writing {self.out.name}", total=total)
                 for sample in samples:
                     writers[sample.part].add(sample.record)
                     examples[sample.part].add(sample)
@@ -149,7 +151,7 @@ class Target:
 
     def _writer(self, folder: Path, class_names: Sequence[str], name: str) -> Writer:
         if self.format == "shards":
-            return ShardWriter(folder, class_names, self.samples_per_shard)
+            return ShardWriter(folder, class_names, self.samples_per_shard, decoded=True)
         return FolderWriter(folder, class_names, name)
 
 

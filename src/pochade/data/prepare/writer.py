@@ -97,11 +97,17 @@ class ShardWriter(Writer):
     """Writes ``000000.tar`` and so on, each of which takes its name when it is complete, and ``index.json`` last.
 
     A record is its pictures with ``key.json``, the facts, and ``key.cls``, the label; ``class_names`` go to
-    ``classes.txt``. Equal records give equal bytes.
+    ``classes.txt``. Equal records give equal bytes. ``decoded``: whether every picture is known to be readable, so that
+    a reader need not decode it once more to find out.
     """
 
     def __init__(
-        self, folder: Path, class_names: Sequence[str] = (), samples_per_shard: int = SAMPLES_PER_SHARD
+        self,
+        folder: Path,
+        class_names: Sequence[str] = (),
+        samples_per_shard: int = SAMPLES_PER_SHARD,
+        *,
+        decoded: bool = False,
     ) -> None:
         if samples_per_shard < 1:
             raise PochadeError(f"samples_per_shard: {samples_per_shard} given, at least 1 expected")
@@ -109,7 +115,7 @@ class ShardWriter(Writer):
         if any(folder.glob("*.tar")):
             raise PochadeError(f"folder: {folder} already holds shards")
         self.samples_per_shard = samples_per_shard
-        self.index: dict[str, Any] = {"samples": 0, "shards": []}
+        self.index: dict[str, Any] = {**({"decoded": True} if decoded else {}), "samples": 0, "shards": []}
         self._tar: tarfile.TarFile | None = None
         self._inside = 0
 

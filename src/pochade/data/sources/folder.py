@@ -25,7 +25,7 @@ from pochade.data.sources.formats import (
     split_folders,
     split_name,
 )
-from pochade.data.sources.image_files import ImageFiles, Picture, Reading, skip_all
+from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading, skip_all
 from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name
@@ -117,7 +117,8 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     skip_all(report, found.skipped)
     for what, name in found.notes:
         report.note(what, name)
-    return ImageFiles(pictures, names or None, report, store, split=split, classes=classes, reading=reading)
+    records = CheckedPictures(pictures, report, store, reading)
+    return ImageFiles(records, names or None, report, split=split, classes=classes, reading=reading)
 
 
 def _class_names(folder: Path, tree: _Tree, found: _Found) -> list[str]:

@@ -95,8 +95,10 @@ def split_folders(names: Iterable[str]) -> dict[str, Split]:
     They are when all are called so (``SPLIT_NAMES``), one of them train. One folder alone is divided like any other.
     """
     tops = set(names)
-    sides = {name: SPLIT_NAMES[name] for name in tops if name in SPLIT_NAMES}
-    return sides if len(sides) == len(tops) and set(sides.values()) == {"train", "held_out"} else {}
+    sides: dict[str, Split] = {name: SPLIT_NAMES[name] for name in tops if name in SPLIT_NAMES}
+    if len(sides) < len(tops) or set(sides.values()) != {"train", "held_out"}:
+        sides.clear()
+    return sides
 
 
 def split_name(name: str) -> tuple[str, str]:

@@ -1,11 +1,14 @@
 """What a folder of pictures and a set of shards share: every picture is checked once, its bytes are its identity."""
 
+import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image, ImageColor
 
 from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, split_of
@@ -97,22 +100,49 @@ class Picture:
         limit = reading.max_megapixels
         return load_image(data, size=size, max_megapixels=limit, background=colour, name=self.name)
 
-    def in_group(self) -> "Picture":
-        """With a group and a split: those that are stored, else by the first caption, else by the name."""
-        group = self.group or (self.captions[0].casefold() if self.captions else self.name)
-        return replace(self, group=group, split=self.split or split_of(group))
+    @property
+    def own_group(self) -> str:
+        """The group that is stored, else the first caption, else the name."""
+        return self.group or (self.captions[0].casefold() if self.captions else self.name)
+
+    @property
+    def held_out(self) -> bool:
+        """The side that is stored, else that of the group."""
+        return (self.split or split_of(self.own_group)) == "held_out"
+
+
+class Records(ABC):
+    """The usable pictures of a source, of all splits and with all that is stored of them.
+
+    Attributes:
+        labels: [n], their classes, -1 for none.
+        captioned: [n] bool, whether they have captions.
+        held_out: [n] bool, the side of the split that they are on.
+    """
+
+    labels: np.ndarray
+    captioned: np.ndarray
+    held_out: np.ndarray
+
+    @abstractmethod
+    def picture(self, index: int) -> Picture: ...
+
+    @abstractmethod
+    def digest(self, index: int) -> str:
+        """The SHA-256 of the bytes of a picture."""
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """A hexadecimal text that changes with the bytes of any picture, with what is stored of it, and the order."""
 
 
 class ImageFiles(Dataset):
-    """Pictures in files, each decoded once at first use, so that training meets none that is broken.
-
-    What is found out is kept in ``checked.json`` of the ``store``; a second start reads that.
+    """Pictures in files, all of which have been decoded once, so that training meets none that is broken.
 
     Args:
-        pictures: all that were found, of every split.
+        records: of every split.
         class_names: what the labels of the pictures index; None: they are called by their numbers.
-        report: holds what was skipped already; its path is in the store.
-        store: the folder to remember things in.
+        report: holds what was skipped already; it is completed, and written.
         classes: whether the data set is one of classes; None: where there are no captions. Among captions, a picture
             with a class alone goes by the name of that class.
 
@@ -124,92 +154,133 @@ class ImageFiles(Dataset):
 
     def __init__(
         self,
-        pictures: Sequence[Picture],
+        records: Records,
         class_names: Sequence[str] | None,
         report: Report,
-        store: Path,
         *,
         split: Split,
         classes: bool | None,
         reading: Reading,
     ) -> None:
         check_split(split)
-        self.report: Report = report
-        self.reading = reading
-        labelled = self._name_classes(pictures, class_names, classes)
-        report.check()
-        checked = _check(labelled, report, store / CHECKED, reading)
+        self.records, self._report, self.reading = records, report, reading
+        usable = self._name_classes(class_names, classes)
         report.check()
         report.write()
-        if not checked:
+        if not usable.any():
             raise FailureError(f"{report.source}: no usable picture; see {report.path}")
-        self.pictures: list[Picture] = []
-        self._digests: list[str] = []
-        for picture, digest in checked:
-            one = picture.in_group()
-            if split in ("all", one.split):
-                self.pictures.append(one)
-                self._digests.append(digest)
-        if not self.pictures:
-            raise EmptySplitError(split, report.source, len(checked))
+        chosen = usable if split == "all" else usable & (records.held_out == (split == "held_out"))
+        self._rows = np.flatnonzero(chosen)
+        if not len(self._rows):
+            raise EmptySplitError(split, report.source, int(usable.sum()))
+        self._fingerprint: str | None = None
 
-    def _name_classes(
-        self, pictures: Sequence[Picture], names: Sequence[str] | None, wanted: bool | None
-    ) -> list[Picture]:
-        """Settles the classes, and whether the data set is one of them; what lacks what it needs is skipped."""
-        labels = [picture.label for picture in pictures if picture.label is not None]
-        if wanted and not labels:
+    def _name_classes(self, names: Sequence[str] | None, wanted: bool | None) -> np.ndarray:
+        """Settles the classes, and whether the data set is one of them; [n] bool, what has what it needs."""
+        labels = self.records.labels
+        labelled = labels >= 0
+        if wanted and not labelled.any():
             raise PochadeError(f"classes: {self.report.source} holds none")
         self._class_names: tuple[str, ...] = ()
-        if labels:
-            self._class_names = tuple(map(str, range(max(labels) + 1)) if names is None else names)
-        if labels and (wanted or (wanted is None and not any(picture.captions for picture in pictures))):
+        if labelled.any():
+            self._class_names = tuple(map(str, range(int(labels.max()) + 1)) if names is None else names)
+        if labelled.any() and (wanted or (wanted is None and not self.records.captioned.any())):
             self.classes = self._class_names
-        kept: list[Picture] = []
-        for picture in pictures:
-            if picture.label is not None and picture.label >= len(self._class_names):
-                named = f"{picture.label} of {len(self._class_names)} named ones"
-                self.report.skip(picture.name, "unknown class", named)
-            elif picture.label is None and self.classes:
-                self.report.skip(picture.name, "no class")
-            else:
-                kept.append(picture)
-        return kept
+        unknown = labels >= len(self._class_names)
+        for index in np.flatnonzero(unknown & labelled):
+            named = f"{labels[index]} of {len(self._class_names)} named ones"
+            self.report.skip(self.records.picture(int(index)).name, "unknown class", named)
+        lacking = ~labelled if self.classes else np.zeros_like(labelled)
+        for index in np.flatnonzero(lacking):
+            self.report.skip(self.records.picture(int(index)).name, "no class")
+        left_out = (unknown & labelled) | lacking
+        self.report.used -= int(left_out.sum())
+        return ~left_out
 
     @property
     def class_names(self) -> tuple[str, ...]:
         return self._class_names
 
+    @property
+    def report(self) -> Report:
+        return self._report
+
+    def picture(self, index: int) -> Picture:
+        """Where picture ``index`` lies, and what is stored of it."""
+        return self.records.picture(int(self._rows[index]))
+
     def __len__(self) -> int:
-        return len(self.pictures)
+        return len(self._rows)
 
     def item(self, index: int) -> Item:
-        picture = self.pictures[index]
-        name = readable(picture.name)
+        picture, split = self._known(index)
+        captions, label = picture.captions, picture.label
         if self.classes:
-            return Item(name, (), picture.label, picture.group, picture.split, picture.licence)
-        return Item(name, self._words(picture), None, picture.group, picture.split, picture.licence)
+            captions = ()
+        else:
+            captions, label = captions or (() if label is None else (self._class_names[label],)), None
+        return Item(readable(picture.name), captions, label, readable(picture.own_group), split, picture.licence)
 
     def stored(self, index: int) -> Item:
-        picture = self.pictures[index]
-        name = readable(picture.name)
-        return Item(name, picture.captions, picture.label, picture.group, picture.split, picture.licence)
+        picture, split = self._known(index)
+        name, group = readable(picture.name), readable(picture.own_group)
+        return Item(name, picture.captions, picture.label, group, split, picture.licence)
 
-    def _words(self, picture: Picture) -> tuple[str, ...]:
-        if picture.captions or picture.label is None:
-            return picture.captions
-        return (self._class_names[picture.label],)
+    def _known(self, index: int) -> tuple[Picture, str]:
+        row = int(self._rows[index])
+        return self.records.picture(row), "held_out" if self.records.held_out[row] else "train"
 
     def image(self, index: int, size: int) -> Image.Image:
         check_size(size)
-        picture = self.pictures[index]
+        picture = self.picture(index)
         return square(picture.load(picture.read(), size, self.reading)[0], size)
 
     def identity(self, index: int) -> str:
-        digest = self._digests[index]
+        digest = self.records.digest(int(self._rows[index]))
         if self.reading.background == "white":
             return digest
         return sha256(f"{digest} on {self.reading.background}".encode()).hexdigest()
+
+    def fingerprint(self) -> str:
+        if self._fingerprint is None:
+            facts = [self.classes, self.reading.background, self.records.fingerprint()]
+            digest = sha256(json.dumps(facts).encode())
+            digest.update(np.ascontiguousarray(self._rows).tobytes())
+            self._fingerprint = digest.hexdigest()
+        return self._fingerprint
+
+
+class CheckedPictures(Records):
+    """Pictures of a list, each decoded once at first use.
+
+    What is found out is kept in ``checked.json`` of the folder ``store``; a second start reads that. What cannot be
+    used goes into ``report``.
+
+    Raises:
+        FailureError: too many pictures cannot be used.
+    """
+
+    def __init__(self, pictures: Sequence[Picture], report: Report, store: Path, reading: Reading) -> None:
+        report.check()
+        checked = _check(pictures, report, store / CHECKED, reading)
+        self._pictures = [picture for picture, _ in checked]
+        self._digests = [digest for _, digest in checked]
+        self.labels = np.array([-1 if p.label is None else p.label for p in self._pictures], np.int64)
+        self.captioned = np.array([bool(picture.captions) for picture in self._pictures], bool)
+        self.held_out = np.array([picture.held_out for picture in self._pictures], bool)
+
+    def picture(self, index: int) -> Picture:
+        return self._pictures[index]
+
+    def digest(self, index: int) -> str:
+        return self._digests[index]
+
+    def fingerprint(self) -> str:
+        digest = sha256()
+        for picture, own in zip(self._pictures, self._digests, strict=True):
+            facts = [own, picture.captions, picture.label, picture.own_group, picture.held_out]
+            digest.update(json.dumps(facts).encode())
+        return digest.hexdigest()
 
 
 def skip_all(report: Report, skipped: Iterable[tuple[str, str, str, int]]) -> None:

@@ -18,7 +18,11 @@ class Joined(Dataset):
     def __init__(self, parts: Sequence[Dataset]) -> None:
         self.parts = list(parts)
         self._ends = list(itertools.accumulate(len(part) for part in parts))
-        self.report = Report.joined([part.report for part in parts if part.report is not None])
+        self._report = Report.joined([part.report for part in parts if part.report is not None])
+
+    @property
+    def report(self) -> Report | None:
+        return self._report
 
     def __len__(self) -> int:
         return self._ends[-1]

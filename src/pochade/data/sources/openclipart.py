@@ -13,7 +13,7 @@ from PIL import Image
 from pochade.data.dataset import Split
 from pochade.data.report import Report
 from pochade.data.sources.formats import clean
-from pochade.data.sources.image_files import ImageFiles, Picture, Reading
+from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading
 from pochade.data.store import store_for
 from pochade.errors import PochadeError, missing_extra
 from pochade.images.decode import BadImage, upright_rgb
@@ -103,7 +103,8 @@ def open_openclipart(path: Path, split: Split, reading: Reading | None = None) -
     for drawing in (drawing for alike in titles.values() for drawing in alike):
         if drawing.name not in kept:
             report.note(f"drawing of a title that more than {MAX_ALIKE} have", drawing.name)
-    return ImageFiles(found, None, report, store, split=split, classes=False, reading=reading)
+    records = CheckedPictures(found, report, store, reading)
+    return ImageFiles(records, None, report, split=split, classes=False, reading=reading)
 
 
 def captions_of(head: str) -> tuple[str, ...]:

@@ -1,18 +1,27 @@
-"""WebDataset shards: plain tar files of pictures with captions or classes, each with a count and a hash."""
+"""WebDataset shards of pictures with captions or classes, each read once and remembered in columns.
 
+A data set of many millions is opened by mapping what is remembered into memory: nothing is kept for a picture but its
+class, and the side of the split that it is on.
+"""
+
+import itertools
 import json
-import re
-import tarfile
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
 
 from pochade.data.dataset import Split
 from pochade.data.progress import each
 from pochade.data.report import Report
 from pochade.data.sources.class_names import MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
-    INDEX,
     PICTURES,
     READABLE,
     Facts,
@@ -22,30 +31,18 @@ from pochade.data.sources.formats import (
     split_folders,
     split_name,
 )
-from pochade.data.sources.image_files import ImageFiles, Picture, Reading, skip_all
-from pochade.data.store import read_store, stamp, store_for
+from pochade.data.sources.image_files import CHECKED_SIDE, ImageFiles, Picture, Reading, Records
+from pochade.data.sources.tars import Contents, Member, Shard, find_shards, read_shard, top_folders
+from pochade.data.store import store_for
 from pochade.errors import PochadeError
-from pochade.files import is_safe_name, sha256, write_json
+from pochade.images.decode import BadImage
+from pochade.tensors import write_tensors
 
-CONTENTS = 3
+FORM = 1
 """Changes with the form of what is remembered of a shard."""
-COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
-
-Member = tuple[str, int, int]
-"""Name, offset and length of a file in a shard."""
-
-
-class Contents(NamedTuple):
-    """What a shard holds, as JSON: ``samples`` and ``skipped`` [name, reason, detail, samples], ``notes`` [what, name]
-    and, for pairs, samples of another form."""
-
-    samples: list[list[Any]]
-    skipped: list[list[Any]]
-    notes: list[list[str]]
-
-
-Pairing = Callable[[Path, list[Member]], Contents]
+STORED = 2
+"""Added to the side of a picture (1: held out) where it is stored with the picture."""
 
 
 def open_shards(path: Path, split: Split, *, classes: bool | None = None, reading: Reading | None = None) -> ImageFiles:
@@ -71,147 +68,171 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
         FailureError: too many are lost or unusable; the report's file is named.
     """
     reading = reading or Reading()
-    folder, shards = find_shards(path)
-    names = read_class_names({shard.parent for shard in shards})
-    contents = read_contents(path, _pair, "shards.json", reading.progress)
+    folder, shards, missing = find_shards(path)
+    names = read_class_names({shard.path.parent for shard in shards})
     store = store_for(folder)
-    total = sum(len(c.samples) + sum(skip[3] for skip in c.skipped) for c in contents.values())
+    parts: list[_Part] = []
+
+    def remembered(shard: Shard) -> _Part:
+        place = store / "shards" / f"{sha256(shard.name.encode()).hexdigest()[:16]}.safetensors"
+        at = json.dumps([FORM, *shard.stamp(), reading.max_megapixels])
+        return _Part.read(place, at, shard) or _Part.make(place, at, shard, reading)
+
+    for _, part in each(remembered, shards, f"reading {folder}", reading.progress):
+        parts.append(part)
+    total = sum(part.total for part in parts) + sum(entry[3] for entry in missing)
     if not total:
         raise PochadeError(f"shards: {path} holds no captioned pictures, and none with a class")
     report = Report(str(path), store / "report.json", total=total, max_skipped=reading.max_skipped)
-    splits = split_folders(PurePosixPath(name).parts[0] if "/" in name else "" for name in contents)
-    found: list[Picture] = []
-    for name, content in contents.items():
-        skip_all(report, (tuple(entry) for entry in content.skipped))
-        for what, member in content.notes:
-            report.note(what, member)
-        for member, captions, offset, length, label, group, own, licence in content.samples:
-            side = own or splits.get(name.partition("/")[0], "")
-            picture = f"{name}/{member}"
-            found.append(Picture(picture, folder / name, tuple(captions), label, group, side, licence, offset, length))
-            if not group:
-                report.note(NO_GROUP, picture)
-    return ImageFiles(found, names, report, store, split=split, classes=classes, reading=reading)
+    for part in parts:
+        part.enter(report)
+    for name, reason, detail, samples in missing:
+        report.skip(name, reason, detail, samples=samples)
+    tops = top_folders(shard.name for shard in shards)
+    sides = split_folders(tops)
+    records = _ShardRecords(parts, [sides.get(top, "") for top in tops])
+    return ImageFiles(records, names, report, split=split, classes=classes, reading=reading)
 
 
-def find_shards(path: Path) -> tuple[Path, list[Path]]:
-    """The folder that the names of shards are relative to, and the tar files of a folder or a pattern, in order.
+class _Part:
+    """What is remembered of a shard: its usable pictures in columns that are mapped into memory, and a report."""
 
-    Raises:
-        PochadeError: there are none.
-    """
-    if path.is_dir():
-        found = [p for p in path.rglob("*.tar") if "/." not in f"/{p.relative_to(path).as_posix()}" and p.is_file()]
-        folder, shards = path, sorted(found)
-    elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(path)):
-        first, last = brace.groups()
-        numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
-        shards = [Path(str(path).replace(brace[0], number)) for number in numbers]
-        folder = path.parent
-        absent = [p.name for p in shards if not p.is_file()]
-        if absent:
-            raise PochadeError(f"shards: {path}: {absent[0]} and {len(absent) - 1} more are missing")
-    else:
-        folder, shards = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
-    if not shards:
-        raise PochadeError(f"shards: {path}: no .tar file there")
-    return folder, shards
+    def __init__(self, shard: Shard, columns: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
+        self.shard, self.columns, self.about = shard, columns, about
 
+    @classmethod
+    def read(cls, place: Path, at: str, shard: Shard) -> "_Part | None":
+        """None where nothing is remembered, of another state of the shard, or what is damaged."""
+        try:
+            with safe_open(place, "pt") as file:
+                words = file.metadata() or {}
+                if words.get("at") != at:
+                    return None
+                columns = {name: file.get_tensor(name).numpy() for name in file.keys()}  # noqa: SIM118
+            return cls(shard, columns, json.loads(words["about"]))
+        except (SafetensorError, OSError, ValueError, KeyError):
+            return None
 
-def read_contents(path: Path, pair: Pairing, remembered: str, progress: bool) -> dict[str, Contents]:
-    """What each shard of a folder or a pattern holds, by its name in the folder, as ``pair`` finds it from the members.
+    @classmethod
+    def make(cls, place: Path, at: str, shard: Shard, reading: Reading) -> "_Part":
+        """Reads the shard, decodes its pictures unless that was done before they were written, and remembers it."""
+        contents = read_shard(shard, _pair)
+        skipped, notes = list(contents.skipped), Counter[str]()
+        first: dict[str, str] = {}
+        for what, name in contents.notes:
+            notes[what] += 1
+            first.setdefault(what, name)
+        converted = Counter[str]()
+        usable: list[tuple[Picture, bytes]] = []
+        for picture in contents.samples:
+            try:
+                data = picture.read()
+                if shard.entry is None or not shard.entry.decoded:
+                    converted.update(picture.load(data, CHECKED_SIDE, reading)[1])
+                usable.append((picture, sha256(data).digest()))
+            except BadImage as error:
+                skipped.append((error.name, error.reason, error.detail, 1))
+        about = {"skipped": skipped, "converted": converted, "notes": notes, "first": first}
+        columns = _columns(usable, len(shard.name) + 1)
+        facts = sha256(b"".join(columns[name].tobytes() for name in ("digest", "label", "facts")))
+        words = {"at": at, "about": json.dumps({**about, "sha256": facts.hexdigest()})}
+        write_tensors(place, {name: torch.from_numpy(column) for name, column in columns.items()}, words)
+        return cls.read(place, at, shard) or cls(shard, columns, json.loads(words["about"]))
 
-    Of a folder, shards that an ``index.json`` names and that are not there are lost. ``remembered`` is the name of the
-    file that saves reading unchanged shards again. Errors are those of `open_shards`.
-    """
-    folder, shards = find_shards(path)
-    store = store_for(folder)
-    expected = {beside: _read_index(beside / INDEX) for beside in {shard.parent for shard in shards}}
-    known = read_store(store / remembered)
-    seen: dict[str, Any] = {}
+    def __len__(self) -> int:
+        return len(self.columns["label"])
 
-    def examine(shard: Path) -> dict[str, Any]:
-        entry = expected[shard.parent].get(shard.name)
-        at = [CONTENTS, *stamp(shard), entry["sha256"] if entry else None]
-        old = known.get(shard.relative_to(folder).as_posix(), {})
-        return old if old.get("stamp") == at else {"stamp": at, **_contents(shard, entry, pair)._asdict()}
+    @property
+    def total(self) -> int:
+        """Samples, usable and not."""
+        return len(self) + sum(entry[3] for entry in self.about["skipped"])
 
-    for shard, content in each(examine, shards, f"reading {folder}", progress):
-        seen[shard.relative_to(folder).as_posix()] = content
-    if seen != known:
-        write_json(store / remembered, seen)
-    contents = {n: Contents(found["samples"], found["skipped"], found["notes"]) for n, found in seen.items()}
-    for beside, entries in expected.items() if path.is_dir() else ():
-        for name, entry in entries.items():
-            place = (beside / name).relative_to(folder).as_posix()
-            if place not in contents and not (beside / name).exists():
-                lost = entry["samples"]
-                contents[place] = Contents([], [[place, "missing shard", f"{lost} samples", lost]], [])
-    return contents
+    def enter(self, report: Report) -> None:
+        """Puts what became of the samples into ``report``."""
+        report.used += len(self)
+        report.converted.update(self.about["converted"])
+        for name, reason, detail, samples in self.about["skipped"]:
+            report.skip(name, reason, detail, samples=samples)
+        for what, count in self.about["notes"].items():
+            report.note(what, self.about["first"][what], count)
 
-
-def _read_index(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.is_file():
-        return {}
-    try:
-        value = json.loads(path.read_bytes())
-        if "shards" not in value and "__kind__" in value:  # the index of webdataset's wids has other hashes
-            return {}
-        shards = value["shards"]
-        return {
-            s["file"]: {"samples": int(s["samples"]), "bytes": int(s["bytes"]), "sha256": s["sha256"]} for s in shards
-        }
-    except (ValueError, KeyError, TypeError) as error:
-        raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error
-
-
-def _contents(path: Path, expected: dict[str, Any] | None, pair: Pairing) -> Contents:
-    """Samples as ``pair`` finds them, and losses."""
-    size = path.stat().st_size
-    if expected and size >= expected["bytes"] and sha256(path) != expected["sha256"]:
-        lost = expected["samples"]
-        detail = f"its SHA-256 is not that of {INDEX}; {lost} samples lost"
-        return Contents([], [[path.name, "damaged shard", detail, lost]], [])
-    members, complete = _members(path)
-    found = pair(path, members)
-    if complete and not (expected and size < expected["bytes"]):
-        return found
-    skipped = found.skipped
-    if expected:
-        lost = max(1, expected["samples"] - len(found.samples))
-        # The sample at the cut is one of the lost, not one without a caption.
-        skipped, detail = [], f"lost {lost} of {expected['samples']} samples"
-    else:
-        lost, detail = 1, f"{len(found.samples)} samples left, the number lost is unknown"
-        skipped = skipped[:-1]
-    return found._replace(skipped=[*skipped, [path.name, "truncated shard", detail, lost]])
+    def picture(self, row: int) -> Picture:
+        """The picture of a row, with what is stored of it."""
+        ends = self.columns["facts_end"]
+        start = int(ends[row - 1]) if row else 0
+        facts = json.loads(self.columns["facts"][start : int(ends[row])].tobytes())
+        member, captions, group, licence = facts
+        offset, length, label = (int(self.columns[name][row]) for name in ("offset", "length", "label"))
+        return Picture(
+            f"{self.shard.name}/{member}",
+            self.shard.path,
+            tuple(captions),
+            None if label < 0 else label,
+            group,
+            "",
+            licence,
+            offset,
+            length,
+        )
 
 
-def _members(path: Path) -> tuple[list[Member], bool]:
-    """(name, offset, length) of the regular members, and whether the archive is whole."""
-    members: list[Member] = []
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        if file.read(4).startswith(COMPRESSED):
-            raise PochadeError(f"{path}: compressed; plain .tar files are expected")
-    try:
-        with tarfile.open(path, "r:") as tar:
-            for member in tar:
-                if not is_safe_name(member.name):
-                    raise PochadeError(f"{path}: the member name {member.name!r} leaves the folder")
-                if not member.isreg() or member.issparse():
-                    continue
-                if member.offset_data + member.size > size:
-                    return members, False
-                members.append((member.name, member.offset_data, member.size))
-            # A whole archive ends in a block of zeros; one cut between two members looks whole otherwise.
-            return members, tar.offset + tarfile.BLOCKSIZE <= size
-    except tarfile.TarError:
-        return members, False
+def _columns(usable: Sequence[tuple[Picture, bytes]], prefix: int) -> dict[str, np.ndarray]:
+    """The columns of pictures [n] with their hashes; ``prefix`` letters of their names are those of the shard."""
+    texts = [json.dumps([p.name[prefix:], p.captions, p.group, p.licence]).encode() for p, _ in usable]
+    sides: list[int] = []
+    for picture, _ in usable:
+        sides.append(int(picture.held_out) + (STORED if picture.split else 0))
+    return {
+        "facts": np.frombuffer(b"".join(texts), np.uint8).copy(),
+        "facts_end": np.cumsum([len(text) for text in texts], dtype=np.int64),
+        "offset": np.array([picture.offset for picture, _ in usable], np.int64),
+        "length": np.array([picture.length or 0 for picture, _ in usable], np.int64),
+        "label": np.array([-1 if p.label is None else p.label for p, _ in usable], np.int32),
+        "captioned": np.array([bool(picture.captions) for picture, _ in usable], np.uint8),
+        "side": np.array(sides, np.uint8),
+        "digest": np.frombuffer(b"".join(digest for _, digest in usable), np.uint8).reshape(-1, 32).copy(),
+    }
 
 
-def _pair(path: Path, members: list[Member]) -> Contents:
-    """Pictures, [member, captions, offset, length, class, group, split, licence]."""
+class _ShardRecords(Records):
+    """The pictures of all parts, one part after the other; ``sides``: of each part, by its folder, "" for neither."""
+
+    def __init__(self, parts: Sequence[_Part], sides: Sequence[str]) -> None:
+        self.parts = parts
+        self._starts = [0, *itertools.accumulate(map(len, parts))]
+        self.labels = self._joined("label")
+        self.captioned = self._joined("captioned").astype(bool)
+        held_out: list[np.ndarray] = []
+        for part, folder in zip(parts, sides, strict=True):
+            side = part.columns["side"]
+            by_folder = np.full(len(side), folder == "held_out")
+            own = (side % STORED).astype(bool)
+            held_out.append(np.where(side >= STORED, own, by_folder) if folder else own)
+        self.held_out = np.concatenate(held_out) if held_out else np.zeros(0, bool)
+
+    def _joined(self, name: str) -> np.ndarray:
+        return np.concatenate([part.columns[name] for part in self.parts])
+
+    def _at(self, index: int) -> tuple[_Part, int]:
+        number = bisect_right(self._starts, index) - 1
+        return self.parts[number], index - self._starts[number]
+
+    def picture(self, index: int) -> Picture:
+        part, row = self._at(index)
+        return part.picture(row)
+
+    def digest(self, index: int) -> str:
+        part, row = self._at(index)
+        return part.columns["digest"][row].tobytes().hex()
+
+    def fingerprint(self) -> str:
+        digest = sha256(json.dumps([part.about["sha256"] for part in self.parts]).encode())
+        digest.update(np.packbits(self.held_out).tobytes())
+        return digest.hexdigest()
+
+
+def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
+    """A `Picture` for each sample."""
     pictures: dict[str, Member] = {}
     beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (".txt", ".cls", ".json")}
     found = Contents([], [], [])
@@ -220,13 +241,13 @@ def _pair(path: Path, members: list[Member]) -> Contents:
         if suffix in READABLE and stem not in pictures:
             pictures[stem] = (name, offset, length)
         elif suffix in READABLE:
-            found.skipped.append([f"{path.name}/{name}", "second picture of a sample", pictures[stem][0], 1])
+            found.skipped.append((f"{shard}/{name}", "second picture of a sample", pictures[stem][0], 1))
         elif suffix in PICTURES:
-            found.skipped.append([f"{path.name}/{name}", "unsupported format", suffix, 1])
+            found.skipped.append((f"{shard}/{name}", "unsupported format", suffix, 1))
         elif suffix in beside:
             beside[suffix][stem] = (name, offset, length)
         else:
-            found.notes.append([f"other members ({suffix or 'no suffix'})", f"{path.name}/{name}"])
+            found.notes.append((f"other members ({suffix or 'no suffix'})", f"{shard}/{name}"))
     owned = {suffix: _owners(pictures, stems) for suffix, stems in beside.items()}
     with path.open("rb") as file:
 
@@ -248,7 +269,7 @@ def _pair(path: Path, members: list[Member]) -> Contents:
                         case ".txt", bytes():
                             text, note = decode_text(value)
                             facts = facts._replace(captions=clean(text.splitlines()))
-                            found.notes.extend([[note, f"{path.name}/{name}"]] if note else [])
+                            found.notes.extend([(note, f"{shard}/{name}")] if note else [])
                         case ".json", bytes():
                             told = read_facts(json.loads(value.decode("utf-8-sig")))
                             facts = told._replace(captions=facts.captions or told.captions)
@@ -259,13 +280,16 @@ def _pair(path: Path, members: list[Member]) -> Contents:
             except (ValueError, TypeError) as error:
                 detail = f"{stem}{kind}: {type(error).__name__}: {error}"
             if facts.captions or label is not None:
-                found.notes.extend([["a member that cannot be read: " + kind, f"{path.name}/{name}"]] if detail else [])
-                found.samples.append([name, list(facts.captions), offset, length, label, *facts[1:]])
+                found.notes.extend([("a member that cannot be read: " + kind, f"{shard}/{name}")] if detail else [])
+                if not facts.group:
+                    found.notes.append((NO_GROUP, f"{shard}/{name}"))
+                place = path, facts.captions, label, facts.group, facts.split, facts.licence, offset, length
+                found.samples.append(Picture(f"{shard}/{name}", *place))
             else:
                 lacking = "no class" if owned[".cls"] and not owned[".txt"] and not owned[".json"] else "no caption"
-                found.skipped.append([f"{path.name}/{name}", lacking, detail, 1])
+                found.skipped.append((f"{shard}/{name}", lacking, detail, 1))
     for suffix, left in beside.items():
-        found.notes.extend([f"{suffix} members without a picture", f"{path.name}/{m[0]}"] for m in left.values())
+        found.notes.extend((f"{suffix} members without a picture", f"{shard}/{m[0]}") for m in left.values())
     return found
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from pochade.data.dataset import split_of
 from pochade.data.sources.image_files import Reading
+from pochade.data.sources.tars import Skipped
 from pochade.images.decode import BadImage, load_image, to_tensor
 from pochade.types import TASKS
 
@@ -67,11 +68,14 @@ class PairDataset(ABC):
 
     Attributes:
         tasks: of ``PAIR_TASKS`` those that there are pairs of.
-        report: what became of every file; None where nothing can be skipped.
     """
 
     tasks: tuple[str, ...]
-    report: "Report | None" = None
+
+    @property
+    def report(self) -> "Report | None":
+        """What became of every file; None where nothing can be skipped."""
+        return None
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -153,10 +157,6 @@ class Found:
         split = self.split or split_of(self.group)
         pair = Pair(self.task, source, target, mask, instruction, self.name, self.group, split)
         return pair, tuple(dict.fromkeys((*conversions, *more)))
-
-
-Skipped = tuple[str, str, str, int]
-"""What cannot be used: name, reason, detail, samples."""
 
 
 class PairFiles(ABC):

@@ -7,6 +7,7 @@ from hashlib import sha256
 import numpy as np
 
 from pochade.data.dataset import Dataset, check_size
+from pochade.data.report import Report
 from pochade.data.sources.pairs.degradation import random_hole, random_loss
 from pochade.data.sources.pairs.pair import Pair, PairDataset, differ
 from pochade.errors import FailureError, PochadeError
@@ -44,7 +45,10 @@ class PicturePairs(PairDataset):
         check_size(size)
         self.dataset, self.size = dataset, size
         self.tasks = tuple(tasks)
-        self.report = dataset.report
+
+    @property
+    def report(self) -> Report | None:
+        return self.dataset.report
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -14,8 +14,8 @@ from pochade.data.progress import each
 from pochade.data.report import Report
 from pochade.data.sources.formats import PICTURES, PREPARED, READABLE, SPLIT_NAMES, clean, split_folders, split_name
 from pochade.data.sources.image_files import CHECKED_SIDE, Picture, Reading, skip_all
-from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable, Skipped
-from pochade.data.sources.shards import Contents, Member, find_shards, read_contents
+from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable
+from pochade.data.sources.tars import Contents, Member, Shard, Skipped, find_shards, read_shard, top_folders
 from pochade.data.store import read_store, stamp, store_for
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import is_safe_name, write_json
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 SUBSTITUTES = 10
 LIST = "pairs.jsonl"
 CHECK = 2
-"""Changes with the form of what is remembered of a check."""
+CONTENTS = 1
+"""Change with the form of what is remembered of a check, and of a shard."""
 EXPECTED = (
     f"expected {LIST} with a line "
     '{"source": "a.png", "target": "b.png", "instruction": "make it green"} for each pair, or shards (.tar) of '
@@ -77,7 +78,7 @@ class StoredPairs(PairDataset):
         store = store_for(found.folder)
         total = len(found.pairs) + sum(entry[3] for entry in found.skipped)
         max_skipped = self.reading.max_skipped
-        self.report: Report = Report(str(path), store / "report.json", total=total, max_skipped=max_skipped)
+        self._report = Report(str(path), store / "report.json", total=total, max_skipped=max_skipped)
         skip_all(self.report, found.skipped)
         for what, name in found.notes:
             self.report.note(what, name)
@@ -133,6 +134,10 @@ class StoredPairs(PairDataset):
         if outcomes != known:
             write_json(store, {"form": CHECK, "max_megapixels": limit, "pairs": outcomes})
         return usable
+
+    @property
+    def report(self) -> Report:
+        return self._report
 
     def __len__(self) -> int:
         return len(self.items)
@@ -206,10 +211,11 @@ def _from_lists(folder: Path) -> FoundPairs:
     lists = [name for name in names if PurePosixPath(name).name == LIST]
     if not lists:
         raise PochadeError(f"folder: {folder} holds no pairs: {EXPECTED}")
-    sides = split_folders(_top(listed) for listed in lists)
+    tops = top_folders(lists)
+    sides = split_folders(tops)
     used: set[str] = set()
-    for listed in lists:
-        inside, side = PurePosixPath(listed).parent, sides.get(_top(listed), "")
+    for listed, top in zip(lists, tops, strict=True):
+        inside, side = PurePosixPath(listed).parent, sides.get(top, "")
         with (folder / listed).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if not line.strip():
@@ -249,26 +255,39 @@ def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, sid
     return Found(where, task, instructions, group or places["source"], *pictures, split=split or side)
 
 
-def _from_shards(shards: Path, progress: bool) -> FoundPairs:
-    folder, _ = find_shards(shards)
-    contents = read_contents(shards, _pair, "pair-shards.json", progress)
-    sides = split_folders(_top(name) for name in contents)
-    found = FoundPairs(folder, [], [], [])
-    for shard, content in contents.items():
-        found.skipped.extend((name, reason, detail, samples) for name, reason, detail, samples in content.skipped)
-        found.notes.extend((what, name) for what, name in content.notes)
-        for key, task, instructions, group, split, parts in content.samples:
+def _from_shards(path: Path, progress: bool) -> FoundPairs:
+    folder, shards, missing = find_shards(path)
+    remembered = store_for(folder) / "pair-shards.json"
+    known = read_store(remembered)
+    seen: dict[str, Any] = {}
+
+    def examine(shard: Shard) -> dict[str, Any]:
+        at, old = [CONTENTS, *shard.stamp()], known.get(shard.name, {})
+        return old if old.get("stamp") == at else {"stamp": at, **read_shard(shard, _pair)._asdict()}
+
+    for shard, content in each(examine, shards, f"reading {folder}", progress):
+        seen[shard.name] = content
+    if seen != known:
+        write_json(remembered, seen)
+    sides = split_folders(top_folders(seen))
+    found = FoundPairs(folder, [], list(missing), [])
+    for shard in shards:
+        content = seen[shard.name]
+        found.skipped.extend((name, reason, detail, samples) for name, reason, detail, samples in content["skipped"])
+        found.notes.extend((what, name) for what, name in content["notes"])
+        (top,) = top_folders([shard.name])
+        for key, task, instructions, group, split, parts in content["samples"]:
             pictures = {
-                role: Picture(f"{shard}/{name}", folder / shard, offset=offset, length=length)
+                role: Picture(f"{shard.name}/{name}", shard.path, offset=offset, length=length)
                 for role, (name, offset, length) in parts.items()
             }
-            name, side = f"{shard}/{key}", split or sides.get(_top(shard), "")
+            name, side = f"{shard.name}/{key}", split or sides.get(top, "")
             source, target, mask = pictures["source"], pictures["target"], pictures.get("mask")
             found.pairs.append(Found(name, task, tuple(instructions), group or name, source, target, mask, split=side))
     return found
 
 
-def _pair(path: Path, members: list[Member]) -> Contents:
+def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
     """Pairs, [key, task, instructions, group, split, {role: member}]."""
     parts: dict[str, dict[str, Member]] = {}
     words: dict[str, tuple[int, int]] = {}
@@ -282,30 +301,26 @@ def _pair(path: Path, members: list[Member]) -> Contents:
         elif role == "json":
             words[folder + slash + stem] = (offset, length)
         else:
-            found.notes.append([f"other members (.{suffix.lower()})", f"{path.name}/{name}"])
+            found.notes.append((f"other members (.{suffix.lower()})", f"{shard}/{name}"))
     with path.open("rb") as file:
         for key, pictures in parts.items():
-            name = f"{path.name}/{key}"
+            name = f"{shard}/{key}"
             lacking = [role for role in ("source", "target") if role not in pictures]
             if lacking or key not in words:
-                found.skipped.append([name, f"no {lacking[0]}" if lacking else "no .json", "", 1])
+                found.skipped.append((name, f"no {lacking[0]}" if lacking else "no .json", "", 1))
                 continue
             at, count = words[key]
             file.seek(at)
             try:
                 task, instructions, group, split = read_row(json.loads(file.read(count).decode("utf-8-sig")))
             except (ValueError, TypeError, AttributeError) as error:
-                found.skipped.append([name, "unreadable .json", f"{type(error).__name__}: {error}", 1])
+                found.skipped.append((name, "unreadable .json", f"{type(error).__name__}: {error}", 1))
                 continue
             if task == "inpaint" and "mask" not in pictures:
-                found.skipped.append([name, "no mask", "", 1])
+                found.skipped.append((name, "no mask", "", 1))
             else:
                 found.samples.append([key, task, list(instructions), group, split, pictures])
     return found
-
-
-def _top(name: str) -> str:
-    return name.partition("/")[0] if "/" in name else ""
 
 
 def _stamp(part: Readable | None) -> list[Any] | None:

@@ -1,0 +1,174 @@
+"""Shards as tar files: which there are, what their index says, and the members of each."""
+
+import json
+import re
+import tarfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pochade.data.sources.formats import INDEX
+from pochade.data.store import stamp
+from pochade.errors import PochadeError
+from pochade.files import is_safe_name, sha256
+
+COMPRESSED = (b"\x1f\x8b", b"BZh", b"\xfd7zX", b"\x28\xb5\x2f\xfd")
+
+Member = tuple[str, int, int]
+"""Name, offset and length of a file in a shard."""
+Skipped = tuple[str, str, str, int]
+"""Name, reason, detail, samples."""
+
+
+class Contents(NamedTuple):
+    """What a shard holds, in values that JSON knows: samples of any form, what is skipped, and notes (what, name)."""
+
+    samples: list[Any]
+    skipped: list[Skipped]
+    notes: list[tuple[str, str]]
+
+
+Pairing = Callable[[Path, str, list[Member]], Contents]
+"""From a shard, its name and its members to its samples."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What an index says of a shard; ``decoded``: every picture in it was decoded before it was written."""
+
+    samples: int
+    bytes: int
+    sha256: str
+    decoded: bool = False
+
+
+@dataclass(frozen=True)
+class Shard:
+    """A tar file, its name in the folder of the data set, and what an index beside it says."""
+
+    path: Path
+    name: str
+    entry: Entry | None
+
+    def stamp(self) -> list[Any]:
+        """What tells that neither the file nor its entry has changed."""
+        return [*stamp(self.path), None if self.entry is None else self.entry.sha256]
+
+
+class Shards(NamedTuple):
+    """The folder that names are relative to, the shards in order, and what is lost of those that are not there."""
+
+    folder: Path
+    shards: list[Shard]
+    missing: list[Skipped]
+
+
+def find_shards(path: Path) -> Shards:
+    """The shards of a folder and its subfolders, or of a pattern.
+
+    Raises:
+        PochadeError: there are none, or an index is damaged.
+    """
+    folder, files = _files(path)
+    indexes = {beside: _read_index(beside / INDEX) for beside in {file.parent for file in files}}
+    shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
+    missing: list[Skipped] = []
+    for beside, entries in sorted(indexes.items()) if path.is_dir() else ():
+        for name, entry in entries.items():
+            if not (beside / name).exists():
+                lost = entry.samples
+                missing.append((_name(beside / name, folder), "missing shard", f"{lost} samples", lost))
+    return Shards(folder, shards, missing)
+
+
+def read_shard(shard: Shard, pair: Pairing) -> Contents:
+    """Samples as ``pair`` finds them, and what is lost of a shard that is cut short or has another hash.
+
+    Raises:
+        PochadeError: a compressed shard, or a member name that leaves the folder.
+    """
+    size, expected = shard.path.stat().st_size, shard.entry
+    if expected and size >= expected.bytes and sha256(shard.path) != expected.sha256:
+        detail = f"its SHA-256 is not that of {INDEX}; {expected.samples} samples lost"
+        return Contents([], [(shard.name, "damaged shard", detail, expected.samples)], [])
+    members, complete = _members(shard.path)
+    found = pair(shard.path, shard.name, members)
+    if complete and not (expected and size < expected.bytes):
+        return found
+    skipped = found.skipped
+    if expected:
+        lost = max(1, expected.samples - len(found.samples))
+        # The sample at the cut is one of the lost, not one without a caption.
+        skipped, detail = [], f"lost {lost} of {expected.samples} samples"
+    else:
+        lost, detail = 1, f"{len(found.samples)} samples left, the number lost is unknown"
+        skipped = skipped[:-1]
+    return found._replace(skipped=[*skipped, (shard.name, "truncated shard", detail, lost)])
+
+
+def top_folders(names: Iterable[str]) -> list[str]:
+    """The first folder of each name, "" for what lies in none."""
+    return [name.partition("/")[0] if "/" in name else "" for name in names]
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _files(path: Path) -> tuple[Path, list[Path]]:
+    if path.is_dir():
+        found = [p for p in path.rglob("*.tar") if "/." not in f"/{p.relative_to(path).as_posix()}" and p.is_file()]
+        folder, files = path, sorted(found)
+    elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(path)):
+        first, last = brace.groups()
+        numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
+        files = [Path(str(path).replace(brace[0], number)) for number in numbers]
+        folder = path.parent
+        absent = [p.name for p in files if not p.is_file()]
+        if absent:
+            raise PochadeError(f"shards: {path}: {absent[0]} and {len(absent) - 1} more are missing")
+    else:
+        folder, files = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
+    if not files:
+        raise PochadeError(f"shards: {path}: no .tar file there")
+    return folder, files
+
+
+def _read_index(path: Path) -> dict[str, Entry]:
+    if not path.is_file():
+        return {}
+    try:
+        value = json.loads(path.read_bytes())
+        if "shards" not in value and "__kind__" in value:  # the index of webdataset's wids has other hashes
+            return {}
+        decoded = value.get("decoded") is True
+        return {
+            row["file"]: Entry(int(row["samples"]), int(row["bytes"]), row["sha256"], decoded)
+            for row in value["shards"]
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error
+
+
+def _members(path: Path) -> tuple[list[Member], bool]:
+    """(name, offset, length) of the regular members, and whether the archive is whole."""
+    members: list[Member] = []
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        if file.read(4).startswith(COMPRESSED):
+            raise PochadeError(f"{path}: compressed; plain .tar files are expected")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            for member in tar:
+                if not is_safe_name(member.name):
+                    raise PochadeError(f"{path}: the member name {member.name!r} leaves the folder")
+                if not member.isreg() or member.issparse():
+                    continue
+                if member.offset_data + member.size > size:
+                    return members, False
+                members.append((member.name, member.offset_data, member.size))
+            # A whole archive ends in a block of zeros; one cut between two members looks whole otherwise.
+            return members, tar.offset + tarfile.BLOCKSIZE <= size
+    except tarfile.TarError:
+        return members, False
