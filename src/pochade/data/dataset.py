@@ -18,7 +18,7 @@ Split = Literal["train", "held_out", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT_SHARE = 0.1
 LARGEST = 8192
-"""Rows and columns in pixels that a picture can be asked for in."""
+"""Rows and columns in pixels that a picture can have."""
 
 
 @dataclass(frozen=True, slots=True)

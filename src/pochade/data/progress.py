@@ -1,8 +1,9 @@
 """Work on many items, with a progress bar where a person looks on."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
 from rich.console import Console
@@ -22,6 +23,24 @@ def each(function: Callable[[T], R], items: Sequence[T], title: str, progress: b
             for item, result in zip(portion, pool.map(function, portion), strict=True):
                 bar.advance(task)
                 yield item, result
+
+
+def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
+    """``(item, function(item))`` in order, from a thread a core; a few items are taken in advance."""
+    workers = os.cpu_count() or 1
+    pool = ThreadPoolExecutor(workers)
+    pending: deque[tuple[T, Future[R]]] = deque()
+    try:
+        for item in items:
+            pending.append((item, pool.submit(function, item)))
+            if len(pending) > 4 * workers:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def progress_bar(shown: bool) -> Progress:

@@ -1,7 +1,7 @@
 """From a source of pairs to a data set of pairs on disk, with a report and a sheet of examples."""
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -9,11 +9,13 @@ from PIL import Image
 from pochade.data.dataset import Split, split_of
 from pochade.data.prepare.target import Sample, Target, png, spread
 from pochade.data.prepare.writer import Record
+from pochade.data.progress import ahead
 from pochade.data.report import Report
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import PairSource
 from pochade.data.sources.pairs.pair import Found, Pair, PairDataset, PairFiles
 from pochade.data.sources.pairs.stored import LIST
+from pochade.data.sources.tars import Skipped
 from pochade.errors import EmptySplitError, FailureError
 from pochade.images.decode import BadImage
 
@@ -45,7 +47,7 @@ def prepare_pairs(
         report = Report(str(source), target.skipped, total=FIRST_PAIRS, max_skipped=reading.max_skipped)
         samples = _from_files(source, source.candidates(progress), report, target, reading)
     else:
-        # Opened before the first pair is asked for: what is wrong is said before anything is written.
+        # Opened before the first pair is drawn: what is wrong is said before anything is written.
         opened: dict[Split, PairDataset] = {
             part: source.open(target.size, part, progress=progress, reading=reading) for part in target.parts
         }
@@ -62,44 +64,61 @@ def _drawn(opened: dict[Split, PairDataset], target: Target) -> Iterator[Sample]
     for part, data in opened.items():
         count = len(data) if target.limit is None else target.limit
         order = spread(len(data), count)
-        for number in range(count):
+
+        def drawn(number: int, data: PairDataset = data, order: Sequence[int] = order) -> tuple[Pair, dict[str, bytes]]:
             pair = data.pair(order[number % len(order)], np.random.default_rng([0, number]))
-            yield _sample(part, number, pair, (pair.instruction,))
+            return pair, _images(pair)
+
+        for number, (pair, images) in ahead(drawn, range(count)):
+            yield _sample(part, number, pair, images, (pair.instruction,))
 
 
 def _from_files(
     source: PairFiles,
-    candidates: Iterator[Any],
+    candidates: Iterator[Found | Skipped],
     report: Report,
     target: Target,
     reading: Reading,
 ) -> Iterator[Sample]:
     """The pairs, until each part has as many as the limit allows; what is skipped goes into the report."""
     counts = dict.fromkeys(target.parts, 0)
-    for number, found in enumerate(candidates):
-        if target.limit is not None and min(counts.values()) >= target.limit:
-            break
-        report.total = max(FIRST_PAIRS, number + 1)
+
+    def full(part: Split) -> bool:
+        return target.limit is not None and counts[part] >= target.limit
+
+    def wanted() -> Iterator[tuple[int, Found | Skipped, Split | None]]:
+        for number, found in enumerate(candidates):
+            if all(map(full, counts)):
+                return
+            if not isinstance(found, Found):
+                yield number, found, None
+                continue
+            part = target.part_of(found.split or split_of(found.group))
+            if part is not None and not full(part):
+                yield number, found, part
+
+    def load(candidate: tuple[int, Found | Skipped, Split | None]) -> _Loaded | Skipped:
+        found = candidate[1]
         if not isinstance(found, Found):
-            name, reason, detail, samples = found
-            report.skip(name, reason, detail, samples=samples)
-            report.check()
-            continue
-        split = found.split or split_of(found.group)
-        part = target.part_of(split)
-        if part is None or (target.limit is not None and counts[part] >= target.limit):
-            continue
+            return found
         try:
             pair, conversions = found.load(target.size, (found.instructions or ("",))[0], reading)
-            if pair.source.tobytes() == pair.target.tobytes():
-                raise BadImage(found.name, "no change")
         except BadImage as error:
-            report.skip(found.name, error.reason, f"{error.name}: {error.detail}" if error.detail else "")
+            return found.name, error.reason, f"{error.name}: {error.detail}", 1
+        if pair.source.tobytes() == pair.target.tobytes():
+            return found.name, "no change", "", 1
+        return _Loaded(pair, _images(pair), found.instructions, conversions)
+
+    for (number, _, part), loaded in ahead(load, wanted()):
+        report.total = max(FIRST_PAIRS, number + 1)
+        if not isinstance(loaded, _Loaded):
+            name, reason, detail, samples = loaded
+            report.skip(name, reason, detail, samples=samples)
             report.check()
-            continue
-        report.use(conversions)
-        yield _sample(part, counts[part], pair, found.instructions)
-        counts[part] += 1
+        elif part is not None and not full(part):
+            report.use(loaded.conversions)
+            yield _sample(part, counts[part], loaded.pair, loaded.images, loaded.instructions)
+            counts[part] += 1
     report.total = report.used + report.skipped_count
     report.check()
     if not report.used:
@@ -109,9 +128,22 @@ def _from_files(
             raise EmptySplitError(part, str(source), report.used)
 
 
-def _sample(part: Split, number: int, pair: Pair, instructions: tuple[str, ...]) -> Sample:
+class _Loaded(NamedTuple):
+    """A pair of files that is to be written, and the conversions that its pictures took."""
+
+    pair: Pair
+    images: dict[str, bytes]
+    instructions: tuple[str, ...]
+    conversions: tuple[str, ...]
+
+
+def _images(pair: Pair) -> dict[str, bytes]:
+    """The files of a pair by their suffixes."""
     mask = {} if pair.mask is None else {".mask.png": png(pair.mask)}
-    images = {".source.png": png(pair.source), ".target.png": png(pair.target), **mask}
+    return {".source.png": png(pair.source), ".target.png": png(pair.target), **mask}
+
+
+def _sample(part: Split, number: int, pair: Pair, images: dict[str, bytes], instructions: tuple[str, ...]) -> Sample:
     facts = {"instruction": list(instructions), "task": pair.task, "group": pair.group, "split": pair.split}
     record = Record(f"{number:09d}", images, {**facts, "name": pair.name})
     shown = Image.new("L", pair.target.size, 230) if pair.mask is None else pair.mask

@@ -9,9 +9,10 @@ from PIL import Image
 from pochade.data.dataset import Dataset, Split, split_of
 from pochade.data.prepare.target import Sample, Target, png, spread
 from pochade.data.prepare.writer import picture_record
+from pochade.data.progress import ahead
 from pochade.data.report import Report
 from pochade.data.sources import Source
-from pochade.data.sources.hub import HubSource, Rows
+from pochade.data.sources.hub import HubSource, Row, Rows
 from pochade.data.sources.image_files import Reading
 from pochade.errors import EmptySplitError, FailureError
 from pochade.images.decode import BadImage, load_image, square
@@ -62,11 +63,16 @@ def prepare(
 def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Sample]:
     for part, dataset in parts.items():
         taken: set[str] = set()
-        for index in spread(len(dataset), target.limit):
-            image, item = dataset.image(index, target.size), dataset.stored(index)
+
+        def drawn(index: int, dataset: Dataset = dataset) -> tuple[Image.Image, bytes]:
+            image = dataset.image(index, target.size)
+            return image, png(image)
+
+        for index, (image, data) in ahead(drawn, spread(len(dataset), target.limit)):
+            item = dataset.stored(index)
             record = picture_record(
                 _key(item.name, taken),
-                png(image),
+                data,
                 ".png",
                 item.captions,
                 label=item.label,
@@ -80,30 +86,45 @@ def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Samp
 def _from_rows(rows: Rows, report: Report, target: Target, reading: Reading) -> Iterator[Sample]:
     """The rows, until each part has as many as the limit allows; what is skipped goes into the report."""
     counts = dict.fromkeys(target.parts, 0)
-    for number, row in enumerate(rows):
-        if target.limit is not None and min(counts.values()) >= target.limit:
-            break
-        group = row.captions[0].casefold() if row.captions else row.name
-        split = split_of(group)
-        part = target.part_of(split)
-        report.total = max(FIRST_ROWS, number + 1)
-        if part is None or (target.limit is not None and counts[part] >= target.limit):
-            continue
+
+    def full(part: Split) -> bool:
+        return target.limit is not None and counts[part] >= target.limit
+
+    def candidates() -> Iterator[tuple[int, Row, str, str, Split]]:
+        for number, row in enumerate(rows):
+            if all(map(full, counts)):
+                return
+            group = row.captions[0].casefold() if row.captions else row.name
+            part = target.part_of(split := split_of(group))
+            if part is not None and not full(part):
+                yield number, row, group, split, part
+
+    def load(candidate: tuple[int, Row, str, str, Split]) -> tuple[Image.Image, bytes, tuple[str, ...]] | BadImage:
+        row = candidate[1]
         try:
-            image, conversions = _load(row.name, row.read(), target.size, reading)
+            if not row.captions and row.label is None:
+                raise BadImage(row.name, "no caption" if rows.captioned else "no class")
+            limit, colour = reading.max_megapixels, reading.colour(row.name)
+            image, conversions = load_image(
+                row.read(), size=target.size, max_megapixels=limit, background=colour, name=row.name
+            )
         except BadImage as error:
-            report.skip_image(error)
+            return error
+        image = square(image, target.size)
+        return image, png(image), conversions
+
+    for (number, row, group, split, part), found in ahead(load, candidates()):
+        report.total = max(FIRST_ROWS, number + 1)
+        if full(part):  # of what was read in advance
+            continue
+        if isinstance(found, BadImage):
+            report.skip_image(found)
             report.check()
             continue
-        if not row.captions and row.label is None:
-            report.skip(row.name, "no caption" if rows.captioned else "no class")
-            report.check()
-            continue
+        image, data, conversions = found
         report.use(conversions)
         counts[part] += 1
-        record = picture_record(
-            f"{number:09d}", png(image), ".png", row.captions, label=row.label, group=group, split=split
-        )
+        record = picture_record(f"{number:09d}", data, ".png", row.captions, label=row.label, group=group, split=split)
         yield Sample(part, record, [image], [_words(row.captions, row.label, rows.classes)])
     report.total = report.used + report.skipped_count
     report.check()
@@ -112,12 +133,6 @@ def _from_rows(rows: Rows, report: Report, target: Target, reading: Reading) -> 
     for part, count in counts.items():
         if not count:
             raise EmptySplitError(part, rows.name, report.used)
-
-
-def _load(name: str, data: bytes, size: int, reading: Reading) -> tuple[Image.Image, tuple[str, ...]]:
-    limit, colour = reading.max_megapixels, reading.colour(name)
-    image, conversions = load_image(data, size=size, max_megapixels=limit, background=colour, name=name)
-    return square(image, size), conversions
 
 
 def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -> str:

@@ -139,7 +139,7 @@ def _nothing(found: _Found) -> str:
     tops = {_top(candidate.picture.name) for candidate in found.candidates}
     repeated = [top for top in sorted(tops) if _REPEATED.match(top)]
     if repeated:
-        return f"{count} pictures but no captions ({repeated[0]!r} is no class unless classes:FOLDER is asked for)"
+        return f"{count} pictures but no captions ({repeated[0]!r} is a class for classes:FOLDER only)"
     return f"{count} pictures but no captions" if count else "no pictures"
 
 

@@ -271,8 +271,8 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
                             facts = facts._replace(captions=clean(text.splitlines()))
                             found.notes.extend([(note, f"{shard}/{name}")] if note else [])
                         case ".json", bytes():
-                            told = read_facts(json.loads(value.decode("utf-8-sig")))
-                            facts = told._replace(captions=facts.captions or told.captions)
+                            found_facts = read_facts(json.loads(value.decode("utf-8-sig")))
+                            facts = found_facts._replace(captions=facts.captions or found_facts.captions)
                         case ".cls", bytes():
                             label = _label(value)
                         case _:

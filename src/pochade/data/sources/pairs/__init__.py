@@ -73,7 +73,7 @@ class PairSource(ABC):
 
 @dataclass(frozen=True)
 class OpenMojiPairSource(PairSource):
-    """Pairs that are made of OpenMoji's drawings as they are asked for.
+    """Pairs that are made of OpenMoji's drawings as they are drawn.
 
     ``weights``: the kinds that are made, and how often; none: all of the tasks that are wanted, equally often.
     """
@@ -103,12 +103,12 @@ class PicturePairSource(PairSource):
     source: Source | None = None
 
     def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:
-        from pochade.data.sources.pairs.pictures import DAMAGES, PicturePairs
+        from pochade.data.sources.pairs.pictures import DEGRADATIONS, PicturePairs
 
         if self.source is None:
             raise PochadeError("pairs: pictures given, but no source of pictures: allowed is pictures:SOURCE")
         dataset = self.source.open(split, progress=reading.progress, reading=reading)
-        return PicturePairs(dataset, size, DAMAGES if tasks is None else tasks)
+        return PicturePairs(dataset, size, DEGRADATIONS if tasks is None else tasks)
 
     def with_pictures(self, source: Source) -> PairSource:
         return self if self.source is not None else PicturePairSource(source)

@@ -1,4 +1,4 @@
-"""Pairs made from OpenMoji's drawings as they are asked for: holes, lost detail, and edits with instructions."""
+"""Pairs made from OpenMoji's drawings as they are drawn: holes, lost detail, and edits with instructions."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -34,7 +34,7 @@ from pochade.data.sources.pairs.layers import (
 )
 from pochade.data.sources.pairs.masked import changed_area, mark
 from pochade.data.sources.pairs.pair import DIFFERENT_SHARE, PAIR_TASKS, Pair, PairDataset, differ
-from pochade.data.sources.pairs.wordings import say
+from pochade.data.sources.pairs.wordings import instruction
 from pochade.errors import FailureError, PochadeError, nearest
 
 EDITS = ("recolour", "local", "colour_in", "outline", "mirror", "skin", "person", "hair")
@@ -70,7 +70,7 @@ class OpenMojiPairs(PairDataset):
       "person": another variant of the concept, man, woman or person. "hair": another colour, or another style where
       there is one.
 
-    A source is never the same as its target. An epoch asks for each concept once; one that does not allow the kind is
+    A source is never the same as its target. An epoch draws each concept once; one that does not allow the kind is
     replaced by another one of the split.
 
     Args:
@@ -157,12 +157,12 @@ class OpenMojiPairs(PairDataset):
         return self._fingerprint
 
     def _pair(self, kind: str, drawing: int, made: _Made, mask: Image.Image | None = None) -> Pair | None:
-        source, target, instruction = made
+        source, target, words = made
         if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_SHARE):
             return None
         item = self.drawings[drawing]
         name, side = f"{item.code}-{kind}", split_of(item.concept)
-        return Pair(task_of(kind), source, target, mask, instruction, name, item.concept, side)
+        return Pair(task_of(kind), source, target, mask, words, name, item.concept, side)
 
     def _without_mask(self, kind: str, drawing: int, rng: np.random.Generator) -> Pair | None:
         made = self._makers[kind](drawing, rng)
@@ -204,7 +204,7 @@ class OpenMojiPairs(PairDataset):
             dominant = area[old] >= DOMINANT * sum(area.values())
             wording = "recolour" if dominant and rng.random() < 0.5 else "recolour a part"
         repaint(layers, "color", colours)
-        return source, draw(layers, self.size), say(wording, rng, old=old, new=new, name=item.name)
+        return source, draw(layers, self.size), instruction(wording, rng, old=old, new=new, name=item.name)
 
     def _local(self, drawing: int, rng: np.random.Generator) -> Pair | None:
         source = self._image(drawing)
@@ -220,13 +220,13 @@ class OpenMojiPairs(PairDataset):
         mask = mark(source, area, np.any(np.asarray(target) != np.asarray(everywhere), axis=-1), rng)
         if np.asarray(mask).mean() > 255 * MARKED:
             return None
-        return self._pair("local", drawing, (source, target, say("local", rng, new=new)), mask)
+        return self._pair("local", drawing, (source, target, instruction("local", rng, new=new)), mask)
 
     def _colour_in(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        return self._outlines(drawing), self._image(drawing), self._say_of(drawing, "colour_in", rng)
+        return self._outlines(drawing), self._image(drawing), self._instruction_of(drawing, "colour_in", rng)
 
     def _outline(self, drawing: int, rng: np.random.Generator) -> _Made | None:
-        return self._image(drawing), self._outlines(drawing), self._say_of(drawing, "outline", rng)
+        return self._image(drawing), self._outlines(drawing), self._instruction_of(drawing, "outline", rng)
 
     def _outlines(self, drawing: int) -> Image.Image:
         layers = read_layers(self.drawings[drawing].path)
@@ -235,10 +235,10 @@ class OpenMojiPairs(PairDataset):
 
     def _mirror(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         source = self._image(drawing)
-        return source, ImageOps.mirror(source), self._say_of(drawing, "mirror", rng)
+        return source, ImageOps.mirror(source), self._instruction_of(drawing, "mirror", rng)
 
-    def _say_of(self, drawing: int, wording: str, rng: np.random.Generator) -> str:
-        return say(wording, rng, name=self.drawings[drawing].name)
+    def _instruction_of(self, drawing: int, wording: str, rng: np.random.Generator) -> str:
+        return instruction(wording, rng, name=self.drawings[drawing].name)
 
     def _skin(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         found = _relative(self._tones, drawing, rng)
@@ -249,15 +249,15 @@ class OpenMojiPairs(PairDataset):
         if old in TONES and new in TONES and rng.random() < 0.5:
             steps = TONES.index(new) - TONES.index(old)
             wording = {1: "darker", -1: "lighter"}.get(steps, "skin")
-        return self._image(drawing), self._image(other), say(wording, rng, new=new)
+        return self._image(drawing), self._image(other), instruction(wording, rng, new=new)
 
     def _person(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         found = _relative(self._persons, drawing, rng)
         if found is None:
             return None
         old, new, other = found
-        instruction = say("people" if new in PLURALS else "person", rng, old=old, new=new)
-        return self._image(drawing), self._image(other), instruction
+        wording = "people" if new in PLURALS else "person"
+        return self._image(drawing), self._image(other), instruction(wording, rng, old=old, new=new)
 
     def _hair(self, drawing: int, rng: np.random.Generator) -> _Made | None:
         item = self.drawings[drawing]
@@ -267,7 +267,7 @@ class OpenMojiPairs(PairDataset):
         if found is not None and found[1] and rng.random() < 0.5:
             _, new, other = found
             wording = new if new in ("bald", "beard") else "hair"
-            return source, self._image(other), say(wording, rng, who=who, new=new)
+            return source, self._image(other), instruction(wording, rng, who=who, new=new)
         layers = read_layers(item.path)
         colours = [colour for colour, _ in colours_of(layers, "hair").most_common()]
         if not colours:
@@ -276,7 +276,7 @@ class OpenMojiPairs(PairDataset):
         new = others[int(rng.integers(len(others)))]
         shades = HAIR[new]
         repaint(layers, "hair", {c: shades[min(i, len(shades) - 1)] for i, c in enumerate(colours)})
-        return source, draw(layers, self.size), say("hair colour", rng, who=who, new=new)
+        return source, draw(layers, self.size), instruction("hair colour", rng, who=who, new=new)
 
 
 def task_of(kind: str) -> str:

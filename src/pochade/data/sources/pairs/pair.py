@@ -1,4 +1,4 @@
-"""A picture before and after, and what was asked for: what editing, inpainting and super-resolution learn from."""
+"""A picture before and after, with an instruction: what editing, inpainting and super-resolution learn from."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator

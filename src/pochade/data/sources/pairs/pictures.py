@@ -1,4 +1,4 @@
-"""Pairs made from any captioned pictures as they are asked for: holes, and lost detail."""
+"""Pairs made from any captioned pictures as they are drawn: holes, and lost detail."""
 
 import json
 from collections.abc import Sequence
@@ -12,9 +12,9 @@ from pochade.data.sources.pairs.degradation import random_hole, random_loss
 from pochade.data.sources.pairs.pair import Pair, PairDataset, differ
 from pochade.errors import FailureError, PochadeError
 
-DAMAGES = ("inpaint", "super_resolution")
+DEGRADATIONS = ("inpaint", "super_resolution")
 TRIES, OWN_TRIES = 200, 20
-"""Draws until a pair is made, first of the picture that is asked for, then of any."""
+"""Draws until a pair is made, first of the picture itself, then of any."""
 VERSION = 1
 """Changes with the pairs that are made of the same pictures."""
 
@@ -31,15 +31,17 @@ class PicturePairs(PairDataset):
     Args:
         dataset: pictures, with captions or without.
         size: rows and columns in pixels.
-        tasks: of ``DAMAGES`` those that are drawn, all equally often.
+        tasks: of ``DEGRADATIONS`` those that are drawn, all equally often.
 
     Raises:
         PochadeError: another task is named, or none, or there are no pictures.
     """
 
-    def __init__(self, dataset: Dataset, size: int, tasks: Sequence[str] = DAMAGES) -> None:
-        if not tasks or set(tasks) - set(DAMAGES):
-            raise PochadeError(f"tasks: {', '.join(tasks)} given, of any pictures can be made {', '.join(DAMAGES)}")
+    def __init__(self, dataset: Dataset, size: int, tasks: Sequence[str] = DEGRADATIONS) -> None:
+        if not tasks or set(tasks) - set(DEGRADATIONS):
+            raise PochadeError(
+                f"tasks: {', '.join(tasks)} given, of any pictures can be made {', '.join(DEGRADATIONS)}"
+            )
         if not len(dataset):
             raise PochadeError("pictures: there are none")
         check_size(size)

@@ -1,4 +1,4 @@
-"""How an edit can be asked for: several wordings of each kind, of which one is drawn."""
+"""Instructions for an edit: several wordings of each kind, of which one is drawn."""
 
 import numpy as np
 
@@ -94,7 +94,7 @@ WORDINGS: dict[str, tuple[str, ...]] = {
 }
 
 
-def say(kind: str, rng: np.random.Generator, **parts: str) -> str:
+def instruction(kind: str, rng: np.random.Generator, **parts: str) -> str:
     """One of the wordings of ``kind``, with its parts put in."""
     wordings = WORDINGS[kind]
     return wordings[int(rng.integers(len(wordings)))].format(**parts)

@@ -1,0 +1,40 @@
+import itertools
+import time
+
+import pytest
+
+from pochade.data.progress import ahead, each
+
+
+def test_results_keep_their_order():
+    def slow_first(number: int) -> int:
+        time.sleep(0.02 if number == 0 else 0)
+        return number * number
+
+    assert list(each(slow_first, range(600), "squaring", progress=False)) == [(i, i * i) for i in range(600)]
+    assert list(ahead(slow_first, range(30))) == [(i, i * i) for i in range(30)]
+
+
+def test_a_few_items_are_taken_in_advance_of_an_endless_stream():
+    taken = 0
+
+    def stream():
+        nonlocal taken
+        for taken in itertools.count(1):
+            yield taken
+
+    squares = ahead(lambda number: number * number, stream())
+    assert [next(squares)[1] for _ in range(3)] == [1, 4, 9]
+    squares.close()
+    assert taken < 1000
+
+
+def test_an_error_of_one_item_ends_the_work():
+    def fail(number: int) -> int:
+        return 1 // (number - 5)
+
+    done = []
+    with pytest.raises(ZeroDivisionError):
+        for number, _ in ahead(fail, range(20)):
+            done.append(number)
+    assert done == [0, 1, 2, 3, 4]
