@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
+from pochade.nn.norms import as_stream
 
 DIM = 6
 
@@ -205,3 +206,25 @@ def test_exports_and_compiles(dynamic: bool, tmp_path: Path) -> None:
     torch.testing.assert_close(torch.from_numpy(output), expected[:1], rtol=1e-5, atol=1e-5)
     compiled = torch.compile(stack, backend="aot_eager", fullgraph=True)
     torch.testing.assert_close(compiled(x).detach(), expected)
+
+
+def test_half_precision_leaves_the_gradient_of_the_connections() -> None:
+    """Under autocast, against float32, where the first layer reads a small difference of streams, as trained ones do.
+
+    The numbers are those of lira-nano. Rounded to bfloat16 the difference is zero.
+    """
+    torch.manual_seed(0)
+    stack = Stack(2, dynamic=True, depth=2)
+    first = stack.connections[0]
+    with torch.no_grad():
+        first.alpha.copy_(torch.tensor([[0.5009765625, 1.0693, -0.0321], [-0.4990234375, 0.0695, 0.9678]]))
+    x, target, parameters = 3 * tokens(8), tokens(8, seed=1), list(first.parameters())
+
+    def gradients(half: bool) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            out = stack(as_stream(x))
+        found = torch.autograd.grad((out.float() - target).square().mean(), parameters)
+        return torch.cat([gradient.flatten() for gradient in found])
+
+    expected = gradients(half=False)
+    assert (gradients(half=True) - expected).norm() < 0.02 * expected.norm()

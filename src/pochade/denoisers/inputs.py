@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.modulation import TimestepEmbedding
+from pochade.nn.norms import as_stream
 from pochade.types import TASKS, Conditioning, InputSpec
 
 
@@ -143,4 +144,4 @@ class TextInput(nn.Module):
             return null, always
         tokens = conditioning.tokens.to(null.dtype)
         tokens = self.project(F.rms_norm(tokens, (tokens.shape[-1],), eps=1e-6))
-        return torch.cat((null, tokens), 1), torch.cat((always, conditioning.mask), 1)
+        return as_stream(torch.cat((null, tokens), 1)), torch.cat((always, conditioning.mask), 1)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.norms import rms_norm
 
 MixerKind = Literal["softmax", "linear"]
 
@@ -38,7 +39,7 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, (x.shape[-1],), self.weight.to(x.dtype), 1e-6)
+        return rms_norm(x, self.weight)
 
 
 def linear_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import selective_scan, selective_scan_reference
 from pochade.nn.scan_orders import (
     DIRECTIONS,
@@ -112,7 +113,7 @@ class FourDirectionScan(nn.Module):
         self.inner = nn.Linear(dim, 2 * inner, bias=False)
         self.local = DepthwiseConv(inner)
         self.selection = Selection(inner, inner, len(DIRECTIONS), state_size, decay)
-        self.norm = nn.LayerNorm(inner, eps=1e-6)
+        self.norm = LayerNorm(inner)
         self.out = nn.Linear(inner, dim, bias=False)
 
     def forward(self, u: Tensor, height: int, width: int) -> Tensor:
@@ -121,8 +122,7 @@ class FourDirectionScan(nn.Module):
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(self.local(x, height, width))
         y = self._scan(x, self.selection(x), height, width)
-        # Autocast leaves a norm in float32.
-        return self.out(torch.lerp(x, self.norm(y).to(x.dtype), torch.sigmoid(gate)))
+        return self.out(torch.lerp(x, self.norm(y), torch.sigmoid(gate)))
 
     def _scan(self, x: Tensor, selection: Tensor, height: int, width: int) -> Tensor:
         """The mean of the four scans of x [B, N, E] by ``selection`` [B, N, 4 P], all in raster order.

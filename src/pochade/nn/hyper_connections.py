@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.norms import autocasts, layer_norm
 
 
 def expand(x: Tensor, streams: int) -> Tensor:
@@ -71,17 +72,28 @@ class HyperConnection(nn.Module):
             )
         alpha, beta = self._connections(streams)
         # The first of the n + 1 mixtures is what the layer reads, the others are what the streams become without it.
-        read, kept = torch.einsum("bjnd,bjni->bind", streams, alpha).tensor_split((1,), dim=1)
+        read, kept = _mixtures(streams, alpha).tensor_split((1,), dim=1)
         return torch.addcmul(kept, beta.unsqueeze(-1), layer(read.squeeze(1)).unsqueeze(1))
 
     def _connections(self, streams: Tensor) -> tuple[Tensor, Tensor]:
-        """Alpha [B, n, N, n + 1] and beta [B, n, N] in the dtype of the streams."""
+        """Alpha [B, n, N, n + 1], in float32 at least, and beta [B, n, N] in the dtype of the streams."""
         batch, tokens = streams.shape[0], streams.shape[2]
         alpha, beta = self.alpha[:, None].expand(batch, -1, tokens, -1), self.beta[:, None].expand(batch, -1, tokens)
         if self.dynamic:
             # The streams of a token lie side by side after the first layer: normed in that order they are not copied.
-            normed = F.layer_norm(streams.transpose(1, 2).to(self.weight.dtype), (self.dim,))
+            normed = layer_norm(streams.transpose(1, 2), eps=1e-5).to(self.weight.dtype)
             added = F.linear(normed, self.weight).tanh().transpose(1, 2)
             alpha = alpha + self.alpha_scale * added[..., :-1]
             beta = beta + self.beta_scale * added[..., -1]
-        return alpha.to(streams.dtype), beta.to(streams.dtype)
+        return alpha.to(torch.promote_types(streams.dtype, torch.float32)), beta.to(streams.dtype)
+
+
+def _mixtures(streams: Tensor, alpha: Tensor) -> Tensor:
+    """sum_j alpha_ji h_j: streams [B, n, N, D] and alpha [B, n, N, n + 1] -> [B, n + 1, N, D].
+
+    In float32 at least. A trained first layer may read a small difference of streams that are still alike: lira-nano's
+    reads 0.50098 h - 0.49902 h, which rounded to bfloat16 is nothing, and the gradient of alpha is lost with it.
+    """
+    if streams.dtype == alpha.dtype and not autocasts(streams):
+        return torch.einsum("bjnd,bjni->bind", streams, alpha)
+    return (streams.unsqueeze(2) * alpha.transpose(2, 3).unsqueeze(-1)).sum(1).to(streams.dtype)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.norms import as_stream, layer_norm
 
 
 def sinusoid(t: Tensor, dim: int, *, max_period: float = 10_000.0) -> Tensor:
@@ -56,7 +57,7 @@ class IterationEmbedding(nn.Module):
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     """Layer norm of x [B, N, D] without weights of its own, then x (1 + scale) + shift, both [B, 1, D]."""
-    return torch.addcmul(shift, F.layer_norm(x, (x.shape[-1],), eps=1e-6), 1 + scale)
+    return torch.addcmul(shift, layer_norm(x), 1 + scale)
 
 
 class Modulation(nn.Module):
@@ -116,7 +117,7 @@ class GroupedModulation(nn.Module):
         hidden = F.silu(self.first(F.silu(conditioning)))
         own = torch.unflatten(hidden, 1, (self.groups, -1)).transpose(0, 1) @ self.weight
         own = torch.unflatten(own, 2, (self.blocks, self.vectors, -1)).permute(2, 1, 3, 0, 4).flatten(3)
-        vectors = own + torch.unflatten(self.shared(hidden), 1, (self.vectors, -1)) + self.bias
+        vectors = as_stream(own + torch.unflatten(self.shared(hidden), 1, (self.vectors, -1)) + self.bias)
         return tuple(block.chunk(self.vectors, dim=1) for block in vectors.unbind())
 
 

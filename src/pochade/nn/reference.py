@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention
+from pochade.nn.norms import LayerNorm
 
 TOKENS = 4
 """Tokens that are made of each feature vector."""
@@ -53,7 +54,7 @@ class ReferenceBranch(nn.Module):
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("rate", torch.ones(features))
         self.project = nn.Linear(features, TOKENS * dim)
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim)
         self.attentions = nn.ModuleList(CrossAttention(dim, heads) for _ in range(blocks))
 
     @torch.no_grad()
@@ -74,4 +75,5 @@ class ReferenceBranch(nn.Module):
     def forward(self, x: Tensor, block: int, reference: Reference) -> Tensor:
         """What is added to the look of that block, of its queries' input x [B, N, D]: [B, N, D]."""
         attention = cast(CrossAttention, self.attentions[block])
-        return attention(x, attention.context(reference.tokens)) * reference.strength
+        found = attention(x, attention.context(reference.tokens))
+        return found * reference.strength.to(found.dtype)

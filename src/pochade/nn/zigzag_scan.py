@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.four_direction_scan import Decay, Selection
+from pochade.nn.norms import layer_norm
 from pochade.nn.scan import selective_scan, selective_scan_reference
 from pochade.nn.scan_orders import inverse_order, reorder, scan_order
 
@@ -67,7 +68,7 @@ class ZigzagScan(nn.Module):
         y = reorder(forth + back, inverse)
         if self.local is not None:
             y = y + self.local(x, height, width)
-        return self.out(F.layer_norm(y, y.shape[-1:], self.norm.to(y.dtype), eps=1e-6) * F.silu(gate))
+        return self.out(layer_norm(y, self.norm) * F.silu(gate))
 
 
 def zigzag_scan_reference(module: ZigzagScan, u: Tensor, height: int, width: int) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pochade.nn.manhattan import ManhattanMixer
+from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import rg_lru
 from pochade.nn.spectral import SpectralMixer
 
@@ -71,7 +72,7 @@ class GRFM(nn.Module):
         self.spatial = ManhattanMixer(dim, heads)
         self.gate = nn.Linear(dim, dim)
         self.alpha = nn.Parameter(torch.full((dim,), 0.1))
-        self.norm = nn.LayerNorm(dim, eps=1e-6)
+        self.norm = LayerNorm(dim)
         self.out = nn.Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:

@@ -36,6 +36,7 @@ from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
+from pochade.nn.norms import LayerNorm, RMSNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
@@ -53,9 +54,9 @@ class CodaBlock(nn.Module):
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mixer_norm = LayerNorm(dim)
         self.mixer = WindowAttention(dim, heads, WINDOW)
-        self.feedforward_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feedforward_norm = LayerNorm(dim)
         self.feedforward = FeedForward(dim, 4 * dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -114,7 +115,7 @@ class Core(nn.Module):
         self.carry = nn.Linear(dim, dim, bias=False)
         self.iteration = IterationEmbedding(dim)
         self.blocks = nn.ModuleList(CoreBlock(dim, heads, hidden, text) for _ in range(blocks))
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.norm = RMSNorm(dim)
 
     def contexts(self, text: Tensor | None) -> list[Context | None]:
         """Keys and values of text [B, M, D] for each block."""
@@ -207,7 +208,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self.steering = Steering(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
         self.prelude = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
-        self.prelude_norm = nn.RMSNorm(dim, eps=1e-6)
+        self.prelude_norm = RMSNorm(dim)
         self.core = Core(dim, heads, hidden, blocks, bool(text_dim))
         self.coda = nn.ModuleList(CodaBlock(dim, heads) for _ in range(2))
         self.modulation_out = Modulation(dim, 2)
@@ -345,7 +346,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         x = self.embed(latents)
         if self.embed_source is not None and conditioning.source is not None:
             x = x + self.embed_source(torch.cat(source_and_mask(conditioning), 1))
-        x = x.flatten(2).transpose(1, 2) + self.positions(*grid)
+        x = as_stream(x.flatten(2).transpose(1, 2) + self.positions(*grid))
         for block in self.prelude:
             x = block(x, *grid)
         steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)

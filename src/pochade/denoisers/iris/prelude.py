@@ -1,11 +1,11 @@
 """What IRIS reads once, before its core is iterated: the latents, and those of a control picture beside them."""
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseSeparableConv
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.modulation import Modulation, modulated_norm
+from pochade.nn.norms import LayerNorm, RMSNorm, rms_norm
 
 
 class PreludeBlock(nn.Module):
@@ -13,9 +13,9 @@ class PreludeBlock(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.mixer_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.mixer_norm = LayerNorm(dim)
         self.mixer = DepthwiseSeparableConv(dim)
-        self.feedforward_norm = nn.LayerNorm(dim, eps=1e-6)
+        self.feedforward_norm = LayerNorm(dim)
         self.feedforward = FeedForward(dim, 4 * dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
@@ -40,7 +40,7 @@ class ControlInput(nn.Module):
     def __init__(self, channels: int, patch_size: int, dim: int) -> None:
         super().__init__()
         self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
-        self.norm = nn.RMSNorm(dim, eps=1e-6)
+        self.norm = RMSNorm(dim)
         self.blocks = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
         self.modulation = Modulation(dim, 2)
         self.out = nn.Linear(dim, dim)
@@ -49,7 +49,7 @@ class ControlInput(nn.Module):
         """[B, C, H, W], the latents' tokens x [B, N, D] and steering [B, D] -> [B, N, D] to add."""
         there = (control != 0).flatten(1).any(1)
         y = self.embed(control.to(x.dtype)).flatten(2).transpose(1, 2)
-        y = self.norm(y) + F.rms_norm(x, (x.shape[-1],), eps=1e-6)
+        y = self.norm(y) + rms_norm(x)
         for block in self.blocks:
             y = block(y, *grid)
         return self.out(modulated_norm(y, *self.modulation(steer))) * there[:, None, None]

@@ -24,6 +24,7 @@ from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
 from pochade.nn.modulation import Modulation, modulated_norm
+from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
@@ -50,7 +51,7 @@ class LiRABlock(nn.Module):
         self.modulation = Modulation(dim, 6)
         self.mixer = FourDirectionScan(dim, EXPANSION * dim, state_size, decay)
         self.feedforward = MixFeedForward(dim, hidden)
-        self.text_norm = nn.LayerNorm(dim) if heads else None
+        self.text_norm = LayerNorm(dim, eps=1e-5) if heads else None
         self.text = LinearCrossAttention(dim, heads) if heads else None
         self.connect = nn.ModuleList(connect() for _ in range(3 if heads else 2))
 
@@ -233,6 +234,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         p = self.config.patch_size
         grid = (latents.shape[2] // p, latents.shape[3] // p)
         x = self.embed(F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)) + self.positions(*grid)
+        x = as_stream(x)
 
         text = None if self.text is None else self.text(latents.shape[0], conditioning)
         steer = self.steering(t, conditioning)

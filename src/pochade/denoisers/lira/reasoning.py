@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay, Selection
+from pochade.nn.norms import layer_norm, rms_norm
 
 LEAST_STEPS = 2
 """Every picture takes so many steps at least."""
@@ -86,7 +87,7 @@ class ReasoningLoop(nn.Module):
         x, gate = self.inner(torch.addcmul(shift, tokens, 1 + scale)).chunk(2, dim=-1)
         x = F.silu(x)
         found = (self.selection.scan(x, self.selection(x)) * F.silu(gate)).mean(1)
-        u = self.candidate(F.rms_norm(found, (found.shape[-1],), eps=1e-6))
+        u = self.candidate(rms_norm(found))
         return torch.lerp(u, r, torch.sigmoid(self.keep(torch.cat((r, u), -1))))
 
     def _halting(self, r: Tensor, step: int, last: bool) -> Tensor:
@@ -109,7 +110,7 @@ class ReasoningLoop(nn.Module):
         """
         total = self.steps if depth is None else depth
         unrolled = self.training or depth is not None or torch.compiler.is_compiling()
-        tokens = F.layer_norm(self.tokens(x), (self.selection.D.shape[0],), eps=1e-6)
+        tokens = layer_norm(self.tokens(x))
         r = self.start(torch.cat((tokens.mean(1), steer), -1))
         wide = torch.promote_types(r.dtype, torch.float32)
         left = torch.ones_like(r[:, 0], dtype=wide)

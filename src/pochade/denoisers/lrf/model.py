@@ -28,6 +28,7 @@ from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
 from pochade.nn.feedforward import GatedFeedForward
 from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
+from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
@@ -44,7 +45,7 @@ class LRFBlock(nn.Module):
         super().__init__()
         self.modulation = Modulation(dim, 6)
         self.mixer = SpatialMixer(dim, heads, mixer)
-        self.text_norm = nn.LayerNorm(dim) if text else None
+        self.text_norm = LayerNorm(dim, eps=1e-5) if text else None
         self.text = CrossAttention(dim, heads) if text else None
         self.feedforward = GatedFeedForward(dim, hidden, dropout)
 
@@ -204,7 +205,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             return null, always
         tokens = conditioning.tokens.to(null.dtype)
         tokens = self.text_in(F.rms_norm(tokens, (tokens.shape[-1],), eps=1e-6))
-        return torch.cat((null, tokens), 1), torch.cat((always, conditioning.mask), 1)
+        return as_stream(torch.cat((null, tokens), 1)), torch.cat((always, conditioning.mask), 1)
 
     def forward(
         self,
@@ -240,6 +241,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             x = x + self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
         elif self.training:  # no source is one of zeros, and no parameter is without a gradient
             x = x + self.embed_source(x.new_zeros(self.embed_source.in_features))
+        x = as_stream(x)
 
         steer = self._steer(t, conditioning)
         text = self._context(latents.shape[0], conditioning)
@@ -250,12 +252,12 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             context = block.text.context(text[0]) if block.text is not None and text is not None else None
             prepared.append((block, block.modulation(steer), context))
 
-        h = torch.zeros_like(x)
+        h = x
         full: bool = self.config.gradient == "full"
         for recursion in range(recursions):
             last = recursion == recursions - 1
             with torch.set_grad_enabled(torch.is_grad_enabled() and (last or full)):
-                h = h + x
+                h = h + x if recursion else h
                 for block, modulation, context in prepared:
                     h = block(h, modulation, context, mask, grid)
 

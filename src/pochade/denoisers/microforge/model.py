@@ -34,13 +34,13 @@ from pochade.denoisers.microforge.planner import (
     marked_tokens,
     mean_cosine,
     mean_squared_cosine,
-    normed,
 )
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay
 from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
+from pochade.nn.norms import as_stream, layer_norm
 from pochade.nn.positions import PositionTable
 from pochade.nn.reference import ReferenceBranch
 from pochade.nn.scan_orders import ZIGZAGS
@@ -384,6 +384,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
                 x, grid = torch.flatten(torch.cat(halves, 2), 1, 2), (height, 2 * width)
             else:
                 x = x + source
+        x = as_stream(x)
         steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)
         context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
         plan, aux = None, dict[str, Tensor]()
@@ -409,7 +410,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             orders = (cast(ZigzagScan, block.mixer).orders(*grid, x.device),) if config.mixer == "scan" else ()
             x = block(x, modulation, context, mask, grid, orders, also)
             if self.attention is not None and i % config.attention_every == 0:
-                x = x + self.attention(normed(x))
+                x = x + self.attention(layer_norm(x))
         if beside:
             x = torch.flatten(torch.unflatten(x, 1, grid)[:, :, :width], 1, 2)
         tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))

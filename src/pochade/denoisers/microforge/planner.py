@@ -7,12 +7,8 @@ from torch import Tensor, nn
 
 from pochade.nn.attention import CrossAttention
 from pochade.nn.feedforward import FeedForward
+from pochade.nn.norms import as_stream, layer_norm, rms_norm
 from pochade.types import Conditioning
-
-
-def normed(x: Tensor) -> Tensor:
-    """Layer norm without weights of its own."""
-    return F.layer_norm(x, (x.shape[-1],), eps=1e-6)
 
 
 def mean_cosine(plan: Tensor) -> Tensor:
@@ -58,10 +54,10 @@ class PlanLayer(nn.Module):
 
         ``seen`` [B, K, N + 1] bool is True where READ may look, ``there`` [B, K] where REASON may; None: everywhere.
         """
-        plan = plan + self.read(normed(plan), self.read.context(picture), seen)
-        own = normed(plan)
+        plan = plan + self.read(layer_norm(plan), self.read.context(picture), seen)
+        own = layer_norm(plan)
         plan = plan + self.reason(own, self.reason.context(own), there)
-        return plan + self.feedforward(normed(plan))
+        return plan + self.feedforward(layer_norm(plan))
 
 
 class Planner(nn.Module):
@@ -128,18 +124,19 @@ class Planner(nn.Module):
             keep = torch.sigmoid(self.keep)
             plan = (1 - keep) * plan
             if carried is not None:
-                plan = plan + keep * F.rms_norm(carried.to(plan.dtype), plan.shape[-1:], self.carry_scale, 1e-6)
-        picture = normed(torch.cat((x, steer[:, None]), 1))
+                plan = plan + keep * rms_norm(carried.to(plan.dtype), self.carry_scale)
+        plan = as_stream(plan)
+        picture = layer_norm(torch.cat((x, steer[:, None]), 1))
         seen, there = None, None
         if marked is not None and self.region_queries is not None:
             K, R = plan.shape[1], self.region_queries.shape[1]
-            plan = torch.cat((plan, self._looked(self.region_queries, x, text, mask)), 1)
+            plan = torch.cat((plan, as_stream(self._looked(self.region_queries, x, text, mask))), 1)
             there = F.pad(marked.any(1, keepdim=True).expand(-1, R), (K, 0), value=True)
             inside = F.pad(marked, (0, 1), value=True)[:, None].expand(-1, R, -1)
             seen = F.pad(inside, (0, 0, K, 0), value=True)
         for layer in self.layers:
             plan = layer(plan, picture, seen, there)
-        return normed(plan), there
+        return layer_norm(plan), there
 
     def _looked(self, queries: Tensor, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
         """Learned queries, one set a row, that have looked at the text where there is some."""
