@@ -8,6 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.depthwise import as_grid, as_tokens, depthwise
+from pochade.nn.norms import as_stream
 
 
 def check_grid(x: Tensor, height: int, width: int) -> None:
@@ -30,8 +32,9 @@ class DepthwiseConv(nn.Conv2d):
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_grid(x, height, width)
-        grid = torch.unflatten(x, 1, (height, width)).permute(0, 3, 1, 2)
-        return super().forward(grid).permute(0, 2, 3, 1).flatten(1, 2)
+        if x.is_cuda and self.bias is not None and not torch.compiler.is_exporting():
+            return depthwise(as_stream(x), self.weight, self.bias, height, width)
+        return as_tokens(super().forward(as_grid(x, height, width)))
 
 
 class DepthwiseSeparableConv(nn.Module):

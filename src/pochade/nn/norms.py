@@ -5,9 +5,6 @@ then copies between two types, and every token travels at twice its size. The fu
 inside the kernel, and read and write the type of their input.
 """
 
-# torch leaves the types of some methods open.
-# pyright: reportUnknownMemberType=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -49,7 +46,7 @@ class LayerNorm(nn.LayerNorm):
     """``layer_norm`` over the last axis, of D numbers, with a learned scale and shift."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
-        super().__init__(dim, eps)
+        super().__init__(dim, eps)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, input: Tensor) -> Tensor:
         return layer_norm(input, self.weight, self.bias, self.eps)
@@ -59,7 +56,7 @@ class RMSNorm(nn.RMSNorm):
     """``rms_norm`` over the last axis, of D numbers, with a learned scale."""
 
     def __init__(self, dim: int, eps: float = 1e-6) -> None:
-        super().__init__(dim, eps)
+        super().__init__(dim, eps)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, x: Tensor) -> Tensor:
         return rms_norm(x, self.weight, self.eps or 0.0)
