@@ -54,14 +54,14 @@ def test_feature_distance_is_cosine_about_the_training_mean() -> None:
 def test_flat_pictures_and_equal_pictures_have_a_low_contrast() -> None:
     real = noise(12, 0)
     groups = ["a", "b", "c"] * 4
-    assert not contrast.check(noise(12, 1), real, groups).low
+    assert not contrast.check(noise(12, 1), real, groups)["low"]
     mean = real.float().mean((2, 3), keepdim=True).expand_as(real)
-    assert contrast.check(mean.to(torch.uint8), real, groups).low
+    assert contrast.check(mean.to(torch.uint8), real, groups)["low"]
     same = contrast.check(real[:1].expand(12, -1, -1, -1), real, groups)  # lively, but all alike
-    assert same.low
-    assert same.generated["variety"] == 0
+    assert same["low"]
+    assert same["generated"]["variety"] == 0
     alone = contrast.check(real[:1].expand(12, -1, -1, -1), real, [str(i) for i in range(12)])
-    assert alone.low
+    assert alone["low"]
 
 
 def test_contrast_figures_of_known_pictures() -> None:

@@ -107,7 +107,7 @@ def test_a_measuring_process_that_fails_says_why() -> None:
     with pytest.raises(
         FailureError, match=r"denoiser: the measuring process ended with exit code 1: KeyError: 'files'"
     ):
-        costs._run("graphs", {"component": "denoiser"})
+        costs._run("graphs", "denoiser", {"component": "denoiser"})
 
 
 def test_every_variant_has_a_decoder_for_its_latents() -> None:

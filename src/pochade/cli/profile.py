@@ -1,7 +1,7 @@
 """``pochade profile``: what a picture costs in memory and time."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +9,8 @@ from pochade.cli.common import console, print_json, quiet_libraries
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from pochade.evaluation.profile.figures import Profile
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -73,7 +75,7 @@ def profile(
     out.print(_notes(found), markup=False)
 
 
-def _components(found: dict[str, Any]) -> "Table":
+def _components(found: "Profile") -> "Table":
     from rich.markup import escape
     from rich.table import Table
 
@@ -93,7 +95,7 @@ def _components(found: dict[str, Any]) -> "Table":
     return table
 
 
-def _rows(found: dict[str, Any]) -> "Table":
+def _rows(found: "Profile") -> "Table":
     from rich.table import Table
 
     columns = ("", "runtime", "weights", "file MB", "MB at rest", "MB at peak", "ms", "error")
@@ -113,7 +115,7 @@ def _rows(found: dict[str, Any]) -> "Table":
     return table
 
 
-def _notes(found: dict[str, Any]) -> str:
+def _notes(found: "Profile") -> str:
     lines = [
         "MB are 10^6 bytes, of memory those of the whole process, libraries included; the peak counts loading, too.",
         "ms: one call of a component; whole picture: text encoder, every step and decoder, without guidance; part by "

@@ -1,8 +1,7 @@
 """Contrast check: finds samples that are flat, faded or all alike, by comparison with real pictures."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TypedDict
 
 import torch
 from torch import Tensor
@@ -12,18 +11,13 @@ LOW = 0.5
 """The contrast is low where the median of a figure is below this fraction of the real pictures'."""
 
 
-@dataclass(frozen=True)
-class ContrastCheck:
-    """Medians over the groups (see ``figures``) of generated and of real pictures, and the verdict."""
+class Contrast(TypedDict):
+    """Medians over the groups (see ``figures``) of generated and of real pictures; ``low`` where one of the medians is
+    less than half of that of the real pictures."""
 
     generated: dict[str, float]
     real: dict[str, float]
     low: bool
-    """True where one of the medians is less than half of that of the real pictures."""
-
-    def as_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
 
 
 def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -58,7 +52,7 @@ def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]
     return result
 
 
-def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> ContrastCheck:
+def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> Contrast:
     """Compares generated pictures with real ones of the same groups.
 
     Where no group has two pictures, ``variety`` is that of the whole set.
@@ -68,7 +62,7 @@ def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> ContrastChe
         groups: B names, valid for both.
     """
     made, data = _medians(generated, groups), _medians(real, groups)
-    return ContrastCheck(made, data, any(made[name] < LOW * value for name, value in data.items()))
+    return {"generated": made, "real": data, "low": any(made[name] < LOW * data[name] for name in data)}
 
 
 def _medians(images: Tensor, groups: Sequence[str]) -> dict[str, float]:

@@ -2,13 +2,14 @@
 
 import base64
 import io
+from collections.abc import Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
+from pochade.evaluation.figures import Figures
 from pochade.files import atomic_file
 
 _STYLE = """
@@ -38,7 +39,7 @@ class Card:
     nearest_caption: str
 
 
-def write_page(path: Path, figures: dict[str, Any], cards: dict[str, list[Card]]) -> None:
+def write_page(path: Path, figures: Figures, cards: dict[str, list[Card]]) -> None:
     """Figures as a table, then the cards of each split."""
     title = f"{figures['model']} on {figures['data']}"
     parts = [
@@ -63,16 +64,16 @@ def write_page(path: Path, figures: dict[str, Any], cards: dict[str, list[Card]]
         file.write("\n".join(parts).encode())
 
 
-def flatten(figures: dict[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+def flatten(figures: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:
     """Nested figures as rows: the path of names, joined by " / ", and the value."""
-    rows: list[tuple[str, Any]] = []
+    rows: list[tuple[str, object]] = []
     for name, value in figures.items():
         path = f"{prefix}{name}"
-        rows += flatten(value, f"{path} / ") if isinstance(value, dict) else [(path, value)]
+        rows += flatten(value, f"{path} / ") if isinstance(value, Mapping) else [(path, value)]
     return rows
 
 
-def _cell(value: Any) -> str:
+def _cell(value: object) -> str:
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f'<td class="n">{value if isinstance(value, int) else format(value, ".4g")}</td>'
     return f"<td>{escape(str(value))}</td>"

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from rich.progress import Progress, TaskID
@@ -28,6 +28,14 @@ from pochade.evaluation.external import (
     inception_features,
     load_clip,
     load_inception,
+)
+from pochade.evaluation.figures import (
+    Figures,
+    InceptionFigures,
+    Lite0Figures,
+    SplitFigures,
+    TrainingFigures,
+    TrainingSource,
 )
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of
@@ -50,7 +58,6 @@ from pochade.features.perceptual import PerceptualLoss
 from pochade.files import atomic_file, write_json
 from pochade.images.sheets import sheet
 
-SPLITS = ("train", "held_out")
 NO_RECORD = "not recorded: the splits are those of the data alone"
 SHOWN = 48
 """Pictures of each split on the page and the sheet."""
@@ -90,7 +97,7 @@ class Settings:
 class Report:
     """The figures, as they stand in ``report.json``, and where the files lie."""
 
-    figures: dict[str, Any]
+    figures: Figures
     json: Path
     page: Path
     sheet: Path
@@ -201,14 +208,17 @@ def evaluate(
             task = bar.add_task(f"features of {split}", total=count + len(pictures))
             features = [pooled_features(net, x, _advance(bar, task)) for x in (pictures.images, made)]
             sides[split] = _Side(pictures, features[0], caption_embeddings(pictures.captions), made, features[1])
-    figures = {
+    train, held_out = sides["train"], sides.get("held_out")
+    probe = RetrievalProbe.fit(train.features, train.embeddings)
+    figures: Figures = {
         "model": model or type(pipeline).__name__,
         "data": str(data),
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
         "training": _training(training, seen, real),
-        **_all_figures(sides, real.why, networks),
+        "train": _figures(train, train, held_out, probe, networks),
+        "held_out": real.why if held_out is None else _figures(held_out, train, held_out, probe, networks),
         "autoencoder": _autoencoder(pipeline.components["autoencoder"], sides, PerceptualLoss(net), settings),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -217,6 +227,9 @@ def evaluate(
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
         },
     }
+    if held_out is not None:
+        # The same distances between real pictures alone: what a perfect generator would reach on this little data.
+        figures["real held-out beside real training pictures"] = _lite0(train.features, held_out.features)
     return _write(folder, figures, sides)
 
 
@@ -247,50 +260,49 @@ def _check_writable(folder: Path) -> None:
         raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")
 
 
-def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> dict[str, Any] | str:
+def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> TrainingFigures | str:
     """What the model was trained on, as far as it is recorded, and what of the data that makes a training picture."""
     if not training:
         return NO_RECORD
-    rows = [
+    rows: list[TrainingSource] = [
         {"source": one.source, "held_out": one.held_out, "compared": one.source not in seen.unknown} for one in training
     ]
     return {"data": rows, "held-out pictures that were trained on": real.trained}
 
 
-def _all_figures(sides: dict[str, _Side], why: str, networks: _Networks) -> dict[str, Any]:
-    train = sides["train"]
-    probe = RetrievalProbe.fit(train.features, train.embeddings)
-    held_out = sides.get("held_out")
-    result: dict[str, Any] = {}
-    for split in SPLITS:
-        side = sides.get(split)
-        result[split] = why if side is None else _figures(side, train, held_out, probe, networks)
-    if held_out is not None:
-        # The same distances between real pictures alone: what a perfect generator would reach on this little data.
-        result["real held-out beside real training pictures"] = _distances(train.features, held_out.features, "lite0")
-    return result
+def _distances(real: Tensor, fake: Tensor) -> tuple[float, float, float]:
+    """KID, its standard deviation over subsets, and the Frechet distance."""
+    return *kid(real, fake), frechet_distance(real, fake)
 
 
-def _distances(real: Tensor, fake: Tensor, network: str) -> dict[str, float]:
-    """KID, its standard deviation over subsets, and the Frechet distance on the features of a network."""
-    mean, std = kid(real, fake)
-    return {f"kid_{network}": mean, f"kid_{network} std": std, f"fd_{network}": frechet_distance(real, fake)}
+def _lite0(real: Tensor, fake: Tensor) -> Lite0Figures:
+    mean, std, distance = _distances(real, fake)
+    return {"kid_lite0": mean, "kid_lite0 std": std, "fd_lite0": distance}
+
+
+def _inception(net: torch.jit.ScriptModule | None, real: Tensor, fake: Tensor) -> InceptionFigures:
+    if net is None:
+        return {"kid_inception": NOT_MEASURED, "fd_inception": NOT_MEASURED}
+    mean, std, distance = _distances(inception_features(net, real), inception_features(net, fake))
+    return {"kid_inception": mean, "kid_inception std": std, "fd_inception": distance}
 
 
 def _figures(
     side: _Side, train: _Side, held_out: _Side | None, probe: RetrievalProbe, networks: _Networks
-) -> dict[str, Any]:
+) -> SplitFigures:
     n = side.count
     real, captions = side.real, side.real.captions[:n]
-    result: dict[str, Any] = {
+    result: SplitFigures = {
         "pictures": n,
         "real pictures": len(real),
-        **_distances(side.features, side.made_features, "lite0"),
+        **_lite0(side.features, side.made_features),
         "retrieval": {
-            name: probe.precision(features[:n], side.embeddings, real.concepts).as_dict()
-            for name, features in (("generated", side.made_features), ("real", side.features))
+            "generated": probe.precision(side.made_features, side.embeddings, real.concepts).as_dict(),
+            "real": probe.precision(side.features[:n], side.embeddings, real.concepts).as_dict(),
         },
-        "contrast": contrast.check(side.made, real.images[:n], captions).as_dict(),
+        "contrast": contrast.check(side.made, real.images[:n], captions),
+        **_inception(networks.inception, real.images, side.made),
+        "clip_score": NOT_MEASURED if networks.clip is None else clip_score(networks.clip, side.made, captions),
     }
     if held_out is not None:
         result["copying"] = {
@@ -303,12 +315,6 @@ def _figures(
                 copying.nearest_in_pixels(held_out.real.images, train.real.images),
             ),
         }
-    if networks.inception is None:
-        result |= {"kid_inception": NOT_MEASURED, "fd_inception": NOT_MEASURED}
-    else:
-        truth, made = (inception_features(networks.inception, images) for images in (real.images, side.made))
-        result |= _distances(truth, made, "inception")
-    result["clip_score"] = NOT_MEASURED if networks.clip is None else clip_score(networks.clip, side.made, captions)
     return result
 
 
@@ -324,7 +330,7 @@ def _autoencoder(
     return result
 
 
-def _write(folder: Path, figures: dict[str, Any], sides: dict[str, _Side]) -> Report:
+def _write(folder: Path, figures: Figures, sides: dict[str, _Side]) -> Report:
     train = sides["train"]
     report = Report(figures, folder / "report.json", folder / "report.html", folder / "sheet.png")
     cards: dict[str, list[Card]] = {}

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -9,6 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
+
+PrecisionFigures = TypedDict(
+    "PrecisionFigures",
+    {
+        "R@1": float,
+        "R@5": float,
+        "R@1 standard error": float,
+        "R@5 standard error": float,
+        "candidates": int,
+        "chance R@1": float,
+        "pictures": int,
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -24,7 +38,7 @@ class Precision:
     """How many captions each picture chose from: chance is 1 / candidates and 5 / candidates."""
     pictures: int
 
-    def as_dict(self) -> dict[str, float | int]:
+    def as_dict(self) -> PrecisionFigures:
         """Under the names of the report."""
         return {
             "R@1": self.top1,

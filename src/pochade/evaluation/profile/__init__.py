@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pochade.evaluation.profile.figures import Measured
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -105,12 +107,8 @@ def _wait(torch: Any) -> None:
         torch.cuda.synchronize()
 
 
-def measure(load: Callable[[], Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Memory and time of what ``load`` gives, for a process that does nothing else.
-
-    ``libraries_mb`` is resident before loading, ``loading_mb`` the peak while loading, ``rest_mb`` resident
-    afterwards, ``peak_mb`` the peak during the calls, ``seconds`` the fastest of ``repeats`` calls after one.
-    """
+def measure(load: Callable[[], Callable[[], object]], repeats: int) -> Measured:
+    """Memory and time of what ``load`` gives, for a process that does nothing else; ``repeats`` calls after one."""
     libraries = resident_mb()
     reset_peak()
     call = load()

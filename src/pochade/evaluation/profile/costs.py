@@ -9,14 +9,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, model_size
+from pochade.evaluation.profile.figures import Component, EagerJob, Graphs, GraphsJob, Measured, Profile, Row, Settings
 from pochade.evaluation.profile.models import is_random, load, load_skeleton
 from pochade.export.onnx import (
     Exported,
@@ -28,6 +30,7 @@ from pochade.export.quantize import quantise
 from pochade.files import write_text
 from pochade.pipelines.checks import check_count
 from pochade.pipelines.metadata import versions
+from pochade.types import InputSpec
 
 RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)
@@ -52,18 +55,12 @@ def profile(
     repeats: int = 5,
     keep: str | os.PathLike[str] | None = None,
     log: Log | None = None,
-) -> dict[str, Any]:
+) -> Profile:
     """Measures a model; the result can be written as JSON.
 
-    ``components``: name -> class, parameters, whether they are random, MB in float32 and float16.
-
-    ``rows``: one for each component, for ``picture`` (all of them in one process) and, as graphs, for
-    ``picture_in_turn`` (each loaded when its turn comes, and let go), in each runtime and precision:
-    ``weights_mb`` of the files (eager: of the parameters), memory and ``seconds`` as
-    ``pochade.evaluation.profile.measure`` says, ``error`` of 8-bit weights. A picture's seconds are those of text,
-    ``steps`` calls of the denoiser and decoder, without guidance.
-
-    ``exports``: seconds, and the largest difference of the graph from eager.
+    ``rows`` has one for each component, for ``picture`` (all of them in one process) and, as graphs, for
+    ``picture_in_turn`` (each loaded when it is needed, and released), in each runtime and precision. A picture's
+    seconds are those of text, ``steps`` calls of the denoiser and decoder, without guidance.
 
     Args:
         model: name of a shipped model, folder, hub name, or ``FAMILY:VARIANT`` for random weights.
@@ -94,10 +91,10 @@ def profile(
     log = log or (lambda _: None)
     modules = {name: load_skeleton(model, name, text_encoder) for name in COMPONENTS}
     modules = {name: module for name, module in modules.items() if module is not None}
-    latent_size = _latent_size(modules["denoiser"], modules["decoder"], size)
+    latent_size = _latent_size(modules["denoiser"].input_spec(), int(modules["decoder"].downsampling), size)
     tokens = int(modules["text_encoder"].max_tokens) if "text_encoder" in modules else 1
     random = is_random(model)
-    settings = {
+    settings: Settings = {
         "model": model,
         "text_encoder": text_encoder,
         "latent_size": list(latent_size),
@@ -108,16 +105,12 @@ def profile(
         "depth": depth,
         "repeats": repeats,
     }
-    found: dict[str, Any] = {
+    found: Profile = {
         **settings,
         "size": latent_size[0] * int(modules["decoder"].downsampling),
         "versions": versions(),
         "components": {
-            name: {
-                "class": type(module).__name__,
-                "random": random and type(module).__name__ != "MiniLMEncoder",
-                **model_size(module).as_dict(),
-            }
+            name: _component(module, random and type(module).__name__ != "MiniLMEncoder")
             for name, module in modules.items()
         },
         "rows": [],
@@ -129,13 +122,25 @@ def profile(
     if runtime != "onnx":
         for component in (*names, PICTURE):
             log(f"{component}, eager")
-            row = _run("eager", {**settings, "component": component})
-            weights = [found["components"][n]["fp32_mb"] for n in names if component in (n, PICTURE)]
-            found["rows"].append(_row(component, "eager", "fp32", sum(weights), row))
+            job: EagerJob = {**settings, "component": component}
+            measured: Measured = _run("eager", component, job)
+            weights = sum(found["components"][n]["fp32_mb"] for n in names if component in (n, PICTURE))
+            found["rows"].append(_row(component, "eager", "fp32", weights, measured, None))
     if runtime != "eager":
         with tempfile.TemporaryDirectory(prefix="pochade-profile-") as temporary:
             _in_onnx(found, names, folder or Path(temporary), tokenizer, log)
     return found
+
+
+def _component(module: nn.Module, random: bool) -> Component:
+    size = model_size(module)
+    return {
+        "class": type(module).__name__,
+        "random": random,
+        "parameters": size.parameters,
+        "fp32_mb": size.fp32_mb,
+        "fp16_mb": size.fp16_mb,
+    }
 
 
 def _need_onnx() -> None:
@@ -157,16 +162,16 @@ def _empty_folder(folder: Path) -> Path:
     return folder
 
 
-def _latent_size(denoiser: Any, decoder: Any, size: int | None) -> tuple[int, int]:
-    f = int(decoder.downsampling)
-    size = f * denoiser.input_spec().sample_size if size is None else size
-    multiple = f * denoiser.size_multiple
+def _latent_size(spec: InputSpec, f: int, size: int | None) -> tuple[int, int]:
+    """Rows and columns for ``size`` pixels, of which a latent cell covers ``f`` a side."""
+    size = f * spec.sample_size if size is None else size
+    multiple = f * spec.size_multiple
     if size < multiple or size % multiple:
         raise PochadeError(f"size: {size} given, allowed are multiples of {multiple} pixels, from {multiple} on")
     return size // f, size // f
 
 
-def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: str | None, log: Log) -> None:
+def _in_onnx(found: Profile, names: list[str], folder: Path, tokenizer: str | None, log: Log) -> None:
     """Adds the rows of the exported graphs, float32 and with 8-bit weights."""
     vocabulary = None
     if tokenizer is not None:
@@ -191,22 +196,24 @@ def _in_onnx(found: dict[str, Any], names: list[str], folder: Path, tokenizer: s
                 continue
             log(f"{component}, ONNX Runtime {precision}")
             held = {component: paths[component]} if component in names else paths
-            job = {
+            job: GraphsJob = {
                 "component": component,
                 "files": {name: str(path) for name, path in held.items()},
-                "tokenizer": vocabulary and str(vocabulary),
-                **{key: found[key] for key in ("steps", "threads", "repeats")},
+                "tokenizer": None if vocabulary is None else str(vocabulary),
+                "steps": found["steps"],
+                "threads": found["threads"],
+                "repeats": found["repeats"],
             }
-            row = _run("graphs", job)
-            if row.pop("torch"):
+            measured: Graphs = _run("graphs", component, job)
+            if measured["torch"]:
                 raise FailureError(
                     f"{component}: the process of ONNX Runtime has loaded torch, its memory says nothing"
                 )
             error = errors.get(component) if precision == "int8" else None
-            found["rows"].append(_row(component, "onnx", precision, row.pop("weights_mb"), row, error))
+            found["rows"].append(_row(component, "onnx", precision, measured["weights_mb"], measured, error))
 
 
-def _export(found: dict[str, Any], name: str, path: Path) -> Exported:
+def _export(found: Profile, name: str, path: Path) -> Exported:
     module, batch = load(found["model"], name, found["text_encoder"]), found["batch"]
     rows, columns = found["latent_size"]
     shared: dict[str, Any] = {"batch": batch, "external_data": True}
@@ -224,17 +231,25 @@ def _export(found: dict[str, Any], name: str, path: Path) -> Exported:
     )
 
 
-def _row(
-    component: str, runtime: str, precision: str, weights: float, measured: dict[str, float], error: float | None = None
-) -> dict[str, Any]:
-    head = {"component": component, "runtime": runtime, "precision": precision, "weights_mb": weights}
-    return {**head, **measured, "error": error}
+def _row(component: str, runtime: str, precision: str, weights: float, measured: Measured, error: float | None) -> Row:
+    return {
+        "component": component,
+        "runtime": runtime,
+        "precision": precision,
+        "weights_mb": weights,
+        "libraries_mb": measured["libraries_mb"],
+        "loading_mb": measured["loading_mb"],
+        "rest_mb": measured["rest_mb"],
+        "peak_mb": measured["peak_mb"],
+        "seconds": measured["seconds"],
+        "error": error,
+    }
 
 
-def _run(worker: str, job: dict[str, Any]) -> dict[str, Any]:
-    """What a measuring process says of a job; it ends with this one."""
+def _run(worker: str, component: str, job: Mapping[str, object]) -> Any:
+    """The JSON that a measuring process writes for a job; it ends with this one."""
     command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
-    environment = os.environ | (_RETURN_FREED_MEMORY if job["component"] == IN_TURN else {})
+    environment = os.environ | (_RETURN_FREED_MEMORY if component == IN_TURN else {})
     process = subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -247,5 +262,5 @@ def _run(worker: str, job: dict[str, Any]) -> dict[str, Any]:
     if process.returncode:
         last = (errors.strip().splitlines() or ["it said nothing"])[-1]
         how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
-        raise FailureError(f"{job['component']}: the measuring process ended with {how}: {last}")
+        raise FailureError(f"{component}: the measuring process ended with {how}: {last}")
     return json.loads(out)

@@ -2,39 +2,41 @@
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.evaluation.profile import COMPONENTS, PICTURE, measure
+from pochade.evaluation.profile.figures import EagerJob
 from pochade.evaluation.profile.models import load
 from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
 from pochade.export.onnx import denoiser_inputs
 from pochade.types import Conditioning
 
-Module = Any
 
-
-def values_for(denoiser: Module, job: dict[str, Any]) -> dict[str, Tensor]:
+def values_for(denoiser: DenoiserModel, job: EagerJob) -> dict[str, Tensor]:
     """Values for every input of a denoiser, the same as its graph is given."""
     found: dict[str, Tensor] = {}
-    for i in denoiser_inputs(denoiser.input_spec(), tuple(job["latent_size"]), job["text_tokens"]):
+    rows, columns = job["latent_size"]
+    for i in denoiser_inputs(denoiser.input_spec(), (rows, columns), job["text_tokens"]):
         kind = str(i.dtype).removeprefix("torch.")
         found[i.name] = torch.from_numpy(seeded(i.name, (job["batch"], *i.shape), kind))
     return found
 
 
-def call_denoiser(denoiser: Module, depth: int | None, values: Any) -> tuple[Tensor, Tensor | None]:
+def call_denoiser(
+    denoiser: DenoiserModel, depth: int | None, values: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor | None]:
     """Velocity and next state for values by name."""
     parts = {name: value for name, value in values.items() if name not in {"latents", "t", "state"}}
     out = denoiser(values["latents"], values["t"], Conditioning(**parts), state=values.get("state"), depth=depth)
     return out.velocity, out.state
 
 
-def one(job: dict[str, Any]) -> Callable[[], object]:
+def one(job: EagerJob) -> Callable[[], object]:
     """Loads a component, gives a call of it."""
     component = job["component"]
     module = load(job["model"], component, job["text_encoder"])
@@ -47,7 +49,7 @@ def one(job: dict[str, Any]) -> Callable[[], object]:
     return partial(call_denoiser, module, job["depth"], values_for(module, job))
 
 
-def picture(job: dict[str, Any]) -> Callable[[], Tensor]:
+def picture(job: EagerJob) -> Callable[[], Tensor]:
     """Loads all components, gives the whole sampling, from a prompt to pixels."""
     text, denoiser, decoder = (load(job["model"], name, job["text_encoder"]) for name in COMPONENTS)
     given = values_for(denoiser, job)

@@ -15,6 +15,7 @@ import numpy as np
 import onnxruntime
 
 from pochade.evaluation.profile import IN_TURN, PICTURE, measure
+from pochade.evaluation.profile.figures import Graphs, GraphsJob
 from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
 
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
@@ -103,16 +104,16 @@ def _denoise(graph: Any, text: dict[str, np.ndarray], steps: int) -> np.ndarray:
 
 def main() -> None:
     """Reads a job, writes what was measured, both as JSON."""
-    job = json.load(sys.stdin)
+    job: GraphsJob = json.load(sys.stdin)
     files, threads = job["files"], job["threads"]
     if job["component"] in (PICTURE, IN_TURN):
         in_turn = job["component"] == IN_TURN
         load = partial(picture, files, job["tokenizer"], job["steps"], threads, in_turn=in_turn)
     else:
         load = partial(one, files[job["component"]], threads)
-    found = measure(load, job["repeats"])
-    found["weights_mb"] = sum(p.stat().st_size for f in files.values() for p in _parts(Path(f))) / 1e6
-    found["torch"] = "torch" in sys.modules
+    measured = measure(load, job["repeats"])
+    weights = sum(p.stat().st_size for f in files.values() for p in _parts(Path(f))) / 1e6
+    found: Graphs = {**measured, "weights_mb": weights, "torch": "torch" in sys.modules}
     json.dump(found, sys.stdout)
 
 

@@ -1,0 +1,80 @@
+"""The form of ``report.json``. Where a figure was not measured, a text in its place says why."""
+
+from typing import NotRequired, TypedDict
+
+from pochade.evaluation.contrast import Contrast
+from pochade.evaluation.copying import Summary
+from pochade.evaluation.retrieval import PrecisionFigures
+
+
+class RetrievalFigures(TypedDict):
+    """Retrieval precision of generated pictures, and of the real ones of the same captions."""
+
+    generated: PrecisionFigures
+    real: PrecisionFigures
+
+
+class CopyingFigures(TypedDict):
+    """Distances to the nearest training picture, by features and by pixels."""
+
+    features: Summary
+    pixels: Summary
+
+
+Lite0Figures = TypedDict("Lite0Figures", {"kid_lite0": float, "kid_lite0 std": float, "fd_lite0": float})
+"""KID, its standard deviation over subsets, and FID-style distance, of features of EfficientNet-Lite0."""
+
+InceptionFigures = TypedDict(
+    "InceptionFigures",
+    {"kid_inception": float | str, "kid_inception std": NotRequired[float], "fd_inception": float | str},
+)
+"""The same of features of the Inception network: KID and FID."""
+
+_OtherFigures = TypedDict(
+    "_OtherFigures",
+    {
+        "pictures": int,
+        "real pictures": int,
+        "retrieval": RetrievalFigures,
+        "contrast": Contrast,
+        "copying": NotRequired[CopyingFigures],
+        "clip_score": float | str,
+    },
+)
+
+
+class SplitFigures(Lite0Figures, InceptionFigures, _OtherFigures):
+    """Of the captions of one split."""
+
+
+class TrainingSource(TypedDict):
+    """Data that the model was trained on; ``compared``: whether it was there to be compared with the data measured."""
+
+    source: str
+    held_out: bool
+    compared: bool
+
+
+TrainingFigures = TypedDict(
+    "TrainingFigures", {"data": list[TrainingSource], "held-out pictures that were trained on": int}
+)
+
+Figures = TypedDict(
+    "Figures",
+    {
+        "model": str,
+        "data": str,
+        "settings": dict[str, int | float | str | None],
+        "weights_sha256": str,
+        "parameters": dict[str, int],
+        "training": TrainingFigures | str,
+        "train": SplitFigures,
+        "held_out": SplitFigures | str,
+        "real held-out beside real training pictures": NotRequired[Lite0Figures],
+        "autoencoder": dict[str, dict[str, float]],
+        "seconds": float,
+        "date": str,
+        "versions": dict[str, str],
+    },
+)
+"""All of a report."""
