@@ -1,6 +1,7 @@
 """What a picture costs: the figures agree with each other, and both runtimes paint the same picture."""
 
 import json
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from pochade.errors import FailureError, PochadeError
-from pochade.evaluation.profile import COMPONENTS, costs, eager, graphs, measure, models
+from pochade.evaluation.profile import (
+    COMPONENTS,
+    costs,
+    eager,
+    graphs,
+    measure,
+    model_size,
+    models,
+    peak_resident_mb,
+    resident_mb,
+    seconds_per_call,
+)
 from pochade.evaluation.profile.costs import profile
 from pochade.evaluation.profile.sampling import sample, seeded
 
@@ -165,3 +178,28 @@ def test_latents_of_a_known_velocity() -> None:
     out = sample(denoise, given, 4)
     np.testing.assert_allclose(out, given["latents"] - 0.25, atol=1e-6)
     assert seen == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_model_size_counts_shared_parameters_once() -> None:
+    layer = nn.Linear(9, 1, device="meta")
+    tied = nn.ModuleList([layer, layer])
+    assert model_size(tied).as_dict() == {"parameters": 10, "fp32_mb": 4e-5, "fp16_mb": 2e-5}
+
+
+def test_seconds_per_call_is_the_fastest_after_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    durations, now = [0.5, 0.25, 4.0, 1.0, 2.0], [0.0]
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def call() -> None:
+        now[0] += durations.pop(0)
+
+    assert seconds_per_call(call, repeats=3, warm_up=2) == 1.0
+    assert not durations
+
+
+def test_resident_memory_counts_what_is_allocated() -> None:
+    before = resident_mb()
+    block = torch.ones(20_000_000)  # 80 MB
+    assert resident_mb() - before > 70
+    del block
+    assert peak_resident_mb() - before > 70

@@ -1,12 +1,14 @@
-"""The energy of high frequencies that a reconstruction keeps."""
+"""Errors of a reconstruction, and the energy of high frequencies that it keeps."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from scipy.ndimage import gaussian_filter
+from torch import Tensor, nn
 
-from pochade.evaluation.reconstruction import sharpness
+from pochade.evaluation.reconstruction import psnr, reconstruction, sharpness, ssim
 
 
 def pictures(n: int = 3, rows: int = 32, columns: int = 48) -> torch.Tensor:
@@ -47,3 +49,27 @@ def test_each_picture_has_its_own_and_brightness_does_not_matter() -> None:
     images = pictures()
     both = sharpness(torch.stack((images[0], 0.5 * images[1])), torch.stack((images[0] + 0.5, images[1])))
     torch.testing.assert_close(both, torch.tensor([1.0, 0.25], dtype=torch.float64))
+
+
+class Halving(nn.Module):
+    """Gives every picture back with a known error."""
+
+    def encode(self, images: Tensor) -> Tensor:
+        return images / 2
+
+    def decode(self, latents: Tensor) -> Tensor:
+        return latents * 2 + 0.02
+
+
+def test_reconstruction_of_a_known_error() -> None:
+    images = torch.rand(5, 3, 16, 16) - 0.5
+    found = reconstruction(Halving(), images.split(2))
+    expected = 20 * np.log10(2 / 0.02)
+    assert found["psnr"] == pytest.approx(expected, abs=1e-3)
+    assert found["psnr_total"] == pytest.approx(expected, abs=1e-3)
+    assert found["pictures"] == 5
+    assert 0.99 < found["ssim"] < 1
+    assert "perceptual" not in found
+    torch.testing.assert_close(psnr(images, images + 0.02), torch.full((5,), expected, dtype=torch.float32))
+    torch.testing.assert_close(ssim(images, images), torch.ones(5, dtype=torch.float64))
+    assert ssim(images, -images).max() < 0
