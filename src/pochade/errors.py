@@ -23,9 +23,8 @@ class EmptySplitError(PochadeError):
     """A data set has no pictures of the split that is asked for."""
 
     def __init__(self, split: str, source: str, pictures: int) -> None:
-        other = {"train": "held_out", "held_out": "train"}.get(split)
-        hint = f"; take all of them, none held out, or more pictures of other captions than {other}" if other else ""
-        super().__init__(f"split: {split!r} of {source} is empty ({pictures} pictures in all){hint}")
+        hint = "" if split == "all" else "; --split all, or data.held_out=false in training, takes all of them"
+        super().__init__(f"split: {split!r} of {source} is empty ({pictures} samples in all){hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

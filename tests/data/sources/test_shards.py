@@ -12,6 +12,7 @@ from PIL import Image
 
 from pochade.data.dataset import Split
 from pochade.data.prepare.writer import Record, picture_record, write_shards
+from pochade.data.sources import open_source
 from pochade.data.sources.image_files import ImageFiles, Reading
 from pochade.data.sources.shards import NO_GROUP, open_shards
 from pochade.errors import FailureError, PochadeError
@@ -395,3 +396,12 @@ def test_the_index_of_another_library_is_passed_over(tmp_path: Path):
     write_shards(records(2), tmp_path)
     (tmp_path / "index.json").write_text('{"__kind__": "wids-shard-index-v1", "shardlist": []}')
     assert len(opened(tmp_path)) == 2
+
+
+def test_pictures_beside_shards_are_noted(tmp_path: Path):
+    write_shards(records(2), tmp_path / "deep" / "er")
+    (tmp_path / "x.jpg").write_bytes(png(1, "JPEG"))
+    data = open_source(tmp_path, "all")
+    assert len(data) == 2
+    assert data.report is not None
+    assert data.report.to_dict()["notes"]["picture beside shards, which alone are read"]["names"] == ["x.jpg"]

@@ -267,5 +267,5 @@ def _escaped(path: Path) -> str:
 
 
 def _holds_shards(folder: Path) -> bool:
-    """Whether there are shards in a folder, or in its subfolders."""
-    return any(any(folder.glob(pattern)) for pattern in ("*.tar", "*/*.tar"))
+    """Whether there are shards in a folder, or in its subfolders and theirs."""
+    return any(any(folder.glob(pattern)) for pattern in ("*.tar", "*/*.tar", "*/*/*.tar"))

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -26,6 +25,7 @@ from pochade.data.sources.formats import (
     split_name,
 )
 from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading, skip_all
+from pochade.data.sources.walk import files_below
 from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name
@@ -146,31 +146,18 @@ def _nothing(found: _Found) -> str:
 def _read_tree(folder: Path, found: _Found) -> _Tree:
     """All files by what they are for; those for nothing are noted."""
     tree = _Tree()
-    names: list[str] = []
-    seen: set[str] = set()
-    passed_over = PREPARED if (folder / PREPARED[0]).is_file() else ()
-
-    def unreadable(error: OSError) -> None:
-        name = Path(error.filename).relative_to(folder).as_posix()
-        found.skipped.append((name, "unreadable folder", error.strerror or "", 1))
-
-    for place, folders, files in os.walk(folder, followlinks=True, onerror=unreadable):
-        real = os.path.realpath(place)
-        if real in seen:  # a link back
-            folders.clear()
-            continue
-        seen.add(real)
-        inside = Path(place).relative_to(folder)
-        found.notes += [("hidden folder", (inside / f).as_posix()) for f in folders if f[0] == "." and f != ".pochade"]
-        folders[:] = sorted(f for f in folders if f[0] != ".")
-        names += [(inside / file).as_posix() for file in files if inside.parts or file not in passed_over]
-    for name in sorted(names, key=lambda name: name.split("/")):
+    files = files_below(folder)
+    passed_over = PREPARED if PREPARED[0] in files.names else ()
+    found.skipped += [(name, "unreadable folder", reason, 1) for name, reason in files.unreadable]
+    found.notes += [("hidden folder", name) for name in files.hidden_folders]
+    found.notes += [("hidden file", name) for name in files.hidden]
+    for name in files.names:
         (stem, suffix), base = split_name(name), name.rpartition("/")[2]
-        if base.startswith("."):
-            found.notes.append(("hidden file", name))
-        elif base in CLASSES:
+        if name in passed_over:
+            continue
+        if base in CLASSES:
             continue  # read where there are lists
-        elif base in LISTS:
+        if base in LISTS:
             tree.lists.append(name)
         elif suffix in PICTURES:
             tree.pictures.append(name)

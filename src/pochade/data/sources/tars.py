@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from pochade.data.sources.formats import INDEX
+from pochade.data.sources.formats import INDEX, PICTURES, PREPARED, split_name
+from pochade.data.sources.walk import files_below
 from pochade.data.store import stamp
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name, sha256
@@ -57,11 +58,13 @@ class Shard:
 
 
 class Shards(NamedTuple):
-    """The folder that names are relative to, the shards in order, and what is lost of those that are not there."""
+    """The folder that names are relative to, the shards in order, what is lost of those that are not there, and the
+    names of pictures beside them."""
 
     folder: Path
     shards: list[Shard]
     missing: list[Skipped]
+    beside: list[str]
 
 
 def find_shards(path: Path) -> Shards:
@@ -70,16 +73,16 @@ def find_shards(path: Path) -> Shards:
     Raises:
         PochadeError: there are none, or an index is damaged.
     """
-    folder, files = _files(path)
-    indexes = {beside: _read_index(beside / INDEX) for beside in {file.parent for file in files}}
+    folder, files, beside = _files(path)
+    indexes = {place: _read_index(place / INDEX) for place in {file.parent for file in files}}
     shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
     missing: list[Skipped] = []
-    for beside, entries in sorted(indexes.items()) if path.is_dir() else ():
+    for place, entries in sorted(indexes.items()) if path.is_dir() else ():
         for name, entry in entries.items():
-            if not (beside / name).exists():
+            if not (place / name).exists():
                 lost = entry.samples
-                missing.append((_name(beside / name, folder), "missing shard", f"{lost} samples", lost))
-    return Shards(folder, shards, missing)
+                missing.append((_name(place / name, folder), "missing shard", f"{lost} samples", lost))
+    return Shards(folder, shards, missing, beside)
 
 
 def read_shard(shard: Shard, pair: Pairing) -> Contents:
@@ -116,10 +119,12 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _files(path: Path) -> tuple[Path, list[Path]]:
+def _files(path: Path) -> tuple[Path, list[Path], list[str]]:
+    beside: list[str] = []
     if path.is_dir():
-        found = [p for p in path.rglob("*.tar") if "/." not in f"/{p.relative_to(path).as_posix()}" and p.is_file()]
-        folder, files = path, sorted(found)
+        names = files_below(path).names
+        folder, files = path, [path / name for name in names if name.endswith(".tar")]
+        beside = [name for name in names if split_name(name)[1] in PICTURES and name not in PREPARED]
     elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(path)):
         first, last = brace.groups()
         numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
@@ -132,7 +137,7 @@ def _files(path: Path) -> tuple[Path, list[Path]]:
         folder, files = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
     if not files:
         raise PochadeError(f"shards: {path}: no .tar file there")
-    return folder, files
+    return folder, files, beside
 
 
 def _read_index(path: Path) -> dict[str, Entry]:

@@ -208,7 +208,7 @@ def test_splits_are_of_groups(tmp_path: Path):
     listed(folder, *rows)
     side, other = ("held_out", "train") if is_held_out("one") else ("train", "held_out")
     assert len(opened(folder, side)) == 40
-    with pytest.raises(EmptySplitError, match=rf"split: '{other}' of .* is empty \(40 pictures in all\)"):
+    with pytest.raises(EmptySplitError, match=rf"split: '{other}' of .* is empty \(40 samples in all\)"):
         opened(folder, other)
 
 

@@ -16,6 +16,7 @@ from pochade.data.sources.formats import PICTURES, PREPARED, READABLE, SPLIT_NAM
 from pochade.data.sources.image_files import CHECKED_SIDE, Picture, Reading, skip_all
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable
 from pochade.data.sources.tars import Contents, Member, Shard, Skipped, find_shards, read_shard, top_folders
+from pochade.data.sources.walk import files_below
 from pochade.data.store import read_store, stamp, store_for
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import is_safe_name, write_json
@@ -206,8 +207,7 @@ def read_row(row: Any) -> tuple[str, tuple[str, ...], str, str]:
 
 def _from_lists(folder: Path) -> FoundPairs:
     found = FoundPairs(folder, [], [], [])
-    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*"))]
-    names = [name for name in names if "/." not in f"/{name}"]
+    names = files_below(folder).names
     lists = [name for name in names if PurePosixPath(name).name == LIST]
     if not lists:
         raise PochadeError(f"folder: {folder} holds no pairs: {EXPECTED}")
@@ -256,7 +256,7 @@ def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, sid
 
 
 def _from_shards(path: Path, progress: bool) -> FoundPairs:
-    folder, shards, missing = find_shards(path)
+    folder, shards, missing, beside = find_shards(path)
     remembered = store_for(folder) / "pair-shards.json"
     known = read_store(remembered)
     seen: dict[str, Any] = {}
@@ -270,7 +270,8 @@ def _from_shards(path: Path, progress: bool) -> FoundPairs:
     if seen != known:
         write_json(remembered, seen)
     sides = split_folders(top_folders(seen))
-    found = FoundPairs(folder, [], list(missing), [])
+    notes = [("picture beside shards, which alone are read", name) for name in beside]
+    found = FoundPairs(folder, [], list(missing), notes)
     for shard in shards:
         content = seen[shard.name]
         found.skipped.extend((name, reason, detail, samples) for name, reason, detail, samples in content["skipped"])
