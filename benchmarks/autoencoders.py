@@ -23,6 +23,7 @@ from PIL import Image
 from torch import Tensor
 
 from measuring import write_png
+from pochade.data.sources import open_source
 from pochade.evaluation.reconstruction import psnr, sharpness, ssim
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
@@ -30,8 +31,6 @@ from pochade.files import write_text
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.recipes.autoencoders import load_autoencoder
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURES = ("psnr", "ssim", "perceptual", "sharpness")
@@ -166,12 +165,10 @@ def compare(
 
 def chosen(source: str, size: int, limit: int | None) -> list[Image.Image]:
     """Held-out pictures, one of each group of variants, in an order drawn once."""
-    pictures = as_pictures(open_images(ImageData(source, size), "held_out"))
-    first: dict[int, int] = {}
-    for index in range(len(pictures)):
-        first.setdefault(pictures.group(index), index)
-    order = np.random.default_rng(0).permutation(list(first.values()))[:limit]
-    return [pictures.image(int(index)).convert("RGB") for index in order]
+    pictures = open_source(source, "held_out")
+    first = [variants[0] for variants in pictures.groups().values()]
+    order = np.random.default_rng(0).permutation(first)[:limit]
+    return [pictures.image(int(index), size) for index in order]
 
 
 def markdown(groups: list[list[Entry]], about: dict[str, Any]) -> str:

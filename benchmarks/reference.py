@@ -29,8 +29,6 @@ from pochade.features.lite0 import load_lite0
 from pochade.files import write_text
 from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes.sources import as_pictures, open_images
-from pochade.recipes.stages import ImageData
 
 DOCS = Path(__file__).parents[1] / "docs"
 BATCH = 25
@@ -73,15 +71,15 @@ def paint(pipe: Any, prompts: list[str], references: Tensor | None, scale: float
 
 def held_out_references(source: str, size: int, prompts: list[str]) -> list[Image.Image]:
     """Pictures of a source that were held out of training, one for each prompt, none of them called as it is."""
-    pictures = as_pictures(open_images(ImageData(source, size), "held_out"))
+    pictures = open_source(source, "held_out")
     step = max(1, len(pictures) // len(prompts))
     chosen: list[int] = []
     for i, prompt in enumerate(prompts):
         item = i * step
-        while prompt in pictures.captions(item % len(pictures)):
+        while prompt in pictures.item(item % len(pictures)).captions:
             item += 1
         chosen.append(item % len(pictures))
-    return [pictures.image(item) for item in chosen]
+    return [pictures.image(item, size) for item in chosen]
 
 
 def evenly(count: int, chosen: int) -> list[int]:
