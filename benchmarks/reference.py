@@ -56,7 +56,11 @@ def paint(pipe: Any, prompts: list[str], references: Tensor | None, scale: float
     images: list[Tensor] = []
     for start in range(0, len(prompts), BATCH):
         rows = range(start, min(start + BATCH, len(prompts)))
-        told = {} if references is None else {"reference": references[rows.start : rows.stop], "reference_scale": scale}
+        told = (
+            {}
+            if references is None
+            else {"image_prompt": references[rows.start : rows.stop], "image_prompt_scale": scale}
+        )
         images.append(
             pipe(
                 [prompts[i] for i in rows],
@@ -104,14 +108,14 @@ def main() -> None:
     args = parser.parse_args()
     pipe = TextToImagePipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
-    size, branch = pipe.default_size, pipe.denoiser.reference
-    encoder: Any = style.load(pipe.denoiser.config.reference_encoder)
+    size, branch = pipe.default_size, pipe.denoiser.image_prompt
+    encoder: Any = style.load(pipe.denoiser.config.image_prompt_encoder)
     net = load_lite0()
     real = read_splits(open_source("openmoji", "all"), size).present()
     embeddings = {split: caption_embeddings(pictures.captions) for split, pictures in real.items()}
     probe = RetrievalProbe.fit(pooled_features(net, real["train"].images), embeddings["train"])
     record: dict[str, Any] = {"size": size, "steps": args.steps, "references": args.references}
-    record |= {"encoder": pipe.denoiser.config.reference_encoder, "rows": []}
+    record |= {"encoder": pipe.denoiser.config.image_prompt_encoder, "rows": []}
     references: list[Image.Image] = []
     features = torch.zeros(0)
     for split, pictures in real.items():

@@ -20,8 +20,8 @@ def full(batch: int = 3) -> Conditioning:
         source=noise(2, 4, 4),
         source_mask=torch.ones(batch, 1, 4, 4),
         control=noise(1, 4, 4),
-        reference=noise(1, 7),
-        reference_scale=torch.full((batch,), 0.5),
+        image_prompt=noise(1, 7),
+        image_prompt_scale=torch.full((batch,), 0.5),
         task=torch.arange(batch),
     )
 
@@ -31,10 +31,10 @@ DROPPED = {
     "class_label": {"class_label": -1},
     "source": {"source": 0, "source_mask": 0, "task": -1},
     "control": {"control": 0},
-    "reference": {"reference": 0, "reference_scale": 0},
+    "image_prompt": {"image_prompt": 0, "image_prompt_scale": 0},
 }
 NAMES = ("tokens", "mask", "pooled", "class_label", "source", "source_mask", "control", "task")
-NAMES += ("reference", "reference_scale")
+NAMES += ("image_prompt", "image_prompt_scale")
 
 
 def test_the_table_of_parts_is_complete():

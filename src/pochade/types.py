@@ -21,15 +21,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-PARTS = ("text", "class_label", "source", "control", "reference")
+PARTS = ("text", "class_label", "source", "control", "image_prompt")
 """The parts of a conditioning that guidance can drop."""
 TASKS = ("generate", "edit", "inpaint", "super_resolution")
-"""What ``Conditioning.task`` counts: what is asked for where there is a source picture."""
+"""What ``Conditioning.task`` counts: the task where there is a source picture."""
 
 
 @dataclass(frozen=True)
 class Conditioning:
-    """All that a denoiser may be told. Absent parts are None; the batch axis is first everywhere.
+    """The inputs of a denoiser beside latents and time. Absent parts are None; the batch axis is first everywhere.
 
     A dropped row keeps its shape: text has an all-False mask and zero vectors, a class label is -1, images and features
     are zero and the task that goes with an image is -1.
@@ -47,13 +47,13 @@ class Conditioning:
     source: Tensor | None = None
     """[B, C, H, W] latents of the picture to edit."""
     source_mask: Tensor | None = None
-    """[B, 1, H, W] in [0, 1], 1 where the picture is to be repainted."""
+    """[B, 1, H, W] in [0, 1], 1 where the picture is to be changed."""
     control: Tensor | None = None
     """[B, C, H, W] latents of the picture of a spatial control, such as edges."""
-    reference: Tensor | None = None
-    """[B, R, D_ref] float, features of pictures whose style is to be followed; R of them, mostly one."""
-    reference_scale: Tensor | None = None
-    """[B] float from 0 on, how strongly; absent, 1."""
+    image_prompt: Tensor | None = None
+    """[B, R, D_image] float, features of image prompts, pictures whose style is followed; R of them, mostly one."""
+    image_prompt_scale: Tensor | None = None
+    """[B] float from 0 on, the weight of the image prompt; absent, 1."""
     task: Tensor | None = None
     """[B] int64, index into ``TASKS``, or -1 for none."""
 
@@ -88,8 +88,8 @@ class Conditioning:
             fills |= {"source": 0, "source_mask": 0, "task": -1}
         if "control" in parts:
             fills |= {"control": 0}
-        if "reference" in parts:
-            fills |= {"reference": 0, "reference_scale": 0}
+        if "image_prompt" in parts:
+            fills |= {"image_prompt": 0, "image_prompt_scale": 0}
         changed: dict[str, Tensor] = {}
         for name, value in self._present().items():
             if name not in fills:
@@ -150,9 +150,9 @@ class InputSpec:
     control: bool = False
     """``control``."""
     image_prompt_dim: int = 0
-    """D_ref of ``reference``."""
+    """D_image of ``image_prompt``."""
     image_prompt_encoder: str | None = None
-    """Identity of the encoder of ``reference``, where it is known."""
+    """Identity of the encoder of ``image_prompt``, where it is known."""
     state_shape: tuple[int, ...] | None = None
     """Of what goes from one sampling step to the next, without the batch axis."""
     depth: int | None = None

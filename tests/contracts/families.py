@@ -98,7 +98,7 @@ FAMILIES: dict[str, Family] = {
             "width": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width"},
             "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels", "tasks": ("inpaint",)},
             "regions": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width", "tasks": ("edit",), "regions": 2},
-            "referenced": _MICROFORGE | _TEXT | {"patch_size": 1, "reference_dim": 7},
+            "image_prompt": _MICROFORGE | _TEXT | {"patch_size": 1, "image_prompt_dim": 7},
         },
         ways=({"source": "width"}, {"source": "channels"}),
         stateful=True,
@@ -206,9 +206,9 @@ def conditioning_for(
             values["task"] = torch.arange(batch) % len(TASKS)
     if "control" in parts:
         values["control"] = noise(batch, config.latent_channels, *size)
-    if "reference" in parts:
-        values["reference"] = noise(batch, 2, config.reference_dim)
-        values["reference_scale"] = 0.5 + torch.rand(batch, generator=generator)
+    if "image_prompt" in parts:
+        values["image_prompt"] = noise(batch, 2, config.image_prompt_dim)
+        values["image_prompt_scale"] = 0.5 + torch.rand(batch, generator=generator)
     return Conditioning(**values)
 
 

@@ -19,7 +19,7 @@ from pochade.types import TASKS, Conditioning
 
 DOCS = Path(__file__).parents[2] / "docs" / "families.md"
 CASES = [(name, toy) for name, family in FAMILIES.items() for toy in family.toys]
-CONTROLLED, REFERENCED = ("iris", "controlled"), ("microforge", "referenced")
+CONTROLLED, IMAGE_PROMPT = ("iris", "controlled"), ("microforge", "image_prompt")
 SIZES = ((4, 4), (8, 8), (4, 8))
 TIGHT = {"atol": 1e-5, "rtol": 0}
 
@@ -36,7 +36,7 @@ def family(case: tuple[str, str]) -> Family:
     toy = found.toys[case[1]]
     own = ["source"] if toy.get("source", "none") != "none" or toy.get("tasks") else []
     own += ["control"] if toy.get("controlled") else []
-    own += ["reference"] if toy.get("reference_dim") else []
+    own += ["image_prompt"] if toy.get("image_prompt_dim") else []
     return replace(found, parts=(*found.parts, *own))
 
 
@@ -47,7 +47,7 @@ def denoiser(case: tuple[str, str]) -> Any:
 
 def absent(conditioning: Conditioning, part: str) -> Conditioning:
     names = {"text": ("tokens", "mask", "pooled"), "source": ("source", "source_mask", "task")}
-    names |= {"reference": ("reference", "reference_scale")}
+    names |= {"image_prompt": ("image_prompt", "image_prompt_scale")}
     return replace(conditioning, **dict.fromkeys(names.get(part, (part,))))
 
 
@@ -120,7 +120,7 @@ def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> N
 def test_no_parameter_is_left_out_where_there_is_no_source(case: tuple[str, str], denoiser: Any) -> None:
     """What distributed training asks of a task that does not say otherwise (``Task.has_unused``)."""
     toy = FAMILIES[case[0]].toys[case[1]]
-    if toy.get("source", "none") != "none" or {"tasks", "controlled", "reference_dim"} & toy.keys():
+    if toy.get("source", "none") != "none" or {"tasks", "controlled", "image_prompt_dim"} & toy.keys():
         return
     denoiser.train()
     latents, t = inputs_for(denoiser, 3, (4, 4))
@@ -317,9 +317,9 @@ def test_bad_conditioning(denoiser: Any, family: Family) -> None:
         wrong["source"] = {"source": torch.zeros(2, latents.shape[1], 8, 8)}
         wrong["source_mask"] = {"source_mask": torch.zeros(2, 2, 4, 4)}
     wrong["control"] = {"control": torch.zeros(2, latents.shape[1], 8, 8)}
-    wrong["reference"] = {"reference": torch.ones(2, 1, 99)}
-    if "reference" in family.parts:
-        wrong["reference_scale"] = {"reference_scale": torch.ones(3)}
+    wrong["image_prompt"] = {"image_prompt": torch.ones(2, 1, 99)}
+    if "image_prompt" in family.parts:
+        wrong["image_prompt_scale"] = {"image_prompt_scale": torch.ones(3)}
     for name, value in wrong.items():
         with pytest.raises(PochadeError, match=rf"{name}: .*allowed"):
             denoiser(latents, t, replace(conditioning, **value))
@@ -360,7 +360,7 @@ def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
     [
         ("lrf", "editor", {}),
         (*CONTROLLED, {"tasks": ("edit", "inpaint")}),
-        (*REFERENCED, {"source": "channels", "tasks": ("inpaint",)}),
+        (*IMAGE_PROMPT, {"source": "channels", "tasks": ("inpaint",)}),
         ("microforge", "regions", {}),
     ],
 )
@@ -371,7 +371,7 @@ def test_export_parity_with_a_source_and_whatever_else_is_shown(
     path = tmp_path / "denoiser.onnx"
     exported = export_denoiser(denoiser, path, latent_size=(4, 8), text_tokens=5, source=True)
     assert exported.difference < 1e-4
-    shown = {i.name for i in exported.inputs} & {"source", "source_mask", "task", "control", "reference"}
+    shown = {i.name for i in exported.inputs} & {"source", "source_mask", "task", "control", "image_prompt"}
     assert shown >= {"source", "source_mask", "task"}
     # The graph reads each of them.
     values = random_inputs(exported.inputs, 2, seed=4)
@@ -400,11 +400,11 @@ def test_the_input_spec_is_what_a_denoiser_takes(denoiser: Any, family: Family) 
         "class_label": bool(spec.num_classes),
         "source": spec.source,
         "control": spec.control,
-        "reference": bool(spec.image_prompt_dim),
+        "image_prompt": bool(spec.image_prompt_dim),
     }
     assert {part for part, takes in taken.items() if takes} == set(family.parts)
     assert spec.task == (conditioning_for(denoiser, family.parts, 2, (4, 4)).task is not None)
     for part in set(taken) - set(family.parts):
-        given = Conditioning(**{part: torch.zeros(2, 1, 3) if part == "reference" else latents})
+        given = Conditioning(**{part: torch.zeros(2, 1, 3) if part == "image_prompt" else latents})
         with pytest.raises(PochadeError, match=f"^{part}: a tensor given, but the network has no input for it"):
             denoiser(latents, t, given)

@@ -12,8 +12,10 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import toy_components
+from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
+from pochade.pipelines.requests import model_facts
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
 WEIGHTS = "denoiser/diffusion_pytorch_model.safetensors"
@@ -231,3 +233,23 @@ def test_components_can_be_given(toy_pipeline_folder: Path) -> None:
     assert load(toy_pipeline_folder, denoiser=denoiser).denoiser is denoiser
     with pytest.raises(PochadeError, match="from_pretrained: device_map given"):
         load(toy_pipeline_folder, device_map="auto")
+
+
+def test_keys_of_earlier_versions(tmp_path: Path) -> None:
+    """An image prompt was called a reference."""
+    parts = toy_components()
+    size = {"latent_channels": 4, "sample_size": 4, "dim": 24, "heads": 2, "blocks": 2, "inner": 32, "state_size": 4}
+    size |= {"attention_every": 2, "modulation_groups": 4, "plan_tokens": 0, "text_dim": 12, "pooled_dim": 12}
+    encoder = parts["text_encoder"].identity
+    denoiser = MicroForgeDenoiser(**size, text_encoder=encoder, image_prompt_dim=5, image_prompt_encoder="x")
+    first = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval()})
+    first.save_pretrained(tmp_path)
+    config, weights = tmp_path / "denoiser" / "config.json", tmp_path / WEIGHTS
+    config.write_text(config.read_text().replace('"image_prompt_', '"reference_'))
+    save_file({k.replace("image_prompt.", "reference."): v for k, v in load_file(weights).items()}, weights)
+    assert json.loads(config.read_text())["reference_dim"] == 5
+    again = TextToImagePipeline.from_pretrained(tmp_path)
+    assert again.denoiser.input_spec() == first.denoiser.input_spec()
+    assert model_facts(str(tmp_path)).image_prompt_dim == 5
+    for name, value in first.denoiser.state_dict().items():
+        assert torch.equal(again.denoiser.state_dict()[name], value)

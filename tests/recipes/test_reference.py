@@ -92,16 +92,16 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
     before = TextToImagePipeline.from_pretrained(generator_folder)
     old, new = before.denoiser.state_dict(), pipe.denoiser.state_dict()
     assert all(torch.equal(new[name], value) for name, value in old.items())
-    assert {name.partition(".")[0] for name in new.keys() - old.keys()} == {"reference"}
-    assert (pipe.denoiser.config.reference_dim, pipe.denoiser.config.reference_encoder) == (DIM, "lite0")
+    assert {name.partition(".")[0] for name in new.keys() - old.keys()} == {"image_prompt"}
+    assert (pipe.denoiser.config.image_prompt_dim, pipe.denoiser.config.image_prompt_encoder) == (DIM, "lite0")
     assert (pipe.default_steps, pipe.default_guidance, pipe.default_size) == (2, 3.0, SIZE)
     before.set_progress_bar_config(disable=True)
     assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
     assert (trained.parent / "samples" / "step-000003.png").is_file()
     assert len(list((trained.parents[1] / "cache").glob("references-*"))) == 1
     # Mean and deviation are those of the training pictures.
-    standard = (pipe.encode_image_prompt([drawing(i) for i in range(10)])[:, 0] - new["reference.mean"]) * new[
-        "reference.rate"
+    standard = (pipe.encode_image_prompt([drawing(i) for i in range(10)])[:, 0] - new["image_prompt.mean"]) * new[
+        "image_prompt.rate"
     ]
     assert standard.mean().abs() < 0.5
     assert 0.5 < standard.std() < 1.5
@@ -151,7 +151,7 @@ def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> Non
     with pytest.raises(PochadeError, match=r"image_prompt_scale: 0\.5 given without an image prompt"):
         paint(pipe, "a cat", image_prompt_scale=0.5)
     with pytest.raises(PochadeError, match="image_prompt: given beside prompt_embeds that hold one"):
-        paint(pipe, prompt_embeds=Conditioning(reference=torch.ones(1, 1, DIM)), image_prompt=drawing(0))
+        paint(pipe, prompt_embeds=Conditioning(image_prompt=torch.ones(1, 1, DIM)), image_prompt=drawing(0))
 
 
 def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
@@ -160,8 +160,8 @@ def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], t
     old, new = (TextToImagePipeline.from_pretrained(folder).denoiser.state_dict() for folder in (trained, model))
     assert old.keys() == new.keys()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
-    assert {name.partition(".")[0] for name in changed} == {"reference"}
-    assert not changed & {"reference.mean", "reference.rate"}
+    assert {name.partition(".")[0] for name in changed} == {"image_prompt"}
+    assert not changed & {"image_prompt.mean", "image_prompt.rate"}
     with pytest.raises(PochadeError, match=r"task.encoder: 'lite0:5' given, but .* has a reference of 'lite0'"):
         train("reference", [*further, "task.encoder=lite0:5"], tmp_path / "other")
 
@@ -171,7 +171,7 @@ def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
     few = [*changes, f"task.encoder=clip:{folder}", "steps=1", "sample_every=0", "learning_rate=0.05"]
     pipe = TextToImagePipeline.from_pretrained(train("reference", few, tmp_path / "run"))
     pipe.set_progress_bar_config(disable=True)
-    assert pipe.denoiser.config.reference_encoder == f"clip:{folder}"
+    assert pipe.denoiser.config.image_prompt_encoder == f"clip:{folder}"
     assert not torch.equal(paint(pipe, "a cat", image_prompt=drawing(0)), paint(pipe, "a cat"))
     style.load.cache_clear()
     folder.rename(tmp_path / "gone")

@@ -49,8 +49,8 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, spec: InputS
     if spec.control:
         allowed["control"] = tuple(latents.shape)
     if spec.image_prompt_dim:
-        vectors = None if conditioning.reference is None else conditioning.reference.shape[1:2].numel()
-        allowed |= {"reference": (batch, vectors, spec.image_prompt_dim), "reference_scale": (batch,)}
+        vectors = None if conditioning.image_prompt is None else conditioning.image_prompt.shape[1:2].numel()
+        allowed |= {"image_prompt": (batch, vectors, spec.image_prompt_dim), "image_prompt_scale": (batch,)}
     if spec.task:
         allowed["task"] = (batch,)
     for name, shape in allowed.items():
@@ -59,7 +59,7 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, spec: InputS
             raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
     if spec.text_dim and (conditioning.tokens is None) != (conditioning.mask is None):
         raise PochadeError("mask: text tokens come with their mask, both or neither is allowed")
-    for name in ("source", "control", "reference", "task"):
+    for name in ("source", "control", "image_prompt", "task"):
         if name not in allowed and getattr(conditioning, name) is not None:
             raise PochadeError(f"{name}: a tensor given, but the network has no input for it: allowed is None")
 

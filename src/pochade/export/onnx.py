@@ -114,7 +114,7 @@ def denoiser_inputs(
 ) -> tuple[Input, ...]:
     """The inputs of a denoiser's graph: latents, t, then the conditioning that it takes, then its state.
 
-    Control and reference (the features of one picture) are zeros for none, the state is zeros at the first sampling
+    Control and image prompt (the features of one picture) are zeros for none, the state is zeros at the first sampling
     step. ``source`` adds the source picture's latents, the mask of what is to be changed, and the task, an index into
     ``pochade.types.TASKS``.
     """
@@ -132,7 +132,7 @@ def denoiser_inputs(
     if spec.control:
         inputs.append(Input("control", latents))
     if spec.image_prompt_dim:
-        inputs.append(Input("reference", (1, spec.image_prompt_dim)))
+        inputs.append(Input("image_prompt", (1, spec.image_prompt_dim)))
     if spec.state_shape is not None:
         inputs.append(Input("state", spec.state_shape))
     return tuple(inputs)

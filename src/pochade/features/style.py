@@ -1,4 +1,4 @@
-"""What a reference picture is like, in one vector: statistics of a network's features that forget where things are."""
+"""Features of an image prompt: statistics of a network's maps over the whole picture."""
 
 import re
 from functools import lru_cache
@@ -40,7 +40,7 @@ class Lite0Style(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1], resized to 128 x 128 -> features [B, 1, D_ref]."""
+        """[B, 3, H, W] in [-1, 1], resized to 128 x 128 -> features [B, 1, D_image]."""
         size = (POOLED_SIZE, POOLED_SIZE)
         if tuple(images.shape[-2:]) != size:
             images = F.interpolate(images, size=size, mode="bilinear", antialias=True)
@@ -72,7 +72,7 @@ class ClipStyle(nn.Module):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1], resized to the tower's square -> features [B, 1, D_ref], their mean square 1."""
+        """[B, 3, H, W] in [-1, 1], resized to the tower's square -> features [B, 1, D_image], their mean square 1."""
         pixels = images / 2 + 0.5
         size = (self.side, self.side)
         if tuple(pixels.shape[-2:]) != size:

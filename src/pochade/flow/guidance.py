@@ -60,7 +60,7 @@ class GuidedDenoiser:
     times outside the guidance interval only the conditional branch is computed; its state is what the others start
     from where the interval begins.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
-    conditioning) stands where it would be dropped. A reference is dropped together with the text, as it is
+    conditioning) stands where it would be dropped. An image prompt is dropped together with the text, as
     in 2308.06721, section 3.2.3, so that guidance leads towards both.
     """
 
@@ -71,7 +71,7 @@ class GuidedDenoiser:
         self.config = denoiser.config
 
     def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
-        without_text = conditioning.drop("text", "class_label", "reference")
+        without_text = conditioning.drop("text", "class_label", "image_prompt")
         if self.negative is not None:
             given = {name: getattr(self.negative, name) for name in ("tokens", "mask", "pooled", "class_label")}
             without_text = replace(without_text, **{name: v for name, v in given.items() if v is not None})

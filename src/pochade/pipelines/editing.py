@@ -110,7 +110,7 @@ class EditingPipeline(GenerationPipeline):
         pictures, to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
         """
         down = int(self.autoencoder.downsampling)
-        shape = (int(self.denoiser.config.latent_channels), canvas.outer[0] // down, canvas.outer[1] // down)
+        shape = (self.denoiser.input_spec().latent_channels, canvas.outer[0] // down, canvas.outer[1] // down)
         noise, generators = self._noise(generator, None, call.batch, shape)
         on_canvas = canvas.put(pictures).to(self._execution_device, self.autoencoder.dtype)
         latents = encode_tiled(self.autoencoder, on_canvas * 2 - 1)

@@ -91,12 +91,20 @@ def _download(name: str, options: dict[str, Any]) -> Path:
 
 
 RENAMED = {"reference_dim": "image_prompt_dim", "reference_encoder": "image_prompt_encoder"}
-"""Keys of a denoiser's configuration as earlier versions wrote them -> as they are called now."""
+"""Keys of a component's configuration as earlier versions wrote them -> as they are called now."""
+RENAMED_WEIGHTS = {"reference.": "image_prompt."}
+"""Beginnings of the names of weights, likewise."""
 
 
 def renamed(config: dict[str, Any]) -> dict[str, Any]:
-    """A denoiser's configuration with the keys of today."""
+    """A component's configuration, whichever version wrote it, with the keys of today."""
     return {RENAMED.get(key, key): value for key, value in config.items()}
+
+
+def renamed_weight(name: str) -> str:
+    """The name of a weight, whichever version wrote it, as it is today."""
+    old = next((old for old in RENAMED_WEIGHTS if name.startswith(old)), "")
+    return RENAMED_WEIGHTS.get(old, "") + name.removeprefix(old)
 
 
 def denoiser_config(folder: Path) -> dict[str, Any]:

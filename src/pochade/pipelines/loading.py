@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pochade.errors import PochadeError, nearest
 from pochade.pipelines.components import present_path, register_components
-from pochade.pipelines.hub import component_classes, read_json
+from pochade.pipelines.hub import component_classes, read_json, renamed, renamed_weight
 from pochade.tensors import read_tensors
 from pochade.text_encoders.base import ConfigOnly
 
@@ -86,7 +86,7 @@ def load_component(cls: type[Any], folder: Path) -> Any:
 def _filled(cls: type[Any], folder: Path, variant: str | None, allow_pickle: bool) -> tuple[torch.nn.Module, list[str]]:
     """The network in a folder, and what does not fit; it has its weights where nothing is wrong."""
     module = _build(cls, folder)
-    weights = _read_weights(folder, variant, allow_pickle)
+    weights = {renamed_weight(k): v for k, v in _read_weights(folder, variant, allow_pickle).items()}
     found = _mismatches(module, weights)
     if not found:
         module.load_state_dict(weights)
@@ -117,7 +117,7 @@ def _component_class(name: str, module: str, cls: str) -> type[ConfigMixin]:
 
 
 def _build(cls: type[Any], folder: Path) -> torch.nn.Module:
-    config = {k: v for k, v in read_config(folder).items() if not k.startswith("_")}
+    config = {k: v for k, v in renamed(read_config(folder)).items() if not k.startswith("_")}
     allowed = set(inspect.signature(cls.__init__).parameters) - {"self"}
     unknown = sorted(set(config) - allowed)
     if unknown:

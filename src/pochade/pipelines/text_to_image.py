@@ -151,12 +151,12 @@ class TextToImagePipeline(GenerationPipeline):
             edges = read_control(control, controlled, call.count, (height, width))
         parts: dict[str, Tensor] = {}
         if image_prompt is not None:
-            if call.embeds.reference is not None:
+            if call.embeds.image_prompt is not None:
                 raise PochadeError("image_prompt: given beside prompt_embeds that hold one, allowed is one of both")
             parts |= self._image_prompt(image_prompt, image_prompt_scale, call.count)
         elif image_prompt_scale != 1:
             raise PochadeError(f"image_prompt_scale: {image_prompt_scale} given without an image prompt")
-        shape = (int(self.denoiser.config.latent_channels), height // down, width // down)
+        shape = (self.denoiser.input_spec().latent_channels, height // down, width // down)
         noise, generators = self._noise(generator, latents, call.batch, shape)
         if edges is not None:
             edges = edges.to(self._execution_device, self.autoencoder.dtype)
@@ -215,6 +215,6 @@ class TextToImagePipeline(GenerationPipeline):
         if features.shape[2] != dim:
             raise PochadeError(f"image_prompt: {features.shape[2]} features given, the denoiser needs {dim}")
         return {
-            "reference": features.expand(prompts, -1, -1),
-            "reference_scale": torch.full((prompts,), float(scale)),
+            "image_prompt": features.expand(prompts, -1, -1),
+            "image_prompt_scale": torch.full((prompts,), float(scale)),
         }

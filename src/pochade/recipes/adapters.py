@@ -59,8 +59,8 @@ def referenced(stage: Stage) -> tuple[TextToImagePipeline, bool]:
     _check_start(stage, "MicroForge")
     pipeline = _start(stage, MicroForgeDenoiser)
     denoiser: Any = pipeline.denoiser
-    if denoiser.reference is not None:
-        known = denoiser.config.reference_encoder
+    if denoiser.image_prompt is not None:
+        known = denoiser.config.image_prompt_encoder
         if settings.encoder not in (None, known):
             raise PochadeError(
                 f"task.encoder: {settings.encoder!r} given, but {settings.model!r} has a reference of {known!r}"
@@ -69,7 +69,7 @@ def referenced(stage: Stage) -> tuple[TextToImagePipeline, bool]:
     encoder = style.load(settings.encoder or "lite0")
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(stage.seed)
-        fresh = denoiser.with_reference(encoder.dim, encoder.identity)
+        fresh = denoiser.with_image_prompt(encoder.dim, encoder.identity)
     pipeline.register_modules(denoiser=fresh)
     return pipeline, True
 
@@ -122,12 +122,12 @@ def run_reference(stage: Stage, folder: Path, resume: bool, out: Path) -> Result
         return passed_over(stage, result)
     pipeline, is_new = referenced(stage)
     dataset = open_images(stage.data)
-    encoder = style.load(pipeline.denoiser.config.reference_encoder)
+    encoder = style.load(pipeline.denoiser.config.image_prompt_encoder)
     with main_first():
         latents = _latents(stage, pipeline, dataset, out)
         data = cache_references(stage.data.size, out, latents, encoder, dataset, stage.task.views)
     if is_new:
-        pipeline.denoiser.reference.standardise(*data.statistics())
+        pipeline.denoiser.image_prompt.standardise(*data.statistics())
     task = ReferenceTask(pipeline.denoiser, stage.task)
     pictures = partial(_paint_styles, stage.name, pipeline, latents, data, dataset)
     train_stage(stage, task, data, folder, resume=resume, sample_sheet=pictures)
@@ -178,7 +178,7 @@ def _paint_styles(
         return None
     shown = zip(items, images, strict=True)
     pairs = [picture for item, image in shown for picture in (pictures.image(item), image)]
-    return sheet(pairs, [caption for prompt in prompts for caption in ("reference", prompt)])
+    return sheet(pairs, [caption for prompt in prompts for caption in ("image prompt", prompt)])
 
 
 def _paint(name: str, pipeline: TextToImagePipeline, prompts: list[str], **told: Any) -> Any:

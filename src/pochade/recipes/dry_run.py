@@ -161,7 +161,7 @@ def _batch(task: Task, shape: tuple[int, ...], size: int, step: int) -> Batch:
     if isinstance(task, ControlTask):
         batch["control"] = torch.randn(size, *shape)
     if isinstance(task, ReferenceTask):
-        batch["reference"] = torch.randn(size, 1, config.reference_dim)
+        batch["image_prompt"] = torch.randn(size, 1, config.image_prompt_dim)
     if isinstance(task, EditTask):
         batch |= {"source": torch.randn(size, *shape), "source_mask": (torch.rand(size, 1, *shape[1:]) < 0.3).float()}
         batch["task"] = torch.randint(1, len(TASKS), (size,))

@@ -69,10 +69,10 @@ def test_every_sample_has_a_view_of_its_picture(tmp_path: Path) -> None:
     indices, keys = torch.full((80,), 2), sample_keys(0, torch.arange(80))
     batch: dict[str, Any] = data.batch(indices, keys)
     alone = latents.batch(indices, keys)
-    assert {*batch} == {*alone, "reference"}
+    assert {*batch} == {*alone, "image_prompt"}
     assert batch["name"] == alone["name"]
     seen: set[tuple[str, int]] = set()
-    for name, row in zip(batch["name"], batch["reference"], strict=True):
+    for name, row in zip(batch["name"], batch["image_prompt"], strict=True):
         of_picture = every[int(name.removeprefix("picture "))]
         seen.add((name, next(view for view in range(VIEWS) if torch.equal(of_picture[view], row))))
     different = sum(len(every[picture].flatten(1).unique(dim=0)) for picture in (3, 4, 5))

@@ -26,7 +26,7 @@ def batch_of(step: int, rows: int = 32) -> Batch:
     colour = 2 * torch.randint(2, (rows, 2), generator=generator).float() - 1
     return {
         "latents": colour[:, :, None, None].repeat(1, 1, 4, 4),
-        "reference": torch.cat((colour, torch.randn(rows, WIDTH - 2, generator=generator)), 1)[:, None],
+        "image_prompt": torch.cat((colour, torch.randn(rows, WIDTH - 2, generator=generator)), 1)[:, None],
         "class_label": torch.zeros(rows, dtype=torch.int64),
         "seed": torch.arange(step * rows, (step + 1) * rows),
     }
@@ -47,7 +47,7 @@ def predicted(denoiser: Any, batch: Batch, reference: Tensor | None) -> Tensor:
     draw = draw_flow(batch["latents"], batch["seed"], FlowSettings())
     times = torch.full_like(draw.t, 0.98)
     z_t = interpolate(batch["latents"], draw.eps, times)
-    out = denoiser(z_t, times, Conditioning(class_label=batch["class_label"], reference=reference))
+    out = denoiser(z_t, times, Conditioning(class_label=batch["class_label"], image_prompt=reference))
     return to_data(z_t, out.velocity, times)
 
 
@@ -55,24 +55,28 @@ def test_the_picture_follows_the_reference_and_the_network_stays_as_it_was() -> 
     torch.manual_seed(0)
     base: Any = MicroForgeDenoiser(**TOY)
     learn(FlowTask(base, FlowSettings()), 60, 3e-3)
-    denoiser: Any = base.with_reference(WIDTH)
+    denoiser: Any = base.with_image_prompt(WIDTH)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    task = ReferenceTask(denoiser, ReferenceSettings(drop_reference=0.2))
+    task = ReferenceTask(denoiser, ReferenceSettings(drop_image_prompt=0.2))
     assert {n for n, p in denoiser.named_parameters() if p.requires_grad} == {
-        f"reference.{n}" for n, _ in denoiser.reference.named_parameters()
+        f"image_prompt.{n}" for n, _ in denoiser.image_prompt.named_parameters()
     }
     learn(task, 120, 5e-3)
     after = denoiser.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items() if not name.startswith("reference."))
-    learned = [f"reference.{name}" for name, _ in denoiser.reference.named_parameters()]
+    assert all(
+        torch.equal(after[name], value) for name, value in before.items() if not name.startswith("image_prompt.")
+    )
+    learned = [f"image_prompt.{name}" for name, _ in denoiser.image_prompt.named_parameters()]
     assert not any(torch.equal(after[name], before[name]) for name in learned)
 
     batch = batch_of(1000)
     with torch.no_grad():
         plain = predicted(base, batch, None)
         assert torch.equal(predicted(denoiser, batch, None), plain)
-        found = predicted(denoiser, batch, batch["reference"])
-        other = predicted(denoiser, batch, torch.cat((-batch["reference"][..., :2], batch["reference"][..., 2:]), 2))
+        found = predicted(denoiser, batch, batch["image_prompt"])
+        other = predicted(
+            denoiser, batch, torch.cat((-batch["image_prompt"][..., :2], batch["image_prompt"][..., 2:]), 2)
+        )
     agreement = [float((x.sign() == batch["latents"]).float().mean()) for x in (plain, found, other)]
     assert agreement[1] > 0.75
     assert agreement[0] < 0.7
@@ -80,23 +84,23 @@ def test_the_picture_follows_the_reference_and_the_network_stays_as_it_was() -> 
 
 
 def test_rows_lose_their_reference_apart_from_their_text() -> None:
-    denoiser: Any = MicroForgeDenoiser(**TOY, reference_dim=WIDTH)
+    denoiser: Any = MicroForgeDenoiser(**TOY, image_prompt_dim=WIDTH)
     batch = batch_of(0, rows=256)
-    task = ReferenceTask(denoiser, ReferenceSettings(drop=0.5, drop_reference=0.25))
+    task = ReferenceTask(denoiser, ReferenceSettings(drop=0.5, drop_image_prompt=0.25))
     told = task.conditioning(batch)
-    assert told.reference is not None
-    lost = told.reference.eq(0).flatten(1).all(1)
-    assert torch.equal(told.reference[~lost], batch["reference"][~lost])
+    assert told.image_prompt is not None
+    lost = told.image_prompt.eq(0).flatten(1).all(1)
+    assert torch.equal(told.image_prompt[~lost], batch["image_prompt"][~lost])
     assert 0.15 < lost.float().mean() < 0.35
     dropped = draw_flow(batch["latents"], batch["seed"], task.settings).dropped
     assert 0.05 < (lost & dropped).float().mean() < 0.2
     again = task.conditioning({name: value[5:6] for name, value in batch.items()})
-    assert again.reference is not None
-    assert torch.equal(again.reference, told.reference[5:6])
+    assert again.image_prompt is not None
+    assert torch.equal(again.image_prompt, told.image_prompt[5:6])
 
 
 def test_settings_are_looked_at() -> None:
-    for name in ("drop", "drop_reference"):
+    for name in ("drop", "drop_image_prompt"):
         with pytest.raises(PochadeError, match=f"{name}: 1.5 given, allowed is 0 to 1"):
             ReferenceSettings(**{name: 1.5})
     with pytest.raises(PochadeError, match="views: 0 given, allowed is 1 and more"):

@@ -27,7 +27,7 @@ VERSION = 1
 """Changes with what views are."""
 
 EncodePrompt = Callable[[Tensor], Tensor]
-"""[B, 3, H, W] in [-1, 1] -> features [B, R, D_ref], on any device."""
+"""[B, 3, H, W] in [-1, 1] -> features [B, R, D_image], on any device."""
 
 
 def views(image: Image.Image, count: int, seed: int) -> list[Image.Image]:
@@ -85,7 +85,7 @@ def cache_image_prompts(
 
 
 class CachedImagePrompts:
-    """Samples of cached latents, each with ``"reference"`` [B, R, D_ref] float32, the features of a view of its
+    """Samples of cached latents, each with ``"image_prompt"`` [B, R, D_image] float32, the features of a view of its
     picture."""
 
     def __init__(self, latents: CachedLatents, cache: PartCache) -> None:
@@ -96,16 +96,16 @@ class CachedImagePrompts:
         return len(self.latents)
 
     def features(self, pictures: Tensor, view: Tensor | None = None) -> Tensor:
-        """Of one view [B] each of ``pictures`` [B], or of them as they are: [B, R, D_ref] float32."""
+        """Of one view [B] each of ``pictures`` [B], or of them as they are: [B, R, D_image] float32."""
         view = torch.zeros_like(pictures) if view is None else view
         return self.cache.gather(self.latents.image_rows(pictures), "features", view)
 
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Mean and standard deviation of each feature [D_ref]; reads all of them."""
+        """Mean and standard deviation of each feature [D_image]; reads all of them."""
         return channel_statistics(part.flatten(0, 2) for part in self.cache.each("features"))
 
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         """A variant of each group at ``indices`` [B] with one of its captions, and a view of it, drawn by ``keys``."""
         pictures = self.latents.groups.draw(indices, keys)
         view = keyed_integers(keys, self.views, Stream.VIEW)
-        return {**self.latents.of_pictures(pictures, keys), "reference": self.features(pictures, view)}
+        return {**self.latents.of_pictures(pictures, keys), "image_prompt": self.features(pictures, view)}

@@ -39,10 +39,10 @@ from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay
+from pochade.nn.image_prompt import ImagePromptAttention
 from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
 from pochade.nn.norms import as_stream, layer_norm
 from pochade.nn.positions import PositionTable
-from pochade.nn.reference import ReferenceBranch
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
@@ -74,9 +74,9 @@ class MicroForgeBlock(nn.Module):
         mask: Tensor | None,
         grid: tuple[int, int],
         orders: tuple[tuple[Tensor, Tensor], ...] = (),
-        reference: Callable[[Tensor], Tensor] | None = None,
+        image_prompt: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``orders`` is the path of a scan (``ZigzagScan.orders``), ``reference`` what is added to the look, of the
+        """``orders`` is the path of a scan (``ZigzagScan.orders``), ``image_prompt`` what is added to the look, of the
         input that the look has."""
         shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *look = modulation
         x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid, *orders))
@@ -84,8 +84,8 @@ class MicroForgeBlock(nn.Module):
             shift, scale, gate = look
             seen = modulated_norm(x, shift, scale)
             looked = self.look(seen, self.look.context(context), mask)
-            if reference is not None:
-                looked = looked + reference(seen)
+            if image_prompt is not None:
+                looked = looked + image_prompt(seen)
             x = torch.addcmul(x, gate, looked)
         return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
 
@@ -118,8 +118,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
-        reference_dim: D_ref of the features of a reference picture, 0 for no such input; it needs text or a planner.
-        reference_encoder: identity of what gives those features (``pochade.features.style``).
+        image_prompt_dim: D_image of the features of an image prompt, 0 for no such input; it needs text or a planner.
+        image_prompt_encoder: identity of what gives those features (``pochade.features.style``).
 
     Raises:
         PochadeError: an argument is out of range.
@@ -156,8 +156,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         pooled_dim: int = 0,
         text_encoder: str | None = None,
         num_classes: int = 0,
-        reference_dim: int = 0,
-        reference_encoder: str | None = None,
+        image_prompt_dim: int = 0,
+        image_prompt_encoder: str | None = None,
     ) -> None:
         super().__init__()
         for name, value, allowed in (
@@ -210,10 +210,10 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             sizes = dim, heads, plan_hidden, plan_layers, plan_tokens
             self.planner = Planner(*sizes, bool(text_dim), self_conditioning, regions)
         looks = bool(plan_tokens or text_dim)
-        if reference_dim and not looks:
+        if image_prompt_dim and not looks:
             raise PochadeError(
-                f"reference_dim: {reference_dim} given, allowed is 0 without text and plan_tokens: no block looks at "
-                "anything"
+                f"image_prompt_dim: {image_prompt_dim} given, allowed is 0 without text and plan_tokens: no block has "
+                "cross-attention"
             )
         vectors = 9 if looks else 6
         self.modulations = (
@@ -225,12 +225,12 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         self.attention = MultiQueryAttention(dim, heads) if attention_every else None
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, patch)
-        self.reference = ReferenceBranch(reference_dim, dim, heads, blocks) if reference_dim else None
+        self.image_prompt = ImagePromptAttention(image_prompt_dim, dim, heads, blocks) if image_prompt_dim else None
         self._initialise()
 
     def _initialise(self) -> None:
         """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out, and what
-        a source adds to the tokens and a reference to the looks.
+        a source adds to the tokens and an image prompt to the looks.
 
         The planner adds nothing to its queries either, for plan tokens to set out apart (what is added to each of them
         is much alike), and what it carries is zero by the scale of its norm.
@@ -252,8 +252,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             zero.append(self.attention.out)
         if self.embed_source is not None and self.config.source == "channels":
             zero.append(self.embed_source)
-        if self.reference is not None:
-            zero += [cast(CrossAttention, each).out for each in self.reference.attentions]
+        if self.image_prompt is not None:
+            zero += [cast(CrossAttention, each).out for each in self.image_prompt.attentions]
         if self.task_vectors is not None:
             nn.init.zeros_(self.task_vectors.weight)
         for layer in () if self.planner is None else self.planner.layers:
@@ -280,8 +280,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             source=shown,
             task=shown,
             tasks=tuple(config.tasks),
-            image_prompt_dim=config.reference_dim,
-            image_prompt_encoder=config.reference_encoder,
+            image_prompt_dim=config.image_prompt_dim,
+            image_prompt_encoder=config.image_prompt_encoder,
             state_shape=self.state_shape,
         )
 
@@ -316,12 +316,12 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
                 copy.embed_source.weight.zero_()[:, : self.embed.in_features] = self.embed.weight
         return copy
 
-    def with_reference(self, dim: int, encoder: str | None = None) -> "MicroForgeDenoiser":
-        """A copy that takes the features of a reference picture, D_ref = ``dim`` of them, as ``encoder`` gives them.
+    def with_image_prompt(self, dim: int, encoder: str | None = None) -> "MicroForgeDenoiser":
+        """A copy that takes the features of an image prompt, D_image = ``dim`` of them, as ``encoder`` gives them.
 
-        Before its ``reference`` is trained it gives what this one gives, bit for bit, whatever it is shown.
+        Before its ``image_prompt`` is trained it gives what this one gives, bit for bit, whatever the image prompt is.
         """
-        return copy_with(self, reference_dim=dim, reference_encoder=encoder)
+        return copy_with(self, image_prompt_dim=dim, image_prompt_encoder=encoder)
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.size_multiple)
@@ -354,7 +354,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
 
         Args:
             conditioning: text (tokens, mask, pooled) and class label are used where present, source and task where
-                the configuration has a ``source``, reference where it has a ``reference_dim``; a row of zeros is none.
+                the configuration has a ``source``, an image prompt where it has an ``image_prompt_dim``; zeros
+                are none.
             state: the plan [B, K, D] of the step before; None, as zeros, where there was none.
             depth: MicroForge does not iterate; must be None.
 
@@ -400,13 +401,13 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             aux["diversity"] = mean_cosine(plan)
             if config.diversity_weight:
                 aux["loss_diversity"] = config.diversity_weight * mean_squared_cosine(plan)
-        branch, reference = self.reference, None
-        if branch is not None and conditioning.reference is not None:
-            reference = branch.read(conditioning.reference, conditioning.reference_scale)
+        attention, prompt = self.image_prompt, None
+        if attention is not None and conditioning.image_prompt is not None:
+            prompt = attention.read(conditioning.image_prompt, conditioning.image_prompt_scale)
         for i, (block, modulation) in enumerate(zip(self.core, self._modulations(steer), strict=True), 1):
             also = None
-            if branch is not None and reference is not None:
-                also = partial(branch, block=i - 1, reference=reference)
+            if attention is not None and prompt is not None:
+                also = partial(attention, block=i - 1, prompt=prompt)
             orders = (cast(ZigzagScan, block.mixer).orders(*grid, x.device),) if config.mixer == "scan" else ()
             x = block(x, modulation, context, mask, grid, orders, also)
             if self.attention is not None and i % config.attention_every == 0:

@@ -28,18 +28,18 @@ class ReferenceSettings:
     drop: float = 0.5
     """Share of the rows that lose their text or class: of a picture that the model knows by heart the words alone tell
     all, and there is nothing left to learn from its reference,"""
-    drop_reference: float = 0.1
+    drop_image_prompt: float = 0.1
     """and, apart from it, of those that lose their reference, so that the model goes on painting without one."""
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise PochadeError(f"views: {self.views} given, allowed is 1 and more")
-        for name in ("drop", "drop_reference"):
+        for name in ("drop", "drop_image_prompt"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
 
 class ReferenceTask(AdapterTask):
-    """Of {..., "reference" [B, R, D_ref]}, by ``ReferenceSettings``; only the denoiser's ``reference`` learns."""
+    """Of {..., "image_prompt" [B, R, D_image]}, only ``denoiser.image_prompt`` learns."""
 
-    part = "reference"
+    part = "image_prompt"

@@ -1,4 +1,4 @@
-"""MicroForge's reference before it is trained, and what it can be made of."""
+"""MicroForge's image prompt before it is trained, and its arguments."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,9 +21,9 @@ def features(batch: int = 2, vectors: int = 1) -> Tensor:
 
 
 def stirred(model: Any) -> Any:
-    """With a reference whose way out is open."""
+    """With an image prompt whose output is not zero."""
     with torch.no_grad():
-        for parameter in model.reference.parameters():
+        for parameter in model.image_prompt.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     return model.eval()
 
@@ -34,29 +34,29 @@ def stirred(model: Any) -> Any:
 def test_before_training_its_presence_changes_nothing(changes: dict[str, Any], training: bool) -> None:
     base = make(**changes).train(training)
     with torch.random.fork_rng():
-        with_input = base.with_reference(WIDTH, "lite0")
+        with_input = base.with_image_prompt(WIDTH, "lite0")
     assert with_input.training == training
-    assert (with_input.config.reference_dim, with_input.config.reference_encoder) == (WIDTH, "lite0")
+    assert (with_input.config.image_prompt_dim, with_input.config.image_prompt_encoder) == (WIDTH, "lite0")
     added = {name.partition(".")[0] for name in with_input.state_dict() if name not in base.state_dict()}
-    assert added == {"reference"}
+    assert added == {"image_prompt"}
     (z, t), told = inputs(), text()
     expected = base(z, t, told).velocity
-    for reference in (None, torch.zeros(2, 1, WIDTH), features(), features(vectors=3)):
-        assert torch.equal(with_input(z, t, replace(told, reference=reference)).velocity, expected)
+    for prompt in (None, torch.zeros(2, 1, WIDTH), features(), features(vectors=3)):
+        assert torch.equal(with_input(z, t, replace(told, image_prompt=prompt)).velocity, expected)
 
 
 @torch.no_grad()
 def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
-    model = stirred(make().with_reference(WIDTH, "lite0"))
-    model.reference.standardise(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5)
+    model = stirred(make().with_image_prompt(WIDTH, "lite0"))
+    model.image_prompt.standardise(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5)
     model.save_pretrained(tmp_path)
     again: Any = MicroForgeDenoiser.from_pretrained(tmp_path)
-    (z, t), told = inputs(), replace(text(), reference=features())
+    (z, t), told = inputs(), replace(text(), image_prompt=features())
     found = model(z, t, told).velocity
     assert torch.equal(again.eval()(z, t, told).velocity, found)
     assert (found - model(z, t, text()).velocity).abs().amax((1, 2, 3)).min() > 1e-3
-    # The strength is each row's own, and at 0 there is no reference.
-    scales = replace(told, reference_scale=torch.tensor([1.0, 0.0]))
+    # The scale is each sample's own, and at 0 there is no image prompt.
+    scales = replace(told, image_prompt_scale=torch.tensor([1.0, 0.0]))
     mixed = model(z, t, scales).velocity
     torch.testing.assert_close(mixed[:1], found[:1], atol=1e-6, rtol=0)
     torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-6, rtol=0)
@@ -67,8 +67,8 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_guidance_drops_it_with_the_text() -> None:
-    model = stirred(make().with_reference(WIDTH))
-    (z, t), told = inputs(), replace(text(), reference=features(), reference_scale=torch.tensor([0.5, 1.0]))
+    model = stirred(make().with_image_prompt(WIDTH))
+    (z, t), told = inputs(), replace(text(), image_prompt=features(), image_prompt_scale=torch.tensor([0.5, 1.0]))
     guided = GuidedDenoiser(model, Guidance(3.0))(z, t, told).velocity
     with_both, with_none = model(z, t, told).velocity, model(z, t, replace(text().drop("text"))).velocity
     torch.testing.assert_close(guided, with_none + 3 * (with_both - with_none), atol=1e-5, rtol=0)
@@ -76,15 +76,15 @@ def test_guidance_drops_it_with_the_text() -> None:
 
 @torch.no_grad()
 def test_what_cannot_be() -> None:
-    with pytest.raises(PochadeError, match="reference_dim: -1 given, allowed is 0 and more"):
-        make(reference_dim=-1)
-    with pytest.raises(PochadeError, match="reference_dim: 7 given, allowed is 0 without text and plan_tokens"):
-        make(reference_dim=7, text_dim=0, plan_tokens=0)
-    (z, t), model = inputs(), make().with_reference(WIDTH)
+    with pytest.raises(PochadeError, match="image_prompt_dim: -1 given, allowed is 0 and more"):
+        make(image_prompt_dim=-1)
+    with pytest.raises(PochadeError, match="image_prompt_dim: 7 given, allowed is 0 without text and plan_tokens"):
+        make(image_prompt_dim=7, text_dim=0, plan_tokens=0)
+    (z, t), model = inputs(), make().with_image_prompt(WIDTH)
     for wrong in (torch.ones(2, 1, 6), torch.ones(2, WIDTH), torch.ones(3, 1, WIDTH)):
-        with pytest.raises(PochadeError, match=r"reference: shape .* given, allowed is \(2, \d, 7\)"):
-            model(z, t, replace(text(), reference=wrong))
-    with pytest.raises(PochadeError, match=r"reference_scale: shape \(1,\) given, allowed is \(2,\)"):
-        model(z, t, replace(text(), reference=features(), reference_scale=torch.ones(1)))
-    with pytest.raises(PochadeError, match="reference: a tensor given, but the network has no input for it"):
-        make()(z, t, replace(text(), reference=features()))
+        with pytest.raises(PochadeError, match=r"image_prompt: shape .* given, allowed is \(2, \d, 7\)"):
+            model(z, t, replace(text(), image_prompt=wrong))
+    with pytest.raises(PochadeError, match=r"image_prompt_scale: shape \(1,\) given, allowed is \(2,\)"):
+        model(z, t, replace(text(), image_prompt=features(), image_prompt_scale=torch.ones(1)))
+    with pytest.raises(PochadeError, match="image_prompt: a tensor given, but the network has no input for it"):
+        make()(z, t, replace(text(), image_prompt=features()))

@@ -1,16 +1,16 @@
-"""The attention to a reference picture: its equation, what is none, and what is common to all pictures."""
+"""The attention to an image prompt: its equation, what is none, and what is common to all pictures."""
 
 import pytest
 import torch
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.nn.reference import TOKENS, Reference, ReferenceBranch
+from pochade.nn.image_prompt import TOKENS, ImagePromptAttention, ImagePromptTokens
 
 
-def branch() -> ReferenceBranch:
+def branch() -> ImagePromptAttention:
     torch.manual_seed(0)
-    return ReferenceBranch(6, 8, 2, 3)
+    return ImagePromptAttention(6, 8, 2, 3)
 
 
 def noise(*shape: int) -> Tensor:
@@ -19,7 +19,7 @@ def noise(*shape: int) -> Tensor:
 
 @torch.no_grad()
 def test_the_equation_token_by_token() -> None:
-    """2308.06721 eq. 5, second term: softmax(Q K^T / sqrt(d)) V over the tokens of each row's reference."""
+    """2308.06721 eq. 5, second term: softmax(Q K^T / sqrt(d)) V over the tokens of each image prompt."""
     net, x, features = branch(), noise(2, 5, 8), noise(2, 3, 6)
     read = net.read(features, torch.tensor([0.5, 2.0]))
     assert read.tokens.shape == (2, 3 * TOKENS, 8)
@@ -39,7 +39,7 @@ def test_a_row_of_zeros_is_none_and_a_row_is_its_own() -> None:
     net.standardise(noise(6), torch.ones(6))
     features[1] = 0
     read = net.read(features, None)
-    assert read.strength.flatten().tolist() == [1, 0, 1]
+    assert read.scale.flatten().tolist() == [1, 0, 1]
     added = net(x, 0, read)
     assert added[1].eq(0).all()
     for i in (0, 2):
@@ -65,10 +65,10 @@ def test_features_count_by_their_deviations() -> None:
     assert torch.isfinite(torch.cat([value.flatten() for value in net.half().state_dict().values()])).all()
 
 
-def test_it_is_one_reference_for_all_blocks() -> None:
+def test_all_blocks_read_one_image_prompt() -> None:
     net = branch()
-    assert isinstance(net.read(noise(1, 1, 6), None), Reference)
+    assert isinstance(net.read(noise(1, 1, 6), None), ImagePromptTokens)
     assert len({id(p) for p in net.attentions.parameters()}) == 3 * len(list(net.attentions[0].parameters()))
     for wrong in (0, -1):
-        with pytest.raises(PochadeError, match=f"reference_dim: {wrong} given, allowed is 0 and more"):
-            ReferenceBranch(wrong, 8, 2, 3)
+        with pytest.raises(PochadeError, match=f"image_prompt_dim: {wrong} given, allowed is 0 and more"):
+            ImagePromptAttention(wrong, 8, 2, 3)
