@@ -5,11 +5,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # Before torch is imported. Toys gain nothing from threads, and threads that wait in a loop take the processor from the
 # other workers. Tests of threads set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# The same examples in every run, however long they take: a machine that is busy fails no test.
+settings.register_profile(
+    "suite", derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("suite")
 
 CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
 

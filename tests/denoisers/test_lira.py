@@ -297,7 +297,6 @@ def test_the_loop_ends_when_every_picture_has_stopped():
         _, steps, _ = module(x, steer)
         for rows in (slice(0, 8), slice(0, 1), steps == steps.min()):
             calls.clear()
-            assert len(calls) == 0
             assert module(x[rows], steer[rows])[1].max() == len(calls)
 
 

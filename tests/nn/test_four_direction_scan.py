@@ -1,4 +1,3 @@
-import math
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +88,6 @@ def test_decays_before_training(decay: Any, inner: int) -> None:
 def test_head_width_is_what_divides() -> None:
     for inner, heads in ((640, 10), (96, 3), (12, 3), (7, 7)):
         assert Selection(4, inner, 1, 2, "scalar").A_log.shape == (heads,), inner
-    assert math.gcd(1600, 64) == 64
 
 
 @pytest.mark.parametrize("decay", DECAYS)
@@ -118,7 +116,7 @@ def test_exports(decay: Any, tmp_path: Path) -> None:
         module, (torch.randn(2, 15, 6),), tmp_path / "scan.onnx", dynamo=True, opset_version=20, verbose=False
     )
     inputs = (Input("u", (15, 6)),)
-    assert check(tmp_path / "scan.onnx", module, inputs, batches=(2,), tolerance=1e-5) < 1e-5
+    check(tmp_path / "scan.onnx", module, inputs, batches=(2,), tolerance=1e-5)
 
 
 def test_wrong_arguments_are_named() -> None:

@@ -82,7 +82,7 @@ def test_graph_grows_with_the_logarithm_of_the_tokens():
         assert program is not None
         return len(program.model_proto.graph.node)
 
-    assert nodes(1024) < 1.7 * nodes(256)
+    assert nodes(256) < 1.7 * nodes(64)
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
@@ -97,10 +97,10 @@ def test_compile_keeps_values_and_gradients(structure):
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
 def test_operators_keep_torchs_rules():
-    x, dt, A, B, C, D, initial = selective("diagonal", 70, dtype=torch.float32, groups=2)
-    for leaf in (x, dt, A, B, C, D, initial):
-        leaf.requires_grad_()
-    torch.library.opcheck(torch.ops.pochade.selective_scan.default, (x, dt, A, B, C, D, initial, False))
+    """The composition is traced with a symbol for every size: its formulas grow with the tokens, the rules do not."""
+    leaves = [t.requires_grad_() for t in selective("diagonal", 70, dtype=torch.float32, groups=2)]
+    torch.library.opcheck(torch.ops.pochade.selective_scan.default, (*leaves, False))
+    x, dt, *_ = (t.requires_grad_() for t in selective("diagonal", 5, dtype=torch.float32))
     torch.library.opcheck(torch.ops.pochade.linear_recurrence.default, (dt, x, None, True))
 
 
@@ -147,9 +147,7 @@ if not child:
     os._exit(0 if torch.equal(linear_recurrence(a, a), expected) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -180,9 +178,7 @@ selective_scan(a, a, -torch.rand(64, 16), B, C, reverse=True).sum().backward()
 selective_scan(a, a[..., :4], -torch.rand(4), B, C, torch.rand(64)).sum().backward()
 assert compiled() == [1, 1, 1, 1]
 """
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
@@ -234,6 +230,6 @@ else:
     raise AssertionError
 """
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program], check=False, timeout=120, capture_output=True, text=True
+            [sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
