@@ -155,9 +155,9 @@ def test_the_pass_is_the_adapter_the_blocks_and_the_norm():
     given = model._given(e, model.steering(t, text()), text().to(dtype=torch.float64), (4, 4))
     adapter = torch.cat((core.carry.weight, core.inject.weight), 1)
     x = torch.cat((s, e), -1) @ adapter.T + core.inject.bias
-    steer = given.steer + core.iteration(5)[1]
+    embedding = given.embedding + core.iteration(5)[1]
     for block, context in zip(core.blocks, given.contexts, strict=True):
-        x = block(x, steer, context, given.mask, (4, 4))
+        x = block(x, embedding, context, given.mask, (4, 4))
     torch.testing.assert_close(core(s, given, core.iteration(5)[1]), (core.norm(x), x), atol=1e-12, rtol=0)
 
 
@@ -184,7 +184,7 @@ def test_beyond_training_it_warns_and_goes_no_further_than_its_limit():
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("error")
         model(z, t, text(), depth=4)
-    with pytest.warns(UserWarning, match="depth: 5 iterations asked for, training had 4"), torch.no_grad():
+    with pytest.warns(UserWarning, match="depth: 5 iterations given, training had 4"), torch.no_grad():
         assert torch.isfinite(model(z, t, text(), depth=5).velocity).all()
     for wrong in (0, -3, 65, 1000):
         with pytest.raises(PochadeError, match=rf"depth: {wrong} given, allowed are 1 to 64"):
@@ -219,13 +219,13 @@ def test_the_last_iterations_alone_carry_gradient():
     e = model.embed(z).flatten(2).transpose(1, 2) + model.positions(*grid)
     for block in model.prelude:
         e = block(e, *grid)
-    steer = model.steering(t, text())
-    given = model._given(model.prelude_norm(e), steer, text(), grid)
+    embedding = model.steering(t, text())
+    given = model._given(model.prelude_norm(e), embedding, text(), grid)
     s = torch.zeros_like(e)
     first, second, third = model.core.iteration(3).unbind()
     for iteration in (first, second):
         s = model.core(s, given, iteration)[0].detach()
-    model._read(model.core(s, given, third)[0], steer, grid).square().sum().backward()
+    model._read(model.core(s, given, third)[0], embedding, grid).square().sum().backward()
     torch.testing.assert_close(model.core.blocks[0].feedforward.out.weight.grad, slopes[1], rtol=1e-4, atol=1e-5)
 
 

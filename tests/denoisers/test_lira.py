@@ -105,10 +105,10 @@ def test_hyper_connections_begin_as_the_residual_network(connections: str, strea
 
 def test_before_training_every_block_is_the_identity():
     model = make(False)
-    h, steer = torch.randn(2, 2, 16, 16), torch.randn(2, 16)
+    h, embedding = torch.randn(2, 2, 16, 16), torch.randn(2, 16)
     words = (torch.randn(2, 3, 16), torch.ones(2, 3, dtype=torch.bool))
     for block in model.layers:
-        torch.testing.assert_close(block(h, steer, words, (4, 4)), h, atol=0, rtol=0)
+        torch.testing.assert_close(block(h, embedding, words, (4, 4)), h, atol=0, rtol=0)
 
 
 @pytest.mark.parametrize("blocks", [4, 5])
@@ -230,10 +230,10 @@ def seen(batch: int = 8) -> tuple[Tensor, Tensor]:
     return x, 2 * torch.randn(batch, 10, generator=g, dtype=torch.float64)
 
 
-def states(module: ReasoningLoop, x: Tensor, steer: Tensor, steps: int) -> tuple[list[Tensor], list[Tensor]]:
+def states(module: ReasoningLoop, x: Tensor, embedding: Tensor, steps: int) -> tuple[list[Tensor], list[Tensor]]:
     """r_1 to r_T [B, R] and l_1 to l_T [B]."""
     tokens = torch.nn.functional.layer_norm(module.tokens(x), (8,), eps=1e-6)
-    r = module.start(torch.cat((tokens.mean(1), steer), -1))
+    r = module.start(torch.cat((tokens.mean(1), embedding), -1))
     rs, halts = list[Tensor](), list[Tensor]()
     for n in range(1, steps + 1):
         r = module.step(tokens, r)
@@ -245,9 +245,9 @@ def states(module: ReasoningLoop, x: Tensor, steer: Tensor, steps: int) -> tuple
 
 
 def test_training_takes_the_expected_state():
-    module, (x, steer) = loop().train(), seen()
-    thought, steps, cost = module(x, steer)
-    rs, halts = states(module, x, steer, 6)
+    module, (x, embedding) = loop().train(), seen()
+    thought, steps, cost = module(x, embedding)
+    rs, halts = states(module, x, embedding, 6)
     p = [halt * math.prod(1 - h for h in halts[:n]) for n, halt in enumerate(halts)]
     torch.testing.assert_close(sum(p), torch.ones(8, dtype=torch.float64))
     torch.testing.assert_close(thought, module.out(sum(share[:, None] * r for share, r in zip(p, rs, strict=True))))
@@ -260,10 +260,10 @@ def test_training_takes_the_expected_state():
 
 
 def test_inference_stops_each_picture_at_the_threshold():
-    module, (x, steer) = loop(), seen()
+    module, (x, embedding) = loop(), seen()
     with torch.no_grad():
-        thought, steps, cost = module(x, steer)
-        rs, halts = states(module, x, steer, 6)
+        thought, steps, cost = module(x, embedding)
+        rs, halts = states(module, x, embedding, 6)
         assert len(set(steps.tolist())) > 2, "the pictures of this test should differ"
         for row in range(8):
             left, total = 1.0, torch.zeros(8, dtype=torch.float64)
@@ -280,63 +280,63 @@ def test_inference_stops_each_picture_at_the_threshold():
 
 
 def test_a_picture_takes_the_same_steps_alone():
-    module, (x, steer) = loop(), seen()
+    module, (x, embedding) = loop(), seen()
     with torch.no_grad():
-        thought, steps, _ = module(x, steer)
+        thought, steps, _ = module(x, embedding)
         for row in range(8):
-            alone = module(x[row : row + 1], steer[row : row + 1])
+            alone = module(x[row : row + 1], embedding[row : row + 1])
             assert alone[1][0] == steps[row]
             torch.testing.assert_close(alone[0][0], thought[row], atol=1e-12, rtol=0)
 
 
 def test_the_loop_ends_when_every_picture_has_stopped():
-    module, (x, steer) = loop(), seen()
+    module, (x, embedding) = loop(), seen()
     calls = list[int]()
     module.keep.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
-        _, steps, _ = module(x, steer)
+        _, steps, _ = module(x, embedding)
         for rows in (slice(0, 8), slice(0, 1), steps == steps.min()):
             calls.clear()
-            assert module(x[rows], steer[rows])[1].max() == len(calls)
+            assert module(x[rows], embedding[rows])[1].max() == len(calls)
 
 
 @pytest.mark.parametrize(("bias", "taken"), [(30.0, 2), (-30.0, 6)])
 def test_two_steps_at_least_and_all_at_most(bias: float, taken: int):
-    module, (x, steer) = loop(), seen()
+    module, (x, embedding) = loop(), seen()
     assert module.halt is not None
     torch.nn.init.constant_(module.halt.bias, bias)
     torch.nn.init.zeros_(module.halt.weight)
     for mode in (True, False):
-        thought, steps, cost = module.train(mode)(x, steer)
+        thought, steps, cost = module.train(mode)(x, embedding)
         torch.testing.assert_close(steps, torch.full_like(steps, taken), atol=1e-6, rtol=0)
-        torch.testing.assert_close(thought, module.out(states(module, x, steer, 6)[0][taken - 1]))
+        torch.testing.assert_close(thought, module.out(states(module, x, embedding, 6)[0][taken - 1]))
         assert torch.isfinite(cost).all()
 
 
 @pytest.mark.parametrize("depth", [2, 3, 6, 9])
 def test_the_masked_unroll_equals_the_loop_that_stops(depth: int):
     """``depth`` moves the last step only: a picture that stopped earlier does not notice."""
-    module, (x, steer) = loop(), seen()
+    module, (x, embedding) = loop(), seen()
     with torch.no_grad():
-        unrolled = module(x, steer, depth)
-        for ours, theirs in zip(loop(steps=depth)(x, steer), unrolled, strict=True):
+        unrolled = module(x, embedding, depth)
+        for ours, theirs in zip(loop(steps=depth)(x, embedding), unrolled, strict=True):
             assert torch.equal(ours, theirs)
-        thought, steps, _ = module(x, steer)
+        thought, steps, _ = module(x, embedding)
         early = steps < min(depth, 6)
         assert torch.equal(unrolled[0][early], thought[early])
         assert unrolled[1].max() <= depth
 
 
 def test_a_threshold_of_one_gives_the_expected_state_of_training():
-    module, (x, steer) = loop(threshold=1.0), seen()
-    torch.testing.assert_close(module(x, steer)[0], module.train()(x, steer)[0])
+    module, (x, embedding) = loop(threshold=1.0), seen()
+    torch.testing.assert_close(module(x, embedding)[0], module.train()(x, embedding)[0])
 
 
 def test_a_higher_threshold_thinks_longer_and_comes_nearer_to_training():
-    x, steer = seen(32)
+    x, embedding = seen(32)
     with torch.no_grad():
-        expected = loop().train()(x, steer)[0]
-        outcomes = [loop(threshold=threshold)(x, steer) for threshold in (0.3, 0.6, 0.9, 0.99)]
+        expected = loop().train()(x, embedding)[0]
+        outcomes = [loop(threshold=threshold)(x, embedding) for threshold in (0.3, 0.6, 0.9, 0.99)]
     steps = [float(outcome[1].mean()) for outcome in outcomes]
     errors = [float((outcome[0] - expected).square().mean()) for outcome in outcomes]
     assert steps == sorted(steps)

@@ -159,11 +159,11 @@ def test_blocks_are_shared_by_the_recursions():
 def test_before_training_every_block_is_the_identity():
     model = make(stirred=False)
     x = torch.randn(2, 16, 16)
-    steer = torch.randn(2, 16)
+    embedding = torch.randn(2, 16)
     for block in model.core:
         context = block.text.context(torch.randn(2, 3, 16))
         mask = torch.ones(2, 3, dtype=torch.bool)
-        assert torch.equal(block(x, block.modulation(steer), context, mask, (4, 4)), x)
+        assert torch.equal(block(x, block.modulation(embedding), context, mask, (4, 4)), x)
 
 
 def test_without_any_text_the_output_is_finite_and_the_same():

@@ -125,9 +125,9 @@ def test_the_attention_is_one_instance_counted_once():
 
 def test_before_training_every_block_is_the_identity():
     model = make(stirred=False)
-    x, steer = torch.randn(2, 16, 16), torch.randn(2, 16)
+    x, embedding = torch.randn(2, 16, 16), torch.randn(2, 16)
     context, mask = torch.randn(2, 5, 16), torch.ones(2, 5, dtype=torch.bool)
-    for block, modulation in zip(model.core, model.modulations(steer), strict=True):
+    for block, modulation in zip(model.core, model.modulations(embedding), strict=True):
         assert torch.equal(block(x, modulation, context, mask, (4, 4)), x)
     assert model.attention(x).eq(0).all()
 
@@ -308,16 +308,16 @@ def test_the_carry_is_the_mean_of_two_weighed_by_a_gate():
             for linear in (layer.read.out, layer.reason.out, layer.feedforward.out):
                 nn.init.zeros_(linear.weight)
                 nn.init.zeros_(linear.bias)
-        x, steer = torch.randn(2, 16, 16), torch.zeros(2, 16)
+        x, embedding = torch.randn(2, 16, 16), torch.zeros(2, 16)
         words, mask = torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool)
         before = torch.randn(2, 3, 16)
         init = planner.queries + planner.text(planner.queries.expand(2, -1, -1), planner.text.context(words), mask)
         share = torch.sigmoid(planner.keep)
         normed = before / (before.square().mean(-1, keepdim=True) + 1e-6).sqrt() * planner.carry_scale
         expected = nn.functional.layer_norm(share * normed + (1 - share) * init, (16,), eps=1e-6)
-        torch.testing.assert_close(planner(x, steer, words, mask, before)[0], expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(planner(x, embedding, words, mask, before)[0], expected, atol=1e-5, rtol=1e-5)
         planner.keep.fill_(50.0)
-        first, second = (planner(x, steer, w, mask, before)[0] for w in (words, -words))
+        first, second = (planner(x, embedding, w, mask, before)[0] for w in (words, -words))
         torch.testing.assert_close(first, second, atol=1e-4, rtol=0)  # all carried: the text has no say
 
 

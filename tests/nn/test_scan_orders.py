@@ -155,7 +155,7 @@ def test_bad_arguments_are_named() -> None:
         scan_order("top-dwn", 2, 3)
     with pytest.raises(PochadeError, match="height, width: 0 x 3 given"):
         scan_order("top-down", 0, 3)
-    with pytest.raises(PochadeError, match=r"order: shape \[4\] given.* asks for \[6\]"):
+    with pytest.raises(PochadeError, match=r"order: shape \[4\] given.* needs \[6\]"):
         reorder(x, scan_order("top-down", 2, 2))
     with pytest.raises(PochadeError, match="height, width: 2 and 2 given"):
         both_axes(x, 2, 2)

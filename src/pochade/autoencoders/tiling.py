@@ -13,8 +13,8 @@ def decode_tiled(autoencoder: Any, latents: Tensor, *, tile: int = 64, overlap: 
     """``autoencoder.decode(latents)`` computed in tiles: [B, C, H, W] -> [B, 3, f H, f W] in [-1, 1].
 
     Three eighths of an overlap at either side, where the cuts are felt, are thrown away, and the quarter between them
-    is blended linearly. A network of convolutions that looks no further than ``3/8 overlap`` cells gives exactly what
-    it gives in one piece.
+    is blended linearly. A network of convolutions with a receptive field of at most ``3/8 overlap`` cells gives exactly
+    what it gives in one piece.
 
     Args:
         autoencoder: has ``decode``, ``downsampling`` and ``config.latent_channels``.

@@ -1,4 +1,4 @@
-"""What the families ask of their inputs, and how time, class and text enter."""
+"""Checks of what a family is given, and how time, class and text enter."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -79,12 +79,12 @@ def check_tasks(tasks: Sequence[str]) -> list[str]:
     return [task for task in allowed if task in tasks]
 
 
-def tell_task(steer: Tensor, vectors: nn.Embedding | None, conditioning: Conditioning) -> Tensor:
-    """Steering [B, D] with the vector of the task added, where there are vectors and a row has a task."""
+def add_task_embedding(embedding: Tensor, vectors: nn.Embedding | None, conditioning: Conditioning) -> Tensor:
+    """The embedding [B, D] with the vector of the task added, where there are vectors and a sample has a task."""
     if vectors is None or conditioning.task is None:
-        return steer
-    told = conditioning.task[:, None] >= 0
-    return steer + torch.where(told, vectors(conditioning.task.clamp_min(0)), 0)
+        return embedding
+    given = conditioning.task[:, None] >= 0
+    return embedding + torch.where(given, vectors(conditioning.task.clamp_min(0)), 0)
 
 
 def copy_with(network: Any, **changes: Any) -> Any:
@@ -97,7 +97,7 @@ def copy_with(network: Any, **changes: Any) -> Any:
     return copy.to(network.device).train(network.training)
 
 
-class Steering(nn.Module):
+class ConditioningEmbedding(nn.Module):
     """Time, class and pooled text in one vector [B, D].
 
     Args:
@@ -114,21 +114,21 @@ class Steering(nn.Module):
         self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
 
     def forward(self, t: Tensor, conditioning: Conditioning) -> Tensor:
-        steer = self.time(t)
+        embedding = self.time(t)
         if self.classes is not None:
             label, none = conditioning.class_label, self.num_classes
             label = t.new_full(t.shape, none).long() if label is None else torch.where(label < 0, none, label)
-            steer = steer + self.classes(label)
+            embedding = embedding + self.classes(label)
         if self.pooled is not None and conditioning.pooled is not None:
-            pooled = conditioning.pooled.to(steer.dtype)
-            steer = steer + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
-        return steer
+            pooled = conditioning.pooled.to(embedding.dtype)
+            embedding = embedding + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
+        return embedding
 
 
 class TextInput(nn.Module):
     """Text tokens [B, M, D_text] -> [B, 1 + M, D] and their mask.
 
-    The first token is learned and always real: no row is ever empty, and one whose text was dropped has it alone.
+    The first token is learned and always real: no sample is ever empty, and one whose text was dropped has it alone.
     """
 
     def __init__(self, text_dim: int, dim: int) -> None:

@@ -27,8 +27,9 @@ class Lite0Style(nn.Module):
     """Mean and deviation over space of each channel of the first maps of EfficientNet-Lite0.
 
     These statistics are what style transfer matches (1701.01036). Those of the first three maps, at 1/2 to 1/8 of the
-    resolution, tell colours, lines and textures: the same square elsewhere in a picture changes them a sixth as much as
-    another colour does, or less. Those of the two after them change as much by its place, and tell what is shown.
+    resolution, depend on colours, lines and textures: the same square elsewhere in a picture changes them a sixth as
+    much as another colour does, or less. Those of the two after them change as much by its place, and depend on what is
+    shown.
     """
 
     def __init__(self, net: EfficientNetLite0, maps: int = MAPS) -> None:
@@ -51,7 +52,7 @@ class Lite0Style(nn.Module):
 class ClipStyle(nn.Module):
     """The embedding of a CLIP's image tower (2103.00020) in transformers' format, by hub name or from a folder.
 
-    It tells what is shown more than how.
+    It depends on what is shown more than on how.
     """
 
     mean: Tensor
@@ -83,7 +84,7 @@ class ClipStyle(nn.Module):
 
 @lru_cache(maxsize=1)
 def load(identity: str) -> Lite0Style | ClipStyle:
-    """What gives the features of that identity (``KNOWN``), frozen, on the CPU; the one asked for last is kept.
+    """What gives the features of that identity (``KNOWN``), frozen, on the CPU; the last one is kept.
 
     Raises PochadeError for an unknown identity, and where the weights cannot be had.
     """

@@ -33,9 +33,9 @@ def predict_data(
 
 
 def intervals_at(progress: float, first: int, last: int) -> int:
-    """The intervals of the grid when the share ``progress`` of the training is done (2310.14189, section 3.4).
+    """The intervals of the grid when the part ``progress`` of the training is done (2310.14189, section 3.4).
 
-    They double from ``first`` to ``last``, each number used for an equal share of the steps.
+    They double from ``first`` to ``last``, each number used for equally many steps.
 
     Raises:
         PochadeError: ``first`` is below 1, or ``last`` below ``first``.

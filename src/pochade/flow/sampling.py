@@ -61,7 +61,7 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
         if start < 1:
             scheduler.sigmas = scheduler.sigmas * start
             scheduler.timesteps = (scheduler.timesteps * start).to(scheduler.timesteps.dtype)
-            # Rounded timesteps may be equal, and no longer say which of them is the first.
+            # Rounded timesteps may be equal, and the index of the first is then ambiguous.
             scheduler.set_begin_index(0)
     return scheduler.timesteps
 
@@ -85,7 +85,7 @@ def sample(
 
     From a ``source`` z_0 the way begins at t = ``strength``, at (1 - t) z_0 + t eps (SDEdit, 2108.01073). With a mask,
     what is kept stays on that straight line all along (2201.09865 eq. 8, with one eps for all steps), so that it ends
-    as the source, and what is repainted sees it at the noise it has itself.
+    as the source, and what is sampled anew sees it at the noise it has itself.
 
     Args:
         denoiser: a denoiser, or a ``GuidedDenoiser`` around one.
@@ -99,7 +99,7 @@ def sample(
             return other latents.
         generator: for schedulers that add noise.
         source: latents z_0 [B, C, H, W] of a picture to start from.
-        source_mask: [B, 1, H, W] in {0, 1}, 1 where the source is repainted; None for everywhere.
+        source_mask: [B, 1, H, W] in {0, 1}, 1 where the source is sampled anew; None for everywhere.
         strength: t in (0, 1] at which the source is joined; at 1 nothing of it is left but what a mask keeps.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Where on the path training looks: densities over t in (0, 1), each as a map from uniform numbers.
+"""Which times training draws: densities over t in (0, 1), each as a map from uniform numbers.
 
 A density is given by its quantile function, so one uniform number per row fixes t: the draw is the same whatever
 the batch, and the curriculum and the tests work on the same function.

@@ -1,4 +1,4 @@
-"""From a picture of any size to the size that a model paints, and back."""
+"""From a picture of any size to a size that a model samples, and back."""
 
 import math
 from dataclasses import dataclass
@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 LONGEST = 4
-"""The longer side is painted at most this many times as long as that of a square picture."""
+"""The longer side of a canvas is at most this many times that of a square one."""
 
 
 def resample(images: Tensor, height: int, width: int) -> Tensor:
@@ -19,14 +19,14 @@ def resample(images: Tensor, height: int, width: int) -> Tensor:
 
 @dataclass(frozen=True)
 class Canvas:
-    """Where a picture lies while it is painted: resampled in its own proportions, and continued by the colours of its
-    border to sides that the model can paint.
+    """Where a picture lies while it is sampled anew: resampled in its own proportions, and continued by the colours
+    of its border to sides that the model can sample.
 
     Attributes:
         height: rows of the picture.
         width: its columns.
         inner: rows and columns of the resampled picture.
-        outer: those of the canvas, multiples of what the model paints.
+        outer: those of the canvas, multiples of what the model samples.
     """
 
     height: int
@@ -74,7 +74,7 @@ class Canvas:
         return F.max_pool2d(self._pad(F.adaptive_max_pool2d(mask, self.inner)), downsampling)
 
     def take(self, images: Tensor) -> Tensor:
-        """Painted [B, 3, *outer] -> [B, 3, height, width], both in [0, 1]."""
+        """Sampled [B, 3, *outer] -> [B, 3, height, width], both in [0, 1]."""
         top, left = self._margins()
         inside = images[:, :, top : top + self.inner[0], left : left + self.inner[1]]
         return resample(inside, self.height, self.width)

@@ -11,9 +11,9 @@ from torch import Tensor
 from pochade.errors import PochadeError, missing_extra
 
 SIGMA = 1.0
-"""Width in pixels of the blur before edges are looked for: drawings have no noise, and their lines are thin."""
+"""Width in pixels of the blur before edges are searched: drawings have no noise, and their lines are thin."""
 MOST = 0.5
-"""Share of the pixels that lines can take at most: they are one or two pixels wide."""
+"""Fraction of the pixels that lines can take at most: they are one or two pixels wide."""
 
 
 def load_canny() -> Any:

@@ -295,7 +295,7 @@ class LinearCrossAttention(nn.Module):
 
     Efficient attention (1812.01243) from picture to text: keys are soft-maxed over the text tokens, S = K^T V, and
     queries over their features, so that the N x M matrix that is never formed has rows that sum to one: the result is
-    a mean of the values, whatever M and d. A sigmoid gate of the input then says how much of it each token takes,
+    a mean of the values, whatever M and d. A sigmoid gate of the input then sets how much of it each token takes,
 
         out = W_o (sigmoid(W_g x) * (softmax(Q) S));
 

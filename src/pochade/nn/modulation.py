@@ -1,4 +1,4 @@
-"""Time, and how it steers the blocks: adaLN-Zero (2212.09748, section 3.2)."""
+"""Time, and how it modulates the blocks: adaLN-Zero (2212.09748, section 3.2)."""
 
 import math
 from typing import cast

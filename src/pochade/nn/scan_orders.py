@@ -6,7 +6,7 @@ k-th. The left-right order is the raster itself.
 Two grids side by side, ``[target | source]``, are one grid of H rows and 2 W columns in every respect: its orders are
 ``scan_order(name, H, 2 * W)``, and neighbours in a zigzag stay adjacent where it crosses from one grid to the other. A
 path along rows meets both grids in every row, W tokens apart on average; a path along columns finishes one grid before
-it enters the other, so that only a scan in both directions tells the target of the source.
+it enters the other, so that only a scan in both directions lets the target depend on the source.
 """
 
 import torch
@@ -68,7 +68,7 @@ def inverse_order(order: Tensor) -> Tensor:
 def reorder(x: Tensor, order: Tensor) -> Tensor:
     """The tokens of x [B, N, D] in ``order`` [N] (int64, on the device of x): [B, N, D]."""
     if order.shape != x.shape[1:2]:
-        raise PochadeError(f"order: shape {list(order.shape)} given, x {list(x.shape)} asks for [{x.shape[1]}]")
+        raise PochadeError(f"order: shape {list(order.shape)} given, x {list(x.shape)} needs [{x.shape[1]}]")
     return x.index_select(1, order)
 
 

@@ -41,7 +41,7 @@ class SpectralMixer(nn.Module):
         dim: D, a multiple of ``blocks``.
         blocks: number of blocks of channels.
         shrinkage: what the real and the imaginary parts of the spectrum lose in size, at least 0.
-        transform: "dft" for products with DFT matrices in real arithmetic, which every runtime knows; "fft" for
+        transform: "dft" for products with DFT matrices in real arithmetic, which every runtime has; "fft" for
             ``torch.fft``; "auto" for the cheaper by grid size, and "dft" whenever the module is exported.
 
     Raises:
@@ -90,7 +90,7 @@ def spectral_mix(
     if x.ndim != 3 or x.shape[1] != height * width or x.shape[2] != blocks * size:
         given = f"{list(x.shape)} given for a grid of {height} x {width}"
         raise PochadeError(f"x: {given}, must be [B, {height * width}, {blocks * size}]")
-    if torch.compiler.is_exporting() or x.numel() == 0:  # runtimes know no FFT, MKL's fails on empty batches
+    if torch.compiler.is_exporting() or x.numel() == 0:  # runtimes have no FFT, MKL's fails on empty batches
         transform = "dft"
     elif transform == "auto":
         transform = "dft" if height + width <= _DFT_LIMIT else "fft"

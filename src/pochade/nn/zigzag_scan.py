@@ -24,7 +24,7 @@ class ZigzagScan(nn.Module):
         dim: D.
         inner: E, width of x and z.
         state_size: S.
-        path: a name that ``scan_orders.scan_order`` knows.
+        path: a name of ``scan_orders.scan_order``.
         decay: see ``Selection``.
         depthwise: whether there is the convolution.
 
@@ -52,7 +52,7 @@ class ZigzagScan(nn.Module):
     def forward(self, u: Tensor, height: int, width: int, orders: tuple[Tensor, Tensor] | None = None) -> Tensor:
         """[B, H W, D] -> [B, H W, D].
 
-        ``orders`` as the method of that name gives them: scans along different paths that are told theirs share their
+        ``orders`` as the method of that name gives them: scans along different paths that are given theirs share their
         compiled code.
         """
         check_grid(u, height, width)

@@ -1,4 +1,4 @@
-"""Class names instead of sentences, for denoisers that know a fixed list of classes."""
+"""Class names instead of sentences, for denoisers with a fixed list of classes."""
 
 from collections.abc import Sequence
 

@@ -22,7 +22,7 @@ class GemmaEncoder(ConfigOnly, PromptEncoder, ModelMixin):
     model is used, and keep the precision of their files until they are cast. So a hub name serves others too, a folder
     (kept as an absolute path) this machine alone.
 
-    Attention looks back only, so that padding on the right changes nothing. An empty prompt is the opening token alone.
+    Attention is causal, so that padding on the right changes nothing. An empty prompt is the opening token alone.
 
     Args:
         name: hub name, or folder in transformers' format.
@@ -43,7 +43,7 @@ class GemmaEncoder(ConfigOnly, PromptEncoder, ModelMixin):
         folder = Path(name).expanduser()
         self._name = str(folder.resolve()) if name and folder.is_dir() else name
         self.register_to_config(name=self._name)
-        # Gemma was trained with an opening token, which not every tokenizer file asks for, and without a closing one.
+        # Gemma was trained with an opening token, which not every tokenizer file adds, and without a closing one.
         ends = {"add_bos_token": True, "add_eos_token": False}
         model, self._tokenizer = load_pretrained("Gemma-2", self._name, Gemma2Model, GemmaTokenizer, **ends)
         self.gemma: Any = model

@@ -14,7 +14,7 @@ def load_pretrained(
     """A text model with its weights, and its tokenizer without truncation or padding of its own.
 
     Args:
-        kind: what is looked for, in words, for the errors.
+        kind: of model, in words, for the errors.
         name: hub name or folder.
         model: class of transformers; the weights keep the precision of the files.
         tokenizer: class of transformers.

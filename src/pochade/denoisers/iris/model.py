@@ -1,7 +1,7 @@
 """IRIS: a prelude, a core of shared blocks iterated as often as is wanted, a coda.
 
-The prelude reads the latents once into e. From s_0 the core is iterated, s <- norm(core(A [s; e])), each pass told
-which one it is and of how many; the coda reads the last s into the velocity (2502.05171, section 3, for pictures).
+The prelude reads the latents once into e. From s_0 the core is iterated, s <- norm(core(A [s; e])), each pass modulated
+by its number i of r; the coda reads the last s into the velocity (2502.05171, section 3, for pictures).
 Depth is chosen at each call, and training draws it, so one network serves several budgets of computation.
 """
 
@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
-    Steering,
+    ConditioningEmbedding,
     TextInput,
+    add_task_embedding,
     check_conditioning,
     check_latents,
     check_tasks,
     copy_with,
     source_and_mask,
-    tell_task,
 )
 from pochade.denoisers.iris.mixer import GRFM
 from pochade.denoisers.iris.prelude import ControlInput, PreludeBlock
@@ -75,9 +75,9 @@ class CoreBlock(nn.Module):
         self.text = CrossAttention(dim, heads) if text else None
 
     def forward(
-        self, x: Tensor, steer: Tensor, context: Context | None, mask: Tensor | None, grid: tuple[int, int]
+        self, x: Tensor, embedding: Tensor, context: Context | None, mask: Tensor | None, grid: tuple[int, int]
     ) -> Tensor:
-        vectors = self.modulation(steer)
+        vectors = self.modulation(embedding)
         for_mixer, for_feedforward, for_text = vectors[:3], vectors[3:6], vectors[6:]
         shift, scale, gate = for_mixer
         x = torch.addcmul(x, gate, self.mixer(modulated_norm(x, shift, scale), *grid))
@@ -93,7 +93,7 @@ class Given(NamedTuple):
 
     injected: Tensor
     """[B, N, D], the half of the adapter that reads e."""
-    steer: Tensor
+    embedding: Tensor
     """[B, D], time, class and pooled text."""
     contexts: Sequence[Context | None]
     """Keys and values of the text, a pair for each block."""
@@ -123,19 +123,19 @@ class Core(nn.Module):
         return [None if text is None or kind is None else kind.context(text) for kind in kinds]
 
     def forward(self, s: Tensor, given: Given, iteration: Tensor) -> tuple[Tensor, Tensor]:
-        """One pass, whose number ``iteration`` [D] tells: s [B, N, D] -> the next s, and the same before its norm."""
-        steer = given.steer + iteration
+        """One pass, of the embedding ``iteration`` [D]: s [B, N, D] -> the next s, and the same before its norm."""
+        embedding = given.embedding + iteration
         x = given.injected + self.carry(s)
         for block, context in zip(self.blocks, given.contexts, strict=True):
-            x = block(x, steer, context, given.mask, given.grid)
+            x = block(x, embedding, context, given.mask, given.grid)
         return self.norm(x), x
 
 
 class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffusers looks for it
     """The IRIS denoiser: ``denoiser(latents, t, conditioning) -> DenoiserOutput``.
 
-    In evaluation s_0 is zero and the depth is ``iterations``, unless the call says another. In training s_0 is
-    truncated normal noise, of each row's own from what is in the row, and the depth of a call that says none is drawn
+    In evaluation s_0 is zero and the depth is ``iterations``, unless the call gives another. In training s_0 is
+    truncated normal noise, of each row's own from what is in the row, and the depth of a call without one is drawn
     from ``depths`` by torch's generator for the CPU, one for the batch.
 
     ``aux``: ``state_norm`` [B], root mean square of the last state before its norm; ``residual`` [B],
@@ -205,7 +205,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             raise PochadeError(f"distillation: {distillation} given, allowed is 0 and more")
         self.embed = nn.Conv2d(latent_channels, dim, patch_size, stride=patch_size)
         self.positions = PositionTable(dim, sample_size // patch_size)
-        self.steering = Steering(dim, num_classes, pooled_dim)
+        self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
         self.prelude = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
         self.prelude_norm = RMSNorm(dim)
@@ -272,7 +272,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         Where it had none it gives, before training, what this one gives without a source, bit for bit, whatever it is
         shown. The source of an inpainting is the picture with a grey hole. That of a super-resolution is the small
         picture enlarged again: the LL band of the Haar transform, half the size, is such a small picture, and enlarged
-        it has latents on the grid of what is painted, by any autoencoder and at any factor, where the band itself
+        it has latents on the grid of what is sampled, by any autoencoder and at any factor, where the band itself
         would be an input of another kind for each.
         """
         return copy_with(self, tasks=[*self.config.tasks, *check_tasks(tasks)])
@@ -285,17 +285,17 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} iterations")
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
-            raise PochadeError("state: a tensor given, but IRIS carries no state: allowed is None")
+            raise PochadeError("state: a tensor given, but IRIS has no state: allowed is None")
         trained = max(self.config.depths)
         if depth is not None and depth > trained:
             warnings.warn(
-                f"depth: {depth} iterations asked for, training had {trained} at most: pictures may get worse",
+                f"depth: {depth} iterations given, training had {trained} at most: pictures may get worse",
                 stacklevel=4,
             )
 
-    def _given(self, e: Tensor, steer: Tensor, conditioning: Conditioning, grid: tuple[int, int]) -> Given:
+    def _given(self, e: Tensor, embedding: Tensor, conditioning: Conditioning, grid: tuple[int, int]) -> Given:
         text, mask = (None, None) if self.text is None else self.text(e.shape[0], conditioning)
-        return Given(self.core.inject(e), steer, self.core.contexts(text), mask, grid)
+        return Given(self.core.inject(e), embedding, self.core.contexts(text), mask, grid)
 
     def _iterate(self, s: Tensor, given: Given, iterations: int) -> tuple[Tensor, dict[str, Tensor]]:
         """s_0 -> s_r, both [B, N, D], and how the state ended."""
@@ -309,11 +309,11 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         change = (last - before).square().mean((1, 2)) / last.square().mean((1, 2)).clamp_min(1e-12)
         return s, {"state_norm": raw.square().mean((1, 2)).sqrt(), "residual": change.sqrt()}
 
-    def _read(self, s: Tensor, steer: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _read(self, s: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
         """The velocity [B, C, H, W] that the coda reads from a state [B, N, D]."""
         for block in self.coda:
             s = block(s, *grid)
-        tokens = self.out(modulated_norm(s, *self.modulation_out(steer)))
+        tokens = self.out(modulated_norm(s, *self.modulation_out(embedding)))
         return F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), self.config.patch_size)
 
     def forward(
@@ -331,7 +331,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             conditioning: text (tokens, mask, pooled) and class label are used where present, and control [B, C, H, W]
                 where there is an input for it, a row of zeros being none. Source and task are used where the
                 configuration has ``tasks``.
-            state: IRIS carries nothing from step to step; must be None.
+            state: must be None, IRIS has none.
             depth: iterations of the core, 1 to 64; None as configured, or drawn in training. Beyond the largest
                 depth of training a warning says that nothing was learned there.
 
@@ -349,23 +349,23 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         x = as_stream(x.flatten(2).transpose(1, 2) + self.positions(*grid))
         for block in self.prelude:
             x = block(x, *grid)
-        steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)
+        embedding = add_task_embedding(self.steering(t, conditioning), self.task_vectors, conditioning)
         if self.control is not None and conditioning.control is not None:
-            x = x + self.control(conditioning.control, x, steer, grid)
+            x = x + self.control(conditioning.control, x, embedding, grid)
         e = self.prelude_norm(x)
-        given = self._given(e, steer, conditioning, grid)
+        given = self._given(e, embedding, conditioning, grid)
         if self.training:
             keys = row_keys(t[:, None], latents[:, :, 0, 0])
             start = keyed_truncated_normal(keys, *e.shape[1:], deviation=INITIAL_DEVIATION).to(e.dtype)
         else:
             start = torch.zeros_like(e)
         s, aux = self._iterate(start, given, depth)
-        velocity = self._read(s, steer, grid)
+        velocity = self._read(s, embedding, grid)
         if self.training and config.distillation:
             # At the smallest depth there is nothing to learn from a larger one.
             fewer = range(max(1, min(config.depths) // 2), depth) or [depth]
             short, _ = self._iterate(start, given, _draw(fewer))
-            error = (self._read(short, steer, grid).float() - velocity.detach().float()).square().mean((1, 2, 3))
+            error = (self._read(short, embedding, grid).float() - velocity.detach().float()).square().mean((1, 2, 3))
             aux["loss_depth"] = config.distillation * error
         return DenoiserOutput(velocity, aux=aux)
 

@@ -45,11 +45,11 @@ class ControlInput(nn.Module):
         self.modulation = Modulation(dim, 2)
         self.out = nn.Linear(dim, dim)
 
-    def forward(self, control: Tensor, x: Tensor, steer: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, C, H, W], the latents' tokens x [B, N, D] and steering [B, D] -> [B, N, D] to add."""
+    def forward(self, control: Tensor, x: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, C, H, W], the latents' tokens x [B, N, D] and conditioning embedding [B, D] -> [B, N, D] to add."""
         there = (control != 0).flatten(1).any(1)
         y = self.embed(control.to(x.dtype)).flatten(2).transpose(1, 2)
         y = self.norm(y) + rms_norm(x)
         for block in self.blocks:
             y = block(y, *grid)
-        return self.out(modulated_norm(y, *self.modulation(steer))) * there[:, None, None]
+        return self.out(modulated_norm(y, *self.modulation(embedding))) * there[:, None, None]

@@ -1,7 +1,7 @@
 """LiRA: a selective state-space network that plans first.
 
 A latent reasoning loop reads the picture and the prompt a few times and adds what it found to the time and the text
-that steer the blocks. These scan the tokens in four directions and mix them with their neighbours; text enters after
+that modulate the blocks. These scan the tokens in four directions and mix them with their neighbours; text enters after
 every fourth block through a state of fixed size; long skips join the first half of the blocks to the second.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
-from pochade.denoisers.inputs import Steering, TextInput, check_conditioning, check_latents
+from pochade.denoisers.inputs import ConditioningEmbedding, TextInput, check_conditioning, check_latents
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
 from pochade.errors import PochadeError
 from pochade.nn.attention import LinearCrossAttention, scaled_init
@@ -55,9 +55,11 @@ class LiRABlock(nn.Module):
         self.text = LinearCrossAttention(dim, heads) if heads else None
         self.connect = nn.ModuleList(connect() for _ in range(3 if heads else 2))
 
-    def forward(self, h: Tensor, steer: Tensor, text: tuple[Tensor, Tensor] | None, grid: tuple[int, int]) -> Tensor:
+    def forward(
+        self, h: Tensor, embedding: Tensor, text: tuple[Tensor, Tensor] | None, grid: tuple[int, int]
+    ) -> Tensor:
         """The stream [B, N, D], or the streams [B, n, N, D], after the block."""
-        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn = self.modulation(steer)
+        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn = self.modulation(embedding)
 
         def mix(x: Tensor) -> Tensor:
             return gate_mix * self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid)
@@ -139,7 +141,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         patch = latent_channels * patch_size**2
         self.embed = nn.Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
-        self.steering = Steering(dim, num_classes, pooled_dim)
+        self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
         self.reasoning = None
         if reasoning_steps:
@@ -200,7 +202,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
-            raise PochadeError("state: a tensor given, but LiRA carries no state: allowed is None")
+            raise PochadeError("state: a tensor given, but LiRA has no state: allowed is None")
         if depth is None:
             return
         if self.reasoning is None:
@@ -224,7 +226,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
 
         Args:
             conditioning: text (tokens, mask, pooled) and class label are used where present.
-            state: LiRA carries nothing; must be None.
+            state: must be None, LiRA has none.
             depth: the most reasoning steps, 2 to 64; None as configured.
 
         Raises:
@@ -237,14 +239,14 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         x = as_stream(x)
 
         text = None if self.text is None else self.text(latents.shape[0], conditioning)
-        steer = self.steering(t, conditioning)
+        embedding = self.steering(t, conditioning)
         if text is not None and self.steering.pooled is None:
-            steer = steer + _mean(*text)
+            embedding = embedding + _mean(*text)
         aux: dict[str, Tensor] = {}
         if self.reasoning is not None:
-            thought, aux["reasoning_steps"], cost = self.reasoning(x, steer, depth)
+            thought, aux["reasoning_steps"], cost = self.reasoning(x, embedding, depth)
             aux["reasoning_steps"] = aux["reasoning_steps"].detach()
-            steer = steer + thought
+            embedding = embedding + thought
             if self.training:
                 aux["loss_ponder"] = self.config.ponder_weight * cost
 
@@ -255,12 +257,12 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             if i >= len(self.layers) - len(self.skips):
                 joined = self.skips[len(kept) - 1](kept.pop())
                 h = h + (joined.unsqueeze(1) if several else joined)
-            h = block(h, steer, text, grid)
+            h = block(h, embedding, text, grid)
             if i < len(self.skips):
                 kept.append(collapse(h) if several else h)
 
         h = collapse(h) if several else h
-        tokens = self.out(modulated_norm(h, *self.modulation_out(steer)))
+        tokens = self.out(modulated_norm(h, *self.modulation_out(embedding)))
         velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), p)
         return DenoiserOutput(velocity, aux=aux)
 

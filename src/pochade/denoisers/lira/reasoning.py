@@ -20,8 +20,8 @@ MAX_DEPTH = 64
 class ReasoningLoop(nn.Module):
     """A state r [B, R] that is refined step by step until it halts, each picture for itself.
 
-    r_0 = MLP(mean of the tokens, steering). A step scans the tokens, modulated by r, into a candidate u and keeps a
-    part of what was there: d = sigmoid(W_d [r; u]), r <- d r + (1 - d) u. From the second step on, l_n =
+    r_0 = MLP(mean of the tokens, conditioning embedding). A step scans the tokens, modulated by r, into a candidate u
+    and keeps a part of what was there: d = sigmoid(W_d [r; u]), r <- d r + (1 - d) u. From the second step on, l_n =
     sigmoid(W_s r_n) is the probability to halt where it has not before, p_n = l_n prod_{m < n} (1 - l_m), and the last
     step takes what is left (2107.05407 eq. 1 to 3).
 
@@ -97,8 +97,8 @@ class ReasoningLoop(nn.Module):
             return torch.full_like(r[:, 0], float(last), dtype=wide)
         return torch.sigmoid(self.halt(r)[:, 0].to(wide))
 
-    def forward(self, x: Tensor, steer: Tensor, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens [B, N, D] and steering [B, D] -> the thought [B, D], steps [B] and the ponder cost [B].
+    def forward(self, x: Tensor, embedding: Tensor, depth: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Tokens [B, N, D] and conditioning embedding [B, D] -> the thought [B, D], steps [B] and the ponder cost [B].
 
         Args:
             depth: T for this call. Given, or while the call is being compiled or exported, all T steps are computed
@@ -111,7 +111,7 @@ class ReasoningLoop(nn.Module):
         total = self.steps if depth is None else depth
         unrolled = self.training or depth is not None or torch.compiler.is_compiling()
         tokens = layer_norm(self.tokens(x))
-        r = self.start(torch.cat((tokens.mean(1), steer), -1))
+        r = self.start(torch.cat((tokens.mean(1), embedding), -1))
         wide = torch.promote_types(r.dtype, torch.float32)
         left = torch.ones_like(r[:, 0], dtype=wide)
         thought = torch.zeros_like(r, dtype=wide)

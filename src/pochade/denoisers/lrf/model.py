@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
+    add_task_embedding,
     check_conditioning,
     check_latents,
     check_tasks,
     copy_with,
     source_and_mask,
-    tell_task,
 )
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
@@ -182,18 +182,18 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
     def _tokens(self, latents: Tensor) -> Tensor:
         return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
-    def _steer(self, t: Tensor, conditioning: Conditioning) -> Tensor:
+    def _embedding(self, t: Tensor, conditioning: Conditioning) -> Tensor:
         """Time, class, pooled text and task in one vector [B, D]."""
-        steer = self.time(t)
+        embedding = self.time(t)
         if self.classes is not None:
             label = conditioning.class_label
             none = self.config.num_classes
             label = t.new_full(t.shape, none).long() if label is None else torch.where(label < 0, none, label)
-            steer = steer + self.classes(label)
+            embedding = embedding + self.classes(label)
         if self.pooled is not None and conditioning.pooled is not None:
-            pooled = conditioning.pooled.to(steer.dtype)
-            steer = steer + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
-        return tell_task(steer, self.task_vectors, conditioning)
+            pooled = conditioning.pooled.to(embedding.dtype)
+            embedding = embedding + self.pooled(F.rms_norm(pooled, (pooled.shape[-1],), eps=1e-6))
+        return add_task_embedding(embedding, self.task_vectors, conditioning)
 
     def _context(self, batch: int, conditioning: Conditioning) -> tuple[Tensor, Tensor] | None:
         """Text tokens [B, 1 + M, D] and their mask; the first is learned, so that no row is ever empty."""
@@ -221,7 +221,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         Args:
             conditioning: text (tokens, mask, pooled), class label and source are used where present, the task where
                 the configuration has ``tasks``.
-            state: LRF carries nothing; must be None.
+            state: must be None, LRF has none.
             depth: recursions, 1 to 64; None as configured.
 
         Raises:
@@ -234,7 +234,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         if not 1 <= recursions <= MAX_DEPTH:
             raise PochadeError(f"depth: {recursions} given, allowed are 1 to {MAX_DEPTH} recursions")
         if state is not None:
-            raise PochadeError("state: a tensor given, but LRF carries no state: allowed is None")
+            raise PochadeError("state: a tensor given, but LRF has no state: allowed is None")
         grid = (latents.shape[2] // p, latents.shape[3] // p)
         x = self.embed(self._tokens(latents)) + self.positions(*grid)
         if conditioning.source is not None:
@@ -243,14 +243,14 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             x = x + self.embed_source(x.new_zeros(self.embed_source.in_features))
         x = as_stream(x)
 
-        steer = self._steer(t, conditioning)
+        embedding = self._embedding(t, conditioning)
         text = self._context(latents.shape[0], conditioning)
         mask = None if text is None else text[1]
         prepared: list[tuple[LRFBlock, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
         for block in self.core:
             assert isinstance(block, LRFBlock)
             context = block.text.context(text[0]) if block.text is not None and text is not None else None
-            prepared.append((block, block.modulation(steer), context))
+            prepared.append((block, block.modulation(embedding), context))
 
         h = x
         full: bool = self.config.gradient == "full"
@@ -261,7 +261,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
                 for block, modulation, context in prepared:
                     h = block(h, modulation, context, mask, grid)
 
-        tokens = self.out(modulated_norm(h, *self.modulation_out(steer)))
+        tokens = self.out(modulated_norm(h, *self.modulation_out(embedding)))
         velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, grid), p)
         return DenoiserOutput(velocity)
 

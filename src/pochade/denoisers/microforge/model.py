@@ -1,7 +1,7 @@
 """MicroForge: few tokens of strongly compressed latents, a backbone that scans, a planner that remembers.
 
 A planner reads the embedded picture and makes K plan tokens; each block then scans the picture along a zigzag path of
-its own, looks at text and plan together, and ends in a feed-forward. One attention module, a single instance, is
+its own, attends to text and plan together, and ends in a feed-forward. One attention module, a single instance, is
 called after every few blocks. The plan is the state that goes from one sampling step to the next. A picture to edit
 lies beside the one that is painted, in width or in channels.
 """
@@ -19,14 +19,14 @@ from torch import Tensor, nn
 from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
 from pochade.denoisers.inputs import (
-    Steering,
+    ConditioningEmbedding,
     TextInput,
+    add_task_embedding,
     check_conditioning,
     check_latents,
     check_tasks,
     copy_with,
     source_and_mask,
-    tell_task,
 )
 from pochade.denoisers.microforge.planner import (
     PlanLayer,
@@ -60,10 +60,10 @@ EXPANSION = 3
 class MicroForgeBlock(nn.Module):
     """adaLN-Zero block: mixer over the picture, attention to text and plan where there are any, feed-forward."""
 
-    def __init__(self, dim: int, heads: int, mixer: ZigzagScan | SpatialMixer, looks: bool) -> None:
+    def __init__(self, dim: int, heads: int, mixer: ZigzagScan | SpatialMixer, attends: bool) -> None:
         super().__init__()
         self.mixer = mixer
-        self.look = CrossAttention(dim, heads) if looks else None
+        self.look = CrossAttention(dim, heads) if attends else None  # as saved weights are named
         self.feedforward = FeedForward(dim, EXPANSION * dim)
 
     def forward(
@@ -76,17 +76,17 @@ class MicroForgeBlock(nn.Module):
         orders: tuple[tuple[Tensor, Tensor], ...] = (),
         image_prompt: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """``orders`` is the path of a scan (``ZigzagScan.orders``), ``image_prompt`` what is added to the look, of the
-        input that the look has."""
-        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *look = modulation
+        """``orders`` is the path of a scan (``ZigzagScan.orders``), ``image_prompt`` adds to the cross-attention, from
+        the same input."""
+        shift_mix, scale_mix, gate_mix, shift_ffn, scale_ffn, gate_ffn, *cross = modulation
         x = torch.addcmul(x, gate_mix, self.mixer(modulated_norm(x, shift_mix, scale_mix), *grid, *orders))
         if self.look is not None and context is not None:
-            shift, scale, gate = look
-            seen = modulated_norm(x, shift, scale)
-            looked = self.look(seen, self.look.context(context), mask)
+            shift, scale, gate = cross
+            queries = modulated_norm(x, shift, scale)
+            attended = self.look(queries, self.look.context(context), mask)
             if image_prompt is not None:
-                looked = looked + image_prompt(seen)
-            x = torch.addcmul(x, gate, looked)
+                attended = attended + image_prompt(queries)
+            x = torch.addcmul(x, gate, attended)
         return torch.addcmul(x, gate_ffn, self.feedforward(modulated_norm(x, shift_ffn, scale_ffn)))
 
 
@@ -201,7 +201,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         patch = latent_channels * patch_size**2
         self.embed = nn.Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
-        self.steering = Steering(dim, num_classes, pooled_dim)
+        self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
         self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if source != "none" else None
         self.task_vectors = nn.Embedding(len(TASKS), dim) if source != "none" else None
@@ -209,19 +209,19 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         if plan_tokens:
             sizes = dim, heads, plan_hidden, plan_layers, plan_tokens
             self.planner = Planner(*sizes, bool(text_dim), self_conditioning, regions)
-        looks = bool(plan_tokens or text_dim)
-        if image_prompt_dim and not looks:
+        attends = bool(plan_tokens or text_dim)
+        if image_prompt_dim and not attends:
             raise PochadeError(
                 f"image_prompt_dim: {image_prompt_dim} given, allowed is 0 without text and plan_tokens: no block has "
                 "cross-attention"
             )
-        vectors = 9 if looks else 6
+        vectors = 9 if attends else 6
         self.modulations = (
             GroupedModulation(dim, vectors, blocks, modulation_groups)
             if modulation == "grouped"
             else nn.ModuleList(Modulation(dim, vectors) for _ in range(blocks))
         )
-        self.core = nn.ModuleList(MicroForgeBlock(dim, heads, make_mixer(i), looks) for i in range(blocks))
+        self.core = nn.ModuleList(MicroForgeBlock(dim, heads, make_mixer(i), attends) for i in range(blocks))
         self.attention = MultiQueryAttention(dim, heads) if attention_every else None
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, patch)
@@ -230,7 +230,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
 
     def _initialise(self) -> None:
         """Zero at the start: modulations (so every block is the identity), the shared attention, the read-out, and what
-        a source adds to the tokens and an image prompt to the looks.
+        a source adds to the tokens and an image prompt to the cross-attentions.
 
         The planner adds nothing to its queries either, for plan tokens to set out apart (what is added to each of them
         is much alike), and what it carries is zero by the scale of its norm.
@@ -336,10 +336,10 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         if tuple(state.shape) != allowed:
             raise PochadeError(f"state: shape {tuple(state.shape)} given, allowed is {allowed}")
 
-    def _modulations(self, steer: Tensor) -> tuple[tuple[Tensor, ...], ...]:
+    def _modulations(self, embedding: Tensor) -> tuple[tuple[Tensor, ...], ...]:
         if isinstance(self.modulations, GroupedModulation):
-            return self.modulations(steer)
-        return tuple(each(steer) for each in self.modulations)
+            return self.modulations(embedding)
+        return tuple(each(embedding) for each in self.modulations)
 
     def forward(
         self,
@@ -386,12 +386,12 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             else:
                 x = x + source
         x = as_stream(x)
-        steer = tell_task(self.steering(t, conditioning), self.task_vectors, conditioning)
+        embedding = add_task_embedding(self.steering(t, conditioning), self.task_vectors, conditioning)
         context, mask = (None, None) if self.text is None else self.text(latents.shape[0], conditioning)
         plan, aux = None, dict[str, Tensor]()
         if self.planner is not None:
             marked = marked_tokens(conditioning, p, beside) if config.regions else None
-            plan, there = self.planner(x, steer, context, mask, state, marked)
+            plan, there = self.planner(x, embedding, context, mask, state, marked)
             if context is None or mask is None:
                 context, mask = plan, there
             else:
@@ -404,7 +404,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         attention, prompt = self.image_prompt, None
         if attention is not None and conditioning.image_prompt is not None:
             prompt = attention.read(conditioning.image_prompt, conditioning.image_prompt_scale)
-        for i, (block, modulation) in enumerate(zip(self.core, self._modulations(steer), strict=True), 1):
+        for i, (block, modulation) in enumerate(zip(self.core, self._modulations(embedding), strict=True), 1):
             also = None
             if attention is not None and prompt is not None:
                 also = partial(attention, block=i - 1, prompt=prompt)
@@ -414,7 +414,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
                 x = x + self.attention(layer_norm(x))
         if beside:
             x = torch.flatten(torch.unflatten(x, 1, grid)[:, :, :width], 1, 2)
-        tokens = self.out(modulated_norm(x, *self.modulation_out(steer)))
+        tokens = self.out(modulated_norm(x, *self.modulation_out(embedding)))
         velocity = F.pixel_shuffle(torch.unflatten(tokens.transpose(1, 2), 2, (height, width)), p)
         return DenoiserOutput(velocity, plan if self.state_shape is not None else None, aux)
 

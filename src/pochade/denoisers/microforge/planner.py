@@ -1,5 +1,5 @@
-"""MicroForge's planner: a few tokens that look at the picture, think, and are remembered to the next step; and a few
-that look at the part of it alone that is to be changed."""
+"""MicroForge's planner: a few tokens that attend to the picture, reason, and are passed to the next step; and a few
+that attend only to the part of it that is to be changed."""
 
 import torch
 import torch.nn.functional as F
@@ -41,7 +41,7 @@ def marked_tokens(conditioning: Conditioning, patch: int, beside: bool) -> Tenso
 
 
 class PlanLayer(nn.Module):
-    """READ: the plan looks at the picture and the time. REASON: its tokens look at each other. Then a feed-forward."""
+    """READ: the plan attends to the picture and the time. REASON: its tokens attend to each other. A feed-forward."""
 
     def __init__(self, dim: int, heads: int, hidden: int) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class PlanLayer(nn.Module):
     def forward(self, plan: Tensor, picture: Tensor, seen: Tensor | None = None, there: Tensor | None = None) -> Tensor:
         """``plan`` [B, K, D], ``picture`` [B, N + 1, D], normed, the time its last token.
 
-        ``seen`` [B, K, N + 1] bool is True where READ may look, ``there`` [B, K] where REASON may; None: everywhere.
+        ``seen`` [B, K, N + 1] bool is True where READ may attend, ``there`` [B, K] where REASON may; None: everywhere.
         """
         plan = plan + self.read(layer_norm(plan), self.read.context(picture), seen)
         own = layer_norm(plan)
@@ -64,16 +64,16 @@ class Planner(nn.Module):
     """K plan tokens, made of the text and of the plan of the step before, then layers of READ and REASON.
 
     p = sigmoid(w) norm(p_prev) + (1 - sigmoid(w)) p_init(text), w a number a channel, the norm's scale zero before
-    training (latent self-conditioning, 2212.11972), p_init learned queries that have looked at the text. The plan that
-    comes out is layer-normed: what is carried keeps its size over any number of steps.
+    training (latent self-conditioning, 2212.11972), p_init learned queries that have attended to the text. The plan
+    that comes out is layer-normed: what is carried keeps its size over any number of steps.
 
     Where a part of the picture is marked, R more tokens stand behind the plan, which start at every step as queries
-    that have looked at the text, and READ that part and the time alone. They REASON with the plan.
+    that have attended to the text, and READ that part and the time alone. They REASON with the plan.
 
     Args:
         dim: D. heads: attention heads, divide D. hidden: inner width of the feed-forward.
         layers: layers of READ and REASON. tokens: K, at least 2.
-        text: whether there is text to look at. carries: whether it takes a plan from the step before.
+        text: whether there is text to attend to. carries: whether it takes a plan from the step before.
         regions: R.
     """
 
@@ -102,7 +102,7 @@ class Planner(nn.Module):
     def forward(
         self,
         x: Tensor,
-        steer: Tensor,
+        embedding: Tensor,
         text: Tensor | None,
         mask: Tensor | None,
         carried: Tensor | None,
@@ -110,27 +110,27 @@ class Planner(nn.Module):
     ) -> tuple[Tensor, Tensor | None]:
         """The plan [B, K, D]; with ``marked`` [B, K + R, D], and where its tokens count, [B, K + R] bool.
 
-        Those of the regions count in rows with a marked token alone; elsewhere nothing may look at them.
+        Those of the regions count in rows with a marked token alone; elsewhere nothing may attend to them.
 
         Args:
             x: tokens of the picture [B, N, D].
-            steer: time and what else is one vector [B, D].
+            embedding: time and what else is one vector [B, D].
             text: [B, M, D] with ``mask`` [B, M], at least one True a row; None where there is none.
             carried: the plan of the step before [B, K, D]; None counts as zeros.
-            marked: where the regions look, [B, N] bool; None: nowhere, and in any case without region queries.
+            marked: where the regions attend, [B, N] bool; None: nowhere, and in any case without region queries.
         """
-        plan = self._looked(self.queries, x, text, mask)
+        plan = self._informed(self.queries, x, text, mask)
         if self.keep is not None and self.carry_scale is not None:
             keep = torch.sigmoid(self.keep)
             plan = (1 - keep) * plan
             if carried is not None:
                 plan = plan + keep * rms_norm(carried.to(plan.dtype), self.carry_scale)
         plan = as_stream(plan)
-        picture = layer_norm(torch.cat((x, steer[:, None]), 1))
+        picture = layer_norm(torch.cat((x, embedding[:, None]), 1))
         seen, there = None, None
         if marked is not None and self.region_queries is not None:
             K, R = plan.shape[1], self.region_queries.shape[1]
-            plan = torch.cat((plan, as_stream(self._looked(self.region_queries, x, text, mask))), 1)
+            plan = torch.cat((plan, as_stream(self._informed(self.region_queries, x, text, mask))), 1)
             there = F.pad(marked.any(1, keepdim=True).expand(-1, R), (K, 0), value=True)
             inside = F.pad(marked, (0, 1), value=True)[:, None].expand(-1, R, -1)
             seen = F.pad(inside, (0, 0, K, 0), value=True)
@@ -138,8 +138,8 @@ class Planner(nn.Module):
             plan = layer(plan, picture, seen, there)
         return layer_norm(plan), there
 
-    def _looked(self, queries: Tensor, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
-        """Learned queries, one set a row, that have looked at the text where there is some."""
+    def _informed(self, queries: Tensor, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
+        """Learned queries, one set a row, that have attended to the text where there is some."""
         tokens = queries.expand(x.shape[0], -1, -1)
         if self.text is None or text is None:
             return tokens

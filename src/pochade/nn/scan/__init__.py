@@ -1,7 +1,7 @@
 """Linear recurrences and selective state spaces over a sequence of tokens (SPEC 0). Axis letters: pochade.types.
 
 Each function has a plain twin, ``*_reference``, and several forms behind it: a composition of torch operators
-anywhere, loops compiled by Numba on CPUs, Triton kernels on GPUs. ``backend`` says which one runs on a device and
+anywhere, loops compiled by Numba on CPUs, Triton kernels on GPUs. ``backend`` names the one that runs on a device and
 ``use_backend`` chooses another. States are kept in float32 at least, whatever comes in; all gradients are exact.
 """
 
@@ -149,9 +149,9 @@ def selective_scan(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """h_n = exp(dt_n A) h_{n-1} + dt_n x_n B_n and y_n = h_n C_n + D x_n, a state of S numbers for every channel.
 
-    A tells the structure: [D, S] is one decay a channel and state (Mamba, 2312.00752 eq. 2-4 with the input's
-    discretisation simplified as its section 3 does), [heads] is one decay a head of D / heads channels (Mamba-2,
-    2405.21060 section 6). The [B, N, D, S] tensor of states is never stored whole.
+    The shape of A gives the structure: [D, S] is one decay a channel and state (Mamba, 2312.00752 eq. 2-4 with the
+    input's discretisation simplified as its section 3 does), [heads] is one decay a head of D / heads channels
+    (Mamba-2, 2405.21060 section 6). The [B, N, D, S] tensor of states is never stored whole.
 
     Args:
         x: [B, N, D].

@@ -2,7 +2,7 @@
 # pyright: reportUnknownMemberType=false, reportUntypedFunctionDecorator=false
 """The scans as operators of torch: ``torch.compile`` and ``torch.export`` see one node, autograd its gradient.
 
-Exporters that know no such node, ONNX's among them, get the composition of torch operators in its place.
+Exporters that have no such node, ONNX's among them, get the composition of torch operators in its place.
 """
 
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def _operator(function: Callable[..., Any]) -> Any:
     """Defines ``function`` as an operator.
 
     ``torch.library.custom_op`` does the same, but loads torch's compiler at the first call, which takes seconds, and
-    looks for aliases among the results at every call, which takes longer than a short scan.
+    searches for aliases among the results at every call, which takes longer than a short scan.
     """
     name = f"pochade::{function.__name__}"
     torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
