@@ -43,7 +43,7 @@ def count(module: torch.nn.Module) -> int:
 
 @pytest.mark.parametrize(
     ("variant", "least", "most"),
-    [("cifar", 0.98 * 1.47e6, 1.02 * 1.47e6), ("nano", 4e6, 6e6), ("small", 28.5e6, 31.5e6)],
+    [("cifar", 0.98 * 1.47e6, 1.02 * 1.47e6), ("nano", 4e6, 6e6), ("tiny", 19e6, 22e6), ("small", 28.5e6, 31.5e6)],
 )
 def test_sizes_of_the_variants(variant: str, least: float, most: float):
     with torch.device("meta"):
@@ -51,7 +51,7 @@ def test_sizes_of_the_variants(variant: str, least: float, most: float):
 
 
 def test_every_variant_has_its_size_tested():
-    assert set(VARIANTS) == {"cifar", "nano", "small"}
+    assert set(VARIANTS) == {"cifar", "nano", "tiny", "small"}
 
 
 def test_class_conditioner_of_ten_classes():

@@ -1,4 +1,4 @@
-"""LRF, the smallest family: four blocks, applied twice.
+"""LRF, the smallest family: four or six blocks, applied twice.
 
 A patch embedding, a core of a few blocks applied ``recursions`` times with the input injected at each, and a linear
 read-out. Text enters twice: its tokens through cross-attention, its pooled vector beside the time. A source picture is
@@ -271,6 +271,7 @@ _MINILM: dict[str, Any] = {"text_dim": 384, "pooled_dim": 384, "text_encoder": "
 VARIANTS: dict[str, dict[str, Any]] = {
     "cifar": dict(latent_channels=4, sample_size=4, patch_size=1, dim=128, heads=4, hidden=480, num_classes=10),
     "nano": dict(latent_channels=8, sample_size=8, patch_size=2, dim=224, heads=7, hidden=608, **_MINILM),
+    "tiny": dict(latent_channels=16, sample_size=16, patch_size=2, dim=384, heads=6, hidden=1024, blocks=6, **_MINILM),
     "small": dict(latent_channels=8, sample_size=32, patch_size=2, dim=576, heads=9, hidden=1536, **_MINILM),
 }
-"""Sizes by name; parameters: cifar 1.47 M, nano 4-6 M, small 30 M."""
+"""Sizes by name; parameters: cifar 1.47 M, nano 4-6 M, tiny 20 M, small 30 M."""
