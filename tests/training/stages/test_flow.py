@@ -6,7 +6,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
-from pochade.training.stages.flow import FlowSettings, FlowTask
+from pochade.training.stages.flow import FlowSettings, FlowTask, lengthened
 from pochade.types import Conditioning, DenoiserOutput
 from training.toy import gradients, halves
 
@@ -242,11 +242,18 @@ def test_that_share_of_rows_loses_its_conditioning(share: float):
     assert gone.all() == (share == 1.0)
 
 
-def test_text_is_trimmed_to_the_longest_row():
-    denoiser = Remember()
-    FlowTask(denoiser, FlowSettings(drop=0.0))(vectors())
-    assert denoiser.asked[2].tokens.shape == (4, 3, 5)
-    assert denoiser.asked[2].mask.shape == (4, 3)
+@torch.no_grad()
+@pytest.mark.parametrize(("given", "expected"), [(1, 7), (6, 7), (7, 7), (8, 15)])
+def test_text_is_padded_to_few_lengths(given: int, expected: int):
+    """With the network's own token each is a multiple of 8; what the network makes of it is the same."""
+    batch, denoiser = vectors(longest=given), lrf().eval()
+    tokens, mask = lengthened(batch["tokens"], batch["mask"])
+    assert tokens.shape == (4, expected, 5)
+    assert mask.shape == (4, expected)
+    asked = batch["latents"], torch.rand(4)
+    found = denoiser(*asked, Conditioning(tokens, mask, batch["pooled"])).velocity
+    plain = denoiser(*asked, Conditioning(batch["tokens"], batch["mask"], batch["pooled"])).velocity
+    torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
 
 
 def test_flow_learns_one_batch():

@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
@@ -51,11 +52,23 @@ class FlowSettings:
 
 
 def encoded_conditioning(batch: Batch) -> Conditioning:
-    """The classes or the text vectors of a batch, text trimmed to its longest row."""
+    """The classes or the text vectors of a batch."""
     if "class_label" in batch:
         return Conditioning(class_label=batch["class_label"])
-    longest = int(batch["mask"].sum(1).max())
-    return Conditioning(batch["tokens"][:, :longest], batch["mask"][:, :longest], batch["pooled"])
+    tokens, mask = batch["tokens"], batch["mask"]
+    if tokens.is_cuda:
+        tokens, mask = lengthened(tokens, mask)
+    return Conditioning(tokens, mask, batch["pooled"])
+
+
+def lengthened(tokens: Tensor, mask: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor]:
+    """Text [B, M, D] and its mask [B, M] with padding, so that M + 1, with a network's own first token, is a multiple.
+
+    Compiled code serves one length, and there would be one for each batch's longest text. Attention on GPUs wants
+    masks of such a length.
+    """
+    missing = -(tokens.shape[1] + 1) % multiple
+    return F.pad(tokens, (0, 0, 0, missing)), F.pad(mask, (0, missing))
 
 
 @dataclass(frozen=True)
