@@ -92,9 +92,9 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
     for name in ("pochade/no-such-model", "pochade/no-such-model/vae"):
         with pytest.raises(
             PochadeError, match=r"is neither a folder with an AutoencoderDC or .* nor within reach"
-        ) as told:
+        ) as caught:
             PretrainedAutoencoder.from_diffusers(name, local_files_only=True)
-        assert "\n" not in str(told.value)
+        assert "\n" not in str(caught.value)
     theirs(kind).save_pretrained(tmp_path / "cut")
     weights = load_file(tmp_path / "cut" / WEIGHTS)
     name = next(iter(sorted(weights)))

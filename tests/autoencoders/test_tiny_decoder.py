@@ -1,4 +1,4 @@
-"""LiRA's decoder: sizes as told, shapes, tiles, what it refuses, and its graph."""
+"""LiRA's decoder: sizes as documented, shapes, tiles, what it refuses, and its graph."""
 
 import re
 from pathlib import Path
@@ -39,9 +39,11 @@ def test_sizes_are_as_told(size: str, expected: float, channels: int, f: int) ->
 
 
 def test_the_documentation_has_them() -> None:
-    told = re.findall(r"^\| TinyVAEDecoder (\w+) \| ([\d.]+) M \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE)
-    assert told == [("tiny", "0.24"), ("small", "1.2")]
-    assert [name for name, _ in told] == list(SIZES)
+    documented = re.findall(
+        r"^\| TinyVAEDecoder (\w+) \| ([\d.]+) M \|", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+    )
+    assert documented == [("tiny", "0.24"), ("small", "1.2")]
+    assert [name for name, _ in documented] == list(SIZES)
 
 
 @pytest.mark.parametrize("f", [2, 8, 32])

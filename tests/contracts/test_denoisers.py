@@ -31,7 +31,7 @@ def case(request: pytest.FixtureRequest) -> tuple[str, str]:
 
 @pytest.fixture
 def family(case: tuple[str, str]) -> Family:
-    """With what some configurations of it alone can be told."""
+    """With what some configurations of it alone can be given."""
     found = FAMILIES[case[0]]
     toy = found.toys[case[1]]
     own = ["source"] if toy.get("source", "none") != "none" or toy.get("tasks") else []
@@ -118,7 +118,7 @@ def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> N
 
 
 def test_no_parameter_is_left_out_where_there_is_no_source(case: tuple[str, str], denoiser: Any) -> None:
-    """What distributed training asks of a task that does not say otherwise (``Task.has_unused``)."""
+    """What distributed training requires of a task that does not override it (``Task.has_unused``)."""
     toy = FAMILIES[case[0]].toys[case[1]]
     if toy.get("source", "none") != "none" or {"tasks", "controlled", "image_prompt_dim"} & toy.keys():
         return
@@ -246,11 +246,11 @@ def test_a_source_is_added_to_a_trained_network(name: str, toy: str, way: dict[s
     assert editor.with_source(["edit"]).config.tasks == [t for t in TASKS if t in {*tasks, "edit", "inpaint"}]
     latents, t = inputs_for(base, 2, (4, 4))
     parts = ("text", "class_label", *(("control",) if base.config.get("controlled") else ()))
-    told = conditioning_for(base, parts, 2, (4, 4))
-    expected = base(latents, t, told).velocity
-    assert torch.equal(editor(latents, t, told).velocity, expected)
+    conditioning = conditioning_for(base, parts, 2, (4, 4))
+    expected = base(latents, t, conditioning).velocity
+    assert torch.equal(editor(latents, t, conditioning).velocity, expected)
     source = conditioning_for(editor, ("source",), 2, (4, 4))
-    shown = replace(told, source=source.source, source_mask=source.source_mask, task=source.task)
+    shown = replace(conditioning, source=source.source, source_mask=source.source_mask, task=source.task)
     torch.testing.assert_close(editor(latents, t, shown.drop("source")).velocity, expected, **TIGHT)
     if not has_one and way.get("source") != "width":
         assert torch.equal(editor(latents, t, shown).velocity, expected)

@@ -37,10 +37,10 @@ def test_before_training_its_presence_changes_nothing(patch: int, training: bool
     added = {name for name in with_input.state_dict() if name not in base.state_dict()}
     assert added
     assert all(name.startswith("control.") for name in added)
-    (z, t), told = inputs(columns=4), text()
+    (z, t), given = inputs(columns=4), text()
     for control in (None, torch.zeros(2, 3, 8, 4), latents(columns=4)):
         found = []
-        for model, conditioning in ((base, told), (with_input, replace(told, control=control))):
+        for model, conditioning in ((base, given), (with_input, replace(given, control=control))):
             torch.random.set_rng_state(state)
             found.append(model(z, t, conditioning).velocity)
         assert torch.equal(*found)
@@ -64,15 +64,15 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     model = controlled()
     model.save_pretrained(tmp_path)
     again: Any = IRISDenoiser.from_pretrained(tmp_path)
-    (z, t), told = inputs(), replace(text(), control=latents())
-    assert torch.equal(again.eval()(z, t, told).velocity, model(z, t, told).velocity)
+    (z, t), given = inputs(), replace(text(), control=latents())
+    assert torch.equal(again.eval()(z, t, given).velocity, model(z, t, given).velocity)
     # A row of zeros is one without a control.
     without = latents()
     without[1] = 0
-    mixed = model(z, t, replace(told, control=without)).velocity
-    torch.testing.assert_close(mixed[:1], model(z, t, told).velocity[:1], atol=1e-5, rtol=0)
+    mixed = model(z, t, replace(given, control=without)).velocity
+    torch.testing.assert_close(mixed[:1], model(z, t, given).velocity[:1], atol=1e-5, rtol=0)
     torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-5, rtol=0)
-    assert (model(z, t, told).velocity - model(z, t, text()).velocity).abs().amax((1, 2, 3)).min() > 1e-4
+    assert (model(z, t, given).velocity - model(z, t, text()).velocity).abs().amax((1, 2, 3)).min() > 1e-4
 
 
 @torch.no_grad()

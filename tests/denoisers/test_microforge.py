@@ -219,8 +219,8 @@ def test_every_part_of_an_edit_matters_everywhere(kind: str):
             assert (model(z, t, replace(edit(), **{name: value})).velocity - plain).abs().amax((1, 2)).min() > 1e-4
         other = model(z, t, replace(edit(), task=torch.tensor([3, 2]))).velocity
         assert (other - plain).abs().amax((1, 2, 3)).min() > 1e-4
-        untold = model(z, t, replace(edit(), task=torch.tensor([-1, -1]))).velocity
-        torch.testing.assert_close(untold, model(z, t, replace(edit(), task=None)).velocity)
+        without_text = model(z, t, replace(edit(), task=torch.tensor([-1, -1]))).velocity
+        torch.testing.assert_close(without_text, model(z, t, replace(edit(), task=None)).velocity)
 
 
 def test_generation_uses_the_target_alone():
@@ -253,9 +253,9 @@ def test_rows_with_and_without_a_source_keep_to_themselves():
         with_source, without = model(z, t, edit(4), state=state), model(z, t, text(4), state=state)
     for name in ("velocity", "state"):
         values = (getattr(out, name) for out in (mixed, with_source, without))
-        found, told, untold = values
-        torch.testing.assert_close(found[~rows], told[~rows], atol=1e-5, rtol=0)
-        torch.testing.assert_close(found[rows], untold[rows], atol=1e-5, rtol=0)
+        found, with_text, without_text = values
+        torch.testing.assert_close(found[~rows], with_text[~rows], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[rows], without_text[rows], atol=1e-5, rtol=0)
     assert set(mixed.aux) == {"diversity", "loss_diversity"}
     torch.testing.assert_close(mixed.aux["diversity"][rows], without.aux["diversity"][rows], atol=1e-5, rtol=0)
 
@@ -332,9 +332,11 @@ def test_each_branch_of_guidance_carries_its_own_plan():
     with torch.no_grad():
         for step in range(3):
             t = torch.full((2,), 1 - step / 3)
-            told, untold = (model(x, t, c, state=s) for c, s in zip((text(), text().drop("text")), states, strict=True))
-            states = [told.state, untold.state]
-            x = x - (untold.velocity + 3 * (told.velocity - untold.velocity)) / 3
+            with_text, without_text = (
+                model(x, t, c, state=s) for c, s in zip((text(), text().drop("text")), states, strict=True)
+            )
+            states = [with_text.state, without_text.state]
+            x = x - (without_text.velocity + 3 * (with_text.velocity - without_text.velocity)) / 3
             a, b = model(forgetful, t, text()).velocity, model(forgetful, t, text().drop("text")).velocity
             forgetful = forgetful - (b + 3 * (a - b)) / 3
     torch.testing.assert_close(guided, x, atol=1e-4, rtol=1e-4)

@@ -39,10 +39,10 @@ def test_before_training_its_presence_changes_nothing(changes: dict[str, Any], t
     assert (with_input.config.image_prompt_dim, with_input.config.image_prompt_encoder) == (WIDTH, "lite0")
     added = {name.partition(".")[0] for name in with_input.state_dict() if name not in base.state_dict()}
     assert added == {"image_prompt"}
-    (z, t), told = inputs(), text()
-    expected = base(z, t, told).velocity
+    (z, t), conditioning = inputs(), text()
+    expected = base(z, t, conditioning).velocity
     for prompt in (None, torch.zeros(2, 1, WIDTH), features(), features(vectors=3)):
-        assert torch.equal(with_input(z, t, replace(told, image_prompt=prompt)).velocity, expected)
+        assert torch.equal(with_input(z, t, replace(conditioning, image_prompt=prompt)).velocity, expected)
 
 
 @torch.no_grad()
@@ -51,26 +51,29 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     model.image_prompt.standardise(torch.randn(WIDTH), torch.rand(WIDTH) + 0.5)
     model.save_pretrained(tmp_path)
     again: Any = MicroForgeDenoiser.from_pretrained(tmp_path)
-    (z, t), told = inputs(), replace(text(), image_prompt=features())
-    found = model(z, t, told).velocity
-    assert torch.equal(again.eval()(z, t, told).velocity, found)
+    (z, t), conditioning = inputs(), replace(text(), image_prompt=features())
+    found = model(z, t, conditioning).velocity
+    assert torch.equal(again.eval()(z, t, conditioning).velocity, found)
     assert (found - model(z, t, text()).velocity).abs().amax((1, 2, 3)).min() > 1e-3
     # The scale is each sample's own, and at 0 there is no image prompt.
-    scales = replace(told, image_prompt_scale=torch.tensor([1.0, 0.0]))
+    scales = replace(conditioning, image_prompt_scale=torch.tensor([1.0, 0.0]))
     mixed = model(z, t, scales).velocity
     torch.testing.assert_close(mixed[:1], found[:1], atol=1e-6, rtol=0)
     torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-6, rtol=0)
     # It tells all tokens alike: a picture of another size takes it as well.
     wide = torch.randn(2, 3, 4, 8)
-    assert model(wide, t, told).velocity.shape == wide.shape
+    assert model(wide, t, conditioning).velocity.shape == wide.shape
 
 
 @torch.no_grad()
 def test_guidance_drops_it_with_the_text() -> None:
     model = stirred(make().with_image_prompt(WIDTH))
-    (z, t), told = inputs(), replace(text(), image_prompt=features(), image_prompt_scale=torch.tensor([0.5, 1.0]))
-    guided = GuidedDenoiser(model, Guidance(3.0))(z, t, told).velocity
-    with_both, with_none = model(z, t, told).velocity, model(z, t, replace(text().drop("text"))).velocity
+    (z, t), conditioning = (
+        inputs(),
+        replace(text(), image_prompt=features(), image_prompt_scale=torch.tensor([0.5, 1.0])),
+    )
+    guided = GuidedDenoiser(model, Guidance(3.0))(z, t, conditioning).velocity
+    with_both, with_none = model(z, t, conditioning).velocity, model(z, t, replace(text().drop("text"))).velocity
     torch.testing.assert_close(guided, with_none + 3 * (with_both - with_none), atol=1e-5, rtol=0)
 
 

@@ -35,13 +35,13 @@ def test_regions_count_where_something_is_marked_alone(kind: str):
     z, t = inputs(4)
     state = torch.randn(4, 3, 16)
     nothing = marked(torch.zeros(4))
-    for told in (text(4), nothing, replace(nothing, source_mask=None), edit(4).drop("source")):
-        found, expected = model(z, t, told, state=state), base(z, t, told, state=state)
+    for conditioning in (text(4), nothing, replace(nothing, source_mask=None), edit(4).drop("source")):
+        found, expected = model(z, t, conditioning, state=state), base(z, t, conditioning, state=state)
         assert torch.equal(found.velocity, expected.velocity)
         assert torch.equal(found.state, expected.state)
     rows = torch.tensor([True, False, False, True])
-    for told in (marked(rows), marked().drop("source", rows=~rows)):
-        found, expected = model(z, t, told, state=state), base(z, t, told, state=state)
+    for conditioning in (marked(rows), marked().drop("source", rows=~rows)):
+        found, expected = model(z, t, conditioning, state=state), base(z, t, conditioning, state=state)
         for one, other in ((found.velocity, expected.velocity), (found.state, expected.state)):
             torch.testing.assert_close(one[~rows], other[~rows], atol=1e-5, rtol=0)
             assert (one[rows] - other[rows]).abs().amax(tuple(range(1, one.ndim))).min() > 1e-4
@@ -58,8 +58,8 @@ def test_regions_read_what_is_marked_and_the_time_alone(kind: str, patch: int):
     z, t = inputs(1)
     mask = torch.zeros(1, 1, 4, 4)
     mask[0, 0, 1, 2] = 0.5
-    told = replace(edit(1), source_mask=mask)
-    model(z, t, told)
+    conditioning = replace(edit(1), source_mask=mask)
+    model(z, t, conditioning)
     where, read = seen[0]
     n, halves = 4 // patch, 2 if kind == "width" else 1
     grid = torch.zeros(n, halves * n, dtype=torch.bool)
@@ -71,7 +71,7 @@ def test_regions_read_what_is_marked_and_the_time_alone(kind: str, patch: int):
     inside[..., 1, 2] += 1
     changes = []
     for other in (elsewhere, inside, z):
-        model(other, t / 2 if other is z else t, told)
+        model(other, t / 2 if other is z else t, conditioning)
         changes.append((seen[-1][1] - read)[:, 3:].abs().max() > 1e-4)
     assert [bool(change) for change in changes] == [False, True, True]
 
@@ -82,10 +82,10 @@ def test_blocks_look_at_regions_in_rows_that_have_one():
     model.core[0].look.register_forward_hook(lambda module, given, out: seen.append(given[2]))
     model(*inputs(4), marked(torch.tensor([True, False, True, False])))
     assert seen[0][:, -5:].tolist() == [[True] * 5, [True] * 3 + [False] * 2] * 2
-    untold = make(source="channels", regions=2, text_dim=0, pooled_dim=0).eval()
-    untold.core[0].look.register_forward_hook(lambda module, given, out: seen.append(given[2]))
-    told = replace(marked(torch.tensor([True, False, True, False])), tokens=None, mask=None, pooled=None)
-    assert torch.isfinite(untold(*inputs(4), told).velocity).all()
+    model_without = make(source="channels", regions=2, text_dim=0, pooled_dim=0).eval()
+    model_without.core[0].look.register_forward_hook(lambda module, given, out: seen.append(given[2]))
+    conditioning = replace(marked(torch.tensor([True, False, True, False])), tokens=None, mask=None, pooled=None)
+    assert torch.isfinite(model_without(*inputs(4), conditioning).velocity).all()
     assert seen[-1].tolist() == [[True] * 5, [True] * 3 + [False] * 2] * 2
 
 

@@ -1,4 +1,4 @@
-"""The frozen judge: its weights, its padding, and the perceptual distance."""
+"""The frozen feature extractor: its weights, its padding, and the perceptual distance."""
 
 from pathlib import Path
 

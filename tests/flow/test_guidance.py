@@ -12,7 +12,7 @@ B, SHAPE = 3, (3, 2, 4, 4)
 
 
 class Linear:
-    """A denoiser whose velocity is a known sum of what it was told; its state counts the calls of each row."""
+    """A denoiser whose velocity is a known sum of its conditioning; its state counts the calls of each row."""
 
     config = SimpleNamespace(name="linear")
 
