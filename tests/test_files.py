@@ -18,6 +18,7 @@ from pochade.files import (
     remove_folder,
     remove_orphans,
     sha256,
+    write_if_absent,
     write_json,
     write_new,
     write_text,
@@ -137,6 +138,25 @@ def test_a_new_file_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         thread.join()
     assert names(tmp_path) == sorted(["a.txt", *(f"a-{i}.txt" for i in range(2, 9))])
     assert {p.read_text() for p in tmp_path.iterdir()} == {thread.name for thread in threads}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_many_writes_what_is_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", lambda *_: full(tmp_path))
+    first: list[str] = []
+
+    def write(text: str) -> None:
+        if write_if_absent(tmp_path / "claim", text):
+            first.append(text)
+
+    threads = [threading.Thread(target=write, args=(f"ä{i}",)) for i in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [(tmp_path / "claim").read_text("utf-8")] == first
+    assert names(tmp_path) == ["claim"]
 
 
 def test_orphans_are_removed_and_what_was_being_replaced_comes_back(tmp_path: Path) -> None:

@@ -136,7 +136,8 @@ def write_if_absent(path: Path, text: str) -> bool:
     with _failures(path):
         temporary = _temporary(path)
         try:
-            temporary.write_text(text)
+            temporary.write_bytes(text.encode())
+            _sync(temporary)
             return _place(temporary, path)
         finally:
             _delete(temporary)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES
 from pochade.data.sources.formats import INDEX, LIST
 from pochade.errors import PochadeError
-from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, sha256, write_json, write_text
+from pochade.files import IMAGE_SUFFIXES, atomic_file, is_safe_name, sha256, write_bytes, write_json, write_text
 
 SAMPLES_PER_SHARD = 1000
 
@@ -168,9 +168,7 @@ class FolderWriter(Writer):
     def _write(self, record: Record) -> None:
         row: dict[str, Any] = {}
         for suffix, data in record.images.items():
-            place = self.folder / (record.key + suffix)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            place.write_bytes(data)
+            write_bytes(self.folder / (record.key + suffix), data)
             role = suffix[1:].rpartition(".")[0]
             row[role or "file_name"] = record.key + suffix
         row |= record.facts
