@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.nn.convolution import DepthwiseConv, DepthwiseSeparableConv
+from pochade.nn.convolution import DepthwiseConv, DepthwiseSeparableConv, PatchEmbedding, patch_product
 
 SIZES = ((1, 1), (3, 5), (1, 7), (6, 2))
 
@@ -61,3 +61,17 @@ def test_a_grid_that_does_not_hold_the_tokens_is_refused():
             message = f"height, width: {height} and {width} given, allowed are those with a product of 12 tokens"
             with pytest.raises(PochadeError, match=message):
                 module(x, height, width)
+
+
+@pytest.mark.parametrize("patch", [1, 2, 3])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_patch_embedding_is_one_matrix_product(patch: int, bias: bool):
+    """What GPUs compute is what torch's convolution gives, values and gradients."""
+    torch.manual_seed(0)
+    module = PatchEmbedding(5, 4, patch, bias=bias).double()
+    x = torch.randn(2, 5, 3 * patch, 2 * patch, dtype=torch.float64, requires_grad=True)
+    results: list[list[Tensor]] = []
+    for out in (module(x), patch_product(x, module.weight, module.bias)):
+        assert out.shape == (2, 4, 3, 2)
+        results.append([out, *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])])
+    torch.testing.assert_close(*results)

@@ -37,6 +37,27 @@ class DepthwiseConv(nn.Conv2d):
         return as_tokens(super().forward(as_grid(x, height, width)))
 
 
+class PatchEmbedding(nn.Conv2d):
+    """A vector for each patch of p x p cells: [B, C, H, W] -> [B, D, H / p, W / p].
+
+    On GPUs it is a matrix product: there convolutions in float32 are computed in TF32 unless torch is told otherwise,
+    products are not. With ten bits of each factor here IRIS gives velocities that are off by 1e-4 to 7e-4, in float32
+    throughout by 3e-6 (both against float64).
+    """
+
+    def __init__(self, channels: int, dim: int, patch: int, *, bias: bool = True) -> None:
+        super().__init__(channels, dim, patch, stride=patch, bias=bias)
+
+    def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return patch_product(x, self.weight, self.bias) if x.is_cuda else super().forward(x)
+
+
+def patch_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The convolution of x [B, C, H, W] with weight [D, C, p, p] in steps of p: [B, D, H / p, W / p]."""
+    patches = F.pixel_unshuffle(x, weight.shape[-1]).permute(0, 2, 3, 1)
+    return F.linear(patches, weight.flatten(1), bias).permute(0, 3, 1, 2)
+
+
 class DepthwiseSeparableConv(nn.Module):
     """W GELU(depthwise 3 x 3 (x)): [B, H W, D] -> [B, H W, D] (1704.04861, section 3.1, one activation).
 

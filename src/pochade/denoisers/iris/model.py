@@ -33,6 +33,7 @@ from pochade.denoisers.iris.mixer import GRFM
 from pochade.denoisers.iris.prelude import ControlInput, PreludeBlock
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
+from pochade.nn.convolution import PatchEmbedding
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
@@ -203,7 +204,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             raise PochadeError(f"gradient_iterations: {gradient_iterations} given, allowed is 1 and more")
         if not distillation >= 0:
             raise PochadeError(f"distillation: {distillation} given, allowed is 0 and more")
-        self.embed = nn.Conv2d(latent_channels, dim, patch_size, stride=patch_size)
+        self.embed = PatchEmbedding(latent_channels, dim, patch_size)
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
@@ -216,7 +217,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self.control = ControlInput(latent_channels, patch_size, dim) if controlled else None
         self.embed_source = self.task_vectors = None
         if tasks:
-            self.embed_source = nn.Conv2d(latent_channels + 1, dim, patch_size, stride=patch_size, bias=False)
+            self.embed_source = PatchEmbedding(latent_channels + 1, dim, patch_size, bias=False)
             self.task_vectors = nn.Embedding(len(TASKS), dim)
         self._initialise()
 

@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from pochade.nn.convolution import DepthwiseSeparableConv
+from pochade.nn.convolution import DepthwiseSeparableConv, PatchEmbedding
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, RMSNorm, rms_norm
@@ -39,7 +39,7 @@ class ControlInput(nn.Module):
 
     def __init__(self, channels: int, patch_size: int, dim: int) -> None:
         super().__init__()
-        self.embed = nn.Conv2d(channels, dim, patch_size, stride=patch_size)
+        self.embed = PatchEmbedding(channels, dim, patch_size)
         self.norm = RMSNorm(dim)
         self.blocks = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
         self.modulation = Modulation(dim, 2)
