@@ -97,11 +97,6 @@ class Report:
             "notes": {what: {"files": self.notes[what], "names": names} for what, names in self._noted.items()},
         }
 
-    def summary(self) -> str:
-        """One line for a person: what is used, what is skipped and why, and the notes."""
-        skipped = f"{self.skipped_count} skipped" + (f" ({self._reasons()})" if self.skipped else "")
-        return "; ".join([f"{self.used} used, {skipped}", *(f"{count} {what}" for what, count in self.notes.items())])
-
     def write(self) -> None:
         """Writes the report to ``path``, atomically."""
         write_json(self.path, self.to_dict())
