@@ -251,7 +251,7 @@ def test_every_file_is_used_or_named(tmp_path: Path):
         "file that is no picture, caption or list": ["notes.md"],
         "caption file without a picture": ["lonely.txt"],
     }
-    assert "1 hidden file" in data.report.summary()
+    assert data.report.notes["hidden file"] == 1
     named = sum(note["files"] for note in notes.values()) + len(data) + 2
     assert named == sum(1 for p in tmp_path.rglob("*") if p.is_file() and ".pochade" not in p.parts) - 40 - 1 - 1
 

@@ -28,7 +28,7 @@ def test_parts_follow_each_other_as_often_as_they_are_named(tmp_path: Path):
     assert len(data.groups()) == len({data.item(i).name for i in range(8)}) == 8
     assert [data.identity(i) for i in (0, 3)] == [open_source(part, "all").identity(0) for part in (red, blue)]
     assert data.report is not None
-    assert data.report.summary() == "8 used, 0 skipped"
+    assert (data.report.used, data.report.skipped_count, dict(data.report.notes)) == (8, 0, {})
     assert data.report.source == f"{red} + {blue} + {red}"
     assert data.fingerprint() != open_source(f"{red}+{red}+{blue}", "all").fingerprint()
 

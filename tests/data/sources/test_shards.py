@@ -368,10 +368,8 @@ def test_shards_without_groups_say_what_stands_for_them(tmp_path: Path):
     write_shards(records(4), tmp_path)
     data = opened(tmp_path)
     assert data.item(2).group == "grey 2"
-    assert (
-        data.report.summary()
-        == "4 used, 0 skipped; 4 without a stored group, which the first caption (or the name) stands for"
-    )
+    assert (data.report.used, data.report.skipped_count) == (4, 0)
+    assert data.report.notes == {"without a stored group, which the first caption (or the name) stands for": 4}
 
 
 def test_shards_in_subfolders_are_the_sides_of_the_split(tmp_path: Path):

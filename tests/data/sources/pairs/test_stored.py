@@ -88,7 +88,7 @@ def test_a_folder_of_pairs(tmp_path: Path):
     assert torch.equal(inpaint["source"][:, :, 4:], inpaint["target"][:, :, 4:])
     assert torch.equal(large["source"], large["target"])
     assert masked["source"][:, 0, 0].tolist() == [1, -1, -1]
-    assert data.report.summary() == "4 used, 0 skipped"
+    assert (data.report.used, data.report.skipped_count, dict(data.report.notes)) == (4, 0, {})
 
 
 def test_a_hole_does_not_shrink(tmp_path: Path):
