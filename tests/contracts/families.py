@@ -27,6 +27,8 @@ class Family:
     """Whether it carries a state from one sampling step to the next."""
     zero_at_init: bool = True
     """Whether the velocity is zero before training."""
+    smaller: dict[str, Any] = field(default_factory=dict)
+    """What makes a toy smaller where it is exported, which takes a time that grows with the nodes of the graph."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,7 @@ FAMILIES: dict[str, Family] = {
         },
         depth="iterations",
         ways=({},),
+        smaller={"blocks": 1},
     ),
     "lira": Family(
         toys={
@@ -89,6 +92,7 @@ FAMILIES: dict[str, Family] = {
         parts=("text", "class_label", "source"),
         depth="recursions",
         ways=({},),
+        smaller={"blocks": 1},
     ),
     "microforge": Family(
         toys={
@@ -102,6 +106,7 @@ FAMILIES: dict[str, Family] = {
         },
         ways=({"source": "width"}, {"source": "channels"}),
         stateful=True,
+        smaller={"blocks": 1, "attention_every": 1},
     ),
 }
 

@@ -89,28 +89,6 @@ def test_dropped_text_and_no_class_in_the_graph(pipe: Any, folder: Path) -> None
     np.testing.assert_allclose(got, expected.numpy(), atol=1e-4)
 
 
-@pytest.mark.no_cover  # tracing a trace takes twice as long
-@torch.no_grad()
-def test_the_state_of_one_run_goes_into_the_next(tmp_path: Path) -> None:
-    """Three steps in a host that knows the graph alone; the first state is zeros, as None is to eager."""
-    denoiser = stir(make("microforge", "scalar"))
-    exported = export.export_denoiser(denoiser, tmp_path / "d.onnx", latent_size=(4, 4), text_tokens=5)
-    assert [i["name"] for i in exported.manifest()["inputs"]][-1] == "state"
-    assert exported.manifest()["outputs"] == ["velocity", "next_state"]
-    values = random_inputs(exported.inputs, 2, seed=3)
-    conditioning = Conditioning(**{k: v for k, v in values.items() if k not in {"latents", "t", "state"}})
-    values["state"], state = torch.zeros_like(values["state"]), None
-    graph = session(exported.path)
-    for t in (1.0, 0.6, 0.3):
-        values["t"] = torch.full((2,), t)
-        out = denoiser(values["latents"], values["t"], conditioning, state=state)
-        velocity, carried = run(graph, values)
-        np.testing.assert_allclose(velocity, out.velocity.numpy(), atol=1e-4)
-        np.testing.assert_allclose(carried, out.state.numpy(), atol=1e-4)
-        state = out.state
-        values["state"], values["latents"] = torch.from_numpy(carried), values["latents"] - 0.3 * out.velocity
-
-
 def test_opset_and_no_trace_of_this_machine(folder: Path) -> None:
     for name in ("denoiser", "decoder"):
         model = onnx.load(folder / f"{name}.onnx")
