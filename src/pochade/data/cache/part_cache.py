@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
+from itertools import pairwise
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -23,6 +24,8 @@ from pochade.tensors import write_tensors
 
 VERSION = 1
 """Changes with the form of the files."""
+RUN = 2**19
+"""Bytes of small parts that are put in their places at once."""
 INDEX = "index.safetensors"
 _STAMPS = "#stamps"
 _STARTS = "#starts"
@@ -159,19 +162,16 @@ class PartCache:
         Args:
             inner: [B] int64, which place of the entry's own first axis is wanted of each row; None: all.
         """
-        order, parts = self._by_part(rows)
+        order, numbers, bounds = self._by_part(rows)
+        sources = rows % self.part
+        if inner is not None:
+            sources = sources * self.shapes[name][0] + inner
         out: Tensor | None = None
-        for number, begin, end in parts:
-            places = order[begin:end]
-            held, chosen = self._part(number).tensors[name], rows[places] - number * self.part
-            if inner is not None:
-                held, chosen = held.flatten(0, 1), chosen * self.shapes[name][0] + inner[places]
-            values = _wide(held.index_select(0, chosen))
-            if len(parts) == 1:
-                return values
-            if out is None:
-                out = values.new_empty(len(rows), *values.shape[1:])
-            out.index_copy_(0, places, values)
+        for begin, end, values in self._read(name, numbers, bounds, sources[order], flat=inner is not None):
+            if end - begin == len(rows):
+                return values[order.argsort()] if len(numbers) > 1 else values
+            out = values.new_empty(len(rows), *values.shape[1:]) if out is None else out
+            out.index_copy_(0, order[begin:end], values)
         assert out is not None
         return out
 
@@ -180,22 +180,19 @@ class PartCache:
 
         M is the longest of these rows; beyond a row's length are zeros; float16 comes as float32.
         """
-        order, parts = self._by_part(rows)
+        order, numbers, bounds = self._by_part(rows)
         lengths = self._index[name + LENGTHS][rows].long()
         longest = int(lengths.max()) if len(rows) else 0
         many = lengths[order]
-        bounds = F.pad(many.cumsum(0), (1, 0))
+        ends = F.pad(many.cumsum(0), (1, 0))
         # Of every value, sorted by part, its place in its row, and from that where it comes from and goes to.
-        place = torch.arange(int(many.sum())) - torch.repeat_interleave(bounds[:-1], many)
-        source = torch.repeat_interleave(self._index[name + _STARTS][rows[order]], many) + place
-        target = torch.repeat_interleave(order * longest, many) + place
+        place = torch.arange(int(ends[-1])) - torch.repeat_interleave(ends[:-1], many)
+        sources = torch.repeat_interleave(self._index[name + _STARTS][rows[order]], many) + place
+        targets = torch.repeat_interleave(order * longest, many) + place
         out: Tensor | None = None
-        for number, begin, end in parts:
-            chosen = slice(int(bounds[begin]), int(bounds[end]))
-            values = _wide(self._part(number).tensors[name].index_select(0, source[chosen]))
-            if out is None:
-                out = values.new_zeros(len(rows) * longest, *values.shape[1:])
-            out.index_copy_(0, target[chosen], values)
+        for begin, end, values in self._read(name, numbers, ends[torch.tensor(bounds)].tolist(), sources):
+            out = values.new_zeros(len(rows) * longest, *values.shape[1:]) if out is None else out
+            out.index_copy_(0, targets[begin:end], values)
         assert out is not None
         return out.view(len(rows), longest, *self.shapes[name]), lengths
 
@@ -209,14 +206,34 @@ class PartCache:
         for number in range(len(self.stamps)):
             yield self._part(number).tensors[name]
 
-    def _by_part(self, rows: Tensor) -> tuple[Tensor, list[tuple[int, int, int]]]:
-        """The places of rows [B] sorted by part, and the number of each part with its begin and end among them."""
+    def _by_part(self, rows: Tensor) -> tuple[Tensor, list[int], list[int]]:
+        """The places of rows [B] sorted by part, the numbers of the parts, and where among the sorted each begins."""
         numbers = rows // self.part
         order = numbers.argsort(stable=True)
         different, counts = numbers[order].unique_consecutive(return_counts=True)
-        ends = counts.cumsum(0)
-        parts = list(zip(different.tolist(), (ends - counts).tolist(), ends.tolist(), strict=True))
-        return order, parts or [(0, 0, 0)]  # nothing of the first, which tells shape and type
+        # No rows are none of the first part, which tells shape and type.
+        return order, different.tolist() or [0], F.pad(counts.cumsum(0), (1, 0)).tolist() + [0] * (not len(rows))
+
+    def _read(
+        self, name: str, numbers: list[int], bounds: list[int], sources: Tensor, *, flat: bool = False
+    ) -> Iterator[tuple[int, int, Tensor]]:
+        """An entry at ``sources`` [n] in its parts, of which each has those between two of ``bounds``.
+
+        Small parts come together, and no more than is needed to pay: what is fresh memory costs more than its copy.
+
+        Args:
+            flat: the first two axes of the entry count as one.
+        """
+        found: list[Tensor] = []
+        first = size = 0
+        for number, (begin, end) in zip(numbers, pairwise(bounds), strict=True):
+            held = self._part(number).tensors[name]
+            found.append((held.flatten(0, 1) if flat else held).index_select(0, sources[begin:end]))
+            size += found[-1].nbytes
+            if size >= RUN or end == bounds[-1]:
+                values = found[0] if len(found) == 1 else torch.cat(found)
+                yield first, end, values.float() if values.dtype == torch.float16 else values
+                found, first, size = [], end, 0
 
     def _part(self, number: int) -> Part:
         if number not in self._parts:
@@ -226,7 +243,3 @@ class PartCache:
             except DamagedPart as error:
                 raise FailureError(f"{path}: damaged while in use ({error}); the next start makes it again") from error
         return self._parts[number]
-
-
-def _wide(values: Tensor) -> Tensor:
-    return values.float() if values.dtype == torch.float16 else values
