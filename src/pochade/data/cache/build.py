@@ -93,14 +93,16 @@ class _Build(Generic[T]):
 
     @staticmethod
     def _discard(path: Path, seen: tuple[int, int], error: DamagedPart) -> None:
-        """Deletes a damaged part, unless another process has made it again already."""
-        claim = take(_claim_path(path))
-        if claim is None:
-            return
-        with claim:
-            if stamp(path) == seen:
-                print(f"{path}: damaged ({error}), made again", file=sys.stderr, flush=True)
-                path.unlink()
+        """Deletes a damaged part, unless another process does or has made it again already."""
+        while stamp(path) == seen:
+            claim = take(_claim_path(path))
+            if claim is None:
+                time.sleep(POLL)
+                continue
+            with claim:
+                if stamp(path) == seen:
+                    print(f"{path}: damaged ({error}), made again", file=sys.stderr, flush=True)
+                    path.unlink()
 
     def _indexed(self) -> PartCache | None:
         """The finished cache; None while another process writes its index."""
@@ -111,6 +113,7 @@ class _Build(Generic[T]):
         if claim is None:
             return None
         with claim:
+            remove_orphans(self.folder, INDEX)
             write_index(self.folder, self.contents)
         return PartCache.find(self.folder)
 
