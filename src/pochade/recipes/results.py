@@ -1,9 +1,7 @@
 """What stages leave behind, and how it gets there."""
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +10,7 @@ from typing import Any
 
 import torch
 
+from pochade.files import atomic_folder
 from pochade.training.stage import Stage
 
 
@@ -43,16 +42,8 @@ def after(stage: Stage, previous: Result | None) -> Stage:
 
 def write_folder(folder: Path, save: Callable[[Path], Any]) -> None:
     """``save`` into a temporary folder beside ``folder``, then put it in its place."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}-"))
-    try:
+    with atomic_folder(folder, replace=True) as temporary:
         save(temporary)
-        temporary.chmod(0o755)
-        if folder.exists():
-            shutil.rmtree(folder)
-        temporary.replace(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 @contextmanager
