@@ -54,7 +54,6 @@ def test_the_commands_that_a_notebook_names_parse(path: Path) -> None:
             command.make_context(command.name, rest)
 
 
-@pytest.mark.timeout(900)
 def test_the_notebook_on_iris_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("POCHADE_SCALE", "tiny")
     monkeypatch.delenv("MPLBACKEND", raising=False)
@@ -64,7 +63,7 @@ def test_the_notebook_on_iris_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     folder = tmp_path / "copy"
     folder.mkdir()
     notebook = read(ROOT / "notebooks" / "iris.ipynb")
-    client = NotebookClient(notebook, timeout=600, resources={"metadata": {"path": str(folder)}})
+    client = NotebookClient(notebook, timeout=None, startup_timeout=600, resources={"metadata": {"path": str(folder)}})
     client.execute()  # an error in a cell is raised here
 
     cells = {cell.id: cell for cell in notebook.cells}

@@ -53,7 +53,7 @@ def test_every_component_is_registered_under_the_path_that_is_saved() -> None:
 
 def shown(code: str, folder: Path) -> str:
     command = [sys.executable, "-c", code.format(str(folder)) + PRINT]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip().splitlines()[-1]
 

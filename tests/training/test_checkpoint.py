@@ -128,9 +128,9 @@ def test_the_first_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
         save(tmp_path, 1)
 
 
-def test_killed_at_twenty_random_moments_of_writing(tmp_path: Path) -> None:
+def test_killed_at_twenty_moments_of_writing(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "kill_writer.py"), str(tmp_path / "run"), "20"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert told["complaints"] == []

@@ -18,9 +18,7 @@ HERE = Path(__file__).parent
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, *command], capture_output=True, text=True, check=False, timeout=250, env=environment
-    )
+    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     return done
 
