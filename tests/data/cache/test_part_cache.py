@@ -180,6 +180,20 @@ def test_only_what_changed_is_encoded_again(tmp_path: Path, change, new: list[st
     check(old)
 
 
+def test_parts_without_a_change_take_no_more_disk(tmp_path: Path) -> None:
+    old, _ = made(tmp_path)
+    cache, _ = made(tmp_path, [*NAMES[:5], "edited", *NAMES[6:]])
+    names = [f"part-{number:05d}.safetensors" for number in range(3)]
+    shared = [(cache.folder / name).samefile(old.folder / name) for name in names]
+    assert shared == [True, False, True]
+    # Damage is mended in one of both, by a file of its own.
+    path = cache.folder / "part-00000.safetensors"
+    path.write_bytes(b"")
+    assert made(tmp_path, [*NAMES[:5], "edited", *NAMES[6:]])[1].encoded == NAMES[:4]
+    assert not path.samefile(old.folder / path.name)
+    assert made(tmp_path)[1].encoded == []
+
+
 def test_rows_are_copied_from_what_is_unfinished_but_not_from_what_is_damaged(tmp_path: Path) -> None:
     numbers = Numbers(NAMES)
     numbers.stop_at = 9

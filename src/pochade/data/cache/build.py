@@ -131,7 +131,11 @@ class _Build(Generic[T]):
         return True
 
     def _make(self, part: int) -> None:
-        numbers = self.contents.rows(part)
+        path, numbers = part_path(self.folder, part), self.contents.rows(part)
+        twin = self.known.twin(numbers)
+        if twin is not None and _linked(path, twin):
+            self.bar.advance(self.task, len(numbers))
+            return
         rows, ragged = self.known.copies(numbers)
         self.bar.advance(self.task, sum(row is not None for row in rows))
         new = [place for place, row in enumerate(rows) if row is None]
@@ -144,7 +148,7 @@ class _Build(Generic[T]):
                     made[place][name] = value.cpu()
             self.bar.advance(self.task, len(places))
         whole = [made[place] if row is None else row for place, row in enumerate(rows)]
-        write_part(part_path(self.folder, part), self._keys(part), whole, ragged)
+        write_part(path, self._keys(part), whole, ragged)
 
     def _loaded(self, places: list[int], start: int) -> Iterator[tuple[list[int], T]]:
         """Batches of places with what is loaded for them, the next one being loaded already."""
@@ -173,9 +177,7 @@ class _Known(Generic[T]):
 
     def copies(self, numbers: range) -> tuple[list[dict[str, Tensor] | None], set[str]]:
         """Of each row a copy, or None where it is not known; and the names of the ragged entries."""
-        if self._found is None:
-            self._found = self._look()
-        sources, places = (found[numbers.start : numbers.stop].tolist() for found in self._found)
+        sources, places = self._places(numbers)
         rows: list[dict[str, Tensor] | None] = []
         ragged: set[str] = set()
         for source, place in zip(sources, places, strict=True):
@@ -183,6 +185,20 @@ class _Known(Generic[T]):
             rows.append(None if part is None else part.row(place))
             ragged |= set() if part is None else part.lengths.keys()
         return rows, ragged
+
+    def twin(self, numbers: range) -> Path | None:
+        """A file that holds just these rows in this order; None where there is none."""
+        sources, places = self._places(numbers)
+        part = self._part(sources[0]) if sources[0] >= 0 and len({*sources}) == 1 else None
+        same = part is not None and len(part) == len(numbers) and places == list(range(len(numbers)))
+        return self._paths[sources[0]] if same else None
+
+    def _places(self, numbers: range) -> tuple[list[int], list[int]]:
+        """Of each row the number of a file that holds it, or -1, and its place there."""
+        if self._found is None:
+            self._found = self._look()
+        sources, places = (found[numbers.start : numbers.stop].tolist() for found in self._found)
+        return sources, places
 
     def _look(self) -> tuple[np.ndarray, np.ndarray]:
         """For each row the number of a file that holds it, or -1, and its place there."""
@@ -228,6 +244,15 @@ def _held(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
         return
     for part in range(len(cache.stamps)):
         yield part_path(folder, part), cache.keys[part * cache.part : (part + 1) * cache.part]
+
+
+def _linked(path: Path, twin: Path) -> bool:
+    """Gives a file a second name, so that what did not change takes no more disk; False where that cannot be."""
+    try:
+        path.hardlink_to(twin)
+    except OSError:
+        return False
+    return True
 
 
 def _counts(many: np.ndarray) -> np.ndarray:
