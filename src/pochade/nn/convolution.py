@@ -46,7 +46,7 @@ class PatchEmbedding(nn.Conv2d):
     """
 
     def __init__(self, channels: int, dim: int, patch: int, *, bias: bool = True) -> None:
-        super().__init__(channels, dim, patch, stride=patch, bias=bias)
+        super().__init__(channels, dim, patch, stride=patch, bias=bias)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, x: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         return patch_product(x, self.weight, self.bias) if x.is_cuda else super().forward(x)
