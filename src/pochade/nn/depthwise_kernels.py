@@ -142,4 +142,4 @@ def backward(grad: Tensor, x: Tensor, weight: Tensor, height: int, width: int) -
         SUM=_sum_type(x), BLOCK_W=span, BLOCK_D=block, num_warps=1
     )  # fmt: skip
     total = sums.sum(0)
-    return grad_x, total[:PLACES].t().reshape(weight.shape), total[PLACES]
+    return grad_x, total[:PLACES].t().contiguous().view(weight.shape), total[PLACES]
