@@ -103,12 +103,12 @@ def test_a_text_encoder_of_any_batch(tmp_path: Path, batch: Any) -> None:
     encoder = BagEncoder(BagEncoder.train_tokenizer(["a red apple", "a green tree"]), dim=8, hidden_dim=8)
     found = export.export_text_encoder(encoder, tmp_path / "text.onnx", text_tokens=4, batch=batch)
     assert found.outputs == ("tokens", "pooled")
-    assert found.difference <= 1e-4
+    assert found.difference < 1e-5
 
 
 def test_decoder_of_one_static_size(pipe: Any, tmp_path: Path) -> None:
     exported = export.export_decoder(pipe.autoencoder, tmp_path / "d.onnx", latent_size=(2, 3), batch=2)
-    assert exported.difference < 1e-4
+    assert exported.difference < 1e-5
     assert [i.shape for i in session(exported.path).get_inputs()] == [[2, 3, 2, 3]]
     assert exported.manifest()["inputs"][0]["shape"] == [2, 3, 2, 3]
     assert pipe.autoencoder.training is False

@@ -145,14 +145,15 @@ def test_a_pipeline_with_gemma_is_saved_and_loaded(gemma: Path, tmp_path: Path) 
     )
     TextToImagePipeline(autoencoder, stir(denoiser), text_encoder=encoder).save_pretrained(tmp_path / "model")
     assert [p.name for p in (tmp_path / "model" / "text_encoder").iterdir()] == ["config.json"]
-    images = []
+    images = list[torch.Tensor]()
     for dtype in (torch.float32, torch.bfloat16):
         pipeline = TextToImagePipeline.from_pretrained(tmp_path / "model", torch_dtype=dtype)
         pipeline.set_progress_bar_config(disable=True)
         assert pipeline.text_encoder.dtype == dtype
         seed = torch.Generator().manual_seed(0)
         images.append(pipeline("a red apple", num_inference_steps=2, generator=seed, output_type="pt").images)
-    torch.testing.assert_close(images[0], images[1].float(), atol=0.1, rtol=0)
+    assert images[0].std() > 0.2, "a grey picture would agree with any"
+    torch.testing.assert_close(images[0], images[1].float(), atol=0.05, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
