@@ -30,7 +30,7 @@ from pochade.features.perceptual import PerceptualLoss
 from pochade.files import write_text
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
-from pochade.recipes.autoencoders import load_autoencoder
+from pochade.pipelines.autoencoders import load_autoencoder
 
 DOCS = Path(__file__).parents[1] / "docs"
 MEASURES = ("psnr", "ssim", "perceptual", "sharpness")
@@ -166,8 +166,7 @@ def compare(
 def chosen(source: str, size: int, limit: int | None) -> list[Image.Image]:
     """Held-out pictures, one of each group of variants, in an order drawn once."""
     pictures = open_source(source, "held_out")
-    first = [variants[0] for variants in pictures.groups().values()]
-    order = np.random.default_rng(0).permutation(first)[:limit]
+    order = np.random.default_rng(0).permutation([variants[0] for variants in pictures.groups().values()])[:limit]
     return [pictures.image(int(index), size) for index in order]
 
 

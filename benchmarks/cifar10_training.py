@@ -19,7 +19,8 @@ from pochade import denoisers
 from pochade.files import write_text
 from pochade.recipes.lrf import cifar10
 from pochade.training.loop import train
-from pochade.training.stage import Stage, override
+from pochade.training.overrides import override
+from pochade.training.stage import Stage
 from pochade.training.stages.flow import FlowTask
 
 PUBLISHED = {"minutes": 70, "loss": 0.931, "epochs": 30}

@@ -30,8 +30,8 @@ from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 from pochade.files import write_text
 from pochade.images.decode import to_tensor
+from pochade.pipelines.autoencoders import load_autoencoder
 from pochade.pipelines.loading import load_component
-from pochade.recipes.autoencoders import load_autoencoder
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 RUNTIMES = ("torch", "onnxruntime")

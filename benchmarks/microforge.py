@@ -18,7 +18,7 @@ from pochade import denoisers
 from pochade.evaluation.profile.models import load, randomise_zero_init
 from pochade.files import write_text
 from pochade.recipes.studies import STUDIES
-from pochade.training.stage import read_options
+from pochade.training.overrides import read_options
 from pochade.types import Conditioning
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"

@@ -11,7 +11,7 @@ from pochade.data.sources.openmoji import OpenMoji
 from pochade.files import atomic_file
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
-from pochade.recipes.run import load_autoencoder
+from pochade.pipelines.autoencoders import load_autoencoder
 
 PAIRS = 24
 OUT = Path(__file__).resolve().parent.parent / "docs" / "images" / "reconstructions.png"

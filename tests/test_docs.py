@@ -69,8 +69,8 @@ def test_a_command_of_the_documentation_parses(arguments: list[str]) -> None:
     command, rest = find_command(arguments)
     context = command.make_context(command.name, rest)
     if command.name == "train" and context.params["recipe"]:
-        from pochade.recipes.run import stages_of
-        from pochade.training.stage import override
+        from pochade.recipes import stages_of
+        from pochade.training.overrides import override
 
         override(stages_of(context.params["recipe"]), context.params["changes"] or [])
 
@@ -117,7 +117,7 @@ def test_the_page_on_training_lists_the_recipes() -> None:
 
 
 def test_folders_of_stages_are_those_that_recipes_make() -> None:
-    from pochade.recipes.run import stages_of
+    from pochade.recipes import stages_of
 
     made = {f"{n}-{stage.name}" for recipe in RECIPES for n, stage in enumerate(stages_of(recipe), 1)}
     told = {name for page in PAGES for name in re.findall(r"\b(\d-\w+)/", page.read_text(encoding="utf-8"))}

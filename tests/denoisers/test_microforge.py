@@ -224,8 +224,10 @@ def test_every_part_of_an_edit_matters_everywhere(kind: str):
 
 
 def test_generation_uses_the_target_alone():
-    """A network that has learned to edit paints without a source what it would without the place for one."""
+    """A network that has learned to edit gives without a source what it would without the place for one, but for the
+    embedding of the task "generate"."""
     generator, editor = make(), make(source="width")
+    editor.task_vectors.weight.data[0] = 0
     kept = {n: p for n, p in editor.state_dict().items() if n not in ("embed_source.weight", "task_vectors.weight")}
     generator.load_state_dict(kept)
     z, t = inputs()
@@ -394,7 +396,7 @@ def test_the_diversity_loss_holds_plan_tokens_apart():
 
 
 def test_two_passes_train_the_carry_and_log_diversity():
-    task = FlowTask(make(diversity_weight=0.1), FlowSettings(drop=0.0))
+    task = FlowTask(make(diversity_weight=0.1), FlowSettings(cfg_dropout=0.0))
     conditioning = text(8)
     batch = {
         "latents": torch.randn(8, 3, 4, 4, generator=torch.Generator().manual_seed(8)),
@@ -410,7 +412,7 @@ def test_two_passes_train_the_carry_and_log_diversity():
     assert planner.carry_scale.grad.abs().sum() > 0
     assert {"diversity", "loss_diversity"} <= set(out)
     assert out["diversity"].ndim == 0
-    without = FlowTask(make(self_conditioning=False), FlowSettings(drop=0.0))(batch)
+    without = FlowTask(make(self_conditioning=False), FlowSettings(cfg_dropout=0.0))(batch)
     assert "loss_diversity" not in without
 
 

@@ -1,7 +1,6 @@
-"""Edges of pictures, and the cache of them."""
+"""Edges of pictures."""
 
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,9 +8,6 @@ import torch
 from PIL import Image, ImageDraw
 from torch.nn.functional import avg_pool2d
 
-from data.cache.test_latents import Pictures, build
-from pochade.data.cache.edges import build_edges
-from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
 from pochade.images.decode import to_tensor
 from pochade.images.edges import edges, edges_image, edges_of, encode_lines, read_edges
@@ -66,15 +62,6 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         edges(square())
 
 
-class Drawings(Pictures):
-    """Each with a rectangle at a place of its own."""
-
-    def image(self, index: int) -> Image.Image:
-        image = Image.new("RGB", (16, 8), "white")
-        ImageDraw.Draw(image).rectangle((2 + index % 4, 2, 9 + index // 4, 5), fill="black")
-        return image
-
-
 def encode(images: torch.Tensor) -> torch.Tensor:
     """Two channels, each cell the mean of 2 x 2 pixels: of black and of white cells -1 and 1."""
     return avg_pool2d(images[:, :2], 2)
@@ -87,38 +74,3 @@ def test_lines_are_drawn_black_on_white() -> None:
     assert found[0].tolist() == 2 * [[[1, 1, -1], [1, 1, 1]]]
     # Without lines there is no control.
     assert found[1].eq(0).all()
-
-
-def test_every_sample_has_the_edges_of_its_picture(tmp_path: Path) -> None:
-    pictures = Drawings()
-    latents = build(tmp_path / "latents", pictures)
-    data = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
-    assert isinstance(data, Dataset)
-    assert len(data) == len(latents)
-    controls: set[tuple[float, ...]] = set()
-    for index in range(len(data)):
-        for seed in range(4):
-            sample = data.sample(index, np.random.default_rng(seed))
-            alone = latents.sample(index, np.random.default_rng(seed))
-            control = sample.pop("control")
-            assert torch.equal(control, encode_lines(edges(pictures.image(int(sample["name"])))[None], encode)[0])
-            assert sample.keys() == alone.keys()
-            assert torch.equal(sample["latents"], alone["latents"])
-            controls.add(tuple(control.flatten().tolist()))
-    assert len(controls) > len(data) // 2
-
-    stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")}
-    again = build_edges(latents, pictures, encode, tmp_path / "edges", progress=False)
-    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "edges").glob("part-*")} == stamps
-    first, second = (dataset.sample(0, np.random.default_rng(0))["control"] for dataset in (data, again))
-    assert torch.equal(first, second)
-
-
-def test_pictures_and_latents_belong_together(tmp_path: Path) -> None:
-    class Fewer(Pictures):
-        def __len__(self) -> int:
-            return 2
-
-    with pytest.raises(PochadeError, match="pictures: 2 given"):
-        build_edges(build(tmp_path / "latents"), Fewer(), encode, tmp_path / "edges", progress=False)
-    assert not (tmp_path / "edges").exists()

@@ -59,7 +59,8 @@ def pipes() -> dict[str, Any]:
     parts = toy_components()
     denoiser = parts["denoiser"].with_source(TASKS[1:])
     generator = torch.Generator().manual_seed(5)
-    for parameter in (denoiser.embed_source.weight, denoiser.task_vectors.weight):
+    # All tasks but the first, "generate".
+    for parameter in (denoiser.embed_source.weight, denoiser.task_vectors.weight[1:]):
         parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
     return pipes_of({**parts, "denoiser": denoiser})
 

@@ -18,14 +18,20 @@ from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.data.cache.latents import CachedLatents
+from pochade.data.sources import FolderSource
 from pochade.errors import PochadeError
+from pochade.pipelines.autoencoders import load_autoencoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes.run import load_autoencoder, run, stages_of, train
-from pochade.recipes.stages import ImageData, autoencoder_stage, decoder_stage, flow_stage
-from pochade.training.stage import differences, override
+from pochade.recipes import stages_of
+from pochade.recipes.stages import autoencoder_stage, decoder_stage, flow_stage
+from pochade.training.data import ImageData
+from pochade.training.executor import run
+from pochade.training.overrides import override
+from pochade.training.stage import differences
 from pochade.training.stages.autoencoder import AutoencoderSettings
 from pochade.training.stages.decoder import DecoderSettings
 from pochade.training.stages.flow import FlowSettings
+from recipes.running import train
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2")
 FLOW = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1", "patch_size=1"), text_encoder="bag")
@@ -55,7 +61,7 @@ def paint(folder: Path) -> Any:
     ("kind", "cls", "f", "kl"), [("wavelet", WaveletVAE, 16, 1e-6), ("deep_compression", DeepCompressionVAE, 32, 0.0)]
 )
 def test_each_kind_from_end_to_end(kind: Any, cls: Any, f: int, kl: float, pictures: Path, tmp_path: Path) -> None:
-    data = ImageData(str(pictures), 64)
+    data = ImageData(FolderSource(pictures), 64)
     first = autoencoder_stage(data, task=AutoencoderSettings(kind=kind, kl=kl, perceptual=0))
     stages = override([first, flow_stage(data, FLOW)], FAST)
     model = run(stages, tmp_path / "run")
@@ -66,7 +72,7 @@ def test_each_kind_from_end_to_end(kind: Any, cls: Any, f: int, kl: float, pictu
     inside = load_autoencoder(str(model))
     assert type(inside) is cls
     assert inside.config.latents_std == trained.config.latents_std
-    (cache,) = (tmp_path / "run" / "cache").iterdir()
+    (cache,) = (tmp_path / "run" / "cache").glob("latents-*")
     assert CachedLatents(cache).latent_shape == (16, 64 // f, 64 // f)
     assert paint(model).shape == (1, 64, 64, 3)
     assert run(stages, tmp_path / "run", resume=True) == model
@@ -74,7 +80,7 @@ def test_each_kind_from_end_to_end(kind: Any, cls: Any, f: int, kl: float, pictu
 
 def test_a_size_and_changes_of_it(pictures: Path, tmp_path: Path) -> None:
     task = AutoencoderSettings(kind="deep_compression", changes=("downsampling=16", "latent_channels=8"), perceptual=0)
-    [stage] = override([autoencoder_stage(ImageData(str(pictures), 32), task=task)], FAST)
+    [stage] = override([autoencoder_stage(ImageData(FolderSource(pictures), 32), task=task)], FAST)
     trained = load_autoencoder(str(run([stage], tmp_path / "run")))
     assert (trained.downsampling, trained.config.latent_channels) == (16, 8)
 
@@ -90,7 +96,7 @@ def test_a_run_from_before_there_were_kinds_goes_on() -> None:
 
 
 def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path: Path) -> None:
-    data, out = ImageData(str(pictures), 64), tmp_path / "run"
+    data, out = ImageData(FolderSource(pictures), 64), tmp_path / "run"
     for match, settings, size in (
         ("size: 'bse' given, wavelet comes as nano, base .did you mean 'base'", {"kind": "wavelet", "size": "bse"}, 64),
         ("size: 'base' given, allowed with a kind alone", {"size": "base"}, 64),
@@ -100,7 +106,7 @@ def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path
         ("changes: downsampling given", {"kind": "wavelet", "changes": ("downsampling=wide",)}, 64),
         ("data.size: 48 given, allowed are multiples of 32", {"kind": "deep_compression"}, 48),
     ):
-        stage = autoencoder_stage(ImageData(str(pictures), size), task=AutoencoderSettings(**settings))
+        stage = autoencoder_stage(ImageData(FolderSource(pictures), size), task=AutoencoderSettings(**settings))
         with pytest.raises(PochadeError, match=match):
             run([stage], out)
     first = autoencoder_stage(data, task=AutoencoderSettings(kind="deep_compression"))
@@ -124,7 +130,7 @@ def published(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathF
 
 def test_a_denoiser_on_a_published_autoencoder(published: Path, pictures: Path, tmp_path: Path) -> None:
     settings = FlowSettings(options=FLOW.options, text_encoder="bag", autoencoder=str(published))
-    model = run(override([flow_stage(ImageData(str(pictures), 64), settings)], FAST), tmp_path / "run")
+    model = run(override([flow_stage(ImageData(FolderSource(pictures), 64), settings)], FAST), tmp_path / "run")
     index = json.loads((model / "model_index.json").read_text())
     assert index["autoencoder"] == ["pochade.autoencoders.pretrained", "PretrainedAutoencoder"]
     inside, direct = load_autoencoder(str(model)), load_autoencoder(str(published))
@@ -176,7 +182,7 @@ def test_a_decoder_is_distilled_from_a_model(distilled: Path, toy_pipeline_folde
 
 
 def test_a_decoder_after_the_autoencoder_of_the_same_recipe(pictures: Path, tmp_path: Path) -> None:
-    data = ImageData(str(pictures), 32)
+    data = ImageData(FolderSource(pictures), 32)
     first = autoencoder_stage(data, task=AutoencoderSettings(kind="wavelet", perceptual=0))
     second = decoder_stage(data, DecoderSettings(perceptual=0, adversarial=0))
     task = DecoderSettings(perceptual=0, adversarial_from=0.5)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes.run import train
 from pochade.text_encoders.bag import BagEncoder
+from recipes.running import train
 
 FAST = ("steps=4", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=4")
 OPTIONS = {

@@ -11,17 +11,22 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cli.run import cli
+from pochade.data.sources import FolderSource, SyntheticSource
+from pochade.data.sources.pairs import PicturePairSource
 from pochade.errors import PochadeError
 from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes.dry_run import dry_run
-from pochade.recipes.run import run, stages_of, train
-from pochade.recipes.stages import ImageData, PairData, autoencoder_stage, consistency_stage, edit_stage, flow_stage
-from pochade.training.stage import override
+from pochade.recipes import stages_of
+from pochade.recipes.stages import autoencoder_stage, consistency_stage, edit_stage, flow_stage
+from pochade.training.data import ImageData, PairData
+from pochade.training.dry_run import dry_run
+from pochade.training.executor import run
+from pochade.training.overrides import override
 from pochade.training.stages.autoencoder import AutoencoderSettings
 from pochade.training.stages.consistency import ConsistencySettings
 from pochade.training.stages.edit import EditSettings
 from pochade.training.stages.flow import FlowSettings
+from recipes.running import train
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
 
@@ -101,14 +106,14 @@ def test_the_command_line_takes_the_models_own_steps(
 
 
 def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_path: Path) -> None:
-    data = ImageData(str(pictures), 32)
+    data = ImageData(FolderSource(pictures), 32)
     tiny = AutoencoderSettings(4, 8, (0, 0, 1, 0), (0, 1, 0, 0), perceptual=0)
     flow = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1"), text_encoder="bag")
     stages = [
         autoencoder_stage(data, task=tiny),
         flow_stage(data, flow),
         consistency_stage(data, ConsistencySettings()),
-        edit_stage(PairData("pictures", data.source), EditSettings(tasks=("inpaint",))),
+        edit_stage(PairData(PicturePairSource(), data.source), EditSettings(tasks=("inpaint",))),
     ]
     stages = override(stages, [*FAST, "sample_every=0"])
     assert [tried.stage for tried in dry_run(override(stages, ["flow.task.text_encoder=minilm-l6-v2"]), 1)] == [
@@ -122,25 +127,13 @@ def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_pa
     assert (editor.default_steps, list(editor.denoiser.config.tasks)) == (50, ["inpaint"])
 
 
-def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, tmp_path: Path):
     """A data set with the teacher's classes, as CIFAR-10 has its own."""
-
-    class Labelled:
-        class_names = ("cat", "dog")
-        labels = (0, 1) * 4
-
-        def __len__(self) -> int:
-            return 8
-
-        def image(self, index: int) -> Image.Image:
-            return Image.new("RGB", (32, 32), (30 * index, 9, 9))
-
-    monkeypatch.setattr("pochade.recipes.run.open_images", lambda *_: Labelled())
     settings = ConsistencySettings(teacher=str(toy_class_pipeline_folder))
-    stages = override([consistency_stage(ImageData("any", 32), settings)], [*FAST])
+    stages = override([consistency_stage(ImageData(SyntheticSource(8, ("cat", "dog")), 32), settings)], [*FAST])
     pipe = TextToImagePipeline.from_pretrained(run(stages, tmp_path / "run"))
     assert pipe.text_encoder.names == ["cat", "dog"]
-    Labelled.class_names = ("cat", "cow")
+    stages = override(stages, ["data.source=synthetic:8:classes=cat,cow"])
     with pytest.raises(
         PochadeError, match="teacher: a model that knows classes is given, but the data holds the classes cat, cow"
     ):

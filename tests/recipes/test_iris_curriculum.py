@@ -15,12 +15,13 @@ from cli.run import cli
 from pochade.data.prepare.writer import Record, picture_record, write_shards
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes import dry_run
+from pochade.recipes import stages_of
 from pochade.recipes.iris import IMAGENET
-from pochade.recipes.run import build_denoiser, stages_of, train
 from pochade.text_encoders.class_label import ClassLabelEncoder
-from pochade.training.stage import override
+from pochade.training.dry_run import dry_run
+from pochade.training.overrides import override
 from pochade.training.stages.flow import FlowSettings
+from recipes.running import build_denoiser, train
 
 NAMES = ("tench", "goldfish", "great white shark")
 STAGES = ("vae", "classes", "text_low", "text_high", "best", "few_steps")
@@ -111,9 +112,9 @@ def test_stages_run_one_by_one(
 def test_what_is_missing_is_said_before_any_work(data: tuple[str, str], tmp_path: Path) -> None:
     out = tmp_path / "run"
     for given, message in (
-        ((), "data.source: not set; add 'data.source=SHARDS'"),
+        ((), "data.source: not set; add data.source=FOLDER to the command"),
         ((data[0],), r"task.text_encoder: none given, but .*cc3m holds captions"),
-        ((f"vae.{data[0]}", f"text_low.{data[0]}"), "add 'classes.data.source=SHARDS'"),
+        ((f"vae.{data[0]}", f"text_low.{data[0]}"), "or classes.data.source=FOLDER, for this stage alone"),
         ((*data, f"classes.task.options={TINY},num_classes=4"), r"num_classes=4 given, but .* has 3 classes"),
     ):
         with pytest.raises(PochadeError, match=message):
@@ -143,7 +144,7 @@ def test_it_is_as_published() -> None:
 
 
 def test_it_can_be_tried_without_data() -> None:
-    found = list(dry_run.dry_run(override(stages_of("iris-curriculum"), SMALL), 1))
+    found = list(dry_run(override(stages_of("iris-curriculum"), SMALL), 1))
     assert tuple(t.stage for t in found) == STAGES
     assert [t.shape for t in found[1:]] == [(16, 2, 2)] * 2 + [(16, 4, 4)] * 3
     assert len({t.parameters for t in found[1:]}) == 1

@@ -16,15 +16,21 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.data.cache.latents import CachedLatents
+from pochade.data.sources import FolderSource
 from pochade.errors import PochadeError
 from pochade.images.decode import to_tensor
+from pochade.pipelines.autoencoders import load_autoencoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes import RECIPES
-from pochade.recipes.run import load_autoencoder, run, stages_of, train
-from pochade.recipes.stages import ImageData, autoencoder_stage
-from pochade.training.stage import Stage, override
+from pochade.recipes import RECIPES, stages_of
+from pochade.recipes.stages import autoencoder_stage
+from pochade.training.data import ImageData
+from pochade.training.executor import run
+from pochade.training.overrides import override
+from pochade.training.stage import Stage
 from pochade.training.stages.autoencoder import AutoencoderSettings
 from pochade.training.stages.flow import FlowSettings
+from recipes.running import train
 
 COLOURS = ("red", "green", "blue", "yellow", "black", "grey", "pink", "brown", "orange", "purple")
 SHAPES = ("apple", "house", "boat", "star")
@@ -89,12 +95,13 @@ def test_every_stage_leaves_its_model(trained: Path):
         assert (trained / name / "model" / "config.json").is_file()
         assert (trained / name / "final" / "model.safetensors").is_file()
     assert (trained / "1-autoencoder" / "samples" / "step-000002.png").is_file()
-    assert len(list((trained / "cache").iterdir())) == 1
+    assert sorted(p.name.partition("-")[0] for p in (trained / "cache").iterdir()) == ["captions", "images", "latents"]
     assert not [p for p in trained.rglob("*") if ".tmp" in p.name or p.name.startswith(".model")]
 
 
 def test_latents_are_normalised_over_the_training_pictures(trained: Path, folder: Path):
-    cached = load_file(next((trained / "cache").glob("*/part-00000.safetensors")))["latents"]
+    cache = CachedLatents(next((trained / "cache").glob("latents-*")))
+    cached = cache.of_pictures(torch.arange(cache.pictures), torch.arange(cache.pictures))["latents"]
     assert 20 < len(cached) < 40
     torch.testing.assert_close(cached.mean((0, 2, 3)), torch.zeros(4), atol=1e-4, rtol=0)
     torch.testing.assert_close(cached.std((0, 2, 3)), torch.ones(4), atol=1e-4, rtol=0)
@@ -239,7 +246,7 @@ def test_an_adversary_is_trained_saved_and_resumed(folder: Path, tmp_path: Path)
         "warmup_steps": 1,
         "log_every": 1,
     }
-    first = autoencoder_stage(ImageData(str(folder), 32), task=settings, **fast)
+    first = autoencoder_stage(ImageData(FolderSource(folder), 32), task=settings, **fast)
     decoder = replace(first, name="decoder", task=replace(settings, part="decoder"), initialise_from="previous")
     run([first, decoder], tmp_path / "run")
     encoders = [
@@ -365,13 +372,14 @@ def test_unknown_recipes_and_fields_name_the_nearest(tmp_path: Path):
 
 
 def test_an_unset_source_says_what_to_add(tmp_path: Path):
-    for recipe, add in (("lrf-folder", "data.source=FOLDER"), ("lrf-curriculum", "data.source=SHARDS")):
-        refused(f"data.source: not set; add '{add}'", tmp_path / "run", recipe, "initialise_from=none")
+    for recipe, stage in (("lrf-folder", "flow"), ("lrf-curriculum", "autoencoder")):
+        said = rf"data.source: not set; add data.source=FOLDER to the command \(or {stage}.data.source=FOLDER"
+        refused(said, tmp_path / "run", recipe, "initialise_from=none")
 
 
 def test_unusable_data_is_named(tmp_path: Path, folder: Path):
     out = tmp_path / "run"
-    refused("data.source: '/nowhere' given, allowed are openmoji", out, "lrf", "data.source=/nowhere")
+    refused("source: '/nowhere' given, which is no folder; allowed are openmoji", out, "lrf", "data.source=/nowhere")
     refused("data.size: 33 given, allowed are multiples of 8", out, "lrf", f"data.source={folder}", "data.size=33")
     (tmp_path / "bare").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bare" / "a.png")

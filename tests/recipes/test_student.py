@@ -13,15 +13,19 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from cli.run import cli
+from pochade.data.sources import FolderSource, SyntheticSource
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes import dry_run
-from pochade.recipes.run import run, stages_of, train
-from pochade.recipes.stages import ImageData, autoencoder_stage, flow_stage, student_stage
-from pochade.training.stage import override
+from pochade.recipes import stages_of
+from pochade.recipes.stages import autoencoder_stage, distillation_stage, flow_stage
+from pochade.training.data import ImageData
+from pochade.training.dry_run import dry_run
+from pochade.training.executor import run
+from pochade.training.overrides import override
 from pochade.training.stages.autoencoder import AutoencoderSettings
-from pochade.training.stages.distillation import TeacherSettings
+from pochade.training.stages.distillation import DistillationSettings
 from pochade.training.stages.flow import FlowSettings
+from recipes.running import train
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
 FORGE = (
@@ -79,7 +83,7 @@ def test_students_share_the_answers_and_another_question_has_others(
 ) -> None:
     out = tmp_path / "run"
     shutil.copytree(taught.parent.parent / "cache", out / "cache")
-    (folder,) = (out / "cache").glob("teacher-*")
+    (folder,) = (out / "cache").glob("velocities-*")
     (part,) = folder.glob("part-*.safetensors")
     velocities = load_file(part)["velocity"]
     assert velocities.dtype == torch.float16
@@ -89,50 +93,41 @@ def test_students_share_the_answers_and_another_question_has_others(
     pipe = TextToImagePipeline.from_pretrained(run(net, out))
     assert pipe.text_encoder.identity.startswith("bag:")
     assert part.stat().st_mtime_ns == 1
-    assert len(list((out / "cache").glob("teacher-*"))) == 1
+    assert len(list((out / "cache").glob("velocities-*"))) == 1
     asked = override(net, ["task.guidance=1"])
     pipe = TextToImagePipeline.from_pretrained(run(asked, out / "second"))
     assert pipe.default_guidance == 3.0
     names = {path.name for path in (out / "second" / "cache").iterdir()}
     assert folder.name not in names
-    assert sum(name.startswith("teacher-") for name in names) == 1
+    assert sum(name.startswith("velocities-") for name in names) == 1
 
 
 def test_the_teacher_may_be_the_stage_before(pictures: Path, tmp_path: Path) -> None:
-    data = ImageData(str(pictures), 32)
+    data = ImageData(FolderSource(pictures), 32)
     tiny = AutoencoderSettings(4, 8, (0, 0, 1, 0), (0, 1, 0, 0), perceptual=0)
     options = tuple(LRF.removeprefix("task.options=").split(","))
     flow = FlowSettings(options=options, text_encoder="bag")
     stages = [
         autoencoder_stage(data, task=tiny),
         flow_stage(data, flow),
-        student_stage(data, TeacherSettings(options=options, records=1)),
+        distillation_stage(data, DistillationSettings(options=options, records=1)),
     ]
     model = run(override(stages, [*FAST, "sample_every=0"]), tmp_path / "run")
     assert model == tmp_path / "run" / "3-student" / "model"
     assert TextToImagePipeline.from_pretrained(model).default_guidance == 1.0
 
 
-def test_classes_are_taught_too(toy_class_pipeline_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    class Labelled:
-        class_names = ("cat", "dog")
-        labels = (0, 1) * 4
-
-        def __len__(self) -> int:
-            return 8
-
-        def image(self, index: int) -> Image.Image:
-            return Image.new("RGB", (32, 32), (30 * index, 9, 9))
-
-    monkeypatch.setattr("pochade.recipes.run.open_images", lambda *_: Labelled())
+def test_classes_are_taught_too(toy_class_pipeline_folder: Path, tmp_path: Path):
     options = tuple(FORGE.removeprefix("task.options=").split(","))
-    settings = TeacherSettings("microforge", "nano", options, teacher=str(toy_class_pipeline_folder), text_encoder=None)
-    stages = override([student_stage(ImageData("any", 32), settings)], [*FAST])
+    settings = DistillationSettings(
+        "microforge", "nano", options, teacher=str(toy_class_pipeline_folder), text_encoder=None
+    )
+    stages = override([distillation_stage(ImageData(SyntheticSource(8, ("cat", "dog")), 32), settings)], [*FAST])
     pipe = TextToImagePipeline.from_pretrained(run(stages, tmp_path / "run"))
     assert pipe.text_encoder.names == ["cat", "dog"]
-    with pytest.raises(PochadeError, match="text_encoder: bag given, but any holds classes: allowed is none"):
+    with pytest.raises(PochadeError, match=r"text_encoder: bag given, but synthetic.* holds classes: allowed is none"):
         run(override(stages, ["task.text_encoder=bag"]), tmp_path / "other")
-    Labelled.class_names = ("cat", "cow")
+    stages = override(stages, ["data.source=synthetic:8:classes=cat,cow"])
     with pytest.raises(PochadeError, match="teacher: a model that knows classes is given, but the data holds the cl"):
         run(stages, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -161,10 +156,10 @@ def test_what_cannot_be_taught_is_said_before_any_work(
 
 def test_it_is_tried_without_data(capsys: Any) -> None:
     small = FORGE.replace("dim=16", "dim=32")
-    found = list(dry_run.dry_run(override(stages_of("student"), [small, "task.teacher=lira-nano"])))
-    assert [(t.stage, t.shape, t.assumed) for t in found] == [("student", (16, 8, 8), "")]
+    found = list(dry_run(override(stages_of("student"), [small, "task.teacher=lira-nano"])))
+    assert [(t.stage, t.shape, t.assumed) for t in found] == [("student", (16, 8, 8), ())]
     stages = [*override(stages_of("denoiser"), [small]), *override(stages_of("student"), [small, "task.teacher=none"])]
-    assert [t.shape for t in dry_run.dry_run(stages)] == [(16, 8, 8)] * 2
+    assert [t.shape for t in dry_run(stages)] == [(16, 8, 8)] * 2
     with pytest.raises(PochadeError, match=r"task\.teacher: none given"):
-        list(dry_run.dry_run(stages[1:]))
-    assert "student: " in cli(capsys, "train", "student", small, "--dry-run").out
+        list(dry_run(stages[1:]))
+    assert "student" in cli(capsys, "train", "student", small, "--dry-run").out

@@ -164,7 +164,7 @@ def test_a_denoiser_of_any_family_is_trained_on_gemma(gemma: Path, name: str) ->
     text = encoder.encode(CAPTIONS[:2])
     latents = torch.randn(2, denoiser.config.latent_channels, 4, 4, generator=torch.Generator().manual_seed(0))
     batch = {"latents": latents, "seed": torch.arange(2), "tokens": text.tokens, "mask": text.mask}
-    task = FlowTask(denoiser, FlowSettings(name, drop=0.0))
+    task = FlowTask(denoiser, FlowSettings(name, cfg_dropout=0.0))
     optimiser = torch.optim.SGD(task.parameters(), lr=0.01)
     losses = []
     for _ in range(8):

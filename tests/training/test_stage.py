@@ -9,7 +9,8 @@ from typing import Literal
 import pytest
 
 from pochade.errors import PochadeError
-from pochade.training.stage import Stage, differences, override
+from pochade.training.overrides import override
+from pochade.training.stage import Stage, differences
 
 
 @dataclass(frozen=True)

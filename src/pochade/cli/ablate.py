@@ -59,7 +59,7 @@ def ablate(
             raise PochadeError(f"cases: {name!r} given, allowed are {allowed}{nearest(name, chosen.cases)}")
 
     from pochade.evaluation import ablation
-    from pochade.recipes.run import run
+    from pochade.training.executor import run
 
     rows = ablation.ablate(
         {name: chosen.cases[name] for name in names},

@@ -2,12 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pochade.cli.common import complain, console, print_json
+from pochade.cli.common import complain, console, print_json, quiet_libraries
 from pochade.errors import PochadeError
+
+if TYPE_CHECKING:
+    from pochade.training.dry_run import Trial
+    from pochade.training.stage import AnyStage
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -43,8 +47,15 @@ def train(
     list_: Annotated[bool, typer.Option("--list", help="List the recipes.")] = False,
     show: Annotated[bool, typer.Option("--show", help="Print the stages with all fields and stop.")] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Train every stage for a few steps on random tensors and stop.")
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Train every stage for a few steps on synthetic data; say memory, seconds a step, hours; and stop.",
+        ),
     ] = False,
+    device: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda or mps, for all stages. Left out: as the recipe says, auto.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --list, --show or --dry-run: print JSON.")] = False,
 ) -> None:
     """Train a model by a recipe; every field can be changed."""
@@ -53,22 +64,25 @@ def train(
         return
     if recipe is None:
         raise PochadeError("recipe: none given, pochade train --list names them")
-    from pochade.recipes import run
-
     if only is not None and (show or dry_run):
         raise PochadeError("only: goes with a run, not with --show or --dry-run")
-    if show:
-        from pochade.training.stage import override
-
-        _show(override(run.stages_of(recipe), changes or []), as_json)
-        return
-    if dry_run:
-        _try(recipe, changes or [], as_json)
-        return
-    if as_json:
+    if as_json and not (show or dry_run):
         raise PochadeError("json: goes with --list, --show or --dry-run; a run writes metrics.jsonl")
-    model = run.train(recipe, changes or [], out or Path("runs") / recipe, resume=resume, only=only)
-    print(model)
+    from pochade.recipes import stages_of
+    from pochade.training.overrides import override
+
+    of_device = [] if device is None else [f"device={device}"]
+    stages = override(stages_of(recipe), [*(changes or []), *of_device])
+    if show:
+        _show(stages, as_json)
+        return
+    quiet_libraries()
+    if dry_run:
+        _try(stages, as_json)
+        return
+    from pochade.training.executor import run
+
+    print(run(stages, out or Path("runs") / recipe, resume=resume, only=only))
 
 
 def _list(as_json: bool) -> None:
@@ -89,46 +103,49 @@ def _list(as_json: bool) -> None:
         console().print(f"{name:16s} {line}", markup=False)
 
 
-def _show(stages: list[Any], as_json: bool) -> None:
+def _show(stages: "list[AnyStage]", as_json: bool) -> None:
     if as_json:
-        import json
-
-        # A field may hold a Path or another value that JSON has no form for.
-        print_json(json.loads(json.dumps([dataclasses.asdict(s) for s in stages], default=str)))
+        print_json([stage.settings() for stage in stages])
         return
+    from pochade.training.overrides import fields_of
+
     for number, stage in enumerate(stages, 1):
         print(f"stage {number}: {stage.name}")
-        for path, value in _fields(stage):
+        for path, value in fields_of(stage):
             print(f"  {path} = {value}")
 
 
-def _try(recipe: str, changes: list[str], as_json: bool) -> None:
-    from pochade.recipes import run
-    from pochade.recipes.dry_run import dry_run
-    from pochade.training.stage import override
+def _try(stages: "list[AnyStage]", as_json: bool) -> None:
+    from pochade.training.dry_run import dry_run
 
-    found: list[dict[str, Any]] = []
-    for tried in dry_run(override(run.stages_of(recipe), changes)):
-        found.append(dataclasses.asdict(tried))
-        if as_json:
-            continue
-        losses = " -> ".join(f"{loss:.3f}" for loss in (tried.losses[0], tried.losses[-1]))
-        print(
-            f"{tried.stage}: {tried.parameters:,} parameters trained; {tried.batch_size} x "
-            f"{' x '.join(map(str, tried.shape))}: {tried.seconds_per_step:.2f} s/step; loss {losses}"
-        )
-        if tried.assumed:
-            complain("warning", tried.assumed)
+    found: list[Trial] = []
+    status = console(stderr=True).status(f"{stages[0].name} ...")
+    with status:
+        for trial in dry_run(stages):
+            found.append(trial)
+            for line in trial.assumed:
+                complain("warning", line)
+            status.update(f"after {trial.stage} ...")
     if as_json:
-        print_json(found)
+        print_json([{**dataclasses.asdict(t), "needed": t.needed, "fits": t.fits} for t in found])
+        return
+    from rich.table import Table
 
-
-def _fields(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for f in dataclasses.fields(settings):
-        value = getattr(settings, f.name)
-        if dataclasses.is_dataclass(value):
-            rows += _fields(value, f"{prefix}{f.name}.")
-        elif prefix or f.name != "name":
-            rows.append((prefix + f.name, value))
-    return rows
+    table = Table("stage", "trained", "batch", "GB", "fits", "s/step", "hours", title=f"On {found[0].device}")
+    for t in found:
+        parts = "" if t.fits else f", accumulate={t.accumulate}" if t.accumulate else ", not even one sample"
+        table.add_row(
+            t.stage,
+            f"{t.parameters / 1e6:.2f} M",
+            f"{t.batch} x {' x '.join(map(str, t.shape))}",
+            f"{t.needed / 1e9:.2f}",
+            ("yes" if t.fits else "no") + parts,
+            f"{t.seconds_per_step:.2f}",
+            f"{t.hours:.1f}",
+        )
+    out = console()
+    out.print(table)
+    out.print(f"All stages: {sum(t.hours for t in found):.1f} hours, without the encoding of the data.")
+    slow = [t for t in found if t.device == "cpu" and t.batch > t.tried]
+    if slow:
+        out.print("On a processor the trial is in float32 and of few samples; the figures are in proportion to those.")

@@ -40,9 +40,14 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
     return getattr(module, name)(**{**module.VARIANTS[variant], **overrides})
 
 
-def with_source() -> list[str]:
-    """The families that can be given a picture to edit."""
-    return [family for family in FAMILIES if hasattr(getattr(*_module(family)), "with_source")]
+def has(denoiser: object, method: str) -> bool:
+    """Whether a denoiser, or a class of them, has an optional method such as ``with_source``."""
+    return hasattr(denoiser, method)
+
+
+def families_with(method: str) -> list[str]:
+    """The families whose networks have an optional method, such as ``with_source``, which adds an input."""
+    return [family for family in FAMILIES if has(getattr(*_module(family)), method)]
 
 
 def parameters(family: str) -> list[str]:

@@ -80,11 +80,12 @@ def check_tasks(tasks: Sequence[str]) -> list[str]:
 
 
 def add_task_embedding(embedding: Tensor, vectors: nn.Embedding | None, conditioning: Conditioning) -> Tensor:
-    """The embedding [B, D] with the vector of the task added, where there are vectors and a sample has a task."""
-    if vectors is None or conditioning.task is None:
+    """The embedding [B, D] with the vector of the task added, where there are vectors: without a source, "generate"."""
+    if vectors is None:
         return embedding
-    given = conditioning.task[:, None] >= 0
-    return embedding + torch.where(given, vectors(conditioning.task.clamp_min(0)), 0)
+    if conditioning.task is None:
+        return embedding + vectors.weight[TASKS.index("generate")]
+    return embedding + vectors(conditioning.task.clamp_min(TASKS.index("generate")))
 
 
 def copy_with(network: Any, **changes: Any) -> Any:

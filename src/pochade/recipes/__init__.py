@@ -1,5 +1,13 @@
 """Recipes by name. A recipe is a function without arguments that returns the stages of a run."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pochade.errors import PochadeError, nearest
+
+if TYPE_CHECKING:
+    from pochade.training.stage import AnyStage
+
 RECIPES: dict[str, str] = {
     "lrf": "pochade.recipes.lrf:openmoji",
     "lrf-folder": "pochade.recipes.lrf:folder",
@@ -12,12 +20,20 @@ RECIPES: dict[str, str] = {
     "microforge": "pochade.recipes.microforge:openmoji",
     "microforge-study": "pochade.recipes.microforge:study",
     "microforge-curriculum": "pochade.recipes.microforge:curriculum",
-    "denoiser": "pochade.recipes.denoiser:from_random_weights",
-    "student": "pochade.recipes.student:of_a_teacher",
-    "distil": "pochade.recipes.distil:few_steps",
-    "control": "pochade.recipes.control:edges",
-    "reference": "pochade.recipes.reference:style",
-    "edit": "pochade.recipes.edit:natively",
-    "tiny-decoder": "pochade.recipes.decoder:tiny",
+    "denoiser": "pochade.recipes.single:denoiser",
+    "student": "pochade.recipes.single:student",
+    "distil": "pochade.recipes.single:few_steps",
+    "control": "pochade.recipes.single:control",
+    "image-prompt": "pochade.recipes.single:image_prompt",
+    "edit": "pochade.recipes.single:edit",
+    "tiny-decoder": "pochade.recipes.single:tiny_decoder",
 }
 """Name -> "module:function"."""
+
+
+def stages_of(recipe: str) -> "list[AnyStage]":
+    """The stages of a recipe by name. Raises PochadeError for an unknown one, naming the nearest."""
+    if recipe not in RECIPES:
+        raise PochadeError(f"recipe: {recipe!r} given, allowed are {', '.join(RECIPES)}{nearest(recipe, RECIPES)}")
+    module, _, function = RECIPES[recipe].partition(":")
+    return getattr(import_module(module), function)()

@@ -2,9 +2,11 @@
 
 from dataclasses import replace
 
+from pochade.data.sources import OpenMojiSource
 from pochade.data.sources.openmoji_groups import GROUPS
-from pochade.recipes.stages import ImageData, autoencoder_stage, consistency_stage, flow_stage
-from pochade.training.stage import Stage
+from pochade.recipes.stages import autoencoder_stage, consistency_stage, flow_stage
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage
 from pochade.training.stages.autoencoder import AutoencoderSettings
 from pochade.training.stages.consistency import ConsistencySettings
 from pochade.training.stages.flow import FlowSettings
@@ -21,14 +23,14 @@ IMAGENET = 1000
 """Classes."""
 
 
-def openmoji() -> list[Stage]:
+def openmoji() -> list[AnyStage]:
     """IRIS nano on OpenMoji: wavelet autoencoder, groups as classes, text at 128 and 256 px, the best, few steps.
 
-    One network throughout: it has inputs for classes and for text, and each stage tells it one of them. Between text
+    One network throughout: it has inputs for classes and for text, and each stage gives it one of them. Between text
     at 128 and at 256 px its output at few iterations learns from that at many. The shipped checkpoint ends there, since
     256 px wants more steps than it was given.
     """
-    low, high = ImageData("openmoji", 128), ImageData("openmoji", 256)
+    low, high = ImageData(OpenMojiSource(), 128), ImageData(OpenMojiSource(), 256)
     shape = AutoencoderSettings(kind="wavelet", kl=1e-6, wavelet=1.0)
     vae_low = autoencoder_stage(low, task=shape, name="vae_low", steps=1700, save_every=250)
     vae_high = replace(
@@ -42,7 +44,7 @@ def openmoji() -> list[Stage]:
     )
     text = FlowSettings("iris", "nano", options=("sample_size=16", f"num_classes={len(GROUPS)}"), time_shift=2.0)
     classes = flow_stage(
-        ImageData("openmoji:groups", 128),
+        ImageData(OpenMojiSource(groups=True), 128),
         replace(
             text,
             options=("sample_size=16", f"text_dim={MINILM}", f"pooled_dim={MINILM}"),
@@ -73,21 +75,20 @@ def openmoji() -> list[Stage]:
     return [vae_low, vae_high, classes, text_low, depths, text_high, best, few]
 
 
-def curriculum() -> list[Stage]:
+def curriculum() -> list[AnyStage]:
     """The published five stages at full size, for a GPU and shards: IRIS base with CLIP-L from classes to few steps.
 
-    ``data.source`` names captioned shards, ``classes.data.source`` shards with ImageNet's classes. Batches, learning
-    rates, the classes' warm-up, the schedules that are named and the weight t / (1 - t), here bounded, as published; of
-    the last stage only the teacher is. Steps are published as hours of a GPU; here they are passes over the
-    published data: one of the autoencoder over 4.2 M pictures, 80 over ImageNet, two over 15 M captions, two over the
-    1 M best. ``data.best`` picks these by a computed score, which stands in for a predictor of people's judgement; with
-    pictures that were chosen by such a one set it to 1.
+    ``data.source`` names captioned shards, ``classes.data.source`` shards with ImageNet's classes. Sizes, batches,
+    learning rates, the classes' warm-up and the schedules that are named are the published ones (docs/published.md), as
+    is the weight t / (1 - t), here bounded; of the last stage only the teacher is published. Steps are published as
+    hours of a GPU; here they are passes over the published data: one of the autoencoder over 4.2 M pictures, 80 over
+    ImageNet, two over 15 M captions, two over the 1 M best. ``data.best`` picks these by a computed score, which stands
+    in for an aesthetic predictor; with pictures that were chosen by such a one set it to 1.
 
-    One network throughout: it has inputs for classes and for text, and each stage tells it one of them.
+    One network throughout: it has inputs for classes and for text, and each stage gives it one of them.
     """
-    captions = "SET data.source=SHARDS"
     vae = autoencoder_stage(
-        ImageData(captions, 256),
+        ImageData(None, 256),
         task=AutoencoderSettings(kind="wavelet", size="base", kl=1e-6, wavelet=1.0),
         name="vae",
         steps=130_000,
@@ -106,7 +107,7 @@ def curriculum() -> list[Stage]:
         weighting="ratio",
     )
     classes = flow_stage(
-        ImageData("SET classes.data.source=SHARDS", 256),
+        ImageData(None, 256),
         task,
         name="classes",
         steps=400_000,
@@ -120,7 +121,7 @@ def curriculum() -> list[Stage]:
     text_low = replace(
         classes,
         name="text_low",
-        data=ImageData(captions, 256),
+        data=ImageData(None, 256),
         task=replace(task, text_encoder=CLIP_L),
         steps=160_000,
         batch_size=128,
@@ -132,7 +133,7 @@ def curriculum() -> list[Stage]:
     text_high = replace(
         text_low,
         name="text_high",
-        data=ImageData(captions, 512),
+        data=ImageData(None, 512),
         task=replace(text_low.task, time_shift=2.0),
         steps=80_000,
     )

@@ -2,14 +2,16 @@
 
 from dataclasses import replace
 
-from pochade.recipes.stages import ImageData, flow_stage
-from pochade.training.stage import Stage
+from pochade.data.sources import OpenMojiSource
+from pochade.recipes.stages import flow_stage
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage
 from pochade.training.stages.flow import FlowSettings
 
 DC_AE = "mit-han-lab/dc-ae-f32c32-sana-1.0-diffusers"
 
 
-def openmoji() -> list[Stage]:
+def openmoji() -> list[AnyStage]:
     """LiRA nano on OpenMoji with the shipped f8 autoencoder, at 64, 128 and 256 px one after the other."""
     task = FlowSettings(
         "lira",
@@ -20,11 +22,11 @@ def openmoji() -> list[Stage]:
         time_shift=2.0,
         curriculum=0.2,
     )
-    low = flow_stage(ImageData("openmoji", 64), task, name="low", steps=2400)
+    low = flow_stage(ImageData(OpenMojiSource(), 64), task, name="low", steps=2400)
     middle = replace(
         low,
         name="middle",
-        data=ImageData("openmoji", 128),
+        data=ImageData(OpenMojiSource(), 128),
         task=replace(task, time_shift=3.0, curriculum=0.0),
         steps=1200,
         batch_size=32,
@@ -35,7 +37,7 @@ def openmoji() -> list[Stage]:
     high = replace(
         middle,
         name="high",
-        data=ImageData("openmoji", 256),
+        data=ImageData(OpenMojiSource(), 256),
         task=replace(middle.task, time_shift=4.0),
         steps=800,
         batch_size=16,
@@ -44,18 +46,17 @@ def openmoji() -> list[Stage]:
     return [low, middle, high]
 
 
-def curriculum() -> list[Stage]:
+def curriculum() -> list[AnyStage]:
     """The published curriculum at full size, for a GPU and shards: LiRA small on DC-AE at 256, 512 and 1024 px.
 
-    ``data.source`` names a folder of shards. Steps, warm-up, clipping and averaging as published; the learning rate
-    is not, and taken from networks of this size.
+    ``data.source`` names a folder of shards. Sizes, steps, warm-up, clipping and averaging are the published ones
+    (docs/published.md); a learning rate is not published, and taken from networks of this size.
     """
     task = FlowSettings(
         "lira", "small", options=("sample_size=32",), autoencoder=DC_AE, density="laplace", curriculum=0.2
     )
-    source = "SET data.source=SHARDS"
     low = flow_stage(
-        ImageData(source, 256),
+        ImageData(None, 256),
         task,
         name="low",
         steps=50_000,
@@ -69,7 +70,7 @@ def curriculum() -> list[Stage]:
     middle = replace(
         low,
         name="middle",
-        data=ImageData(source, 512),
+        data=ImageData(None, 512),
         task=replace(task, time_shift=2.0, curriculum=0.0),
         steps=30_000,
         batch_size=128,
@@ -79,7 +80,7 @@ def curriculum() -> list[Stage]:
     high = replace(
         middle,
         name="high",
-        data=ImageData(source, 1024),
+        data=ImageData(None, 1024),
         task=replace(middle.task, time_shift=4.0),
         steps=20_000,
         batch_size=64,

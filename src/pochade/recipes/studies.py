@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from pochade.errors import PochadeError, nearest
-from pochade.recipes.run import stages_of
-from pochade.training.stage import Stage, override
+from pochade.recipes import stages_of
+from pochade.training.overrides import override
+from pochade.training.stage import AnyStage
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def study(name: str) -> Study:
     return STUDIES[name]
 
 
-def stages_of_case(study: Study, name: str, seed: int, changes: tuple[str, ...] = ()) -> list[Stage]:
+def stages_of_case(study: Study, name: str, seed: int, changes: tuple[str, ...] = ()) -> list[AnyStage]:
     """The stages of one case, the last called after it, with ``changes`` made in all cases alike on top.
 
     A stage before is called after the case where the case changes it: otherwise it is the same in all of them, and

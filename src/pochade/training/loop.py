@@ -211,8 +211,8 @@ class _Run:
         if saved is not None:
             self.ema.load(saved.tensors["ema"])
             with torch.no_grad():
-                for name, tensor in self.task.carried().items():
-                    tensor.copy_(saved.tensors["carried"][name])
+                for name, tensor in self.task.extra_state().items():
+                    tensor.copy_(saved.tensors["extra"][name])
             load_optimizer(self.optimizer, self.names, saved.tensors["optimizer"])
             states = saved.state["random"]
         # What a step draws for the whole batch, such as IRIS's depth, must be the same in every process.
@@ -347,8 +347,8 @@ class _Run:
                 "ema": self.ema.tensors,
                 "optimizer": optimizer_tensors(self.optimizer, self.names),
             }
-            if carried := self.task.carried():
-                tensors["carried"] = carried
+            if extra := self.task.extra_state():
+                tensors["extra"] = extra
             state = {
                 "stage": self.stage.settings(),
                 "samples": len(self.dataset),

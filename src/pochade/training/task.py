@@ -57,7 +57,7 @@ class Task(nn.Module, ABC):
         For a schedule, or for a copy of the network that follows it. Nothing by default.
         """
 
-    def carried(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         """Tensors beside ``trainable()`` that change from step to step: a checkpoint holds them, and a resumed
         run finds them restored in place. None by default."""
         return {}

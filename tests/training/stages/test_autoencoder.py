@@ -9,9 +9,9 @@ from pochade.nn.keyed_random import keyed_normal
 from pochade.training.stages.autoencoder import (
     AutoencoderSettings,
     AutoencoderTask,
-    PatchDiscriminator,
     build_autoencoder,
 )
+from pochade.training.stages.reconstruction import PatchDiscriminator
 from pochade.training.task import Stream
 from training.toy import gradients, halves
 

@@ -5,14 +5,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from pochade.data.samples import Batch
 from pochade.errors import PochadeError
 from pochade.flow.consistency import euler_step, grid, step_weight
-from pochade.flow.noise import seeded_normal
+from pochade.nn.keyed_random import keyed_normal
 from pochade.training.checkpoint import load_checkpoint
 from pochade.training.loop import train
 from pochade.training.stage import Stage
@@ -73,7 +73,7 @@ def replaced(task: ConsistencyTask, student: nn.Module) -> ConsistencyTask:
 @pytest.mark.parametrize("time_shift", [1.0, 2.0])
 def test_the_loss_of_a_consistent_student_is_zero(kind: Any, time_shift: float) -> None:
     settings = ConsistencySettings(
-        guidance=1.0, distance=kind, first_intervals=6, last_intervals=6, time_shift=time_shift, drop=0.0
+        guidance=1.0, distance=kind, first_intervals=6, last_intervals=6, time_shift=time_shift, cfg_dropout=0.0
     )
     task, batch = ConsistencyTask(Gaussian(), settings), gaussian_batch(48)
     assert float(task(batch)["loss"].detach()) > 1e-3  # the teacher itself is not consistent: its paths bend
@@ -99,7 +99,13 @@ class Table(nn.Module):
 def test_a_student_learns_where_the_ode_leads() -> None:
     """From noise in one step: f(z, 1) = mean + deviation z, up to the error of the teacher's 12 steps."""
     settings = ConsistencySettings(
-        guidance=1.0, distance="l2", first_intervals=12, last_intervals=12, time_shift=1.0, drop=0.0, target_decay=0.0
+        guidance=1.0,
+        distance="l2",
+        first_intervals=12,
+        last_intervals=12,
+        time_shift=1.0,
+        cfg_dropout=0.0,
+        target_decay=0.0,
     )
     task, steps = ConsistencyTask(Gaussian(), settings), 300
     task.student, task.target = Table(12), Table(12).requires_grad_(False)
@@ -146,7 +152,7 @@ class Remember(nn.Module):
 
 def test_one_step_by_hand() -> None:
     """Guidance 3 between velocities 0.3 and 0 is 0.9; student and target answer 0.3."""
-    settings = ConsistencySettings(drop=0.0, first_intervals=4, last_intervals=4)
+    settings = ConsistencySettings(cfg_dropout=0.0, first_intervals=4, last_intervals=4)
     task, batch = ConsistencyTask(Remember(), settings), gaussian_batch(12)
     out = task(batch)
     (z_both, t_both, asked, _), (z_t, t, _, _), (z_s, s, _, _) = (
@@ -191,7 +197,7 @@ def test_noise_is_that_of_the_path_and_comes_from_the_seeds() -> None:
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
 def test_shares_of_rows_lose_their_class_and_are_given_a_state(share: float) -> None:
-    settings = ConsistencySettings(drop=share, carry=share)
+    settings = ConsistencySettings(cfg_dropout=share, self_conditioning_prob=share)
     task, batch = ConsistencyTask(Remember(carries=True), settings), gaussian_batch(400)
     task(batch)
     assert task.teacher.asked[0][3] is None
@@ -221,8 +227,8 @@ def test_the_target_follows_the_student_and_the_grid_grows() -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"first_intervals": 0, "last_intervals": 0}, {"time_shift": 0.0}, {"target_decay": 1.0}, {"drop": 1.5},
-     {"carry": -0.1}],
+    [{"first_intervals": 0, "last_intervals": 0}, {"time_shift": 0.0}, {"target_decay": 1.0}, {"cfg_dropout": 1.5},
+     {"self_conditioning_prob": -0.1}],
 )  # fmt: skip
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(PochadeError, match=r"given, (must be|allowed are)"):
@@ -253,11 +259,14 @@ class Latents:
     def __len__(self) -> int:
         return 24
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        shapes = {"tokens": (4, self.config.text_dim), "pooled": (self.config.pooled_dim,)}
-        row = {name: torch.from_numpy(rng.standard_normal(shape, dtype=np.float32)) for name, shape in shapes.items()}
-        latents = seeded_normal([index], (self.config.latent_channels, 4, 4))[0]
-        return {**row, "mask": torch.arange(4) <= index % 4, "latents": latents, "name": str(index)}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        return {
+            "tokens": keyed_normal(keys, (4, self.config.text_dim)),
+            "pooled": keyed_normal(keys + 1, (self.config.pooled_dim,)),
+            "mask": torch.arange(4) <= indices[:, None] % 4,
+            "latents": keyed_normal(indices, (self.config.latent_channels, 4, 4)),
+            "name": [str(index) for index in indices.tolist()],
+        }
 
 
 def distil(folder: Path, family: str = "lrf", **options: Any) -> ConsistencyTask:
@@ -280,10 +289,10 @@ def test_a_resumed_run_equals_the_straight_one(family: str, tmp_path: Path) -> N
     distil(tmp_path / "cut", family, resume=True)
     assert fingerprint(tmp_path / "cut" / last) == fingerprint(tmp_path / "straight" / last)
     saved = load_checkpoint(tmp_path / "straight" / last)
-    assert set(saved.tensors) == {"model", "ema", "optimizer", "carried"}
-    for name, value in task.carried().items():
-        assert torch.equal(value, saved.tensors["carried"][name])
-    model, target = saved.tensors["model"], saved.tensors["carried"]
+    assert set(saved.tensors) == {"model", "ema", "optimizer", "extra"}
+    for name, value in task.extra_state().items():
+        assert torch.equal(value, saved.tensors["extra"][name])
+    model, target = saved.tensors["model"], saved.tensors["extra"]
     assert any(not torch.equal(model[name], target[name]) for name in model)
     teacher = toy_family(family).state_dict()
     assert all(torch.equal(value, teacher[name]) for name, value in task.teacher.state_dict().items())

@@ -55,7 +55,7 @@ def test_the_picture_follows_the_control_and_the_network_stays_as_it_was() -> No
     learn(FlowTask(base, FlowSettings()), 100, 3e-3)
     denoiser: Any = base.with_control()
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    task = ControlTask(denoiser, ControlSettings(drop_control=0.2))
+    task = ControlTask(denoiser, ControlSettings(input_dropout=0.2))
     assert {n for n, p in denoiser.named_parameters() if p.requires_grad} == {
         f"control.{n}" for n, _ in denoiser.control.named_parameters()
     }
@@ -80,7 +80,7 @@ def test_rows_lose_their_control_apart_from_their_text() -> None:
     denoiser: Any = IRISDenoiser(**TOY, controlled=True)
     batch = batch_of(0, rows=256)
     batch["control"] = torch.ones_like(batch["control"])
-    task = ControlTask(denoiser, ControlSettings(drop=0.5, drop_control=0.25))
+    task = ControlTask(denoiser, ControlSettings(cfg_dropout=0.5, input_dropout=0.25))
     told = task.conditioning(batch)
     assert told.control is not None
     kept = told.control.flatten(1).amin(1)
@@ -93,12 +93,12 @@ def test_rows_lose_their_control_apart_from_their_text() -> None:
     assert again.control is not None
     assert torch.equal(again.control, told.control[5:6])
     for share, expected in ((0.0, 1.0), (1.0, 0.0)):
-        whole = ControlTask(denoiser, ControlSettings(drop_control=share)).conditioning(batch).control
+        whole = ControlTask(denoiser, ControlSettings(input_dropout=share)).conditioning(batch).control
         assert whole is not None
         assert whole.eq(expected).all()
 
 
-@pytest.mark.parametrize("name", ["drop", "drop_control"])
+@pytest.mark.parametrize("name", ["cfg_dropout", "input_dropout"])
 def test_shares_are_shares(name: str) -> None:
     with pytest.raises(PochadeError, match=f"{name}: 1.5 given, allowed is 0 to 1"):
         ControlSettings(**{name: 1.5})

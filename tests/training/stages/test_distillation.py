@@ -11,7 +11,12 @@ from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
-from pochade.training.stages.distillation import TeacherSettings, TeacherTask, alpha, answers_of
+from pochade.training.stages.distillation import (
+    DistillationSettings,
+    DistillationTask,
+    alpha,
+    answers_of,
+)
 from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
 from pochade.types import Conditioning, DenoiserOutput, TextEncoding
 from training.stages.test_flow import Carry, Remember, lrf, vectors
@@ -68,7 +73,7 @@ def microforge(**changes: Any) -> MicroForgeDenoiser:
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_the_answer_is_the_teachers_own_velocity(scale: float, drop: float) -> None:
-    teacher, settings, asked = lrf(), TeacherSettings(guidance=scale, drop=drop, time_shift=2.0), question()
+    teacher, settings, asked = lrf(), DistillationSettings(guidance=scale, cfg_dropout=drop, time_shift=2.0), question()
     answer = answers_of(teacher, Words(5), settings, CPU)(asked)
     assert not answer.requires_grad
     draw = draw_flow(asked["latents"], asked["seed"], settings)
@@ -88,7 +93,10 @@ def test_the_answer_is_the_teachers_own_velocity(scale: float, drop: float) -> N
 
 
 def test_classes_are_answered_too() -> None:
-    teacher, settings = lrf(num_classes=3, text_dim=0, pooled_dim=0), TeacherSettings(guidance=2.0, drop=0.3)
+    teacher, settings = (
+        lrf(num_classes=3, text_dim=0, pooled_dim=0),
+        DistillationSettings(guidance=2.0, cfg_dropout=0.3),
+    )
     asked = {k: v for k, v in question().items() if k != "caption"} | {"class_label": torch.arange(8) % 3}
     answer = answers_of(teacher, None, settings, CPU)(asked)
     draw = draw_flow(asked["latents"], asked["seed"], settings)
@@ -108,7 +116,7 @@ def test_a_teacher_that_carries_a_state_is_given_none() -> None:
             return super().forward(*asked, state=state)
 
     teacher = Sampled()
-    answers_of(teacher, Words(5), TeacherSettings(), CPU)(question())
+    answers_of(teacher, Words(5), DistillationSettings(), CPU)(question())
     assert teacher.states == [None]
 
 
@@ -116,21 +124,25 @@ def test_a_teacher_that_carries_a_state_is_given_none() -> None:
 def test_the_teacher_itself_is_a_perfect_student(family: str) -> None:
     """But for float16: noise, time, dropped rows and text are those of the answer. Without a state, as it answered."""
     teacher, width = (lrf(), 5) if family == "lrf" else (microforge(), 7)
-    settings = TeacherSettings(guidance=1.0, drop=0.4, carry=0.0, alpha="constant", density="laplace", time_shift=3.0)
+    settings = DistillationSettings(
+        guidance=1.0, cfg_dropout=0.4, self_conditioning_prob=0.0, alpha="constant", density="laplace", time_shift=3.0
+    )
     asked = question()
     batch = lesson(asked, answers_of(teacher, Words(width), settings, CPU)(asked), Words(width))
-    out = TeacherTask(teacher, settings)(batch)
+    out = DistillationTask(teacher, settings)(batch)
     size = float(batch["teacher_velocity"].square().mean())
     assert float(out["loss_teacher"]) < 1e-6 * size
-    wrong = TeacherTask(teacher, settings)({**batch, "record_seed": asked["seed"] + 1})
+    wrong = DistillationTask(teacher, settings)({**batch, "record_seed": asked["seed"] + 1})
     assert float(wrong["loss_teacher"]) > 1e-3 * size
 
 
 @pytest.mark.parametrize("kind", ["t", "1-t", "constant"])
 def test_the_loss_is_the_sum_of_its_parts(kind: Any) -> None:
-    settings = TeacherSettings(drop=0.0, alpha=kind, teacher_weight=0.7, flow_weight=0.2, weighting="centre")
+    settings = DistillationSettings(
+        cfg_dropout=0.0, alpha=kind, teacher_weight=0.7, flow_weight=0.2, weighting="centre"
+    )
     batch, student = lesson(question(), torch.full((8, 2, 4, 4), 0.5), Words(5)), Remember()
-    out = TeacherTask(student, settings)(batch)
+    out = DistillationTask(student, settings)(batch)
     t = student.asked[1]
     weights = {"t": t, "1-t": 1 - t, "constant": torch.ones_like(t)}[kind]
     torch.testing.assert_close(alpha(t, kind), weights)
@@ -150,8 +162,8 @@ def test_what_a_family_asks_for_is_added_whatever_the_weights() -> None:
             return DenoiserOutput(super().forward(latents, t, conditioning).velocity, aux={"loss_own": self.constant})
 
     batch = lesson(question(), torch.zeros(8, 2, 4, 4), Words(5))
-    settings = TeacherSettings(flow_weight=0.0, alpha="constant")
-    out = TeacherTask(Extras(), settings)(batch)
+    settings = DistillationSettings(flow_weight=0.0, alpha="constant")
+    out = DistillationTask(Extras(), settings)(batch)
     torch.testing.assert_close(out["loss"], torch.tensor(0.09 + 0.3))
 
 
@@ -171,11 +183,11 @@ def test_the_least_of_the_loss_has_the_guidance_that_is_promised() -> None:
 @pytest.mark.parametrize("self_conditioning", [True, False])
 def test_a_student_of_another_family_and_text_encoder_comes_nearer(self_conditioning: bool) -> None:
     asked = question(16)
-    settings = TeacherSettings(guidance=2.0, drop=0.1, flow_weight=0.0)
+    settings = DistillationSettings(guidance=2.0, cfg_dropout=0.1, flow_weight=0.0)
     answer = answers_of(lrf(), Words(5), settings, CPU)(asked)
     student = microforge(self_conditioning=self_conditioning)
     assert (student.state_shape is not None) == self_conditioning
-    task, batch = TeacherTask(student, settings), lesson(asked, answer, Words(7))
+    task, batch = DistillationTask(student, settings), lesson(asked, answer, Words(7))
     optimizer = torch.optim.Adam(task.trainable().parameters(), 5e-3)
     losses: list[float] = []
     for _ in range(60):
@@ -193,16 +205,16 @@ def test_a_text_encoder_is_trained_along() -> None:
     torch.manual_seed(0)
     encoder = BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=5, hidden_dim=8)
     asked = question()
-    settings = TeacherSettings(text_encoder="bag")
+    settings = DistillationSettings(text_encoder="bag")
     answer = answers_of(microforge(), Words(7), settings, CPU)(asked)
     batch = {**asked, "record_seed": asked["seed"], "teacher_velocity": answer}
-    out = TeacherTask(lrf(), settings, encoder)(batch)
+    out = DistillationTask(lrf(), settings, encoder)(batch)
     out["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
 
 
 def test_the_draws_are_the_records_and_not_the_runs() -> None:
-    task, batch = TeacherTask(lrf(), TeacherSettings()), vectors()
+    task, batch = DistillationTask(lrf(), DistillationSettings()), vectors()
     batch |= {"record_seed": batch["seed"], "teacher_velocity": torch.zeros(4, 2, 4, 4)}
     first = task(batch)
     assert torch.equal(task({**batch, "seed": batch["seed"] + 9})["loss"], first["loss"])
@@ -223,7 +235,7 @@ def test_the_draws_are_the_records_and_not_the_runs() -> None:
 )
 def test_settings_out_of_range(wrong: dict[str, Any], told: str) -> None:
     with pytest.raises(PochadeError) as caught:
-        replace(TeacherSettings(), **wrong)
+        replace(DistillationSettings(), **wrong)
     assert told in str(caught.value)
 
 
@@ -235,4 +247,4 @@ def test_modules_of_the_teacher_are_set_to_answer() -> None:
             assert not self.training
             return DenoiserOutput(latents)
 
-    answers_of(Noisy().train(), Words(5), TeacherSettings(guidance=1.0), CPU)(question())
+    answers_of(Noisy().train(), Words(5), DistillationSettings(guidance=1.0), CPU)(question())

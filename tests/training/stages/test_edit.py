@@ -63,7 +63,7 @@ def test_a_toy_follows_instructions() -> None:
     denoiser.eval()
     batch = batch_of(1000)
     with torch.no_grad():
-        told = EditTask(denoiser, EditSettings(drop_text=0, drop_source=0, drop_both=0)).conditioning(batch)
+        told = EditTask(denoiser, EditSettings(text_dropout=0, source_dropout=0, joint_dropout=0)).conditioning(batch)
         found = predicted(denoiser, batch, told)
         without = predicted(denoiser, batch, told.drop("source"))
     right = [float((x.sign() == batch["latents"]).float().mean()) for x in (found, without)]
@@ -79,9 +79,9 @@ def test_a_plain_row_is_trained_as_before() -> None:
         parameter.data += 0.1 * torch.randn_like(parameter)
     batch = batch_of(0)
     batch |= {"source": torch.zeros_like(batch["source"]), "task": torch.full_like(batch["task"], -1)}
-    nothing = EditSettings(drop_text=0, drop_source=0, drop_both=0)
+    nothing = EditSettings(text_dropout=0, source_dropout=0, joint_dropout=0)
     mine = EditTask(base.with_source(["edit"]).eval(), nothing)(batch)["per_sample"]
-    theirs = FlowTask(base.eval(), FlowSettings(drop=0.0, time_shift=nothing.time_shift))(batch)["per_sample"]
+    theirs = FlowTask(base.eval(), FlowSettings(cfg_dropout=0.0, time_shift=nothing.time_shift))(batch)["per_sample"]
     torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=0)
 
 
@@ -90,7 +90,7 @@ def test_rows_lose_words_source_or_both() -> None:
     batch = batch_of(0, rows)
     batch["source_mask"] = torch.ones_like(batch["source_mask"])
     denoiser: Any = LRFDenoiser(**TOY, tasks=("edit",))
-    task = EditTask(denoiser, EditSettings(drop_text=0.1, drop_source=0.2, drop_both=0.3))
+    task = EditTask(denoiser, EditSettings(text_dropout=0.1, source_dropout=0.2, joint_dropout=0.3))
     told = task.conditioning(batch)
     assert told.mask is not None
     assert told.source is not None
@@ -130,8 +130,8 @@ def test_the_task_reaches_the_network() -> None:
         ({"tasks": ("generate",)}, "tasks: .* allowed are one or more of edit, inpaint, super_resolution"),
         ({"tasks": ()}, "tasks: .* allowed are one or more"),
         ({"generate": 1.0}, "generate: 1.0 given, allowed is 0 to below 1"),
-        ({"drop_both": -0.1}, "drop_text, drop_source, drop_both: 0.05, 0.05, -0.1 given"),
-        ({"drop_text": 0.95}, "together are 1 at most"),
+        ({"joint_dropout": -0.1}, "text_dropout, source_dropout, joint_dropout: 0.05, 0.05, -0.1 given"),
+        ({"text_dropout": 0.95}, "together are 1 at most"),
     ],
 )
 def test_settings_that_cannot_be(changes: dict[str, Any], message: str) -> None:

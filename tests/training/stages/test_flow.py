@@ -51,7 +51,7 @@ def vectors(batch: int = 4, longest: int = 6) -> dict[str, Any]:
 def test_flow_loss_is_the_error_of_the_velocity():
     """The noise is found back from what the denoiser was asked: z_t = (1 - t) z_0 + t eps."""
     denoiser = Remember()
-    task = FlowTask(denoiser, FlowSettings(drop=0.0))
+    task = FlowTask(denoiser, FlowSettings(cfg_dropout=0.0))
     batch = vectors()
     out = task(batch)
     z_t, t, _ = denoiser.asked
@@ -75,7 +75,7 @@ def test_flow_loss_adds_what_the_family_asks_for_and_logs_the_rest():
             aux = {"loss_rows": self.constant * rows, "loss_whole": self.constant.square(), "steps": (rows + 2).long()}
             return DenoiserOutput(out.velocity, aux=aux)
 
-    settings, batch = FlowSettings(drop=0.0), vectors()
+    settings, batch = FlowSettings(cfg_dropout=0.0), vectors()
     task, bare = FlowTask(Extras(), settings), FlowTask(Remember(), settings)
     out, plain = task(batch), bare(batch)
     torch.testing.assert_close(out["loss"], plain["loss"] + 0.3 * 1.5 + 0.09)
@@ -113,7 +113,7 @@ class Carry(Remember):
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
 def test_a_first_pass_supplies_the_state_of_that_share_of_rows(share: float):
     denoiser, rows = Carry(), 600
-    task = FlowTask(denoiser, FlowSettings(carry=share))
+    task = FlowTask(denoiser, FlowSettings(self_conditioning_prob=share))
     g = torch.Generator().manual_seed(4)
     latents = torch.randn(rows, 2, 4, 4, generator=g) + 5
     batch = {"latents": latents, "class_label": torch.zeros(rows).long(), "seed": torch.arange(rows)}
@@ -138,7 +138,7 @@ def test_a_first_pass_supplies_the_state_of_that_share_of_rows(share: float):
 def test_noise_time_and_dropped_rows_are_the_same_with_and_without_a_state():
     carrying, plain, batch = Carry(), Remember(), vectors()
     for denoiser in (carrying, plain):
-        FlowTask(denoiser, FlowSettings(drop=0.5))(batch)
+        FlowTask(denoiser, FlowSettings(cfg_dropout=0.5))(batch)
     assert all(torch.equal(a, b) for a, b in zip(carrying.asked[:2], plain.asked[:2], strict=True))
     assert torch.equal(carrying.asked[2].mask, plain.asked[2].mask)
 
@@ -197,7 +197,7 @@ def test_the_curriculum_opens_the_path_from_its_noisier_half():
 def test_flow_loss_is_the_mean_over_the_halves_of_a_batch():
     """Also the gradients, also with text of other lengths in the other half."""
     batch = vectors(8)
-    task = FlowTask(lrf(), FlowSettings(weighting="centre", drop=0.3))
+    task = FlowTask(lrf(), FlowSettings(weighting="centre", cfg_dropout=0.3))
     whole = task(batch)
     parts = [task(half) for half in halves(batch, 8)]
     torch.testing.assert_close(sum(p["loss"] for p in parts) / 2, whole["loss"])
@@ -223,7 +223,7 @@ def test_flow_draws_come_from_the_seeds_alone():
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_that_share_of_rows_loses_its_conditioning(share: float):
     denoiser = Remember()
-    task = FlowTask(denoiser, FlowSettings(drop=share))
+    task = FlowTask(denoiser, FlowSettings(cfg_dropout=share))
     rows = 600
     batch = {"latents": torch.zeros(rows, 2, 1, 1), "class_label": torch.full((rows,), 4), "seed": torch.arange(rows)}
     task(batch)
@@ -257,7 +257,7 @@ def test_text_is_padded_to_few_lengths(given: int, expected: int):
 
 
 def test_flow_learns_one_batch():
-    task, batch = FlowTask(lrf(), FlowSettings(drop=0.0)), vectors()
+    task, batch = FlowTask(lrf(), FlowSettings(cfg_dropout=0.0)), vectors()
     optimizer = torch.optim.Adam(task.trainable().parameters(), 5e-3)
     losses = []
     for _ in range(40):
@@ -275,7 +275,7 @@ def test_a_text_encoder_can_be_trained_along():
     captions = ["a red apple", "a blue house", "", "two green pears"]
     torch.manual_seed(0)
     encoder = BagEncoder(BagEncoder.train_tokenizer(captions, 300), dim=5, hidden_dim=8)
-    task = FlowTask(lrf(), FlowSettings(text_encoder="bag", drop=0.0), encoder)
+    task = FlowTask(lrf(), FlowSettings(text_encoder="bag", cfg_dropout=0.0), encoder)
     batch = {k: v for k, v in vectors().items() if k in ("latents", "seed")} | {"caption": captions}
     whole = task(batch)
     parts = [task({k: v[s] for k, v in batch.items()}) for s in (slice(2), slice(2, 4))]

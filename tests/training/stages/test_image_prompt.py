@@ -10,7 +10,7 @@ from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
 from pochade.training.stages.flow import FlowSettings, FlowTask, draw_flow
-from pochade.training.stages.image_prompt import ReferenceSettings, ReferenceTask
+from pochade.training.stages.image_prompt import ImagePromptSettings, ImagePromptTask
 from pochade.training.task import Batch, Task
 from pochade.types import Conditioning
 
@@ -57,7 +57,7 @@ def test_the_picture_follows_the_reference_and_the_network_stays_as_it_was() -> 
     learn(FlowTask(base, FlowSettings()), 60, 3e-3)
     denoiser: Any = base.with_image_prompt(WIDTH)
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
-    task = ReferenceTask(denoiser, ReferenceSettings(drop_image_prompt=0.2))
+    task = ImagePromptTask(denoiser, ImagePromptSettings(input_dropout=0.2))
     assert {n for n, p in denoiser.named_parameters() if p.requires_grad} == {
         f"image_prompt.{n}" for n, _ in denoiser.image_prompt.named_parameters()
     }
@@ -86,7 +86,7 @@ def test_the_picture_follows_the_reference_and_the_network_stays_as_it_was() -> 
 def test_rows_lose_their_reference_apart_from_their_text() -> None:
     denoiser: Any = MicroForgeDenoiser(**TOY, image_prompt_dim=WIDTH)
     batch = batch_of(0, rows=256)
-    task = ReferenceTask(denoiser, ReferenceSettings(drop=0.5, drop_image_prompt=0.25))
+    task = ImagePromptTask(denoiser, ImagePromptSettings(cfg_dropout=0.5, input_dropout=0.25))
     told = task.conditioning(batch)
     assert told.image_prompt is not None
     lost = told.image_prompt.eq(0).flatten(1).all(1)
@@ -100,8 +100,8 @@ def test_rows_lose_their_reference_apart_from_their_text() -> None:
 
 
 def test_settings_are_looked_at() -> None:
-    for name in ("drop", "drop_image_prompt"):
+    for name in ("cfg_dropout", "input_dropout"):
         with pytest.raises(PochadeError, match=f"{name}: 1.5 given, allowed is 0 to 1"):
-            ReferenceSettings(**{name: 1.5})
+            ImagePromptSettings(**{name: 1.5})
     with pytest.raises(PochadeError, match="views: 0 given, allowed is 1 and more"):
-        ReferenceSettings(views=0)
+        ImagePromptSettings(views=0)

@@ -1,12 +1,47 @@
-"""Training a branch of a denoiser that is otherwise kept as it is."""
+"""Training a branch of a denoiser that is otherwise kept as it is: an input for a control or an image prompt."""
 
-from dataclasses import replace
-from typing import Any, ClassVar
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Generic, TypeVar
 
+from PIL import Image
+
+from pochade import denoisers
+from pochade.data.cache.latents import CachedLatents, LatentEncoders, cache_latents
+from pochade.data.dataset import Dataset
+from pochade.errors import PochadeError
+from pochade.flow.timesteps import Density
+from pochade.flow.weighting import Weighting
+from pochade.images.sheets import sheet
 from pochade.nn.keyed_random import keyed_uniform
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask
+from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.models import (
+    ModelWork,
+    check_conditioning,
+    classes_of,
+    encoding_on,
+    text_of,
+)
 from pochade.training.task import Batch, Stream
 from pochade.types import Conditioning
+
+
+class AdapterSettings(Settings):
+    """What the settings of stages that add an input to a trained model share."""
+
+    model: str | None
+    density: Density
+    density_scale: float | None
+    time_shift: float
+    weighting: Weighting
+    cfg_dropout: float
+    input_dropout: float
 
 
 class AdapterTask(FlowTask):
@@ -14,19 +49,120 @@ class AdapterTask(FlowTask):
 
     Args:
         denoiser: with such a module; everything else in it is frozen.
-        settings: density, weighting, and the shares that are dropped: of the words, and ``drop_`` ``part``.
+        settings: density, weighting, and the shares of the samples that lose text or class, and that lose the input.
     """
 
     part: ClassVar[str]
 
-    def __init__(self, denoiser: Any, settings: Any) -> None:
-        own = ("density", "density_scale", "time_shift", "weighting", "drop")
+    def __init__(self, denoiser: Any, settings: AdapterSettings) -> None:
+        own = ("density", "density_scale", "time_shift", "weighting", "cfg_dropout")
         super().__init__(denoiser, FlowSettings(**{name: getattr(settings, name) for name in own}))
         denoiser.requires_grad_(False)
         getattr(denoiser, self.part).requires_grad_(True)
-        self.share = float(getattr(settings, f"drop_{self.part}"))
+        self.input_dropout: float = settings.input_dropout
 
     def conditioning(self, batch: Batch) -> Conditioning:
         told = replace(super().conditioning(batch), **{self.part: batch[self.part]})
         chance = keyed_uniform(batch["seed"].to(batch[self.part].device), 1, Stream.ADDED_DROPPED)[:, 0]
-        return told.drop(self.part, rows=chance < self.share)
+        return told.drop(self.part, rows=chance < self.input_dropout)
+
+
+A = TypeVar("A", bound=AdapterSettings)
+PAIRS = 12
+"""Pictures of a sheet, each beside what is sampled with it as the input."""
+
+
+@dataclass(kw_only=True)
+class AdapterWork(ModelWork):
+    """A model with an input added; a sheet shows some inputs, and beside each what is sampled with it."""
+
+    inputs: Sequence[Image.Image]
+    """The pictures that the inputs are shown as, one for each of ``prompts``."""
+    arguments: dict[str, Any]
+    """What the pipeline takes beside the prompts."""
+    caption: str
+
+    def preview(self) -> Image.Image:
+        made = self.generate(self.prompts, **self.arguments)
+        pairs = [picture for pair in zip(self.inputs, made, strict=True) for picture in pair]
+        return sheet(pairs, [text for prompt in self.prompts for text in (self.caption, prompt)])
+
+
+class AdapterKind(Kind[A, ImageData], Generic[A]):
+    """Adding an input to a named model and training it alone, on latents and what the input reads."""
+
+    produces = "adapter"
+    method: ClassVar[str]
+    """Of a denoiser, what gives a copy of it with the input."""
+
+    @abstractmethod
+    def with_input(self, stage: Stage[A, ImageData], pipeline: TextToImagePipeline) -> bool:
+        """Gives the model's denoiser the input where it has none yet; whether it is new. Raises PochadeError."""
+
+    @abstractmethod
+    def work(
+        self,
+        stage: Stage[A, ImageData],
+        pipeline: TextToImagePipeline,
+        is_new: bool,
+        dataset: Dataset,
+        latents: CachedLatents,
+        encoders: LatentEncoders,
+        inputs: Inputs,
+    ) -> Work:
+        """The stage made ready, given the latents of the data."""
+
+    def check(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> None:
+        pipeline = self.model(stage, components)
+        self.with_input(stage, pipeline)
+        check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.model")
+
+    def model(self, stage: Stage[A, ImageData], components: Components) -> TextToImagePipeline:
+        """The model that a stage names, for the size of its pictures.
+
+        Raises PochadeError where none is named, or its family can have no such input.
+        """
+        able = ", ".join(denoisers.families_with(self.method))
+        name = stage.task.model
+        if name is None:
+            raise PochadeError(
+                f"task.model: none given, allowed is the name or the folder of a trained model of {able}"
+            )
+        if stage.initialise_from is not None:
+            raise PochadeError(
+                f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
+            )
+        pipeline = components.pipeline(name)
+        if not denoisers.has(pipeline.denoiser, self.method):
+            found = type(pipeline.denoiser).__name__
+            raise PochadeError(f"task.model: {name!r} holds a {found}, allowed are models of the families {able}")
+        check_size(stage.data.size, pipeline.size_multiple)
+        pipeline.register_to_config(default_size=stage.data.size)
+        return pipeline
+
+    def autoencoder(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> Any:
+        return self.model(stage, components).autoencoder
+
+    def build(self, stage: Stage[A, ImageData], inputs: Inputs) -> Work:
+        pipeline = self.model(stage, inputs.components)
+        is_new = self.with_input(stage, pipeline)
+        dataset = stage.data.open(stage=stage.name)
+        with encoding_on(inputs.device, pipeline.autoencoder, text_of(pipeline)) as encoders:
+            latents = cache_latents(dataset, stage.data.size, encoders, inputs.cache, progress=inputs.progress)
+            return self.work(stage, pipeline, is_new, dataset, latents, encoders, inputs)
+
+    def synthetic(
+        self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components
+    ) -> Stage[A, ImageData]:
+        return with_synthetic_pictures(stage, classes_of(self.model(stage, components)))
+
+
+def shown_items(dataset: Dataset) -> list[int]:
+    """Some pictures from all over the data."""
+    return list(range(0, len(dataset), -(-len(dataset) // PAIRS)))
+
+
+def words_of(dataset: Dataset, index: int) -> str:
+    """A caption of a picture, or the name of its class."""
+    item = dataset.item(index)
+    return dataset.classes[item.label] if item.label is not None and dataset.classes else item.captions[0]

@@ -1,15 +1,14 @@
 """Training an autoencoder: pixels, features and, where wanted, an adversary."""
 
 import inspect
-import itertools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from pathlib import Path
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from pochade.autoencoders import deep_compression, wavelet
 from pochade.autoencoders.base import ImageAutoencoder
@@ -17,19 +16,37 @@ from pochade.autoencoders.deep_compression import DeepCompressionVAE
 from pochade.autoencoders.hierarchical import HierarchicalAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
+from pochade.data.dataset import Dataset
+from pochade.data.samples import PixelSamples
 from pochade.errors import PochadeError, nearest
+from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_normal
-from pochade.nn.resample import haar_dwt
-from pochade.training.stage import read_options
-from pochade.training.task import Batch, Stream, Task
+from pochade.training.data import ImageData
+from pochade.training.overrides import read_options
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.reconstruction import (
+    PictureTask,
+    ReconstructionWork,
+    perceptual_loss,
+    shown_pictures,
+    with_start,
+)
+from pochade.training.task import Batch, Stream
+
+MEASURED_PIXELS = 4096 * 64**2
+"""Enough for statistics of latents."""
 
 
 @dataclass(frozen=True)
-class AutoencoderSettings:
+class AutoencoderSettings(Settings):
     """An autoencoder's shape, and the weights of the terms of its loss, each a mean over all values.
 
     The first four fields are the shape of the f8 autoencoder; that of another ``kind`` is its ``size``.
     """
+
+    stage_kind = "autoencoder"
 
     latent_channels: int = 16
     width: int = 64
@@ -62,9 +79,12 @@ class AutoencoderSettings:
     """Which of its variants, with a ``kind`` alone; None: nano."""
     changes: tuple[str, ...] | None = None
     """Of the variant's arguments, as name=value. (``variant`` and ``options`` are a denoiser's, in the same recipe.)"""
+    ready: str | None = None
+    """Name of a model, folder, or name on the hub of an autoencoder that is taken as it is, and nothing is trained."""
 
 
-KINDS: dict[str, tuple[type[HierarchicalAutoencoder], dict[str, dict[str, Any]]]] = {
+AutoencoderStage = Stage[AutoencoderSettings, ImageData]
+FAMILIES: dict[str, tuple[type[HierarchicalAutoencoder], dict[str, dict[str, Any]]]] = {
     "wavelet": (WaveletVAE, wavelet.VARIANTS),
     "deep_compression": (DeepCompressionVAE, deep_compression.VARIANTS),
 }
@@ -87,7 +107,7 @@ def build_autoencoder(settings: AutoencoderSettings) -> ImageAutoencoder:
     changed = [name for name in SHAPE if shape[name] != getattr(AutoencoderSettings, name)]
     if changed:
         raise PochadeError(f"{changed[0]}: given, but the shape of a {settings.kind} autoencoder is its size")
-    cls, variants = KINDS[settings.kind]
+    cls, variants = FAMILIES[settings.kind]
     size = settings.size or "nano"
     if size not in variants:
         raise PochadeError(
@@ -101,106 +121,6 @@ def build_autoencoder(settings: AutoencoderSettings) -> ImageAutoencoder:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
         raise PochadeError(f"changes: {', '.join(changes)} given, of which no network can be made ({error})") from error
-
-
-class PatchDiscriminator(nn.Module):
-    """Three stride-2 convolutions and a score for each patch of 8 x 8 pixels: [B, 3, H, W] -> [B, 1, H/8, W/8]."""
-
-    def __init__(self, width: int = 48) -> None:
-        super().__init__()
-        widths = (3, width, 2 * width, 4 * width)
-        layers: list[nn.Module] = []
-        for before, after in itertools.pairwise(widths):
-            layers += [nn.utils.parametrizations.spectral_norm(nn.Conv2d(before, after, 4, 2, 1)), nn.LeakyReLU(0.2)]
-        self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 3, padding=1))
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images)
-
-
-class LossWeights(Protocol):
-    """The settings of ``PictureTask``."""
-
-    @property
-    def l1(self) -> float: ...
-    @property
-    def mse(self) -> float: ...
-    @property
-    def perceptual(self) -> float: ...
-    @property
-    def adversarial(self) -> float: ...
-    @property
-    def adversarial_from(self) -> float: ...
-    @property
-    def wavelet(self) -> float: ...
-
-
-class PictureTask(Task):
-    """What tasks share whose network paints pictures that are known: the loss, and an adversary that may join in.
-
-    Args:
-        name: the network's, in ``named_parameters`` and in a checkpoint with an adversary.
-        network: what is trained.
-        settings: the weights of the loss.
-        perceptual: ``perceptual(a, b) -> scalar`` over images in [-1, 1]; needed where its weight is not 0.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        network: nn.Module,
-        settings: LossWeights,
-        perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
-    ) -> None:
-        super().__init__()
-        if not 0 <= settings.adversarial_from < 1:
-            raise PochadeError(f"adversarial_from: {settings.adversarial_from} given, allowed is 0 to below 1")
-        self.add_module(name, network)
-        self.weights = settings
-        self.progress = 0.0
-        self.perceptual = [perceptual]  # in a list, so that its frozen weights are no part of this module
-        self.discriminator = PatchDiscriminator() if settings.adversarial else None
-        both = {name: network, "discriminator": self.discriminator}
-        self.parts = nn.ModuleDict({name: part for name, part in both.items() if part is not None})
-        self.network = [network]
-
-    def trainable(self) -> nn.Module:
-        """The network; with an adversary both, so that a checkpoint holds both."""
-        return self.network[0] if self.discriminator is None else self.parts
-
-    def begin_step(self, progress: float) -> None:
-        self.progress = progress
-
-    def picture_loss(self, decoded: Tensor, images: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The weighted sum for pictures [B, 3, H, W] and what they should be, and its terms, detached."""
-        settings = self.weights
-        l1 = F.l1_loss(decoded, images)
-        mse = F.mse_loss(decoded, images)
-        loss = settings.l1 * l1 + settings.mse * mse
-        metrics = {"l1": l1.detach(), "psnr": (10 * torch.log10(4 / mse.detach()))}
-        if settings.wavelet:
-            details = F.l1_loss(haar_dwt(decoded)[:, 3:], haar_dwt(images)[:, 3:])
-            loss = loss + settings.wavelet * details
-            metrics["wavelet"] = details.detach()
-        perceptual = self.perceptual[0]
-        if settings.perceptual and perceptual is not None:
-            if isinstance(perceptual, nn.Module):
-                perceptual.to(images.device)  # the loop moves what belongs to the task
-            distance = perceptual(decoded, images)
-            loss = loss + settings.perceptual * distance
-            metrics["perceptual"] = distance.detach()
-        if self.discriminator is not None and self.progress < settings.adversarial_from:
-            # Zero, but a gradient for every parameter, as distributed training wants it.
-            loss = loss + 0 * sum(p.sum() for p in self.discriminator.parameters())
-        elif self.discriminator is not None:
-            # One backward pass for both: the generator sees frozen weights, the discriminator a detached picture.
-            frozen = {k: v.detach() for k, v in self.discriminator.named_parameters()}
-            fooled = -functional_call(self.discriminator, frozen, (decoded,)).mean()
-            real = F.relu(1 - self.discriminator(images)).mean()
-            fake = F.relu(1 + self.discriminator(decoded.detach())).mean()
-            loss = loss + settings.adversarial * fooled + real + fake
-            metrics |= {"fooled": fooled.detach(), "discriminator": (real + fake).detach()}
-        return loss, metrics
 
 
 class AutoencoderTask(PictureTask):
@@ -254,3 +174,70 @@ class AutoencoderTask(PictureTask):
             loss = loss + self.settings.kl * divergence
             metrics["kl"] = divergence.detach()
         return {"loss": loss, **metrics}
+
+
+class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
+    """Training an autoencoder on pixels."""
+
+    produces = "autoencoder"
+    weights = "model"
+
+    def check(self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        if stage.task.ready is None:
+            stage.data.open(stage=stage.name)
+        check_size(stage.data.size, self.autoencoder(stage, earlier, components).downsampling)
+
+    def ready_made(self, stage: AutoencoderStage, components: Components) -> ImageAutoencoder | None:
+        return None if stage.task.ready is None else components.autoencoder(stage.task.ready)
+
+    def autoencoder(
+        self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
+    ) -> ImageAutoencoder:
+        if stage.task.ready is not None:
+            return components.autoencoder(stage.task.ready)
+        with torch.device("meta"):
+            return build_autoencoder(stage.task)
+
+    def build(self, stage: AutoencoderStage, inputs: Inputs) -> Work:
+        torch.manual_seed(stage.seed)
+        network = build_autoencoder(stage.task)
+        dataset = stage.data.open(stage=stage.name)
+        return AutoencoderWork(
+            stage=with_start(stage, network, bool(stage.task.adversarial)),
+            task=AutoencoderTask(network, stage.task, perceptual_loss(stage.task)),
+            samples=PixelSamples(dataset, stage.data.size),
+            datasets=[dataset],
+            network=network,
+            reconstruct=lambda images: network(images.to(network.device)),
+            shown=shown_pictures(stage.data, dataset),
+            size=stage.data.size,
+        )
+
+    def synthetic(
+        self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
+    ) -> AutoencoderStage:
+        return with_synthetic_pictures(stage)
+
+
+@dataclass(kw_only=True)
+class AutoencoderWork(ReconstructionWork):
+    """An autoencoder; the statistics of its latents are measured when it is saved."""
+
+    size: int
+
+    def save(self, folder: Path) -> None:
+        measure_statistics(self.network, self.datasets[0], self.size)
+        super().save(folder)
+
+
+@torch.no_grad()
+def measure_statistics(autoencoder: ImageAutoencoder, dataset: Dataset, size: int) -> None:
+    """Sets mean and standard deviation of the raw latents over the data: 4,096 pictures at 64 px, fewer of larger."""
+    count = max(1, MEASURED_PIXELS // size**2)
+    chosen = range(0, len(dataset), math.ceil(len(dataset) / count))
+    raw: list[Tensor] = []
+    for start in range(0, len(chosen), 16):
+        images = torch.stack([to_tensor(dataset.image(i, size)) for i in chosen[start : start + 16]])
+        raw.append(autoencoder.encode_raw(images.to(autoencoder.device)).cpu())
+    values = torch.cat(raw)
+    autoencoder.set_statistics(values.mean((0, 2, 3)), values.std((0, 2, 3)))

@@ -1,7 +1,8 @@
 """Distilling a denoiser of any family into one that paints in a few steps (``pochade.flow.consistency``)."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,14 +22,39 @@ from pochade.flow.consistency import (
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
 from pochade.nn.keyed_random import keyed_normal, keyed_uniform
+from pochade.pipelines.schedulers import make_scheduler
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import ImageData
 from pochade.training.ema import module_tensors
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages import kind_of
+from pochade.training.stages.components import Components
 from pochade.training.stages.flow import encoded_conditioning
+from pochade.training.stages.kind import Inputs, Kind, Work, with_synthetic_pictures
+from pochade.training.stages.models import (
+    ModelWork,
+    check_conditioning,
+    check_earlier_denoiser,
+    check_teacher,
+    classes_of,
+    latents_of,
+    prompts_of,
+    teacher_folder,
+    teachers_autoencoder,
+    text_of,
+    with_start,
+)
 from pochade.training.task import Batch, Stream, Task
+
+FEW_STEPS = 4
+"""What a distilled model samples with where a call names nothing else."""
 
 
 @dataclass(frozen=True)
-class ConsistencySettings:
+class ConsistencySettings(Settings):
     """Which teacher, with how much guidance, on which grid. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "consistency"
 
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
@@ -43,9 +69,9 @@ class ConsistencySettings:
     """s in t' = s t / (1 + (s - 1) t) for the points of the grid; above 1 puts more of them at high noise."""
     target_decay: float = 0.95
     """Decay of the moving average that gives the target, in [0, 1)."""
-    drop: float = 0.05
+    cfg_dropout: float = 0.05
     """Share of the rows that lose their conditioning, so that an empty prompt still paints."""
-    carry: float = 0.9
+    self_conditioning_prob: float = 0.9
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
 
     def __post_init__(self) -> None:
@@ -54,8 +80,8 @@ class ConsistencySettings:
             ("last_intervals", self.last_intervals >= 1, "at least 1"),
             ("time_shift", self.time_shift > 0, "above 0"),
             ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
-            ("drop", 0 <= self.drop <= 1, "in [0, 1]"),
-            ("carry", 0 <= self.carry <= 1, "in [0, 1]"),
+            ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
+            ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
         ):
             if not holds:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
@@ -108,7 +134,7 @@ class ConsistencyTask(Task):
             else:
                 tensor.lerp_(student[name], 1 - settings.target_decay)
 
-    def carried(self) -> dict[str, Tensor]:
+    def extra_state(self) -> dict[str, Tensor]:
         return module_tensors(self.target)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
@@ -118,8 +144,8 @@ class ConsistencyTask(Task):
         eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
         chance = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
         t, s = neighbours(chance, grid(self.intervals, settings.time_shift))
-        dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.drop
-        state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.carry
+        dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
+        state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
         conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
         z_t = interpolate(z_0, eps, t)
 
@@ -147,3 +173,63 @@ class ConsistencyTask(Task):
 def _keep(state: Tensor, rows: Tensor) -> Tensor:
     """``state`` [B, ...] in ``rows`` [B] bool, and zeros elsewhere."""
     return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
+
+
+ConsistencyStage = Stage[ConsistencySettings, ImageData]
+
+
+class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
+    """Distilling a model to few steps, on its own autoencoder's latents."""
+
+    produces = "few_steps"
+
+    def check(self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        dataset = stage.data.open(stage=stage.name)
+        stage.task.intervals_at(0.0)
+        teacher = stage.task.teacher
+        if teacher is None:
+            check_earlier_denoiser(earlier)
+        else:
+            pipeline = components.pipeline(teacher)
+            check_teacher(teacher, pipeline, "task.teacher")
+            check_conditioning(pipeline, dataset, "task.teacher")
+        self.autoencoder(stage, earlier, components)
+
+    def autoencoder(self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+        return teachers_autoencoder(stage, stage.task.teacher, earlier, components)
+
+    def build(self, stage: ConsistencyStage, inputs: Inputs) -> Work:
+        folder = teacher_folder(stage.task.teacher, inputs)
+        teacher = inputs.components.pipeline(str(folder))
+        dataset = stage.data.open(stage=stage.name)
+        check_conditioning(teacher, dataset, "task.teacher")
+        torch.manual_seed(stage.seed)
+        task = ConsistencyTask(teacher.denoiser, stage.task)
+        started = with_start(stage, task.student)
+        samples = latents_of(stage.data, dataset, teacher.autoencoder, text_of(teacher), inputs)
+        distilled = TextToImagePipeline(
+            teacher.autoencoder,
+            task.student,
+            make_scheduler("lcm"),
+            teacher.text_encoder,
+            default_steps=FEW_STEPS,
+            default_guidance=1.0,
+            default_size=stage.data.size,
+        )
+        return ModelWork(
+            stage=started,
+            task=task,
+            samples=samples,
+            datasets=[dataset],
+            start=folder,
+            pipeline=distilled,
+            prompts=prompts_of(dataset),
+        )
+
+    def synthetic(
+        self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components
+    ) -> ConsistencyStage:
+        if stage.task.teacher is not None:
+            return with_synthetic_pictures(stage, classes_of(components.pipeline(stage.task.teacher)))
+        before = kind_of(earlier[-1]).synthetic(earlier[-1], earlier[:-1], components) if earlier else stage
+        return replace(stage, data=replace(stage.data, source=before.data.source))

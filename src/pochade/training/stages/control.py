@@ -2,15 +2,35 @@
 
 from dataclasses import dataclass
 
+import torch
+
+from pochade.data.cache.edges import cache_edges
+from pochade.data.cache.latents import CachedLatents, LatentEncoders
+from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
-from pochade.training.stages.adapter import AdapterTask
+from pochade.images.edges import edges, edges_image, load_canny
+from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import ImageData
+from pochade.training.stage import Stage
+from pochade.training.stages.adapter import (
+    AdapterKind,
+    AdapterSettings,
+    AdapterTask,
+    AdapterWork,
+    shown_items,
+    words_of,
+)
+from pochade.training.stages.kind import Inputs, Work
 
 
 @dataclass(frozen=True)
-class ControlSettings:
+class ControlSettings(AdapterSettings):
     """Which model is given a control, and how it is trained. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "control"
 
     model: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
@@ -20,14 +40,14 @@ class ControlSettings:
     time_shift: float = 2.0
     """s in t' = s t / (1 + (s - 1) t): outlines are decided at high noise."""
     weighting: Weighting = "constant"
-    drop: float = 0.5
+    cfg_dropout: float = 0.5
     """Share of the rows that lose their text or class: where the words of a picture that the model was trained on tell
     it all, there is nothing to learn from its control,"""
-    drop_control: float = 0.1
+    input_dropout: float = 0.1
     """and, apart from it, of those that lose their control, so that the model goes on painting without one."""
 
     def __post_init__(self) -> None:
-        for name in ("drop", "drop_control"):
+        for name in ("cfg_dropout", "input_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
@@ -36,3 +56,47 @@ class ControlTask(AdapterTask):
     """Of {..., "control" [B, C, H, W]}, by ``ControlSettings``; only the denoiser's ``control`` learns."""
 
     part = "control"
+
+
+ControlStage = Stage[ControlSettings, ImageData]
+
+
+class ControlKind(AdapterKind[ControlSettings]):
+    """Adding a control input, which follows edges."""
+
+    method = "with_control"
+
+    def with_input(self, stage: ControlStage, pipeline: TextToImagePipeline) -> bool:
+        load_canny()
+        if pipeline.denoiser.control is not None:
+            return False
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stage.seed)
+            pipeline.register_modules(denoiser=pipeline.denoiser.with_control())
+        return True
+
+    def work(
+        self,
+        stage: ControlStage,
+        pipeline: TextToImagePipeline,
+        is_new: bool,
+        dataset: Dataset,
+        latents: CachedLatents,
+        encoders: LatentEncoders,
+        inputs: Inputs,
+    ) -> Work:
+        samples = cache_edges(dataset, stage.data.size, encoders, latents, inputs.cache, progress=inputs.progress)
+        shown = shown_items(dataset)
+        lines = [edges(dataset.image(i, stage.data.size)) for i in shown]
+        return AdapterWork(
+            stage=stage,
+            task=ControlTask(pipeline.denoiser, stage.task),
+            samples=samples,
+            datasets=[dataset],
+            start=hub.resolve(str(stage.task.model)),
+            pipeline=pipeline,
+            prompts=[words_of(dataset, i) for i in shown],
+            inputs=[edges_image(one) for one in lines],
+            arguments={"control": torch.stack(lines)},
+            caption="edges",
+        )

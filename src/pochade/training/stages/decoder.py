@@ -1,23 +1,38 @@
 """Distilling a small decoder from an autoencoder's frozen encoder."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pochade.autoencoders.tiny_decoder import for_autoencoder
+from pochade.data.samples import PixelSamples
 from pochade.nn.keyed_random import keyed_normal
-from pochade.training.stages.autoencoder import PictureTask
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.models import latest_autoencoder
+from pochade.training.stages.reconstruction import (
+    PictureTask,
+    ReconstructionWork,
+    perceptual_loss,
+    shown_pictures,
+    with_start,
+)
 from pochade.training.task import Batch, Stream
 
 
 @dataclass(frozen=True)
-class DecoderSettings:
+class DecoderSettings(Settings):
     """Whose latents are decoded, by how large a decoder, and the weights of the loss, as for an autoencoder."""
 
+    stage_kind = "decoder"
+
     autoencoder: str | None = None
-    """Name of a model, folder of a model or of an autoencoder; None: that of the stage before."""
+    """Name of a model, folder of a model or of an autoencoder; None: that of the last stage that trains one."""
     size: Literal["tiny", "small"] = "tiny"
     """0.24 M or 1.2 M parameters."""
     l1: float = 1.0
@@ -32,6 +47,9 @@ class DecoderSettings:
     """Weight of the L1 distance of the three detail bands of the Haar transform."""
     latent_noise: float = 0.15
     """Deviation of the noise on the latents, whose own is 1: the decoder learns to forgive."""
+
+
+DecoderStage = Stage[DecoderSettings, ImageData]
 
 
 class DecoderTask(PictureTask):
@@ -70,3 +88,40 @@ class DecoderTask(PictureTask):
             latents = latents + self.settings.latent_noise * noise
         loss, metrics = self.picture_loss(self.decoder(latents), images)
         return {"loss": loss, **metrics}
+
+
+class DecoderKind(Kind[DecoderSettings, ImageData]):
+    """Distilling a decoder on pixels."""
+
+    produces = "decoder"
+    weights = "model"
+
+    def check(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        stage.data.open(stage=stage.name)
+        autoencoder = self.autoencoder(stage, earlier, components)
+        with torch.device("meta"):
+            for_autoencoder(stage.task.size, autoencoder.config.latent_channels, autoencoder.downsampling)
+
+    def autoencoder(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+        name = stage.task.autoencoder
+        found = latest_autoencoder(earlier, components) if name is None else components.autoencoder(name)
+        check_size(stage.data.size, found.downsampling)
+        return found
+
+    def build(self, stage: DecoderStage, inputs: Inputs) -> Work:
+        teacher = inputs.components.autoencoder(inputs.model(stage.task.autoencoder, "autoencoder"))
+        torch.manual_seed(stage.seed)
+        network = for_autoencoder(stage.task.size, teacher.config.latent_channels, teacher.downsampling)
+        dataset = stage.data.open(stage=stage.name)
+        return ReconstructionWork(
+            stage=with_start(stage, network, bool(stage.task.adversarial)),
+            task=DecoderTask(teacher, network, stage.task, perceptual_loss(stage.task)),
+            samples=PixelSamples(dataset, stage.data.size),
+            datasets=[dataset],
+            network=network,
+            reconstruct=lambda images: network(teacher.encode(images.to(teacher.device)).to(network.device)),
+            shown=shown_pictures(stage.data, dataset),
+        )
+
+    def synthetic(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> DecoderStage:
+        return with_synthetic_pictures(stage)

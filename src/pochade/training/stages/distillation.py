@@ -1,17 +1,36 @@
 """Teaching a denoiser of any family by another: velocity matching on a cache of the teacher's answers."""
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from pochade.data.cache.latents import cache_latents
+from pochade.data.cache.velocities import cache_velocities
 from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
-from pochade.training.stages.flow import FlowDraw, FlowSettings, FlowTask, draw_flow
+from pochade.pipelines import hub
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage, Stage
+from pochade.training.stages.components import Components
+from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
+from pochade.training.stages.kind import Inputs, Work, with_synthetic_pictures
+from pochade.training.stages.models import (
+    check_conditioning,
+    check_earlier_denoiser,
+    check_teacher,
+    classes_of,
+    encoding_on,
+    teacher_folder,
+    teachers_autoencoder,
+    text_of,
+    with_start,
+)
 from pochade.training.task import Batch
 from pochade.types import Conditioning
 
@@ -19,12 +38,14 @@ Alpha = Literal["t", "1-t", "constant"]
 
 
 @dataclass(frozen=True)
-class TeacherSettings(FlowSettings):
+class DistillationSettings(FlowSettings):
     """Which student, taught by which teacher. Raises PochadeError for a value outside its range.
 
     The student, its text encoder, the density of the times, and the share of dropped rows are the fields of
     ``FlowSettings``. The autoencoder is the teacher's; the times are cached, so there is no curriculum.
     """
+
+    stage_kind = "distillation"
 
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
@@ -64,12 +85,12 @@ def alpha(t: Tensor, kind: Alpha) -> Tensor:
 
 
 def answers_of(
-    denoiser: nn.Module, text_encoder: Any, settings: TeacherSettings, device: torch.device
+    denoiser: nn.Module, text_encoder: Any, settings: DistillationSettings, device: torch.device
 ) -> Callable[[Batch], Tensor]:
     """The teacher as the cache asks it (``pochade.data.cache.velocities.Answer``): its guided velocity at z_t.
 
-    z_t, t and the rows without conditioning are those that ``TeacherTask`` draws from the same seeds. A teacher that
-    carries a state from step to step is given none, as in its first step.
+    z_t, t and the samples without conditioning are those that ``DistillationTask`` draws from the same seeds. A teacher
+    that carries a state from step to step is given none, as in its first step.
 
     Args:
         denoiser: the teacher, of any family; it is moved to ``device`` and set to eval mode.
@@ -93,7 +114,7 @@ def answers_of(
     return answer
 
 
-class TeacherTask(FlowTask):
+class DistillationTask(FlowTask):
     """``FlowTask`` on {..., "record_seed" [B], "teacher_velocity" [B, C, H, W]}, with the teacher's answer beside the
     data's.
 
@@ -106,7 +127,7 @@ class TeacherTask(FlowTask):
     (flow_weight w(t) + teacher_weight alpha(t)): what guidance is built in falls short of s where the data count.
     """
 
-    settings: TeacherSettings
+    settings: DistillationSettings
 
     def match(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         flow, told = super().match(batch, draw, v)
@@ -117,3 +138,49 @@ class TeacherTask(FlowTask):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return super().forward({**batch, "seed": batch["record_seed"]})
+
+
+DistillationStage = Stage[DistillationSettings, ImageData]
+TEACHER_SHAPE = ("guidance", "records", "density", "density_scale", "time_shift", "cfg_dropout")
+"""The settings that the teacher's answers depend on."""
+
+
+class DistillationKind(FlowKind[DistillationSettings]):
+    """Training a denoiser by another's velocities: ``FlowKind`` on the teacher's latents, beside its cached answers."""
+
+    def check(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        teacher = stage.task.teacher
+        if teacher is None:
+            check_earlier_denoiser(earlier)
+        else:
+            pipeline = components.pipeline(teacher)
+            check_teacher(teacher, pipeline, "task.teacher")
+            check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.teacher")
+        super().check(stage, earlier, components)
+
+    def autoencoder(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+        return teachers_autoencoder(stage, stage.task.teacher, earlier, components)
+
+    def build(self, stage: DistillationStage, inputs: Inputs) -> Work:
+        settings = stage.task
+        folder = teacher_folder(settings.teacher, inputs)
+        teacher = inputs.components.pipeline(str(folder))
+        dataset = stage.data.open(stage=stage.name)
+        check_conditioning(teacher, dataset, "task.teacher")
+        defaults = {} if settings.guidance == 1 else {"default_guidance": 1.0}
+        pipeline = self.pipeline(stage, dataset, teacher.autoencoder, inputs, **defaults)
+        started = with_start(stage, pipeline.denoiser)
+        frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
+        with encoding_on(inputs.device, teacher.autoencoder, frozen) as encoders:
+            latents = cache_latents(dataset, stage.data.size, encoders, inputs.cache, progress=inputs.progress)
+        identity = json.dumps([hub.model_sha256(folder), *(getattr(settings, name) for name in TEACHER_SHAPE)])
+        answer = answers_of(teacher.denoiser, teacher.text_encoder, settings, inputs.device)
+        samples = cache_velocities(latents, answer, settings.records, identity, inputs.cache, progress=inputs.progress)
+        return self.work(stage, started, inputs, pipeline, samples, dataset, DistillationTask)
+
+    def synthetic(
+        self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components
+    ) -> DistillationStage:
+        if stage.task.teacher is None:
+            return super().synthetic(stage, earlier, components)
+        return with_synthetic_pictures(stage, classes_of(components.pipeline(stage.task.teacher)))

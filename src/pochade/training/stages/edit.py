@@ -1,20 +1,52 @@
 """Teaching a denoiser that paints to edit, to fill holes and to find detail, by pictures before and after."""
 
-from dataclasses import dataclass
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pochade import denoisers
+from pochade.data.cache.latents import cache_latents
+from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, cache_pairs
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
+from pochade.data.sources.pairs import SyntheticPairSource
 from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
+from pochade.images.decode import to_image
+from pochade.images.sheets import sheet
 from pochade.nn.keyed_random import keyed_uniform
+from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import PairData
+from pochade.training.overrides import read_options
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages import kind_of
+from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, encoded_conditioning
+from pochade.training.stages.kind import (
+    SYNTHETIC_PICTURES,
+    Inputs,
+    Kind,
+    Work,
+    check_size,
+    with_synthetic_pictures,
+)
+from pochade.training.stages.models import ModelWork, check_conditioning, check_teacher, encoding_on
 from pochade.training.task import Batch, Stream
 from pochade.types import TASKS, Conditioning
 
 
 @dataclass(frozen=True)
-class EditSettings:
+class EditSettings(Settings):
     """Which model learns which tasks, and how. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "edit"
 
     model: str | None = None
     """Name of a trained model or the folder of one; None: that of the last stage before which paints in many steps."""
@@ -25,11 +57,11 @@ class EditSettings:
     generate: float = 0.25
     """Share of the rows, in [0, 1), that are pictures with their captions and no source, so that painting is not
     forgotten."""
-    drop_text: float = 0.05
+    text_dropout: float = 0.05
     """Share of the rows that lose their words alone,"""
-    drop_source: float = 0.05
+    source_dropout: float = 0.05
     """of those that lose source, mask and task alone,"""
-    drop_both: float = 0.05
+    joint_dropout: float = 0.05
     """and of those that lose both: what the two scales of guidance need (2211.09800, section 3.2.1)."""
     density: Density = "logit_normal"
     density_scale: float | None = None
@@ -37,7 +69,7 @@ class EditSettings:
     time_shift: float = 2.0
     """s in t' = s t / (1 + (s - 1) t): what changes is decided at high noise."""
     weighting: Weighting = "constant"
-    carry: float = 0.9
+    self_conditioning_prob: float = 0.9
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
     scan_rate: float = 1.0
     """Learning rate of what is the scans' own, as a share of the stage's."""
@@ -47,11 +79,11 @@ class EditSettings:
             raise PochadeError(f"tasks: {self.tasks!r} given, allowed are one or more of {', '.join(TASKS[1:])}")
         if not 0 <= self.generate < 1:
             raise PochadeError(f"generate: {self.generate} given, allowed is 0 to below 1")
-        drops = self.drop_text, self.drop_source, self.drop_both
+        drops = self.text_dropout, self.source_dropout, self.joint_dropout
         if min(drops) < 0 or sum(drops) > 1:
             raise PochadeError(
-                f"drop_text, drop_source, drop_both: {', '.join(map(str, drops))} given, allowed are shares that "
-                "together are 1 at most"
+                f"text_dropout, source_dropout, joint_dropout: {', '.join(map(str, drops))} given, allowed are shares "
+                "that together are 1 at most"
             )
 
 
@@ -69,9 +101,9 @@ class EditTask(FlowTask):
     has_unused = True  # in a batch without a source, or without a marked region
 
     def __init__(self, denoiser: Any, settings: EditSettings) -> None:
-        own = ("density", "density_scale", "time_shift", "weighting", "carry", "scan_rate")
-        super().__init__(denoiser, FlowSettings(drop=0.0, **{name: getattr(settings, name) for name in own}))
-        self.drops = settings.drop_text, settings.drop_source, settings.drop_both
+        own = ("density", "density_scale", "time_shift", "weighting", "self_conditioning_prob", "scan_rate")
+        super().__init__(denoiser, FlowSettings(cfg_dropout=0.0, **{name: getattr(settings, name) for name in own}))
+        self.drops = settings.text_dropout, settings.source_dropout, settings.joint_dropout
 
     def conditioning(self, batch: Batch) -> Conditioning:
         words = encoded_conditioning(batch)
@@ -92,3 +124,149 @@ class EditTask(FlowTask):
         ):
             told = told.drop(*parts, rows=(low <= chance) & (chance < low + share))
         return told
+
+
+EditStage = Stage[EditSettings, PairData]
+PAIRS = 12
+"""Pairs of a sheet."""
+COLUMNS = 9
+"""Of a sheet: three pictures of three pairs in a row."""
+
+
+@dataclass(kw_only=True)
+class EditWork(ModelWork):
+    """A model that learns to edit; a sheet shows pairs: before, as the network makes it, and the target."""
+
+    pairs: CachedPairs
+
+    def preview(self) -> Image.Image:
+        total = self.pairs.pairs * self.pairs.draws
+        shown = torch.arange(0, total, -(-total // PAIRS))
+        rows = self.pairs.of_rows(shown)
+        batch = {name: value for name, value in rows.items() if isinstance(value, Tensor)}
+        names = ("tokens", "mask", "pooled", "source", "source_mask", "task")
+        conditioning = Conditioning(**{name: batch[name] for name in names})
+        after = self.generate(prompt_embeds=conditioning, output_type="pt")
+        device = self.pipeline.denoiser.device
+        before, target = (self.pipeline.decode_latents(batch[name].to(device)) for name in ("source", "latents"))
+        images = [to_image(2 * row[i] - 1) for i in range(len(shown)) for row in (before, after, target)]
+        words = zip([TASKS[int(task)] for task in batch["task"]], self.pairs.instructions(shown), strict=True)
+        captions = [caption for task, instruction in words for caption in (task, instruction, "target")]
+        return sheet(images, captions, columns=COLUMNS)
+
+
+class EditKind(Kind[EditSettings, PairData]):
+    """Teaching a model to edit, on latents of pairs, and of pictures without a source."""
+
+    produces = "denoiser"
+
+    def check(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        settings = stage.task
+        if settings.model is None and latest_base(earlier) is not None:
+            check_no_other_start(stage)
+            family, able = self.family(stage, earlier), denoisers.families_with("with_source")
+            if family not in able:
+                raise PochadeError(f"task.family: {family} given, but {stage.name} needs one of {', '.join(able)}")
+            size = self.size(stage, earlier)
+            stage.data.images(size).open(stage=stage.name)
+        else:
+            pipeline = self.model(stage, settings.model, components)
+            size = pipeline.default_size
+            if settings.generate:
+                check_conditioning(pipeline, stage.data.images(size).open(stage=stage.name), "task.model")
+        stage.data.open_pairs(settings.tasks, size, stage=stage.name)
+
+    def family(self, stage: EditStage, earlier: Sequence[AnyStage]) -> str:
+        at = latest_base(earlier)
+        if at is None:
+            raise PochadeError(f"task.model: none given, and no stage before {stage.name} trains a denoiser")
+        return kind_of(earlier[at]).family(earlier[at], earlier[:at])
+
+    def size(self, stage: EditStage, earlier: Sequence[AnyStage]) -> int:
+        """Rows and columns in pixels, of the stage itself or of the model that a stage before trains."""
+        at = latest_base(earlier)
+        if stage.data.size is not None or at is None:
+            return stage.data.size or 0
+        return kind_of(earlier[at]).size(earlier[at], earlier[:at])
+
+    def model(self, stage: EditStage, start: str | None, components: Components) -> TextToImagePipeline:
+        """The model that a stage starts from, with an input for a source and the tasks.
+
+        Raises PochadeError where there is none, it can have no such input, it was distilled to few steps, or it reads
+        no sentences.
+        """
+        check_no_other_start(stage)
+        if start is None:
+            raise PochadeError(
+                "task.model: none given, and no stage before trains a denoiser: name a model or a folder"
+            )
+        pipeline = components.pipeline(start)
+        check_teacher(start, pipeline, "task.model")
+        denoiser: Any = pipeline.denoiser
+        if not denoisers.has(denoiser, "with_source"):
+            raise PochadeError(
+                f"task.model: {start!r} holds a {type(denoiser).__name__}, which has no input for a picture: allowed "
+                f"are models of the families {', '.join(denoisers.families_with('with_source'))}"
+            )
+        if pipeline.text_encoder is None or not denoiser.config.text_dim:
+            raise PochadeError(f"task.model: {start!r} reads no sentences, and instructions are sentences")
+        size = stage.data.size or pipeline.default_size
+        check_size(size, pipeline.size_multiple)
+        pipeline.register_modules(denoiser=with_source(denoiser, stage))
+        pipeline.register_to_config(default_size=size)
+        return pipeline
+
+    def autoencoder(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+        return components.pipeline(str(stage.task.model)).autoencoder
+
+    def build(self, stage: EditStage, inputs: Inputs) -> Work:
+        start = inputs.model(stage.task.model, "denoiser")
+        pipeline = self.model(stage, start, inputs.components)
+        settings, size = stage.task, pipeline.default_size
+        pairs = stage.data.open_pairs(settings.tasks, size, stage=stage.name)
+        datasets: list[Dataset] = []
+        with encoding_on(inputs.device, pipeline.autoencoder, pipeline.text_encoder) as encoders:
+            cached = cache_pairs(pairs, stage.data.draws, encoders, inputs.cache, progress=inputs.progress)
+            samples: Samples = cached
+            if settings.generate:
+                dataset = stage.data.images(size).open(stage=stage.name)
+                latents = cache_latents(dataset, size, encoders, inputs.cache, progress=inputs.progress)
+                samples = PairsAndPictures(cached, latents, settings.generate)
+                datasets = [dataset]
+        return EditWork(
+            stage=stage,
+            task=EditTask(pipeline.denoiser, settings),
+            samples=samples,
+            datasets=datasets,
+            start=hub.resolve(start),
+            pipeline=pipeline,
+            prompts=[],
+            pairs=cached,
+        )
+
+    def synthetic(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> EditStage:
+        stage = with_synthetic_pictures(stage)
+        return replace(stage, data=replace(stage.data, pairs=SyntheticPairSource(SYNTHETIC_PICTURES), draws=1))
+
+
+def latest_base(earlier: Sequence[AnyStage]) -> int | None:
+    """The number of the last stage before that trains a denoiser which samples in many steps; None without one."""
+    numbers = [number for number, stage in enumerate(earlier) if kind_of(stage).produces == "denoiser"]
+    return numbers[-1] if numbers else None
+
+
+def check_no_other_start(stage: EditStage) -> None:
+    """Raises PochadeError where a stage would begin otherwise than from a model."""
+    if stage.initialise_from is not None:
+        raise PochadeError(
+            f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
+        )
+
+
+def with_source(denoiser: Any, stage: EditStage) -> Any:
+    """A copy of a network with an input for a source, and the tasks and options of a stage."""
+    known = [name for name in inspect.signature(denoiser.with_source).parameters if name != "tasks"]
+    options = read_options(stage.task.options, known, f"{type(denoiser).__name__}.with_source")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(stage.seed)
+        return denoiser.with_source(stage.task.tasks, **options)

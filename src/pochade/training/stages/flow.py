@@ -1,25 +1,60 @@
 """Training a denoiser of any family: the velocity of the straight path (``pochade.flow``)."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pochade import denoisers, text_encoders
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, velocity
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
 from pochade.nn.four_direction_scan import Selection
 from pochade.nn.keyed_random import keyed_normal, keyed_uniform
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.text_encoders.bag import BagEncoder
+from pochade.text_encoders.class_label import ClassLabelEncoder
+from pochade.training.data import ImageData
+from pochade.training.overrides import read_options
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import (
+    SYNTHETIC_CLASSES,
+    Inputs,
+    Kind,
+    Work,
+    check_size,
+    with_synthetic_pictures,
+)
+from pochade.training.stages.models import (
+    ModelWork,
+    build_denoiser,
+    latents_of,
+    latest_autoencoder,
+    model_folder,
+    previous_model,
+    prompts_of,
+    text_of,
+    with_start,
+)
 from pochade.training.task import Batch, Stream, Task
 from pochade.types import Conditioning, DenoiserOutput
 
+JOINT = "bag"
+"""The text encoder that is trained along."""
+
 
 @dataclass(frozen=True)
-class FlowSettings:
+class FlowSettings(Settings):
     """Which denoiser, on which latents, conditioned by what, and how its error is weighed."""
+
+    stage_kind = "flow"
 
     family: str = "lrf"
     variant: str = "nano"
@@ -37,9 +72,9 @@ class FlowSettings:
     curriculum: float = 0.0
     """Share of the steps, in [0, 1], over which the training opens from the noisier half of the path to all of it."""
     weighting: Weighting = "constant"
-    drop: float = 0.1
+    cfg_dropout: float = 0.1
     """Share of the rows that lose their conditioning, for guidance."""
-    carry: float = 0.9
+    self_conditioning_prob: float = 0.9
     """Share of the rows that are given a state, where the denoiser carries one from step to step."""
     scan_rate: float = 1.0
     """Learning rate of what is the scans' own (A, D and the bias of dt), as a share of the stage's."""
@@ -92,8 +127,8 @@ def draw_flow(z_0: Tensor, keys: Tensor, settings: FlowSettings) -> FlowDraw:
     return FlowDraw(
         eps=keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0),
         t=shift(quantile(chance, settings.density, scale=settings.density_scale), settings.time_shift),
-        dropped=keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.drop,
-        state_given=keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.carry,
+        dropped=keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout,
+        state_given=keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob,
     )
 
 
@@ -191,3 +226,144 @@ class FlowTask(Task):
         loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
         logged = {name: value.detach() for name, value in extras.items()}
         return {**logged, **told, "loss": loss, "t": draw.t}
+
+
+FlowStage = Stage[FlowSettings, ImageData]
+FlowS = TypeVar("FlowS", bound=FlowSettings)
+
+
+class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
+    """Training a denoiser on latents by flow matching."""
+
+    produces = "denoiser"
+
+    def check(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> None:
+        dataset = stage.data.open(stage=stage.name)
+        autoencoder = self.autoencoder(stage, earlier, components)
+        self.check_text(stage, dataset, components)
+        channels = int(autoencoder.config.latent_channels)
+        with torch.device("meta"):
+            denoiser = self.network(
+                stage, latent_channels=channels, sample_size=stage.data.size // autoencoder.downsampling
+            )
+        if denoiser.config.latent_channels != channels:
+            given = denoiser.config.latent_channels
+            raise PochadeError(f"options: latent_channels={given} given, the autoencoder's latents have {channels}")
+        given = options_of(stage.task).get("num_classes")
+        if dataset.classes and given not in (None, len(dataset.classes)):
+            there = len(dataset.classes)
+            raise PochadeError(f"options: num_classes={given} given, but {stage.data.source} has {there} classes")
+
+    def check_text(self, stage: Stage[FlowS, ImageData], dataset: Dataset, components: Components) -> None:
+        """Raises PochadeError where text encoder and data do not go together, or there is no such encoder."""
+        settings = stage.task
+        if bool(dataset.classes) != (settings.text_encoder is None):
+            known = ", ".join((*text_encoders.KNOWN, JOINT))
+            holds, allowed = ("classes", "none") if dataset.classes else ("captions", known)
+            raise PochadeError(
+                f"task.text_encoder: {settings.text_encoder or 'none'} given, but {stage.data.source} holds {holds}: "
+                f"allowed is {allowed}"
+            )
+        if settings.text_encoder not in (None, JOINT):
+            components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
+
+    def autoencoder(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> Any:
+        name = stage.task.autoencoder
+        if name is None:
+            found = latest_autoencoder(earlier, components)
+        else:
+            found = components.autoencoder(name, self.expected_channels(stage))
+        check_size(stage.data.size, found.downsampling)
+        return found
+
+    def family(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage]) -> str:
+        return stage.task.family
+
+    def expected_channels(self, stage: Stage[FlowS, ImageData]) -> int:
+        """The latent channels of the network where nothing but its own settings says so."""
+        with torch.device("meta"):
+            return int(self.network(stage).config.latent_channels)
+
+    def network(self, stage: Stage[FlowS, ImageData], **changes: Any) -> Any:
+        """The denoiser of the settings with random weights."""
+        return build_denoiser(stage.task.family, stage.task.variant, stage.task.options, **changes)
+
+    def build(self, stage: Stage[FlowS, ImageData], inputs: Inputs) -> Work:
+        settings = stage.task
+        name = inputs.model(settings.autoencoder, "autoencoder")
+        autoencoder = inputs.components.autoencoder(name, self.expected_channels(stage))
+        dataset = stage.data.open(stage=stage.name)
+        pipeline = self.pipeline(stage, dataset, autoencoder, inputs)
+        started = with_start(stage, pipeline.denoiser)  # a start that does not fit is found before the data are encoded
+        frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
+        samples = latents_of(stage.data, dataset, autoencoder, frozen, inputs)
+        return self.work(stage, started, inputs, pipeline, samples, dataset, FlowTask)
+
+    def pipeline(
+        self, stage: Stage[FlowS, ImageData], dataset: Dataset, autoencoder: Any, inputs: Inputs, **defaults: Any
+    ) -> TextToImagePipeline:
+        """The whole model around a network with random weights, as the data want it."""
+        settings = stage.task
+        encoder: Any = None
+        changes: dict[str, Any] = {
+            "latent_channels": int(autoencoder.config.latent_channels),
+            "sample_size": stage.data.size // int(autoencoder.downsampling),
+        }
+        if settings.text_encoder is None:
+            encoder = ClassLabelEncoder(dataset.classes)
+            changes |= {"num_classes": len(dataset.classes), "text_dim": 0, "pooled_dim": 0}
+        elif settings.text_encoder == JOINT:
+            encoder = new_bag(dataset, stage.seed)
+        else:
+            encoder = inputs.components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
+        if settings.text_encoder is not None:
+            changes |= {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim}
+        # The identity of one that is trained along is known at the end only.
+        changes["text_encoder"] = None if settings.text_encoder == JOINT else encoder.identity
+        torch.manual_seed(stage.seed)
+        denoiser = self.network(stage, **changes)
+        return TextToImagePipeline(
+            autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size, **defaults
+        )
+
+    def work(
+        self,
+        stage: Stage[FlowS, ImageData],
+        started: AnyStage,
+        inputs: Inputs,
+        pipeline: TextToImagePipeline,
+        samples: Samples,
+        dataset: Dataset,
+        task: type[FlowTask],
+    ) -> Work:
+        """The stage made ready around a task of that class; ``started`` is it with its start weights settled."""
+        joint = pipeline.text_encoder if stage.task.text_encoder == JOINT else None
+        return ModelWork(
+            stage=started,
+            task=task(pipeline.denoiser, stage.task, joint),
+            samples=samples,
+            datasets=[dataset],
+            start=model_folder(stage.initialise_from) or previous_model(stage, inputs),
+            pipeline=pipeline,
+            prompts=prompts_of(dataset),
+        )
+
+    def synthetic(
+        self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components
+    ) -> Stage[FlowS, ImageData]:
+        if stage.task.text_encoder is not None:
+            return with_synthetic_pictures(stage)
+        count = int(options_of(stage.task).get("num_classes", SYNTHETIC_CLASSES))
+        return with_synthetic_pictures(stage, [f"class {i}" for i in range(count)])
+
+
+def options_of(settings: FlowSettings) -> dict[str, Any]:
+    """The changes of the variant's arguments."""
+    return read_options(settings.options, denoisers.parameters(settings.family), settings.family)
+
+
+def new_bag(dataset: Dataset, seed: int) -> BagEncoder:
+    """A small text encoder with random weights, and a vocabulary of the captions of the data."""
+    captions = (caption for index in range(len(dataset)) for caption in dataset.item(index).captions)
+    torch.manual_seed(seed)
+    return BagEncoder(BagEncoder.train_tokenizer(captions))

@@ -1,22 +1,42 @@
-"""Training what follows a reference picture in a denoiser that is otherwise kept as it is."""
+"""Training a denoiser's cross-attention to an image prompt; its other weights stay."""
 
 from dataclasses import dataclass
 
+import torch
+
+from pochade.data.cache.image_prompts import cache_image_prompts
+from pochade.data.cache.latents import CachedLatents, LatentEncoders
+from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
+from pochade.features import style
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
-from pochade.training.stages.adapter import AdapterTask
+from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import ImageData
+from pochade.training.stage import Stage
+from pochade.training.stages.adapter import (
+    AdapterKind,
+    AdapterSettings,
+    AdapterTask,
+    AdapterWork,
+    shown_items,
+    words_of,
+)
+from pochade.training.stages.kind import Inputs, Work
 
 
 @dataclass(frozen=True)
-class ReferenceSettings:
-    """Which model is given a reference, and how it is trained. Raises PochadeError for a value outside its range."""
+class ImagePromptSettings(AdapterSettings):
+    """Which model is given an image prompt, and how. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "image_prompt"
 
     model: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
     encoder: str | None = None
-    """Identity of what gives the features of a reference (``pochade.features.style.KNOWN``); None: "lite0", or the one
-    that the model has."""
+    """Identity of what gives the features of an image prompt (``pochade.features.style.KNOWN``); None: "lite0", or the
+    one that the model has."""
     views: int = 4
     """Features are cached of so many views of each picture: itself, and random crops."""
     density: Density = "logit_normal"
@@ -25,21 +45,85 @@ class ReferenceSettings:
     time_shift: float = 2.0
     """s in t' = s t / (1 + (s - 1) t): colours are decided at high noise."""
     weighting: Weighting = "constant"
-    drop: float = 0.5
+    cfg_dropout: float = 0.5
     """Share of the rows that lose their text or class: of a picture that the model knows by heart the words alone tell
-    all, and there is nothing left to learn from its reference,"""
-    drop_image_prompt: float = 0.1
-    """and, apart from it, of those that lose their reference, so that the model goes on painting without one."""
+    all, and there is nothing left to learn from its image prompt,"""
+    input_dropout: float = 0.1
+    """and, apart from it, of those that lose their image prompt, so that the model still works without one."""
 
     def __post_init__(self) -> None:
         if self.views < 1:
             raise PochadeError(f"views: {self.views} given, allowed is 1 and more")
-        for name in ("drop", "drop_image_prompt"):
+        for name in ("cfg_dropout", "input_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
 
-class ReferenceTask(AdapterTask):
-    """Of {..., "image_prompt" [B, R, D_image]}, only ``denoiser.image_prompt`` learns."""
+class ImagePromptTask(AdapterTask):
+    """Of {..., "image_prompt" [B, R, D_image]}; only the denoiser's ``image_prompt`` learns."""
 
     part = "image_prompt"
+
+
+ImagePromptStage = Stage[ImagePromptSettings, ImageData]
+
+
+class ImagePromptKind(AdapterKind[ImagePromptSettings]):
+    """Adding an input for a picture whose style is followed (as in IP-Adapter, 2308.06721)."""
+
+    method = "with_image_prompt"
+
+    def with_input(self, stage: ImagePromptStage, pipeline: TextToImagePipeline) -> bool:
+        settings, denoiser = stage.task, pipeline.denoiser
+        if denoiser.image_prompt is not None:
+            known = denoiser.config.image_prompt_encoder
+            if settings.encoder not in (None, known):
+                raise PochadeError(
+                    f"task.encoder: {settings.encoder!r} given, but {settings.model!r} has an image prompt of {known!r}"
+                )
+            return False
+        encoder = style.load(settings.encoder or "lite0")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stage.seed)
+            pipeline.register_modules(denoiser=denoiser.with_image_prompt(encoder.dim, encoder.identity))
+        return True
+
+    def work(
+        self,
+        stage: ImagePromptStage,
+        pipeline: TextToImagePipeline,
+        is_new: bool,
+        dataset: Dataset,
+        latents: CachedLatents,
+        encoders: LatentEncoders,
+        inputs: Inputs,
+    ) -> Work:
+        encoder = style.load(pipeline.denoiser.config.image_prompt_encoder)
+        # A folder keeps its name when other weights are put into it.
+        probe = encoder(torch.linspace(-1, 1, 3 * 32 * 32).view(1, 3, 32, 32)).flatten().tolist()
+        samples = cache_image_prompts(
+            dataset,
+            stage.data.size,
+            latents,
+            encoder,
+            f"{encoder.identity} {[round(value, 3) for value in probe]}",
+            stage.task.views,
+            inputs.cache,
+            progress=inputs.progress,
+        )
+        if is_new:
+            pipeline.denoiser.image_prompt.standardise(*samples.statistics())
+        shown = shown_items(dataset)
+        words = [words_of(dataset, i) for i in shown]
+        return AdapterWork(
+            stage=stage,
+            task=ImagePromptTask(pipeline.denoiser, stage.task),
+            samples=samples,
+            datasets=[dataset],
+            start=hub.resolve(str(stage.task.model)),
+            pipeline=pipeline,
+            prompts=words[1:] + words[:1],  # each picture's style with the words of the next one
+            inputs=[dataset.image(i, stage.data.size) for i in shown],
+            arguments={"image_prompt": samples.features(torch.tensor(shown))},
+            caption="image prompt",
+        )

@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pochade.data.dataset import Split, check_split
-from pochade.data.sources import Source, parse_source
+from pochade.data.sources import Source, SyntheticSource, parse_source
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, PairDataset, PairFiles, Skipped
 from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
     from pochade.data.sources.image_files import Reading
 
-FORMS = "openmoji, openmoji:KIND=WEIGHT,..., pictures, pictures:SOURCE, and a folder or shards of pairs"
+FORMS = (
+    "openmoji, openmoji:KIND=WEIGHT,..., pictures, pictures:SOURCE, synthetic:COUNT, and a folder or shards of pairs"
+)
 """The text forms, for people."""
 
 
@@ -145,11 +147,27 @@ class StoredPairSource(PairSource, PairFiles):
         return text if parse_pairs(text) == self else f"./{text}"
 
 
+@dataclass(frozen=True)
+class SyntheticPairSource(PairSource):
+    """Pairs of ``count`` synthetic pictures (`SyntheticSource`), of every task."""
+
+    count: int
+
+    def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:
+        from pochade.data.sources.pairs.synthetic import SyntheticPairs
+
+        dataset = SyntheticSource(self.count).open(split, progress=reading.progress, reading=reading)
+        return SyntheticPairs(dataset, size, PAIR_TASKS if tasks is None else tasks)
+
+    def __str__(self) -> str:
+        return f"synthetic:{self.count}"
+
+
 def parse_pairs(text: str) -> PairSource:
     """The source of pairs that a text names.
 
-    ``openmoji``, ``openmoji:recolour=2,mirror``, ``pictures``, ``pictures:SOURCE`` (as `parse_source` reads it), and a
-    folder or a pattern of shards. Raises PochadeError for another form.
+    ``openmoji``, ``openmoji:recolour=2,mirror``, ``pictures``, ``pictures:SOURCE`` (as `parse_source` reads it),
+    ``synthetic:64``, and a folder or a pattern of shards. Raises PochadeError for another form.
     """
     kind, colon, rest = text.strip().partition(":")
     match kind, colon:
@@ -157,7 +175,9 @@ def parse_pairs(text: str) -> PairSource:
             return OpenMojiPairSource(tuple(read_kinds(rest).items()) if rest else ())
         case "pictures", _ if rest or not colon:
             return PicturePairSource(parse_source(rest) if rest else None)
-        case _ if text.strip() and kind not in ("openmoji", "pictures"):
+        case "synthetic", ":" if rest.isdecimal():
+            return SyntheticPairSource(int(rest))
+        case _ if text.strip() and kind not in ("openmoji", "pictures", "synthetic"):
             return StoredPairSource(Path(text.strip()))
         case _:
             raise PochadeError(f"pairs: {text!r} given, allowed are {FORMS}")

@@ -15,10 +15,11 @@ from pochade.features import style
 from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.requests import GenerationRequest
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.recipes import dry_run
-from pochade.recipes.run import stages_of, train
-from pochade.training.stage import override
+from pochade.recipes import stages_of
+from pochade.training.dry_run import dry_run
+from pochade.training.overrides import override
 from pochade.types import Conditioning
+from recipes.running import train
 from text_encoders.folders import clip_folder
 
 FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
@@ -68,10 +69,10 @@ def changes(pictures: Path, generator_folder: Path) -> list[str]:
 def trained(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "reference"
     # A rate so large that three steps are seen.
-    model = train("reference", [*changes, "learning_rate=0.05"], out)
-    assert model == out / "1-reference" / "model"
+    model = train("image-prompt", [*changes, "learning_rate=0.05"], out)
+    assert model == out / "1-image_prompt" / "model"
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
-    assert train("reference", [*changes, "learning_rate=0.05"], out, resume=True) == model
+    assert train("image-prompt", [*changes, "learning_rate=0.05"], out, resume=True) == model
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
     return model
 
@@ -98,7 +99,7 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
     before.set_progress_bar_config(disable=True)
     assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
     assert (trained.parent / "samples" / "step-000003.png").is_file()
-    assert len(list((trained.parents[1] / "cache").glob("references-*"))) == 1
+    assert len(list((trained.parents[1] / "cache").glob("image-prompts-*"))) == 1
     # Mean and deviation are those of the training pictures.
     standard = (pipe.encode_image_prompt([drawing(i) for i in range(10)])[:, 0] - new["image_prompt.mean"]) * new[
         "image_prompt.rate"
@@ -156,20 +157,20 @@ def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> Non
 
 def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
     further = [*changes, f"task.model={trained}", "steps=1", "sample_every=0"]
-    model = train("reference", further, tmp_path / "run")
+    model = train("image-prompt", further, tmp_path / "run")
     old, new = (TextToImagePipeline.from_pretrained(folder).denoiser.state_dict() for folder in (trained, model))
     assert old.keys() == new.keys()
     changed = {name for name in old if not torch.equal(old[name], new[name])}
     assert {name.partition(".")[0] for name in changed} == {"image_prompt"}
     assert not changed & {"image_prompt.mean", "image_prompt.rate"}
-    with pytest.raises(PochadeError, match=r"task.encoder: 'lite0:5' given, but .* has a reference of 'lite0'"):
-        train("reference", [*further, "task.encoder=lite0:5"], tmp_path / "other")
+    with pytest.raises(PochadeError, match=r"task.encoder: 'lite0:5' given, but .* has an image prompt of 'lite0'"):
+        train("image-prompt", [*further, "task.encoder=lite0:5"], tmp_path / "other")
 
 
 def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
     folder = clip_folder(tmp_path / "clip", whole=True)
     few = [*changes, f"task.encoder=clip:{folder}", "steps=1", "sample_every=0", "learning_rate=0.05"]
-    pipe = TextToImagePipeline.from_pretrained(train("reference", few, tmp_path / "run"))
+    pipe = TextToImagePipeline.from_pretrained(train("image-prompt", few, tmp_path / "run"))
     pipe.set_progress_bar_config(disable=True)
     assert pipe.denoiser.config.image_prompt_encoder == f"clip:{folder}"
     assert not torch.equal(paint(pipe, "a cat", image_prompt=drawing(0)), paint(pipe, "a cat"))
@@ -180,7 +181,7 @@ def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
 
 
 def test_dry_run(changes: list[str]) -> None:
-    (tried,) = dry_run.dry_run(override(stages_of("reference"), changes))
+    (tried,) = dry_run(override(stages_of("image-prompt"), changes))
     assert tried.shape == (4, 4, 4)
     assert 0 < tried.parameters < 20_000
 
@@ -188,15 +189,21 @@ def test_dry_run(changes: list[str]) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("task.model=none", "task.model: none given, allowed is the name or the folder of a trained MicroForge model"),
-        ("task.model=lrf-openmoji", "'lrf-openmoji' holds a LRFDenoiser, allowed is a model with a MicroForgeDenoiser"),
+        (
+            "task.model=none",
+            "allowed is the name or the folder of a trained model of microforge",
+        ),
+        (
+            "task.model=lrf-openmoji",
+            "'lrf-openmoji' holds a LRFDenoiser, .* families microforge",
+        ),
         ("initialise_from=lrf-openmoji", "initialise_from: 'lrf-openmoji' given, but the start is task.model"),
         ("task.encoder=lite", "encoder: 'lite' is unknown, allowed are lite0, lite0:MAPS, clip:NAME_OR_FOLDER"),
     ],
 )
 def test_what_cannot_be_trained(changes: list[str], change: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match=message):
-        train("reference", [*changes, change], tmp_path / "run")
+        train("image-prompt", [*changes, change], tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

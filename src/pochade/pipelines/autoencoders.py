@@ -1,0 +1,45 @@
+"""Autoencoders by name or folder."""
+
+from pathlib import Path
+from typing import Any
+
+from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
+
+from pochade.autoencoders import pretrained, tiny_decoder
+from pochade.autoencoders.base import ImageAutoencoder
+from pochade.autoencoders.deep_compression import DeepCompressionVAE
+from pochade.autoencoders.load_diffusers import load_diffusers
+from pochade.autoencoders.pretrained import PretrainedAutoencoder
+from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.autoencoders.wavelet import WaveletVAE
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
+from pochade.pipelines.loading import load_component, load_components
+
+OWN: dict[str, type[ImageAutoencoder]] = {
+    cls.__name__: cls for cls in (TinyAutoencoder, WaveletVAE, DeepCompressionVAE, PretrainedAutoencoder)
+}
+
+
+def load_autoencoder(name_or_folder: str) -> Any:
+    """An autoencoder from its own folder, from a model (by name or folder), or one of diffusers by folder or hub name.
+
+    Raises:
+        PochadeError: there is none, or its weights do not fit.
+    """
+    folder = Path(name_or_folder).expanduser()
+    if name_or_folder in hub.shipped() or (folder / hub.INDEX).is_file():
+        parts = load_components(hub.resolve(name_or_folder), {"text_encoder": None, "denoiser": None})
+        if "autoencoder" not in parts:
+            raise PochadeError(f"autoencoder: {name_or_folder!r} given, a model that has none")
+        return parts["autoencoder"]
+    if (folder / "config.json").is_file():
+        kind = hub.read_json(folder / "config.json").get("_class_name")
+        if kind == tiny_decoder.TinyVAEDecoder.__name__:
+            raise PochadeError(f"autoencoder: {name_or_folder!r} holds a decoder alone, which cannot encode")
+        if kind in OWN:
+            return load_component(OWN[kind], folder)
+    theirs = load_diffusers(name_or_folder, (AutoencoderTiny, *pretrained.CLASSES))
+    if isinstance(theirs, AutoencoderTiny):
+        return TinyAutoencoder.from_network(theirs, name_or_folder)
+    return PretrainedAutoencoder.from_network(theirs)

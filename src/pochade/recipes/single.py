@@ -1,0 +1,64 @@
+"""Recipes of one stage each, for a model or data of any family."""
+
+from pochade.data.sources import OpenMojiSource
+from pochade.recipes.lrf import TEXT_SHIFT
+from pochade.recipes.stages import (
+    consistency_stage,
+    control_stage,
+    decoder_stage,
+    distillation_stage,
+    edit_stage,
+    flow_stage,
+    image_prompt_stage,
+)
+from pochade.training.data import ImageData, PairData
+from pochade.training.stage import AnyStage
+from pochade.training.stages.consistency import ConsistencySettings
+from pochade.training.stages.control import ControlSettings
+from pochade.training.stages.decoder import DecoderSettings
+from pochade.training.stages.distillation import DistillationSettings
+from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.flow import FlowSettings
+from pochade.training.stages.image_prompt import ImagePromptSettings
+
+OPENMOJI = OpenMojiSource()
+
+
+def denoiser() -> list[AnyStage]:
+    """A denoiser of any family (set task.family) and size on OpenMoji, with the shipped autoencoder."""
+    task = FlowSettings("microforge", "nano", autoencoder="lrf-openmoji", time_shift=TEXT_SHIFT)
+    return [flow_stage(ImageData(OPENMOJI, 64), task)]
+
+
+def student() -> list[AnyStage]:
+    """A denoiser of any family (set task.family) that learns from a model of any family (set task.teacher)."""
+    task = DistillationSettings("microforge", "nano", teacher="lrf-openmoji", time_shift=TEXT_SHIFT)
+    return [distillation_stage(ImageData(OPENMOJI, 64), task)]
+
+
+def few_steps() -> list[AnyStage]:
+    """A model of any family (set task.teacher) that samples in 1 to 4 steps, on the pictures it was trained on."""
+    return [consistency_stage(ImageData(OPENMOJI, 64), ConsistencySettings(teacher="lrf-openmoji"))]
+
+
+def control() -> list[AnyStage]:
+    """A trained IRIS model (set task.model) that follows edges as well; the model itself is kept as it is."""
+    return [control_stage(ImageData(OPENMOJI, 256), ControlSettings())]
+
+
+def image_prompt() -> list[AnyStage]:
+    """A trained MicroForge model (set task.model) that follows a picture's style as well; itself it is kept as it is.
+
+    Pictures in several styles teach it more: join data.source=openmoji with a folder, as in openmoji+FOLDER.
+    """
+    return [image_prompt_stage(ImageData(OPENMOJI, 128), ImagePromptSettings())]
+
+
+def edit() -> list[AnyStage]:
+    """A trained model (set task.model) that also edits by instructions, fills holes and enlarges."""
+    return [edit_stage(PairData(), EditSettings("microforge-nano"))]
+
+
+def tiny_decoder() -> list[AnyStage]:
+    """A decoder of 0.24 M parameters (task.size=small: 1.2 M) for the latents of a model (set task.autoencoder)."""
+    return [decoder_stage(ImageData(OPENMOJI, 64), DecoderSettings(autoencoder="lrf-openmoji"))]

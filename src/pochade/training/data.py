@@ -1,0 +1,88 @@
+"""Where the data of a stage come from, as settings, and their data sets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pochade.data.dataset import Dataset, Split
+from pochade.data.scores import keep_best
+from pochade.data.sources import OpenMojiSource, Source
+from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
+from pochade.data.sources.pairs.pair import PairDataset
+from pochade.errors import PochadeError
+from pochade.training.stage import DataSettings
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageData(DataSettings):
+    """Pictures to train on."""
+
+    source: Source | None = field(default_factory=OpenMojiSource)
+    """As text: "openmoji", "openmoji:groups" (its groups as classes), "cifar10:PATH" (archive or folder), or a folder
+    of pictures with captions or classes or of shards; "classes:FOLDER" where it has both and classes are wanted;
+    several of them joined by +, as captioned pictures, where one named twice is seen twice as often. None: it must be
+    set."""
+    size: int = 64
+    """Rows and columns in pixels."""
+    held_out: bool = True
+    """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
+    best: float = 1.0
+    """Share of the pictures, those that score highest in contrast and colourfulness (``pochade.data.scores``)."""
+    cached: bool = True
+    """Encode every picture once, into the cache of the run; else anew whenever it is drawn, where encoding is cheap or
+    the data have no end."""
+
+    def open(self, split: Split = "train", *, stage: str = "") -> Dataset:
+        """The data set of one split.
+
+        Raises:
+            PochadeError: no source is set, it does not exist or holds no pictures, or a setting is out of range.
+        """
+        if self.size < 8 or self.size % 8:
+            raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
+        dataset = required(self.source, "data.source", stage).open(split if self.held_out else "all")
+        return dataset if self.best == 1 else keep_best(dataset, self.best)
+
+
+@dataclass(frozen=True)
+class PairData(DataSettings):
+    """Pairs of pictures to learn editing from, and pictures without a source."""
+
+    pairs: PairSource | None = field(default_factory=OpenMojiPairSource)
+    """As text: "openmoji", of whose drawings pairs are made, also with some of its kinds and how often, as in
+    openmoji:recolour=2,mirror; "pictures", where those of ``source`` lose parts and detail (no instructions come of
+    that); or a folder or shards of pairs, as ``pochade data pairs`` writes them. None: it must be set."""
+    source: Source | None = field(default_factory=OpenMojiSource)
+    """Where the pictures without a source come from, as in ``ImageData.source``."""
+    draws: int = 8
+    """How often each pair is drawn into the cache: other kinds, masks and words of the same drawing."""
+    size: int | None = None
+    """Rows and columns in pixels; None: those of the model."""
+    held_out: bool = True
+    """Keep a tenth out of training, of the pairs and of the pictures."""
+
+    def images(self, size: int) -> ImageData:
+        """The pictures without a source."""
+        return ImageData(self.source, size, held_out=self.held_out)
+
+    def open_pairs(self, tasks: Sequence[str], size: int, *, stage: str = "") -> PairDataset:
+        """The pairs of the tasks.
+
+        Raises:
+            PochadeError: none are set or there are none, of one of the tasks there are none, or kinds are named that
+                teach another one.
+        """
+        source = required(self.pairs, "data.pairs", stage)
+        if self.source is not None:
+            source = source.with_pictures(self.source)
+        return source.open(size, "train" if self.held_out else "all", tasks=tasks)
+
+
+def required(value: T | None, field_name: str, stage: str) -> T:
+    """The value of a field that has no default. Raises PochadeError, which says what to add, where it is None."""
+    if value is None:
+        alone = f" (or {stage}.{field_name}=FOLDER, for this stage alone)" if stage else ""
+        raise PochadeError(f"{field_name}: not set; add {field_name}=FOLDER to the command{alone}")
+    return value

@@ -1,0 +1,208 @@
+"""Trying a recipe without its data: every stage is built and trained for a few steps, by the loop that trains it.
+
+What a user wants to know before the hours of a run: whether it fits into memory, how long a step takes, how long all.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import saved_tensors_hooks
+
+from pochade.device import device_memory, resolve_device
+from pochade.errors import PochadeError
+from pochade.training.executor import check, take_or_run
+from pochade.training.loader import draw
+from pochade.training.stage import AnyStage
+from pochade.training.stages import kind_of
+from pochade.training.stages.components import StandIns
+from pochade.training.stages.kind import Inputs, Result, Role, Work
+from pochade.training.task import Batch, Task
+
+STEPS = 3
+"""Optimiser steps of a trial, of which the fastest counts."""
+MOST_ON_CPU = 2
+"""Samples at once in a trial on a processor, where a full batch would take minutes and gigabytes."""
+MOST_PARTS = 2
+"""Accumulated parts of a trial's batch."""
+HOUR = 3600
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a few steps of one stage were, and what follows for the whole of it on this machine."""
+
+    stage: str
+    device: str
+    precision: str
+    parameters: int
+    """That are trained."""
+    shape: tuple[int, ...]
+    """Of a sample: channels, rows, columns of pictures or latents."""
+    tried: int
+    """Samples that were computed at once."""
+    batch: int
+    """Samples that the stage computes at once, in one of its parts."""
+    seconds_per_step: float
+    """Of the stage's whole batch on one process."""
+    hours: float
+    """Of all its steps, without the encoding of the data."""
+    memory: dict[str, int]
+    """Bytes of the stage's own batch by part: weights, gradients, optimiser, average, frozen, activations."""
+    available: int | None
+    """Bytes that the device has free; None where it does not say."""
+    accumulate: int | None
+    """Parts into which the batch must be divided to fit; None where not even single samples fit."""
+    losses: tuple[float, ...]
+    assumed: tuple[str, ...] = ()
+    """What was not at hand, and what stood in for it."""
+
+    @property
+    def needed(self) -> int:
+        """Bytes in all."""
+        return sum(self.memory.values())
+
+    @property
+    def fits(self) -> bool:
+        """Whether the device has as much memory."""
+        return self.available is None or self.needed <= self.available
+
+
+def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
+    """Runs all stages for ``steps`` steps on synthetic data, each going on from the one before; yields as it goes.
+
+    The recipe's own networks, caches, losses, precision, accumulation and averages, in a temporary folder. Nothing is
+    fetched: a part that is not on this machine is replaced by a small one of the same shape. On a processor at most
+    two samples are computed at once, in float32; the figures are those of the whole batch by proportion.
+
+    Raises:
+        PochadeError: a stage cannot be made.
+        FailureError: a loss or a gradient is not finite, or the memory of the device is exhausted.
+    """
+    if steps < 1:
+        raise PochadeError(f"steps: {steps} given, allowed is at least 1")
+    components = StandIns()
+    tried: list[AnyStage] = []
+    for stage in stages:
+        tried.append(_shortened(kind_of(stage).synthetic(stage, tried, components), steps))
+    check(tried, components)
+    components.assumed.clear()
+    results: list[Result] = []
+    with tempfile.TemporaryDirectory(prefix="pochade-dry-run-") as place:
+        out = Path(place)
+        for number, (stage, short) in enumerate(zip(stages, tried, strict=True), 1):
+            folder = out / f"{number}-{stage.name}"
+            kinds = (kind_of(before) for before in tried)
+            models: dict[Role, Path] = {k.produces: r.model for k, r in zip(kinds, results, strict=False)}
+            device = resolve_device(short.device)
+            inputs = Inputs(components, models, results[-1] if results else None, out / "cache", device, progress=False)
+            work = take_or_run(short, inputs, folder / "model", quiet=True)
+            results.append(Result(folder / "model", folder / kind_of(stage).weights))
+            if work is not None:
+                yield _trial(stage, short, work, folder, device, tuple(components.assumed))
+            components.assumed.clear()
+
+
+def _shortened(stage: AnyStage, steps: int) -> AnyStage:
+    """The stage with a few steps of a batch that is bounded where nothing but a processor is there."""
+    share = stage.batch_size // stage.accumulate
+    parts = min(MOST_PARTS, stage.accumulate)
+    if resolve_device(stage.device).type == "cpu":
+        share, precision = min(share, MOST_ON_CPU), "fp32"
+    else:
+        precision = stage.precision
+    return replace(
+        stage,
+        steps=steps,
+        batch_size=share * parts,
+        accumulate=parts,
+        precision=precision,
+        sample_every=0,
+        log_every=1,
+        save_every=steps,
+        keep=1,
+    )
+
+
+def _trial(
+    stage: AnyStage, short: AnyStage, work: Work, folder: Path, device: torch.device, assumed: tuple[str, ...]
+) -> Trial:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    fastest = min(line["seconds_compute"] for line in lines)
+    seconds = fastest * stage.batch_size / short.batch_size
+    sample = short.batch_size // short.accumulate
+    own = stage.batch_size // stage.accumulate
+    drawn = draw(work.samples, short.seed, range(sample))
+    batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in drawn.items()}
+    activations = activation_bytes(work.task, batch, short.precision)
+    fixed, trained = fixed_memory(work.task)
+    memory = {**fixed, "activations": activations * own // sample}
+    available = device_memory(device)
+    free = None if available is None else available.free
+    image = batch["latents"] if "latents" in batch else batch["image"]
+    assert isinstance(image, Tensor)
+    return Trial(
+        stage=stage.name,
+        device=device.type,
+        precision=short.precision,
+        parameters=trained,
+        shape=tuple(image.shape[1:]),
+        tried=sample,
+        batch=own,
+        seconds_per_step=seconds,
+        hours=seconds * stage.steps / HOUR,
+        memory=memory,
+        available=free,
+        accumulate=_parts(stage, sum(fixed.values()), activations / sample, free),
+        losses=tuple(line["loss"] for line in lines),
+        assumed=assumed,
+    )
+
+
+def _parts(stage: AnyStage, fixed: int, activations: float, free: int | None) -> int | None:
+    """The fewest parts, at least the stage's own, of which one fits; ``activations`` are those of one sample."""
+    for parts in range(stage.accumulate, stage.batch_size + 1):
+        if stage.batch_size % parts == 0 and (free is None or fixed + activations * stage.batch_size / parts <= free):
+            return parts
+    return None
+
+
+def fixed_memory(task: Task) -> tuple[dict[str, int], int]:
+    """Bytes that do not depend on the batch, by part, and the number of trained parameters."""
+    network = task.trainable()
+    own = {id(p) for p in network.parameters()}
+    weights = sum(p.nbytes for p in network.parameters())
+    trained = [p for p in network.parameters() if p.requires_grad]
+    gradients = sum(p.nbytes for p in trained)
+    frozen = sum(p.nbytes for p in task.parameters() if id(p) not in own)
+    memory = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients, "average": weights}
+    return {**memory, "frozen": frozen}, sum(p.numel() for p in trained)
+
+
+def activation_bytes(task: Task, batch: Batch, precision: str) -> int:
+    """Bytes that a forward pass keeps for the backward pass, weights and the batch itself not counted.
+
+    Counted from the tensors that autograd saves, each storage once, by the kernels that this device uses.
+    """
+    known = {p.untyped_storage().data_ptr() for p in task.parameters()}
+    known |= {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
+    saved: dict[int, int] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in known:
+            saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    task.train()
+    device = next(task.parameters()).device.type
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            loss = task(batch)["loss"]
+        total = sum(saved.values())
+    del loss
+    return total

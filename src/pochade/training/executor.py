@@ -1,0 +1,197 @@
+"""Running stages: every one is checked before the first starts, each is built, trained, and hands on its model."""
+
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, cast
+
+import torch
+
+from pochade.device import resolve_device
+from pochade.errors import FailureError, PochadeError, nearest
+from pochade.files import atomic_folder, write_json
+from pochade.pipelines import hub
+from pochade.training import record
+from pochade.training.loop import train
+from pochade.training.stage import AnyStage
+from pochade.training.stages import kind_of
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import Inputs, Result, Role, Work
+from pochade.training.stages.models import is_model
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PREVIOUS = "previous"
+"""In ``initialise_from``: the stage before, which is of the same kind."""
+
+
+def run(
+    stages: Sequence[AnyStage],
+    out: Path,
+    *,
+    resume: bool = False,
+    only: str | None = None,
+    components: Components | None = None,
+) -> Path:
+    """Train ``stages`` in order below ``out``; each leaves ``<number>-<name>/model``. Returns the last one's.
+
+    With ``resume`` finished stages are passed over and an interrupted one goes on. With ``only`` the stage of that name
+    is trained alone, on what those before it have left in ``out``; their data need not be there.
+
+    Raises:
+        PochadeError: a stage's data or settings are unusable (all stages are checked before the first starts), or
+            one before ``only`` is not finished.
+        FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
+    """
+    out = Path(out)
+    finished = 0 if only is None else _finished_before(stages, only, out)
+    stages = stages if only is None else stages[: finished + 1]
+    components = components or Components()
+    with main_first():
+        check(stages, components, start=finished)
+    results: list[Result] = []
+    for number, stage in enumerate(stages, 1):
+        result = _result(stage, number, out)
+        if (resume or number <= finished) and _is_finished(result):
+            _print(f"{stage.name}: finished before, used as it is in {result.model}")
+        else:
+            inputs = _inputs(stages[: number - 1], results, stage, out, components)
+            take_or_run(stage, inputs, result.model, resume=resume or number <= finished)
+        results.append(result)
+    return results[-1].model
+
+
+def take_or_run(
+    stage: AnyStage, inputs: Inputs, model: Path, *, resume: bool = False, quiet: bool = False
+) -> Work | None:
+    """Train a stage in the folder of ``model`` and write that; or write what it takes as it is, and return None."""
+    kind = kind_of(stage)
+    ready = kind.ready_made(stage, inputs.components)
+    if ready is not None:
+        _write(model, ready.save_pretrained)
+        return None
+    if stage.initialise_from == PREVIOUS and inputs.previous is not None:
+        stage = replace(stage, initialise_from=str(inputs.previous.weights))
+    try:
+        work = kind.build(stage, inputs)
+        train(
+            work.stage,
+            work.task,
+            work.samples,
+            model.parent,
+            resume=resume,
+            sample_sheet=lambda: _preview(work),
+            console=not quiet,
+        )
+    except FailureError as error:
+        raise FailureError(f"{stage.name}: {error}") from error
+
+    def save(folder: Path) -> None:
+        work.save(folder)
+        write_json(folder / record.FILE, record.record_of(cast(record.DataStage, stage), work))
+
+    _write(model, save)
+    return work
+
+
+def _write(model: Path, save: Callable[[Path], None]) -> None:
+    """The folder of a model, by rank 0, whole or not at all."""
+    with main_first() as main:
+        if main:
+            with atomic_folder(model, replace=True) as folder:
+                save(folder)
+
+
+def check(stages: Sequence[AnyStage], components: Components, start: int = 0) -> None:
+    """Finds whatever can be known to fail before the hours of the first stage; those before ``start`` are finished.
+
+    Raises:
+        PochadeError: a stage's data or settings are unusable.
+    """
+    for number, stage in enumerate(stages):
+        kind = kind_of(stage)
+        if number >= start:
+            _check_start(stage, stages[:number])
+            resolve_device(stage.device)
+            kind.check(stage, stages[:number], components)
+
+
+def _check_start(stage: AnyStage, earlier: Sequence[AnyStage]) -> None:
+    start = stage.initialise_from
+    if start == PREVIOUS:
+        if not earlier or type(earlier[-1].task) is not type(stage.task):
+            raise PochadeError(
+                f"initialise_from: 'previous' given for {stage.name}, but no stage of its kind comes before it"
+            )
+    elif start is not None and not is_model(start) and not Path(start).exists():
+        raise PochadeError(
+            f"initialise_from: {start!r} is neither a shipped model ({', '.join(hub.shipped()) or 'none'}) nor a path"
+            f"{nearest(start, hub.shipped())}"
+        )
+
+
+def _result(stage: AnyStage, number: int, out: Path) -> Result:
+    folder = out / f"{number}-{stage.name}"
+    return Result(folder / "model", folder / kind_of(stage).weights)
+
+
+def _is_finished(result: Result) -> bool:
+    return any((result.model / file).is_file() for file in ("config.json", hub.INDEX))
+
+
+def _finished_before(stages: Sequence[AnyStage], only: str, out: Path) -> int:
+    """How many stages come before the one called ``only``. Raises PochadeError where one of them is not finished."""
+    names = [stage.name for stage in stages]
+    if only not in names:
+        raise PochadeError(f"only: {only!r} given, allowed are {', '.join(names)}{nearest(only, names)}")
+    count = names.index(only)
+    for number, stage in enumerate(stages[:count], 1):
+        if not _is_finished(_result(stage, number, out)):
+            raise PochadeError(f"only: {only!r} given, but {stage.name} comes before it and is not finished in {out}")
+    return count
+
+
+def _inputs(
+    earlier: Sequence[AnyStage], results: Sequence[Result], stage: AnyStage, out: Path, components: Components
+) -> Inputs:
+    models: dict[Role, Path] = {
+        kind_of(before).produces: result.model for before, result in zip(earlier, results, strict=True)
+    }
+    previous = results[-1] if results else None
+    return Inputs(components, models, previous, out / "cache", own_device(stage.device))
+
+
+def own_device(name: str) -> torch.device:
+    """The device of that name that belongs to this process: of several GPUs that of its local rank."""
+    device = resolve_device(name)
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
+
+
+def _preview(work: Work) -> "Image.Image | None":
+    try:
+        return work.preview()
+    except FailureError as error:  # a network that gives no picture yet is no reason to stop its training
+        _print(f"{work.stage.name}: no sample sheet: {error}")
+        return None
+
+
+def _print(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def main_first() -> Iterator[bool]:
+    """Rank 0 goes through the block before the others; yields whether this is rank 0."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        yield True
+        return
+    from accelerate import PartialState
+
+    processes = PartialState(cpu=not torch.accelerator.is_available())
+    with processes.main_process_first():
+        yield processes.is_main_process

@@ -1,0 +1,133 @@
+"""What a kind of stage is: how its settings are checked, what it trains, how it is tried, shown and saved."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+
+import torch
+from diffusers.models.modeling_utils import ModelMixin
+
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
+from pochade.data.sources import SyntheticSource
+from pochade.errors import PochadeError
+from pochade.training.stage import AnyStage, DataSettings, Settings, Stage
+from pochade.training.stages.components import Components
+from pochade.training.task import Task
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+S = TypeVar("S", bound=Settings)
+D = TypeVar("D", bound=DataSettings)
+
+Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter"]
+"""What a stage leaves: an autoencoder or a decoder, or a whole model: one that samples in many steps, one distilled to
+few, or one with an input added to it."""
+SYNTHETIC_PICTURES = 16
+"""Pictures of the data set of a dry run."""
+SYNTHETIC_CLASSES = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a finished stage leaves: the folder of its model, and the weights that the next stage may start from."""
+
+    model: Path
+    weights: Path
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a stage is built from beside its settings."""
+
+    components: Components
+    """Ready-made parts by name or folder."""
+    models: Mapping[Role, Path]
+    """The models that the stages before have left, of each role the latest."""
+    previous: Result | None
+    """The result of the stage directly before."""
+    cache: Path
+    """The folder below which latents and the like are cached."""
+    device: torch.device
+    """Where the network is trained and the data encoded."""
+    progress: bool = True
+
+    def model(self, name: str | None, role: Role) -> str:
+        """The model that a stage names, or else the latest of a role (``check`` has made sure that there is one)."""
+        return name if name is not None else str(self.models[role])
+
+
+@dataclass(kw_only=True)
+class Work(ABC):
+    """A stage made ready: what is trained on what, and what becomes of it. The network is trained in place."""
+
+    stage: AnyStage
+    """Its start weights settled: what is left in ``initialise_from`` is a file for the loop."""
+    task: Task
+    samples: Samples
+    datasets: Sequence[Dataset]
+    """The pictures that were trained on, for the record of the model."""
+    start: Path | None = None
+    """The folder of the model that the stage goes on from, whose record is kept as well."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Write the trained model into a folder."""
+
+    def preview(self) -> "Image.Image | None":
+        """A sheet of what the network gives as it is; None where there is nothing to show yet."""
+        return None
+
+
+class Kind(ABC, Generic[S, D]):
+    """One kind of stage. A new one is a file with such a class, and a line in ``pochade.training.stages.KINDS``."""
+
+    produces: ClassVar[Role]
+    weights: ClassVar[str] = "final/model.safetensors"
+    """Below a stage's folder, what a next stage of the same kind may start from."""
+
+    @abstractmethod
+    def check(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> None:
+        """Raises PochadeError for whatever can be known to fail before any stage has run; makes no folder."""
+
+    @abstractmethod
+    def build(self, stage: Stage[S, D], inputs: Inputs) -> Work:
+        """The network, with its start weights where these are a model's, and the data, cached where they are."""
+
+    @abstractmethod
+    def synthetic(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> Stage[S, D]:
+        """The same stage on made-up data, which needs nothing beyond what ``components`` has."""
+
+    def ready_made(self, stage: Stage[S, D], components: Components) -> ModelMixin | None:
+        """What a stage takes as it is in place of training; None where it trains."""
+        return None
+
+    def size(self, stage: Stage[S, D], earlier: Sequence[AnyStage]) -> int:
+        """Rows and columns in pixels of the pictures that a stage works on."""
+        return stage.data.size  # pyright: ignore[reportAttributeAccessIssue]
+
+    def family(self, stage: Stage[S, D], earlier: Sequence[AnyStage]) -> str:
+        """The family of the denoiser that a stage trains. Raises PochadeError where it trains none."""
+        raise PochadeError(f"task: {stage.name} trains no denoiser from the start")
+
+    def autoencoder(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> Any:
+        """The autoencoder whose latents the stage works on; without weights where a stage before trains it.
+
+        Raises PochadeError where there is none.
+        """
+        raise PochadeError(f"task: {stage.name} works on no latents")
+
+
+def with_synthetic_pictures(stage: Stage[S, D], classes: Sequence[str] = ()) -> Stage[S, D]:
+    """The stage with its pictures replaced by made-up ones, with captions or with ``classes``."""
+    source = SyntheticSource(SYNTHETIC_PICTURES, tuple(classes))
+    return replace(stage, data=replace(stage.data, source=source))  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+
+def check_size(size: int, downsampling: int) -> None:
+    """Raises PochadeError where pictures of ``size`` pixels a side are not a whole number of latent cells."""
+    if size % downsampling:
+        raise PochadeError(f"data.size: {size} given, allowed are multiples of {downsampling}, a cell of the latents")

@@ -1,0 +1,245 @@
+"""What stages on latents share: networks by their settings, encoders, starts, sheets, and saving a whole model."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from pochade import denoisers
+from pochade.data.cache.latents import LatentEncoders, cache_latents
+from pochade.data.cache.on_the_fly import encode_on_the_fly
+from pochade.data.dataset import Dataset
+from pochade.data.samples import Samples
+from pochade.errors import PochadeError
+from pochade.images.sheets import sheet
+from pochade.pipelines import hub
+from pochade.pipelines.loading import load_components
+from pochade.pipelines.schedulers import takes_few_steps
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.text_encoders.base import PromptEncoder
+from pochade.text_encoders.class_label import ClassLabelEncoder
+from pochade.training.data import ImageData
+from pochade.training.overrides import read_options
+from pochade.training.stage import AnyStage
+from pochade.training.stages import kind_of
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import Inputs, Work, check_size
+
+SHOWN = 16
+"""Prompts of a sample sheet, at most."""
+SHEET_STEPS = 20
+"""Of the sampling for the sheets, at most."""
+NAMED = 10
+"""Classes that an error names, at most."""
+
+
+@dataclass(kw_only=True)
+class ModelWork(Work):
+    """A denoiser that is trained inside a whole model, which is what is saved."""
+
+    pipeline: TextToImagePipeline
+    prompts: Sequence[str]
+    """Of the sample sheets."""
+
+    def preview(self) -> Image.Image:
+        """A picture for each prompt, by the network as it is."""
+        return sheet(self.generate(self.prompts), list(self.prompts))
+
+    def generate(self, prompts: Sequence[str] | None = None, **arguments: Any) -> Any:
+        """Pictures by the network as it is, picture i from seed i; further arguments are the pipeline's.
+
+        Raises:
+            FailureError: the network gives no pictures yet.
+        """
+        self.pipeline.set_progress_bar_config(disable=True)
+        self.pipeline.to(self.pipeline.denoiser.device)  # the loop moves the denoiser alone
+        steps = min(SHEET_STEPS, self.pipeline.default_steps)
+        count = arguments["prompt_embeds"].batch_size if prompts is None else len(prompts)
+        seeds = [torch.Generator().manual_seed(i) for i in range(count)]
+        if prompts is not None:
+            arguments["prompt"] = list(prompts)
+        return self.pipeline(num_inference_steps=steps, generator=seeds, **arguments).images
+
+    def save(self, folder: Path) -> None:
+        encoder: Any = self.pipeline.text_encoder
+        if encoder is not None:  # the name of one that was trained along holds a hash of its weights
+            self.pipeline.denoiser.register_to_config(text_encoder=encoder.identity)
+        self.pipeline.save_pretrained(folder, dtype=torch.float16)
+
+
+# --- networks
+
+
+def build_denoiser(family: str, variant: str, options: Sequence[str], **changes: Any) -> Any:
+    """A network with random weights: the variant with ``changes``, and ``options`` (name=value) on top.
+
+    Raises PochadeError where there can be none.
+    """
+    read = read_options(options, denoisers.parameters(family), family)
+    try:
+        return denoisers.build(family, variant, **{**changes, **read})
+    except PochadeError:
+        raise
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PochadeError(f"options: {', '.join(options)} given, of which no network can be made ({error})") from error
+
+
+def latest_autoencoder(earlier: Sequence[AnyStage], components: Components) -> Any:
+    """The autoencoder that the last stage of its kind trains, without weights. Raises PochadeError without one."""
+    for at in range(len(earlier) - 1, -1, -1):
+        kind = kind_of(earlier[at])
+        if kind.produces == "autoencoder":
+            return kind.autoencoder(earlier[at], earlier[:at], components)
+    raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
+
+
+def with_start(stage: AnyStage, denoiser: nn.Module) -> AnyStage:
+    """The stage with its start weights settled: those of a whole model are loaded here, files by the loop.
+
+    Raises PochadeError, with all differences named, where the model holds another network.
+    """
+    start = stage.initialise_from
+    if start is None or not is_model(start):
+        return stage
+    theirs = load_components(hub.resolve(start), {"text_encoder": None, "autoencoder": None})["denoiser"]
+    ours, weights = denoiser.state_dict(), theirs.state_dict()
+    wrong = sorted(
+        k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape
+    )
+    if wrong:
+        raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
+    denoiser.load_state_dict(weights)
+    return replace(stage, initialise_from=None)
+
+
+def is_model(name: str) -> bool:
+    """Whether a start is a whole model, by the name of a shipped one or the folder of any."""
+    return name in hub.shipped() or (Path(name) / hub.INDEX).is_file()
+
+
+def model_folder(name: str | None) -> Path | None:
+    """The folder of a whole model that a stage goes on from; None where the start is none or a file of weights."""
+    return hub.resolve(name) if name is not None and is_model(name) else None
+
+
+def check_earlier_denoiser(earlier: Sequence[AnyStage]) -> None:
+    """Raises PochadeError where the stage directly before trains no denoiser that could teach."""
+    if not earlier or kind_of(earlier[-1]).produces in ("autoencoder", "decoder"):
+        raise PochadeError("task.teacher: none given, and no stage before trains a denoiser: name a model or a folder")
+
+
+def teachers_autoencoder(
+    stage: AnyStage, teacher: str | None, earlier: Sequence[AnyStage], components: Components
+) -> Any:
+    """The autoencoder of the teacher that a stage names, or of the stage before."""
+    if teacher is None:
+        check_earlier_denoiser(earlier)
+        before = replace(earlier[-1], data=stage.data)
+        return kind_of(before).autoencoder(before, earlier[:-1], components)
+    found = components.autoencoder(str(hub.resolve(teacher)))
+    check_size(stage.data.size, found.downsampling)  # pyright: ignore[reportAttributeAccessIssue]
+    return found
+
+
+def teacher_folder(teacher: str | None, inputs: Inputs) -> Path:
+    """The folder of the teacher that a stage names, or else of the model of the stage before."""
+    if teacher is not None:
+        return hub.resolve(teacher)
+    assert inputs.previous is not None  # as ``check`` has found
+    return inputs.previous.model
+
+
+# --- data and encoders
+
+
+def latent_encoders(autoencoder: Any, text_encoder: PromptEncoder | None, device: torch.device) -> LatentEncoders:
+    """The frozen networks as a cache calls them, moved to ``device``; without a text encoder captions stay words."""
+    identity = images_identity(autoencoder)
+    autoencoder.to(device)
+
+    @torch.no_grad()
+    def encode_images(images: Tensor) -> Tensor:
+        return autoencoder.encode(images.to(device)).float().cpu()
+
+    if text_encoder is None:
+        return LatentEncoders(encode_images, identity, None, None)
+    name = text_encoder.identity
+    cast(nn.Module, text_encoder).to(device)
+    return LatentEncoders(encode_images, identity, text_encoder.encode, name)
+
+
+@contextmanager
+def encoding_on(device: torch.device, autoencoder: Any, text_encoder: PromptEncoder | None) -> Iterator[LatentEncoders]:
+    """``latent_encoders`` for as long as data are encoded; then their memory on the device is free for the training."""
+    try:
+        yield latent_encoders(autoencoder, text_encoder, device)
+    finally:
+        for network in cast(tuple[nn.Module | None, ...], (autoencoder, text_encoder)):
+            if network is not None:
+                network.to("cpu")
+
+
+@torch.no_grad()
+def images_identity(autoencoder: Any) -> str:
+    """What the encoder makes of one picture tells encoders apart; the decoder does not matter here."""
+    side = max(32, 2 * int(autoencoder.downsampling))
+    probe = autoencoder.cpu().encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
+    return str([round(value, 3) for value in probe.flatten().tolist()])
+
+
+def text_of(pipeline: TextToImagePipeline) -> PromptEncoder | None:
+    """The text encoder of a model; None for one that knows classes."""
+    encoder = pipeline.text_encoder
+    return encoder if isinstance(encoder, PromptEncoder) else None
+
+
+def prompts_of(dataset: Dataset, count: int = SHOWN) -> list[str]:
+    """What sample sheets show: classes, or captions from all over the data."""
+    if dataset.classes:
+        return list(dataset.classes[:: -(-len(dataset.classes) // count)])
+    return [dataset.item(i).captions[0] for i in range(0, len(dataset), -(-len(dataset) // count))]
+
+
+def check_teacher(name: str, pipeline: TextToImagePipeline, field: str) -> None:
+    """Raises PochadeError where a model was distilled to few steps, so that it is no start and no teacher."""
+    if takes_few_steps(pipeline.scheduler):
+        raise PochadeError(f"{field}: {name!r} was distilled to few steps: allowed is the model that it was made of")
+
+
+def classes_of(pipeline: TextToImagePipeline) -> tuple[str, ...]:
+    """The names of the classes that a model knows, () where it reads captions."""
+    encoder = pipeline.text_encoder
+    return tuple(encoder.names) if isinstance(encoder, ClassLabelEncoder) else ()
+
+
+def check_conditioning(pipeline: TextToImagePipeline, dataset: Dataset, field: str) -> None:
+    """Raises PochadeError where a model, given as ``field``, and a data set differ in captions or classes."""
+    known = classes_of(pipeline)
+    if pipeline.text_encoder is None or known != tuple(dataset.classes):
+        reads = (
+            "has no text encoder" if pipeline.text_encoder is None else "knows classes" if known else "reads captions"
+        )
+        names = dataset.classes[:NAMED]
+        holds = f"the classes {', '.join(names)}{' ...' * (len(dataset.classes) > NAMED)}" if names else "captions"
+        raise PochadeError(f"{field}: a model that {reads} is given, but the data holds {holds}")
+
+
+def latents_of(
+    data: ImageData, dataset: Dataset, autoencoder: Any, text_encoder: PromptEncoder | None, inputs: Inputs
+) -> Samples:
+    """The latents of a data set with their text, cached below the run or, where the data say so, encoded as drawn."""
+    if not data.cached:
+        return encode_on_the_fly(dataset, data.size, latent_encoders(autoencoder, text_encoder, inputs.device))
+    with encoding_on(inputs.device, autoencoder, text_encoder) as encoders:
+        return cache_latents(dataset, data.size, encoders, inputs.cache, progress=inputs.progress)
+
+
+def previous_model(stage: AnyStage, inputs: Inputs) -> Path | None:
+    """The model of the stage before, where its weights are the start."""
+    previous = inputs.previous
+    return previous.model if previous is not None and stage.initialise_from == str(previous.weights) else None
