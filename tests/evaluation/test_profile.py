@@ -44,7 +44,7 @@ def exported(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory
 
 def check_rows(found: dict[str, Any]) -> None:
     for row in found["rows"]:
-        assert set(row) == {"component", "runtime", "precision", "weights_mb", "error"} | MEASURED
+        assert set(row) == {"component", "runtime", "precision", "weights_mb", "device_mb", "error"} | MEASURED
         assert 10 < row["libraries_mb"] < 1000  # MB: Python with numpy and ONNX Runtime is neither less nor more
         assert abs(row["rest_mb"] - row["libraries_mb"]) < 200  # a toy adds little to it
     for part in found["components"].values():
@@ -84,8 +84,20 @@ def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Pa
     np.testing.assert_allclose(graphs.picture(files, tokenizer, 2, 1, in_turn=True)(), one, atol=1e-4)
     with torch.no_grad():
         other = eager.picture({**found, "component": "picture"})()
-    np.testing.assert_allclose(one, other.numpy(), atol=1e-3)
+    np.testing.assert_allclose(one, other.cpu().numpy(), atol=1e-3)
     assert float(one.std()) > 0.01
+
+
+def test_half_precision_in_eager(toy_pipeline_folder: Path) -> None:
+    settings = {"steps": 1, "threads": 1, "repeats": 1, "runtime": "eager", "device": "cpu"}
+    found = profile(str(toy_pipeline_folder), **settings, precision="bf16")
+    assert (found["device"], found["precision"]) == ("cpu", "bf16")
+    precisions = {row["component"]: row["precision"] for row in found["rows"]}
+    assert precisions == {"text_encoder": "fp32", "denoiser": "bf16", "decoder": "bf16", "picture": "bf16"}
+    parts = found["components"]
+    weights = parts["text_encoder"]["fp32_mb"] + parts["denoiser"]["fp16_mb"] + parts["decoder"]["fp16_mb"]
+    assert found["rows"][-1]["weights_mb"] == pytest.approx(weights)
+    assert {row["device_mb"] for row in found["rows"]} == {None}
 
 
 @pytest.mark.parametrize(
@@ -97,6 +109,8 @@ def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Pa
         ("iris:nano", {"size": 100}, "size: 100 given, allowed are multiples of 32 pixels"),
         ("iris:nano", {"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),
         ("iris:nano", {"batch": 0}, "batch: 0 given"),
+        ("iris:nano", {"device": "gpu"}, "device: 'gpu' given, allowed are auto, cpu"),
+        ("iris:nano", {"precision": "int4"}, "precision: 'int4' given, allowed are auto, fp32"),
         ("iris:nano", {"threads": 0}, "threads: 0 given"),
         ("iris:nano", {"runtime": "onxx"}, r"runtime: 'onxx' given, .*did you mean 'onnx'"),
         ("iris:nano", {"text_encoder": "clip"}, r"text_encoder: 'clip' given, allowed are minilm, tinyclip, clip-l"),

@@ -5,7 +5,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from pochade.cli import options
 from pochade.cli.common import console, print_json, quiet_libraries
+from pochade.device import check_device, check_precision
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -38,6 +40,10 @@ def profile(
     depth: Annotated[
         int | None, typer.Option(help="Iterations, where the family has them; left out, as configured.")
     ] = None,
+    device: options.Device = None,
+    precision: Annotated[
+        str, typer.Option(help="Of denoiser and decoder in eager: auto, fp32, bf16 or fp16.")
+    ] = "fp32",
     runtime: Annotated[str, typer.Option(help="eager, onnx or all.")] = "all",
     repeats: Annotated[int, typer.Option(help="Calls, of which the fastest counts.")] = 5,
     keep: Annotated[Path | None, typer.Option(help="Folder that keeps the exported graphs.")] = None,
@@ -46,9 +52,11 @@ def profile(
     """Measure memory and time of a model's parts, and of a whole picture.
 
     Each figure comes from a process of its own: text encoder, denoiser, decoder, and all of them together, in eager
-    float32 and in ONNX Runtime with float32 and with 8-bit weights; there also part by part, each loaded when its turn
-    comes and let go.
+    and in ONNX Runtime with float32 and with 8-bit weights; there also part by part, each loaded when it is needed and
+    released. Eager runs on the device, ONNX Runtime on the CPU.
     """
+    check_device(device or "auto")
+    check_precision(precision)
     quiet_libraries()
     with console(stderr=True).status("reading the model") as status:
         from pochade.evaluation.profile.costs import profile as measure
@@ -61,6 +69,8 @@ def profile(
             batch=batch,
             threads=threads,
             depth=depth,
+            device=device or "auto",
+            precision=precision,
             runtime=runtime,
             repeats=repeats,
             keep=keep,
@@ -98,7 +108,7 @@ def _components(found: "Profile") -> "Table":
 def _rows(found: "Profile") -> "Table":
     from rich.table import Table
 
-    columns = ("", "runtime", "weights", "file MB", "MB at rest", "MB at peak", "ms", "error")
+    columns = ("", "runtime", "weights", "file MB", "MB at rest", "MB at peak", "GPU MB", "ms", "error")
     pixels, steps = found["size"], found["steps"]
     table = Table(*columns, title=f"{pixels} x {pixels} pixels, {steps} steps, {found['threads']} threads")
     for row in found["rows"]:
@@ -109,6 +119,7 @@ def _rows(found: "Profile") -> "Table":
             f"{row['weights_mb']:,.1f}",
             f"{row['rest_mb']:,.0f}",
             f"{max(row['peak_mb'], row['loading_mb']):,.0f}",
+            "-" if row["device_mb"] is None else f"{row['device_mb']:,.0f}",
             f"{1e3 * row['seconds']:,.1f}",
             "-" if row["error"] is None else f"{row['error']:.1%}",
         )
@@ -121,6 +132,8 @@ def _notes(found: "Profile") -> str:
         "ms: one call of a component; whole picture: text encoder, every step and decoder, without guidance; part by "
         "part: with the time that loading takes.",
     ]
+    if any(row["device_mb"] is not None for row in found["rows"]):
+        lines.append(f"GPU MB: the most that the process has allocated on {found['device']}.")
     if any(row["error"] is not None for row in found["rows"]):
         lines.append(
             "error: of int8 against fp32, in deviations of the output. The decoder stays fp32: convolutions are slower "

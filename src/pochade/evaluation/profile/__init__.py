@@ -86,7 +86,7 @@ def reset_peak() -> None:
 
 
 def seconds_per_call(call: Callable[[], object], repeats: int = 5, warm_up: int = 2) -> float:
-    """The fastest of ``repeats`` calls after ``warm_up`` ones, without gradients; waits for CUDA where in use."""
+    """The fastest of ``repeats`` calls after ``warm_up`` ones, without gradients; waits for a GPU that is in use."""
     if repeats < 1:
         raise ValueError(f"repeats: {repeats} given, allowed are 1 and more")
     torch = sys.modules.get("torch")
@@ -105,6 +105,8 @@ def seconds_per_call(call: Callable[[], object], repeats: int = 5, warm_up: int 
 def _wait(torch: Any) -> None:
     if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.synchronize()
+    elif torch is not None and torch.backends.mps.is_available():
+        torch.mps.synchronize()
 
 
 def measure(load: Callable[[], Callable[[], object]], repeats: int) -> Measured:

@@ -16,9 +16,20 @@ from typing import Any
 import torch
 from torch import nn
 
+from pochade.device import precision_name, resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, model_size
-from pochade.evaluation.profile.figures import Component, EagerJob, Graphs, GraphsJob, Measured, Profile, Row, Settings
+from pochade.evaluation.profile.figures import (
+    Component,
+    Eager,
+    EagerJob,
+    Graphs,
+    GraphsJob,
+    Measured,
+    Profile,
+    Row,
+    Settings,
+)
 from pochade.evaluation.profile.models import is_random, load, load_skeleton
 from pochade.export.onnx import (
     Exported,
@@ -51,6 +62,8 @@ def profile(
     batch: int = 1,
     threads: int | None = None,
     depth: int | None = None,
+    device: str = "auto",
+    precision: str = "fp32",
     runtime: str = "all",
     repeats: int = 5,
     keep: str | os.PathLike[str] | None = None,
@@ -70,6 +83,8 @@ def profile(
         batch: pictures at once.
         threads: of the processor (None: as torch chooses).
         depth: iterations, where the family has them (None: as configured).
+        device: of eager, as ``pochade.device.resolve_device`` takes it; graphs run on the CPU.
+        precision: of denoiser and decoder in eager, as ``pochade.device.resolve_precision`` takes it.
         runtime: "eager", "onnx" or "all".
         repeats: calls of which the fastest counts.
         keep: an empty or new folder for the exported graphs (None: they are removed).
@@ -87,6 +102,8 @@ def profile(
         raise PochadeError(f"runtime: {runtime!r} given, allowed are {', '.join(RUNTIMES)}{nearest(runtime, RUNTIMES)}")
     if runtime != "eager":
         _need_onnx()
+    place = resolve_device(device)
+    chosen = precision_name(resolve_precision(precision, place))
     folder = None if keep is None else _empty_folder(Path(keep))
     log = log or (lambda _: None)
     modules = {name: load_skeleton(model, name, text_encoder) for name in COMPONENTS}
@@ -103,6 +120,8 @@ def profile(
         "batch": batch,
         "threads": threads or torch.get_num_threads(),
         "depth": depth,
+        "device": str(place),
+        "precision": chosen,
         "repeats": repeats,
     }
     found: Profile = {
@@ -123,13 +142,20 @@ def profile(
         for component in (*names, PICTURE):
             log(f"{component}, eager")
             job: EagerJob = {**settings, "component": component}
-            measured: Measured = _run("eager", component, job)
-            weights = sum(found["components"][n]["fp32_mb"] for n in names if component in (n, PICTURE))
-            found["rows"].append(_row(component, "eager", "fp32", weights, measured, None))
+            measured: Eager = _run("eager", component, job)
+            weights = sum(_weights_mb(found, n) for n in names if component in (n, PICTURE))
+            row = _row(component, "eager", "fp32" if component == "text_encoder" else chosen, weights, measured, None)
+            found["rows"].append({**row, "device_mb": measured["device_mb"]})
     if runtime != "eager":
         with tempfile.TemporaryDirectory(prefix="pochade-profile-") as temporary:
             _in_onnx(found, names, folder or Path(temporary), tokenizer, log)
     return found
+
+
+def _weights_mb(found: Profile, component: str) -> float:
+    """Of a component in eager: a pipeline keeps the text encoder in float32."""
+    size = found["components"][component]
+    return size["fp32_mb"] if component == "text_encoder" or found["precision"] == "fp32" else size["fp16_mb"]
 
 
 def _component(module: nn.Module, random: bool) -> Component:
@@ -242,6 +268,7 @@ def _row(component: str, runtime: str, precision: str, weights: float, measured:
         "rest_mb": measured["rest_mb"],
         "peak_mb": measured["peak_mb"],
         "seconds": measured["seconds"],
+        "device_mb": None,
         "error": error,
     }
 

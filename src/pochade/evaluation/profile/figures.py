@@ -31,6 +31,8 @@ class Row(Measured):
     precision: str
     weights_mb: float
     """Of the files; in eager of the parameters."""
+    device_mb: float | None
+    """The peak of the memory of a GPU; None on the CPU, and where the device does not say."""
     error: float | None
     """Of 8-bit weights, see `pochade.export.quantize`."""
 
@@ -60,6 +62,10 @@ class Settings(TypedDict):
     batch: int
     threads: int
     depth: int | None
+    device: str
+    """Of eager; exported graphs run on the CPU."""
+    precision: str
+    """Of denoiser and decoder in eager: fp32, bf16 or fp16."""
     repeats: int
 
 
@@ -67,6 +73,12 @@ class EagerJob(Settings):
     """What a process measures in eager."""
 
     component: str
+
+
+class Eager(Measured):
+    """What a process of eager networks reports besides."""
+
+    device_mb: float | None
 
 
 class GraphsJob(TypedDict):
