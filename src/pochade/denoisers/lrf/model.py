@@ -252,7 +252,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             context = block.text.context(text[0]) if block.text is not None and text is not None else None
             prepared.append((block, block.modulation(embedding), context))
 
-        h = x
+        h = x.view_as(x)  # a use of x apart, so that its gradients add up in the order of the recursions
         full: bool = self.config.gradient == "full"
         for recursion in range(recursions):
             last = recursion == recursions - 1
