@@ -58,7 +58,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "editing_instructions": (f"{BENCHMARKS}/editing.json", editing.editing_instructions),
     "editing_kinds": (f"{BENCHMARKS}/editing.json", editing.editing_kinds),
     "editing_local": (f"{BENCHMARKS}/editing.json", editing.editing_local),
-    "reference": (f"{BENCHMARKS}/reference.json", editing.reference),
+    "image_prompt": (f"{BENCHMARKS}/image_prompt.json", editing.image_prompt),
     "editing_generation": (f"{BENCHMARKS}/editing.json", editing.editing_generation),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),

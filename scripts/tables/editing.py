@@ -98,13 +98,14 @@ def editing_generation(record: dict[str, Any]) -> str:
     return table(columns, lines)
 
 
-def reference(record: dict[str, Any]) -> str:
-    """How a reference is followed, and what the words lose by it."""
+def image_prompt(record: dict[str, Any]) -> str:
+    """How an image prompt is followed, and what the text prompt loses by it."""
     names = {"train": "training concepts", "held_out": "held-out concepts"}
     lines: list[list[str]] = []
     for row in record["rows"]:
-        way = row["reference"] if row["reference"] == "none" else f"{row['reference']}, scale {row['scale']:g}"
+        given = row["image_prompt"]
+        way = given if given == "none" else f"{given}, scale {row['scale']:g}"
         figures = (_value(row, name, form) for name, form in (("colours", ".3f"), ("features", ".2f"), ("R@1", ".2f")))
         lines.append([names[row["split"]], way, *figures])
-    columns = ["words of", "reference shown", "colours apart from its own", "features apart from its own", "R@1"]
+    columns = ["captions of", "image prompt", "colours apart from its own", "features apart from its own", "R@1"]
     return f"{record['rows'][0]['pictures']} pictures a row:\n\n" + table(columns, lines)

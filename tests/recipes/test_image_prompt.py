@@ -67,7 +67,7 @@ def changes(pictures: Path, generator_folder: Path) -> list[str]:
 
 @pytest.fixture(scope="module")
 def trained(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("runs") / "reference"
+    out = tmp_path_factory.mktemp("runs") / "image-prompt"
     # A rate so large that three steps are seen.
     model = train("image-prompt", [*changes, "learning_rate=0.05"], out)
     assert model == out / "1-image_prompt" / "model"
@@ -135,7 +135,9 @@ def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> Non
         lambda: paint(other, "a cat", image_prompt=drawing(0)),
         lambda: other.encode_image_prompt(drawing(0)),
     ):
-        with pytest.raises(PochadeError, match=r"image_prompt: given, but this model .* pochade train reference makes"):
+        with pytest.raises(
+            PochadeError, match=r"image_prompt: given, but this model .* pochade train image-prompt makes"
+        ):
             attempt()
     for wrong, message in (
         ("style.png", "image_prompt: str given, allowed are a picture"),

@@ -127,8 +127,8 @@ def check_image_prompt(dim: int) -> None:
     """Raises PochadeError where a denoiser has no input for an image prompt (``dim`` is 0)."""
     if not dim:
         raise PochadeError(
-            "image_prompt: given, but this model has no input for it, allowed is none: pochade train reference makes a "
-            "model that has one"
+            "image_prompt: given, but this model has no input for it, allowed is none: pochade train image-prompt "
+            "makes a model that has one"
         )
 
 

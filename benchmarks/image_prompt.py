@@ -1,13 +1,13 @@
-"""How well a reference is followed, and what the words lose by it.
+"""How well an image prompt is followed, and what the text prompt loses by it.
 
-    python benchmarks/reference.py runs/reference/1-reference/model --references openmoji+FOLDER
+    python benchmarks/image_prompt.py runs/image-prompt/1-image_prompt/model --image-prompts openmoji+FOLDER
 
-Prompts are captions of drawings; each is painted with a reference that is another, held-out picture, with the reference
-of the next prompt, and without one. "colours" is the total variation between the colours of the painting and those of
-its own reference (joint histograms of 4 x 4 x 4 bins; 0 equal, 1 nothing in common). "features" is the root mean square
+Prompts are captions of drawings; each is sampled with an image prompt that is another, held-out picture, with that of
+the next prompt, and without one. "colours" is the total variation between the colours of the result and those of its
+own image prompt (joint histograms of 4 x 4 x 4 bins; 0 equal, 1 nothing in common). "features" is the root mean square
 difference of their features, in deviations over the training set: that is what the network was trained to read, so it
 is no independent measure. R@1 is the fraction of samples whose caption is found among 100 by a probe fitted to real
-drawings alone. Writes docs/benchmarks/reference.json and docs/images/reference.png.
+drawings alone. Writes docs/benchmarks/image_prompt.json and docs/images/image_prompt.png.
 """
 
 import argparse
@@ -34,9 +34,9 @@ DOCS = Path(__file__).parents[1] / "docs"
 BATCH = 25
 BINS = 4
 SHOWN = (5, 7)
-"""References and prompts on the sheet,"""
+"""Image prompts and prompts on the sheet."""
 SHOWN_SCALE = 0.3
-"""and how strongly they are followed there."""
+"""Of the image prompts there."""
 
 
 def colours(image: Tensor) -> Tensor:
@@ -51,30 +51,27 @@ def between(one: Tensor, other: Tensor) -> float:
     return float((one - other).abs().sum()) / 2
 
 
-def paint(pipe: Any, prompts: list[str], references: Tensor | None, scale: float, steps: int) -> Tensor:
+def generate(pipe: Any, prompts: list[str], features: Tensor | None, scale: float, steps: int) -> Tensor:
     """A picture for each prompt, uint8 [n, 3, H, W], the i-th from seed i."""
     images: list[Tensor] = []
     for start in range(0, len(prompts), BATCH):
         rows = range(start, min(start + BATCH, len(prompts)))
-        told = (
-            {}
-            if references is None
-            else {"image_prompt": references[rows.start : rows.stop], "image_prompt_scale": scale}
-        )
+        part = None if features is None else features[rows.start : rows.stop]
+        options = {} if part is None else {"image_prompt": part, "image_prompt_scale": scale}
         images.append(
             pipe(
                 [prompts[i] for i in rows],
                 num_inference_steps=steps,
                 generator=[torch.Generator().manual_seed(i) for i in rows],
                 output_type="pt",
-                **told,
+                **options,
             ).images
         )
     return (torch.cat(images) * 255).round().to(torch.uint8)
 
 
-def held_out_references(source: str, size: int, prompts: list[str]) -> list[Image.Image]:
-    """Pictures of a source that were held out of training, one for each prompt, none of them called as it is."""
+def held_out_pictures(source: str, size: int, prompts: list[str]) -> list[Image.Image]:
+    """Pictures of a source that were held out of training, one for each prompt, none of them with that caption."""
     pictures = open_source(source, "held_out")
     step = max(1, len(pictures) // len(prompts))
     chosen: list[int] = []
@@ -100,7 +97,7 @@ def measured(values: list[float], name: str) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("model")
-    parser.add_argument("--references", default="openmoji", help="where they come from, as data.source in training")
+    parser.add_argument("--image-prompts", default="openmoji", help="where they come from, as data.source in training")
     parser.add_argument("--samples", type=int, default=100, help="prompts of each split")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--scales", type=float, nargs="+", default=[0.2, 0.3, 1.0])
@@ -114,48 +111,48 @@ def main() -> None:
     real = read_splits(open_source("openmoji", "all"), size).present()
     embeddings = {split: caption_embeddings(pictures.captions) for split, pictures in real.items()}
     probe = RetrievalProbe.fit(pooled_features(net, real["train"].images), embeddings["train"])
-    record: dict[str, Any] = {"size": size, "steps": args.steps, "references": args.references}
+    record: dict[str, Any] = {"size": size, "steps": args.steps, "image_prompts": args.image_prompts}
     record |= {"encoder": pipe.denoiser.config.image_prompt_encoder, "rows": []}
-    references: list[Image.Image] = []
+    images: list[Image.Image] = []
     features = torch.zeros(0)
     for split, pictures in real.items():
         order = evenly(len(pictures.captions), args.samples)
         captions, concepts = ([part[i] for i in order] for part in (pictures.captions, pictures.concepts))
         prompts = captions[: args.samples]
-        references = held_out_references(args.references, size, prompts)
-        features = pipe.encode_image_prompt(references)
-        histograms = [colours(to_uint8(reference)) for reference in references]
+        images = held_out_pictures(args.image_prompts, size, prompts)
+        features = pipe.encode_image_prompt(images)
+        histograms = [colours(to_uint8(image)) for image in images]
         ways: list[tuple[str, Tensor | None, float]] = [("none", None, 0.0)]
         ways += [("its own", features, scale) for scale in args.scales]
         ways += [("another", features.roll(-1, 0), scale) for scale in args.scales]
         for way, shown, scale in ways:
-            made = paint(pipe, prompts, shown, scale, args.steps)
+            made = generate(pipe, prompts, shown, scale, args.steps)
             found = encoder(made.float() / 127.5 - 1)
             apart = ((found - features) * branch.rate.float()).square().mean((1, 2)).sqrt()
             precision = probe.precision(pooled_features(net, made), embeddings[split][order], concepts)
-            row = {"split": split, "reference": way, "scale": scale, "pictures": len(prompts)}
+            row = {"split": split, "image_prompt": way, "scale": scale, "pictures": len(prompts)}
             row |= measured([between(colours(x), h) for x, h in zip(made, histograms, strict=True)], "colours")
             row |= measured(apart.tolist(), "features")
             row |= {"R@1": precision.top1, "R@1 standard error": precision.standard_error1}
             record["rows"].append(row)
             print(json.dumps(row), flush=True)
-    write_text(args.output / "benchmarks" / "reference.json", json.dumps(record, indent=2) + "\n")
+    write_text(args.output / "benchmarks" / "image_prompt.json", json.dumps(record, indent=2) + "\n")
     captions = [real["train"].captions[i] for i in evenly(len(real["train"].captions), SHOWN[1])]
-    page = _page(pipe, references, features, captions, args.steps)
-    write_png(args.output / "images" / "reference.png", page)
+    page = _page(pipe, images, features, captions, args.steps)
+    write_png(args.output / "images" / "image_prompt.png", page)
 
 
-def _page(pipe: Any, references: list[Image.Image], features: Tensor, captions: list[str], steps: int) -> Image.Image:
-    """References down, prompts across; the first row is without a reference."""
+def _page(pipe: Any, images: list[Image.Image], features: Tensor, captions: list[str], steps: int) -> Image.Image:
+    """Image prompts down, prompts across; the first row is without an image prompt."""
     rows, columns = SHOWN
     prompts = captions[:columns]
-    chosen = list(range(0, len(references), max(1, len(references) // rows)))[:rows]
+    chosen = list(range(0, len(images), max(1, len(images) // rows)))[:rows]
     blank = Image.new("RGB", (pipe.default_size, pipe.default_size), "white")
-    cells = [blank, *map(to_pil, paint(pipe, prompts, None, 0.0, steps))]
+    cells = [blank, *map(to_pil, generate(pipe, prompts, None, 0.0, steps))]
     for i in chosen:
         same = features[i : i + 1].expand(columns, -1, -1)
-        cells += [references[i], *map(to_pil, paint(pipe, prompts, same, SHOWN_SCALE, steps))]
-    labels = [x for first in ("no reference", *["reference"] * len(chosen)) for x in (first, *prompts)]
+        cells += [images[i], *map(to_pil, generate(pipe, prompts, same, SHOWN_SCALE, steps))]
+    labels = [x for first in ("no image prompt", *["image prompt"] * len(chosen)) for x in (first, *prompts)]
     return sheet(cells, labels, columns=columns + 1, cell=pipe.default_size)
 
 
