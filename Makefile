@@ -23,7 +23,7 @@ $(READY_TO_RUN): pyproject.toml scripts/setup
 $(READY_TO_TEST): pyproject.toml scripts/setup
 	scripts/setup dev
 
-demo: $(READY_TO_RUN)  ## Paint a sheet of prompts with the shipped checkpoint into demo.png
+demo: $(READY_TO_RUN)  ## Generate a sheet of prompts with the shipped checkpoint into demo.png
 	$(BIN)/pochade generate --sheet demo.png --seed 7 \
 	  "a red apple" "cat face" "sailboat" "red heart" "house" "butterfly" "pizza" "rocket" \
 	  "deciduous tree" "guitar" "snowman" "tropical fish" "umbrella" "grinning face" "bicycle" "hatching chick"

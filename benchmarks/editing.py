@@ -1,13 +1,13 @@
-"""What a model that was taught to edit does to held-out drawings, beside what costs no training.
+"""What a model that was trained to edit does to held-out drawings, beside baselines without training.
 
     python benchmarks/editing.py microforge-nano=runs/edit/1-edit/model
     python benchmarks/editing.py lrf-openmoji=runs/lrf/1-edit/model --tasks edit --pairs 200
     python benchmarks/editing.py microforge-nano:channels=runs/channels/1-edit/model
 
-Before the = stands the name of the model that it was taught from, and behind a colon what tells several of these apart:
+Before the = stands the model that its training started from, and behind a colon a suffix if there are several:
 the former edits without training, beside copying the input and enlarging bicubically. Pairs are of concepts that no
 training saw. Writes docs/benchmarks/editing.json, in which other models stay, and docs/images/editing-MODEL.png.
-Pictures painted from captions alone, before and after, are kept below --pictures, so that an interrupted run goes on.
+Pictures generated from captions alone, before and after, are kept below --pictures, so that an interrupted run goes on.
 """
 
 import argparse
@@ -40,9 +40,9 @@ SHOWN = 4
 """Pairs of each task on the sheet."""
 FACTORS = (2, 4)
 UNGUIDED = 1.0
-"""The guidance with which holes are filled: more of it paints further from the average, and so from any one target."""
+"""Guidance scale of inpainting: more of it generates further from the average, and so from any one target."""
 STRENGTH = 0.5
-"""At which an instruction is tried as a description, by a model that was taught nothing."""
+"""At which an instruction is tried as a description, by a model that was not trained for it."""
 TASKS = ("inpaint", "super_resolution", "edit", "local", "generate")
 LOCAL = "local"
 """The kind of edit that goes with a mask."""
@@ -54,7 +54,7 @@ def pictures(images: Sequence[Image.Image]) -> Tensor:
 
 
 def psnr(one: Tensor, other: Tensor, where: Tensor | None = None) -> list[float]:
-    """In dB, one for each picture of [n, 3, H, W] in [0, 1]; ``where`` [n, 1, H, W] tells the pixels that count."""
+    """In dB, one for each picture of [n, 3, H, W] in [0, 1]; ``where`` [n, 1, H, W] marks the pixels that count."""
     weight = torch.ones_like(one[:, :1]) if where is None else where
     squares = ((one - other).square().mean(1, keepdim=True) * weight).flatten(1).sum(1)
     return (-10 * torch.log10((squares / weight.flatten(1).sum(1)).clamp_min(1e-10))).tolist()
@@ -72,7 +72,7 @@ def mean(values: Sequence[float], name: str) -> dict[str, float]:
 
 
 def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any], seed: int) -> Tensor:
-    """What a pipeline gives for the rows of some lists, the i-th from a seed of its own."""
+    """What a pipeline gives for the items of some lists, the i-th from a seed of its own."""
     parts: list[Tensor] = []
     for start in range(0, count, BATCH):
         rows = slice(start, min(start + BATCH, count))
@@ -96,11 +96,11 @@ def drawn(size: int, kinds: Sequence[str], count: int, seed: int) -> list[Pair]:
 
 
 class Bench:
-    """One taught model and the one that it was taught from."""
+    """One trained model and the one that its training started from."""
 
     def __init__(self, name: str, folder: str, args: Any) -> None:
         self.name, self.folder, self.args = name, folder, args
-        self.untaught = name.partition(":")[0]
+        self.start = name.partition(":")[0]
         self.rows: list[dict[str, Any]] = []
         self.shown: list[tuple[Image.Image, str]] = []
         config = pochade.TextToImagePipeline.from_pretrained(folder)
@@ -115,7 +115,7 @@ class Bench:
         self.shown += [(to_image(2 * image - 1), text) for image, text in columns]
 
     def ways(self, kind: str) -> list[tuple[str, Any]]:
-        return [("without training", loaded(kind, self.untaught)), ("taught", loaded(kind, self.folder))]
+        return [("without training", loaded(kind, self.start)), ("trained", loaded(kind, self.folder))]
 
     def inpaint(self) -> None:
         pairs = drawn(self.size, ["inpaint"], self.args.pairs, self.args.seed)
@@ -136,7 +136,7 @@ class Bench:
             self.row("inpaint", way, pairs=len(pairs), outside=outside, **mean(psnr(images, truth, holes), "psnr"))
         for i in range(SHOWN):
             self.show((grey[i], "inpaint"), (found["without training"][i], "without training"))
-            self.show((found["taught"][i], prompts[i]), (truth[i], "target"))
+            self.show((found["trained"][i], prompts[i]), (truth[i], "target"))
 
     def super_resolution(self) -> None:
         pairs = drawn(self.size, ["inpaint"], self.args.pairs, self.args.seed + 1)
@@ -156,15 +156,15 @@ class Bench:
                 self.row("super_resolution", way, pairs=len(pairs), factor=factor, **figures)
         for i in range(SHOWN):
             self.show((bicubic[i], "4x, bicubic"), (found["without training"][i], "without training"))
-            self.show((found["taught"][i], "taught"), (truth[i], "target"))
+            self.show((found["trained"][i], "trained"), (truth[i], "target"))
 
     def edit(self) -> None:
         pairs = drawn(self.size, [kind for kind in EDITS if kind != LOCAL], self.args.pairs, self.args.seed + 2)
         before, target = (pictures([getattr(p, side) for p in pairs]) for side in ("source", "target"))
         kinds, words = [pair.name.rpartition("-")[2] for pair in pairs], [pair.instruction for pair in pairs]
-        asked = {
+        calls = {
             "without training": lambda words, image, pipe, **options: pipe(words, image, STRENGTH, **options),
-            "taught": lambda words, image, pipe, **options: pipe(
+            "trained": lambda words, image, pipe, **options: pipe(
                 instruction=words,
                 image=image,
                 guidance_scale=self.args.guidance,
@@ -176,7 +176,7 @@ class Bench:
         for way, pipe in self.ways("ImageToImagePipeline"):
 
             def call(*rows: Any, way: str = way, pipe: Any = pipe, **options: Any) -> Any:
-                return asked[way](*rows, pipe=pipe, num_inference_steps=self.args.steps, **options)
+                return calls[way](*rows, pipe=pipe, num_inference_steps=self.args.steps, **options)
 
             found[way] = in_batches(call, len(pairs), words, before, seed=self.args.seed)
         with torch.no_grad():
@@ -203,10 +203,10 @@ class Bench:
         for kind in sorted(set(kinds)):
             i = kinds.index(kind)
             self.show((before[i], "before"), (found["without training"][i], "without training"))
-            self.show((found["taught"][i], words[i]), (target[i], "target"))
+            self.show((found["trained"][i], words[i]), (target[i], "target"))
 
     def local(self) -> None:
-        """One area recoloured, of which only the mask says which."""
+        """One area recoloured, marked by the mask alone."""
         pairs = drawn(self.size, [LOCAL], self.args.pairs, self.args.seed + 3)
         before, target = (pictures([getattr(p, side) for p in pairs]) for side in ("source", "target"))
         words, masks = [pair.instruction for pair in pairs], [pair.mask for pair in pairs]
@@ -222,7 +222,7 @@ class Bench:
         found = {
             "the input": before,
             "without the mask": in_batches(partial(call, editor), len(pairs), words, before, seed=self.args.seed),
-            "taught": in_batches(partial(call, inpainter), len(pairs), words, before, masks, seed=self.args.seed),
+            "trained": in_batches(partial(call, inpainter), len(pairs), words, before, masks, seed=self.args.seed),
         }
         for way, images in found.items():
             nearer = distances(images, target, marked) < distances(images, before, marked)
@@ -236,10 +236,10 @@ class Bench:
             )
         for i in range(SHOWN):
             self.show((before[i] * (0.4 + 0.6 * marked[i]), "marked"), (found["without the mask"][i], "without a mask"))
-            self.show((found["taught"][i], words[i]), (target[i], "target"))
+            self.show((found["trained"][i], words[i]), (target[i], "target"))
 
     def generate(self) -> None:
-        for way, folder in (("before", self.untaught), ("after", self.folder)):
+        for way, folder in (("before", self.start), ("after", self.folder)):
             pipe = loaded("TextToImagePipeline", folder)
             report = evaluate(
                 pipe,
@@ -247,7 +247,7 @@ class Bench:
                 samples=self.args.samples,
                 steps=self.args.steps,
                 guidance=pipe.default_guidance,
-                out=self.args.pictures / f"{self.untaught if way == 'before' else self.name}-{way}",
+                out=self.args.pictures / f"{self.start if way == 'before' else self.name}-{way}",
                 model=folder,
                 progress=False,
             ).figures
@@ -256,7 +256,7 @@ class Bench:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("models", nargs="+", help="MODEL=FOLDER of what it was taught")
+    parser.add_argument("models", nargs="+", help="MODEL=FOLDER of the trained model")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--pairs", type=int, default=100)
     parser.add_argument("--steps", type=int, default=20)

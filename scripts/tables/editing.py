@@ -4,7 +4,7 @@ from typing import Any
 
 from tables.cells import table
 
-TAUGHT = ("without training", "taught")
+EDITED = ("without training", "trained")
 EQUAL = 100.0
 """PSNR of what is the same to the bit, as the benchmark has it."""
 
@@ -23,7 +23,7 @@ def editing_inpaint(record: dict[str, Any]) -> str:
     ways = list(dict.fromkeys(row["way"] for row in rows))
     cells = {(row["model"], row["way"]): _value(row, "psnr", ".1f") for row in rows}
     models = list(dict.fromkeys(row["model"] for row in rows))
-    outside = max(row["outside"] for row in rows if row["way"] in TAUGHT)
+    outside = max(row["outside"] for row in rows if row["way"] in EDITED)
     head = (
         f"PSNR in dB inside the hole, {rows[0]['pairs']} held-out drawings; outside it the greatest difference from "
         f"the input is {outside:g}:"
@@ -64,7 +64,7 @@ def editing_instructions(record: dict[str, Any]) -> str:
 
 def editing_kinds(record: dict[str, Any]) -> str:
     """The share of pictures nearer the target than the input, a row a model, a column a kind of edit."""
-    rows = [row for row in _rows(record, "edit") if row["way"] == "taught"]
+    rows = [row for row in _rows(record, "edit") if row["way"] == "trained"]
     kinds = list(rows[0]["kinds"])
     lines = [[row["model"], *(f"{row['kinds'][k][0]:.2f} ({row['kinds'][k][1]})" for k in kinds)] for row in rows]
     return table(["", *(kind.replace("_", " ") for kind in kinds)], lines)

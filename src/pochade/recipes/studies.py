@@ -19,7 +19,7 @@ class Case:
     options: tuple[str, ...] = ()
     """Arguments of the network, added to those of the study."""
     expected: str = ""
-    """What those who proposed the thing expect of it."""
+    """The published expectation."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "lira": Study(
-        "what LiRA's reasoning loop buys, and where on the path training should look",
+        "what LiRA's reasoning loop gains, and which density of training times is best",
         "denoiser",
         ("task.family=lira", "task.density=laplace"),
         ("sample_size=16", "ponder_weight=0.001"),
@@ -53,12 +53,12 @@ STUDIES: dict[str, Study] = {
         },
     ),
     "microforge": Study(
-        "what each part of MicroForge buys: its published ablations A1 to A8, at 128 px",
+        "what each part of MicroForge gains: its published ablations A1 to A8, at 128 px",
         "microforge-study",
         (),
         (),
         {
-            "base": Case("as it is: planner, scans, shared attention, convolutions, carry, grouped adaLN, f32"),
+            "base": Case("as it is: planner, scans, shared attention, convolutions, plan state, grouped adaLN, f32"),
             "a1": Case("no planner", options=("plan_tokens=0",), expected="FID 2 to 5 % worse"),
             "a2": Case(
                 "full attention, no scans",
@@ -67,7 +67,7 @@ STUDIES: dict[str, Study] = {
             ),
             "a3": Case("no shared attention", options=("attention_every=0",), expected="FID 1 to 3 % worse"),
             "a4": Case("no convolution beside the scans", options=("depthwise=false",), expected="FID 2 to 4 % worse"),
-            "a5": Case("no carry from step to step", options=("self_conditioning=false",), expected="more step jitter"),
+            "a5": Case("no plan state", options=("self_conditioning=false",), expected="more step jitter"),
             "a6": Case("full adaLN", options=("modulation=full",), expected="46 % more parameters, marginal gain"),
             "a7_f16": Case(
                 "f16: 4 times the tokens, a quarter of the channels",
