@@ -60,7 +60,7 @@ def test_progress_without_a_terminal_tells_the_time_left(capsys: pytest.CaptureF
     line = {"step": 10, "loss": 0.5, "gradient_norm": 1.0, "seconds_per_step": 2.0, "learning_rate": 1e-3}
     for shown in (True, False):
         progress = Progress("toy", 0, 100, shown)
-        progress.say("begins")
+        progress.message("begins")
         progress.step(10)
         progress.log(line)
         progress.close()

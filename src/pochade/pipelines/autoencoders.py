@@ -5,20 +5,15 @@ from typing import Any
 
 from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
 
-from pochade.autoencoders import pretrained, tiny_decoder
-from pochade.autoencoders.base import ImageAutoencoder
-from pochade.autoencoders.deep_compression import DeepCompressionVAE
+from pochade.autoencoders import pretrained
 from pochade.autoencoders.load_diffusers import load_diffusers
 from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiny import TinyAutoencoder
-from pochade.autoencoders.wavelet import WaveletVAE
+from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
+from pochade.pipelines.components import find_autoencoder
 from pochade.pipelines.loading import load_component, load_components
-
-OWN: dict[str, type[ImageAutoencoder]] = {
-    cls.__name__: cls for cls in (TinyAutoencoder, WaveletVAE, DeepCompressionVAE, PretrainedAutoencoder)
-}
 
 
 def load_autoencoder(name_or_folder: str) -> Any:
@@ -34,11 +29,11 @@ def load_autoencoder(name_or_folder: str) -> Any:
             raise PochadeError(f"autoencoder: {name_or_folder!r} given, a model that has none")
         return parts["autoencoder"]
     if (folder / "config.json").is_file():
-        kind = hub.read_json(folder / "config.json").get("_class_name")
-        if kind == tiny_decoder.TinyVAEDecoder.__name__:
+        own = find_autoencoder(str(hub.read_json(folder / "config.json").get("_class_name")))
+        if own is TinyVAEDecoder:
             raise PochadeError(f"autoencoder: {name_or_folder!r} holds a decoder alone, which cannot encode")
-        if kind in OWN:
-            return load_component(OWN[kind], folder)
+        if own is not None:
+            return load_component(own, folder)
     theirs = load_diffusers(name_or_folder, (AutoencoderTiny, *pretrained.CLASSES))
     if isinstance(theirs, AutoencoderTiny):
         return TinyAutoencoder.from_network(theirs, name_or_folder)

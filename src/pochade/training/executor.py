@@ -162,7 +162,8 @@ def _inputs(
         kind_of(before).produces: result.model for before, result in zip(earlier, results, strict=True)
     }
     previous = results[-1] if results else None
-    return Inputs(components, models, previous, out / "cache", own_device(stage.device))
+    progress = os.environ.get("RANK", "0") == "0"
+    return Inputs(components, models, previous, out / "cache", own_device(stage.device), progress)
 
 
 def own_device(name: str) -> torch.device:

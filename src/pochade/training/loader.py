@@ -29,7 +29,7 @@ def draw(samples: Samples, seed: int, positions: Sequence[int]) -> Batch:
 
 @dataclass(frozen=True)
 class _Ready:
-    """A batch on its way, and what tells that it has arrived."""
+    """A batch on its way, and the event of its arrival."""
 
     batch: Batch
     event: torch.Event | None = None
@@ -39,7 +39,7 @@ class Loader:
     """The micro-batches of one process, in order, drawn ahead by a thread; to be iterated once.
 
     Iterating gives ``accumulate`` batches for each step from ``start`` to ``stop``, on ``device``. An error in the
-    samples is raised where the batch is asked for. ``close`` ends the thread.
+    samples is raised where the batch is taken. ``close`` ends the thread.
 
     Args:
         batch_size: the samples of one optimiser step over all processes and micro-batches; it must divide by

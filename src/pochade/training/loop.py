@@ -92,7 +92,7 @@ def train(
     is none); a finished run returns at once. ``sample_sheet`` is called with the averaged weights in the
     network, in eval mode, without gradients; what it draws from global generators does not disturb the run.
 
-    Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not asked
+    Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not given
     for, where a resumed run has other settings than before, or where weights do not fit; FailureError for a
     loss or gradient that is not finite and for a full disk; TrainingInterrupted for Ctrl-C.
     """
@@ -119,7 +119,7 @@ class _Outcome:
     step: int
     """Counted from 1."""
     numbers: LateNumbers
-    """Loss, norm of the gradient, and how many processes were asked to stop; of several processes the sums."""
+    """Loss, norm of the gradient, and how many processes have a request to stop; of several processes the sums."""
     seen: list[tuple[Batch, Mapping[str, Tensor]]]
     """Each part's batch and what the task made of it."""
 
@@ -166,7 +166,7 @@ class _Run:
             device=self.device,
         )
         self._prepare(saved)
-        self.asked_to_stop = False  # by a signal to this process, at any moment
+        self.stop_requested = False  # by a signal to this process, at any moment
         self.stop = False  # agreed on by all processes, after the same step
         if self.main:
             try:
@@ -177,7 +177,7 @@ class _Run:
         self.log = MetricLog(folder, self.step) if self.main else None
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
         for note in [*notes, self._describe()]:
-            self.progress.say(f"{stage.name}: {note}")
+            self.progress.message(f"{stage.name}: {note}")
 
     def _find(self, notes: list[str]) -> Checkpoint | None:
         path = find_checkpoint(self.folder, notes.append)
@@ -266,7 +266,7 @@ class _Run:
         return self.step == self.stage.steps or self.stop or any(n and self.step % n == 0 for n in every)
 
     def _one_step(self, batches: Iterator[Batch], rate: float, window: Window) -> tuple[float, _Outcome]:
-        """One optimiser step, of which a GPU has at the end been told, no more; the seconds waited for data."""
+        """One optimiser step, which a GPU has at the end in its queue, no more; the seconds waited for data."""
         waited, parts = 0.0, self.stage.accumulate
         self.task.begin_step(self.step / self.stage.steps)
         seen: list[tuple[Batch, Mapping[str, Tensor]]] = []
@@ -290,17 +290,17 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step)
         loss = torch.stack([outputs["loss"].float() for _, outputs in seen]).mean()
-        stops = torch.full_like(loss, float(self.asked_to_stop))
+        stops = torch.full_like(loss, float(self.stop_requested))
         numbers = LateNumbers(self._sum(torch.stack([loss, norm.float(), stops])))
         return waited, _Outcome(self.step + 1, numbers, seen)
 
     def _judge(self, outcome: _Outcome | None) -> None:
-        """Raises FailureError where a step gave a number that is not finite; takes note of who is asked to stop.
+        """Raises FailureError where a step gave a number that is not finite; keeps requests to stop.
 
-        It is asked of a step when the next one is under way, and before anything is written.
+        Called for a step when the next one is under way, and before anything is written.
         """
         if self.world_size == 1:
-            self.stop = self.asked_to_stop
+            self.stop = self.stop_requested
         if outcome is None:
             return
         loss, norm, stops = outcome.numbers.read()
@@ -390,7 +390,7 @@ class _Run:
         weights = self.folder / "final" / "model.safetensors"
         if self.main:
             write_tensors(weights, self.ema.tensors)
-            self.progress.say(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
+            self.progress.message(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
         self.accelerator.wait_for_everyone()
         return TrainResult(self.step, self.loss, self.folder, weights)
 
@@ -408,9 +408,9 @@ class _Run:
             return
 
         def on_signal(number: int, _: Any) -> None:
-            if self.asked_to_stop and number == signal.SIGINT and self.world_size == 1:
+            if self.stop_requested and number == signal.SIGINT and self.world_size == 1:
                 raise KeyboardInterrupt
-            self.asked_to_stop = True
+            self.stop_requested = True
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -430,7 +430,7 @@ def _load_tensors(network: nn.Module, saved: Checkpoint) -> None:
 
 
 def _suspects(batch: Batch, outputs: Mapping[str, Tensor]) -> list[str]:
-    """The names of the rows whose loss is not finite, or of all rows where that is not known."""
+    """The names of the samples whose loss is not finite, or of all where that is not known."""
     names = batch.get("name", [])
     losses = outputs.get("per_sample")
     if losses is None or bool(losses.isfinite().all()):

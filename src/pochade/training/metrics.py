@@ -16,7 +16,7 @@ T_BINS = 10
 
 
 class Window:
-    """Averages over the steps since the last line of the log; values stay on the device until asked for."""
+    """Averages over the steps since the last line of the log; values stay on the device until they are read."""
 
     def __init__(self) -> None:
         self.steps = 0
@@ -146,7 +146,7 @@ class Progress:
             self._row = self._bar.add_task(name, total=steps, completed=step, status="")
             self._bar.start()
 
-    def say(self, text: str) -> None:
+    def message(self, text: str) -> None:
         self._console.print(text, markup=False)
 
     def step(self, step: int) -> None:
@@ -162,7 +162,7 @@ class Progress:
             left = (self._steps - line["step"]) * line["seconds_per_step"]
             clock = time.strftime("%H:%M:%S", time.gmtime(left)) if left < 86400 else f"{left / 86400:.1f} days"
             rate = f"learning rate {line['learning_rate']:.3g}"
-            self.say(f"step {line['step']}/{self._steps}: {text}, {rate}, {clock} left")
+            self.message(f"step {line['step']}/{self._steps}: {text}, {rate}, {clock} left")
 
     def close(self) -> None:
         if self._bar is not None:

@@ -18,9 +18,9 @@ def parameter_names(optimizer: torch.optim.Optimizer, module: nn.Module) -> list
     """
     names = {id(p): name for name, p in module.named_parameters()}
     ordered = [p for group in optimizer.param_groups for p in group["params"]]
-    foreign = [list(p.shape) for p in ordered if id(p) not in names]
-    if foreign:
-        raise PochadeError(f"parameter_groups: parameters of shapes {foreign} are not in trainable()")
+    unknown = [list(p.shape) for p in ordered if id(p) not in names]
+    if unknown:
+        raise PochadeError(f"parameter_groups: parameters of shapes {unknown} are not in trainable()")
     return [names[id(p)] for p in ordered]
 
 

@@ -1,4 +1,4 @@
-"""What a training loop asks of a task."""
+"""The contract between the training loop and a task."""
 
 from abc import ABC, abstractmethod
 from enum import IntEnum
@@ -36,10 +36,10 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """``{"loss": scalar, ...}``, the loss a mean over the rows.
+        """``{"loss": scalar, ...}``, the loss a mean over the samples.
 
         Every other entry is a detached scalar to be logged, but for ``"t"`` [B] in [0, 1] and
-        ``"per_sample"`` [B], the loss of each row, which together give the loss binned by t.
+        ``"per_sample"`` [B], the loss of each sample, which together give the loss binned by t.
         """
 
     @abstractmethod
@@ -52,7 +52,7 @@ class Task(nn.Module, ABC):
         return [self.trainable()]
 
     def begin_step(self, progress: float) -> None:
-        """Called before every optimiser step, with the share of the steps that are done, in [0, 1).
+        """Called before every optimiser step, with the fraction of the steps that are done, in [0, 1).
 
         For a schedule, or for a copy of the network that follows it. Nothing by default.
         """

@@ -33,7 +33,7 @@ from pochade.types import Conditioning
 
 
 class AdapterSettings(Settings):
-    """What the settings of stages that add an input to a trained model share."""
+    """The common settings of stages that add an input to a trained model."""
 
     model: str | None
     density: Density
@@ -49,7 +49,7 @@ class AdapterTask(FlowTask):
 
     Args:
         denoiser: with such a module; everything else in it is frozen.
-        settings: density, weighting, and the shares of the samples that lose text or class, and that lose the input.
+        settings: density, weighting, and the probabilities that a sample loses text or class, and the input.
     """
 
     part: ClassVar[str]
@@ -62,9 +62,9 @@ class AdapterTask(FlowTask):
         self.input_dropout: float = settings.input_dropout
 
     def conditioning(self, batch: Batch) -> Conditioning:
-        told = replace(super().conditioning(batch), **{self.part: batch[self.part]})
-        chance = keyed_uniform(batch["seed"].to(batch[self.part].device), 1, Stream.ADDED_DROPPED)[:, 0]
-        return told.drop(self.part, rows=chance < self.input_dropout)
+        conditioning = replace(super().conditioning(batch), **{self.part: batch[self.part]})
+        u = keyed_uniform(batch["seed"].to(batch[self.part].device), 1, Stream.ADDED_DROPPED)[:, 0]
+        return conditioning.drop(self.part, rows=u < self.input_dropout)
 
 
 A = TypeVar("A", bound=AdapterSettings)

@@ -1,4 +1,4 @@
-"""Distilling a denoiser of any family into one that paints in a few steps (``pochade.flow.consistency``)."""
+"""Distilling a denoiser of any family into one that needs few steps (``pochade.flow.consistency``)."""
 
 import copy
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from pochade.training.ema import module_tensors
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
-from pochade.training.stages.flow import encoded_conditioning
+from pochade.training.stages.flow import encoded_conditioning, keep_state
 from pochade.training.stages.kind import Inputs, Kind, Work, with_synthetic_pictures
 from pochade.training.stages.models import (
     ModelWork,
@@ -70,9 +70,9 @@ class ConsistencySettings(Settings):
     target_decay: float = 0.95
     """Decay of the moving average that gives the target, in [0, 1)."""
     cfg_dropout: float = 0.05
-    """Share of the rows that lose their conditioning, so that an empty prompt still paints."""
+    """Probability that a sample loses its conditioning, so that an empty prompt still works."""
     self_conditioning_prob: float = 0.9
-    """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+    """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
@@ -102,8 +102,8 @@ class ConsistencyTask(Task):
     The target is a moving average of the student; where s = 0 it is z_s itself. Noise, times and the samples that
     lose their conditioning come from each sample's own key, its "seed".
 
-    A state that the teacher leaves at z_t is given to student and target in a share of the rows, as the sampler will
-    give them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
+    A state that the teacher leaves at z_t is given to student and target for some samples, as the sampler will give
+    them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
     that begins with ``loss_`` is added, already weighted; all of ``aux`` is logged.
 
     Args:
@@ -122,17 +122,21 @@ class ConsistencyTask(Task):
     def trainable(self) -> nn.Module:
         return self.student
 
+    def compilable(self) -> list[nn.Module]:
+        return [self.student, self.teacher, self.target]
+
     @torch.no_grad()
     def begin_step(self, progress: float) -> None:
         """Moves the target towards the student, and refines the grid. At ``progress`` 0 the target is the student."""
         settings = self.settings
         self.intervals = settings.intervals_at(progress)
-        student = module_tensors(self.student)
-        for name, tensor in module_tensors(self.target).items():
-            if progress == 0 or not tensor.is_floating_point():
-                tensor.copy_(student[name])
-            else:
-                tensor.lerp_(student[name], 1 - settings.target_decay)
+        student, target = module_tensors(self.student), module_tensors(self.target)
+        averaged = [] if progress == 0 else [name for name, tensor in target.items() if tensor.is_floating_point()]
+        for name in target.keys() - set(averaged):
+            target[name].copy_(student[name])
+        if averaged:
+            moved = [target[name] for name in averaged]
+            torch._foreach_lerp_(moved, [student[name] for name in averaged], 1 - settings.target_decay)
 
     def extra_state(self) -> dict[str, Tensor]:
         return module_tensors(self.target)
@@ -142,8 +146,8 @@ class ConsistencyTask(Task):
         z_0: Tensor = batch["latents"]
         keys = batch["seed"].to(z_0.device)
         eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
-        chance = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
-        t, s = neighbours(chance, grid(self.intervals, settings.time_shift))
+        u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
+        t, s = neighbours(u, grid(self.intervals, settings.time_shift))
         dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
         state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
         conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
@@ -152,7 +156,7 @@ class ConsistencyTask(Task):
         with torch.no_grad():
             step = GuidedDenoiser(self.teacher, Guidance(settings.guidance))(z_t, t, conditioning)
             z_s = euler_step(z_t, step.velocity, t, s)
-            state = None if step.state is None else _keep(step.state[: len(z_t)], state_given)
+            state = None if step.state is None else keep_state(step.state[: len(z_t)], state_given)
             target, _ = predict_data(self.target, z_s, s, conditioning, state=state)
         predicted, out = predict_data(self.student, z_t, t, conditioning, state=state)
 
@@ -168,11 +172,6 @@ class ConsistencyTask(Task):
             "per_sample": per_sample.detach(),
             "intervals": torch.tensor(float(self.intervals), device=z_0.device),
         }
-
-
-def _keep(state: Tensor, rows: Tensor) -> Tensor:
-    """``state`` [B, ...] in ``rows`` [B] bool, and zeros elsewhere."""
-    return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
 
 
 ConsistencyStage = Stage[ConsistencySettings, ImageData]

@@ -41,10 +41,10 @@ class ControlSettings(AdapterSettings):
     """s in t' = s t / (1 + (s - 1) t): outlines are decided at high noise."""
     weighting: Weighting = "constant"
     cfg_dropout: float = 0.5
-    """Share of the rows that lose their text or class: where the words of a picture that the model was trained on tell
-    it all, there is nothing to learn from its control,"""
+    """Probability that a sample loses its text or class: the words of a picture that the model has memorised determine
+    it, and leave nothing to learn from its control,"""
     input_dropout: float = 0.1
-    """and, apart from it, of those that lose their control, so that the model goes on painting without one."""
+    """and, independently, that it loses its control, so that the model still works without one."""
 
     def __post_init__(self) -> None:
         for name in ("cfg_dropout", "input_dropout"):

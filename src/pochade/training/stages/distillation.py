@@ -41,7 +41,7 @@ Alpha = Literal["t", "1-t", "constant"]
 class DistillationSettings(FlowSettings):
     """Which student, taught by which teacher. Raises PochadeError for a value outside its range.
 
-    The student, its text encoder, the density of the times, and the share of dropped rows are the fields of
+    The student, its text encoder, the density of the times, and the probability of dropped conditioning are fields of
     ``FlowSettings``. The autoencoder is the teacher's; the times are cached, so there is no curriculum.
     """
 
@@ -52,14 +52,14 @@ class DistillationSettings(FlowSettings):
     guidance: float = 3.0
     """The teacher's guidance scale, which the student has built in; 1 for none."""
     records: int = 4
-    """Noises and times of each picture that the teacher is asked about, at least 1."""
+    """Noises and times of each picture at which the teacher's velocity is cached, at least 1."""
     teacher_weight: float = 1.0
     """lambda, the weight of the distance to the teacher."""
     flow_weight: float = 0.5
     """Weight of the usual loss, the distance to the data."""
     alpha: Alpha = "t"
     """How the teacher's weight goes along the path. "t": it leads where the noise is high. There one picture of the
-    data says the least of the mean that is to be learnt, and guidance acts; where the noise is low, the data know the
+    data determines the mean that is to be learnt least, and guidance acts; where the noise is low, the data hold the
     details that a teacher blurs. "1-t" is the reverse, "constant" 1 everywhere."""
 
     def __post_init__(self) -> None:
@@ -87,10 +87,10 @@ def alpha(t: Tensor, kind: Alpha) -> Tensor:
 def answers_of(
     denoiser: nn.Module, text_encoder: Any, settings: DistillationSettings, device: torch.device
 ) -> Callable[[Batch], Tensor]:
-    """The teacher as the cache asks it (``pochade.data.cache.velocities.Answer``): its guided velocity at z_t.
+    """The teacher as the cache calls it (``pochade.data.cache.velocities.Answer``): its guided velocity at z_t.
 
     z_t, t and the samples without conditioning are those that ``DistillationTask`` draws from the same seeds. A teacher
-    that carries a state from step to step is given none, as in its first step.
+    with a state is given none, as in its first step.
 
     Args:
         denoiser: the teacher, of any family; it is moved to ``device`` and set to eval mode.
@@ -119,8 +119,8 @@ class DistillationTask(FlowTask):
     data's.
 
     loss = flow_weight L_flow + teacher_weight mean of alpha(t) |v_student - v_teacher|^2, both squares means over
-    C, H, W; both parts are logged, without their weights. Noise, time and the rows that lose their conditioning come
-    from the seed of the record, so that they are those of the teacher's answer.
+    C, H, W; both parts are logged, without their weights. Noise, time and the samples that lose their conditioning
+    come from the seed of the record, so that they are those of the teacher's answer.
 
     With a teacher that knows the mean of the data, v_teacher = v_0 + s (v_c - v_0) under guidance s, the least of the
     loss at t lies at v_0 + s' (v_c - v_0) with s' = (flow_weight w(t) + teacher_weight alpha(t) s) /
@@ -129,12 +129,12 @@ class DistillationTask(FlowTask):
 
     settings: DistillationSettings
 
-    def match(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        flow, told = super().match(batch, draw, v)
+    def objective(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        flow, metrics = super().objective(batch, draw, v)
         error = (v.float() - batch["teacher_velocity"]).square().mean((1, 2, 3))
         teacher = (alpha(draw.t, self.settings.alpha) * error).mean()
         loss = self.settings.flow_weight * flow + self.settings.teacher_weight * teacher
-        return loss, {**told, "loss_flow": flow.detach(), "loss_teacher": teacher.detach()}
+        return loss, {**metrics, "loss_flow": flow.detach(), "loss_teacher": teacher.detach()}
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         return super().forward({**batch, "seed": batch["record_seed"]})

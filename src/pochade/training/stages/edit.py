@@ -1,4 +1,4 @@
-"""Teaching a denoiser that paints to edit, to fill holes and to find detail, by pictures before and after."""
+"""Training a denoiser to edit, inpaint and upscale, on pairs of pictures."""
 
 import inspect
 from collections.abc import Sequence
@@ -49,20 +49,20 @@ class EditSettings(Settings):
     stage_kind = "edit"
 
     model: str | None = None
-    """Name of a trained model or the folder of one; None: that of the last stage before which paints in many steps."""
+    """Name of a trained model or the folder of one; None: that of the last stage before that takes many steps."""
     tasks: tuple[str, ...] = TASKS[1:]
     """What is learned, of edit, inpaint and super_resolution."""
     options: tuple[str, ...] = ()
     """Arguments of the network's ``with_source`` beside the tasks, such as source=channels, separated by commas."""
     generate: float = 0.25
-    """Share of the rows, in [0, 1), that are pictures with their captions and no source, so that painting is not
+    """Share of the samples, in [0, 1), that are pictures with their captions and no source, so that generation is not
     forgotten."""
     text_dropout: float = 0.05
-    """Share of the rows that lose their words alone,"""
+    """Probability that a sample loses its text alone,"""
     source_dropout: float = 0.05
-    """of those that lose source, mask and task alone,"""
+    """that it loses source, mask and task alone,"""
     joint_dropout: float = 0.05
-    """and of those that lose both: what the two scales of guidance need (2211.09800, section 3.2.1)."""
+    """and that it loses both: what the two scales of guidance need (2211.09800, section 3.2.1)."""
     density: Density = "logit_normal"
     density_scale: float | None = None
     """Width of the density; None: as published."""
@@ -70,9 +70,9 @@ class EditSettings(Settings):
     """s in t' = s t / (1 + (s - 1) t): what changes is decided at high noise."""
     weighting: Weighting = "constant"
     self_conditioning_prob: float = 0.9
-    """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+    """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
     scan_rate: float = 1.0
-    """Learning rate of what is the scans' own, as a share of the stage's."""
+    """Learning rate of the scans' own parameters, over the stage's."""
 
     def __post_init__(self) -> None:
         if not self.tasks or set(self.tasks) - set(TASKS[1:]):
@@ -90,12 +90,12 @@ class EditSettings(Settings):
 class EditTask(FlowTask):
     """``FlowTask`` on {..., "source" [B, C, H, W], "source_mask" [B, 1, H, W], "task" [B]}; all of the network learns.
 
-    "latents" are those of the picture after, or of any picture where a row has no source: zeros and task -1. The words
-    are the instruction, or the caption. Which samples lose words, source or both comes from each sample's own key.
+    "latents" are those of the picture after, or of any picture where a sample has no source: zeros and task -1. The
+    text is the instruction, or the caption. Which samples lose text, source or both comes from each sample's own key.
 
     Args:
         denoiser: with the tasks of ``settings`` in its configuration.
-        settings: density, weighting, shares that are dropped.
+        settings: density, weighting, probabilities.
     """
 
     has_unused = True  # in a batch without a source, or without a marked region
@@ -103,27 +103,24 @@ class EditTask(FlowTask):
     def __init__(self, denoiser: Any, settings: EditSettings) -> None:
         own = ("density", "density_scale", "time_shift", "weighting", "self_conditioning_prob", "scan_rate")
         super().__init__(denoiser, FlowSettings(cfg_dropout=0.0, **{name: getattr(settings, name) for name in own}))
-        self.drops = settings.text_dropout, settings.source_dropout, settings.joint_dropout
+        self.dropout = settings.text_dropout, settings.source_dropout, settings.joint_dropout
 
     def conditioning(self, batch: Batch) -> Conditioning:
-        words = encoded_conditioning(batch)
-        told = Conditioning(
-            words.tokens,
-            words.mask,
-            words.pooled,
+        text = encoded_conditioning(batch)
+        conditioning = Conditioning(
+            text.tokens,
+            text.mask,
+            text.pooled,
             source=batch["source"],
             source_mask=batch["source_mask"],
             task=batch["task"],
         )
-        chance = keyed_uniform(batch["seed"].to(batch["source"].device), 1, Stream.ADDED_DROPPED)[:, 0]
-        text, source, both = self.drops
-        for parts, low, share in (
-            (("text",), 0, text),
-            (("source",), text, source),
-            (("text", "source"), text + source, both),
-        ):
-            told = told.drop(*parts, rows=(low <= chance) & (chance < low + share))
-        return told
+        u = keyed_uniform(batch["seed"].to(batch["source"].device), 1, Stream.ADDED_DROPPED)[:, 0]
+        low = 0.0
+        for parts, probability in zip((("text",), ("source",), ("text", "source")), self.dropout, strict=True):
+            conditioning = conditioning.drop(*parts, rows=(low <= u) & (u < low + probability))
+            low += probability
+        return conditioning
 
 
 EditStage = Stage[EditSettings, PairData]

@@ -73,11 +73,11 @@ class FlowSettings(Settings):
     """Share of the steps, in [0, 1], over which the training opens from the noisier half of the path to all of it."""
     weighting: Weighting = "constant"
     cfg_dropout: float = 0.1
-    """Share of the rows that lose their conditioning, for guidance."""
+    """Probability that a sample loses its conditioning, for classifier-free guidance."""
     self_conditioning_prob: float = 0.9
-    """Share of the rows that are given a state, where the denoiser carries one from step to step."""
+    """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
     scan_rate: float = 1.0
-    """Learning rate of what is the scans' own (A, D and the bias of dt), as a share of the stage's."""
+    """Learning rate of the scans' own parameters (A, D and the bias of dt), over the stage's."""
 
     def __post_init__(self) -> None:
         if not self.scan_rate > 0:
@@ -123,13 +123,18 @@ class FlowDraw:
 def draw_flow(z_0: Tensor, keys: Tensor, settings: FlowSettings) -> FlowDraw:
     """The draws for latents [B, C, H, W], each sample's from its own key [B] int64: the same alone and in any batch."""
     keys = keys.to(z_0.device)
-    chance = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
+    u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
     return FlowDraw(
         eps=keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0),
-        t=shift(quantile(chance, settings.density, scale=settings.density_scale), settings.time_shift),
+        t=shift(quantile(u, settings.density, scale=settings.density_scale), settings.time_shift),
         dropped=keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout,
         state_given=keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob,
     )
+
+
+def keep_state(state: Tensor, given: Tensor) -> Tensor:
+    """``state`` [B, ...] of the samples of ``given`` [B] bool, and zeros for the others."""
+    return torch.where(given.view(-1, *[1] * (state.ndim - 1)), state, 0)
 
 
 class FlowTask(Task):
@@ -141,12 +146,12 @@ class FlowTask(Task):
     and is added. All of ``aux`` is logged, each entry by its mean.
 
     A denoiser with a ``state_shape`` carries a state from one sampling step to the next, and learns from its own: a
-    first pass without gradient on the same z_t supplies the state of a share of the rows, the others start from zeros
+    first pass without gradient on the same z_t supplies the state of some samples, the others start from zeros
     (latent self-conditioning, 2212.11972).
 
     Args:
         denoiser: of any family.
-        settings: density, weighting, drop.
+        settings: density, weighting, probabilities.
         text_encoder: trained along with the denoiser on "caption"; None where the batch holds vectors or classes.
     """
 
@@ -161,7 +166,7 @@ class FlowTask(Task):
         return self.parts
 
     def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
-        """As usual, what is the scans' own in a group with ``scan_rate`` times the learning rate."""
+        """As usual, with the scans' own parameters in a group of ``scan_rate`` times the learning rate."""
         groups = super().parameter_groups(weight_decay, learning_rate)
         rate = self.settings.scan_rate
         if rate == 1:
@@ -182,7 +187,7 @@ class FlowTask(Task):
         return list(self.parts.values())
 
     def conditioning(self, batch: Batch) -> Conditioning:
-        """What the batch tells the denoiser."""
+        """The conditioning of a batch, before any is dropped."""
         if "caption" in batch:
             encoder: Any = self.parts["text_encoder"]
             ids, mask = encoder.tokenize(batch["caption"])
@@ -191,23 +196,19 @@ class FlowTask(Task):
             return Conditioning(tokens=text.tokens, mask=text.mask, pooled=text.pooled)
         return encoded_conditioning(batch)
 
-    def _state(self, asked: tuple[Tensor, Tensor, Conditioning], rows: Tensor) -> Tensor:
-        """What the denoiser hands on when asked that, in ``rows`` [B] bool, and zeros elsewhere; a constant."""
-        with torch.no_grad():
-            state: Tensor = self.parts["denoiser"](*asked).state
-        return torch.where(rows.view(-1, *[1] * (state.ndim - 1)), state, 0)
-
-    def answer(self, batch: Batch, draw: FlowDraw) -> DenoiserOutput:
-        """What the denoiser says of z_t, its conditioning dropped and its state given where ``draw`` says so."""
+    def predict(self, batch: Batch, draw: FlowDraw) -> DenoiserOutput:
+        """The denoiser's output at z_t, its conditioning dropped and its state given as drawn."""
+        denoiser = self.parts["denoiser"]
         conditioning = self.conditioning(batch).drop("text", "class_label", rows=draw.dropped)
-        asked = interpolate(batch["latents"], draw.eps, draw.t), draw.t, conditioning
-        carried: dict[str, Tensor] = {}
-        if getattr(self.parts["denoiser"], "state_shape", None) is not None:
-            carried = {"state": self._state(asked, draw.state_given)}
-        return self.parts["denoiser"](*asked, **carried)
+        inputs = interpolate(batch["latents"], draw.eps, draw.t), draw.t, conditioning
+        if getattr(denoiser, "state_shape", None) is None:
+            return denoiser(*inputs)
+        with torch.no_grad():
+            state: Tensor = denoiser(*inputs).state
+        return denoiser(*inputs, state=keep_state(state, draw.state_given))
 
-    def match(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of a velocity [B, C, H, W], a mean over the rows, and what is logged of it."""
+    def objective(self, batch: Batch, draw: FlowDraw, v: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a velocity [B, C, H, W], a mean over the samples, and its metrics."""
         settings = self.settings
         error = (v.float() - velocity(batch["latents"], draw.eps)).square().mean((1, 2, 3))
         weights = weight(
@@ -220,12 +221,12 @@ class FlowTask(Task):
         draw = draw_flow(batch["latents"], batch["seed"], settings)
         if settings.curriculum:
             draw = replace(draw, t=curriculum(draw.t, min(1.0, self.progress / settings.curriculum)))
-        out = self.answer(batch, draw)
-        loss, told = self.match(batch, draw, out.velocity)
+        out = self.predict(batch, draw)
+        loss, metrics = self.objective(batch, draw, out.velocity)
         extras = {name: value.float().mean() for name, value in out.aux.items()}
         loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
         logged = {name: value.detach() for name, value in extras.items()}
-        return {**logged, **told, "loss": loss, "t": draw.t}
+        return {**logged, **metrics, "loss": loss, "t": draw.t}
 
 
 FlowStage = Stage[FlowSettings, ImageData]
@@ -280,7 +281,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         return stage.task.family
 
     def expected_channels(self, stage: Stage[FlowS, ImageData]) -> int:
-        """The latent channels of the network where nothing but its own settings says so."""
+        """The latent channels of the network, by its settings alone."""
         with torch.device("meta"):
             return int(self.network(stage).config.latent_channels)
 

@@ -46,10 +46,10 @@ class ImagePromptSettings(AdapterSettings):
     """s in t' = s t / (1 + (s - 1) t): colours are decided at high noise."""
     weighting: Weighting = "constant"
     cfg_dropout: float = 0.5
-    """Share of the rows that lose their text or class: of a picture that the model knows by heart the words alone tell
-    all, and there is nothing left to learn from its image prompt,"""
+    """Probability that a sample loses its text or class: the words of a picture that the model has memorised determine
+    it, and leave nothing to learn from its image prompt,"""
     input_dropout: float = 0.1
-    """and, apart from it, of those that lose their image prompt, so that the model still works without one."""
+    """and, independently, that it loses its image prompt, so that the model still works without one."""
 
     def __post_init__(self) -> None:
         if self.views < 1:

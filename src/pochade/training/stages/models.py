@@ -1,4 +1,4 @@
-"""What stages on latents share: networks by their settings, encoders, starts, sheets, and saving a whole model."""
+"""The common parts of stages on latents: networks by settings, encoders, starts, sheets, and saving a model."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -186,7 +186,7 @@ def encoding_on(device: torch.device, autoencoder: Any, text_encoder: PromptEnco
 
 @torch.no_grad()
 def images_identity(autoencoder: Any) -> str:
-    """What the encoder makes of one picture tells encoders apart; the decoder does not matter here."""
+    """The latents of one picture, rounded: they differ between encoders, and the decoder has no part in them."""
     side = max(32, 2 * int(autoencoder.downsampling))
     probe = autoencoder.cpu().encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
     return str([round(value, 3) for value in probe.flatten().tolist()])

@@ -1,4 +1,4 @@
-"""What autoencoder and decoder stages share: the loss of a reconstruction, an adversary, sheets, saving."""
+"""The common parts of autoencoder and decoder stages: the loss of a reconstruction, an adversary, sheets, saving."""
 
 import itertools
 import math
