@@ -231,7 +231,7 @@ def main() -> None:
     pictures = chosen(args.source, args.size, args.limit)
     perceptual = PerceptualLoss(load_lite0())
     entries: list[Entry] = []
-    painted: dict[str, list[Image.Image]] = {}
+    decoded: dict[str, list[Image.Image]] = {}
     for name, source, pixels in wanted:
         autoencoder = load_autoencoder(source)
         down, channels = int(autoencoder.downsampling), int(autoencoder.config.latent_channels)
@@ -240,8 +240,8 @@ def main() -> None:
         kind = f"{type(autoencoder).__name__}, f{down}, {channels} channels"
         parameters = sum(p.numel() for p in autoencoder.parameters())
         entry = Entry(name, pixels, channels * (pixels // down) ** 2, kind, parameters)
-        painted[name] = reconstructed(autoencoder, pictures, pixels)
-        measure(entry, painted[name], pictures, perceptual)
+        decoded[name] = reconstructed(autoencoder, pictures, pixels)
+        measure(entry, decoded[name], pictures, perceptual)
         if pixels < args.size:
             entry.ceiling = psnr_of([resized(resized(p, pixels), args.size) for p in pictures], pictures)
         entries.append(entry)
@@ -249,7 +249,7 @@ def main() -> None:
     images, labels = [pictures[:SHOWN]], ["original"]
     groups = grouped(entries)
     for group in groups:
-        images += [painted[e.name][:SHOWN] for e in group]
+        images += [decoded[e.name][:SHOWN] for e in group]
         labels += [f"{e.name}, {e.bytes:,.0f} bytes" for e in group]
         limit = int(group[0].bytes)
         for codec in (c for c in CODECS if smallest(c) <= limit):

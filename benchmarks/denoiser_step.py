@@ -34,7 +34,7 @@ PEERS = ("PixArt", "SANA")
 
 @dataclass(frozen=True)
 class Family:
-    """What is measured of a family unless asked otherwise, and what to know of it."""
+    """What is measured of a family by default, and remarks on it."""
 
     title: str
     variants: tuple[str, ...]
@@ -58,7 +58,7 @@ FAMILIES = {
         "LiRA",
         ("nano", "tiny"),
         (64, 256, 1024, 4096, 16384),
-        "LiRA's reasoning loop, untrained, takes the five steps that its prior asks for.",
+        "LiRA's reasoning loop, untrained, takes the five steps that its prior expects.",
     ),
     "iris": Family(
         "IRIS",
@@ -184,7 +184,7 @@ def calls(family: str, variant: str, tokens: int, setting: Setting) -> dict[str,
     latents = torch.randn(batch, channels, side * patch, side * patch, device=device)
     text = torch.randn(batch, setting.text_tokens, TEXT_DIM, device=device)
     mask = torch.ones(batch, setting.text_tokens, dtype=torch.bool, device=device)
-    told = Conditioning(tokens=text, mask=mask, pooled=text.mean(1))
+    conditioning = Conditioning(tokens=text, mask=mask, pooled=text.mean(1))
     t = torch.full((batch,), 0.5, device=device)
     shared = {
         "timestep": t * 1000,
@@ -194,9 +194,9 @@ def calls(family: str, variant: str, tokens: int, setting: Setting) -> dict[str,
     }
     sizes = {"resolution": None, "aspect_ratio": None}
     title = FAMILIES[family].title
-    steps: dict[str, tuple[nn.Module, Any]] = {title: (own, lambda: own(latents, t, told))}
+    steps: dict[str, tuple[nn.Module, Any]] = {title: (own, lambda: own(latents, t, conditioning))}
     for depth in FAMILIES[family].depths:
-        steps[f"{title}, depth {depth}"] = own, lambda depth=depth: own(latents, t, told, depth=depth)
+        steps[f"{title}, depth {depth}"] = own, lambda depth=depth: own(latents, t, conditioning, depth=depth)
     for name, peer in peers.items():
         further = {"added_cond_kwargs": sizes} if name.startswith("PixArt") else {}
         steps[name] = peer, lambda peer=peer, further=further: peer(latents, **further, **shared)
@@ -225,7 +225,7 @@ def ratio_in_use(e: Entry, rows: Sequence[Entry], family: str) -> str:
 
 
 def too_large(name: str, tokens: int, smaller: Iterable[Entry], setting: Setting) -> bool:
-    """Whether a network would pass the limits, judged from smaller grids: time and memory grow by a power of N.
+    """Whether a network would pass the limits, estimated from smaller grids: time and memory grow by a power of N.
 
     From one grid the power is taken to be 2, from two that between them, 2 at most.
     """

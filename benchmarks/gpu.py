@@ -7,7 +7,7 @@ parity       every family at toy size and at nano against the CPU in float32, la
 training     a step (forward, backward, clip, AdamW, average) of LRF tiny, 20 M parameters, and of every family at nano:
              written by hand, and by ``pochade.training.loop.train``; eager and compiled block by block. The share is
              the rate of arithmetic over that of a matrix product in bf16. Compiling counts the first step. (The loop
-             asks MicroForge once more, without a gradient, for the state that it learns from.)
+             evaluates MicroForge once more, without a gradient, for the state that it is trained on.)
 kernels      the kernels that a compiled step of LRF tiny spends most time in.
 convolutions the depthwise convolution of tokens in bf16, forward and backward: ours, torch's own, and a device copy
              that moves the same bytes.
@@ -91,7 +91,7 @@ class Bench:
             torch.cuda.synchronize()
 
     def seconds(self, step: Callable[[], Any], rounds: int = 20) -> float:
-        """Seconds of a call, the mean over ``rounds`` that are asked for without waiting; after two to warm up."""
+        """Seconds of a call, the mean over ``rounds`` that are started without waiting; after two to warm up."""
         rounds = 2 if self.quick else rounds
         for _ in range(2):
             step()
@@ -110,7 +110,7 @@ class Bench:
 
     @contextmanager
     def item(self, section: str, name: str) -> Iterator[None]:
-        """What fails within it is a row that says so."""
+        """What fails within it is a row with the error."""
         try:
             yield
         except Exception as error:
@@ -119,7 +119,7 @@ class Bench:
             self.put(section, name, {**row, "failed": f"{type(error).__name__}: {error}"[:300]})
 
     def left(self, section: str, name: str, needed: float = 5.0) -> bool:
-        """Whether there is time for something that takes so many seconds; a row says where there is not."""
+        """Whether there is time for something that takes so many seconds; a row notes it where there is not."""
         if time.perf_counter() + needed < self.until:
             return True
         self.put(section, name, {"left out": "no time"})
@@ -217,7 +217,7 @@ class InMemory:
 
 @dataclass(frozen=True)
 class InMemoryData:
-    """What a stage says of such data."""
+    """The settings of such data in a stage."""
 
 
 def bare_step(

@@ -1,10 +1,10 @@
-"""How well a trained control is followed: edges asked for and edges painted, with the control and without.
+"""How well a trained control is followed: edges given and edges generated, with the control and without.
 
     python benchmarks/iris_control.py runs/control/1-control/model
 
-Edges are those of real drawings; each is painted with its own caption, with that of another drawing, and without words.
-Recall is the share of the edge pixels asked for that lie within a pixel of a painted one, precision the share of the
-painted ones that lie within a pixel of one asked for. Writes docs/benchmarks/iris_control.json and
+Edges are those of real drawings; each is sampled with its own caption, with that of another drawing, and without text.
+Recall is the share of the edge pixels given that lie within a pixel of a generated one, precision the share of the
+generated ones that lie within a pixel of one given. Writes docs/benchmarks/iris_control.json and
 docs/images/iris-control.png.
 """
 
@@ -31,14 +31,14 @@ SHOWN = 10
 WAYS = ("followed", "another caption", "no words", "not followed", "no words, not followed")
 
 
-def agreement(asked: Tensor, painted: Tensor) -> tuple[float, float]:
+def agreement(given: Tensor, generated: Tensor) -> tuple[float, float]:
     """Recall and precision of edges [1, H, W] within a pixel."""
-    near_asked, near_painted = (max_pool2d(x, 3, 1, 1) for x in (asked, painted))
-    recall = (asked * near_painted).sum() / asked.sum().clamp_min(1)
-    return float(recall), float((painted * near_asked).sum() / painted.sum().clamp_min(1))
+    near_given, near_generated = (max_pool2d(x, 3, 1, 1) for x in (given, generated))
+    recall = (given * near_generated).sum() / given.sum().clamp_min(1)
+    return float(recall), float((generated * near_given).sum() / generated.sum().clamp_min(1))
 
 
-def paint(pipe: Any, captions: list[str], lines: list[Tensor] | None, steps: int) -> list[Any]:
+def sample(pipe: Any, captions: list[str], lines: list[Tensor] | None, steps: int) -> list[Any]:
     """A picture for each caption, the i-th from seed i."""
     images: list[Any] = []
     for start in range(0, len(captions), BATCH):
@@ -72,14 +72,14 @@ def main() -> None:
         others = captions[1:] + captions[:1]
         lines = [edges(data.image(i, pipe.default_size)) for i in firsts]
         pictures = {
-            "followed": paint(pipe, captions, lines, args.steps),
-            "another caption": paint(pipe, others, lines, args.steps),
-            "no words": paint(pipe, [""] * len(lines), lines, args.steps),
-            "not followed": paint(pipe, captions, None, args.steps),
-            "no words, not followed": paint(pipe, [""] * len(lines), None, args.steps),
+            "followed": sample(pipe, captions, lines, args.steps),
+            "another caption": sample(pipe, others, lines, args.steps),
+            "no words": sample(pipe, [""] * len(lines), lines, args.steps),
+            "not followed": sample(pipe, captions, None, args.steps),
+            "no words, not followed": sample(pipe, [""] * len(lines), None, args.steps),
         }
         for way in WAYS:
-            pairs = [agreement(asked, edges(image)) for asked, image in zip(lines, pictures[way], strict=True)]
+            pairs = [agreement(given, edges(image)) for given, image in zip(lines, pictures[way], strict=True)]
             row: dict[str, Any] = {"split": split, "way": way, "pictures": len(pairs)}
             for name, values in zip(("recall", "precision"), zip(*pairs, strict=True), strict=True):
                 row |= {name: fmean(values), f"{name} standard error": stdev(values) / len(values) ** 0.5}

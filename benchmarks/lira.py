@@ -45,8 +45,8 @@ def inputs(model: nn.Module, side: int, text_tokens: int) -> tuple[Tensor, Tenso
     cells = side * config.patch_size
     text = torch.randn(1, text_tokens, TEXT_DIM)
     mask = torch.ones(1, text_tokens, dtype=torch.bool)
-    told = Conditioning(tokens=text, mask=mask, pooled=text.mean(1))
-    return torch.randn(1, config.latent_channels, cells, cells), torch.full((1,), 0.5), told
+    conditioning = Conditioning(tokens=text, mask=mask, pooled=text.mean(1))
+    return torch.randn(1, config.latent_channels, cells, cells), torch.full((1,), 0.5), conditioning
 
 
 def fastest(steps: dict[str, Callable[[], Any]], most: int) -> dict[str, float]:
@@ -69,11 +69,11 @@ def forward_step(model: nn.Module, side: int, text_tokens: int) -> Callable[[], 
 
 def training_step(model: nn.Module, side: int, text_tokens: int) -> Callable[[], Any]:
     """Forward, backward and AdamW, of a network in training."""
-    latents, t, told = inputs(model, side, text_tokens)
+    latents, t, conditioning = inputs(model, side, text_tokens)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
 
     def step() -> None:
-        out = model(latents, t, told)
+        out = model(latents, t, conditioning)
         ((out.velocity - latents).square().mean() + out.aux["loss_ponder"].mean()).backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -138,10 +138,10 @@ def text(variant: str, lengths: Sequence[int], side: int, rounds: int) -> list[d
     x = torch.randn(1, side**2, model.config.dim)
     steps: dict[str, Callable[[], Any]] = {}
     for m in lengths:
-        told, mask = torch.randn(1, m, model.config.dim), torch.ones(1, m, dtype=torch.bool)
-        state = fusion.context(told, mask)
+        words, mask = torch.randn(1, m, model.config.dim), torch.ones(1, m, dtype=torch.bool)
+        state = fusion.context(words, mask)
         steps[f"step {m}"] = forward_step(model, side, m)
-        steps[f"fusion {m}"] = lambda told=told, mask=mask: fusion(x, fusion.context(told, mask))
+        steps[f"fusion {m}"] = lambda words=words, mask=mask: fusion(x, fusion.context(words, mask))
         steps[f"read {m}"] = lambda state=state: fusion(x, state)
     for step in steps.values():
         step()
@@ -163,13 +163,13 @@ def reasoning(variant: str, side: int, text_tokens: int, rounds: int) -> list[di
     hook = loop.register_forward_pre_hook(lambda _, arguments: seen.append(arguments))
     model(*given)
     hook.remove()
-    x, steer = seen[0][:2]
+    x, embedding = seen[0][:2]
     weights = [sum(p.numel() for p in part.parameters()) for part in (loop, model)]
     rows: list[dict[str, Any]] = []
     for depth in (None, model.config.reasoning_steps):
         steps: dict[str, Callable[[], Any]] = {
             "step": lambda depth=depth: model(*given, depth=depth),
-            "loop": lambda depth=depth: loop(x, steer, depth),
+            "loop": lambda depth=depth: loop(x, embedding, depth),
         }
         operations = {name: counted(step, "cpu")[0] for name, step in steps.items()}
         found = fastest(steps, rounds)

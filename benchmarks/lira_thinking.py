@@ -2,7 +2,7 @@
 
     python benchmarks/lira_thinking.py [--model lira-openmoji]
 
-Writes docs/benchmarks/lira_thinking.json and docs/images/lira-thinking.svg. Each caption is painted once, without
+Writes docs/benchmarks/lira_thinking.json and docs/images/lira-thinking.svg. Each caption is sampled once, without
 guidance; the steps that the loop took are counted at every sampling step.
 """
 
@@ -28,13 +28,13 @@ BATCH = 64
 
 
 def captions(count: int) -> list[str]:
-    """Captions of both splits, the shortest and the longest of each concept, spread over all."""
+    """Captions of both splits, the shortest and the longest of each concept, evenly spaced over all."""
     chosen: set[str] = set()
     for split in ("train", "held_out"):
         data = OpenMoji(split)  # pyright: ignore[reportArgumentType]
         for index in range(len(data)):
-            told = sorted(data.item(index).captions, key=lambda text: (len(text.split()), text))
-            chosen |= {told[0], told[-1]}
+            by_length = sorted(data.item(index).captions, key=lambda text: (len(text.split()), text))
+            chosen |= {by_length[0], by_length[-1]}
     ordered = sorted(chosen)
     return ordered[:: -(-len(ordered) // count)]
 
@@ -47,7 +47,7 @@ def steps_of(pipe: Any, prompts: list[str], sampling_steps: int) -> list[list[in
         part = prompts[start : start + BATCH]
         seen: list[list[int]] = []
 
-        def look(_: Any, __: int, ___: Any, tensors: dict[str, Any], seen: list[list[int]] = seen) -> None:
+        def record(_: Any, __: int, ___: Any, tensors: dict[str, Any], seen: list[list[int]] = seen) -> None:
             seen.append([round(v) for v in tensors["aux"]["reasoning_steps"].tolist()])
 
         pipe(
@@ -56,7 +56,7 @@ def steps_of(pipe: Any, prompts: list[str], sampling_steps: int) -> list[list[in
             guidance_scale=1.0,
             generator=[torch.Generator().manual_seed(start + i) for i in range(len(part))],
             output_type="latent",
-            callback_on_step_end=look,
+            callback_on_step_end=record,
             callback_on_step_end_tensor_inputs=["aux"],
         )
         found += [list(row) for row in zip(*seen, strict=True)]

@@ -180,8 +180,8 @@ def measure(pictures: int, batch: int, rounds: int) -> dict[str, Any]:
         encoders = LatentEncoders(encode_images, "random", encode_text, "random")
         text = cache_latents(Numbered(pictures), 8, encoders, folder)
         found: dict[str, Any] = {"rows a second": {"with text": rows_a_second(text, batch, rounds)}}
-        spread = scattered(pictures, encoders, folder / "spread")
-        found["rows a second"]["with text, each row in another file"] = rows_a_second(spread, batch, rounds)
+        separate = scattered(pictures, encoders, folder / "separate")
+        found["rows a second"]["with text, each row in another file"] = rows_a_second(separate, batch, rounds)
         keys = sample_keys(1, torch.arange(batch))
         z_0 = text.batch(permuted(1, torch.arange(batch), pictures), keys)["latents"]
         assert isinstance(z_0, Tensor)

@@ -21,7 +21,7 @@ MATRIX = 1024
 """Rows and columns of the square matrices whose product gives the rate that others are compared with."""
 
 SECONDS = 6.0
-"""A step of a second is run about so many times, one of milliseconds as often as asked for."""
+"""A step of a second is run about so many times, one of milliseconds as often as the caller sets."""
 
 
 @register_flop_formula(operators.selective_scan)  # torch counts nothing for operators that it does not know

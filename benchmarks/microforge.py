@@ -33,10 +33,10 @@ def call(denoiser: Any, side: int, batch: int = 1) -> Any:
     config = denoiser.config
     words = torch.randn(batch, TEXT_TOKENS, config.text_dim)
     mask = torch.ones(batch, TEXT_TOKENS, dtype=torch.bool)
-    told = Conditioning(words, mask, torch.randn(batch, config.pooled_dim))
+    conditioning = Conditioning(words, mask, torch.randn(batch, config.pooled_dim))
     latents, t = torch.randn(batch, config.latent_channels, side, side), torch.full((batch,), 0.5)
     state = None if denoiser.state_shape is None else torch.zeros(batch, *denoiser.state_shape)
-    return lambda: denoiser(latents, t, told, state=state)
+    return lambda: denoiser(latents, t, conditioning, state=state)
 
 
 @torch.no_grad()

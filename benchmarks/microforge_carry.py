@@ -1,9 +1,9 @@
-"""Whether it matters that the planner remembers: pictures and their jitter with and without what is carried.
+"""What the plan state between steps gains: pictures and their jitter with and without it.
 
     python benchmarks/microforge_carry.py microforge-nano
     python benchmarks/microforge_carry.py base=runs/study/2-base/model a5=runs/study/2-a5/model a1=runs/study/2-a1/model
 
-A model that carries a plan from step to step is measured twice: as it is, and with the plan forgotten after every step.
+A model with a plan state is measured twice: as it is, and with the state dropped after every step.
 Jitter is the root mean square of the change of the predicted latents (of unit variance) from one step to the next,
 mean over steps and pictures. Writes docs/benchmarks/microforge_carry.json; models that it holds under other names stay.
 """
@@ -27,7 +27,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 
 def forgetful(pipe: Any) -> Any:
-    """``pipe``, its denoiser told nothing of the step before."""
+    """``pipe``, its denoiser without the state of the step before."""
     remembering = pipe.denoiser.forward
 
     def forward(*args: Any, state: Any = None, **kwargs: Any) -> Any:  # noqa: ARG001
@@ -41,7 +41,7 @@ def jitter(pipe: Any, prompts: list[str], steps: int, guidance: float) -> float:
     """Of the predicted latents from step to step."""
     predicted: list[torch.Tensor] = []
 
-    def look(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> None:
+    def record(_: Any, __: int, ___: Any, tensors: dict[str, Any]) -> None:
         predicted.append(tensors["predicted_data"])
 
     pipe.set_progress_bar_config(disable=True)
@@ -51,7 +51,7 @@ def jitter(pipe: Any, prompts: list[str], steps: int, guidance: float) -> float:
         guidance_scale=guidance,
         generator=[torch.Generator().manual_seed(i) for i in range(len(prompts))],
         output_type="latent",
-        callback_on_step_end=look,
+        callback_on_step_end=record,
         callback_on_step_end_tensor_inputs=["predicted_data"],
     )
     changes = [(b - a).square().mean((1, 2, 3)).sqrt() for a, b in itertools.pairwise(predicted)]

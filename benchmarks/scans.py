@@ -341,7 +341,7 @@ def targets(rows: Sequence[dict[str, Any]], cold: dict[str, dict[str, float]]) -
     own = [r for r in rows if r["side"] in ("numba", "triton")]
     memory = {place(r): r["both_memory"] for r in own if r["kind"] == "selective"}
     shares: dict[str, dict[str, float]] = {mode: {} for mode in MODES}
-    spread: dict[str, float] = {}
+    slowest_to_fastest: dict[str, float] = {}
     for mode in MODES:
         tokens: dict[str, list[float]] = {}
         for r in own:
@@ -349,7 +349,7 @@ def targets(rows: Sequence[dict[str, Any]], cold: dict[str, dict[str, float]]) -
                 shares[mode][place(r)] = r[f"{mode}_products_ms"] / r[f"{mode}_ms"]
                 at = place(r).partition(", ")[2] + (", forward" if mode == "forward" else ", forward + backward")
                 tokens.setdefault(at, []).append(r[f"{mode}_ms"] / r["tokens"])
-        spread |= {at: max(each) / min(each) for at, each in tokens.items()}
+        slowest_to_fastest |= {at: max(each) / min(each) for at, each in tokens.items()}
 
     def faster(kind: str, side: str, mode: str, among: Sequence[dict[str, Any]] = rows) -> dict[str, float]:
         return ratios(among, kind, side, lambda ours, peer: peer[f"{mode}_ms"] / ours[f"{mode}_ms"])
@@ -369,7 +369,7 @@ def targets(rows: Sequence[dict[str, Any]], cold: dict[str, dict[str, float]]) -
             at_least=True,
         ),
         target("Mamba-1, four directions: extra memory / inputs", 3, memory),
-        target("SSD, time a token from N = 1024 to 16,384: slowest / fastest", 1.15, spread),
+        target("SSD, time a token from N = 1024 to 16,384: slowest / fastest", 1.15, slowest_to_fastest),
         target("SSD, forward: share of the matrix-product rate", 0.6, shares["forward"], at_least=True),
         target("SSD, forward + backward: share of the matrix-product rate", 0.6, shares["both"], at_least=True),
         target(

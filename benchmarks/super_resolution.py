@@ -1,4 +1,4 @@
-"""How near an enlarged picture comes to the one that was made smaller: bicubic, back-projected, painted.
+"""How near an enlarged picture comes to the one that was made smaller: bicubic, back-projected, generated.
 
     python benchmarks/super_resolution.py
     python benchmarks/super_resolution.py --model lira-nano --strengths 0.2 --pictures 64
@@ -86,7 +86,7 @@ def main() -> None:
         f"`python benchmarks/super_resolution.py` repeats this page. {args.pictures} held-out drawings of OpenMoji of "
         f"{SIZE} x {SIZE} pixels, made smaller by the",
         f"mean of blocks and enlarged again; PSNR in dB, mean and its standard error; {args.steps} steps. What is "
-        "painted is back-projected as well.",
+        "generated is back-projected as well.",
         "",
         "| | strength | 2x | 4x |",
         "|---|---|---|---|",

@@ -82,7 +82,7 @@ def study(record: dict[str, Any]) -> str:
 
 
 def microforge_carry(record: dict[str, Any]) -> str:
-    """Pictures and their jitter with and without the planner's memory."""
+    """Pictures and their jitter with and without the plan state between steps."""
     steps = list(record["rows"][0]["jitter"])
     rows = [
         [
