@@ -103,8 +103,8 @@ def test_the_page_on_the_command_line_names_every_command_and_option() -> None:
     for name, command in commands(COMMANDS).items():
         section = next((body for title, body in sections.items() if name in title.split(", ")), None)
         assert section is not None, f"no section for {name}"
-        told = set(re.findall(r"--[a-z][a-z-]*", section))
-        missing = option_names(command) - told - {"--help"}
+        documented = set(re.findall(r"--[a-z][a-z-]*", section))
+        missing = option_names(command) - documented - {"--help"}
         assert not missing, f"{name}: {missing} are not explained"
         listed = set(re.findall(r"`(--[a-z][a-z-]*)`", "\n".join(re.findall(r"^\|(.*?)\|", section, re.MULTILINE))))
         assert listed <= option_names(command), f"{name} has no {listed - option_names(command)}"
@@ -120,9 +120,9 @@ def test_folders_of_stages_are_those_that_recipes_make() -> None:
     from pochade.recipes import stages_of
 
     made = {f"{n}-{stage.name}" for recipe in RECIPES for n, stage in enumerate(stages_of(recipe), 1)}
-    told = {name for page in PAGES for name in re.findall(r"\b(\d-\w+)/", page.read_text(encoding="utf-8"))}
-    assert "1-flow" in told
-    assert told <= made
+    documented = {name for page in PAGES for name in re.findall(r"\b(\d-\w+)/", page.read_text(encoding="utf-8"))}
+    assert "1-flow" in documented
+    assert documented <= made
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
@@ -156,8 +156,10 @@ def test_python_examples_compile_and_import_what_exists(page: Path) -> None:
 def test_make_targets_of_the_documentation_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
-    told = {t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)}
-    assert {"setup", "demo", "test"} <= told <= targets
+    documented = {
+        t for page in PAGES for t in re.findall(r"(?:`|^)make ([a-z]+)", page.read_text("utf-8"), re.MULTILINE)
+    }
+    assert {"setup", "demo", "test"} <= documented <= targets
     assert not [
         p for page in PAGES for p in re.findall(r"^make ([a-z]+)$", page.read_text("utf-8")) if p not in targets
     ]

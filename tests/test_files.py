@@ -199,8 +199,8 @@ def test_unsafe_names(name: str) -> None:
 WRITES = {"write_text", "write_bytes", "rename", "hardlink_to", "touch", "mkstemp", "mkdtemp"}
 WRITES |= {"TemporaryFile", "NamedTemporaryFile", "fsync", "save_file", "SummaryWriter"}
 ELSEWHERE = {
-    ("cli/common.py", "TemporaryFile"): "asks whether a folder can be written to",
-    ("data/cache/claims.py", "touch"): "asks a file system for its time",
+    ("cli/common.py", "TemporaryFile"): "tests whether a folder can be written to",
+    ("data/cache/claims.py", "touch"): "reads the time of a file system",
     ("evaluation/profile/__init__.py", "write_text"): "resets a counter of the kernel",
     ("tensors.py", "save_file"): "within atomic_path",
     ("training/metrics.py", "SummaryWriter"): "a log that grows",

@@ -1,4 +1,4 @@
-"""Importing pochade and asking for help costs no torch."""
+"""Importing pochade and printing its help import no torch."""
 
 import subprocess
 import sys

@@ -33,7 +33,7 @@ def texts(cell: Any) -> str:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.name)
 def test_a_notebook_is_kept_clean(path: Path) -> None:
-    """What is committed says nothing of the machine that ran it, and shows no error."""
+    """What is committed names nothing of the machine that ran it, and shows no error."""
     notebook = read(path)
     nbformat.validate(notebook)
     assert set(notebook.metadata) == {"kernelspec", "language_info"}

@@ -42,9 +42,9 @@ def test_the_table_of_parts_is_complete():
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_drop_empties_one_part_in_the_chosen_rows(part: str):
-    given, rows = full(), torch.tensor([True, False, True])
-    for chosen, dropped in ((None, given.drop(part)), (rows, given.drop(part, rows=rows))):
+def test_drop_empties_one_part_in_the_chosen_samples(part: str):
+    given, chosen_samples = full(), torch.tensor([True, False, True])
+    for chosen, dropped in ((None, given.drop(part)), (chosen_samples, given.drop(part, rows=chosen_samples))):
         where = torch.ones(3, dtype=torch.bool) if chosen is None else chosen
         for name in NAMES:
             before, after = getattr(given, name), getattr(dropped, name)
@@ -68,7 +68,7 @@ def test_drop_leaves_the_original_and_absent_parts_alone():
         given.drop("colour")
 
 
-def test_cat_joins_rows_in_order_and_refuses_different_parts():
+def test_cat_joins_samples_in_order_and_refuses_different_parts():
     a, b = full(2), full(3)
     both = Conditioning.cat([a, b])
     assert both.batch_size == 5
@@ -92,7 +92,7 @@ def test_batch_size_without_any_part_is_unknown():
     assert Conditioning(task=torch.zeros(7)).batch_size == 7
 
 
-def test_errors_say_who_can_mend_them():
+def test_errors_by_who_can_correct_them():
     assert PochadeError("x").exit_code == 2
     assert FailureError("x").exit_code == 1
     assert issubclass(PochadeError, ValueError)

@@ -70,7 +70,7 @@ def test_saved_and_loaded_every_bit_stays(kind: str, tmp_path: Path) -> None:
 
 @torch.no_grad()
 def test_large_pictures_are_coded_in_tiles(kind: str) -> None:
-    """Attention and group norm look at the whole picture, so that tiles agree with it only roughly."""
+    """Attention and group norm read the whole picture, so that tiles agree with it only roughly."""
     ours = PretrainedAutoencoder.from_network(theirs(kind))
     picture = images(ours.downsampling * 3, ours.downsampling * 12)
     latents, decoded = ours.encode(picture), ours.decode(ours.encode(picture))

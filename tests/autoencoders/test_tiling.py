@@ -16,7 +16,7 @@ def noise(*shape: int) -> Tensor:
 
 
 class Local:
-    """Looks at three cells around, and cannot be fooled by a tile's border: what is outside counts as 7."""
+    """With a receptive field of three cells around; it sees a tile's border: what is outside counts as 7."""
 
     downsampling = 2
 
@@ -34,7 +34,7 @@ class Local:
 
 
 @pytest.mark.parametrize("size", [(9, 12), (12, 9), (31, 13), (24, 37)])
-def test_a_network_that_looks_no_further_than_three_eighths_of_the_overlap_sees_no_cut(size: tuple[int, int]):
+def test_a_network_whose_receptive_field_is_at_most_three_eighths_of_the_overlap_sees_no_cut(size: tuple[int, int]):
     net = Local()
     latents = noise(2, 3, *size)
     torch.testing.assert_close(decode_tiled(net, latents, tile=12, overlap=8), Local().decode(latents))
@@ -123,9 +123,9 @@ def test_small_pictures_stay_in_one_piece_and_the_type_is_kept():
 
 def test_bad_tiles_are_named():
     net, latents = Local(), noise(1, 3, 20, 20)
-    for tile, overlap, said in ((0, 0, "tile: 0"), (8, 8, "overlap: 8"), (8, -1, "overlap: -1")):
+    for tile, overlap, message in ((0, 0, "tile: 0"), (8, 8, "overlap: 8"), (8, -1, "overlap: -1")):
         for work, x in ((decode_tiled, latents), (encode_tiled, latents)):
-            with pytest.raises(PochadeError, match=f"{said} given, allowed"):
+            with pytest.raises(PochadeError, match=f"{message} given, allowed"):
                 work(net, x, tile=tile, overlap=overlap)
     with pytest.raises(PochadeError, match=r"images: shape .* multiples of 2"):
         encode_tiled(net, noise(1, 3, 41, 40), tile=8, overlap=2)

@@ -98,7 +98,7 @@ def broken(taesd: Path, folder: Path, kind: str) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "said"),
+    ("kind", "message"),
     [
         ("missing", "missing decoder.layers.0.bias"),
         ("extra", "unexpected decoder.extra"),
@@ -108,8 +108,8 @@ def broken(taesd: Path, folder: Path, kind: str) -> Path:
         ("no weights", "name_or_folder"),
     ],
 )
-def test_damaged_folders_are_refused_in_one_line(taesd: Path, tmp_path: Path, kind: str, said: str):
-    with pytest.raises(PochadeError, match=said) as caught:
+def test_damaged_folders_are_refused_in_one_line(taesd: Path, tmp_path: Path, kind: str, message: str):
+    with pytest.raises(PochadeError, match=message) as caught:
         TinyAutoencoder.from_taesd(str(broken(taesd, tmp_path, kind)))
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -29,7 +29,7 @@ def noise(*shape: int) -> torch.Tensor:
 
 @pytest.mark.parametrize(("size", "expected"), [("tiny", 0.24e6), ("small", 1.2e6)])
 @pytest.mark.parametrize(("channels", "f"), [(16, 8), (16, 16), (32, 32)])
-def test_sizes_are_as_told(size: str, expected: float, channels: int, f: int) -> None:
+def test_sizes_are_as_documented(size: str, expected: float, channels: int, f: int) -> None:
     with torch.device("meta"):
         decoder = for_autoencoder(size, channels, f)
     assert (decoder.downsampling, decoder.config.latent_channels) == (f, channels)
@@ -69,7 +69,7 @@ def test_every_parameter_receives_a_gradient() -> None:
 
 
 @torch.no_grad()
-def test_a_row_of_a_batch_and_a_shifted_picture() -> None:
+def test_a_sample_of_a_batch_and_a_shifted_picture() -> None:
     decoder, latents = toy(), noise(2, 3, 16, 16)
     decoded = decoder.decode(latents)
     torch.testing.assert_close(decoder.decode(latents[1:])[0], decoded[1], atol=1e-5, rtol=0)

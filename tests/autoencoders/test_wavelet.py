@@ -108,7 +108,7 @@ def test_weights_lie_channels_last():
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"downsampling": 8}, "downsampling: 8 given, allowed are powers of two from 16"),
         ({"downsampling": 24}, "downsampling: 24 given"),
@@ -121,6 +121,6 @@ def test_weights_lie_channels_last():
         ({"decoder_blocks": (1, 1, 1, -1)}, "decoder_blocks: .* a number for each"),
     ],
 )
-def test_settings_that_do_not_go_together_are_named(changes: dict[str, Any], said: str):
-    with pytest.raises(PochadeError, match=said):
+def test_settings_that_do_not_go_together_are_named(changes: dict[str, Any], message: str):
+    with pytest.raises(PochadeError, match=message):
         make(**changes)

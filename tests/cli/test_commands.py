@@ -49,7 +49,7 @@ def test_info_of_a_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path)
     import shutil
 
     folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy[/b]"))
-    (folder / "README.md").write_text("---\nlicence: x\n---\n# A toy\nIt paints [noise].\n")
+    (folder / "README.md").write_text("---\nlicence: x\n---\n# A toy\nIt generates [noise].\n")
     found = json.loads(cli(capsys, "info", str(folder), "--json").out)
     from conftest import toy_components
 
@@ -57,10 +57,10 @@ def test_info_of_a_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path)
         assert found["components"][name]["parameters"] == sum(p.numel() for p in module.parameters())
     assert found["components"]["denoiser"]["config"]["patch_size"] == 2
     assert found["components"]["denoiser"]["types"] == ["F32"]
-    assert found["card"] == "# A toy\nIt paints [noise]."
+    assert found["card"] == "# A toy\nIt generates [noise]."
     shown = cli(capsys, "info", str(folder)).out
     assert "TinyAutoencoder" in shown
-    assert "It paints [noise]." in shown
+    assert "It generates [noise]." in shown
 
 
 def test_info_of_a_damaged_model(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:

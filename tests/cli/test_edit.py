@@ -110,7 +110,7 @@ def test_upscale_and_compare(run: Any) -> None:
     assert run("upscale", "in.png", "a red apple").out == "in-2x.png\n"
 
 
-def test_what_is_done_to_a_mask_or_a_picture_is_said(run: Any) -> None:
+def test_changes_to_a_mask_or_a_picture_give_warnings(run: Any) -> None:
     grey = Image.open("m.png")
     grey.putpixel((0, 0), 200)
     grey.save("grey.png")

@@ -55,7 +55,7 @@ def test_repeats_bit_for_bit_and_never_overwrites(generate: Any) -> None:
     assert Path("alone/a-sleeping-cat-8.png").read_bytes() == first
 
 
-def test_a_drawn_seed_is_told(generate: Any) -> None:
+def test_a_drawn_seed_is_printed(generate: Any) -> None:
     done = generate("apple", "--steps", "1", "--json")
     (made,) = json.loads(done.out)
     assert made["file"] == f"out/apple-{made['seed']}.png"
@@ -134,7 +134,7 @@ def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: P
     assert done.error.startswith("warning: out/apple-1.png: made by other weights")
 
 
-def test_other_versions_are_told(generate: Any) -> None:
+def test_other_versions_give_a_warning(generate: Any) -> None:
     from PIL.PngImagePlugin import PngInfo
 
     generate("apple", "--seed", "1", "--steps", "1")

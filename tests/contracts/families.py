@@ -24,7 +24,7 @@ class Family:
     ways: tuple[dict[str, Any], ...] = ()
     """Arguments of ``with_source`` beside the tasks, a set for each way in which a source can enter."""
     stateful: bool = False
-    """Whether it carries a state from one sampling step to the next."""
+    """Whether it passes a state from one sampling step to the next."""
     zero_at_init: bool = True
     """Whether the velocity is zero before training."""
     smaller: dict[str, Any] = field(default_factory=dict)
@@ -187,7 +187,7 @@ def conditioning_for(
     *,
     seed: int = 0,
 ) -> Conditioning:
-    """Random conditioning with the given parts; row i has 1 + (i + 2) % 5 of 5 text tokens."""
+    """Random conditioning with the given parts; sample i has 1 + (i + 2) % 5 of 5 text tokens."""
     config, text_tokens = denoiser.config, 5
     generator = torch.Generator().manual_seed(seed)
 

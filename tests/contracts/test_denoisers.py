@@ -218,8 +218,8 @@ def test_dropped_equals_absent(denoiser: Any, family: Family) -> None:
         expected = denoiser(latents, t, absent(conditioning, part)).velocity
         torch.testing.assert_close(denoiser(latents, t, conditioning.drop(part)).velocity, expected, **TIGHT)
         assert (expected - full).abs().amax((1, 2, 3)).min() > 1e-4, f"{part} has no effect"
-        rows = torch.tensor([False, True, False])
-        mixed = denoiser(latents, t, conditioning.drop(part, rows=rows)).velocity
+        dropped = torch.tensor([False, True, False])
+        mixed = denoiser(latents, t, conditioning.drop(part, rows=dropped)).velocity
         torch.testing.assert_close(mixed[1], expected[1], **TIGHT)
         torch.testing.assert_close(mixed[[0, 2]], full[[0, 2]], **TIGHT)
     nothing = denoiser(latents, t, Conditioning()).velocity
@@ -362,11 +362,11 @@ def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
     for t in (1.0, 0.6, 0.3):
         values["t"] = torch.full((4,), t)
         out = denoiser(values["latents"], values["t"], conditioning, state=state)
-        velocity, *carried = run(graph, values)
+        velocity, *new_state = run(graph, values)
         np.testing.assert_allclose(velocity, out.velocity, atol=5e-5)
         if stateful:
-            np.testing.assert_allclose(carried[0], out.state, atol=5e-5)
-            values["state"], state = torch.from_numpy(carried[0]), out.state
+            np.testing.assert_allclose(new_state[0], out.state, atol=5e-5)
+            values["state"], state = torch.from_numpy(new_state[0]), out.state
         values["latents"] = values["latents"] - 0.3 * out.velocity
 
 

@@ -43,7 +43,7 @@ def test_pictures_without_variants_need_no_table() -> None:
     assert torch.equal(groups.draw(torch.tensor([4, 0]), keys(2)), torch.tensor([4, 0]))
 
 
-def test_digests_tell_texts_apart_however_they_are_split() -> None:
+def test_digests_differ_between_texts_however_they_are_split() -> None:
     texts = [("ab", ""), ("a", "b"), ("", "ab"), ("ab",), ("b", "a"), ("a", "b", "")]
     assert len({digest(*parts) for parts in texts}) == len(texts)
     assert all(len(digest(*parts)) == 16 for parts in texts)

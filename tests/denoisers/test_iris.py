@@ -61,7 +61,7 @@ def stirred_mixer(dim: int, heads: int) -> GRFM:
 
 
 def grfm_reference(mixer: GRFM, x: Tensor, height: int, width: int) -> Tensor:
-    """SPEC's formula, each path by its plain twin."""
+    """SPEC's formula, each path by its plain reference."""
     recurrent = mixer.recurrent
     both: list[Tensor] = []
     for direction, reverse in enumerate((False, True)):
@@ -119,7 +119,7 @@ def test_decays_begin_between_09_and_0999():
         assert (block.mixer.alpha == 0.1).all()
 
 
-def test_what_carries_no_weight_decay_is_marked():
+def test_parameters_without_weight_decay_are_marked():
     model = make()
     kept = {n for n, p in model.named_parameters() if getattr(p, "no_weight_decay", False)}
     for name in ("positions.table", "text.null_token", "core.blocks.0.mixer.recurrent.decay"):
@@ -130,7 +130,7 @@ def test_what_carries_no_weight_decay_is_marked():
 # The iteration
 
 
-def test_before_training_the_core_forgets_where_it_began():
+def test_before_training_the_core_ignores_its_initial_state():
     """s <- A [s; e] alone: the mean square stays near 1 and what s_0 was dies out, so noise is never the output."""
     model = make(stirred=False, dim=64, hidden=64)
     _, t = inputs(2, 16)
@@ -203,7 +203,7 @@ def test_grids_other_than_the_trained_one(rows: int, columns: int):
     torch.testing.assert_close(both[1:], alone, atol=1e-5, rtol=0)
 
 
-def test_the_last_iterations_alone_carry_gradient():
+def test_only_the_last_iterations_have_gradients():
     """k at least the depth is full back-propagation; k = 1 is the slope with the state before it held fixed."""
     z, t = inputs()
     slopes: dict[int, Tensor] = {}
@@ -245,7 +245,7 @@ def test_training_draws_state_and_depth_and_evaluation_neither():
     assert torch.equal(model(z, t, text()).velocity, drawn[0])
 
 
-def test_the_first_state_of_a_row_is_its_own():
+def test_the_first_state_differs_between_samples():
     """Neither the rest of the batch nor any generator changes it; other latents at the same time do."""
     model = make().train()
     z, t = inputs(3)
@@ -285,7 +285,7 @@ def test_smaller_depths_learn_from_larger_ones():
     assert (make(distillation=2.0).train()(z, t, text(), depth=1).aux["loss_depth"] == 0).all()
 
 
-def test_how_the_state_ends_is_told():
+def test_aux_describes_the_last_state():
     model = make(depths=(5,))
     z, t = inputs()
     seen: list[tuple[Tensor, Tensor]] = []
@@ -293,10 +293,10 @@ def test_how_the_state_ends_is_told():
     aux = model(z, t, text(), depth=5).aux
     handle.remove()
     assert len(seen) == 5
-    for row in range(2):
-        change = (seen[4][0] - seen[3][0])[row].norm() / seen[4][0][row].norm()
-        assert float(aux["residual"][row]) == pytest.approx(float(change), rel=1e-4)
-        assert float(aux["state_norm"][row]) == pytest.approx(float(seen[4][1][row].square().mean().sqrt()), rel=1e-4)
+    for i in range(2):
+        change = (seen[4][0] - seen[3][0])[i].norm() / seen[4][0][i].norm()
+        assert float(aux["residual"][i]) == pytest.approx(float(change), rel=1e-4)
+        assert float(aux["state_norm"][i]) == pytest.approx(float(seen[4][1][i].square().mean().sqrt()), rel=1e-4)
     assert not any(value.requires_grad for value in aux.values())
 
 

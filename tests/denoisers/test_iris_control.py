@@ -66,7 +66,7 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     again: Any = IRISDenoiser.from_pretrained(tmp_path)
     (z, t), given = inputs(), replace(text(), control=latents())
     assert torch.equal(again.eval()(z, t, given).velocity, model(z, t, given).velocity)
-    # A row of zeros is one without a control.
+    # A sample of zeros is one without a control.
     without = latents()
     without[1] = 0
     mixed = model(z, t, replace(given, control=without)).velocity

@@ -62,9 +62,9 @@ def flops(model: Any, tokens: int, words: int) -> int:
     z, t = torch.empty(1, config.latent_channels, side, side, device="meta"), torch.empty(1, device="meta")
     mask = torch.empty(1, words, dtype=torch.bool, device="meta")
     pooled = torch.empty(1, config.pooled_dim, device="meta")
-    said = Conditioning(torch.empty(1, words, config.text_dim, device="meta"), mask, pooled)
+    conditioning = Conditioning(torch.empty(1, words, config.text_dim, device="meta"), mask, pooled)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(z, t, said, depth=8)
+        model(z, t, conditioning, depth=8)
     return counter.get_total_flops()
 
 
@@ -89,14 +89,14 @@ def test_text_is_fused_after_every_fourth_block():
 @pytest.mark.parametrize("streams", [1, 2, 3])
 def test_hyper_connections_begin_as_the_residual_network(connections: str, streams: int):
     """With all other parameters far from their beginning, so that every layer, skip and fusion takes part."""
-    twin, model = make(connections="residual"), make(False, connections=connections, streams=streams)
-    missing, unexpected = model.load_state_dict(twin.state_dict(), strict=False)
+    residual, model = make(connections="residual"), make(False, connections=connections, streams=streams)
+    missing, unexpected = model.load_state_dict(residual.state_dict(), strict=False)
     assert missing
     assert all(".connect." in name for name in missing)
     assert not unexpected
     z, t = inputs()
     with torch.no_grad():
-        expected = twin(z, t, text()).velocity
+        expected = residual(z, t, text()).velocity
         assert expected.std() > 0.05
         torch.testing.assert_close(model(z, t, text()).velocity, expected, atol=1e-6, rtol=0)
         stir(model, 0.1)
@@ -164,17 +164,17 @@ def test_shapes_at_1024_pixels(name: str, latents: tuple[int, ...], changes: dic
         assert model(z, torch.empty(1, device="meta"), Conditioning(), depth=2).velocity.shape == z.shape
 
 
-def test_text_of_tokens_alone_steers_by_their_mean():
+def test_text_of_tokens_alone_conditions_by_their_mean():
     model = make(pooled_dim=0)
     z, t = inputs()
-    said = Conditioning(text().tokens, text().mask)
+    conditioning = Conditioning(text().tokens, text().mask)
     with torch.no_grad():
-        thoughts = [model(z, t, c).aux["reasoning_steps"] for c in (said, Conditioning())]
-        assert (model(z, t, said).velocity - model(z, t, Conditioning()).velocity).abs().max() > 1e-3
+        thoughts = [model(z, t, c).aux["reasoning_steps"] for c in (conditioning, Conditioning())]
+        assert (model(z, t, conditioning).velocity - model(z, t, Conditioning()).velocity).abs().max() > 1e-3
     assert thoughts[0].shape == (2,)
     model.layers[1].text = model.layers[3].text = None  # the mean still enters
     with torch.no_grad():
-        assert (model(z, t, said).velocity - model(z, t, Conditioning()).velocity).abs().max() > 1e-3
+        assert (model(z, t, conditioning).velocity - model(z, t, Conditioning()).velocity).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -250,10 +250,10 @@ def test_training_takes_the_expected_state():
     rs, halts = states(module, x, embedding, 6)
     p = [halt * math.prod(1 - h for h in halts[:n]) for n, halt in enumerate(halts)]
     torch.testing.assert_close(sum(p), torch.ones(8, dtype=torch.float64))
-    torch.testing.assert_close(thought, module.out(sum(share[:, None] * r for share, r in zip(p, rs, strict=True))))
-    torch.testing.assert_close(steps, sum((n * share for n, share in enumerate(p, 1)), torch.zeros(8).double()))
+    torch.testing.assert_close(thought, module.out(sum(p_stop[:, None] * r for p_stop, r in zip(p, rs, strict=True))))
+    torch.testing.assert_close(steps, sum((n * p_stop for n, p_stop in enumerate(p, 1)), torch.zeros(8).double()))
     prior = [1 / 3, 2 / 9, 4 / 27, 8 / 81, 16 / 81]  # 1/3 of what is left, and the last step all of it
-    expected = sum(share * (share / q).log() for share, q in zip(p[1:], prior, strict=True))
+    expected = sum(p_stop * (p_stop / q).log() for p_stop, q in zip(p[1:], prior, strict=True))
     torch.testing.assert_close(cost, expected)
     assert (cost > 0).all()
     assert steps.std() > 0.1
@@ -265,17 +265,17 @@ def test_inference_stops_each_picture_at_the_threshold():
         thought, steps, cost = module(x, embedding)
         rs, halts = states(module, x, embedding, 6)
         assert len(set(steps.tolist())) > 2, "the pictures of this test should differ"
-        for row in range(8):
+        for i in range(8):
             left, total = 1.0, torch.zeros(8, dtype=torch.float64)
             for n in range(1, 7):
-                share = left * float(halts[n - 1][row])
-                if n >= 2 and left - share <= 1 - 0.8:
-                    share = left
-                total, left = total + share * rs[n - 1][row], left - share
+                p_stop = left * float(halts[n - 1][i])
+                if n >= 2 and left - p_stop <= 1 - 0.8:
+                    p_stop = left
+                total, left = total + p_stop * rs[n - 1][i], left - p_stop
                 if left == 0:
                     break
-            assert steps[row] == n
-            torch.testing.assert_close(thought[row], module.out(total))
+            assert steps[i] == n
+            torch.testing.assert_close(thought[i], module.out(total))
     assert cost.eq(0).all()
 
 
@@ -283,10 +283,10 @@ def test_a_picture_takes_the_same_steps_alone():
     module, (x, embedding) = loop(), seen()
     with torch.no_grad():
         thought, steps, _ = module(x, embedding)
-        for row in range(8):
-            alone = module(x[row : row + 1], embedding[row : row + 1])
-            assert alone[1][0] == steps[row]
-            torch.testing.assert_close(alone[0][0], thought[row], atol=1e-12, rtol=0)
+        for i in range(8):
+            alone = module(x[i : i + 1], embedding[i : i + 1])
+            assert alone[1][0] == steps[i]
+            torch.testing.assert_close(alone[0][0], thought[i], atol=1e-12, rtol=0)
 
 
 def test_the_loop_ends_when_every_picture_has_stopped():
@@ -295,9 +295,9 @@ def test_the_loop_ends_when_every_picture_has_stopped():
     module.keep.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         _, steps, _ = module(x, embedding)
-        for rows in (slice(0, 8), slice(0, 1), steps == steps.min()):
+        for chosen in (slice(0, 8), slice(0, 1), steps == steps.min()):
             calls.clear()
-            assert module(x[rows], embedding[rows])[1].max() == len(calls)
+            assert module(x[chosen], embedding[chosen])[1].max() == len(calls)
 
 
 @pytest.mark.parametrize(("bias", "taken"), [(30.0, 2), (-30.0, 6)])
@@ -315,7 +315,7 @@ def test_two_steps_at_least_and_all_at_most(bias: float, taken: int):
 
 @pytest.mark.parametrize("depth", [2, 3, 6, 9])
 def test_the_masked_unroll_equals_the_loop_that_stops(depth: int):
-    """``depth`` moves the last step only: a picture that stopped earlier does not notice."""
+    """``depth`` moves the last step only: a picture that stopped earlier is unaffected."""
     module, (x, embedding) = loop(), seen()
     with torch.no_grad():
         unrolled = module(x, embedding, depth)
@@ -423,16 +423,16 @@ def test_wrong_arguments_are_named():
             make(**changes)
     model = make(patch_size=2)
     z, t = inputs()
-    said = text()
+    conditioning = text()
     for call, name in (
-        (lambda: model(z[:, :2], t, said), "latents: "),
-        (lambda: model(z[..., :3], t, said), "latents: "),
-        (lambda: model(z[..., :0], t, said), "latents: "),
-        (lambda: model(z, t[:1], said), "t: "),
-        (lambda: model(z, t, said, depth=1), "depth: 1 given"),
-        (lambda: model(z, t, said, depth=65), "depth: 65"),
-        (lambda: model(z, t, said, state=z), "state: "),
-        (lambda: model(z, t, Conditioning(said.tokens)), "mask: "),
+        (lambda: model(z[:, :2], t, conditioning), "latents: "),
+        (lambda: model(z[..., :3], t, conditioning), "latents: "),
+        (lambda: model(z[..., :0], t, conditioning), "latents: "),
+        (lambda: model(z, t[:1], conditioning), "t: "),
+        (lambda: model(z, t, conditioning, depth=1), "depth: 1 given"),
+        (lambda: model(z, t, conditioning, depth=65), "depth: 65"),
+        (lambda: model(z, t, conditioning, state=z), "state: "),
+        (lambda: model(z, t, Conditioning(conditioning.tokens)), "mask: "),
         (lambda: model(z, t, Conditioning(source=z)), "source: .*allowed is None"),
         (lambda: model(z, t, Conditioning(task=torch.zeros(2).long())), "task: .*allowed is None"),
     ):

@@ -125,7 +125,7 @@ def test_gradient_through_the_last_recursion_is_that_of_a_constant_before_it(dep
 
 
 def kept_bytes(model: Any, depth: int) -> int:
-    """Bytes that autograd keeps for the way back, each piece of memory once."""
+    """Activation memory of the backward pass in bytes, each storage once."""
     pieces: dict[int, int] = {}
 
     def pack(x: Tensor) -> Tensor:

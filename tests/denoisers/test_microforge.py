@@ -154,8 +154,8 @@ def test_what_the_switches_take_away():
     assert not any(isinstance(m, GroupedModulation) for m in make(modulation="full").modules())
 
 
-def test_text_and_plan_are_looked_at_together():
-    """A block hears of the text directly, of the plan, and of nothing else from outside."""
+def test_cross_attention_reads_text_and_plan_together():
+    """A block depends on the text directly, of the plan, and of nothing else from outside."""
     model, seen = make(), []
     model.core[0].look.register_forward_hook(lambda module, given, out: seen.append(given))
     model(*inputs(), text())
@@ -166,7 +166,7 @@ def test_text_and_plan_are_looked_at_together():
 
 @pytest.mark.parametrize("planner", [0, 3])
 def test_without_text(planner: int):
-    """Class labels alone, with and without a planner; with neither there is nothing to look at."""
+    """Class labels alone, with and without a planner; with neither there is no cross-attention."""
     model = make(text_dim=0, pooled_dim=0, plan_tokens=planner).eval()
     assert (model.core[0].look is None) == (planner == 0)
     z, t = inputs()
@@ -178,7 +178,7 @@ def test_without_text(planner: int):
 
 
 def test_two_pictures_side_by_side_are_one_grid():
-    """What tasks by concatenation will need: the grid may be wide, and all of the right half hears of the left."""
+    """What tasks by concatenation will need: the grid may be wide, and all of the right half depends on the left."""
     model = make().eval()
     z = torch.randn(1, 3, 4, 8, generator=torch.Generator().manual_seed(5))
     t = torch.full((1,), 0.4)
@@ -245,21 +245,21 @@ def test_in_channels_a_source_adds_nothing_before_training():
         assert torch.equal(editor(z, t, edit()).velocity, generator(z, t, text()).velocity)
 
 
-def test_rows_with_and_without_a_source_keep_to_themselves():
+def test_samples_with_and_without_a_source_are_independent():
     model = make(source="width", diversity_weight=0.1).eval()
     z, t = inputs(4)
     state = torch.randn(4, 3, 16)
-    rows = torch.tensor([True, False, False, True])
+    dropped = torch.tensor([True, False, False, True])
     with torch.no_grad():
-        mixed = model(z, t, edit(4).drop("source", rows=rows), state=state)
+        mixed = model(z, t, edit(4).drop("source", rows=dropped), state=state)
         with_source, without = model(z, t, edit(4), state=state), model(z, t, text(4), state=state)
     for name in ("velocity", "state"):
         values = (getattr(out, name) for out in (mixed, with_source, without))
         found, with_text, without_text = values
-        torch.testing.assert_close(found[~rows], with_text[~rows], atol=1e-5, rtol=0)
-        torch.testing.assert_close(found[rows], without_text[rows], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[~dropped], with_text[~dropped], atol=1e-5, rtol=0)
+        torch.testing.assert_close(found[dropped], without_text[dropped], atol=1e-5, rtol=0)
     assert set(mixed.aux) == {"diversity", "loss_diversity"}
-    torch.testing.assert_close(mixed.aux["diversity"][rows], without.aux["diversity"][rows], atol=1e-5, rtol=0)
+    torch.testing.assert_close(mixed.aux["diversity"][dropped], without.aux["diversity"][dropped], atol=1e-5, rtol=0)
 
 
 # --- planner
@@ -284,7 +284,7 @@ def test_plan_tokens_set_out_apart():
     assert model(z, t, text()).aux["diversity"].abs().max() < 0.15
 
 
-def test_before_training_what_is_carried_has_no_effect():
+def test_before_training_self_conditioning_has_no_effect():
     model = make(stirred=False)
     z, t = inputs()
     first = model(z, t, text()).state
@@ -301,7 +301,7 @@ def test_no_state_is_a_state_of_zeros():
         assert (model(z, t, text(), state=none.state).velocity - none.velocity).abs().max() > 1e-4
 
 
-def test_the_carry_is_the_mean_of_two_weighed_by_a_gate():
+def test_self_conditioning_is_a_gated_mean_of_two_plans():
     """p = sigmoid(w) norm(p_prev) + (1 - sigmoid(w)) p_init, seen by layers that add nothing."""
     model = make().eval()
     planner = model.planner
@@ -314,23 +314,23 @@ def test_the_carry_is_the_mean_of_two_weighed_by_a_gate():
         words, mask = torch.randn(2, 4, 16), torch.ones(2, 4, dtype=torch.bool)
         before = torch.randn(2, 3, 16)
         init = planner.queries + planner.text(planner.queries.expand(2, -1, -1), planner.text.context(words), mask)
-        share = torch.sigmoid(planner.keep)
+        gate = torch.sigmoid(planner.keep)
         normed = before / (before.square().mean(-1, keepdim=True) + 1e-6).sqrt() * planner.carry_scale
-        expected = nn.functional.layer_norm(share * normed + (1 - share) * init, (16,), eps=1e-6)
+        expected = nn.functional.layer_norm(gate * normed + (1 - gate) * init, (16,), eps=1e-6)
         torch.testing.assert_close(planner(x, embedding, words, mask, before)[0], expected, atol=1e-5, rtol=1e-5)
         planner.keep.fill_(50.0)
         first, second = (planner(x, embedding, w, mask, before)[0] for w in (words, -words))
-        torch.testing.assert_close(first, second, atol=1e-4, rtol=0)  # all carried: the text has no say
+        torch.testing.assert_close(first, second, atol=1e-4, rtol=0)  # the previous plan alone, not the text
 
 
-def test_each_branch_of_guidance_carries_its_own_plan():
+def test_each_branch_of_guidance_keeps_its_own_plan():
     """Three guided steps are three steps of two separate denoisers, joined after each."""
     model = make().eval()
     z, _ = inputs()
     scheduler = FlowMatchEulerDiscreteScheduler()
     guided = sample(GuidedDenoiser(model, Guidance(3.0)), scheduler, z, text(), num_inference_steps=3)
     states: list[Tensor | None] = [None, None]
-    forgetful = x = z
+    stateless = x = z
     with torch.no_grad():
         for step in range(3):
             t = torch.full((2,), 1 - step / 3)
@@ -339,10 +339,10 @@ def test_each_branch_of_guidance_carries_its_own_plan():
             )
             states = [with_text.state, without_text.state]
             x = x - (without_text.velocity + 3 * (with_text.velocity - without_text.velocity)) / 3
-            a, b = model(forgetful, t, text()).velocity, model(forgetful, t, text().drop("text")).velocity
-            forgetful = forgetful - (b + 3 * (a - b)) / 3
+            a, b = model(stateless, t, text()).velocity, model(stateless, t, text().drop("text")).velocity
+            stateless = stateless - (b + 3 * (a - b)) / 3
     torch.testing.assert_close(guided, x, atol=1e-4, rtol=1e-4)
-    assert (guided - forgetful).abs().max() > 1e-2
+    assert (guided - stateless).abs().max() > 1e-2
 
 
 def test_a_state_of_another_model_or_batch_is_refused():
@@ -368,13 +368,13 @@ def test_diversity_is_the_mean_cosine_of_two_different_tokens():
     assert [float(mean_cosine(p)) for p in (alike, apart)] == pytest.approx([1, 0], abs=1e-6)
 
 
-def test_diversity_is_always_there_and_its_loss_where_it_is_asked_for():
+def test_diversity_is_always_there_and_its_loss_with_a_weight():
     z, t = inputs()
     out = make()(z, t, text())
     assert set(out.aux) == {"diversity"}
     torch.testing.assert_close(out.aux["diversity"], mean_cosine(out.state))
-    weighed = make(diversity_weight=0.5)(z, t, text())
-    torch.testing.assert_close(weighed.aux["loss_diversity"], 0.5 * mean_squared_cosine(weighed.state))
+    weighted = make(diversity_weight=0.5)(z, t, text())
+    torch.testing.assert_close(weighted.aux["loss_diversity"], 0.5 * mean_squared_cosine(weighted.state))
     assert make(plan_tokens=0)(z, t, text()).aux == {}
 
 
@@ -395,7 +395,7 @@ def test_the_diversity_loss_holds_plan_tokens_apart():
     assert abs(values[-1]) < 0.3
 
 
-def test_two_passes_train_the_carry_and_log_diversity():
+def test_two_passes_train_self_conditioning_and_log_diversity():
     task = FlowTask(make(diversity_weight=0.1), FlowSettings(cfg_dropout=0.0))
     conditioning = text(8)
     batch = {

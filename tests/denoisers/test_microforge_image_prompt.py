@@ -60,7 +60,7 @@ def test_it_is_saved_with_the_network(tmp_path: Path) -> None:
     mixed = model(z, t, scales).velocity
     torch.testing.assert_close(mixed[:1], found[:1], atol=1e-6, rtol=0)
     torch.testing.assert_close(mixed[1:], model(z, t, text()).velocity[1:], atol=1e-6, rtol=0)
-    # It tells all tokens alike: a picture of another size takes it as well.
+    # It is the same for all tokens: a picture of another size takes it as well.
     wide = torch.randn(2, 3, 4, 8)
     assert model(wide, t, conditioning).velocity.shape == wide.shape
 

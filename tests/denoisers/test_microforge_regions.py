@@ -13,11 +13,11 @@ from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.types import Conditioning
 
 
-def marked(rows: Tensor | None = None) -> Conditioning:
-    """Edits whose upper left quarter is marked, in ``rows`` ([4] bool) or in all four."""
+def marked(samples: Tensor | None = None) -> Conditioning:
+    """Edits whose upper left quarter is marked, in ``samples`` ([4] bool) or in all four."""
     mask = torch.zeros(4, 1, 4, 4)
     mask[:, :, :2, :2] = 1
-    return replace(edit(4), source_mask=mask if rows is None else mask * rows[:, None, None, None])
+    return replace(edit(4), source_mask=mask if samples is None else mask * samples[:, None, None, None])
 
 
 def pair_of(kind: str, **changes: Any) -> tuple[Any, Any]:
@@ -30,7 +30,7 @@ def pair_of(kind: str, **changes: Any) -> tuple[Any, Any]:
 @pytest.mark.parametrize("kind", ["width", "channels"])
 @torch.no_grad()
 def test_regions_count_where_something_is_marked_alone(kind: str):
-    """To the bit where no row of the batch is, and as near as two kernels are beside rows that are."""
+    """To the bit where no sample of the batch is, and as near as two kernels are beside samples that are."""
     model, base = pair_of(kind)
     z, t = inputs(4)
     state = torch.randn(4, 3, 16)
@@ -39,12 +39,12 @@ def test_regions_count_where_something_is_marked_alone(kind: str):
         found, expected = model(z, t, conditioning, state=state), base(z, t, conditioning, state=state)
         assert torch.equal(found.velocity, expected.velocity)
         assert torch.equal(found.state, expected.state)
-    rows = torch.tensor([True, False, False, True])
-    for conditioning in (marked(rows), marked().drop("source", rows=~rows)):
+    samples = torch.tensor([True, False, False, True])
+    for conditioning in (marked(samples), marked().drop("source", rows=~samples)):
         found, expected = model(z, t, conditioning, state=state), base(z, t, conditioning, state=state)
         for one, other in ((found.velocity, expected.velocity), (found.state, expected.state)):
-            torch.testing.assert_close(one[~rows], other[~rows], atol=1e-5, rtol=0)
-            assert (one[rows] - other[rows]).abs().amax(tuple(range(1, one.ndim))).min() > 1e-4
+            torch.testing.assert_close(one[~samples], other[~samples], atol=1e-5, rtol=0)
+            assert (one[samples] - other[samples]).abs().amax(tuple(range(1, one.ndim))).min() > 1e-4
         assert found.state.shape == (4, 3, 16)
         assert set(found.aux) == {"diversity"}
 
@@ -77,7 +77,7 @@ def test_regions_read_what_is_marked_and_the_time_alone(kind: str, patch: int):
 
 
 @torch.no_grad()
-def test_blocks_look_at_regions_in_rows_that_have_one():
+def test_blocks_attend_to_regions_in_samples_that_have_one():
     model, seen = make(source="channels", regions=2).eval(), []
     model.core[0].look.register_forward_hook(lambda module, given, out: seen.append(given[2]))
     model(*inputs(4), marked(torch.tensor([True, False, True, False])))

@@ -1,4 +1,4 @@
-"""Which cases of an ablation are told apart, and its table."""
+"""Which cases of an ablation are distinguishable, and its table."""
 
 from typing import Any
 

@@ -25,8 +25,8 @@ def test_gammas(denoiser: Any) -> None:
 
 
 def test_gate_maps(denoiser: Any) -> None:
-    (z, t), told = inputs(2, 8, 4), text()
-    found = gate_maps(denoiser, z, t, told, depth=3)
+    (z, t), conditioning = inputs(2, 8, 4), text()
+    found = gate_maps(denoiser, z, t, conditioning, depth=3)
     assert found.shape == (3, 2, 2, 4, 2)
     assert found.std() > 0
     known = make()
@@ -35,17 +35,19 @@ def test_gate_maps(denoiser: Any) -> None:
             block.mixer.gate.weight.zero_()
             block.mixer.gate.bias.fill_(float(number))
     expected = np.array([0.5, 1 / (1 + math.exp(-1))])[:, None, None, None]
-    np.testing.assert_allclose(gate_maps(known, z, t, told), np.broadcast_to(expected, (3, 2, 2, 4, 2)), atol=1e-6)
+    np.testing.assert_allclose(
+        gate_maps(known, z, t, conditioning), np.broadcast_to(expected, (3, 2, 2, 4, 2)), atol=1e-6
+    )
 
 
 @torch.no_grad()
 def test_residuals_end_where_the_network_says(denoiser: Any) -> None:
-    (z, t), told = inputs(), text()
+    (z, t), conditioning = inputs(), text()
     for depth in (1, 4):
-        found = residuals(denoiser, z, t, told, depth=depth)
+        found = residuals(denoiser, z, t, conditioning, depth=depth)
         assert found.shape == (depth, 2)
         np.testing.assert_allclose(found[0], 1, atol=1e-6)
-        np.testing.assert_allclose(found[-1], denoiser(z, t, told, depth=depth).aux["residual"], atol=1e-6)
+        np.testing.assert_allclose(found[-1], denoiser(z, t, conditioning, depth=depth).aux["residual"], atol=1e-6)
 
 
 def test_radial_power() -> None:
@@ -64,12 +66,12 @@ def test_radial_power() -> None:
 
 
 def test_spectra(denoiser: Any) -> None:
-    (z, t), told = inputs(), text()
-    frequencies, power = spectra(denoiser, z, t, told, depth=2)
+    (z, t), conditioning = inputs(), text()
+    frequencies, power = spectra(denoiser, z, t, conditioning, depth=2)
     states: list[torch.Tensor] = []
     hook = denoiser.core.register_forward_hook(lambda _, __, out: states.append(out[0].detach()))
     with torch.no_grad():
-        denoiser(z, t, told, depth=2)
+        denoiser(z, t, conditioning, depth=2)
     hook.remove()
     side = math.isqrt(states[0].shape[1])
     grids = [state.transpose(1, 2).unflatten(2, (side, side)) for state in states]
@@ -78,14 +80,14 @@ def test_spectra(denoiser: Any) -> None:
 
 
 def test_the_network_is_left_as_it_was(denoiser: Any) -> None:
-    (z, t), told = inputs(), text()
-    before = denoiser(z, t, told).velocity
+    (z, t), conditioning = inputs(), text()
+    before = denoiser(z, t, conditioning).velocity
     denoiser.train()
-    gate_maps(denoiser, z, t, told)
-    residuals(denoiser, z, t, told)
+    gate_maps(denoiser, z, t, conditioning)
+    residuals(denoiser, z, t, conditioning)
     assert denoiser.training
     denoiser.eval()
-    assert torch.equal(denoiser(z, t, told).velocity, before)
+    assert torch.equal(denoiser(z, t, conditioning).velocity, before)
     assert not any(module._forward_hooks for module in denoiser.modules())
 
 

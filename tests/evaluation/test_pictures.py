@@ -11,7 +11,7 @@ import torch
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
-from evaluation.test_report import COLOURS, SHAPES, SIZE, Painter, draw
+from evaluation.test_report import COLOURS, SHAPES, SIZE, ToyPipeline, draw
 from pochade.data.dataset import Dataset, Split
 from pochade.data.prepare.pictures import prepare
 from pochade.data.prepare.target import Format, Target
@@ -32,7 +32,7 @@ def drawings(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-class Noise(Painter):
+class Noise(ToyPipeline):
     """Uniform noise from the seed, whatever the prompt."""
 
     def __call__(self, prompt: Sequence[str], **options: Any) -> ImagePipelineOutput:
@@ -124,13 +124,13 @@ def test_a_model_trained_on_all_has_no_held_out_figure(drawings: Path, tmp_path:
 def test_a_copy_that_is_split_anew_does_not_hold_out_what_was_trained_on(drawings: Path, tmp_path: Path) -> None:
     copy = open_source(drawings, "all")  # without a stored split: by the caption
     held_out = [copy.item(i).captions[0] for i in range(len(copy)) if copy.item(i).split == "held_out"]
-    source, rows = tmp_path / "with splits", list[str]()
+    source, lines = tmp_path / "with splits", list[str]()
     source.mkdir()
     for path in drawings.glob("*.png"):
         Image.open(path).save(source / path.name)
         split = "held_out" if path.stem in held_out[:2] else "train"
-        rows.append(json.dumps({"file_name": path.name, "text": path.stem, "split": split}))
-    (source / "metadata.jsonl").write_text("\n".join(rows))
+        lines.append(json.dumps({"file_name": path.name, "text": path.stem, "split": split}))
+    (source / "metadata.jsonl").write_text("\n".join(lines))
     seen = seen_groups(copy, [TrainingData(str(source), "", held_out=True)])
     splits = read_splits(copy, SIZE, seen=seen.groups)
     assert splits.held_out is not None

@@ -1,4 +1,4 @@
-"""What a picture costs: the figures agree with each other, and both runtimes paint the same picture."""
+"""What a picture costs: the figures agree with each other, and both runtimes generate the same picture."""
 
 import json
 import time
@@ -76,7 +76,9 @@ def test_rows_in_onnx_runtime(exported: tuple[dict[str, Any], Path]) -> None:
     assert not any(part["random"] for part in found["components"].values())
 
 
-def test_both_runtimes_paint_the_same_picture(exported: tuple[dict[str, Any], Path], toy_pipeline_folder: Path) -> None:
+def test_both_runtimes_generate_the_same_picture(
+    exported: tuple[dict[str, Any], Path], toy_pipeline_folder: Path
+) -> None:
     found, folder = exported
     files = {name: str(folder / f"{name}.onnx") for name in COMPONENTS}
     tokenizer = str(folder / "tokenizer.json")
@@ -130,7 +132,7 @@ def test_a_saved_model_keeps_its_text_encoder(toy_pipeline_folder: Path, tmp_pat
         profile(str(toy_pipeline_folder), keep=tmp_path)
 
 
-def test_a_measuring_process_that_fails_says_why() -> None:
+def test_a_measuring_process_that_fails_gives_its_reason() -> None:
     with pytest.raises(
         FailureError, match=r"denoiser: the measuring process ended with exit code 1: KeyError: 'files'"
     ):

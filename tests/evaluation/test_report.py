@@ -49,8 +49,8 @@ def draw(caption: str) -> Image.Image:
     return image
 
 
-class Painter:
-    """A pipeline that draws what the caption says, or the mean colour of it; records the seeds of its calls."""
+class ToyPipeline:
+    """A pipeline that draws what the caption names, or the mean colour of it; records the seeds of its calls."""
 
     def __init__(self, flat: bool = False) -> None:
         torch.manual_seed(0)
@@ -86,19 +86,19 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(painter: Painter, data: Path | str, out: Path, **options: Any) -> Report:
+def run(pipe: ToyPipeline, data: Path | str, out: Path, **options: Any) -> Report:
     defaults: dict[str, Any] = {"samples": 20, "steps": 3, "guidance": 2.0, "seed": 5, "batch_size": 8}
-    return evaluate(painter, data, out=out, progress=False, **(defaults | options))
+    return evaluate(pipe, data, out=out, progress=False, **(defaults | options))
 
 
 @pytest.fixture(scope="module")
-def perfect(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, Painter]:
-    painter = Painter()
-    return run(painter, data, tmp_path_factory.mktemp("out") / "new"), painter
+def perfect(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Report, ToyPipeline]:
+    pipe = ToyPipeline()
+    return run(pipe, data, tmp_path_factory.mktemp("out") / "new"), pipe
 
 
-def test_a_perfect_generator_measures_as_the_data(perfect: tuple[Report, Painter]) -> None:
-    report, painter = perfect
+def test_a_perfect_generator_measures_as_the_data(perfect: tuple[Report, ToyPipeline]) -> None:
+    report, pipe = perfect
     figures = report.figures
     for split in ("train", "held_out"):
         found = figures[split]
@@ -112,10 +112,10 @@ def test_a_perfect_generator_measures_as_the_data(perfect: tuple[Report, Painter
     assert figures["held_out"]["fd_lite0"] == pytest.approx(0, abs=1e-3)
     assert figures["autoencoder"]["train"]["pictures"] == 20
     assert {"psnr", "ssim", "perceptual"} <= figures["autoencoder"]["held_out"].keys()
-    assert sorted(set(painter.seeds)) == list(range(5, 25))
+    assert sorted(set(pipe.seeds)) == list(range(5, 25))
 
 
-def test_files_are_complete(perfect: tuple[Report, Painter]) -> None:
+def test_files_are_complete(perfect: tuple[Report, ToyPipeline]) -> None:
     report, _ = perfect
     assert json.loads(report.json.read_text()) == report.figures
     page = report.page.read_text()
@@ -128,9 +128,9 @@ def test_files_are_complete(perfect: tuple[Report, Painter]) -> None:
 
 
 def test_a_generator_of_flat_pictures_is_worse_in_every_figure(
-    data: Path, tmp_path: Path, perfect: tuple[Report, Painter]
+    data: Path, tmp_path: Path, perfect: tuple[Report, ToyPipeline]
 ) -> None:
-    flat = run(Painter(flat=True), data, tmp_path).figures["train"]
+    flat = run(ToyPipeline(flat=True), data, tmp_path).figures["train"]
     good = perfect[0].figures["train"]
     assert flat["contrast"]["low"] is True
     assert flat["kid_lite0"] > 10 * abs(good["kid_lite0"])
@@ -138,18 +138,18 @@ def test_a_generator_of_flat_pictures_is_worse_in_every_figure(
     assert flat["retrieval"]["generated"]["R@1"] < flat["retrieval"]["real"]["R@1"]
 
 
-def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: tuple[Report, Painter]) -> None:
-    painter = Painter()
-    painter.stop_after = 8
+def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: tuple[Report, ToyPipeline]) -> None:
+    pipe = ToyPipeline()
+    pipe.stop_after = 8
     with pytest.raises(KeyboardInterrupt):
-        run(painter, data, tmp_path)
+        run(pipe, data, tmp_path)
     assert not (tmp_path / "report.json").exists()
-    again = Painter()
+    again = ToyPipeline()
     figures = run(again, data, tmp_path).figures
-    assert len(painter.seeds) == 8
-    assert len(painter.seeds) + len(again.seeds) == len(perfect[1].seeds)
+    assert len(pipe.seeds) == 8
+    assert len(pipe.seeds) + len(again.seeds) == len(perfect[1].seeds)
     assert figures["train"] == perfect[0].figures["train"]
-    other = Painter()
+    other = ToyPipeline()
     run(other, data, tmp_path, steps=4)
     assert len(other.seeds) == len(perfect[1].seeds)  # other settings: other pictures
 
@@ -158,7 +158,7 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
     for caption in ("red circle", "blue dot"):
         draw(caption).save(tmp_path / f"{caption}.png")
         (tmp_path / f"{caption}.txt").write_text(caption)
-    figures = run(Painter(), tmp_path, tmp_path / "out").figures
+    figures = run(ToyPipeline(), tmp_path, tmp_path / "out").figures
     assert figures["held_out"].startswith("not measured")
     assert "copying" not in figures["train"]
 
@@ -169,17 +169,17 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
     ids=lambda o: next(iter(o)),
 )
 def test_wrong_settings_are_refused_before_any_work(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
-    painter = Painter()
+    pipe = ToyPipeline()
     with pytest.raises(PochadeError, match=f"^{next(iter(options))}:"):
-        run(painter, data, tmp_path / "out", **options)
-    assert not painter.seeds
+        run(pipe, data, tmp_path / "out", **options)
+    assert not pipe.seeds
     assert not (tmp_path / "out").exists()
 
 
 def test_size_and_depth_reach_the_pipeline(data: Path, tmp_path: Path) -> None:
     given: list[dict[str, Any]] = []
 
-    class Small(Painter):
+    class Small(ToyPipeline):
         def __call__(self, prompt: Sequence[str], **options: Any) -> ImagePipelineOutput:
             given.append({k: options.get(k) for k in ("height", "width", "depth")})
             images: Any = super().__call__(prompt, **options).images
@@ -193,8 +193,8 @@ def test_size_and_depth_reach_the_pipeline(data: Path, tmp_path: Path) -> None:
 
 def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match=r"^source: .nowhere."):
-        run(Painter(), "nowhere", tmp_path / "out")
+        run(ToyPipeline(), "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
     with pytest.raises(FailureError, match=r"^out:"):
-        run(Painter(), data, tmp_path / "file" / "out")
+        run(ToyPipeline(), data, tmp_path / "file" / "out")

@@ -1,4 +1,4 @@
-"""The retrieval probe: perfect where features tell all, chance where they tell nothing, exact in between."""
+"""The retrieval probe: perfect with informative features, chance with uninformative ones, exact in between."""
 
 import itertools
 
@@ -30,7 +30,7 @@ def test_linear_world_is_read_perfectly() -> None:
     assert unseen.pictures == 200
 
 
-def test_features_that_tell_nothing_give_chance() -> None:
+def test_uninformative_features_give_chance() -> None:
     probe = RetrievalProbe.fit(normal(400, 24, 0), normal(400, 32, 1))
     blind = probe.precision(normal(2000, 24, 2), normal(2000, 32, 3), names(2000))
     assert blind.top1 == pytest.approx(0.01, abs=4 * blind.standard_error1)

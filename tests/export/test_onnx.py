@@ -28,7 +28,7 @@ def pipe() -> Any:
     autoencoder = TinyAutoencoder(3, 4, (1, 1, 1, 1), (1, 1, 1, 1), [0.1, 0.2, 0.3], [2.0, 3.0, 4.0])
     return SimpleNamespace(
         denoiser=stir(make("lrf", "softmax", text_encoder="minilm-l6-v2", blocks=1, sample_size=8)),
-        default_size=32,  # pixels, of 8 to a cell of the latents: painted smaller than there are positions
+        default_size=32,  # pixels, of 8 to a cell of the latents: generated smaller than there are positions
         autoencoder=autoencoder.eval(),
         scheduler=FlowMatchEulerDiscreteScheduler(),
         text_encoder=SimpleNamespace(max_tokens=5),
@@ -212,7 +212,7 @@ def test_random_inputs() -> None:
     assert list(values) == ["latents", "t", "tokens", "mask", "class_label"]
     assert values["t"].min() >= 0
     assert values["t"].max() <= 1
-    assert not values["mask"][0].any(), "one row is dropped text"
+    assert not values["mask"][0].any(), "one sample is dropped text"
     assert values["tokens"][~values["mask"]].eq(0).all()
     assert set(values["class_label"].tolist()) == {-1, 0, 1, 2}
     assert torch.equal(values["tokens"], random_inputs(inputs, 64)["tokens"])

@@ -12,7 +12,7 @@ B, SHAPE = 3, (3, 2, 4, 4)
 
 
 class Linear:
-    """A denoiser whose velocity is a known sum of its conditioning; its state counts the calls of each row."""
+    """A denoiser whose velocity is a known sum of its conditioning; its state counts the calls of each sample."""
 
     config = SimpleNamespace(name="linear")
 
@@ -81,13 +81,13 @@ def test_negative_prompt_takes_the_place_of_no_prompt():
     torch.testing.assert_close(out - z, expected.view(-1, 1, 1, 1).expand(SHAPE))
 
 
-def test_each_row_may_have_its_own_scale():
+def test_each_sample_may_have_its_own_scale():
     z, t = inputs()
     scales = torch.tensor([1.0, 2.0, 5.0])
     out = GuidedDenoiser(Linear(), Guidance(scales))(z, t, text()).velocity
-    for row, scale in enumerate(scales.tolist()):
+    for i, scale in enumerate(scales.tolist()):
         alone = GuidedDenoiser(Linear(), Guidance(scale))(z, t, text()).velocity
-        torch.testing.assert_close(out[row], alone[row])
+        torch.testing.assert_close(out[i], alone[i])
 
 
 @pytest.mark.parametrize("negative", [False, True])
@@ -117,9 +117,9 @@ def test_outside_its_interval_guidance_is_off(image_scale: float | None):
     out = GuidedDenoiser(Linear(), guidance)(z, t, given).velocity
     plain = Linear()(z, t, given).velocity
     everywhere = GuidedDenoiser(Linear(), Guidance(5.0, image_scale=image_scale))(z, t, given).velocity
-    for row, inside in enumerate((False, True, False)):
-        assert torch.equal(out[row], (everywhere if inside else plain)[row])
-        assert (everywhere[row] - plain[row]).abs().max() > 1
+    for i, inside in enumerate((False, True, False)):
+        assert torch.equal(out[i], (everywhere if inside else plain)[i])
+        assert (everywhere[i] - plain[i]).abs().max() > 1
     edge = GuidedDenoiser(Linear(), Guidance(5.0, interval=(0.5, 0.5)))(z, torch.full((B,), 0.5), text()).velocity
     torch.testing.assert_close(edge, GuidedDenoiser(Linear(), Guidance(5.0))(z, torch.full((B,), 0.5), text()).velocity)
 
@@ -159,16 +159,16 @@ def test_every_branch_keeps_its_own_state():
     torch.testing.assert_close(first.state[B:] / torch.arange(B + 1, 2 * B + 1), 0.1 * t)
 
 
-def test_what_the_family_tells_is_that_of_the_branch_with_the_text():
-    class Tells(Linear):
+def test_aux_is_that_of_the_branch_with_the_text():
+    class WithAux(Linear):
         def __call__(self, latents: Tensor, *args: Any, **options: Any) -> DenoiserOutput:
             out = super().__call__(latents, *args, **options)
-            aux = {"rows": torch.arange(len(latents)), "whole": torch.tensor(7.0)}
+            aux = {"per_sample": torch.arange(len(latents)), "whole": torch.tensor(7.0)}
             return DenoiserOutput(out.velocity, out.state, aux)
 
     z, t = inputs()
-    aux = GuidedDenoiser(Tells(), Guidance(3.0))(z, t, text()).aux
-    assert aux["rows"].tolist() == list(range(B))
+    aux = GuidedDenoiser(WithAux(), Guidance(3.0))(z, t, text()).aux
+    assert aux["per_sample"].tolist() == list(range(B))
     assert aux["whole"] == 7
 
 

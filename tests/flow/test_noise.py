@@ -3,7 +3,7 @@ import torch
 from pochade.flow.noise import seeded_normal
 
 
-def test_a_row_depends_on_its_seed_alone():
+def test_a_sample_depends_on_its_seed_alone():
     seeds = torch.tensor([7, 2**62, 0])
     together = seeded_normal(seeds, (3, 4, 5))
     for i in range(3):

@@ -15,7 +15,7 @@ from pochade.types import Conditioning, DenoiserOutput
 SHAPE = (2, 3, 4, 4)
 CPU = torch.device("cpu")
 
-# diffusers' DPM-Solver asks numpy in an old way.
+# diffusers' DPM-Solver calls numpy in a deprecated way.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 
@@ -65,7 +65,7 @@ def test_a_single_data_point_is_reached_in_any_number_of_steps(name: str, steps:
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
-def test_the_network_is_told_the_time_at_which_the_latents_are(name: str, steps: int):
+def test_the_network_gets_the_time_of_the_latents(name: str, steps: int):
     scheduler, field = make_scheduler(name), towards(torch.zeros(SHAPE))
     sample(field, scheduler, noise(), Conditioning(), num_inference_steps=steps, depth=3, generator=generators())
     times = torch.stack(field.times)
@@ -144,7 +144,7 @@ def test_gaussian_data_comes_out_with_its_mean_and_deviation(name: str):
     torch.testing.assert_close(out, mean + deviation * z, atol=0.12, rtol=0)
 
 
-def test_rows_do_not_see_each_other_and_the_noise_is_left_alone():
+def test_samples_are_independent_and_the_noise_is_not_modified():
     point, start = torch.randn(SHAPE, generator=torch.Generator().manual_seed(3)), noise()
     kept = start.clone()
     for name in SCHEDULERS:
@@ -232,7 +232,7 @@ def test_from_a_source_a_single_data_point_is_reached(name: str, strength: float
     assert float(field.times[0][0]) == pytest.approx(strength, rel=2e-3)
 
 
-def test_the_way_begins_on_the_line_between_source_and_noise():
+def test_the_trajectory_begins_on_the_line_between_source_and_noise():
     """Where the velocity is that of the line, its end is the source; where it is zero, its beginning comes back."""
     source = noise(5)
     line = Field(lambda z, t: noise() - source)

@@ -85,7 +85,7 @@ def test_shift_keeps_the_ends_and_is_undone_by_its_inverse(factor: float):
     torch.testing.assert_close(shift(moved, 1 / factor), t)
     inside = moved[1:-1] - t[1:-1]
     assert (inside.sign() == (0 if factor == 1 else 1 if factor > 1 else -1)).all()
-    # The odds of noise against data are multiplied by the factor: that is what the formula says.
+    # The odds of noise against data are multiplied by the factor: that is the formula.
     torch.testing.assert_close((moved / (1 - moved))[:-1], factor * (t / (1 - t))[:-1])
 
 

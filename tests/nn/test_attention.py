@@ -345,14 +345,14 @@ def test_linear_cross_attention_reads_real_tokens_alone():
     out = module(x, module.context(tokens, mask))
     changed = torch.where(mask[..., None], tokens, 1e3)
     assert torch.equal(module(x, module.context(changed, mask)), out)
-    for row, length in enumerate((2, 4)):
-        alone = module.context(tokens[row : row + 1, :length], torch.ones(1, length, dtype=torch.bool))
-        torch.testing.assert_close(module(x[row : row + 1], alone), out[row : row + 1])
+    for i, length in enumerate((2, 4)):
+        alone = module.context(tokens[i : i + 1, :length], torch.ones(1, length, dtype=torch.bool))
+        torch.testing.assert_close(module(x[i : i + 1], alone), out[i : i + 1])
     order = torch.tensor([2, 0, 5, 3, 1, 4])
     torch.testing.assert_close(module(x, module.context(tokens[:, order], mask[:, order])), out)
 
 
-def test_a_row_without_text_reads_nothing_and_has_finite_gradients():
+def test_a_sample_without_text_reads_nothing_and_has_finite_gradients():
     module, x, tokens = crossed(), noise(2, 5, 8), noise(2, 3, 8, seed=1).requires_grad_()
     state = module.context(tokens, texts((0, 3), 3))
     out = module(x, state)
@@ -373,7 +373,7 @@ def test_linear_cross_attention_is_gated_by_its_input():
 
 
 def test_text_state_is_summed_in_float32():
-    """4,096 equal keys: each weight is far below what bfloat16 tells from its neighbours in a running sum."""
+    """4,096 equal keys: each weight is far below the resolution of bfloat16 in a running sum."""
     for dtype in (torch.bfloat16, torch.float16):
         k, v = noise(1, 1, 4096, 4).to(dtype), (noise(1, 1, 4096, 4, seed=1) + 1).to(dtype)
         mask = torch.ones(1, 4096, dtype=torch.bool)
@@ -422,8 +422,8 @@ def test_blocks_compile_into_one_graph_and_export(tmp_path: Path):
         module, inputs, path, dynamo=True, opset_version=20, dynamic_shapes=(batch,) * 3, verbose=False, report=False
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for rows in (2, 3):
-        feeds = [torch.cat((i, i))[:rows] for i in inputs]
+    for batch in (2, 3):
+        feeds = [torch.cat((i, i))[:batch] for i in inputs]
         names = [i.name for i in session.get_inputs()]
         (out,) = session.run(None, {n: f.numpy() for n, f in zip(names, feeds, strict=True)})
         torch.testing.assert_close(torch.from_numpy(out), module(*feeds).detach(), atol=1e-5, rtol=1e-5)

@@ -33,8 +33,11 @@ def test_plain_feedforward_is_gaussian_error_linear():
 @pytest.mark.parametrize("size", [(1, 1), (3, 5), (8, 2)])
 def test_mix_feedforward_equals_the_convolutions_of_sana(size: tuple[int, int], dtype: torch.dtype, tolerance: float):
     torch.manual_seed(0)
-    module, published = MixFeedForward(6, 10).to(dtype), GLUMBConv(6, 6, 10 / 6, residual_connection=False).to(dtype)
-    published.load_state_dict(
+    module, diffusers_module = (
+        MixFeedForward(6, 10).to(dtype),
+        GLUMBConv(6, 6, 10 / 6, residual_connection=False).to(dtype),
+    )
+    diffusers_module.load_state_dict(
         {
             "conv_inverted.weight": module.inner.weight[:, :, None, None],
             "conv_inverted.bias": module.inner.bias,
@@ -47,7 +50,7 @@ def test_mix_feedforward_equals_the_convolutions_of_sana(size: tuple[int, int], 
     results: list[tuple[Tensor, Tensor]] = []
     for function in (
         lambda x: module(x, *size),
-        lambda x: published(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2),
+        lambda x: diffusers_module(x.transpose(1, 2).unflatten(2, size)).flatten(2).transpose(1, 2),
     ):
         x = tokens.clone().requires_grad_()
         out = function(x)

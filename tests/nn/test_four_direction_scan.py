@@ -100,7 +100,7 @@ def test_half_precision_stays_near(decay: Any) -> None:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # a warning of torch's exporter about its own code
 @pytest.mark.parametrize("decay", DECAYS)
 def test_exports(decay: Any, tmp_path: Path) -> None:
     class Fixed(torch.nn.Module):

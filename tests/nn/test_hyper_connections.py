@@ -1,4 +1,4 @@
-"""Hyper-connections: a residual network at the beginning, the published equations after it."""
+"""Hyper-connections: a residual network at the beginning, the equations of the paper after it."""
 
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def tokens(batch: int = 2, seed: int = 0) -> Tensor:
 
 
 def randomised(module: nn.Module) -> nn.Module:
-    """The module after some training, so to say: no parameter has its first value."""
+    """The module as after some training: no parameter has its first value."""
     for parameter in module.parameters():
         nn.init.normal_(parameter, std=0.5)
     return module
@@ -80,7 +80,7 @@ def test_begins_with_the_gradients_of_the_residual_network() -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 @pytest.mark.parametrize("streams", [1, 2, 3])
-def test_is_the_published_equation_for_each_token(streams: int, dynamic: bool) -> None:
+def test_is_the_equation_of_the_paper_for_each_token(streams: int, dynamic: bool) -> None:
     """2409.19606, section 2, as matrices of one token's streams H [n, D]; values and gradients."""
     torch.manual_seed(0)
     connection, layer = randomised(HyperConnection(DIM, streams, 1, dynamic=dynamic)).double(), PreNorm().double()
@@ -135,7 +135,7 @@ def test_every_parameter_receives_a_gradient(dynamic: bool) -> None:
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_streams_part_in_training(dynamic: bool) -> None:
-    """Layers read different streams, so that a step of gradient descent tells the copies apart."""
+    """Layers read different streams, so that a step of gradient descent makes the copies differ."""
     torch.manual_seed(0)
     stack, x = Stack(2, dynamic=dynamic), tokens()
     optimiser = torch.optim.SGD(stack.parameters(), lr=0.1)
@@ -148,7 +148,7 @@ def test_streams_part_in_training(dynamic: bool) -> None:
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_tokens_and_rows_are_connected_by_themselves(dynamic: bool) -> None:
+def test_tokens_and_samples_are_independent(dynamic: bool) -> None:
     torch.manual_seed(0)
     connection = randomised(HyperConnection(DIM, 2, 0, dynamic=dynamic))
     h = torch.randn(3, 2, 5, DIM)
@@ -187,7 +187,7 @@ def test_bad_arguments_are_named() -> None:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # a warning of torch's exporter about its own code
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_exports_and_compiles(dynamic: bool, tmp_path: Path) -> None:
     torch.manual_seed(0)

@@ -34,7 +34,7 @@ def test_the_equation_token_by_token() -> None:
 
 
 @torch.no_grad()
-def test_a_row_of_zeros_is_none_and_a_row_is_its_own() -> None:
+def test_zeros_are_no_prompt_and_samples_are_independent() -> None:
     net, x, features = branch(), noise(3, 5, 8), noise(3, 1, 6)
     net.standardise(noise(6), torch.ones(6))
     features[1] = 0
@@ -56,7 +56,7 @@ def test_features_count_by_their_deviations() -> None:
     mean, deviation = noise(6) + 3, torch.rand(6) + 0.5
     net.standardise(mean, deviation)
     torch.testing.assert_close(net.read(features * deviation + mean, None).tokens, before)
-    # What never varied says nothing, whatever it is; neither does what varies by rounding alone.
+    # What never varied carries no information, whatever it is; neither does what varies by rounding alone.
     deviation[0], deviation[1] = 0, 1e-4
     net.standardise(mean, deviation)
     other = features.clone()

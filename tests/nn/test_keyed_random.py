@@ -30,25 +30,25 @@ def chi_square(counts: Tensor) -> float:
     return (statistic - degrees) / math.sqrt(2 * degrees)
 
 
-def largest_correlation(rows: Tensor) -> float:
-    """Between any two rows [B, N], in standard deviations of what unrelated ones have."""
-    unit = (rows - rows.mean(1, keepdim=True)) / rows.std(1, keepdim=True)
+def largest_correlation(samples: Tensor) -> float:
+    """Between any two samples [B, N], in standard deviations of what unrelated ones have."""
+    unit = (samples - samples.mean(1, keepdim=True)) / samples.std(1, keepdim=True)
     return float((unit @ unit.T / unit.shape[1]).fill_diagonal_(0).abs().max()) * math.sqrt(unit.shape[1])
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)
-def test_a_row_depends_on_its_key_alone(draw: Callable[[Tensor, int], Tensor]):
+def test_a_sample_depends_on_its_key_alone(draw: Callable[[Tensor, int], Tensor]):
     keys = sample_keys(1, torch.arange(300))
-    rows = draw(keys, 4)
+    samples = draw(keys, 4)
     for part in (slice(0, 1), slice(17, 20), slice(255, None)):
-        assert torch.equal(draw(keys[part], 4), rows[part])
-    assert torch.equal(draw(keys.flip(0), 4), rows.flip(0))
-    assert (draw(keys, 5) != rows).double().mean() > 0.99
-    assert draw(keys[:0], 4).shape == (0, *rows.shape[1:])
+        assert torch.equal(draw(keys[part], 4), samples[part])
+    assert torch.equal(draw(keys.flip(0), 4), samples.flip(0))
+    assert (draw(keys, 5) != samples).double().mean() > 0.99
+    assert draw(keys[:0], 4).shape == (0, *samples.shape[1:])
 
 
-def test_long_rows_are_the_same_in_parts_and_whole():
-    """Rows longer than a block, and the first columns of a row whatever its length."""
+def test_long_samples_are_the_same_in_parts_and_whole():
+    """Samples longer than a block, and the first values of a sample whatever its length."""
     keys = sample_keys(2, torch.arange(3))
     long = keyed_normal(keys, (3, 50_001))
     assert torch.equal(keyed_normal(keys[1:2], (3, 50_001))[0], long[1])
@@ -84,7 +84,7 @@ def test_uniform_numbers_are_even():
     assert 0 <= float(values.min()) < 1e-5
     assert 1 - 1e-5 < float(values.max()) < 1
     assert abs(chi_square(torch.bincount((values * 1000).long().flatten(), minlength=1000))) < 4
-    # Two neighbouring columns, and the lowest of the 24 bits, are even as well.
+    # Two neighbouring values, and the lowest of the 24 bits, are even as well.
     pairs = (values * 30).long()
     assert abs(chi_square(torch.bincount((pairs[:, ::2] * 30 + pairs[:, 1::2]).flatten(), minlength=900))) < 4
     assert abs(chi_square(torch.bincount((values * 2**24).long().flatten() % 256, minlength=256))) < 4
@@ -97,9 +97,9 @@ def test_normal_numbers_have_the_moments_of_the_normal_distribution():
     for power, mean, deviation in ((1, 0, 1), (2, 1, 2**0.5), (3, 0, 15**0.5), (4, 3, 96**0.5), (6, 15, 10170**0.5)):
         assert abs(float((values**power).mean()) - mean) < 4 * deviation / math.sqrt(count)
     for x in (-2.5, -1, 0, 0.3, 3):
-        share = (math.erf(x / math.sqrt(2)) + 1) / 2
+        probability = (math.erf(x / math.sqrt(2)) + 1) / 2
         found = float((values < x).double().mean())
-        assert abs(found - share) < 4 * math.sqrt(share * (1 - share) / count)
+        assert abs(found - probability) < 4 * math.sqrt(probability * (1 - probability) / count)
     assert values.abs().max() < 5.43
 
 
@@ -115,15 +115,15 @@ def test_integers_are_even_below_any_bound():
 
 @pytest.mark.parametrize("keys", [torch.arange(40), sample_keys(0, torch.arange(40)), torch.arange(40) << 32])
 def test_keys_streams_columns_and_seeds_are_unrelated(keys: Tensor):
-    """Nothing beyond chance between rows, streams, neighbouring columns and seeds, nor between their squares."""
-    rows = keyed_normal(keys, (2048,)).double()
+    """Nothing beyond chance between samples, streams, neighbouring values and seeds, nor between their squares."""
+    samples = keyed_normal(keys, (2048,)).double()
     streams = torch.cat([keyed_normal(keys[5:6], (2048,), stream) for stream in range(40)]).double()
     seeds = torch.cat([keyed_normal(sample_keys(seed, keys[7:8]), (2048,)) for seed in range(-3, 30)]).double()
-    for values in (rows, streams, seeds):
+    for values in (samples, streams, seeds):
         assert largest_correlation(values) < 5.5
         assert largest_correlation(values.square()) < 5.5
     for step in (1, 2, 3, 32, 64, 1024):
-        product = rows[:, step:] * rows[:, :-step]
+        product = samples[:, step:] * samples[:, :-step]
         assert abs(float(product.mean())) < 4 / math.sqrt(product.numel())
 
 
@@ -168,7 +168,7 @@ def test_a_position_needs_no_memory_of_its_epoch():
     assert abs(float(entries.double().mean()) / length - 0.5) < 4 * math.sqrt(1 / 12 / 1000)
 
 
-def test_a_row_of_truncated_noise_depends_on_its_key_alone():
+def test_a_sample_of_truncated_noise_depends_on_its_key_alone():
     keys = torch.tensor([5, 7, 5, 2**32 - 1])
     noise = keyed_truncated_normal(keys, 6, 5, deviation=1.0)
     assert noise.shape == (4, 6, 5)
@@ -193,7 +193,7 @@ def test_truncated_noise_is_normal_cut_at_its_bound(deviation: float, bound: flo
 
 
 def test_neighbouring_keys_and_places_of_truncated_noise_are_unrelated():
-    """No correlation beyond chance between rows, between neighbours, and between squares."""
+    """No correlation beyond chance between samples, between neighbours, and between squares."""
     noise = keyed_truncated_normal(torch.arange(40), 32, 32, deviation=1.0).flatten(1).double()
     for values in (noise, noise.square()):
         assert largest_correlation(values) < 5.5
@@ -202,14 +202,14 @@ def test_neighbouring_keys_and_places_of_truncated_noise_are_unrelated():
             assert abs(float((unit[:, step:] * unit[:, :-step]).mean())) < 4 / math.sqrt(unit.numel())
 
 
-def test_keys_tell_rows_apart():
+def test_keys_differ_between_samples():
     generator = torch.Generator().manual_seed(0)
     t, latents = torch.rand(4000, 1, generator=generator), torch.randn(4000, 3, generator=generator)
     keys = row_keys(t, latents)
     assert keys.unique().numel() == 4000
     assert 0 <= int(keys.min()) <= int(keys.max()) < 2**32
     assert torch.equal(row_keys(t[7:9], latents[7:9]), keys[7:9])
-    # The same time, or the same latents, is not the same row; the order of the parts matters.
+    # The same time, or the same latents, is not the same sample; the order of the parts matters.
     assert row_keys(torch.full_like(t, 0.5), latents).unique().numel() == 4000
     assert row_keys(t, torch.zeros_like(latents)).unique().numel() == t.unique().numel()
     assert not torch.equal(row_keys(latents.flip(1)), row_keys(latents))

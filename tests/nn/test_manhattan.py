@@ -156,8 +156,8 @@ def test_mixer_is_the_decay_of_projected_values():
 
 def test_function_transforms_see_through_it():
     x, gamma = noise(3, 12, 4), decays(0.5, 0.8)
-    rows = torch.func.vmap(lambda row: manhattan_decay(row[None], gamma, 3, 4)[0])(x)
-    torch.testing.assert_close(rows, manhattan_decay(x, gamma, 3, 4))
+    samples = torch.func.vmap(lambda sample: manhattan_decay(sample[None], gamma, 3, 4)[0])(x)
+    torch.testing.assert_close(samples, manhattan_decay(x, gamma, 3, 4))
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
@@ -181,9 +181,9 @@ def test_compiles_into_one_graph_and_exports(tmp_path: Path):
         module, (x,), path, dynamo=True, opset_version=20, dynamic_shapes=(batch,), verbose=False, report=False
     )
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for rows in (2, 3):
-        (out,) = session.run(None, {session.get_inputs()[0].name: x[:rows].numpy()})
-        torch.testing.assert_close(torch.from_numpy(out), expected[:rows], atol=1e-5, rtol=1e-5)
+    for batch in (2, 3):
+        (out,) = session.run(None, {session.get_inputs()[0].name: x[:batch].numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), expected[:batch], atol=1e-5, rtol=1e-5)
 
 
 def test_errors_name_the_argument():

@@ -17,7 +17,7 @@ from pochade.nn.modulation import (
 from pochade.nn.positions import PositionTable
 
 
-def test_sinusoid_tells_times_apart_evenly():
+def test_sinusoid_separates_times_evenly():
     """Pairs of cosine and sine have length 1, and the angle between two times depends on their distance alone."""
     t = torch.linspace(0, 1, 11)
     embedded = sinusoid(t, 64)
@@ -50,7 +50,7 @@ def test_modulated_norm_is_the_norm_scaled_and_shifted():
     torch.testing.assert_close(modulated_norm(x, shift, scale), plain * (1 + scale) + shift)
 
 
-def test_modulation_gives_a_vector_for_each_name_and_row():
+def test_modulation_gives_a_vector_for_each_name_and_sample():
     torch.manual_seed(0)
     module = Modulation(4, 6)
     vectors = module(torch.randn(3, 4))
@@ -60,7 +60,7 @@ def test_modulation_gives_a_vector_for_each_name_and_row():
     assert all(v.eq(0).all() for v in module(torch.randn(3, 4)))
 
 
-def test_iterations_are_told_apart_by_count_and_by_share():
+def test_iterations_differ_by_count_and_by_fraction():
     torch.manual_seed(0)
     module = IterationEmbedding(24, 16)
     vectors = {(i, r): v for r in (1, 4, 8, 16) for i, v in enumerate(module(r).detach(), 1)}
@@ -70,20 +70,20 @@ def test_iterations_are_told_apart_by_count_and_by_share():
     assert module.bfloat16()(4).dtype == torch.bfloat16
 
 
-def test_the_same_share_of_another_depth_changes_the_count_alone():
+def test_the_same_fraction_of_another_depth_changes_the_count_alone():
     module = IterationEmbedding(4, 8)
     seen: dict[int, torch.Tensor] = {}
     module.first.register_forward_hook(lambda _, inputs, __: seen.update({len(inputs[0]): inputs[0]}))
     for iterations in (4, 8):
         module(iterations)
     waves = [seen[iterations][iteration - 1] for iteration, iterations in ((2, 4), (4, 8), (4, 4), (8, 8))]
-    count, share = zip(*(wave.chunk(2) for wave in waves), strict=True)
+    count, fraction = zip(*(wave.chunk(2) for wave in waves), strict=True)
     assert torch.equal(count[1], count[2])
     for one, other in ((0, 1), (2, 3)):
-        assert torch.equal(share[one], share[other])
+        assert torch.equal(fraction[one], fraction[other])
         assert not torch.equal(count[one], count[other])
     passes = torch.tensor([2.0, 32 * 2 / 4])  # the fastest wave has one radian a pass, and the whole way is 32 passes
-    torch.testing.assert_close(torch.stack((count[0][0], share[0][0])), passes.cos(), atol=1e-5, rtol=0)
+    torch.testing.assert_close(torch.stack((count[0][0], fraction[0][0])), passes.cos(), atol=1e-5, rtol=0)
 
 
 def test_neighbouring_depths_have_neighbouring_iterations():
@@ -130,7 +130,7 @@ def test_grouped_modulation_serves_blocks_differently_and_starts_at_zero():
     assert all(p.grad.abs().max() > 0 for p in (module.shared.weight, module.weight, module.bias))
 
 
-def test_grouped_modulation_costs_what_it_says():
+def test_grouped_modulation_has_the_documented_number_of_parameters():
     dim, vectors, blocks, groups = 32, 9, 6, 16
     module = GroupedModulation(dim, vectors, blocks, groups)
     weights = (1 + vectors + blocks * vectors / groups) * dim**2
@@ -144,7 +144,7 @@ def test_grouped_modulation_refuses_groups_that_do_not_divide():
         GroupedModulation(12, 3, 2, 5)
 
 
-class Steered(torch.nn.Module):
+class Modulated(torch.nn.Module):
     """A loop of two passes, each with its own modulation."""
 
     def __init__(self) -> None:
@@ -162,7 +162,7 @@ class Steered(torch.nn.Module):
 @pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.filterwarnings(r"ignore:`isinstance\(treespec, LeafSpec\)`:FutureWarning")  # of torch, in its exporter
 def test_modulation_compiles_into_one_graph_and_exports(tmp_path: Path):
-    module = Steered().eval()
+    module = Modulated().eval()
     inputs = (torch.randn(2, 5, 12), torch.randn(2, 12))
     expected = module(*inputs).detach()
     torch.testing.assert_close(torch.compile(module, fullgraph=True, backend="aot_eager")(*inputs), expected)
@@ -184,7 +184,7 @@ def test_positions_are_the_table_at_its_own_size_and_resized_elsewhere():
         out = module(rows, columns)
         assert out.shape == (1, rows * columns, 3)
         (slope,) = torch.autograd.grad(out.square().sum(), module.table)
-        assert slope.ne(0).all(), "every place of the table has a say"
+        assert slope.ne(0).all(), "every entry of the table has a gradient"
 
 
 def test_resized_positions_keep_constants_orientation_and_slopes():

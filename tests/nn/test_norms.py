@@ -26,8 +26,8 @@ def test_under_autocast_the_type_stays_and_the_sums_are_wide(dtype: torch.dtype)
     """Against float64; a mean of 30 over deviations of 1 would lose all digits in sums of bfloat16."""
     x = (noise(4, 512) + 30).to(dtype).requires_grad_()
     for norm in (LayerNorm(512), RMSNorm(512)):
-        twin = (torch.nn.LayerNorm if isinstance(norm, LayerNorm) else torch.nn.RMSNorm)(512, 1e-6).double()
-        expected = twin(x.double())
+        torch_norm = (torch.nn.LayerNorm if isinstance(norm, LayerNorm) else torch.nn.RMSNorm)(512, 1e-6).double()
+        expected = torch_norm(x.double())
         with torch.autocast("cpu", torch.bfloat16):
             found = norm(x)
         assert found.dtype == dtype

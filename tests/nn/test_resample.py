@@ -92,7 +92,7 @@ def test_up_after_down_is_the_nearest_picture_of_its_kind(channels: int, coarser
     torch.testing.assert_close(kept.mean(), x.mean())
 
 
-def test_downsampling_to_the_same_channels_groups_as_published() -> None:
+def test_downsampling_to_the_same_channels_groups_as_in_the_paper() -> None:
     """Pixel-unshuffle orders [channel, row, column]; successive channels are averaged (2410.10733, figure 4)."""
     x = pictures(2, 2, 2)
     assert torch.equal(downsample_shortcut(x, 4)[:, :, 0, 0], x.mean(-1).flatten(1))
@@ -151,7 +151,7 @@ class Resampling(nn.Module):
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # a warning of torch's exporter about its own code
 def test_resampling_exports_and_compiles(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module, x = Resampling().eval(), pictures(3, 8, 12).float()

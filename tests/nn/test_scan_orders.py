@@ -178,7 +178,7 @@ class Scans(nn.Module):
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # what torch's exporter says about its own code
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # a warning of torch's exporter about its own code
 def test_orders_export_and_compile(tmp_path: Path) -> None:
     x = torch.randn(2, 12, 5, generator=torch.Generator().manual_seed(0))
     expected = Scans()(x)

@@ -135,7 +135,7 @@ def test_without_gradients_the_same_comes_out_in_parts(transform: str):
         torch.testing.assert_close(mixer(x, 40, 40), whole, atol=1e-5, rtol=1e-5)
 
 
-def test_rows_of_a_batch_are_independent_and_none_is_allowed():
+def test_samples_of_a_batch_are_independent_and_it_may_be_empty():
     torch.manual_seed(0)
     mixer, x = SpectralMixer(16, 4).double(), noise(3, 15, 16)
     out = mixer(x, 3, 5)
@@ -181,7 +181,7 @@ def test_tables_of_a_grid_first_met_without_gradients_serve_training():
         loss(torch.zeros(1, 9 * 13, 8), 9, 13)
     loss(x, 9, 13).backward()
     x = noise(3, 11 * 13, 8, dtype=torch.float32)
-    gradients = torch.func.vmap(torch.func.grad(lambda row: loss(row[None], 11, 13)))(x)
+    gradients = torch.func.vmap(torch.func.grad(lambda sample: loss(sample[None], 11, 13)))(x)
     x.requires_grad_()
     loss(x, 11, 13).backward()
     torch.testing.assert_close(gradients, x.grad, atol=1e-4, rtol=1e-4)
@@ -212,9 +212,9 @@ def test_compiles_into_one_graph_and_exports_without_fft(tmp_path: Path):
     assert "MatMul" in used
     assert not used & {"DFT", "STFT", "Cos", "Sin"}
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    for rows in (2, 3):
-        (out,) = session.run(None, {session.get_inputs()[0].name: x[:rows].numpy()})
-        torch.testing.assert_close(torch.from_numpy(out), expected[:rows], atol=1e-5, rtol=1e-5)
+    for batch in (2, 3):
+        (out,) = session.run(None, {session.get_inputs()[0].name: x[:batch].numpy()})
+        torch.testing.assert_close(torch.from_numpy(out), expected[:batch], atol=1e-5, rtol=1e-5)
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long

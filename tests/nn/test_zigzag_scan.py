@@ -65,7 +65,7 @@ def test_half_a_turn_of_the_picture_takes_a_path_to_that_from_the_opposite_corne
 
 
 def test_two_directions_have_their_own_decays_and_steps():
-    """With the backward direction closed (C = 0), no token hears of a later one, but for the convolution."""
+    """With the backward direction closed (C = 0), no token depends on a later one, but for the convolution."""
     module = make(depthwise=False).double()
     rank, state = module.selection.widths[0], 3
     with torch.no_grad():

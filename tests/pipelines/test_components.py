@@ -58,7 +58,7 @@ def shown(code: str, folder: Path) -> str:
     return done.stdout.strip().splitlines()[-1]
 
 
-def painted(pipe: TextToImagePipeline) -> str:
+def generated(pipe: TextToImagePipeline) -> str:
     generator = torch.Generator().manual_seed(0)
     return str(pipe("apple", num_inference_steps=1, generator=generator).images[0].getpixel((3, 3)))
 
@@ -77,7 +77,7 @@ def test_a_model_saved_with_a_small_decoder_is_loaded_elsewhere(
     TinyVAEDecoder(latent_channels=4, widths=(8, 6), blocks=(1, 1)).save_pretrained(tmp_path / "decoder")
     use_decoder(pipe, tmp_path / "decoder")
     pipe.save_pretrained(tmp_path / "model")
-    assert shown(code, tmp_path / "model") == painted(pipe)
+    assert shown(code, tmp_path / "model") == generated(pipe)
 
 
 @pytest.mark.parametrize("code", [OURS, DIFFUSERS_OWN])
@@ -91,7 +91,7 @@ def test_a_model_of_an_earlier_version_is_loaded(pipe: TextToImagePipeline, tmp_
     assert now["autoencoder"] == ["pochade.autoencoders.pretrained", "PretrainedAutoencoder"]
     index.write_text(json.dumps(now | {"autoencoder": ["pochade.autoencoders.published", "PublishedAutoencoder"]}))
     config.write_text(json.dumps(json.loads(config.read_text()) | {"_class_name": "PublishedAutoencoder"}))
-    assert shown(code, tmp_path) == painted(pipe)
+    assert shown(code, tmp_path) == generated(pipe)
 
 
 def test_classes_by_name() -> None:

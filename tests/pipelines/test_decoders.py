@@ -38,13 +38,13 @@ def test_a_pipeline_decodes_with_it(toy_pipeline_folder: Path, small: Path) -> N
     pipe.set_progress_bar_config(disable=True)
     use_decoder(pipe, small)
 
-    def paint(**options: Any) -> Any:
+    def sample(**options: Any) -> Any:
         return pipe("apple", num_inference_steps=1, generator=torch.Generator().manual_seed(0), **options).images
 
     decoder: Any = TinyVAEDecoder.from_pretrained(small)
     with torch.no_grad():
-        expected = decoder.decode(paint(output_type="latent")) / 2 + 0.5
-    torch.testing.assert_close(paint(output_type="pt"), expected, atol=1e-5, rtol=0)
+        expected = decoder.decode(sample(output_type="latent")) / 2 + 0.5
+    torch.testing.assert_close(sample(output_type="pt"), expected, atol=1e-5, rtol=0)
     assert pipe.default_size == 32
 
 
@@ -98,10 +98,10 @@ def test_at_the_command_line(
     generate("--like", "small/apple-1.png", "--decoder", "model", "-o", "back")
     assert Path("back/apple-1.png").read_bytes() == Path("own/apple-1.png").read_bytes()
     save_decoder(Path("decoder"), seed=1)
-    told = generate("--like", "small/apple-1.png", code=2)
-    assert "small/apple-1.png: made with other weights of its decoder" in told.error
-    told = generate("apple", "--model", str(toy_pipeline_folder), "--decoder", "tiny", code=2)
-    assert "the model ships none" in told.error
+    result = generate("--like", "small/apple-1.png", code=2)
+    assert "small/apple-1.png: made with other weights of its decoder" in result.error
+    result = generate("apple", "--model", str(toy_pipeline_folder), "--decoder", "tiny", code=2)
+    assert "the model ships none" in result.error
 
 
 def test_an_exported_model_takes_it(toy_pipeline_folder: Path, small: Path, tmp_path: Path, capsys: Any) -> None:

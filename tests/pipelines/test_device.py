@@ -80,15 +80,15 @@ def test_a_half_precision_pipeline_edits_and_enlarges_in_tiles(toy_pipeline_fold
 
 def test_guidance_over_an_interval(toy_pipeline_folder: Path) -> None:
     pipe = loaded(toy_pipeline_folder)
-    rows: list[int] = []
-    pipe.denoiser.register_forward_hook(lambda _, inputs, __: rows.append(len(inputs[0])))
+    batch_sizes: list[int] = []
+    pipe.denoiser.register_forward_hook(lambda _, inputs, __: batch_sizes.append(len(inputs[0])))
     options = {"num_inference_steps": 4, "guidance_scale": 6.0}  # t is 1, 0.75, 0.5, 0.25
     everywhere = generate(pipe, **options)
     assert torch.equal(generate(pipe, **options, guidance_interval=(0.0, 1.0)), everywhere)
-    assert rows == [2] * 8
-    rows.clear()
+    assert batch_sizes == [2] * 8
+    batch_sizes.clear()
     within = generate(pipe, **options, guidance_interval=(0.4, 0.8))
-    assert rows == [1, 2, 2, 1]
+    assert batch_sizes == [1, 2, 2, 1]
     assert not torch.allclose(within, everywhere, atol=1e-3)
     never = generate(pipe, **options, guidance_interval=(0.8, 0.9))
     assert torch.equal(never, generate(pipe, num_inference_steps=4, guidance_scale=1.0))

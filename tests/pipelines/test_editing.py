@@ -74,7 +74,7 @@ def test_what_comes_out_has_the_size_of_the_input(pipes: dict[str, Any], kind: s
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK"])
-def test_every_mode_is_painted(pipes: dict[str, Any], mode: str) -> None:
+def test_every_image_mode(pipes: dict[str, Any], mode: str) -> None:
     image = picture(20, 12).convert("L").convert(mode) if mode == "LA" else picture(20, 12).convert(mode)
     for kind in KINDS:
         assert make(pipes, kind, image, num_inference_steps=1, output_type="pil")[0].mode == "RGB"
@@ -85,9 +85,9 @@ def test_a_seed_is_a_picture_alone_and_in_a_batch(pipes: dict[str, Any], kind: s
     both = [picture(20, 30), picture(20, 30, 1)]
     together = make(pipes, kind, both, [APPLE, CAT])
     assert torch.equal(together, make(pipes, kind, both, [APPLE, CAT]))
-    for row, (image, prompt) in enumerate(zip(both, (APPLE, CAT), strict=True)):
-        alone = make(pipes, kind, image, prompt, generator=[seed(7 + row)])
-        assert (together[row] - alone[0]).abs().max() < 1e-4
+    for i, (image, prompt) in enumerate(zip(both, (APPLE, CAT), strict=True)):
+        alone = make(pipes, kind, image, prompt, generator=[seed(7 + i)])
+        assert (together[i] - alone[0]).abs().max() < 1e-4
     # One prompt for all pictures, one picture for all prompts, several pictures of a prompt.
     assert (make(pipes, kind, both)[0] - together[0]).abs().max() < 1e-4
     assert (make(pipes, kind, both[0], [APPLE, CAT])[0] - together[0]).abs().max() < 1e-4
@@ -156,30 +156,30 @@ class Local:
         self.seen: list[tuple[Any, ...]] = []
 
     def __call__(
-        self, z: Tensor, t: Tensor, told: Conditioning, *, state: Tensor | None = None, depth: int | None = None
+        self, z: Tensor, t: Tensor, conditioning: Conditioning, *, state: Tensor | None = None, depth: int | None = None
     ) -> DenoiserOutput:
         self.seen.append((tuple(z.shape), depth))
-        assert told.pooled is not None
-        velocity = torch.tanh(z) * t.view(-1, 1, 1, 1) + told.pooled.view(-1, 1, 1, 1)
-        carried = z[:, 0, 0, 0] if state is None else state + 1
-        return DenoiserOutput(velocity, carried, {"level": told.pooled[:, 0], "count": torch.tensor(1)})
+        assert conditioning.pooled is not None
+        velocity = torch.tanh(z) * t.view(-1, 1, 1, 1) + conditioning.pooled.view(-1, 1, 1, 1)
+        new_state = z[:, 0, 0, 0] if state is None else state + 1
+        return DenoiserOutput(velocity, new_state, {"level": conditioning.pooled[:, 0], "count": torch.tensor(1)})
 
 
 @pytest.mark.parametrize("size", [(8, 8), (11, 21), (4, 30), (40, 40)])
 def test_tiles_leave_no_seams(size: tuple[int, int]) -> None:
     z, t = torch.randn(2, 3, *size, generator=seed(0)), torch.tensor([0.3, 0.3])
-    told = Conditioning(pooled=torch.tensor([[1.0], [2.0]]))
-    whole = Local()(z, t, told).velocity
+    conditioning = Conditioning(pooled=torch.tensor([[1.0], [2.0]]))
+    whole = Local()(z, t, conditioning).velocity
     denoiser = Local()
     tiled = TiledDenoiser(denoiser, 8, 4)
-    out = tiled(z, t, told, depth=3)
+    out = tiled(z, t, conditioning, depth=3)
     torch.testing.assert_close(out.velocity, whole)
     assert out.aux["level"].tolist() == [1, 2]
     assert {shape[2:] for shape, _ in denoiser.seen} == {(min(8, size[0]), min(8, size[1]))}
     assert {depth for _, depth in denoiser.seen} == {3}
     # Every tile gets back its own state.
     assert out.state is not None
-    again = tiled(z, t, told, state=out.state)
+    again = tiled(z, t, conditioning, state=out.state)
     assert again.state is not None
     assert torch.equal(again.state, out.state + 1)
 

@@ -35,7 +35,7 @@ def states(pipe: TextToImagePipeline) -> dict[str, torch.Tensor]:
     return {f"{p}.{k}": v for p in parts for k, v in getattr(pipe, p).state_dict().items()}
 
 
-def paint(pipe: Any) -> torch.Tensor:
+def sample(pipe: Any) -> torch.Tensor:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(7)
     return pipe("a red apple", num_inference_steps=2, generator=generator, output_type="pt").images
@@ -49,13 +49,13 @@ def test_save_and_load_keep_every_bit(tmp_path: Path) -> None:
     assert not second.denoiser.training
     for key, value in states(first).items():
         assert torch.equal(value, states(second)[key]), key
-    assert torch.equal(paint(first), paint(second))
+    assert torch.equal(sample(first), sample(second))
     assert hub.model_sha256(tmp_path / "one") == hub.model_sha256(tmp_path / "two")
     assert [p.name for p in tmp_path.iterdir() if p.name.startswith(".")] == []
 
 
 def test_model_index_is_a_format(toy_pipeline_folder: Path, toy_class_pipeline_folder: Path) -> None:
-    """These paths stand in files that people keep: they may be added to, never changed."""
+    """These paths stand in files that users keep: they may be added to, never changed."""
     index = json.loads((toy_pipeline_folder / "model_index.json").read_text())
     del index["_diffusers_version"]
     assert index == {
@@ -84,7 +84,7 @@ def test_diffusers_loads_the_folder(toy_pipeline_folder: Path) -> None:
         str(toy_pipeline_folder), custom_pipeline="pipeline", trust_remote_code=True, low_cpu_mem_usage=False
     )
     assert type(pipe) is TextToImagePipeline
-    assert torch.equal(paint(pipe), paint(load(toy_pipeline_folder)))
+    assert torch.equal(sample(pipe), sample(load(toy_pipeline_folder)))
 
 
 def test_loading_leaves_the_random_state(toy_pipeline_folder: Path) -> None:
@@ -169,15 +169,15 @@ def test_damaged_and_missing_files(copy: Path) -> None:
         load(copy)
 
 
-def test_pickles_only_when_asked_for(copy: Path, tmp_path: Path) -> None:
-    expected = paint(load(copy))
+def test_pickles_need_allow_pickle(copy: Path, tmp_path: Path) -> None:
+    expected = sample(load(copy))
     weights = load_file(copy / WEIGHTS)
     (copy / WEIGHTS).unlink()
     pickle = copy / "denoiser/diffusion_pytorch_model.bin"
     torch.save(weights, pickle)
     with pytest.raises(PochadeError, match=r"\.bin: a pickle where safetensors is expected; a pickle can run code"):
         load(copy)
-    assert torch.equal(expected, paint(load(copy, allow_pickle=True)))
+    assert torch.equal(expected, sample(load(copy, allow_pickle=True)))
 
     class Payload:
         def __reduce__(self) -> Any:

@@ -130,8 +130,8 @@ def test_edits_of_earlier_versions() -> None:
     described = read(EARLIER | source | {"task": "edit", "strength": 0.6})
     assert described.request == request
     assert (described.height, described.width, described.sha256["source"]) == (64, 96, "cd" * 32)
-    told = read(EARLIER | source | {"task": "edit", "strength": 1, "instruction": True, "image_guidance": 1.5})
-    assert told.request == replace(request, strength=1.0, instruction=True, image_guidance=1.5)
+    metadata = read(EARLIER | source | {"task": "edit", "strength": 1, "instruction": True, "image_guidance": 1.5})
+    assert metadata.request == replace(request, strength=1.0, instruction=True, image_guidance=1.5)
     filled = read(EARLIER | source | {"task": "inpaint", "mask": "alpha", "size": 64})
     assert filled.request == replace(request, task="inpaint", mask="alpha", size=64, strength=1.0)
 

@@ -18,7 +18,7 @@ from pochade.types import TASKS, Conditioning, DenoiserOutput
 
 MAKE_IT_GREEN = "a green apple"
 KINDS: dict[str, Any] = {
-    "paint": pochade.TextToImagePipeline,
+    "generate": pochade.TextToImagePipeline,
     "edit": pochade.ImageToImagePipeline,
     "inpaint": pochade.InpaintPipeline,
     "upscale": pochade.SuperResolutionPipeline,
@@ -49,7 +49,7 @@ def pipes_of(parts: dict[str, Any]) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def before() -> dict[str, Any]:
-    """Pipelines of a model that only paints."""
+    """Pipelines of a text-to-image model."""
     return pipes_of(toy_components())
 
 
@@ -74,8 +74,8 @@ def differ(one: Tensor, other: Tensor) -> bool:
     return float((one - other).abs().max()) > 1e-3
 
 
-def test_without_a_picture_it_paints_as_before(pipes: dict[str, Any], before: dict[str, Any]) -> None:
-    assert torch.equal(run(pipes["paint"], MAKE_IT_GREEN), run(before["paint"], MAKE_IT_GREEN))
+def test_without_a_picture_it_generates_as_before(pipes: dict[str, Any], before: dict[str, Any]) -> None:
+    assert torch.equal(run(pipes["generate"], MAKE_IT_GREEN), run(before["generate"], MAKE_IT_GREEN))
     # A prompt is no instruction: the picture is noised and repainted as by any model.
     same = [run(each["edit"], MAKE_IT_GREEN, picture()) for each in (pipes, before)]
     assert torch.equal(*same)
@@ -113,11 +113,11 @@ def test_a_hole_is_shown_as_one(pipes: dict[str, Any], before: dict[str, Any]) -
     handle.remove()
     hole = 2 * kept - 1
     hole[..., 16:] = 2 * 128 / 255 - 1
-    for told in seen:
-        torch.testing.assert_close(told.source, pipe.autoencoder.encode(hole), atol=1e-4, rtol=0)
-        assert torch.equal(told.source_mask, torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4))
-        assert told.task is not None
-        assert told.task.tolist() == [TASKS.index("inpaint")]
+    for conditioning in seen:
+        torch.testing.assert_close(conditioning.source, pipe.autoencoder.encode(hole), atol=1e-4, rtol=0)
+        assert torch.equal(conditioning.source_mask, torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4))
+        assert conditioning.task is not None
+        assert conditioning.task.tolist() == [TASKS.index("inpaint")]
     assert len(seen) == 3
 
 
@@ -130,11 +130,11 @@ def test_an_instruction_changes_what_a_mask_marks(pipes: dict[str, Any]) -> None
     handle.remove()
     kept = torch.from_numpy(np.array(picture())).permute(2, 0, 1)[None].float() / 255
     assert torch.equal(found[..., :16], kept[..., :16])
-    for told in seen:  # all of the picture, and which part is meant
-        torch.testing.assert_close(told.source, pipe.autoencoder.encode(2 * kept - 1), atol=1e-4, rtol=0)
-        assert torch.equal(told.source_mask, torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4))
-        assert told.task is not None
-        assert told.task.tolist() == [TASKS.index("edit")]
+    for conditioning in seen:  # all of the picture, and which part is meant
+        torch.testing.assert_close(conditioning.source, pipe.autoencoder.encode(2 * kept - 1), atol=1e-4, rtol=0)
+        assert torch.equal(conditioning.source_mask, torch.tensor([0.0, 0, 1, 1]).expand(1, 1, 4, 4))
+        assert conditioning.task is not None
+        assert conditioning.task.tolist() == [TASKS.index("edit")]
     assert len(seen) == 3
     usual = run(pipe, **options)
     assert torch.equal(run(pipe, image_guidance_scale=1.5, **options), usual)
@@ -150,12 +150,12 @@ def test_a_small_picture_is_shown_enlarged(pipes: dict[str, Any], before: dict[s
     assert found.shape == (1, 3, 2 * side, 2 * side)
     assert differ(run(before["upscale"], image=small, strength=1.0), found)
     for pipe, factor, usual in ((pipes, 2, 0.2), (pipes, 4, 1.0), (before, 2, 0.2), (before, 4, 0.2)):
-        asked = {"image": small, "factor": factor}
-        assert torch.equal(run(pipe["upscale"], **asked), run(pipe["upscale"], strength=usual, **asked))
+        arguments = {"image": small, "factor": factor}
+        assert torch.equal(run(pipe["upscale"], **arguments), run(pipe["upscale"], strength=usual, **arguments))
 
 
 class Shown:
-    """A denoiser without a view of its neighbours, that paints its source and the mask."""
+    """A denoiser without a view of its neighbours, whose output shows its source and the mask."""
 
     config: Any = None
 
@@ -171,13 +171,13 @@ class Shown:
 def test_tiles_are_shown_their_own_part() -> None:
     g = seed()
     z, source = torch.randn(2, 3, 9, 20, generator=g), torch.randn(2, 3, 9, 20, generator=g)
-    told = Conditioning(source=source, source_mask=(torch.rand(2, 1, 9, 20, generator=g) > 0.5).float())
+    conditioning = Conditioning(source=source, source_mask=(torch.rand(2, 1, 9, 20, generator=g) > 0.5).float())
     t = torch.tensor([0.2, 0.9])
-    whole = Shown()(z, t, told).velocity
-    torch.testing.assert_close(TiledDenoiser(Shown(), 8, 4)(z, t, told).velocity, whole, atol=1e-5, rtol=0)
+    whole = Shown()(z, t, conditioning).velocity
+    torch.testing.assert_close(TiledDenoiser(Shown(), 8, 4)(z, t, conditioning).velocity, whole, atol=1e-5, rtol=0)
 
 
-def test_what_cannot_be_asked(pipes: dict[str, Any], before: dict[str, Any]) -> None:
+def test_invalid_requests(pipes: dict[str, Any], before: dict[str, Any]) -> None:
     for pipe, options, message in (
         (before, {"instruction": "x"}, "instruction: given, but this model follows none, allowed are microforge-edit"),
         (pipes, {"instruction": "x", "prompt": "y"}, "instruction: given beside a prompt"),

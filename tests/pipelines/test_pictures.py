@@ -1,4 +1,4 @@
-"""Pictures and masks of every kind to tensors, and the canvas on which they are painted."""
+"""Pictures and masks of every kind to tensors, and the canvas on which they are generated."""
 
 import warnings
 from typing import Any
@@ -107,7 +107,7 @@ def test_masks_of_every_kind() -> None:
         assert torch.equal(read_masks(mask, None, (4, 6)), marked)
 
 
-def test_grey_and_full_masks_are_told() -> None:
+def test_grey_and_full_masks_give_warnings() -> None:
     ramp = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
     with pytest.warns(EditingWarning, match="mask: 22 of 24 pixels are grey, those from the middle on are taken"):
         assert read_masks(ramp, None, (4, 6)).sum() == 12

@@ -1,4 +1,4 @@
-"""What a request says of itself, and what its model adds."""
+"""The record of a request, and what its model adds."""
 
 import subprocess
 import sys

@@ -149,7 +149,7 @@ def test_the_factor_of_an_earlier_version_is_that_of_the_sizes(model: str) -> No
     assert pochade.repeat(earlier).image.tobytes() == first.image.tobytes()
 
 
-def test_what_is_done_to_a_source_is_said(model: str) -> None:
+def test_changes_to_a_source_give_warnings(model: str) -> None:
     clear = Image.open("in.png")
     clear.putalpha(Image.fromarray(np.full((24, 40), 255, np.uint8)))
     clear.putpixel((0, 0), (0, 0, 0, 0))

@@ -22,7 +22,7 @@ def seed(value: int) -> torch.Generator:
     return torch.Generator().manual_seed(value)
 
 
-def paint(pipe: TextToImagePipeline, prompt: Any, generator: Any, **changes: Any) -> torch.Tensor:
+def sample(pipe: TextToImagePipeline, prompt: Any, generator: Any, **changes: Any) -> torch.Tensor:
     return pipe(prompt, generator=generator, **{"num_inference_steps": 3, "output_type": "pt"} | changes).images
 
 
@@ -41,79 +41,79 @@ def test_call_as_in_the_readme(pipe: TextToImagePipeline) -> None:
 
 
 def test_same_seed_same_bytes_and_prompt_matters(pipe: TextToImagePipeline) -> None:
-    first = paint(pipe, APPLE, seed(7))
-    assert torch.equal(first, paint(pipe, APPLE, seed(7)))
-    assert not torch.allclose(first, paint(pipe, APPLE, seed(8)), atol=1e-3)
-    assert not torch.allclose(first, paint(pipe, CAT, seed(7)), atol=1e-5)
+    first = sample(pipe, APPLE, seed(7))
+    assert torch.equal(first, sample(pipe, APPLE, seed(7)))
+    assert not torch.allclose(first, sample(pipe, APPLE, seed(8)), atol=1e-3)
+    assert not torch.allclose(first, sample(pipe, CAT, seed(7)), atol=1e-5)
 
 
-def test_row_of_a_batch_is_its_single_run(pipe: TextToImagePipeline) -> None:
-    together = paint(pipe, [CAT, HOUSE, APPLE], [seed(3), seed(9), seed(7)])
-    for row, (prompt, s) in enumerate(((CAT, 3), (HOUSE, 9), (APPLE, 7))):
-        assert (together[row] - paint(pipe, prompt, seed(s))[0]).abs().max() < 1e-4
+def test_a_sample_of_a_batch_is_its_single_run(pipe: TextToImagePipeline) -> None:
+    together = sample(pipe, [CAT, HOUSE, APPLE], [seed(3), seed(9), seed(7)])
+    for i, (prompt, s) in enumerate(((CAT, 3), (HOUSE, 9), (APPLE, 7))):
+        assert (together[i] - sample(pipe, prompt, seed(s))[0]).abs().max() < 1e-4
 
 
 def test_one_generator_counts_seeds_up(pipe: TextToImagePipeline) -> None:
     generator = seed(7)
-    together = paint(pipe, [APPLE, CAT, APPLE], generator)
+    together = sample(pipe, [APPLE, CAT, APPLE], generator)
     assert generator.initial_seed() == 10
-    for row, (prompt, s) in enumerate(((APPLE, 7), (CAT, 8), (APPLE, 9))):
-        assert (together[row] - paint(pipe, prompt, seed(s))[0]).abs().max() < 1e-4
+    for i, (prompt, s) in enumerate(((APPLE, 7), (CAT, 8), (APPLE, 9))):
+        assert (together[i] - sample(pipe, prompt, seed(s))[0]).abs().max() < 1e-4
     again = seed(7)
-    singles = torch.cat([paint(pipe, p, again) for p in (APPLE, CAT, APPLE)])
+    singles = torch.cat([sample(pipe, p, again) for p in (APPLE, CAT, APPLE)])
     assert (together - singles).abs().max() < 1e-4
 
 
 def test_without_a_generator_torch_decides(pipe: TextToImagePipeline) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
-        first, second = paint(pipe, APPLE, None), paint(pipe, APPLE, None)
+        first, second = sample(pipe, APPLE, None), sample(pipe, APPLE, None)
         torch.manual_seed(1)
-        assert torch.equal(first, paint(pipe, APPLE, None))
+        assert torch.equal(first, sample(pipe, APPLE, None))
     assert not torch.allclose(first, second, atol=1e-3)
 
 
 def test_pictures_of_one_prompt_stand_side_by_side(pipe: TextToImagePipeline) -> None:
-    four = paint(pipe, [APPLE, CAT], seed(5), num_images_per_prompt=2)
-    assert (four[2] - paint(pipe, CAT, seed(7))[0]).abs().max() < 1e-4
+    four = sample(pipe, [APPLE, CAT], seed(5), num_images_per_prompt=2)
+    assert (four[2] - sample(pipe, CAT, seed(7))[0]).abs().max() < 1e-4
 
 
 def test_guidance_per_picture(pipe: TextToImagePipeline) -> None:
-    rows = paint(pipe, [APPLE, APPLE], [seed(1), seed(1)], guidance_scale=[1.0, 5.0])
-    assert (rows[0] - paint(pipe, APPLE, seed(1), guidance_scale=1.0)[0]).abs().max() < 1e-4
-    assert (rows[1] - paint(pipe, APPLE, seed(1), guidance_scale=5.0)[0]).abs().max() < 1e-4
-    assert (rows[0] - rows[1]).abs().max() > 1e-3
+    images = sample(pipe, [APPLE, APPLE], [seed(1), seed(1)], guidance_scale=[1.0, 5.0])
+    assert (images[0] - sample(pipe, APPLE, seed(1), guidance_scale=1.0)[0]).abs().max() < 1e-4
+    assert (images[1] - sample(pipe, APPLE, seed(1), guidance_scale=5.0)[0]).abs().max() < 1e-4
+    assert (images[0] - images[1]).abs().max() > 1e-3
 
 
 def test_negative_prompt_and_empty_prompt(pipe: TextToImagePipeline) -> None:
-    plain = paint(pipe, APPLE, seed(1))
-    assert torch.equal(plain, paint(pipe, APPLE, seed(1), negative_prompt=""))
-    assert (plain - paint(pipe, APPLE, seed(1), negative_prompt=CAT)).abs().max() > 1e-3
+    plain = sample(pipe, APPLE, seed(1))
+    assert torch.equal(plain, sample(pipe, APPLE, seed(1), negative_prompt=""))
+    assert (plain - sample(pipe, APPLE, seed(1), negative_prompt=CAT)).abs().max() > 1e-3
     # Led away from itself, guidance cancels out.
-    away = paint(pipe, APPLE, seed(1), negative_prompt=APPLE)
-    assert (away - paint(pipe, APPLE, seed(1), guidance_scale=1.0)).abs().max() < 1e-4
+    away = sample(pipe, APPLE, seed(1), negative_prompt=APPLE)
+    assert (away - sample(pipe, APPLE, seed(1), guidance_scale=1.0)).abs().max() < 1e-4
     # An empty prompt is the unconditional branch, so that guidance has nothing to push.
-    nothing = paint(pipe, "", seed(1), guidance_scale=7.0)
-    assert (nothing - paint(pipe, " ", seed(1), guidance_scale=1.0)).abs().max() < 1e-4
+    nothing = sample(pipe, "", seed(1), guidance_scale=7.0)
+    assert (nothing - sample(pipe, " ", seed(1), guidance_scale=1.0)).abs().max() < 1e-4
 
 
 def test_prompt_embeds_and_latents(pipe: TextToImagePipeline) -> None:
-    expected = paint(pipe, APPLE, seed(7))
+    expected = sample(pipe, APPLE, seed(7))
     embeds = pipe.encode_prompt(APPLE)
     assert torch.equal(
         expected, pipe(prompt_embeds=embeds, generator=seed(7), num_inference_steps=3, output_type="pt").images
     )
     noise = torch.randn(4, 4, 4, generator=seed(7))[None]
-    assert torch.equal(expected, paint(pipe, APPLE, None, latents=noise))
+    assert torch.equal(expected, sample(pipe, APPLE, None, latents=noise))
     encoding = pipe.text_encoder.encode([APPLE])
-    assert torch.equal(expected, paint(pipe, None, seed(7), prompt_embeds=encoding))
+    assert torch.equal(expected, sample(pipe, None, seed(7), prompt_embeds=encoding))
 
 
 def test_output_types_agree(pipe: TextToImagePipeline) -> None:
-    pt = paint(pipe, APPLE, seed(7))
-    array = paint(pipe, APPLE, seed(7), output_type="np")
-    pil = paint(pipe, APPLE, seed(7), output_type="pil")[0]
-    latent = paint(pipe, APPLE, seed(7), output_type="latent")
+    pt = sample(pipe, APPLE, seed(7))
+    array = sample(pipe, APPLE, seed(7), output_type="np")
+    pil = sample(pipe, APPLE, seed(7), output_type="pil")[0]
+    latent = sample(pipe, APPLE, seed(7), output_type="latent")
     assert array.shape == (1, 32, 32, 3)
     assert np.array_equal(array[0], pt[0].permute(1, 2, 0).numpy())
     assert np.array_equal(np.asarray(pil), (array[0] * 255).round().astype("uint8"))
@@ -121,31 +121,31 @@ def test_output_types_agree(pipe: TextToImagePipeline) -> None:
 
 
 def test_other_sizes(pipe: TextToImagePipeline) -> None:
-    assert paint(pipe, APPLE, seed(7), height=48, width=16).shape == (1, 3, 48, 16)
+    assert sample(pipe, APPLE, seed(7), height=48, width=16).shape == (1, 3, 48, 16)
 
 
 @pytest.mark.parametrize("name", SCHEDULERS)
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_every_scheduler_keeps_a_seed_a_picture(pipe: TextToImagePipeline, name: str) -> None:
     pipe.scheduler = make_scheduler(name)
-    both = paint(pipe, [CAT, APPLE], seed(6), num_inference_steps=4)
-    assert (both[1] - paint(pipe, APPLE, seed(7), num_inference_steps=4)[0]).abs().max() < 1e-4
-    assert torch.equal(both, paint(pipe, [CAT, APPLE], seed(6), num_inference_steps=4))
+    both = sample(pipe, [CAT, APPLE], seed(6), num_inference_steps=4)
+    assert (both[1] - sample(pipe, APPLE, seed(7), num_inference_steps=4)[0]).abs().max() < 1e-4
+    assert torch.equal(both, sample(pipe, [CAT, APPLE], seed(6), num_inference_steps=4))
 
 
 def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> None:
     seen: list[tuple[int, float]] = []
 
-    def look(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+    def callback(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
         assert set(tensors) == {"latents", "predicted_data", "aux"}
         assert tensors["aux"] == {}
         seen.append((i, float(t)))
 
-    paint(
+    sample(
         pipe,
         APPLE,
         seed(7),
-        callback_on_step_end=look,
+        callback_on_step_end=callback,
         callback_on_step_end_tensor_inputs=["latents", "predicted_data", "aux"],
     )
     assert [i for i, _ in seen] == [0, 1, 2]
@@ -153,7 +153,7 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
     assert pipe.num_timesteps == 3
 
     last = torch.randn(1, 4, 4, 4, generator=seed(0))
-    replaced = paint(
+    replaced = sample(
         pipe, APPLE, seed(7), output_type="latent", callback_on_step_end=lambda p, i, t, k: {"latents": last}
     )
     assert torch.equal(replaced, last)
@@ -164,7 +164,7 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
         predictions.append(tensors["predicted_data"])
         p._interrupt = i == 1
 
-    result = paint(
+    result = sample(
         pipe,
         APPLE,
         seed(7),
@@ -175,17 +175,17 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
     assert pipe.interrupt
     assert len(predictions) == 2
     assert torch.equal(result, predictions[-1])
-    paint(pipe, APPLE, seed(7))
+    sample(pipe, APPLE, seed(7))
     assert not pipe.interrupt
 
 
 def test_class_names_as_prompts(toy_class_pipeline_folder: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained(toy_class_pipeline_folder)
-    cat, dog = paint(pipe, ["cat", "Dog "], [seed(1), seed(1)])
+    cat, dog = sample(pipe, ["cat", "Dog "], [seed(1), seed(1)])
     assert (cat - dog).abs().max() > 1e-3
-    assert (paint(pipe, "dog", seed(1))[0] - dog).abs().max() < 1e-4
+    assert (sample(pipe, "dog", seed(1))[0] - dog).abs().max() < 1e-4
     with pytest.raises(PochadeError, match="did you mean 'dog'"):
-        paint(pipe, "dg", seed(1))
+        sample(pipe, "dg", seed(1))
 
 
 def test_without_text_encoder(tmp_path: Path) -> None:
@@ -193,9 +193,9 @@ def test_without_text_encoder(tmp_path: Path) -> None:
     TextToImagePipeline(**components).save_pretrained(tmp_path / "m")
     pipe = TextToImagePipeline.from_pretrained(tmp_path / "m")
     assert pipe.text_encoder is None
-    assert paint(pipe, "", seed(1)).shape == (1, 3, 32, 32)
+    assert sample(pipe, "", seed(1)).shape == (1, 3, 32, 32)
     with pytest.raises(PochadeError, match="no text encoder, pass prompt_embeds"):
-        paint(pipe, APPLE, seed(1))
+        sample(pipe, APPLE, seed(1))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +229,7 @@ def test_bad_arguments_before_any_work(pipe: TextToImagePipeline, changes: dict[
 def test_long_prompt_is_cut_with_a_warning(pipe: TextToImagePipeline) -> None:
     tokens = pipe.text_encoder.count_tokens("apple " * 2000)
     with pytest.warns(PromptTruncatedWarning, match=f"{tokens} tokens, .* reads 32: the last {tokens - 32} are cut"):
-        paint(pipe, "apple " * 2000, seed(1))
+        sample(pipe, "apple " * 2000, seed(1))
 
 
 def test_nan_and_flat_pictures_are_failures() -> None:
@@ -237,13 +237,13 @@ def test_nan_and_flat_pictures_are_failures() -> None:
     pipe = TextToImagePipeline(**components)
     components["autoencoder"].decoder.layers[-1].weight.data.zero_()
     with pytest.raises(FailureError, match="picture 0, 1: one flat colour"):
-        paint(pipe, [APPLE, CAT], seed(1))
+        sample(pipe, [APPLE, CAT], seed(1))
     components["autoencoder"].decoder.layers[-1].weight.data.fill_(float("nan"))
     with pytest.raises(FailureError, match="picture 0: NaN"):
-        paint(pipe, APPLE, seed(1))
+        sample(pipe, APPLE, seed(1))
     components["denoiser"].out.weight.data.fill_(float("nan"))
     with pytest.raises(FailureError, match="latents: not finite in picture 0"):
-        paint(pipe, APPLE, seed(1), output_type="latent")
+        sample(pipe, APPLE, seed(1), output_type="latent")
 
 
 def test_components_must_belong_together() -> None:
@@ -265,7 +265,7 @@ def test_components_must_belong_together() -> None:
 
 
 @pytest.mark.parametrize("name", hub.shipped())
-def test_every_shipped_model_paints_at_the_size_of_its_training(name: str) -> None:
+def test_every_shipped_model_generates_at_the_size_of_its_training(name: str) -> None:
     pipe = TextToImagePipeline.from_pretrained(name)
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("a red apple", num_inference_steps=4, generator=seed(7)).images[0]

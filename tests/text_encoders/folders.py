@@ -1,4 +1,4 @@
-"""Tiny text models in the files of published ones."""
+"""Tiny text models in the files of pretrained ones."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""CLIP as it was published, and Gemma-2: weights, tokens, what cannot be had, and a denoiser conditioned on it."""
+"""Pretrained CLIP and Gemma-2: weights, tokens, what cannot be had, and a denoiser conditioned on it."""
 
 import json
 from pathlib import Path

@@ -62,7 +62,7 @@ def run(folder: Path, world_size: int, killed_at: int | None = None) -> None:
 
 
 def main(root: Path) -> None:
-    told = {}
+    fingerprints = {}
     for world_size in (1, 2):
         runs = {"whole": [], "early": [7], "middle": [14], "late": [23], "twice": [16, 5]}
         for name, kills in runs.items():
@@ -70,8 +70,8 @@ def main(root: Path) -> None:
             for killed_at in kills:
                 run(folder, world_size, killed_at)
             run(folder, world_size)
-            told[folder.name] = fingerprint(folder / LAST)
-    print(json.dumps(told))
+            fingerprints[folder.name] = fingerprint(folder / LAST)
+    print(json.dumps(fingerprints))
 
 
 if __name__ == "__main__":

@@ -57,22 +57,22 @@ def test_equal_tensors_give_equal_bytes(tmp_path: Path) -> None:
     assert manifests[0] == manifests[1]
 
 
-def test_a_damaged_latest_falls_back_and_says_so(tmp_path: Path) -> None:
+def test_a_damaged_latest_checkpoint_falls_back_with_a_message(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4)
     weights = tmp_path / "checkpoint-00000004" / "model.safetensors"
     content = bytearray(weights.read_bytes())
     content[-1] ^= 1
     weights.write_bytes(content)
     (tmp_path / "checkpoint-00000003" / "optimizer.safetensors").unlink()
-    said: list[str] = []
-    assert find_checkpoint(tmp_path, said.append) == tmp_path / "checkpoint-00000002"
-    assert len(said) == 2
-    assert "checkpoint-00000004 is damaged: model.safetensors" in said[0]
-    assert "checkpoint-00000003" in said[1]
-    assert "optimizer.safetensors" in said[1]
+    messages: list[str] = []
+    assert find_checkpoint(tmp_path, messages.append) == tmp_path / "checkpoint-00000002"
+    assert len(messages) == 2
+    assert "checkpoint-00000004 is damaged: model.safetensors" in messages[0]
+    assert "checkpoint-00000003" in messages[1]
+    assert "optimizer.safetensors" in messages[1]
     save(tmp_path, 4)  # the run gets there again and replaces it
-    assert find_checkpoint(tmp_path, said.append) == tmp_path / "checkpoint-00000004"
-    assert len(said) == 2
+    assert find_checkpoint(tmp_path, messages.append) == tmp_path / "checkpoint-00000004"
+    assert len(messages) == 2
 
 
 @pytest.mark.parametrize("pointer", ["", "checkpoint-00000099", "\x00\xff", None])
@@ -132,9 +132,9 @@ def test_killed_at_twenty_moments_of_writing(tmp_path: Path) -> None:
     command = [sys.executable, str(HERE / "kill_writer.py"), str(tmp_path / "run"), "20"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    assert told["complaints"] == []
-    assert told["orphans"] > 0  # some were killed in the middle
+    report = json.loads(done.stdout)
+    assert report["complaints"] == []
+    assert report["orphans"] > 0  # some were killed in the middle
     assert len(checkpoints(tmp_path / "run")) <= 3
 
 

@@ -87,9 +87,9 @@ def test_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         assert torch.equal(tensor, final[name])
     assert not torch.equal(raw["0.weight"], ema["0.weight"])
     assert not torch.equal(raw["0.weight"], start["0.weight"])
-    told = capfd.readouterr().err
-    assert "1 process on cpu" in told
-    assert "step 8/12" in told
+    printed = capfd.readouterr().err
+    assert "1 process on cpu" in printed
+    assert "step 8/12" in printed
 
     # Sheets, which draw random numbers and swap weights, leave the run as it was without them.
     run(tmp_path / "plain", save_every=5)
@@ -162,13 +162,13 @@ def test_parameter_groups_spare_vectors_embeddings_and_marked_ones() -> None:
     assert len(kept["params"]) == 5
 
 
-def test_foreign_parameters_are_refused(tmp_path: Path) -> None:
-    class Foreign(ToyTask):
+def test_parameters_outside_the_network_are_refused(tmp_path: Path) -> None:
+    class OtherParameters(ToyTask):
         def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
             return [{"params": [self.frozen.weight.requires_grad_()], "lr": learning_rate}]
 
     with pytest.raises(PochadeError, match="not in trainable"):
-        run(tmp_path / "run", Foreign())
+        run(tmp_path / "run", OtherParameters())
     assert not (tmp_path / "run").exists()
 
 
@@ -262,7 +262,7 @@ def test_initialise_from(tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match="extra: 1"):
         run(tmp_path / "third", PlainTask(), initialise_from=start)
     assert not (tmp_path / "third").exists()
-    # A resumed run has its own weights and does not look at the first ones again.
+    # A resumed run has its own weights and does not read the first ones again.
     assert run(tmp_path / "second", options={"resume": True}, steps=1, learning_rate=1e-12, weight_decay=0.0).step == 1
     load_weights(ToyTask().net, start)
 

@@ -56,7 +56,7 @@ def test_a_resumed_log_has_each_step_once(tmp_path: Path) -> None:
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_progress_without_a_terminal_tells_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_logs_the_time_left(capsys: pytest.CaptureFixture[str]) -> None:
     line = {"step": 10, "loss": 0.5, "gradient_norm": 1.0, "seconds_per_step": 2.0, "learning_rate": 1e-3}
     for shown in (True, False):
         progress = Progress("toy", 0, 100, shown)

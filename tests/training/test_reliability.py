@@ -25,13 +25,13 @@ def launch(*command: str) -> subprocess.CompletedProcess[str]:
 
 def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
     """Kill -9 at three points within an epoch, and twice within one; one and two processes; dropout on."""
-    told = json.loads(launch(str(HERE / "kill_run.py"), str(tmp_path)).stdout)
+    fingerprints = json.loads(launch(str(HERE / "kill_run.py"), str(tmp_path)).stdout)
     for world_size in (1, 2):
-        whole = told[f"whole-{world_size}"]
+        whole = fingerprints[f"whole-{world_size}"]
         assert whole.keys() == {"model.safetensors", "ema.safetensors", "optimizer.safetensors"}
         for name in ("early", "middle", "late", "twice"):
-            assert told[f"{name}-{world_size}"] == whole, name
-    assert told["whole-1"] != told["whole-2"]  # dropout is drawn on each process
+            assert fingerprints[f"{name}-{world_size}"] == whole, name
+    assert fingerprints["whole-1"] != fingerprints["whole-2"]  # dropout is drawn on each process
 
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:

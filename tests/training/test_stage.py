@@ -93,7 +93,7 @@ def test_override_names_what_is_wrong(text: str, parts: list[str]) -> None:
 
 
 @pytest.mark.parametrize("name", ["steps", "two words", ""])
-def test_names_that_the_grammar_could_not_tell_apart_are_refused(name: str) -> None:
+def test_ambiguous_names_are_refused(name: str) -> None:
     with pytest.raises(PochadeError, match="name"):
         Stage(name=name, task=DataSettings(), data=DataSettings(), steps=1)
 

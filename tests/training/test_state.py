@@ -23,10 +23,10 @@ def test_weights_that_lie_channels_last_go_on_bit_for_bit() -> None:
     names = parameter_names(optimizer, network)
     # A file keeps values in plain order.
     saved = {k: v.contiguous().clone() for k, v in optimizer_tensors(optimizer, names).items()}
-    twin = copy.deepcopy(network)
-    resumed = torch.optim.AdamW(twin.parameters(), 1e-2, fused=True)
+    clone = copy.deepcopy(network)
+    resumed = torch.optim.AdamW(clone.parameters(), 1e-2, fused=True)
     load_optimizer(resumed, names, saved)
     _step(network, optimizer, 3)
-    _step(twin, resumed, 3)
-    for a, b in zip(network.parameters(), twin.parameters(), strict=True):
+    _step(clone, resumed, 3)
+    for a, b in zip(network.parameters(), clone.parameters(), strict=True):
         assert torch.equal(a, b)

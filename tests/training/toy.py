@@ -43,7 +43,7 @@ class ToyDataset:
 
 
 class ToyTask(Task):
-    """Reconstruction of a row; ``killed_at`` ends the process in that forward call, as a power cut does."""
+    """Reconstruction of a sample; ``killed_at`` ends the process in that forward call, as a power cut does."""
 
     def __init__(self, settings: ToySettings | None = None, killed_at: int | None = None) -> None:
         super().__init__()
@@ -83,11 +83,11 @@ class PlainTask(ToyTask):
 
 
 class DrawingTask(PlainTask):
-    """Each step weighs its whole batch by one draw, as a denoiser may draw its depth."""
+    """Each step scales the loss of its whole batch by one draw, as a denoiser may draw its depth."""
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        told = super().forward(batch)
-        return told | {"loss": told["loss"] * (1 + torch.rand(()))}
+        output = super().forward(batch)
+        return output | {"loss": output["loss"] * (1 + torch.rand(()))}
 
 
 def toy_stage(**changes: Any) -> Stage:
@@ -121,8 +121,8 @@ def fingerprint(checkpoint: Path) -> dict[str, str]:
     return {name: digest for name, digest in manifest.items() if name.endswith(".safetensors")}
 
 
-def halves(batch: dict[str, Any], rows: int) -> list[dict[str, Any]]:
-    return [{k: v[part] for k, v in batch.items()} for part in (slice(rows // 2), slice(rows // 2, None))]
+def halves(batch: dict[str, Any], count: int) -> list[dict[str, Any]]:
+    return [{k: v[part] for k, v in batch.items()} for part in (slice(count // 2), slice(count // 2, None))]
 
 
 def gradients(module: nn.Module) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 Split = Literal["train", "held_out", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
-HELD_OUT_SHARE = 0.1
+HELD_OUT_FRACTION = 0.1
 LARGEST = 8192
 """Rows and columns in pixels that a picture can have."""
 
@@ -144,13 +144,13 @@ class Subset(Dataset):
         return self.dataset.stored(self.indices[index])
 
 
-def is_held_out(key: str, share: float = HELD_OUT_SHARE) -> bool:
-    """Whether ``key`` belongs to the held-out ``share`` in [0, 1].
+def is_held_out(key: str, fraction: float = HELD_OUT_FRACTION) -> bool:
+    """Whether ``key`` belongs to the held-out ``fraction`` in [0, 1].
 
     It depends on the key alone, so that a picture added later moves no other one to the other side.
     """
     digest = sha256(key.encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:4], "big") < share * 2**32
+    return int.from_bytes(digest[:4], "big") < fraction * 2**32
 
 
 def split_of(group: str) -> str:

@@ -1,4 +1,4 @@
-"""Work on many items, with a progress bar where a person looks on."""
+"""Work on many items, with a progress bar on a terminal."""
 
 import os
 from collections import deque

@@ -18,14 +18,14 @@ class Report:
     """Counts of the samples used, converted (by kind) and skipped (by reason), and every skipped one by name.
 
     ``total`` samples are expected. `check` writes the report to ``path`` and raises `FailureError`, which names it,
-    where more than ``max_skipped`` of them (a share in [0, 1]; one sample is always let pass, unless the share is 0)
+    where more than ``max_skipped`` of them (a fraction in [0, 1]; one sample is always let pass, unless it is 0)
     are skipped. Notes are about files that are used otherwise than was to be expected, and files that are no part of
     the data set: they count for nothing.
     """
 
     def __init__(self, source: str, path: Path, *, total: int, max_skipped: float = MAX_SKIPPED) -> None:
         if not 0 <= max_skipped <= 1:
-            raise PochadeError(f"max_skipped: {max_skipped} given, a share from 0 to 1 expected")
+            raise PochadeError(f"max_skipped: {max_skipped} given, a fraction from 0 to 1 expected")
         self.source, self.path, self.total, self.max_skipped = source, path, total, max_skipped
         self.used = 0
         self.converted: Counter[str] = Counter()

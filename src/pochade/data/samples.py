@@ -79,7 +79,7 @@ class Groups:
 
 
 def digest(*parts: str) -> bytes:
-    """16 bytes that tell texts apart, also where they are joined differently."""
+    """16 bytes that differ between texts, also where they are joined differently."""
     return sha256(b"\0".join(part.encode("utf-8", "surrogateescape") for part in parts)).digest()[:16]
 
 

@@ -35,18 +35,18 @@ def score(image: Image.Image) -> float:
     return contrast(pixels) / 127.5 + colourfulness(pixels) / 109
 
 
-def keep_best(dataset: Dataset, share: float, progress: bool = True) -> Dataset:
-    """The ``share`` of the pictures of ``dataset`` that score highest; where scores are equal, the first.
+def keep_best(dataset: Dataset, fraction: float, progress: bool = True) -> Dataset:
+    """The ``fraction`` of the pictures of ``dataset`` that score highest; where scores are equal, the first.
 
     Raises:
-        PochadeError: the share is not in (0, 1].
+        PochadeError: the fraction is not in (0, 1].
     """
-    if not 0 < share <= 1:
-        raise PochadeError(f"best: {share} given, allowed is a share above 0 and up to 1")
-    if share == 1:
+    if not 0 < fraction <= 1:
+        raise PochadeError(f"best: {fraction} given, allowed is a fraction above 0 and up to 1")
+    if fraction == 1:
         return dataset
     count = len(dataset)
     with progress_bar(progress) as bar:
         scores = [score(dataset.image(i, SIDE)) for i in bar.track(range(count), description="scoring pictures")]
-    best = sorted(range(count), key=lambda i: -scores[i])[: max(1, round(share * count))]
+    best = sorted(range(count), key=lambda i: -scores[i])[: max(1, round(fraction * count))]
     return dataset.subset(sorted(best))

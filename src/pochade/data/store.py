@@ -24,7 +24,7 @@ def store_for(folder: Path) -> Path:
 
 
 def stamp(path: Path) -> list[int]:
-    """What tells that a file has not changed: time of last change in ns, and bytes. Raises OSError."""
+    """What changes with a file: time of last change in ns, and bytes. Raises OSError."""
     status = path.stat()
     return [status.st_mtime_ns, status.st_size]
 

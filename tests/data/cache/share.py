@@ -54,16 +54,16 @@ def logs(folder: Path) -> list[list[str]]:
 
 def main(root: Path) -> None:
     build.POLL = 0.01
-    told = {}
+    report = {}
     for name in ("shared", "killed", "resumed"):
         (root / name).mkdir(parents=True)
-    told["shared"] = statuses([start(root / "shared") for _ in range(3)])
+    report["shared"] = statuses([start(root / "shared") for _ in range(3)])
     # One of three dies in its second part; the others take it over and end.
-    told["killed"] = statuses([start(root / "killed", killed_at) for killed_at in (7, None, None)])
+    report["killed"] = statuses([start(root / "killed", killed_at) for killed_at in (7, None, None)])
     # The only one dies; another start goes on.
-    told["resumed"] = statuses([start(root / "resumed", 18)]) + statuses([start(root / "resumed")])
-    told["logs"] = {name: logs(root / name) for name in ("shared", "killed", "resumed")}
-    print(json.dumps(told))
+    report["resumed"] = statuses([start(root / "resumed", 18)]) + statuses([start(root / "resumed")])
+    report["logs"] = {name: logs(root / name) for name in ("shared", "killed", "resumed")}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

@@ -113,11 +113,11 @@ def test_words_can_be_had_beside_vectors(tmp_path: Path) -> None:
     """The same captions are drawn, whatever the form of the text."""
     vectors, words = cached(tmp_path), cached(tmp_path, counting=Counting(text=False))
     pictures, keys = torch.arange(11).repeat(5), sample_keys(0, torch.arange(55))
-    told: dict[str, Any] = vectors.of_pictures(pictures, keys, words=True)
-    assert told["caption"] == words.of_pictures(pictures, keys)["caption"]
+    batch: dict[str, Any] = vectors.of_pictures(pictures, keys, words=True)
+    assert batch["caption"] == words.of_pictures(pictures, keys)["caption"]
     encoded: dict[str, Any] = vectors.of_pictures(pictures, keys)
     lengths = encoded["mask"].sum(1).tolist()
-    assert lengths == [len(caption.split()) for caption in told["caption"]]
+    assert lengths == [len(caption.split()) for caption in batch["caption"]]
 
 
 def test_classes(tmp_path: Path) -> None:

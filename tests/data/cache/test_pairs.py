@@ -24,11 +24,11 @@ SIZE = 8
 
 
 class Toys:
-    """Pairs of two colours: even ones have a hole, odd ones an instruction as long as the generator says."""
+    """Pairs of two colours: even ones have a hole, odd ones an instruction whose length the generator draws."""
 
     def __init__(self, numbers: range = range(5)) -> None:
         self.numbers = numbers
-        self.asked: list[int] = []
+        self.calls: list[int] = []
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -46,7 +46,7 @@ class Toys:
         return Pair("inpaint", with_hole(target, mask), target, mask, f"number {number}", str(number), "g")
 
     def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        self.asked.append(self.numbers[index])
+        self.calls.append(self.numbers[index])
         return self.pair(index, rng).sample()
 
 
@@ -112,15 +112,15 @@ def test_every_draw_of_a_pair_is_shown_evenly(tmp_path: Path) -> None:
 
 def test_only_what_changed_is_drawn_again(tmp_path: Path) -> None:
     cached(tmp_path)
-    for pairs, asked in ((Toys(), []), (Toys(range(1, 6)), [5] * 3), (Toys(range(5)[::-1]), [])):
+    for pairs, expected in ((Toys(), []), (Toys(range(1, 6)), [5] * 3), (Toys(range(5)[::-1]), [])):
         data = cached(tmp_path, pairs)
-        assert pairs.asked == asked
+        assert pairs.calls == expected
         for row in (0, 7, 14):
             sample = drawn(Toys(pairs.numbers), row % 5, row // 5)
             assert data.instructions(torch.tensor([row])) == [sample["instruction"]]
     more, counting = Toys(), Counting()
     cached(tmp_path, more, draws=4, counting=counting)
-    assert sorted(more.asked) == [0, 1, 2, 3, 4]
+    assert sorted(more.calls) == [0, 1, 2, 3, 4]
 
 
 def test_a_damaged_part_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,7 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixt
     path.write_bytes(b"not tensors")
     pairs = Toys()
     again = cached(tmp_path, pairs)
-    assert len(pairs.asked) == 15
+    assert len(pairs.calls) == 15
     assert "part-00000.safetensors: damaged (" in capsys.readouterr().err
     assert again.instructions(torch.arange(15)) == cached(tmp_path / "b").instructions(torch.arange(15))
 

@@ -32,7 +32,7 @@ def made(folder: Path, names: Sequence[str] = NAMES, identity: str = "a") -> tup
 
 
 def check(cache: PartCache, names: list[str] = NAMES) -> None:
-    """All rows are as their names say, whichever are asked for at once."""
+    """All rows are as their names give, whichever are read together."""
     assert len(cache) == len(names)
     for rows in (range(len(names)), (5, 0, 9, 5), (2,), (3, 4)):
         chosen = torch.tensor([row % len(names) for row in rows])
@@ -112,10 +112,10 @@ def test_a_damaged_part_is_made_again(tmp_path: Path, capsys: pytest.CaptureFixt
     again, numbers = made(tmp_path)
     check(again)
     assert sorted(numbers.encoded) == sorted(NAMES[4:8])
-    told = capsys.readouterr().err
-    assert told.count("\n") == 1
-    assert f"{path}: damaged (" in told
-    assert "made again" in told
+    printed = capsys.readouterr().err
+    assert printed.count("\n") == 1
+    assert f"{path}: damaged (" in printed
+    assert "made again" in printed
     after = state(cache.folder)
     assert after[path.name][1] == before[path.name][1]
     assert after["part-00000.safetensors"] == before["part-00000.safetensors"]
@@ -225,16 +225,16 @@ def test_processes_share_the_work_and_survive_each_other(tmp_path: Path) -> None
     command = [sys.executable, str(HERE / "share.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    report = json.loads(done.stdout)
     names = [f"row {number}" for number in range(40)]
-    encoded = {name: [row for log in logs for row in log] for name, logs in told["logs"].items()}
-    assert told["shared"] == [0, 0, 0]
+    encoded = {name: [row for log in logs for row in log] for name, logs in report["logs"].items()}
+    assert report["shared"] == [0, 0, 0]
     assert sorted(encoded["shared"]) == sorted(names)  # each row once
-    assert len(told["logs"]["shared"]) == 3  # all had something to do
-    assert told["killed"] == [9, 0, 0]
+    assert len(report["logs"]["shared"]) == 3  # all had something to do
+    assert report["killed"] == [9, 0, 0]
     assert set(encoded["killed"]) == set(names)
     assert len(encoded["killed"]) <= len(names) + 4  # the part that it died in, again
-    assert told["resumed"] == [9, 0]
+    assert report["resumed"] == [9, 0]
     assert len(encoded["resumed"]) <= len(names) + 4
     for name in ("shared", "killed", "resumed"):
         cache, numbers = made(tmp_path / name, names)

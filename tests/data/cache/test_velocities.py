@@ -1,4 +1,4 @@
-"""The cache of a teacher's answers: what is asked, what is kept, and what is asked again."""
+"""The cache of a teacher's velocities: its inputs, what is kept, and what is computed again."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -24,16 +24,16 @@ def latents_of(folder: Path, dataset: MemoryDataset | None = None, text: bool = 
 
 
 class Teacher:
-    """A velocity that tells the picture, the key and the caption apart."""
+    """A velocity that depends on the picture, the key and the caption; counts the samples it is called with."""
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.samples = 0
 
     def __call__(self, batch: dict[str, Any]) -> Tensor:
-        self.asked += len(batch["seed"])
+        self.samples += len(batch["seed"])
         words = batch["caption"] if "caption" in batch else [str(label) for label in batch["class_label"].tolist()]
-        told = [key % 97 + 0.125 * len(word) for key, word in zip(batch["seed"].tolist(), words, strict=True)]
-        return batch["latents"] + torch.tensor(told)[:, None, None, None]
+        offset = [key % 97 + 0.125 * len(word) for key, word in zip(batch["seed"].tolist(), words, strict=True)]
+        return batch["latents"] + torch.tensor(offset)[:, None, None, None]
 
 
 def velocities(folder: Path, latents: CachedLatents, teacher: Teacher | None = None, **options) -> CachedVelocities:
@@ -42,7 +42,7 @@ def velocities(folder: Path, latents: CachedLatents, teacher: Teacher | None = N
 
 
 @pytest.mark.parametrize("text", [True, False])
-def test_every_sample_has_the_answer_to_its_own_question(tmp_path: Path, text: bool) -> None:
+def test_every_sample_has_the_velocity_of_its_own_inputs(tmp_path: Path, text: bool) -> None:
     latents, dataset = latents_of(tmp_path, text=text), captioned()
     data = velocities(tmp_path, latents)
     assert (len(data), data.records) == (len(latents), RECORDS)
@@ -54,8 +54,8 @@ def test_every_sample_has_the_answer_to_its_own_question(tmp_path: Path, text: b
             next(c for c in dataset.item(picture).captions if len(c.split()) == count)
             for picture, count in zip(pictures, words, strict=True)
         ]
-        question: dict[str, Any] = {"latents": batch["latents"], "seed": batch["record_seed"], "caption": captions}
-        torch.testing.assert_close(batch["teacher_velocity"], Teacher()(question).half().float())
+        inputs: dict[str, Any] = {"latents": batch["latents"], "seed": batch["record_seed"], "caption": captions}
+        torch.testing.assert_close(batch["teacher_velocity"], Teacher()(inputs).half().float())
         assert batch["teacher_velocity"].dtype == torch.float32
         seen = {*zip(pictures, batch["record_seed"].tolist(), strict=True)}
         every = torch.tensor(sorted({*pictures})).repeat_interleave(RECORDS)
@@ -63,20 +63,20 @@ def test_every_sample_has_the_answer_to_its_own_question(tmp_path: Path, text: b
         assert seen == {*zip(every.tolist(), keys.tolist(), strict=True)}
 
 
-def test_the_students_form_of_the_text_changes_no_question(tmp_path: Path) -> None:
-    """Words or vectors in the cache of latents: the same captions, the same answers, one cache."""
+def test_the_students_form_of_the_text_does_not_change_the_inputs(tmp_path: Path) -> None:
+    """Words or vectors in the cache of latents: the same captions, the same velocities, one cache."""
     velocities(tmp_path, latents_of(tmp_path))
     teacher = Teacher()
     velocities(tmp_path, latents_of(tmp_path, text=False), teacher)
-    assert teacher.asked == 0
+    assert teacher.samples == 0
 
 
 def test_classes(tmp_path: Path) -> None:
     data = velocities(tmp_path, latents_of(tmp_path, labelled()), records=1)
     batch: dict[str, Any] = data.batch(torch.full((20,), 2), sample_keys(0, torch.arange(20)))
     assert {*batch} == {"latents", "name", "class_label", "record_seed", "teacher_velocity"}
-    told = (batch["record_seed"] % 97 + 0.125)[:, None, None, None]
-    torch.testing.assert_close(batch["teacher_velocity"], (batch["latents"] + told).half().float())
+    offset = (batch["record_seed"] % 97 + 0.125)[:, None, None, None]
+    torch.testing.assert_close(batch["teacher_velocity"], (batch["latents"] + offset).half().float())
 
 
 def test_records_of_all_pictures_are_apart_and_do_not_depend_on_the_others(tmp_path: Path) -> None:
@@ -89,11 +89,11 @@ def test_records_of_all_pictures_are_apart_and_do_not_depend_on_the_others(tmp_p
     assert torch.equal(record_keys(fewer, pictures[:2000], records[:2000]), keys[200:])
 
 
-def test_only_what_changed_is_asked_again(tmp_path: Path) -> None:
+def test_only_what_changed_is_computed_again(tmp_path: Path) -> None:
     velocities(tmp_path, latents_of(tmp_path))
     data = captioned()
     recaptioned = data.with_picture(4, replace(data.pictures[4], captions=("new words",)))
-    for dataset, asked in (
+    for dataset, changed in (
         (data, 0),
         (data.repainted(3, (1, 2, 3)), 1),
         (recaptioned, 1),
@@ -101,12 +101,12 @@ def test_only_what_changed_is_asked_again(tmp_path: Path) -> None:
     ):
         teacher = Teacher()
         found = velocities(tmp_path, latents_of(tmp_path, dataset), teacher)
-        assert teacher.asked == asked * RECORDS
+        assert teacher.samples == changed * RECORDS
         assert len(found.cache) == len(dataset)
     for options in ({"identity": "other"}, {"records": 2}):
         teacher = Teacher()
         velocities(tmp_path, latents_of(tmp_path), teacher, **options)
-        assert teacher.asked == 11 * options.get("records", RECORDS)
+        assert teacher.samples == 11 * options.get("records", RECORDS)
 
 
 def test_what_cannot_be_cached(tmp_path: Path) -> None:

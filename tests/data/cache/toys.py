@@ -45,7 +45,7 @@ class Numbers:
 
 
 def value(name: str) -> Tensor:
-    """[2, 3] float32 that tells names apart."""
+    """[2, 3] float32 that differs between names."""
     return torch.tensor([[len(name), ord(name[0]), ord(name[-1])], [0.1, hash_of(name), 1 / 3]])
 
 

@@ -1,4 +1,4 @@
-"""The published layouts, from files on the disk alone: the hub is never asked."""
+"""The layouts of the two data sets, from files on the disk alone: no request to the hub."""
 
 import io
 import json
@@ -49,8 +49,8 @@ def seeds(folder: Path, prompts: int = 40) -> Path:
     for i in range(prompts):
         place = folder / f"{i:07d}"
         place.mkdir(parents=True)
-        told = {"input": f"a photo {i}", "edit": f"make it {i}", "output": f"a photo {i} made"}
-        (place / "prompt.json").write_text(json.dumps(told))
+        prompts = {"input": f"a photo {i}", "edit": f"make it {i}", "output": f"a photo {i} made"}
+        (place / "prompt.json").write_text(json.dumps(prompts))
         (place / "metadata.jsonl").write_text("{}")
         for seed in (11, 2345):
             (place / f"{seed}_0.jpg").write_bytes(encoded(plain(4 * i), "JPEG"))

@@ -9,7 +9,7 @@ from PIL import Image
 from cli.run import cli
 from pochade.data.dataset import is_held_out
 from pochade.data.prepare.pairs import prepare_pairs
-from pochade.data.prepare.target import Target, spread
+from pochade.data.prepare.target import Target, evenly_spaced
 from pochade.data.sources import SyntheticSource, open_source
 from pochade.data.sources.pairs import (
     OpenMojiPairSource,
@@ -36,7 +36,7 @@ def test_openmoji_comes_back_as_it_was_made(tmp_path: Path, format: str):
         stored, made = open_pairs(tmp_path / "out", 16, split), open_pairs("openmoji", 16, split)
         assert stored.report is not None
         assert (stored.report.skipped_count, dict(stored.report.notes)) == (0, {})
-        for number, index in enumerate(spread(len(made), 12)):
+        for number, index in enumerate(evenly_spaced(len(made), 12)):
             one, other = stored.pair(number), made.pair(index, np.random.default_rng([0, number]))
             assert (one.task, one.instruction, one.group, one.split) == (
                 other.task,
@@ -106,7 +106,7 @@ def test_the_sheet_shows_source_mask_and_target(tmp_path: Path):
         ("absent", {}, "absent is neither a folder"),
     ],
 )
-def test_what_is_wrong_is_said_before_anything_is_written(
+def test_invalid_input_is_an_error_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, target: dict[str, Any], message: str
 ):
     monkeypatch.chdir(tmp_path)

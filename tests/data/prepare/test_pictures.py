@@ -104,7 +104,7 @@ def test_a_plain_folder_has_a_list(tmp_path: Path):
         assert preview.width > 8 * 90
 
 
-def test_limit_spreads_evenly(tmp_path: Path):
+def test_limit_takes_evenly_spaced_pictures(tmp_path: Path):
     written(pictures(tmp_path / "in", 40), tmp_path / "out", split="all", limit=4)
     assert [words[0] for words in captions(open_source(tmp_path / "out", "all"))] == [
         "cat 0",

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from pochade.data.prepare.target import Target, spread
+from pochade.data.prepare.target import Target, evenly_spaced
 from pochade.errors import PochadeError
 
 
@@ -40,6 +40,6 @@ def test_parts(tmp_path: Path) -> None:
     assert [one.part_of(side) for side in ("train", "held_out")] == ["train", None]
 
 
-def test_spread() -> None:
-    assert spread(5, None) == spread(5, 9) == [0, 1, 2, 3, 4]
-    assert spread(10, 4) == [0, 2, 5, 7]
+def test_evenly_spaced() -> None:
+    assert evenly_spaced(5, None) == evenly_spaced(5, 9) == [0, 1, 2, 3, 4]
+    assert evenly_spaced(10, 4) == [0, 2, 5, 7]

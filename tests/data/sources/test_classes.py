@@ -73,7 +73,7 @@ def test_classes_stand_on_both_sides_of_the_split(tmp_path: Path) -> None:
     assert not set(names(train)) & set(names(held_out))
 
 
-def test_captions_come_first_unless_classes_are_asked_for(tmp_path: Path) -> None:
+def test_captions_come_first_unless_classes_are_requested(tmp_path: Path) -> None:
     labelled(tmp_path, captions=True, class_names=NAMES)
     words, classes = opened(tmp_path), opened(tmp_path, classes=True)
     assert (words.classes, words.class_names) == ((), NAMES)
@@ -201,8 +201,8 @@ def test_captioned_shards_as_downloaders_leave_them(tmp_path: Path) -> None:
     for shard in range(2):
         members = {}
         for i in range(20 * shard, 20 * shard + 20):
-            told = {"caption": f"grey {i}" if i else None, "url": "https://example.com", "status": "success"}
-            members |= {f"{i:09d}.jpg": png(i, "JPEG"), f"{i:09d}.json": json.dumps(told).encode()}
+            facts = {"caption": f"grey {i}" if i else None, "url": "https://example.com", "status": "success"}
+            members |= {f"{i:09d}.jpg": png(i, "JPEG"), f"{i:09d}.json": json.dumps(facts).encode()}
             members |= {f"{i:09d}.txt": f"grey {i}".encode()} if i else {}
         make_tar(source / f"{shard:05d}.tar", members)
         (source / f"{shard:05d}.parquet").write_bytes(b"PAR1")

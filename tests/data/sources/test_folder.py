@@ -11,14 +11,14 @@ from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.images.decode import BadImage
 
 
-def paint(path: Path, colour: tuple[int, int, int] = (200, 100, 0), size: int = 12) -> None:
+def save_picture(path: Path, colour: tuple[int, int, int] = (200, 100, 0), size: int = 12) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (size, size), colour).save(path)
 
 
 def fill(folder: Path, count: int) -> Path:
     for i in range(count):
-        paint(folder / f"p{i:03d}.png", (i, 255 - i, 0))
+        save_picture(folder / f"p{i:03d}.png", (i, 255 - i, 0))
         (folder / f"p{i:03d}.txt").write_text(f"picture {i}\n")
     return folder
 
@@ -37,9 +37,9 @@ def reasons(data: ImageFiles) -> dict[str, str]:
 
 def test_text_files_and_subfolders(tmp_path: Path):
     fill(tmp_path, 3)
-    paint(tmp_path / "sub" / "deep" / "a.JPG")
+    save_picture(tmp_path / "sub" / "deep" / "a.JPG")
     (tmp_path / "sub" / "deep" / "a.txt").write_text("\ufeffa  fox \n\n a red fox\r\na fox\n", encoding="utf-8")
-    paint(tmp_path / ".hidden" / "b.png")
+    save_picture(tmp_path / ".hidden" / "b.png")
     data = opened(tmp_path)
     assert names(data) == ["p000.png", "p001.png", "p002.png", "sub/deep/a.JPG"]
     assert data.item(3).captions == ("a fox", "a red fox")
@@ -50,7 +50,7 @@ def test_text_files_and_subfolders(tmp_path: Path):
 
 def test_metadata(tmp_path: Path):
     fill(tmp_path, 2)
-    paint(tmp_path / "sub" / "a.png")
+    save_picture(tmp_path / "sub" / "a.png")
     rows = [
         {"file_name": "sub/a.png", "text": ["a house", "a hut"]},
         {"file_name": "p000.png", "text": "something else", "more": 1},
@@ -65,7 +65,7 @@ def test_metadata(tmp_path: Path):
 
 @pytest.mark.parametrize("name", ["../outside.png", "/etc/passwd", "a/../../b.png", "..\\b.png"])
 def test_metadata_must_not_leave_the_folder(tmp_path: Path, name):
-    paint(tmp_path / "outside.png")
+    save_picture(tmp_path / "outside.png")
     folder = fill(tmp_path / "in", 2)
     (folder / "metadata.jsonl").write_text(
         json.dumps({"file_name": "p000.png", "text": "x"}) + "\n" + json.dumps({"file_name": name, "text": "x"})
@@ -98,9 +98,9 @@ def test_bad_metadata_lines_are_named(tmp_path: Path):
     assert by_reason == {"unreadable line": 5, "listed twice": 2, "missing file": 1}
 
 
-def test_a_folder_without_captions_is_one_error_that_says_what_is_expected(tmp_path: Path):
-    paint(tmp_path / "a.png")
-    paint(tmp_path / "b.png")
+def test_a_folder_without_captions_is_one_error_that_names_what_is_expected(tmp_path: Path):
+    save_picture(tmp_path / "a.png")
+    save_picture(tmp_path / "b.png")
     with pytest.raises(PochadeError, match=r"2 pictures but no captions: expected name.txt.*metadata.jsonl") as caught:
         opened(tmp_path)
     assert caught.value.exit_code == 2
@@ -182,7 +182,7 @@ def test_the_second_start_decodes_nothing_but_what_changed(tmp_path: Path, monke
     again = opened(folder, max_skipped=0.1)
     assert decoded == []
     assert again.report.to_dict() == first.report.to_dict()
-    paint(folder / "p007.png")
+    save_picture(folder / "p007.png")
     assert len(opened(folder, max_skipped=0.1)) == 20
     assert decoded == ["p007.png"]
     # Another limit of pixels makes another outcome.
@@ -211,14 +211,14 @@ def test_a_read_only_folder_is_remembered_in_the_cache(tmp_path: Path, monkeypat
 def test_the_split_is_by_caption_and_complete(tmp_path: Path):
     folder = fill(tmp_path, 60)
     for i in range(60):
-        paint(folder / f"twin{i:03d}.png")
-        (folder / f"twin{i:03d}.txt").write_text(f"Picture {i}")
+        save_picture(folder / f"same{i:03d}.png")
+        (folder / f"same{i:03d}.txt").write_text(f"Picture {i}")
     parts = {split: opened(folder, split) for split in SPLITS}
     sides = {split: set(names(part)) for split, part in parts.items()}
     assert sides["train"] | sides["held_out"] == sides["all"]
     assert not sides["train"] & sides["held_out"]
     assert 0 < len(sides["held_out"]) < 30
-    assert {n.replace("twin", "p") for n in sides["held_out"]} == {n for n in sides["held_out"] if n[0] == "p"}
+    assert {n.replace("same", "p") for n in sides["held_out"]} == {n for n in sides["held_out"] if n[0] == "p"}
 
 
 def test_an_empty_split_is_an_error(tmp_path: Path):
@@ -237,10 +237,10 @@ def test_every_file_is_used_or_named(tmp_path: Path):
     fill(tmp_path, 40)
     for name in ("a.heic", "b.HIF", "notes.md", ".DS_Store", "lonely.txt", "p001.caption"):
         (tmp_path / name).write_text("x")
-    paint(tmp_path / "c.jfif")
+    save_picture(tmp_path / "c.jfif")
     (tmp_path / "c.jfif").rename(tmp_path / "d.JFIF")
     (tmp_path / "d.txt").write_text("a jpeg by another name")
-    paint(tmp_path / ".cache" / "x.png")
+    save_picture(tmp_path / ".cache" / "x.png")
     data = opened(tmp_path)
     assert "d.JFIF" in names(data)
     assert reasons(data) == {"a.heic": "unsupported format", "b.HIF": "unsupported format"}
@@ -257,8 +257,8 @@ def test_every_file_is_used_or_named(tmp_path: Path):
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.caption", "p.png.txt", "p.TXT"])
-def test_captions_are_found_by_the_names_that_people_use(tmp_path: Path, name: str):
-    paint(tmp_path / "p.png")
+def test_captions_are_found_by_their_usual_names(tmp_path: Path, name: str):
+    save_picture(tmp_path / "p.png")
     (tmp_path / name).write_text("a plate")
     assert opened(tmp_path).item(0).captions == ("a plate",)
 
@@ -285,7 +285,7 @@ def test_avif_is_read_where_pillow_reads_it(tmp_path: Path):
     ],
 )
 def test_captions_in_other_encodings_are_read_and_noted(tmp_path: Path, data: bytes, caption: str, note: str | None):
-    paint(tmp_path / "a.png")
+    save_picture(tmp_path / "a.png")
     (tmp_path / "a.txt").write_bytes(data)
     opened_ = opened(tmp_path)
     assert opened_.item(0).captions == (caption,)
@@ -300,7 +300,7 @@ def listed(folder: Path, rows: list[dict[str, object]]) -> None:
 def test_lists_in_subfolders_are_read_and_their_names_are_splits(tmp_path: Path):
     for side, count in (("train", 12), ("test", 5), ("validation", 3)):
         for i in range(count):
-            paint(tmp_path / side / f"{i}.png")
+            save_picture(tmp_path / side / f"{i}.png")
         listed(tmp_path / side, [{"file_name": f"{i}.png", "text": f"{side} {i}"} for i in range(count)])
     assert len(opened(tmp_path, "train")) == 12
     held_out = opened(tmp_path, "held_out")
@@ -313,14 +313,14 @@ def test_lists_in_subfolders_are_read_and_their_names_are_splits(tmp_path: Path)
 
 def test_one_subfolder_alone_is_no_split(tmp_path: Path):
     for i in range(40):
-        paint(tmp_path / "train" / f"{i}.png")
+        save_picture(tmp_path / "train" / f"{i}.png")
     listed(tmp_path / "train", [{"file_name": f"{i}.png", "text": f"picture {i}"} for i in range(40)])
     assert 0 < len(opened(tmp_path, "held_out")) < 20
 
 
-def test_what_a_list_says_is_kept(tmp_path: Path):
+def test_facts_of_a_list_are_kept(tmp_path: Path):
     for i in range(6):
-        paint(tmp_path / f"{i}.png", (i, 0, 0))
+        save_picture(tmp_path / f"{i}.png", (i, 0, 0))
     rows: list[dict[str, object]] = [
         {"file_name": "0.png", "text": ["a cup", "cup"], "group": "cups", "split": "held_out", "licence": "CC0-1.0"},
         {"file_name": "1.png", "text": "a red cup", "group": "cups", "split": "test"},
@@ -340,14 +340,14 @@ def test_what_a_list_says_is_kept(tmp_path: Path):
 
 
 def test_a_list_may_be_a_table(tmp_path: Path):
-    paint(tmp_path / "a.png")
+    save_picture(tmp_path / "a.png")
     (tmp_path / "metadata.csv").write_text('file_name,text,group\na.png,"a cup, red",cups\n')
     assert (opened(tmp_path).item(0).captions, opened(tmp_path).item(0).group) == (("a cup, red",), "cups")
 
 
 def test_a_list_and_captions_beside_pictures_go_together(tmp_path: Path):
     fill(tmp_path / "mine", 3)
-    paint(tmp_path / "listed" / "a.png")
+    save_picture(tmp_path / "listed" / "a.png")
     listed(tmp_path / "listed", [{"file_name": "a.png", "text": "a plate"}])
     assert names(opened(tmp_path)) == ["listed/a.png", "mine/p000.png", "mine/p001.png", "mine/p002.png"]
 
@@ -356,17 +356,17 @@ def test_a_list_and_captions_beside_pictures_go_together(tmp_path: Path):
 def test_folders_that_are_no_classes_are_not_taken_for_them(tmp_path: Path, folders: tuple[str, str]):
     for folder in folders:
         for i in range(3):
-            paint(tmp_path / folder / f"{i}.png")
+            save_picture(tmp_path / folder / f"{i}.png")
     with pytest.raises(PochadeError, match="6 pictures but no captions"):
         opened(tmp_path)
     if folders[0] != "train":
         assert opened(tmp_path, classes=True).classes == ("10_sks dog", "1_dog")
 
 
-def test_one_caption_says_that_captions_are_meant(tmp_path: Path):
+def test_one_caption_means_that_the_folder_has_captions(tmp_path: Path):
     for folder in ("cats", "dogs"):
         for i in range(3):
-            paint(tmp_path / folder / f"{i}.png")
+            save_picture(tmp_path / folder / f"{i}.png")
     assert opened(tmp_path).classes == ("cats", "dogs")
     (tmp_path / "cats" / "0.txt").write_text("a cat")
     with pytest.raises(FailureError, match=r"5 of 6 samples cannot be used.* 5 no caption \(cats/1.png \.\.\.\)"):
@@ -380,7 +380,7 @@ def test_classes_may_lie_below_the_splits(tmp_path: Path):
     for side in ("train", "val"):
         for name in ("ant", "bee"):
             for i in range(2):
-                paint(tmp_path / side / name / f"{i}.png")
+                save_picture(tmp_path / side / name / f"{i}.png")
     data = opened(tmp_path, "held_out")
     assert (data.classes, [data.item(i).label for i in range(4)]) == (("ant", "bee"), [0, 0, 1, 1])
 
@@ -401,7 +401,7 @@ def test_identities_are_of_the_bytes_alone(tmp_path: Path):
     assert [first.identity(i) for i in range(5)] == [second.identity(i) for i in range(5)]
     assert first.fingerprint() == second.fingerprint()
     assert len({first.identity(i) for i in range(5)}) == 5
-    paint(one / "p002.png", (9, 9, 9))
+    save_picture(one / "p002.png", (9, 9, 9))
     changed = opened(one)
     assert [changed.identity(i) == first.identity(i) for i in range(5)] == [True, True, False, True, True]
     assert changed.fingerprint() != first.fingerprint()
@@ -431,7 +431,7 @@ def test_names_of_odd_bytes_are_read(tmp_path: Path):
     fill(tmp_path, 2)
     odd = tmp_path.joinpath(b"caf\xe9.png".decode("utf-8", "surrogateescape"))
     try:
-        paint(odd)
+        save_picture(odd)
     except (OSError, UnicodeError):
         pytest.skip("this file system takes no such name")
     odd.with_suffix(".txt").write_text("a cup")

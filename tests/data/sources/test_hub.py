@@ -1,4 +1,4 @@
-"""Rows by the library ``datasets``, from files on the disk alone: the hub is never asked."""
+"""Rows by the library ``datasets``, from files on the disk alone: no request to the hub."""
 
 import io
 import json
@@ -128,8 +128,8 @@ def test_pictures_in_folders_and_shards_of_others(tmp_path: Path) -> None:
     assert {(row.label, row.read()) for row in rows} == {(0, jpeg(9)), (1, jpeg(3))}
     with tarfile.open(tmp_path / "0.tar", "w") as tar:
         for i in range(3):
-            told = json.dumps({"caption": f"long {i}"}).encode()
-            for suffix, data in (("jpg", jpeg(i)), ("txt", f"short {i}".encode()), ("json", told)):
+            facts = json.dumps({"caption": f"long {i}"}).encode()
+            for suffix, data in (("jpg", jpeg(i)), ("txt", f"short {i}".encode()), ("json", facts)):
                 member = tarfile.TarInfo(f"{i:05d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
@@ -187,7 +187,7 @@ def test_the_command(capsys: Any, tmp_path: Path) -> None:
         ("splits", {}, "path: .*splits has no split train, but test, validation"),
     ],
 )
-def test_what_cannot_be_read_is_said_before_anything_is_written(
+def test_unreadable_input_is_an_error_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, arguments: dict[str, Any], message: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -215,7 +215,7 @@ def test_options_of_datasets_go_with_it_alone(capsys: Any, tmp_path: Path) -> No
     assert "config: given, but goes with the source datasets only" in wrong.error
 
 
-def test_without_the_library_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PochadeError, match=r"datasets is not installed: pip install 'pochade\[hub\]'"):
         written("someone/something", tmp_path / "out")

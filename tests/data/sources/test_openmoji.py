@@ -119,7 +119,7 @@ def test_pictures(everything: OpenMoji):
     centre = picture[34:44, 26:40].reshape(-1, 3).mean(0)
     assert centre[0] > centre[1] + 80  # and the middle is red
     assert centre[0] > centre[2] + 80
-    everything.image(apple, 64).putpixel((0, 0), (0, 0, 0))  # what a caller paints on is a copy
+    everything.image(apple, 64).putpixel((0, 0), (0, 0, 0))  # what a caller changes is a copy
     assert np.array_equal(np.asarray(everything.image(apple, 64)), picture)
 
 

@@ -364,7 +364,7 @@ def test_groups_splits_and_licences_are_kept(tmp_path: Path):
     assert not data.report.notes
 
 
-def test_shards_without_groups_say_what_stands_for_them(tmp_path: Path):
+def test_shards_without_groups_name_what_stands_for_them(tmp_path: Path):
     write_shards(records(4), tmp_path)
     data = opened(tmp_path)
     assert data.item(2).group == "grey 2"

@@ -164,7 +164,7 @@ def test_an_empty_batch(form):
     assert a.grad.shape == a.shape
 
 
-def test_rows_do_not_depend_on_the_batch(form):
+def test_samples_do_not_depend_on_the_batch(form):
     a, b, initial = (t.float() for t in inputs(130, batch=3))
     with use_backend(form):
         together = linear_recurrence(a, b, initial=initial)

@@ -18,7 +18,7 @@ pytestmark = [
 def everything(function, tensors, *, reverse=False):
     """y, the last state and the gradient of a weighted sum of both for every input.
 
-    A sum and not a curve: where values are large, a curve's slope would tell their last digits.
+    A sum and not a curve: where values are large, a curve's slope would depend on their last digits.
     """
     leaves = [t.detach().requires_grad_() for t in tensors]
     options = {"return_state": True} if function is selective_scan else {}
@@ -158,8 +158,8 @@ def test_the_structures_meet_where_all_decays_of_a_head_are_equal(form, structur
     x, dt, A, B, C, D, initial = selective("scalar", 80)
     with use_backend(form):
         by_head = selective_scan(x, dt, A, B, C, D, initial=initial)
-        spread = A.repeat_interleave(3)[:, None].expand(12, 5)
-        by_state = selective_scan(x, dt.repeat_interleave(3, 2), spread, B, C, D, initial=initial)
+        expanded = A.repeat_interleave(3)[:, None].expand(12, 5)
+        by_state = selective_scan(x, dt.repeat_interleave(3, 2), expanded, B, C, D, initial=initial)
     assert close(by_head, by_state, 1e-12)
 
 
@@ -195,7 +195,7 @@ def test_an_empty_batch(form, structure):
     assert not found[4].any()
 
 
-def test_rows_do_not_depend_on_the_batch(form, structure):
+def test_samples_do_not_depend_on_the_batch(form, structure):
     tensors = selective(structure, 90, batch=3, dtype=torch.float32)
     alone = [t[1:2] if t.dim() > 2 else t for t in tensors]
     with use_backend(form):

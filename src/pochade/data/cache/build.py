@@ -20,7 +20,7 @@ from pochade.data.progress import progress_bar
 from pochade.files import remove_orphans
 
 POLL = 0.1
-"""Seconds between two looks at what other processes are making."""
+"""Seconds between two checks of what other processes are making."""
 
 T = TypeVar("T")
 
@@ -29,7 +29,7 @@ def build_cache(contents: Contents[T], folder: Path, *, progress: bool = True) -
     """The cache of ``contents`` below ``folder``, made or finished where it is not there.
 
     Any number of processes may call it at once: each makes what no other one is making, and comes back when all is
-    there. What a killed process had begun is taken over. A damaged part is made again, and a line says so. A row whose
+    there. What a killed process had begun is taken over. A damaged part is made again, with a message. A row whose
     key is in another cache of the same kind and identity in ``folder``, finished or not, is copied from there.
 
     Raises:
@@ -132,8 +132,8 @@ class _Build(Generic[T]):
 
     def _make(self, part: int) -> None:
         path, numbers = part_path(self.folder, part), self.contents.rows(part)
-        twin = self.known.twin(numbers)
-        if twin is not None and _linked(path, twin):
+        existing = self.known.existing(numbers)
+        if existing is not None and _linked(path, existing):
             self.bar.advance(self.task, len(numbers))
             return
         rows, ragged = self.known.copies(numbers)
@@ -186,7 +186,7 @@ class _Known(Generic[T]):
             ragged |= set() if part is None else part.lengths.keys()
         return rows, ragged
 
-    def twin(self, numbers: range) -> Path | None:
+    def existing(self, numbers: range) -> Path | None:
         """A file that holds just these rows in this order; None where there is none."""
         sources, places = self._places(numbers)
         part = self._part(sources[0]) if sources[0] >= 0 and len({*sources}) == 1 else None
@@ -196,11 +196,11 @@ class _Known(Generic[T]):
     def _places(self, numbers: range) -> tuple[list[int], list[int]]:
         """Of each row the number of a file that holds it, or -1, and its place there."""
         if self._found is None:
-            self._found = self._look()
+            self._found = self._check()
         sources, places = (found[numbers.start : numbers.stop].tolist() for found in self._found)
         return sources, places
 
-    def _look(self) -> tuple[np.ndarray, np.ndarray]:
+    def _check(self) -> tuple[np.ndarray, np.ndarray]:
         """For each row the number of a file that holds it, or -1, and its place there."""
         keys = self._contents.keys
         sources, places = np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int32)
@@ -246,10 +246,10 @@ def _held(folder: Path) -> Iterator[tuple[Path, np.ndarray]]:
         yield part_path(folder, part), cache.keys[part * cache.part : (part + 1) * cache.part]
 
 
-def _linked(path: Path, twin: Path) -> bool:
+def _linked(path: Path, existing: Path) -> bool:
     """Gives a file a second name, so that what did not change takes no more disk; False where that cannot be."""
     try:
-        path.hardlink_to(twin)
+        path.hardlink_to(existing)
     except OSError:
         return False
     return True

@@ -30,7 +30,7 @@ class Claim:
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            with suppress(OSError):  # taken over, or the disk is away: the work itself will say so
+            with suppress(OSError):  # taken over, or the disk is away: the work itself will raise an error
                 os.utime(self._path)
 
     def __enter__(self) -> "Claim":
@@ -65,7 +65,7 @@ def _is_stale(path: Path) -> bool:
         host, _, number = path.read_text().rpartition(" ")
         touched = path.stat().st_mtime
     except OSError:
-        return False  # it has just ended: the next look tells
+        return False  # it has just ended: the next check shows it
     if host == socket.gethostname() and number.isdecimal() and not _is_alive(int(number)):
         return True
     return _now(path) - touched > STALE_AFTER
@@ -78,7 +78,7 @@ def _is_alive(process: int) -> bool:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
-    except OSError:  # another user's, or a system that does not tell
+    except OSError:  # another user's, or a system without this information
         return True
     return True
 

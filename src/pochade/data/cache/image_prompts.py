@@ -22,7 +22,7 @@ from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_integers
 
 LEAST = 0.5
-"""Side of the smallest crop, as a share of the picture's."""
+"""Side of the smallest crop, as a fraction of the picture's."""
 VERSION = 1
 """Changes with what views are."""
 
@@ -36,9 +36,9 @@ def views(image: Image.Image, count: int, seed: int) -> list[Image.Image]:
     found = [image]
     width, height = image.size
     for _ in range(count - 1):
-        share = rng.uniform(LEAST, 1)
-        left, top = rng.uniform(0, 1 - share, 2) * image.size
-        box = (left, top, left + share * width, top + share * height)
+        fraction = rng.uniform(LEAST, 1)
+        left, top = rng.uniform(0, 1 - fraction, 2) * image.size
+        box = (left, top, left + fraction * width, top + fraction * height)
         crop = image.resize(image.size, Image.Resampling.BICUBIC, box=box)
         found.append(ImageOps.mirror(crop) if rng.random() < 0.5 else crop)
     return found

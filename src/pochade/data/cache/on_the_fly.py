@@ -13,7 +13,7 @@ from pochade.nn.keyed_random import keyed_integers
 def encode_on_the_fly(dataset: Dataset, size: int, encoders: LatentEncoders) -> Samples:
     """The batches of ``pochade.data.cache.latents.cache_latents``, but for rounding, without a cache.
 
-    They come from the device of the encoders, which are run by the thread that asks for a batch.
+    They come from the device of the encoders, which are run by the thread that requests a batch.
 
     Raises:
         PochadeError: there are no pictures.

@@ -164,23 +164,23 @@ class CachedPairs:
 
 
 class PairsAndPictures:
-    """Pairs, and in place of a share of them pictures with their captions: their source is zero, their task -1.
+    """Pairs, and in place of a fraction of them pictures with their captions: their source is zero, their task -1.
 
     Args:
         pairs: an epoch shows each once, or a picture in its place.
         pictures: drawn evenly, with text vectors of the same encoder.
-        share: of the pictures, in [0, 1).
+        fraction: of the pictures, in [0, 1).
     """
 
-    def __init__(self, pairs: CachedPairs, pictures: CachedLatents, share: float) -> None:
-        self.pairs, self.pictures, self.share = pairs, pictures, share
+    def __init__(self, pairs: CachedPairs, pictures: CachedLatents, fraction: float) -> None:
+        self.pairs, self.pictures, self.fraction = pairs, pictures, fraction
 
     def __len__(self) -> int:
         return len(self.pairs)
 
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         """The pairs at ``indices`` [B], or pictures, drawn by ``keys`` [B]."""
-        instead = keyed_uniform(keys, 1, Stream.PICTURE_INSTEAD)[:, 0] < self.share
+        instead = keyed_uniform(keys, 1, Stream.PICTURE_INSTEAD)[:, 0] < self.fraction
         places = torch.cat((instead.logical_not().nonzero()[:, 0], instead.nonzero()[:, 0]))
         chosen = keys[instead]
         which = keyed_integers(chosen, len(self.pictures), Stream.WHICH_PICTURE)

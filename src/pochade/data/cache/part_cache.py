@@ -114,7 +114,7 @@ def write_index(folder: Path, contents: Contents[T]) -> None:
 
 
 class PartCache:
-    """A finished cache. Opening reads its index alone; a part is mapped when one of its rows is asked for.
+    """A finished cache. Opening reads its index alone; a part is mapped when one of its rows is read.
 
     Attributes:
         shapes: of each entry the shape of a row, or of a value of a ragged one.
@@ -211,7 +211,7 @@ class PartCache:
         numbers = rows // self.part
         order = numbers.argsort(stable=True)
         different, counts = numbers[order].unique_consecutive(return_counts=True)
-        # No rows are none of the first part, which tells shape and type.
+        # No rows are none of the first part, which gives shape and type.
         return order, different.tolist() or [0], F.pad(counts.cumsum(0), (1, 0)).tolist() + [0] * (not len(rows))
 
     def _read(

@@ -47,15 +47,15 @@ def cache_velocities(
         keys = record_keys(latents, pictures, numbers.repeat(len(rows)))
         return {**latents.of_pictures(pictures, keys, words=True), "seed": keys}
 
-    def ask(batch: Batch) -> Values:
+    def run(batch: Batch) -> Values:
         velocity = answer(batch).half()
         if not velocity.isfinite().all():
             raise FailureError(f"teacher: its velocity is not finite for {batch['name'][0]} to {batch['name'][-1]}")
         return {"velocity": velocity.unflatten(0, (-1, records))}
 
     facts = (identity, latents.images.folder.name.rpartition("-")[0], str(records), str(VERSION))
-    title, rows = "asking the teacher", max(1, 64 // records)
-    contents = Contents("velocities", facts, latents.keys, load, ask, title, batch=rows, part=1024)
+    title, rows = "running the teacher", max(1, 64 // records)
+    contents = Contents("velocities", facts, latents.keys, load, run, title, batch=rows, part=1024)
     return CachedVelocities(latents, build_cache(contents, folder, progress=progress))
 
 

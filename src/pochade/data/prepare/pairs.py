@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pochade.data.dataset import Split, split_of
-from pochade.data.prepare.target import Sample, Target, png, spread
+from pochade.data.prepare.target import Sample, Target, evenly_spaced, png
 from pochade.data.prepare.writer import Record
 from pochade.data.progress import ahead
 from pochade.data.report import Report
@@ -22,7 +22,7 @@ from pochade.images.decode import BadImage
 SHOWN, COLUMNS = 24, 9
 """Pairs on the sheet, and its columns: three pictures of three pairs."""
 FIRST_PAIRS = 1000
-"""Until so many pairs are read, the share of the skipped is taken of this number."""
+"""Until so many pairs are read, the fraction of the skipped is taken of this number."""
 
 
 def prepare_pairs(
@@ -47,7 +47,7 @@ def prepare_pairs(
         report = Report(str(source), target.skipped, total=FIRST_PAIRS, max_skipped=reading.max_skipped)
         samples = _from_files(source, source.candidates(progress), report, target, reading)
     else:
-        # Opened before the first pair is drawn: what is wrong is said before anything is written.
+        # Opened before the first pair is drawn: errors are raised before anything is written.
         opened: dict[Split, PairDataset] = {
             part: source.open(target.size, part, progress=progress, reading=reading) for part in target.parts
         }
@@ -63,7 +63,7 @@ def prepare_pairs(
 def _drawn(opened: dict[Split, PairDataset], target: Target) -> Iterator[Sample]:
     for part, data in opened.items():
         count = len(data) if target.limit is None else target.limit
-        order = spread(len(data), count)
+        order = evenly_spaced(len(data), count)
 
         def drawn(number: int, data: PairDataset = data, order: Sequence[int] = order) -> tuple[Pair, dict[str, bytes]]:
             pair = data.pair(order[number % len(order)], np.random.default_rng([0, number]))

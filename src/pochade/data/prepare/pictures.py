@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from pochade.data.dataset import Dataset, Split, split_of
-from pochade.data.prepare.target import Sample, Target, png, spread
+from pochade.data.prepare.target import Sample, Target, evenly_spaced, png
 from pochade.data.prepare.writer import picture_record
 from pochade.data.progress import ahead
 from pochade.data.report import Report
@@ -19,7 +19,7 @@ from pochade.images.decode import BadImage, load_image, square
 
 SHOWN, COLUMNS = 64, 8
 FIRST_ROWS = 1000
-"""Until so many rows are read, the share of the skipped is taken of this number."""
+"""Until so many rows are read, the fraction of the skipped is taken of this number."""
 
 
 def prepare(
@@ -50,7 +50,7 @@ def prepare(
         first = next(iter(parts.values()))
         report, classes = first.report, first.class_names
         samples = _from_datasets(parts, target)
-        total = sum(len(spread(len(dataset), target.limit)) for dataset in parts.values())
+        total = sum(len(evenly_spaced(len(dataset), target.limit)) for dataset in parts.values())
 
     def all_facts() -> dict[str, Any]:
         return {**facts, "reading": None if report is None else report.to_dict()}
@@ -68,7 +68,7 @@ def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Samp
             image = dataset.image(index, target.size)
             return image, png(image)
 
-        for index, (image, data) in ahead(drawn, spread(len(dataset), target.limit)):
+        for index, (image, data) in ahead(drawn, evenly_spaced(len(dataset), target.limit)):
             item = dataset.stored(index)
             record = picture_record(
                 _key(item.name, taken),

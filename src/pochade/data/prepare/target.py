@@ -117,7 +117,7 @@ class Target:
         was.
 
         Args:
-            facts: what the report says besides, once all is written.
+            facts: what the report holds besides, once all is written.
             name: of the list in a folder.
             shown: so many samples, evenly spread over each part, are on the sheet, in so many ``columns``.
             total: samples that there will be, None where it is not known.
@@ -126,7 +126,7 @@ class Target:
             FailureError: something could not be written.
         """
         tasks: Counter[str] = Counter()
-        examples = {part: _Spread(-(-shown // len(self.parts))) for part in self.parts}
+        examples = {part: _EvenlySpaced(-(-shown // len(self.parts))) for part in self.parts}
         with atomic_folder(self.out, replace=True) as folder:
             with ExitStack() as stack:
                 writers = {
@@ -144,7 +144,7 @@ class Target:
             report = {**facts(), **report}
             write_json(folder / REPORT, report)
             with atomic_file(folder / PREVIEW) as file:
-                _sheet([sample for spread in examples.values() for sample in spread.chosen()], columns).save(
+                _sheet([sample for chosen in examples.values() for sample in chosen.samples()], columns).save(
                     file, "PNG"
                 )
         return report
@@ -155,7 +155,7 @@ class Target:
         return FolderWriter(folder, class_names, name)
 
 
-class _Spread:
+class _EvenlySpaced:
     """So many of the samples of a stream whose length is not known, evenly spread."""
 
     def __init__(self, count: int) -> None:
@@ -168,11 +168,11 @@ class _Spread:
         if len(self.kept) == 2 * self.count:
             self.kept, self.step = self.kept[::2], 2 * self.step
 
-    def chosen(self) -> list[Sample]:
-        return [self.kept[index] for index in spread(len(self.kept), self.count)]
+    def samples(self) -> list[Sample]:
+        return [self.kept[index] for index in evenly_spaced(len(self.kept), self.count)]
 
 
-def spread(count: int, limit: int | None) -> list[int]:
+def evenly_spaced(count: int, limit: int | None) -> list[int]:
     """At most ``limit`` of the numbers below ``count``, at even distances."""
     if limit is None or limit >= count:
         return list(range(count))

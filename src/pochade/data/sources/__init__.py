@@ -16,7 +16,7 @@ FORMS = (
     "openmoji, openmoji:groups, a folder of pictures or of shards, classes:FOLDER, captions:FOLDER, cifar10:PATH, "
     "openclipart:FOLDER, synthetic:COUNT, or several joined by +"
 )
-"""The text forms, for people."""
+"""The text forms, as help."""
 _SEPARATOR = re.compile(r"(?<!\+)\+(?!\+)")
 
 
@@ -195,7 +195,7 @@ def parse_source(text: str) -> Source:
     has both, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
 
     Raises:
-        PochadeError: the text is of none of these forms. Whether a path exists is not asked.
+        PochadeError: the text is of none of these forms. Whether a path exists is not checked.
     """
     text = text.strip()
     if not Path(text).expanduser().exists():

@@ -1,4 +1,4 @@
-"""CIFAR-10 from its standard archive, python or binary form, without running what a pickle asks for.
+"""CIFAR-10 from its standard archive, python or binary form, without running what a pickle requests.
 
 60,000 pictures of 32 x 32 in ten classes: Krizhevsky, "Learning Multiple Layers of Features from Tiny
 Images", 2009.

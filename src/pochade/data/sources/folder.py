@@ -171,7 +171,7 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
 
 
 def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
-    """Enters what the lists say; the pictures that they name."""
+    """Enters the facts of the lists; the pictures that they name."""
     seen: set[str] = set()
     known = set(tree.pictures)
     spelled = {name.casefold(): name for name in tree.pictures}

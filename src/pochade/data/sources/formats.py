@@ -1,4 +1,4 @@
-"""Which files are pictures by their names, how captions are decoded, and what a list may say of a picture."""
+"""Which files are pictures by their names, how captions are decoded, and what a list may hold of a picture."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
@@ -36,7 +36,7 @@ CAPTION_KEYS = ("text", "caption", "captions", "prompt")
 
 
 class Facts(NamedTuple):
-    """What a line of a list, or a .json in a shard, says of a picture; empty where it says nothing."""
+    """What a line of a list, or a .json in a shard, holds of a picture; empty where it holds nothing."""
 
     captions: tuple[str, ...]
     group: str

@@ -34,7 +34,7 @@ class Reading:
         background: what transparent pictures stand on: a colour by its name or as #rrggbb, or "random", a plain colour
             of its own for each picture.
         max_megapixels: larger pictures are refused before they are decoded.
-        max_skipped: the share of pictures in [0, 1] that may be unusable before the whole source is refused.
+        max_skipped: the fraction of pictures in [0, 1] that may be unusable before the whole source is refused.
         progress: show a bar during the first check, where the error stream is a terminal.
 
     Raises:
@@ -57,7 +57,7 @@ class Reading:
         if not self.max_megapixels > 0:
             raise PochadeError(f"max_megapixels: {self.max_megapixels} given, more than 0 expected")
         if not 0 <= self.max_skipped <= 1:
-            raise PochadeError(f"max_skipped: {self.max_skipped} given, a share from 0 to 1 expected")
+            raise PochadeError(f"max_skipped: {self.max_skipped} given, a fraction from 0 to 1 expected")
 
     def colour(self, name: str) -> tuple[int, int, int]:
         """What the picture of that name stands on."""

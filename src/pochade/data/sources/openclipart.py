@@ -1,6 +1,6 @@
 """Open Clip Art: some 3,700 drawings with titles and keywords, in the public domain, from a folder of SVG files.
 
-Debian and Ubuntu carry release 0.18 as the package ``openclipart-svg``.
+Debian and Ubuntu package release 0.18 as the package ``openclipart-svg``.
 """
 
 import html
@@ -119,7 +119,7 @@ def captions_of(head: str) -> tuple[str, ...]:
 
 
 def _without_page(text: str) -> str:
-    """The drawing without the size of its page, where nothing else says which part of the plane is drawn."""
+    """The drawing without the size of its page, where nothing else gives which part of the plane is drawn."""
     root = _ROOT.search(text)
     if root is None or "viewBox" in root[0]:
         return text

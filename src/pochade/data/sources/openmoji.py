@@ -49,7 +49,7 @@ class Drawing:
 
     @property
     def captions(self) -> tuple[str, ...]:
-        """Ways to say it: the name; with its other words after or before it; those words alone."""
+        """Its captions: the name; with its other words after or before it; those words alone."""
         if not self.keywords:
             return (self.name,)
         words = ", ".join(self.keywords)

@@ -49,7 +49,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     """The pictures of WebDataset shards, by random access into the uncompressed tar files.
 
     Members of a sample share their name up to the first dot, or beyond it: ``IMG_2024.05.01.png`` goes with
-    ``IMG_2024.05.01.txt``. Captions are a line each of ``key.txt``, or in ``key.json``, which may say the "group",
+    ``IMG_2024.05.01.txt``. Captions are a line each of ``key.txt``, or in ``key.json``, which may give the "group",
     "split" and "licence" too; ``key.cls`` is the number of a class from 0, which ``classes.txt`` (a name a line) or
     ``classes.json`` (a list) beside the shards names. No other member is ever opened, and nothing is unpacked. A split
     that is not stored is that of a subfolder called train, held_out, test or validation, or else goes by the group.

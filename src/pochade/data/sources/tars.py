@@ -1,4 +1,4 @@
-"""Shards as tar files: which there are, what their index says, and the members of each."""
+"""Shards as tar files: which there are, what their index lists, and the members of each."""
 
 import json
 import re
@@ -36,7 +36,7 @@ Pairing = Callable[[Path, str, list[Member]], Contents]
 
 @dataclass(frozen=True)
 class Entry:
-    """What an index says of a shard; ``decoded``: every picture in it was decoded before it was written."""
+    """What an index lists of a shard; ``decoded``: every picture in it was decoded before it was written."""
 
     samples: int
     bytes: int
@@ -46,14 +46,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class Shard:
-    """A tar file, its name in the folder of the data set, and what an index beside it says."""
+    """A tar file, its name in the folder of the data set, and its entry in an index beside it."""
 
     path: Path
     name: str
     entry: Entry | None
 
     def stamp(self) -> list[Any]:
-        """What tells that neither the file nor its entry has changed."""
+        """What changes with the file or its entry."""
         return [*stamp(self.path), None if self.entry is None else self.entry.sha256]
 
 
@@ -173,7 +173,7 @@ def _members(path: Path) -> tuple[list[Member], bool]:
                 if member.offset_data + member.size > size:
                     return members, False
                 members.append((member.name, member.offset_data, member.size))
-            # A whole archive ends in a block of zeros; one cut between two members looks whole otherwise.
+            # A whole archive ends in a block of zeros; one cut between two members seems whole otherwise.
             return members, tar.offset + tarfile.BLOCKSIZE <= size
     except tarfile.TarError:
         return members, False

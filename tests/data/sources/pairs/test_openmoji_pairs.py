@@ -126,9 +126,9 @@ def test_a_local_edit_is_shown_whole_and_changes_one_area_inside_its_mask():
         # The area is of one colour, but for the mixtures at its border. What it was is not named, what it becomes is.
         shares = areas(pair.source), areas(pair.target)
         less = sorted(shares[0][name] - shares[1][name] for name in PALETTE)
-        (told,) = (word for word in pair.instruction.split() if word in PALETTE)
+        (colour,) = (word for word in pair.instruction.split() if word in PALETTE)
         assert less[-1] > 5 * less[-2]
-        assert shares[1][told] > shares[0][told] + 0.005
+        assert shares[1][colour] > shares[0][colour] + 0.005
     assert 4 < boxes < 36
 
 
@@ -159,7 +159,7 @@ def test_mirroring_twice_is_nothing():
         assert ImageOps.mirror(pair.target).tobytes() == pair.source.tobytes()
 
 
-def test_outlines_have_no_colours_and_colouring_in_is_the_way_back():
+def test_outlines_have_no_colours_and_colouring_in_is_the_inverse():
     for pair in pairs_of("outline"):
         lines = pixels(pair.target)
         assert (lines.max(-1) - lines.min(-1) <= 1).all()
@@ -186,15 +186,15 @@ def test_recolouring_leaves_outlines_white_and_skin():
     assert "green" not in names
 
 
-def test_recolouring_says_what_it_does():
+def test_the_instruction_of_recolouring_matches_the_change():
     for pair in pairs_of("recolour", 25):
         before, after = areas(pair.source), areas(pair.target)
-        told = [word for word in pair.instruction.split() if word in PALETTE]
-        assert told
+        colours = [word for word in pair.instruction.split() if word in PALETTE]
+        assert colours
         if any(word in pair.instruction for word in ("swap", "exchange")):
-            assert all(max(before[name], after[name]) > 0.02 for name in told)
+            assert all(max(before[name], after[name]) > 0.02 for name in colours)
         else:
-            new = max(told, key=lambda name: after[name] - before[name])
+            new = max(colours, key=lambda name: after[name] - before[name])
             assert after[new] > before[new]
 
 

@@ -106,12 +106,12 @@ def test_shards_of_pairs(tmp_path: Path):
     plain(tmp_path / "b.jpg", "lime")
     plain(tmp_path / "m.png", 255, mode="L")
     red, green, mask = ((tmp_path / name).read_bytes() for name in ("a.png", "b.jpg", "m.png"))
-    told = {"instruction": "make it green", "group": "apple", "split": "held_out"}
+    facts = {"instruction": "make it green", "group": "apple", "split": "held_out"}
     hole = {"task": "inpaint"}
     with ShardWriter(tmp_path / "shards") as writer:
-        writer.add(Record("one", {".source.png": red, ".target.jpg": green}, told))
+        writer.add(Record("one", {".source.png": red, ".target.jpg": green}, facts))
         writer.add(Record("x/two", {".source.png": red, ".mask.png": mask, ".target.png": red}, hole))
-        writer.add(Record("four", {".source.png": red}, told))
+        writer.add(Record("four", {".source.png": red}, facts))
         writer.add(Record("five", {".source.png": red, ".target.png": red}, hole))
         writer.add(Record("six", {".source.png": red, ".target.png": red}, {"task": "paint"}))
     make_tar(tmp_path / "shards" / "more.tar", {"three.source.png": red, "three.target.png": green, "x.md": b"x"})
@@ -172,8 +172,8 @@ def test_what_cannot_be_used_is_named(tmp_path: Path):
     listed(tmp_path, *rows, *(row for row, _ in bad))
     data = opened(tmp_path, max_skipped=0.5)
     assert len(data) == 30
-    told = {entry["name"]: entry["reason"] for entry in data.report.skipped}
-    assert told == {f"pairs.jsonl line {31 + i}": reason for i, (_, reason) in enumerate(bad)}
+    reasons = {entry["name"]: entry["reason"] for entry in data.report.skipped}
+    assert reasons == {f"pairs.jsonl line {31 + i}": reason for i, (_, reason) in enumerate(bad)}
     assert json.loads((tmp_path / ".pochade/report.json").read_text())["used"] == 30
     with pytest.raises(FailureError, match=r"10 of 44 samples cannot be used"):
         opened(tmp_path, max_skipped=0.03)

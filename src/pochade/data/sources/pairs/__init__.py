@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FORMS = (
     "openmoji, openmoji:KIND=WEIGHT,..., pictures, pictures:SOURCE, synthetic:COUNT, and a folder or shards of pairs"
 )
-"""The text forms, for people."""
+"""The text forms, as help."""
 
 
 class PairSource(ABC):

@@ -41,7 +41,7 @@ def relatives_in_person(items: Sequence[Drawing]) -> Relatives:
 
 
 def relatives_in_hair(items: Sequence[Drawing]) -> Relatives:
-    """By one of ``HAIR_STYLES``, or "" for a man, a woman or a person with nothing said of the hair."""
+    """By one of ``HAIR_STYLES``, or "" for a man, a woman or a person without a word about the hair."""
     kin: dict[tuple[str, ...], dict[str, int]] = {}
     for index, (frame, word, tone, named) in _parsed(items).items():
         style = " ".join(frame[1:])

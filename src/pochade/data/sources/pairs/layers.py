@@ -78,14 +78,14 @@ def draw(drawing: ET.Element, size: int) -> Image.Image:
 
 
 def areas(image: Image.Image) -> dict[str, float]:
-    """The share of the pixels that each colour of the palette takes, shades together."""
+    """The fraction of the pixels that each colour of the palette takes, shades together."""
     counted = image.getcolors(image.width * image.height) or []
     counts, colours = np.array([count for count, _ in counted]), np.array([colour for _, colour in counted])
-    shares: dict[str, float] = {}
+    fractions: dict[str, float] = {}
     for name, shades in PALETTE.items():
         near = [np.abs(colours - list(bytes.fromhex(shade))).max(-1) <= NEAR for shade in shades]
-        shares[name] = float(counts[np.any(near, axis=0)].sum() / counts.sum())
-    return shares
+        fractions[name] = float(counts[np.any(near, axis=0)].sum() / counts.sum())
+    return fractions
 
 
 def shade_for_shade(old: str, new: str) -> dict[str, str]:

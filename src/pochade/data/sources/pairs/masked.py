@@ -6,11 +6,11 @@ from PIL import Image, ImageFilter
 from pochade.data.sources.pairs.pair import DIFFERENT
 
 GROWN = 0.08
-"""By which share of the picture's side a mask reaches beyond the area, at most."""
+"""By which fraction of the picture's side a mask reaches beyond the area, at most."""
 BOXED = 0.5
 """How often a mask is a box, where the box marks as clearly what is meant."""
 MEANT = 0.6
-"""Share of the coloured pixels in a box that are of the area at least, so that it need not be named."""
+"""Fraction of the coloured pixels in a box that are of the area at least, so that it need not be named."""
 
 
 def changed_area(source: Image.Image, target: Image.Image, rng: np.random.Generator) -> np.ndarray:

@@ -33,22 +33,22 @@ from pochade.data.sources.pairs.layers import (
     shade_for_shade,
 )
 from pochade.data.sources.pairs.masked import changed_area, mark
-from pochade.data.sources.pairs.pair import DIFFERENT_SHARE, PAIR_TASKS, Pair, PairDataset, differ
+from pochade.data.sources.pairs.pair import DIFFERENT_FRACTION, PAIR_TASKS, Pair, PairDataset, differ
 from pochade.data.sources.pairs.wordings import instruction
 from pochade.errors import FailureError, PochadeError, nearest
 
 EDITS = ("recolour", "local", "colour_in", "outline", "mirror", "skin", "person", "hair")
 KINDS = ("inpaint", "super_resolution", *EDITS)
 SMALLEST_AREA = 0.02
-"""Share of the picture that a colour takes at least where it is changed."""
+"""Fraction of the picture that a colour takes at least where it is changed."""
 DOMINANT = 0.6
-"""Share of the coloured pixels that a colour takes at least where it goes unnamed: "make it green"."""
+"""Fraction of the coloured pixels that a colour takes at least where it goes unnamed: "make it green"."""
 SWAPPED = 0.2
 """How often two colours are swapped where there are two."""
 ASYMMETRIC = 0.04
-"""Share of the pixels that mirroring changes at least: of a letter or a face that is nearly symmetric, few."""
+"""Fraction of the pixels that mirroring changes at least: of a letter or a face that is nearly symmetric, few."""
 MARKED = 0.7
-"""Share of the picture that the mask of a local edit marks at most."""
+"""Fraction of the picture that the mask of a local edit marks at most."""
 TRIES = 200
 VERSION = 1
 """Changes with the pairs that are made of the same drawings."""
@@ -97,7 +97,7 @@ class OpenMojiPairs(PairDataset):
         self.tasks = tuple(
             task for task in PAIR_TASKS if any(w and task_of(kind) == task for kind, w in self.weights.items())
         )
-        self._chances = [weight / total for weight in self.weights.values()]
+        self._probabilities = [weight / total for weight in self.weights.values()]
         if not SMALLEST <= size <= LARGEST:
             raise PochadeError(f"size: {size} given, allowed are {SMALLEST} to {LARGEST} pixels")
         self.size = size
@@ -134,7 +134,7 @@ class OpenMojiPairs(PairDataset):
         Without ``rng`` it is always the same one.
         """
         rng = np.random.default_rng(index) if rng is None else rng
-        kind = self._kinds[int(rng.choice(len(self._kinds), p=self._chances))]
+        kind = self._kinds[int(rng.choice(len(self._kinds), p=self._probabilities))]
         for _ in range(TRIES):
             variants = self.concepts[index]
             drawing = variants[int(rng.integers(len(variants)))]
@@ -158,7 +158,7 @@ class OpenMojiPairs(PairDataset):
 
     def _pair(self, kind: str, drawing: int, made: _Made, mask: Image.Image | None = None) -> Pair | None:
         source, target, words = made
-        if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_SHARE):
+        if not differ(source, target, ASYMMETRIC if kind == "mirror" else DIFFERENT_FRACTION):
             return None
         item = self.drawings[drawing]
         name, side = f"{item.code}-{kind}", split_of(item.concept)
@@ -294,7 +294,7 @@ def draw_caption(drawing: Drawing, rng: np.random.Generator) -> str:
 def _colours(layers: ET.Element, area: Mapping[str, float]) -> tuple[list[str], list[str]]:
     """The palette's colours that can be changed in a drawing, and those that it has nowhere."""
     present, elsewhere = (names_of(colours_of(layers, "color", other=other)) for other in (False, True))
-    # A colour that skin or hair has too would have to be told apart from it.
+    # A colour that skin or hair has too would have to be separated from it.
     able = [name for name in PALETTE if name in present - elsewhere and area[name] >= SMALLEST_AREA]
     return able, [name for name in PALETTE if name not in present | elsewhere]
 

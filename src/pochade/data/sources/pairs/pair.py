@@ -26,8 +26,8 @@ HOLE = (128, 128, 128)
 """What the source of an inpainting shows where the mask is 1."""
 MOST_STRETCHED = 0.04
 """By how much the aspect ratios of the pictures of a pair may differ: more, and they do not lie upon each other."""
-DIFFERENT, DIFFERENT_SHARE = 24, 0.01
-"""A pixel has changed when a channel differs by so many of 256 steps, a picture when such a share of its pixels has."""
+DIFFERENT, DIFFERENT_FRACTION = 24, 0.01
+"""A pixel has changed when a channel differs by this many of 256 steps, a picture when this fraction of pixels has."""
 
 
 @dataclass(frozen=True)
@@ -190,10 +190,10 @@ def with_hole(image: Image.Image, mask: Image.Image) -> Image.Image:
     return Image.composite(Image.new("RGB", image.size, HOLE), image, mask)
 
 
-def differ(one: Image.Image, other: Image.Image, share: float = DIFFERENT_SHARE) -> bool:
-    """Whether at least such a share of the pixels of two RGB pictures of one size differs visibly."""
+def differ(one: Image.Image, other: Image.Image, fraction: float = DIFFERENT_FRACTION) -> bool:
+    """Whether at least such a fraction of the pixels of two RGB pictures of one size differs visibly."""
     steps = np.abs(np.asarray(one, np.int16) - np.asarray(other, np.int16)).max(-1)
-    return float((steps >= DIFFERENT).mean()) >= share
+    return float((steps >= DIFFERENT).mean()) >= fraction
 
 
 def _load(
@@ -209,7 +209,7 @@ def _read_mask(mask: Readable, size: int, by_alpha: bool, reading: Reading) -> I
     white, _ = _load(mask, size, reading, (255, 255, 255))
     black, _ = _load(mask, size, reading, (0, 0, 0))
     pixels = np.asarray(white, np.int16)
-    # What is transparent by a share a differs by 255 a on the two grounds.
+    # What is transparent by a fraction a differs by 255 a on the two grounds.
     clear = (pixels - np.asarray(black, np.int16)).max(-1) >= 128
     # A mask that has lost its alpha on white ground shows the region in pure white.
     return Image.fromarray(np.where(clear if clear.any() else pixels.min(-1) >= 250, 255, 0).astype(np.uint8))

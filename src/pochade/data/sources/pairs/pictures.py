@@ -25,7 +25,7 @@ class PicturePairs(PairDataset):
     - "inpaint": boxes, strokes or a half are hidden.
     - "super_resolution": reduced by 2 or 4, half the time as a JPEG file, and enlarged again.
 
-    The instruction is a caption of the picture. An epoch asks for each picture once; one that is blank is
+    The instruction is a caption of the picture. An epoch reads each picture once; one that is blank is
     replaced by another one.
 
     Args:
