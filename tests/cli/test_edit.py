@@ -58,8 +58,8 @@ def test_edit_with_its_request(run: Any, toy_pipeline_folder: Path) -> None:
     assert metadata.sha256["source"] == hashlib.sha256(Path("in.png").read_bytes()).hexdigest()
     assert (metadata.width, metadata.height) == (40, 24)
     assert pixels("new/out.png").shape == (24, 40, 3)
-    told = run("generate", "--like", "new/out.png", code=2).error
-    assert told == "error: like: the picture was made from 'in.png', allowed are those of pochade generate"
+    message = run("generate", "--like", "new/out.png", code=2).error
+    assert message == "error: like: the picture was made from 'in.png', allowed are those of pochade generate"
 
 
 def test_beside_the_input_and_never_over_a_file(run: Any) -> None:
@@ -114,8 +114,8 @@ def test_changes_to_a_mask_or_a_picture_give_warnings(run: Any) -> None:
     grey = Image.open("m.png")
     grey.putpixel((0, 0), 200)
     grey.save("grey.png")
-    told = run("inpaint", "in.png", "apple", "--mask", "grey.png", "--compare").error
-    assert told == "warning: mask: 1 of 960 pixels are grey, those from the middle on are taken as white"
+    message = run("inpaint", "in.png", "apple", "--mask", "grey.png", "--compare").error
+    assert message == "warning: mask: 1 of 960 pixels are grey, those from the middle on are taken as white"
     Image.new("L", (40, 24), 255).save("full.png")
     assert "mask: all of it is white" in run("inpaint", "in.png", "apple", "--mask", "full.png").error
     assert "strength: at 1 nothing of the picture" in run("edit", "in.png", "apple", "--strength", "1").error
@@ -133,8 +133,8 @@ def test_a_sentence_is_an_instruction_where_the_model_was_trained_to_edit(run: A
     usual = made()
     assert (usual["task"], usual["instruction"], usual["image_guidance"], usual["strength"]) == ("edit", True, 1.5, 1.0)
     assert json.loads(read_metadata(usual["file"]).to_json())["instruction"] is True
-    told, nearer = made("--as", "instruction", "--image-guidance", "1.5"), made("--image-guidance", "4")
-    assert Path(told["file"]).read_bytes() == Path(usual["file"]).read_bytes()
+    explicit, nearer = made("--as", "instruction", "--image-guidance", "1.5"), made("--image-guidance", "4")
+    assert Path(explicit["file"]).read_bytes() == Path(usual["file"]).read_bytes()
     assert (nearer["image_guidance"], (pixels(nearer["file"]) != pixels(usual["file"])).any()) == (4.0, True)
     shown = made("--as", "description")
     assert (shown["instruction"], shown["image_guidance"], shown["strength"]) == (False, None, 0.6)
@@ -151,11 +151,11 @@ def test_inpaint_by_an_instruction(run: Any, toy_editor_folder: Path) -> None:
     ]
     assert [(row["instruction"], row["image_guidance"]) for row in rows] == [(False, None)] * 2 + [(True, 1.5)] * 2
     assert {row["task"] for row in rows} == {"inpaint"}
-    first, again, told, _ = (pixels(row["file"]) for row in rows)
+    first, again, edited, _ = (pixels(row["file"]) for row in rows)
     assert (first == again).all()
     marked = pixels("m.png") > 0
-    assert (told[~marked] == pixels("in.png")[~marked]).all()
-    assert (told[marked] != first[marked]).any()
+    assert (edited[~marked] == pixels("in.png")[~marked]).all()
+    assert (edited[marked] != first[marked]).any()
 
 
 def test_a_model_that_was_trained_to_enlarge_starts_from_noise(run: Any, toy_editor_folder: Path) -> None:

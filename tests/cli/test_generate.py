@@ -202,7 +202,7 @@ def test_bad_models(generate: Any, toy_pipeline_folder: Path) -> None:
     weights.rename(weights.with_suffix(".bin"))
     done = generate("a", model="pickled", code=2)
     assert "a pickle can run code when it is loaded: allow_pickle=True (--allow-pickle)" in done.error
-    # Asked for, it is read, and it is none.
+    # Requested, it is read, and it is none.
     done = generate("a", "--allow-pickle", model="pickled", code=2)
     assert "cannot be read with weights_only=True" in done.error
     assert not Path("out").exists()

@@ -55,6 +55,6 @@ def test_the_best_of_classes_keep_them():
 
 
 def test_wrong_shares():
-    for share in (0.0, 1.5, -1.0):
+    for fraction in (0.0, 1.5, -1.0):
         with pytest.raises(PochadeError, match="best: "):
-            keep_best(open_source("synthetic:4", "all"), share)
+            keep_best(open_source("synthetic:4", "all"), fraction)

@@ -13,7 +13,7 @@ from pochade.features import style
 
 
 class Moments(nn.Module):
-    """A TorchScript network with the arguments of StyleGAN3's Inception file."""
+    """A TorchScript network with the arguments of the Inception file of StyleGAN."""
 
     def forward(self, images: Tensor, return_features: bool = False) -> Tensor:
         features = images.float().mean((2, 3))

@@ -171,11 +171,11 @@ CORRUPT = {
 
 
 @pytest.mark.parametrize("kind", CORRUPT)
-@pytest.mark.parametrize("share", [0.02, 0.3, 0.9])
-def test_truncated_files_are_refused(kind, share):
+@pytest.mark.parametrize("fraction", [0.02, 0.3, 0.9])
+def test_truncated_files_are_refused(kind, fraction):
     data = CORRUPT[kind]
     with pytest.raises(BadImage, match=r"corrupt or truncated"):
-        read_image(data[: max(13, int(len(data) * share))], size=8)
+        read_image(data[: max(13, int(len(data) * fraction))], size=8)
 
 
 @pytest.mark.parametrize("kind", CORRUPT)

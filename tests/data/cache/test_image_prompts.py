@@ -72,9 +72,9 @@ def test_every_sample_has_a_view_of_its_picture(tmp_path: Path) -> None:
     assert {*batch} == {*alone, "image_prompt"}
     assert batch["name"] == alone["name"]
     seen: set[tuple[str, int]] = set()
-    for name, row in zip(batch["name"], batch["image_prompt"], strict=True):
+    for name, prompt in zip(batch["name"], batch["image_prompt"], strict=True):
         of_picture = every[int(name.removeprefix("picture "))]
-        seen.add((name, next(view for view in range(VIEWS) if torch.equal(of_picture[view], row))))
+        seen.add((name, next(view for view in range(VIEWS) if torch.equal(of_picture[view], prompt))))
     different = sum(len(every[picture].flatten(1).unique(dim=0)) for picture in (3, 4, 5))
     assert len(seen) == different > 6
     mean, deviation = data.statistics()

@@ -76,26 +76,26 @@ def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
     assert data.tasks == {TASKS.index("edit"), TASKS.index("inpaint")}
     batch: dict[str, Any] = data.of_rows(torch.arange(15))
     instructions = data.instructions(torch.arange(15))
-    for row in range(15):
-        draw, pair = divmod(row, 5)
+    for i in range(15):
+        draw, pair = divmod(i, 5)
         sample = drawn(pairs, pair, draw)
-        assert instructions[row] == sample["instruction"]
-        assert batch["name"][row] == str(pair)
-        assert int(batch["task"][row]) == sample["task"]
+        assert instructions[i] == sample["instruction"]
+        assert batch["name"][i] == str(pair)
+        assert int(batch["task"][i]) == sample["task"]
         for name, picture in (("latents", "target"), ("source", "source")):
-            torch.testing.assert_close(batch[name][row], encode_images(sample[picture][None])[0])
+            torch.testing.assert_close(batch[name][i], encode_images(sample[picture][None])[0])
         # One masked pixel is a masked cell.
         cells = torch.zeros(1, 2, 2)
         if sample["task"] == TASKS.index("inpaint"):
             cells[0, 1, pair // 4] = 1
-        assert torch.equal(batch["source_mask"][row], cells)
+        assert torch.equal(batch["source_mask"][i], cells)
         expected = encode_text([sample["instruction"]])
         count = expected.tokens.shape[1]
-        assert int(batch["mask"][row].sum()) == count
-        assert torch.equal(batch["tokens"][row, :count], expected.tokens[0].half().float())
-        assert not batch["tokens"][row, count:].any()
-        assert torch.equal(batch["pooled"][row], expected.pooled[0].half().float())
-    assert len({instructions[row] for row in (1, 6, 11, 3, 8, 13)}) > 2
+        assert int(batch["mask"][i].sum()) == count
+        assert torch.equal(batch["tokens"][i, :count], expected.tokens[0].half().float())
+        assert not batch["tokens"][i, count:].any()
+        assert torch.equal(batch["pooled"][i], expected.pooled[0].half().float())
+    assert len({instructions[i] for i in (1, 6, 11, 3, 8, 13)}) > 2
 
 
 def test_every_draw_of_a_pair_is_shown_evenly(tmp_path: Path) -> None:
@@ -105,8 +105,8 @@ def test_every_draw_of_a_pair_is_shown_evenly(tmp_path: Path) -> None:
     draws: dict[str, Any] = data.of_rows(torch.tensor([2, 7, 12]))
     every = draws["latents"][:, 1, 0, 0]
     for value in every.unique():
-        share = float((every == value).double().mean())
-        assert abs(float((found == value).double().mean()) - share) < 0.04
+        fraction = float((every == value).double().mean())
+        assert abs(float((found == value).double().mean()) - fraction) < 0.04
     assert torch.isin(found, every).all()
 
 
@@ -165,12 +165,12 @@ def test_pictures_among_the_pairs(tmp_path: Path) -> None:
     ]
     alone: dict[str, Any] = pairs.batch(indices[~plain], keys[~plain])
     assert torch.equal(batch["latents"][~plain], alone["latents"])
-    for row in (0, 77, 500):
-        one: dict[str, Any] = mixed.batch(indices[row : row + 1], keys[row : row + 1])
+    for i in (0, 77, 500):
+        one: dict[str, Any] = mixed.batch(indices[i : i + 1], keys[i : i + 1])
         words = one["tokens"].shape[1]
-        assert torch.equal(one["latents"][0], batch["latents"][row])
-        assert torch.equal(one["tokens"][0], batch["tokens"][row, :words])
-        assert not batch["mask"][row, words:].any()
-    for share, expected in ((0.0, 0), (0.999, 5)):
-        few: dict[str, Any] = PairsAndPictures(pairs, pictures, share).batch(torch.arange(5), keys[:5])
+        assert torch.equal(one["latents"][0], batch["latents"][i])
+        assert torch.equal(one["tokens"][0], batch["tokens"][i, :words])
+        assert not batch["mask"][i, words:].any()
+    for fraction, expected in ((0.0, 0), (0.999, 5)):
+        few: dict[str, Any] = PairsAndPictures(pairs, pictures, fraction).batch(torch.arange(5), keys[:5])
         assert int((few["task"] == -1).sum()) == expected

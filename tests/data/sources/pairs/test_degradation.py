@@ -8,16 +8,16 @@ from pochade.images.decode import to_tensor
 
 
 def test_masks_are_of_three_kinds_and_black_and_white():
-    shares, halves = [], 0
+    fractions, halves = [], 0
     for seed in range(60):
         mask = np.asarray(draw_mask(32, np.random.default_rng(seed)))
         assert mask.shape == (32, 32)
         assert set(np.unique(mask)) == {0, 255}
-        shares.append((mask == 255).mean())
+        fractions.append((mask == 255).mean())
         halves += any(np.array_equal(mask == 255, half) for half in _halves(32))
     assert 10 <= halves <= 32
-    assert min(shares) > 0.02
-    assert max(shares) < 0.9
+    assert min(fractions) > 0.02
+    assert max(fractions) < 0.9
     again = draw_mask(32, np.random.default_rng(5))
     assert again.tobytes() == draw_mask(32, np.random.default_rng(5)).tobytes()
 

@@ -124,11 +124,11 @@ def test_a_local_edit_is_shown_whole_and_changes_one_area_inside_its_mask():
         rows, columns = (np.flatnonzero(marked.any(axis)) for axis in (1, 0))
         boxes += bool(marked[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all())
         # The area is of one colour, but for the mixtures at its border. What it was is not named, what it becomes is.
-        shares = areas(pair.source), areas(pair.target)
-        less = sorted(shares[0][name] - shares[1][name] for name in PALETTE)
+        fractions = areas(pair.source), areas(pair.target)
+        less = sorted(fractions[0][name] - fractions[1][name] for name in PALETTE)
         (colour,) = (word for word in pair.instruction.split() if word in PALETTE)
         assert less[-1] > 5 * less[-2]
-        assert shares[1][colour] > shares[0][colour] + 0.005
+        assert fractions[1][colour] > fractions[0][colour] + 0.005
     assert 4 < boxes < 36
 
 
@@ -181,7 +181,7 @@ def test_recolouring_leaves_outlines_white_and_skin():
         same = (before == kept).all(-1)
         assert same.sum() > 50
         assert (after[same] == kept).all()
-    names = {name for name, share in areas(draw(layers, 128)).items() if share}
+    names = {name for name, fraction in areas(draw(layers, 128)).items() if fraction}
     assert "purple" in names
     assert "green" not in names
 
