@@ -2,9 +2,9 @@
 
     python benchmarks/loader.py
 
-Writes docs/benchmarks/loader.md and .json. Rows are 16 x 16 x 16 latents with one of 4 captions of 12 to 20 tokens of
-384 numbers. "Before" are the figures of the loader with a generator and a loop for every row, on two quiet cores of the
-same machine.
+Writes docs/benchmarks/loader.md and .json. Samples are 16 x 16 x 16 latents with one of 4 captions of 12 to 20 tokens
+of 384 numbers. "Before" are the figures of the loader with a generator and a loop for every sample, on two quiet cores of
+the same machine.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def fastest(step: Callable[[], Any], rounds: int) -> float:
     return min(seconds)
 
 
-def rows_a_second(samples: Samples, batch: int, rounds: int) -> int:
+def samples_per_second(samples: Samples, batch: int, rounds: int) -> int:
     """Of what the thread of a loader does, over an epoch; the first one is not counted."""
 
     def epoch() -> None:
@@ -179,20 +179,21 @@ def measure(pictures: int, batch: int, rounds: int) -> dict[str, Any]:
         folder = Path(name)
         encoders = LatentEncoders(encode_images, "random", encode_text, "random")
         text = cache_latents(Numbered(pictures), 8, encoders, folder)
-        found: dict[str, Any] = {"rows a second": {"with text": rows_a_second(text, batch, rounds)}}
+        found: dict[str, Any] = {"samples per second": {"with text": samples_per_second(text, batch, rounds)}}
         separate = scattered(pictures, encoders, folder / "separate")
-        found["rows a second"]["with text, each row in another file"] = rows_a_second(separate, batch, rounds)
+        rates = found["samples per second"]
+        rates["with text, each sample in another file"] = samples_per_second(separate, batch, rounds)
         keys = sample_keys(1, torch.arange(batch))
         z_0 = text.batch(permuted(1, torch.arange(batch), pictures), keys)["latents"]
         assert isinstance(z_0, Tensor)
-        found["rows a second"]["draws"] = round(batch / fastest(lambda: draw_flow(z_0, keys, FlowSettings()), 20))
+        found["samples per second"]["draws"] = round(batch / fastest(lambda: draw_flow(z_0, keys, FlowSettings()), 20))
         torch.set_num_threads(os.cpu_count() or 1)
         found["step of LRF nano"] = {"batch": 32, **step_shares(text, 32, 12)}
     return found
 
 
 def scattered(pictures: int, encoders: LatentEncoders, folder: Path) -> CachedLatents:
-    """The same cache in parts so small that hardly two rows of a batch share one."""
+    """The same cache in parts so small that hardly two samples of a batch share one."""
     build_cache = latents_module.build_cache
 
     def with_small_parts(contents: Any, *given: Any, **options: Any) -> Any:
@@ -207,18 +208,18 @@ def scattered(pictures: int, encoders: LatentEncoders, folder: Path) -> CachedLa
 
 
 def table(found: dict[str, Any]) -> str:
-    rates, step, large = found["rows a second"], found["step of LRF nano"], found["large cache"]
+    rates, step, large = found["samples per second"], found["step of LRF nano"], found["large cache"]
     held = LARGE * (4 * np.prod(SHAPE) + CAPTIONS * 2 * TEXT_DIM * 17)
     lines = [
         f"Measured on {found['processor']}, {found['cores']} cores (load average {found['load']:.1f}), with "
-        "`python benchmarks/loader.py`. Rows are 16 x 16 x 16 latents with text; their rates are per second of "
+        "`python benchmarks/loader.py`. Samples are 16 x 16 x 16 latents with text; their rates are per second of "
         "processor time of one thread, those of before are of a quiet machine.",
         "",
         "| | before | now |",
         "|---|---:|---:|",
-        f"| loader, rows a second | {BEFORE['loader']:,} | {rates['with text']:,} |",
-        f"| the same, each row in another file | | {rates['with text, each row in another file']:,} |",
-        f"| noise, times and drops, rows a second | {BEFORE['draws']:,} | {rates['draws']:,} |",
+        f"| loader, samples per second | {BEFORE['loader']:,} | {rates['with text']:,} |",
+        f"| the same, each sample in another file | | {rates['with text, each sample in another file']:,} |",
+        f"| noise, times and dropout, samples per second | {BEFORE['draws']:,} | {rates['draws']:,} |",
         f"| waited for data in a step of LRF nano (batch 32, {step['seconds']:.2f} s) | | {step['waited']:.2%} |",
         f"| its draws | | {step['draws']:.2%} |",
         f"| opening a cache of {LARGE:,} pictures, seconds | | {large['seconds']:.2f} |",
