@@ -3,8 +3,8 @@
     python benchmarks/loader.py
 
 Writes docs/benchmarks/loader.md and .json. Samples are 16 x 16 x 16 latents with one of 4 captions of 12 to 20 tokens
-of 384 numbers. "Before" are the figures of the loader with a generator and a loop for every sample, on two quiet cores of
-the same machine.
+of 384 numbers. "Before" are the figures of the loader with a generator and a loop for every sample, on two quiet cores
+of the same machine.
 """
 
 import argparse
