@@ -200,6 +200,7 @@ WRITES = {"write_text", "write_bytes", "rename", "hardlink_to", "touch", "mkstem
 WRITES |= {"TemporaryFile", "NamedTemporaryFile", "fsync", "save_file", "SummaryWriter"}
 ELSEWHERE = {
     ("cli/common.py", "TemporaryFile"): "tests whether a folder can be written to",
+    ("data/cache/build.py", "hardlink_to"): "a second name of a part that is whole",
     ("data/cache/claims.py", "touch"): "reads the time of a file system",
     ("evaluation/profile/__init__.py", "write_text"): "resets a counter of the kernel",
     ("tensors.py", "save_file"): "within atomic_path",

@@ -50,11 +50,12 @@ def train(
         bool,
         typer.Option(
             "--dry-run",
-            help="Train every stage for a few steps on synthetic data; say memory, seconds a step, hours; and stop.",
+            help="Try every stage for a few steps on synthetic data; report memory, seconds a step and hours.",
         ),
     ] = False,
     device: Annotated[
-        str | None, typer.Option(help="auto, cpu, cuda or mps, for all stages. Left out: as the recipe says, auto.")
+        str | None,
+        typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for all stages; left out: as in the recipe."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --list, --show or --dry-run: print JSON.")] = False,
 ) -> None:
@@ -148,4 +149,4 @@ def _try(stages: "list[AnyStage]", as_json: bool) -> None:
     out.print(f"All stages: {sum(t.hours for t in found):.1f} hours, without the encoding of the data.")
     slow = [t for t in found if t.device == "cpu" and t.batch > t.tried]
     if slow:
-        out.print("On a processor the trial is in float32 and of few samples; the figures are in proportion to those.")
+        out.print("On a CPU the trial is in float32 and of few samples; the figures are scaled to the batch.")

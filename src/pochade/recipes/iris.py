@@ -54,8 +54,8 @@ def openmoji() -> list[AnyStage]:
         steps=300,
     )
     text_low = replace(classes, name="text_low", data=low, task=text, steps=3900, initialise_from="previous")
-    taught = replace(text, options=(*text.options, f"distillation={DISTILLATION}"))
-    depths = replace(text_low, name="depths", task=taught, steps=800, learning_rate=5e-4, warmup_steps=50)
+    distilled = replace(text, options=(*text.options, f"distillation={DISTILLATION}"))
+    depths = replace(text_low, name="depths", task=distilled, steps=800, learning_rate=5e-4, warmup_steps=50)
     text_high = replace(
         text_low,
         name="text_high",

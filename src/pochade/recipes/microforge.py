@@ -27,7 +27,7 @@ def openmoji() -> list[AnyStage]:
 
     The autoencoder learns at 128 and 256 px; then its decoder goes on alone, at last against an adversary, which
     leaves the latents as they are. The network that paints at 256 px is distilled to 4 steps, and apart from that
-    taught to edit.
+    trained to edit.
     """
     low, high = ImageData(OpenMojiSource(), 128), ImageData(OpenMojiSource(), 256)
     shape = AutoencoderSettings(kind="deep_compression", changes=("latent_channels=32",), kl=1e-6)
@@ -78,7 +78,7 @@ def study() -> list[AnyStage]:
 
 
 def curriculum() -> list[AnyStage]:
-    """The published curriculum at full size, for a GPU and shards: base teaches small, which learns few steps, and
+    """The published curriculum at full size, for a GPU and shards: small is distilled from base, then to few steps, and
     apart from that to edit.
 
     ``data.source`` names a folder of shards, ``data.pairs`` one of pairs. Steps, sizes, learning rates and clipping are

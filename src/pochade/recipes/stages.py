@@ -73,7 +73,7 @@ def _flow(data: ImageData) -> dict[str, Any]:
 
 
 def distillation_stage(data: ImageData, task: DistillationSettings, **changes: Any) -> DistillationStage:
-    """A denoiser taught by another on cached latents and velocities; otherwise as ``flow_stage``."""
+    """A denoiser distilled from another on cached latents and velocities; otherwise as ``flow_stage``."""
     return Stage(**{**_flow(data), "name": "student", "task": task, **changes})
 
 

@@ -14,9 +14,11 @@ from pochade.errors import PochadeError
 from pochade.recipes import RECIPES, stages_of
 from pochade.training.data import ImageData
 from pochade.training.dry_run import activation_bytes, dry_run, fixed_memory
+from pochade.training.executor import check
 from pochade.training.overrides import override
 from pochade.training.stage import Settings, Stage
 from pochade.training.stages import KINDS, kind_of
+from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Kind
 from pochade.training.task import Batch, Task
 
@@ -53,6 +55,13 @@ def test_settings_of_no_kind_are_refused() -> None:
     stage = Stage(name="odd", task=ImageData(), data=ImageData(), steps=1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(PochadeError, match="task: ImageData given, allowed are the settings of autoencoder, decoder"):
         kind_of(stage)
+
+
+@pytest.mark.parametrize("recipe", ["student", "control", "image-prompt"])
+def test_what_is_always_cached_is_not_trained_without_a_cache(recipe: str) -> None:
+    stages = override(stages_of(recipe), ["data.cached=false"])
+    with pytest.raises(PochadeError, match=r"data.cached: false given, allowed is true"):
+        check(stages, Components())
 
 
 def test_a_trial_needs_no_data_and_says_what_a_run_costs() -> None:

@@ -23,6 +23,7 @@ from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.models import (
     ModelWork,
+    check_cached,
     check_conditioning,
     classes_of,
     encoding_on,
@@ -113,6 +114,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
         """The stage made ready, given the latents of the data."""
 
     def check(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> None:
+        check_cached(stage)
         pipeline = self.model(stage, components)
         self.with_input(stage, pipeline)
         check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.model")

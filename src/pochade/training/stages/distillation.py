@@ -21,6 +21,7 @@ from pochade.training.stages.components import Components
 from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
 from pochade.training.stages.kind import Inputs, Work, with_synthetic_pictures
 from pochade.training.stages.models import (
+    check_cached,
     check_conditioning,
     check_earlier_denoiser,
     check_teacher,
@@ -39,7 +40,7 @@ Alpha = Literal["t", "1-t", "constant"]
 
 @dataclass(frozen=True)
 class DistillationSettings(FlowSettings):
-    """Which student, taught by which teacher. Raises PochadeError for a value outside its range.
+    """Which student, distilled from which teacher. Raises PochadeError for a value outside its range.
 
     The student, its text encoder, the density of the times, and the probability of dropped conditioning are fields of
     ``FlowSettings``. The autoencoder is the teacher's; the times are cached, so there is no curriculum.
@@ -149,6 +150,7 @@ class DistillationKind(FlowKind[DistillationSettings]):
     """Training a denoiser by another's velocities: ``FlowKind`` on the teacher's latents, beside its cached answers."""
 
     def check(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        check_cached(stage)
         teacher = stage.task.teacher
         if teacher is None:
             check_earlier_denoiser(earlier)

@@ -25,7 +25,7 @@ from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.data import ImageData
 from pochade.training.overrides import read_options
-from pochade.training.stage import AnyStage
+from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Inputs, Work, check_size
@@ -227,6 +227,12 @@ def check_conditioning(pipeline: TextToImagePipeline, dataset: Dataset, field: s
         names = dataset.classes[:NAMED]
         holds = f"the classes {', '.join(names)}{' ...' * (len(dataset.classes) > NAMED)}" if names else "captions"
         raise PochadeError(f"{field}: a model that {reads} is given, but the data holds {holds}")
+
+
+def check_cached(stage: Stage[Settings, ImageData]) -> None:
+    """Raises PochadeError where a stage whose samples are always cached is to train without a cache."""
+    if not stage.data.cached:
+        raise PochadeError(f"data.cached: false given, allowed is true: what {stage.name} learns from is always cached")
 
 
 def latents_of(
