@@ -36,7 +36,8 @@ def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
 
 def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     shared, single = tmp_path / "shared", tmp_path / "single"
-    done = launch("-m", "torch.distributed.run", "--nproc_per_node=2", str(HERE / "run_shared.py"), str(shared))
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = launch(*two, str(HERE / "run_shared.py"), str(shared))
     assert "2 processes on cpu" in done.stderr
     assert "batch 8 = 2 x 1 x 4" in done.stderr
     train(toy_stage(log_every=1), DrawingTask(), ToyDataset(), single, console=False)

@@ -49,8 +49,8 @@ def seeds(folder: Path, prompts: int = 40) -> Path:
     for i in range(prompts):
         place = folder / f"{i:07d}"
         place.mkdir(parents=True)
-        prompts = {"input": f"a photo {i}", "edit": f"make it {i}", "output": f"a photo {i} made"}
-        (place / "prompt.json").write_text(json.dumps(prompts))
+        texts = {"input": f"a photo {i}", "edit": f"make it {i}", "output": f"a photo {i} made"}
+        (place / "prompt.json").write_text(json.dumps(texts))
         (place / "metadata.jsonl").write_text("{}")
         for seed in (11, 2345):
             (place / f"{seed}_0.jpg").write_bytes(encoded(plain(4 * i), "JPEG"))
