@@ -30,18 +30,8 @@ def test_a_curriculum_runs_from_shards_on_two_processes(tmp_path: Path) -> None:
     shards, out = tmp_path / "shards", tmp_path / "run"
     prepare(SyntheticSource(40), Target(out=shards, size=64, samples_per_shard=8), progress=False)
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += [
-        "-m",
-        "pochade",
-        "train",
-        "lrf-curriculum",
-        "--device",
-        "cpu",
-        "--out",
-        str(out),
-        f"data.source={shards}",
-        *TINY,
-    ]
+    command += ["-m", "pochade", "train", "lrf-curriculum", "--device", "cpu"]
+    command += ["--out", str(out), f"data.source={shards}", *TINY]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
