@@ -150,6 +150,9 @@ def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: 
     assert len(pipe.seeds) + len(again.seeds) == len(perfect[1].seeds)
     assert figures["train"] == perfect[0].figures["train"]
     other = ToyPipeline()
+    with pytest.raises(PochadeError, match=r"out: .* holds the report of .*; choose another folder"):
+        run(other, data, tmp_path, steps=4)
+    (tmp_path / "report.json").unlink()
     run(other, data, tmp_path, steps=4)
     assert len(other.seeds) == len(perfect[1].seeds)  # other settings: other pictures
 

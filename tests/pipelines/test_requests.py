@@ -75,6 +75,7 @@ def test_names_of_pipelines_and_of_the_prompt() -> None:
     ("fields", "message"),
     [
         ({"prompt": " "}, "prompt: empty, allowed is a sentence"),
+        ({"prompt": ["a red apple"]}, r"prompt: \['a red apple'\] given, allowed is a sentence"),
         ({"seed": -1}, "seed: -1 given"),
         ({"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),
         ({"depth": True}, "depth: True given"),

@@ -162,6 +162,11 @@ def test_resume_passes_over_finished_stages(trained: Path, folder: Path):
     ]
     assert train("lrf", overrides, trained, resume=True) == trained / "3-flow" / "model"
     assert stamps(trained) == before
+    with pytest.raises(PochadeError, match=r"resume: .*3-flow was trained with other settings: seed 0 \(now 1\)"):
+        train("lrf", [*overrides, "flow.seed=1"], trained, resume=True)
+    with pytest.raises(PochadeError, match=r"3-flow was trained with other settings: steps \d+ \(now 999\)"):
+        train("lrf", [*overrides, "flow.steps=999"], trained, resume=True)
+    assert stamps(trained) == before
 
 
 def test_without_resume_a_run_is_not_overwritten(trained: Path, folder: Path):

@@ -85,6 +85,13 @@ class Report:
                 f"(max_skipped {self.max_skipped:g}): {self._reasons()}; all named in {self.path}"
             )
 
+    def summary(self) -> str:
+        """One line about the samples that are skipped, after the report is written."""
+        self.write()
+        return (
+            f"{self.source}: {self.skipped_count} samples cannot be used: {self._reasons()}; all named in {self.path}"
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``."""
         return {

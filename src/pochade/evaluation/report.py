@@ -1,10 +1,11 @@
 """All figures of a text-to-image pipeline, in ``report.json``, ``report.html`` and ``sheet.png``."""
 
+import json
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -167,8 +168,8 @@ def evaluate(
         progress: show bars where the error stream is a terminal.
 
     Raises:
-        PochadeError: a setting is out of range, the data cannot be used, or a package or weights are missing;
-            before any work.
+        PochadeError: a setting is out of range, the data cannot be used, a package or weights are missing, or ``out``
+            holds the report of another evaluation; before any work.
         FailureError: ``out`` cannot be written.
     """
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
@@ -185,6 +186,7 @@ def evaluate(
     seen = seen_groups(dataset, training, progress=progress)
     real = read_splits(dataset, size, seed, seen.groups)
     weights = fingerprint(pipeline)
+    _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
     key |= {} if depth is None else {"depth": depth}
     store = PictureStore(folder, key)
@@ -328,6 +330,20 @@ def _autoencoder(
         images = (part.to(autoencoder.device, autoencoder.dtype) / 127.5 - 1 for part in batches)
         result[split] = reconstruction(autoencoder, images, perceptual)
     return result
+
+
+def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, object]) -> None:
+    """Raises PochadeError where ``folder`` holds the report of another evaluation."""
+    path = folder / "report.json"
+    if not path.is_file():
+        return
+    found = json.loads(path.read_text())
+    names = ("weights_sha256", "data", "settings")
+    if [found.get(name) for name in names] != json.loads(json.dumps([weights, data, settings])):
+        raise PochadeError(
+            f"out: {folder} holds the report of {found.get('model')} on {found.get('data')}, of other weights, data or "
+            "settings; choose another folder"
+        )
 
 
 def _write(folder: Path, figures: Figures, sides: dict[str, _Side]) -> Report:

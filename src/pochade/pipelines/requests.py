@@ -114,6 +114,8 @@ class Request(ABC):
     """The fields that name files which the picture depends on."""
 
     def __post_init__(self) -> None:
+        if not isinstance(self.prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"prompt: {self.prompt!r} given, allowed is a sentence")
         for name in ("model", *self.FILES):  # what a caller gives as a path
             value: Any = getattr(self, name)
             if isinstance(value, os.PathLike):
@@ -211,9 +213,9 @@ class GenerationRequest(Request):
     FILES: ClassVar[tuple[str, ...]] = ("control", "image_prompt")
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.prompt.strip():
             raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
-        super().__post_init__()
         for name in ("height", "width"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))

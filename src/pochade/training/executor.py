@@ -1,5 +1,6 @@
 """Running stages: every one is checked before the first starts, each is built, trained, and hands on its model."""
 
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,8 @@ from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
 from pochade.pipelines import hub
 from pochade.training import record
-from pochade.training.loop import train
-from pochade.training.stage import AnyStage
+from pochade.training.loop import check_is_new, other_settings, train
+from pochade.training.stage import AnyStage, differences
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Inputs, Result, Role, Work
@@ -51,6 +52,12 @@ def run(
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
+    for number, stage in enumerate(stages[finished:], finished + 1):
+        result = _result(stage, number, out)
+        if resume:
+            _check_same(stage, result.model)
+        else:
+            check_is_new(result.model.parent)
     with main_first():
         check(stages, components, start=finished)
     results: list[Result] = []
@@ -78,6 +85,9 @@ def take_or_run(
         stage = replace(stage, initialise_from=str(inputs.previous.weights))
     try:
         work = kind.build(stage, inputs)
+        for dataset in work.datasets:
+            if dataset.report is not None and dataset.report.skipped_count:
+                _print(f"{stage.name}: warning: {dataset.report.summary()}")
         train(
             work.stage,
             work.task,
@@ -116,6 +126,10 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
         kind = kind_of(stage)
         if number >= start:
             _check_start(stage, stages[:number])
+            parts = int(os.environ.get("WORLD_SIZE", "1")) * stage.accumulate
+            if stage.batch_size % parts:
+                given = f"batch_size: {stage.batch_size} given for {stage.name}"
+                raise PochadeError(f"{given}, must divide by {parts}, processes x accumulate")
             resolve_device(stage.device)
             kind.check(stage, stages[:number], components)
 
@@ -143,6 +157,19 @@ def _is_finished(result: Result) -> bool:
     return any((result.model / file).is_file() for file in ("config.json", hub.INDEX))
 
 
+def _check_same(stage: AnyStage, model: Path) -> None:
+    """Raises PochadeError where a stage that is finished was trained with other settings, or for fewer steps."""
+    trained = record.read_record(model)
+    if trained is None:
+        return
+    now = json.loads(json.dumps(stage.settings()))
+    changed = differences(trained["stage"], now)
+    if stage.steps > trained["stage"]["steps"]:
+        changed["steps"] = trained["stage"]["steps"], stage.steps
+    if changed:
+        raise other_settings(model.parent, changed)
+
+
 def _finished_before(stages: Sequence[AnyStage], only: str, out: Path) -> int:
     """How many stages come before the one called ``only``. Raises PochadeError where one of them is not finished."""
     names = [stage.name for stage in stages]
@@ -162,8 +189,7 @@ def _inputs(
         kind_of(before).produces: result.model for before, result in zip(earlier, results, strict=True)
     }
     previous = results[-1] if results else None
-    progress = os.environ.get("RANK", "0") == "0"
-    return Inputs(components, models, previous, out / "cache", own_device(stage.device), progress)
+    return Inputs(components, models, previous, out / "cache", own_device(stage.device), _is_main())
 
 
 def own_device(name: str) -> torch.device:
@@ -182,17 +208,27 @@ def _preview(work: Work) -> "Image.Image | None":
 
 
 def _print(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
+    if _is_main():
+        print(message, file=sys.stderr, flush=True)
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
 
 
 @contextmanager
 def main_first() -> Iterator[bool]:
-    """Rank 0 goes through the block before the others; yields whether this is rank 0."""
+    """Rank 0 goes through the block before the others, which follow when it fails, too; yields whether it is rank 0."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
     from accelerate import PartialState
 
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    with processes.main_process_first():
+    if not processes.is_main_process:
+        processes.wait_for_everyone()
+    try:
         yield processes.is_main_process
+    finally:
+        if processes.is_main_process:
+            processes.wait_for_everyone()

@@ -72,8 +72,20 @@ class TrainResult:
     """``final/model.safetensors``, the averaged weights; ``task.trainable()`` holds the same."""
 
 
+def other_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> PochadeError:
+    """The error of a run in ``folder`` that is resumed with ``changed`` fields, each (before, now)."""
+    listed = ", ".join(f"{name} {before!r} (now {new!r})" for name, (before, new) in changed.items())
+    return PochadeError(f"resume: {folder} was trained with other settings: {listed}")
+
+
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the step was finished and saved. Exit code 130 at the command line."""
+
+
+def check_is_new(folder: Path) -> None:
+    """Raises PochadeError where ``folder`` holds a run."""
+    if checkpoints(folder) or (folder / "final").exists():
+        raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
 
 
 def train(
@@ -97,8 +109,8 @@ def train(
     loss or gradient that is not finite and for a full disk; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
-    if not resume and (checkpoints(folder) or (folder / "final").exists()):
-        raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
+    if not resume:
+        check_is_new(folder)
     run = _Run(stage, task, dataset, folder, resume=resume, sample_sheet=sample_sheet, console=console)
     try:
         with run.interruptible(), products_for(stage.precision, run.device):
@@ -188,8 +200,7 @@ class _Run:
         now = json.loads(json.dumps({**self.stage.settings(), "samples": len(self.dataset)}))
         changed = differences({**saved.state["stage"], "samples": saved.state["samples"]}, now)
         if changed:
-            listed = ", ".join(f"{name} {before!r} (now {new!r})" for name, (before, new) in changed.items())
-            raise PochadeError(f"resume: {self.folder} was trained with other settings: {listed}")
+            raise other_settings(self.folder, changed)
         return saved
 
     def _prepare(self, saved: Checkpoint | None) -> None:

@@ -41,6 +41,8 @@ def override(stages: Sequence[AnyStage], assignments: Iterable[str]) -> list[Any
             known = {name for i in chosen for name, _ in fields_of(result[i])}
             known |= set() if named else {stage.name for stage in result}
             near = nearest(".".join(keys), known) or f"; there are {', '.join(sorted(known))}"
+            if not named and len(parts) > 1:
+                near += f"; the stages are {', '.join(stage.name for stage in result)}"
             raise PochadeError(f"override: no field {path.strip()!r}{near}")
         for i in have:
             result[i] = _replace(result[i], keys, text.strip(), path.strip())

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from pochade.device import check_device
 from pochade.errors import PochadeError
 
 FREE_ON_RESUME = frozenset(
@@ -59,8 +60,8 @@ class Stage(Generic[S_co, D_co]):
     weight_decay: float = 0.01
     clip: float = 1.0
     """Largest norm of the gradient."""
-    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    """Where the network is trained and the data encoded; auto: a GPU where there is one."""
+    device: str = "auto"
+    """Where the network is trained and the data encoded: auto (a GPU if there is one), cpu, cuda, cuda:INDEX, mps."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16: autocast, with the weights kept in fp32."""
     ema_decay: float = 0.999
@@ -96,7 +97,7 @@ class Stage(Generic[S_co, D_co]):
         self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         self._check("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)")
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
-        self._check("device", self.device in ("auto", "cpu", "cuda", "mps"), "auto, cpu, cuda or mps")
+        check_device(self.device)
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
         if self.batch_size % self.accumulate:
             raise PochadeError(f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}")
