@@ -105,10 +105,14 @@ def test_at_the_command_line(
 
 
 def test_an_exported_model_takes_it(toy_pipeline_folder: Path, small: Path, tmp_path: Path, capsys: Any) -> None:
-    cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "graphs"), "--decoder", str(small))
-    assert json.loads((tmp_path / "graphs" / "manifest.json").read_text())["downsampling"] == 8
+    folder = tmp_path / "graphs"
+    exported = cli(capsys, "export", str(toy_pipeline_folder), str(folder), "--decoder", str(small), "--json")
+    shown = json.loads(exported.out)
+    assert shown["downsampling"] == 8
+    assert shown == json.loads((folder / "manifest.json").read_text())
+    assert sorted(path.name for path in folder.iterdir()) == ["decoder.onnx", "denoiser.onnx", "manifest.json"]
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
-    (images,) = run(session(tmp_path / "graphs" / "decoder.onnx"), {"latents": latents})
+    (images,) = run(session(folder / "decoder.onnx"), {"latents": latents})
     decoder: Any = TinyVAEDecoder.from_pretrained(small)
     with torch.no_grad():
         torch.testing.assert_close(torch.from_numpy(images), decoder.decode(latents), atol=1e-5, rtol=0)
