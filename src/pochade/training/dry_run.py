@@ -104,6 +104,7 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
             results.append(Result(folder / "model", folder / kind_of(stage).weights))
             if work is not None:
                 yield _trial(stage, short, work, folder, device, tuple(components.assumed))
+            del work  # its network and gradients, before those of the next stage
             components.assumed.clear()
 
 
