@@ -47,7 +47,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def paint(folder: Path) -> Any:
+def sample(folder: Path) -> Any:
     pipe = TextToImagePipeline.from_pretrained(folder)
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
@@ -74,7 +74,7 @@ def test_each_kind_from_end_to_end(kind: Any, cls: Any, f: int, kl: float, pictu
     assert inside.config.latents_std == trained.config.latents_std
     (cache,) = (tmp_path / "run" / "cache").glob("latents-*")
     assert CachedLatents(cache).latent_shape == (16, 64 // f, 64 // f)
-    assert paint(model).shape == (1, 64, 64, 3)
+    assert sample(model).shape == (1, 64, 64, 3)
     assert run(stages, tmp_path / "run", resume=True) == model
 
 
@@ -137,7 +137,7 @@ def test_a_denoiser_on_a_published_autoencoder(published: Path, pictures: Path, 
     assert isinstance(inside, PretrainedAutoencoder)
     for name, value in direct.state_dict().items():
         assert torch.equal(value.half().float(), inside.state_dict()[name]), name
-    assert paint(model).shape == (1, 64, 64, 3)
+    assert sample(model).shape == (1, 64, 64, 3)
 
 
 def test_folders_that_hold_no_autoencoder(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def pipe(trained: Path) -> Any:
     return pipe
 
 
-def paint(pipe: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+def sample(pipe: Any, *arguments: Any, **options: Any) -> torch.Tensor:
     options = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(1), "output_type": "pt", **options}
     return pipe(*arguments, **options).images
 
@@ -95,7 +95,7 @@ def test_the_model_is_the_one_before_and_its_control(pipe: Any, trained: Path, g
     assert pipe.denoiser.config.controlled
     assert (pipe.default_steps, pipe.default_guidance, pipe.default_size) == (2, 3.0, SIZE)
     before.set_progress_bar_config(disable=True)
-    assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
+    assert torch.equal(sample(pipe, "a cat"), sample(before, "a cat"))
     assert (trained.parent / "samples" / "step-000003.png").is_file()
     lines = [json.loads(line) for line in (trained.parent / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
@@ -104,22 +104,22 @@ def test_the_model_is_the_one_before_and_its_control(pipe: Any, trained: Path, g
 
 def test_pictures_follow_the_control(pipe: Any) -> None:
     one, two = (edges_image(edges(drawing(i))) for i in (0, 8))
-    plain, first, second = paint(pipe, "a cat"), paint(pipe, "a cat", control=one), paint(pipe, "a cat", control=two)
+    plain, first, second = sample(pipe, "a cat"), sample(pipe, "a cat", control=one), sample(pipe, "a cat", control=two)
     assert (first - plain).abs().max() > 1e-3
     assert (first - second).abs().max() > 1e-3
     tensor = edges(drawing(0))
-    assert torch.equal(paint(pipe, "a cat", control=tensor), first)
-    assert torch.equal(paint(pipe, "a cat", control=torch.zeros_like(tensor)), plain)
-    both = paint(pipe, ["a cat", "a cat"], control=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
-    shared = paint(pipe, ["a cat", "a cat"], control=one, num_images_per_prompt=2, guidance_scale=1.0)
+    assert torch.equal(sample(pipe, "a cat", control=tensor), first)
+    assert torch.equal(sample(pipe, "a cat", control=torch.zeros_like(tensor)), plain)
+    both = sample(pipe, ["a cat", "a cat"], control=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
+    shared = sample(pipe, ["a cat", "a cat"], control=one, num_images_per_prompt=2, guidance_scale=1.0)
     torch.testing.assert_close(both[:2], shared[:2], atol=1e-5, rtol=0)
     assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-3
-    told = pipe.encode_prompt("a cat")
-    assert torch.equal(paint(pipe, prompt_embeds=told, control=one), first)
+    result = pipe.encode_prompt("a cat")
+    assert torch.equal(sample(pipe, prompt_embeds=result, control=one), first)
     with torch.no_grad():
         latents = encode_lines(tensor[None], pipe.autoencoder.encode)
-    assert torch.equal(paint(pipe, prompt_embeds=replace(told, control=latents)), first)
-    wide = paint(pipe, "a cat", control=tensor.repeat(1, 1, 2), width=2 * SIZE)
+    assert torch.equal(sample(pipe, prompt_embeds=replace(result, control=latents)), first)
+    wide = sample(pipe, "a cat", control=tensor.repeat(1, 1, 2), width=2 * SIZE)
     assert wide.shape == (1, 3, SIZE, 2 * SIZE)
 
 
@@ -127,17 +127,17 @@ def test_controls_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
     lines = edges(drawing(0))
     other = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
     with pytest.raises(PochadeError, match="control: given, but this model has no input for it"):
-        paint(other, "a cat", control=lines)
+        sample(other, "a cat", control=lines)
     for wrong in (lines[:, :16], torch.cat((lines, lines)), torch.stack((lines, lines)), drawing(0).resize((16, 16))):
         with pytest.raises(PochadeError, match=r"control: shape .* allowed is \[1, 1, 32, 32\], or one for all"):
-            paint(pipe, "a cat", control=wrong)
+            sample(pipe, "a cat", control=wrong)
     for wrong in ("edges.png", [], [drawing(0).tobytes()]):
         with pytest.raises(PochadeError, match="allowed are pictures or a tensor"):
-            paint(pipe, "a cat", control=wrong)
+            sample(pipe, "a cat", control=wrong)
     with pytest.raises(PochadeError, match="control: pictures of several sizes given"):
-        paint(pipe, ["a cat"] * 2, control=[drawing(0), drawing(0).resize((16, 16))])
+        sample(pipe, ["a cat"] * 2, control=[drawing(0), drawing(0).resize((16, 16))])
     with pytest.raises(PochadeError, match="control: given beside prompt_embeds that hold one"):
-        paint(pipe, prompt_embeds=Conditioning(control=lines[None]), control=lines)
+        sample(pipe, prompt_embeds=Conditioning(control=lines[None]), control=lines)
 
 
 def test_a_control_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
@@ -193,18 +193,18 @@ def test_the_command_line(
     with Image.open("out/3-edges.png") as image:
         assert np.array_equal(np.asarray(image) == 255, edges_of(load_image(source)[0], SIZE, SIZE)[0].bool().numpy())
     with Image.open("out/a-cat-1.png") as image:
-        painted = np.asarray(image)
+        generated = np.asarray(image)
 
-    # The edges alone, and the recipe, paint the same; without them it is another picture.
+    # The edges alone, and the recipe, sample the same; without them it is another picture.
     for arguments in (("a cat", "--control", "out/3-edges.png", *usual), ("--like", "out/a-cat-1.png")):
         made = cli(capsys, "generate", *arguments, "-o", "again").out.split()
         with Image.open(made[0]) as image:
-            assert np.array_equal(np.asarray(image), painted)
+            assert np.array_equal(np.asarray(image), generated)
     assert len(list(Path("again").iterdir())) == 2
     (plain,) = cli(capsys, "generate", "a cat", "-o", "plain", *usual).out.split()
     assert json.loads(read_metadata(plain).to_json())["control"] is None
     with Image.open(plain) as image:
-        assert not np.array_equal(np.asarray(image), painted)
+        assert not np.array_equal(np.asarray(image), generated)
 
     def refused(*arguments: str) -> str:
         return cli(capsys, "generate", *arguments, "-o", "none", code=2).error

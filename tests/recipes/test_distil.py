@@ -60,14 +60,14 @@ def test_a_distilled_model_knows_how_it_is_sampled(distilled: Path, toy_pipeline
     assert (teacher.default_steps, teacher.default_guidance) == (50, 3.0)
     pipe.set_progress_bar_config(disable=True)
 
-    def paint(**changes: Any) -> torch.Tensor:
+    def sample(**changes: Any) -> torch.Tensor:
         return pipe("picture", generator=torch.Generator().manual_seed(3), output_type="pt", **changes).images
 
-    assert torch.equal(paint(), paint(num_inference_steps=4, guidance_scale=1.0))
+    assert torch.equal(sample(), sample(num_inference_steps=4, guidance_scale=1.0))
     assert pipe.num_timesteps == 4
     for steps in (1, 2):
-        assert paint(num_inference_steps=steps).shape == (1, 3, 32, 32)
-    assert not torch.equal(paint(num_inference_steps=1), paint())
+        assert sample(num_inference_steps=steps).shape == (1, 3, 32, 32)
+    assert not torch.equal(sample(num_inference_steps=1), sample())
     for name, value in teacher.autoencoder.state_dict().items():
         torch.testing.assert_close(pipe.autoencoder.state_dict()[name], value, atol=1e-3, rtol=1e-3)
     assert pipe.text_encoder.identity == teacher.text_encoder.identity
@@ -101,8 +101,8 @@ def test_the_command_line_takes_the_models_own_steps(
     cli(capsys, "generate", "picture", "--seed", "2", "--model", str(distilled), "--steps", "1", "--guidance", "2")
     made = read_metadata("out/picture-2.png").request
     assert (made.steps, made.guidance) == (1, 2.0)
-    told = cli(capsys, "generate", "picture", "--negative", "blur", "--model", str(distilled), code=2)
-    assert "negative_prompt: has no effect at guidance 1" in told.error
+    result = cli(capsys, "generate", "picture", "--negative", "blur", "--model", str(distilled), code=2)
+    assert "negative_prompt: has no effect at guidance 1" in result.error
 
 
 def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def test_one_network_is_carried_through_growing_pictures() -> None:
 
 
 def test_what_is_not_on_the_disk_is_assumed_and_said() -> None:
-    """Data that is not there is not asked for; an autoencoder that is not there is guessed by its name."""
+    """Data that is not there is not needed; an autoencoder that is not there is guessed by its name."""
     found = tried("lira-curriculum", "task.variant=nano", "task.options=sample_size=8,latent_channels=32")
     assert [t.shape for t in found] == [(32, 8, 8), (32, 16, 16), (32, 32, 32)]
     assert [len(t.assumed) for t in found] == [1, 1, 1]

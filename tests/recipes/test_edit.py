@@ -84,18 +84,18 @@ def test_a_model_that_edits(trained: Path) -> None:
     assert (trained.parent / "samples" / "step-000002.png").is_file()
     assert len(list((trained.parents[1] / "cache").glob("pairs-*"))) == 1
     pipe.set_progress_bar_config(disable=True)
-    told = pipe.encode_prompt("make it green")
+    result = pipe.encode_prompt("make it green")
     source = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(3))
 
-    def paint(**parts: Any) -> torch.Tensor:
-        asked = Conditioning(told.tokens, told.mask, told.pooled, **parts)
+    def sample(**parts: Any) -> torch.Tensor:
+        inputs = Conditioning(result.tokens, result.mask, result.pooled, **parts)
         options: dict[str, Any] = {"num_inference_steps": 2, "output_type": "latent"}
-        return pipe(prompt_embeds=asked, generator=torch.Generator().manual_seed(1), **options).images
+        return pipe(prompt_embeds=inputs, generator=torch.Generator().manual_seed(1), **options).images
 
     task = torch.tensor([TASKS.index("edit")])
-    edited, plain = paint(source=source, source_mask=torch.zeros(1, 1, 4, 4), task=task), paint()
+    edited, plain = sample(source=source, source_mask=torch.zeros(1, 1, 4, 4), task=task), sample()
     assert (edited - plain).abs().max() > 1e-4
-    assert (paint(source=source, task=task + 1) - edited).abs().max() > 1e-4
+    assert (sample(source=source, task=task + 1) - edited).abs().max() > 1e-4
 
 
 def test_it_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
@@ -116,8 +116,8 @@ def test_dry_run(changes: list[str]) -> None:
     (tried,) = dry_run(override(stages_of("edit"), changes))
     assert tried.shape == (4, 4, 4)
     for model, options in (("microforge-nano", "source=channels,regions=4"), ("lrf-openmoji", "")):
-        asked = [f"task.model={model}", f"task.options={options}"]
-        (tried,) = dry_run(override(stages_of("edit"), asked), steps=1)
+        inputs = [f"task.model={model}", f"task.options={options}"]
+        (tried,) = dry_run(override(stages_of("edit"), inputs), steps=1)
         assert tried.shape == {"microforge-nano": (32, 4, 4), "lrf-openmoji": (16, 8, 8)}[model]
 
 

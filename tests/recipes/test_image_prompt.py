@@ -84,7 +84,7 @@ def pipe(trained: Path) -> Any:
     return pipe
 
 
-def paint(pipe: Any, *arguments: Any, **options: Any) -> torch.Tensor:
+def sample(pipe: Any, *arguments: Any, **options: Any) -> torch.Tensor:
     options = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(1), "output_type": "pt", **options}
     return pipe(*arguments, **options).images
 
@@ -97,7 +97,7 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
     assert (pipe.denoiser.config.image_prompt_dim, pipe.denoiser.config.image_prompt_encoder) == (DIM, "lite0")
     assert (pipe.default_steps, pipe.default_guidance, pipe.default_size) == (2, 3.0, SIZE)
     before.set_progress_bar_config(disable=True)
-    assert torch.equal(paint(pipe, "a cat"), paint(before, "a cat"))
+    assert torch.equal(sample(pipe, "a cat"), sample(before, "a cat"))
     assert (trained.parent / "samples" / "step-000003.png").is_file()
     assert len(list((trained.parents[1] / "cache").glob("image-prompts-*"))) == 1
     # Mean and deviation are those of the training pictures.
@@ -110,29 +110,29 @@ def test_the_model_is_the_one_before_and_its_reference(pipe: Any, trained: Path,
 
 def test_pictures_follow_the_reference(pipe: Any) -> None:
     one, two = drawing(0), drawing(8, 50)
-    plain, first, second = (paint(pipe, "a cat", image_prompt=r) for r in (None, one, two))
+    plain, first, second = (sample(pipe, "a cat", image_prompt=r) for r in (None, one, two))
     assert (first - plain).abs().max() > 1e-3
     assert (first - second).abs().max() > 1e-3
     features = pipe.encode_image_prompt(one)
     assert features.shape == (1, 1, DIM)
     for same in (features, features[0], [one], one.convert("RGBA"), np.asarray(one)):
-        assert torch.equal(paint(pipe, "a cat", image_prompt=same), first)
-    weak = paint(pipe, "a cat", image_prompt=one, image_prompt_scale=0.1)
+        assert torch.equal(sample(pipe, "a cat", image_prompt=same), first)
+    weak = sample(pipe, "a cat", image_prompt=one, image_prompt_scale=0.1)
     assert 0 < (weak - plain).norm() < (first - plain).norm()
-    torch.testing.assert_close(paint(pipe, "a cat", image_prompt=one, image_prompt_scale=0), plain, atol=1e-5, rtol=0)
-    both = paint(pipe, ["a cat", "a cat"], image_prompt=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
-    shared = paint(pipe, ["a cat", "a cat"], image_prompt=one, num_images_per_prompt=2, guidance_scale=1.0)
+    torch.testing.assert_close(sample(pipe, "a cat", image_prompt=one, image_prompt_scale=0), plain, atol=1e-5, rtol=0)
+    both = sample(pipe, ["a cat", "a cat"], image_prompt=[one, two], num_images_per_prompt=2, guidance_scale=1.0)
+    shared = sample(pipe, ["a cat", "a cat"], image_prompt=one, num_images_per_prompt=2, guidance_scale=1.0)
     torch.testing.assert_close(both[:2], shared[:2], atol=1e-5, rtol=0)
     assert (both[2:] - shared[2:]).abs().amax((1, 2, 3)).min() > 1e-4
-    told = pipe.encode_prompt("a cat")
-    assert torch.equal(paint(pipe, prompt_embeds=told, image_prompt=one), first)
-    assert paint(pipe, "a cat", image_prompt=one, width=2 * SIZE).shape == (1, 3, SIZE, 2 * SIZE)
+    result = pipe.encode_prompt("a cat")
+    assert torch.equal(sample(pipe, prompt_embeds=result, image_prompt=one), first)
+    assert sample(pipe, "a cat", image_prompt=one, width=2 * SIZE).shape == (1, 3, SIZE, 2 * SIZE)
 
 
 def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
     other = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
     for attempt in (
-        lambda: paint(other, "a cat", image_prompt=drawing(0)),
+        lambda: sample(other, "a cat", image_prompt=drawing(0)),
         lambda: other.encode_image_prompt(drawing(0)),
     ):
         with pytest.raises(
@@ -147,14 +147,14 @@ def test_references_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> Non
         (np.zeros((6000, 5000, 3), np.uint8), "image_prompt: 5000 x 6000 pixels given, allowed are 1 to 25 megapixels"),
     ):
         with pytest.raises(PochadeError, match=message):
-            paint(pipe, "a cat", image_prompt=wrong)
+            sample(pipe, "a cat", image_prompt=wrong)
     for scale in (-1, float("nan"), "1", True):
         with pytest.raises(PochadeError, match=r"image_prompt_scale: .* given, allowed are finite numbers from 0 on"):
-            paint(pipe, "a cat", image_prompt=drawing(0), image_prompt_scale=scale)
+            sample(pipe, "a cat", image_prompt=drawing(0), image_prompt_scale=scale)
     with pytest.raises(PochadeError, match=r"image_prompt_scale: 0\.5 given without an image prompt"):
-        paint(pipe, "a cat", image_prompt_scale=0.5)
+        sample(pipe, "a cat", image_prompt_scale=0.5)
     with pytest.raises(PochadeError, match="image_prompt: given beside prompt_embeds that hold one"):
-        paint(pipe, prompt_embeds=Conditioning(image_prompt=torch.ones(1, 1, DIM)), image_prompt=drawing(0))
+        sample(pipe, prompt_embeds=Conditioning(image_prompt=torch.ones(1, 1, DIM)), image_prompt=drawing(0))
 
 
 def test_a_reference_can_be_trained_further(trained: Path, changes: list[str], tmp_path: Path) -> None:
@@ -175,11 +175,11 @@ def test_a_clip_gives_the_features(changes: list[str], tmp_path: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained(train("image-prompt", few, tmp_path / "run"))
     pipe.set_progress_bar_config(disable=True)
     assert pipe.denoiser.config.image_prompt_encoder == f"clip:{folder}"
-    assert not torch.equal(paint(pipe, "a cat", image_prompt=drawing(0)), paint(pipe, "a cat"))
+    assert not torch.equal(sample(pipe, "a cat", image_prompt=drawing(0)), sample(pipe, "a cat"))
     style.load.cache_clear()
     folder.rename(tmp_path / "gone")
     with pytest.raises(PochadeError, match="no CLIP could be loaded"):
-        paint(pipe, "a cat", image_prompt=drawing(0))
+        sample(pipe, "a cat", image_prompt=drawing(0))
 
 
 def test_dry_run(changes: list[str]) -> None:
@@ -236,10 +236,10 @@ def test_the_command_line(
             return np.asarray(image)
 
     with Image.open(made) as image:
-        painted = np.asarray(image)
-    assert np.array_equal(pixels("--like", made), painted)
-    assert not np.array_equal(pixels("a cat", *usual), painted)
-    assert not np.array_equal(pixels("--like", made, "--image-prompt-scale", "0.2"), painted)
+        generated = np.asarray(image)
+    assert np.array_equal(pixels("--like", made), generated)
+    assert not np.array_equal(pixels("a cat", *usual), generated)
+    assert not np.array_equal(pixels("--like", made, "--image-prompt-scale", "0.2"), generated)
     assert request_in("more/a-cat-1-3.png").image_prompt_scale == 0.2
     assert request_in("more/a-cat-1-2.png").image_prompt is None
 

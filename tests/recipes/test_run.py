@@ -76,7 +76,7 @@ def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def paint(pipeline: Any, prompt: str, seed: int = 0) -> np.ndarray:
+def sample(pipeline: Any, prompt: str, seed: int = 0) -> np.ndarray:
     pipeline.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(seed)
     return pipeline(prompt, num_inference_steps=2, generator=generator, output_type="np").images[0]
@@ -126,7 +126,7 @@ def test_the_second_stage_changes_the_decoder_alone(trained: Path):
 
 def test_the_model_loads_and_paints(trained: Path):
     pipeline = TextToImagePipeline.from_pretrained(trained / "3-flow" / "model")
-    picture = paint(pipeline, "a red apple")
+    picture = sample(pipeline, "a red apple")
     assert picture.shape == (32, 32, 3)
     assert np.isfinite(picture).all()
     assert pipeline.denoiser.config.sample_size == 4
@@ -147,7 +147,7 @@ def test_a_text_encoder_that_was_trained_along_goes_with_the_model(trained: Path
         assert torch.equal(value, averaged[f"denoiser.{name}"].half().float())
     pipeline.save_pretrained(tmp_path / "copy")
     again = TextToImagePipeline.from_pretrained(tmp_path / "copy")
-    assert np.array_equal(paint(again, "a red apple"), paint(pipeline, "a red apple"))
+    assert np.array_equal(sample(again, "a red apple"), sample(pipeline, "a red apple"))
 
 
 def test_resume_passes_over_finished_stages(trained: Path, folder: Path):
@@ -195,7 +195,7 @@ def test_own_pictures_with_the_default_text_encoder(from_folder: tuple[Path, lis
     assert (out / "1-flow" / "samples" / "step-000002.png").is_file()
     pipeline = TextToImagePipeline.from_pretrained(out / "1-flow" / "model")
     assert pipeline.text_encoder.identity == pipeline.denoiser.config.text_encoder == "minilm-l6-v2"
-    assert np.isfinite(paint(pipeline, "a red apple")).all()
+    assert np.isfinite(sample(pipeline, "a red apple")).all()
 
 
 def test_a_model_that_was_not_written_is_made_from_the_checkpoint(from_folder: tuple[Path, list[str]], tmp_path: Path):
@@ -325,10 +325,10 @@ def test_cifar10_from_its_archive(archive: Path, taesd: Path, tmp_path: Path):
     assert sum(p.numel() for p in pipeline.denoiser.parameters()) == pytest.approx(1.47e6, rel=0.02)
     assert pipeline.denoiser.config.num_classes == 10
     assert pipeline.text_encoder.names[3] == "cat"
-    assert paint(pipeline, "cat").shape == (32, 32, 3)
-    assert np.isfinite(paint(pipeline, "")).all()
+    assert sample(pipeline, "cat").shape == (32, 32, 3)
+    assert np.isfinite(sample(pipeline, "")).all()
     with pytest.raises(PochadeError, match="did you mean 'truck'"):
-        paint(pipeline, "truk")
+        sample(pipeline, "truk")
 
 
 def test_cifar10_as_published():

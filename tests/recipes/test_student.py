@@ -94,8 +94,8 @@ def test_students_share_the_answers_and_another_question_has_others(
     assert pipe.text_encoder.identity.startswith("bag:")
     assert part.stat().st_mtime_ns == 1
     assert len(list((out / "cache").glob("velocities-*"))) == 1
-    asked = override(net, ["task.guidance=1"])
-    pipe = TextToImagePipeline.from_pretrained(run(asked, out / "second"))
+    inputs = override(net, ["task.guidance=1"])
+    pipe = TextToImagePipeline.from_pretrained(run(inputs, out / "second"))
     assert pipe.default_guidance == 3.0
     names = {path.name for path in (out / "second" / "cache").iterdir()}
     assert folder.name not in names

@@ -8,7 +8,7 @@ def inside_seam(mask: Tensor, width: int) -> Tensor:
     """How much of the new picture is shown, [m, 1, H, W] in [0, 1]: 0 outside the mask, rising within it.
 
     From the border of the mask on it rises evenly over ``width`` pixels, or over half of how deep the mask is where
-    that is less, so that thin strokes are painted.
+    that is less, so that thin strokes are replaced.
     """
     depth, rest = 0, mask
     while depth < 2 * width and bool(rest.any()):

@@ -26,7 +26,7 @@ def openmoji() -> list[AnyStage]:
     """MicroForge nano on OpenMoji at 128 and 256 px, on an f32 autoencoder of its own; then few steps, and editing.
 
     The autoencoder learns at 128 and 256 px; then its decoder goes on alone, at last against an adversary, which
-    leaves the latents as they are. The network that paints at 256 px is distilled to 4 steps, and apart from that
+    leaves the latents as they are. The network that samples at 256 px is distilled to 4 steps, and apart from that
     trained to edit.
     """
     low, high = ImageData(OpenMojiSource(), 128), ImageData(OpenMojiSource(), 256)

@@ -118,11 +118,11 @@ def test_a_student_learns_where_the_ode_leads() -> None:
         optimizer.step()
         schedule.step()
     z, ones = torch.randn(6, 2, 2, 2, generator=torch.Generator().manual_seed(5)), torch.ones(6)
-    told = Conditioning(class_label=torch.zeros(6).long())
+    result = Conditioning(class_label=torch.zeros(6).long())
     with torch.no_grad():
-        answer = z - task.student(z, ones, told).velocity
-        stepped = z - RollOut(task.teacher, grid(12).float())(z, ones, told).velocity
-        one_step_of_the_teacher = z - task.teacher(z, ones, told).velocity
+        answer = z - task.student(z, ones, result).velocity
+        stepped = z - RollOut(task.teacher, grid(12).float())(z, ones, result).velocity
+        one_step_of_the_teacher = z - task.teacher(z, ones, result).velocity
     assert float((answer - stepped).abs().max()) < 0.02
     assert float((answer - (MEAN + DEVIATION * z)).abs().max()) < 0.2
     assert float(one_step_of_the_teacher.std()) < 1e-6  # all noise goes to the mean: what distillation is for
@@ -132,17 +132,17 @@ def test_a_student_learns_where_the_ode_leads() -> None:
 
 
 class Remember(nn.Module):
-    """Answers with a constant and remembers what it was asked."""
+    """Answers with a constant and keeps its arguments."""
 
     config = SimpleNamespace()
 
     def __init__(self, carries: bool = False) -> None:
         super().__init__()
         self.constant, self.carries = nn.Parameter(torch.tensor(0.3)), carries
-        self.asked: list[Any] = []
+        self.inputs: list[Any] = []
 
     def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
-        self.asked.append((latents, t, conditioning, state))
+        self.inputs.append((latents, t, conditioning, state))
         dropped = conditioning.class_label == -1
         velocity = torch.where(dropped, 0.0, self.constant).view(-1, 1, 1, 1).expand(latents.shape)
         carried = (1.0 + torch.arange(len(t))).view(-1, 1) if self.carries else None
@@ -155,12 +155,12 @@ def test_one_step_by_hand() -> None:
     settings = ConsistencySettings(cfg_dropout=0.0, first_intervals=4, last_intervals=4)
     task, batch = ConsistencyTask(Remember(), settings), gaussian_batch(12)
     out = task(batch)
-    (z_both, t_both, asked, _), (z_t, t, _, _), (z_s, s, _, _) = (
-        m.asked[0] for m in (task.teacher, task.student, task.target)
+    (z_both, t_both, inputs, _), (z_t, t, _, _), (z_s, s, _, _) = (
+        m.inputs[0] for m in (task.teacher, task.student, task.target)
     )
     assert torch.equal(z_both, z_t.repeat(2, 1, 1, 1))
     assert torch.equal(t_both, t.repeat(2))
-    assert asked.class_label.tolist() == [0] * 12 + [-1] * 12
+    assert inputs.class_label.tolist() == [0] * 12 + [-1] * 12
     column = (t - s).view(-1, 1, 1, 1)
     torch.testing.assert_close(z_s, z_t - 0.9 * column)
     gap = ((0.9 - 0.3) * (t - s)).abs()  # f(z_t, t) - f(z_s, s) = (0.9 - 0.3) (t - s)
@@ -180,19 +180,19 @@ def test_noise_is_that_of_the_path_and_comes_from_the_seeds() -> None:
         gaussian_batch(64),
     )
     task(batch)
-    z_t, t, _, _ = task.student.asked[-1]
+    z_t, t, _, _ = task.student.inputs[-1]
     t = t.view(-1, 1, 1, 1)
     eps = (z_t - (1 - t) * batch["latents"]) / t
     assert abs(float(eps.mean())) < 0.1
     assert 0.9 < float(eps.std()) < 1.1
     torch.manual_seed(3)
     task(batch)
-    assert torch.equal(task.student.asked[-1][0], z_t)
+    assert torch.equal(task.student.inputs[-1][0], z_t)
     part = {k: v[10:13] for k, v in batch.items()}
     task(part)
-    assert torch.equal(task.student.asked[-1][0], z_t[10:13])
+    assert torch.equal(task.student.inputs[-1][0], z_t[10:13])
     task({**batch, "seed": batch["seed"] + 1})
-    assert not torch.equal(task.student.asked[-1][0], z_t)
+    assert not torch.equal(task.student.inputs[-1][0], z_t)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.4, 1.0])
@@ -200,14 +200,14 @@ def test_shares_of_rows_lose_their_class_and_are_given_a_state(share: float) -> 
     settings = ConsistencySettings(cfg_dropout=share, self_conditioning_prob=share)
     task, batch = ConsistencyTask(Remember(carries=True), settings), gaussian_batch(400)
     task(batch)
-    assert task.teacher.asked[0][3] is None
-    (_, _, told, state), (_, _, target_told, target_state) = task.student.asked[0], task.target.asked[0]
-    dropped, given = told.class_label == -1, state[:, 0] > 0
+    assert task.teacher.inputs[0][3] is None
+    (_, _, result, state), (_, _, target_told, target_state) = task.student.inputs[0], task.target.inputs[0]
+    dropped, given = result.class_label == -1, state[:, 0] > 0
     assert float(dropped.float().mean()) == pytest.approx(share, abs=0.08)
     assert float(given.float().mean()) == pytest.approx(share, abs=0.08)
     assert state[:, 0].tolist() == [i + 1 if g else 0 for i, g in enumerate(given.tolist())]  # the conditional branch's
     assert torch.equal(state, target_state)
-    assert torch.equal(told.class_label, target_told.class_label)
+    assert torch.equal(result.class_label, target_told.class_label)
 
 
 def test_the_target_follows_the_student_and_the_grid_grows() -> None:

@@ -81,17 +81,17 @@ def test_rows_lose_their_control_apart_from_their_text() -> None:
     batch = batch_of(0, rows=256)
     batch["control"] = torch.ones_like(batch["control"])
     task = ControlTask(denoiser, ControlSettings(cfg_dropout=0.5, input_dropout=0.25))
-    told = task.conditioning(batch)
-    assert told.control is not None
-    kept = told.control.flatten(1).amin(1)
-    assert torch.equal(kept, told.control.flatten(1).amax(1))
+    result = task.conditioning(batch)
+    assert result.control is not None
+    kept = result.control.flatten(1).amin(1)
+    assert torch.equal(kept, result.control.flatten(1).amax(1))
     lost = kept == 0
     assert 0.15 < lost.float().mean() < 0.35
     dropped = draw_flow(batch["latents"], batch["seed"], task.settings).dropped
     assert 0.05 < (lost & dropped).float().mean() < 0.2
     again = task.conditioning({name: value[5:6] for name, value in batch.items()})
     assert again.control is not None
-    assert torch.equal(again.control, told.control[5:6])
+    assert torch.equal(again.control, result.control[5:6])
     for share, expected in ((0.0, 1.0), (1.0, 0.0)):
         whole = ControlTask(denoiser, ControlSettings(input_dropout=share)).conditioning(batch).control
         assert whole is not None

@@ -51,12 +51,12 @@ def question(rows: int = 8) -> dict[str, Any]:
     }
 
 
-def lesson(asked: dict[str, Any], velocity: Tensor, encoder: Words) -> dict[str, Any]:
+def lesson(inputs: dict[str, Any], velocity: Tensor, encoder: Words) -> dict[str, Any]:
     """What the data set gives for that question and its answer, with the text of a student's encoder."""
-    text = encoder.encode(asked["caption"])
-    told = {"tokens": text.tokens, "mask": text.mask, "pooled": text.pooled}
-    other = {"seed": torch.zeros_like(asked["seed"]), "record_seed": asked["seed"]}
-    return {"latents": asked["latents"], **told, **other, "teacher_velocity": velocity.half().float()}
+    text = encoder.encode(inputs["caption"])
+    result = {"tokens": text.tokens, "mask": text.mask, "pooled": text.pooled}
+    other = {"seed": torch.zeros_like(inputs["seed"]), "record_seed": inputs["seed"]}
+    return {"latents": inputs["latents"], **result, **other, "teacher_velocity": velocity.half().float()}
 
 
 def microforge(**changes: Any) -> MicroForgeDenoiser:
@@ -73,21 +73,25 @@ def microforge(**changes: Any) -> MicroForgeDenoiser:
 @pytest.mark.parametrize("scale", [1.0, 3.0])
 @pytest.mark.parametrize("drop", [0.0, 0.5])
 def test_the_answer_is_the_teachers_own_velocity(scale: float, drop: float) -> None:
-    teacher, settings, asked = lrf(), DistillationSettings(guidance=scale, cfg_dropout=drop, time_shift=2.0), question()
-    answer = answers_of(teacher, Words(5), settings, CPU)(asked)
+    teacher, settings, inputs = (
+        lrf(),
+        DistillationSettings(guidance=scale, cfg_dropout=drop, time_shift=2.0),
+        question(),
+    )
+    answer = answers_of(teacher, Words(5), settings, CPU)(inputs)
     assert not answer.requires_grad
-    draw = draw_flow(asked["latents"], asked["seed"], settings)
-    text = Words(5).encode(asked["caption"])
+    draw = draw_flow(inputs["latents"], inputs["seed"], settings)
+    text = Words(5).encode(inputs["caption"])
     conditioning = Conditioning(text.tokens, text.mask, text.pooled)
-    z_t = interpolate(asked["latents"], draw.eps, draw.t)
+    z_t = interpolate(inputs["latents"], draw.eps, draw.t)
     with torch.no_grad():
-        told = teacher(z_t, draw.t, conditioning.drop("text", rows=draw.dropped)).velocity
+        result = teacher(z_t, draw.t, conditioning.drop("text", rows=draw.dropped)).velocity
         empty = teacher(z_t, draw.t, conditioning.drop("text")).velocity
-    torch.testing.assert_close(answer, empty + scale * (told - empty))
+    torch.testing.assert_close(answer, empty + scale * (result - empty))
     if drop:
         assert 0 < int(draw.dropped.sum()) < len(draw.dropped)
         torch.testing.assert_close(answer[draw.dropped], empty[draw.dropped])
-    parts = [{k: v[s] for k, v in asked.items()} for s in (slice(3), slice(3, 8))]
+    parts = [{k: v[s] for k, v in inputs.items()} for s in (slice(3), slice(3, 8))]
     both = torch.cat([answers_of(teacher, Words(5), settings, CPU)(part) for part in parts])
     torch.testing.assert_close(both, answer, atol=1e-5, rtol=1e-5)
 
@@ -97,13 +101,13 @@ def test_classes_are_answered_too() -> None:
         lrf(num_classes=3, text_dim=0, pooled_dim=0),
         DistillationSettings(guidance=2.0, cfg_dropout=0.3),
     )
-    asked = {k: v for k, v in question().items() if k != "caption"} | {"class_label": torch.arange(8) % 3}
-    answer = answers_of(teacher, None, settings, CPU)(asked)
-    draw = draw_flow(asked["latents"], asked["seed"], settings)
-    conditioning = Conditioning(class_label=asked["class_label"]).drop("class_label", rows=draw.dropped)
+    inputs = {k: v for k, v in question().items() if k != "caption"} | {"class_label": torch.arange(8) % 3}
+    answer = answers_of(teacher, None, settings, CPU)(inputs)
+    draw = draw_flow(inputs["latents"], inputs["seed"], settings)
+    conditioning = Conditioning(class_label=inputs["class_label"]).drop("class_label", rows=draw.dropped)
     with torch.no_grad():
         guided = GuidedDenoiser(teacher, Guidance(2.0))
-        z_t = interpolate(asked["latents"], draw.eps, draw.t)
+        z_t = interpolate(inputs["latents"], draw.eps, draw.t)
         torch.testing.assert_close(answer, guided(z_t, draw.t, conditioning).velocity)
 
 
@@ -111,9 +115,9 @@ def test_a_teacher_that_carries_a_state_is_given_none() -> None:
     class Sampled(Carry):
         config: Any = None
 
-        def forward(self, *asked: Any, state: Tensor | None = None, depth: int | None = None) -> DenoiserOutput:
+        def forward(self, *inputs: Any, state: Tensor | None = None, depth: int | None = None) -> DenoiserOutput:
             assert depth is None
-            return super().forward(*asked, state=state)
+            return super().forward(*inputs, state=state)
 
     teacher = Sampled()
     answers_of(teacher, Words(5), DistillationSettings(), CPU)(question())
@@ -127,12 +131,12 @@ def test_the_teacher_itself_is_a_perfect_student(family: str) -> None:
     settings = DistillationSettings(
         guidance=1.0, cfg_dropout=0.4, self_conditioning_prob=0.0, alpha="constant", density="laplace", time_shift=3.0
     )
-    asked = question()
-    batch = lesson(asked, answers_of(teacher, Words(width), settings, CPU)(asked), Words(width))
+    inputs = question()
+    batch = lesson(inputs, answers_of(teacher, Words(width), settings, CPU)(inputs), Words(width))
     out = DistillationTask(teacher, settings)(batch)
     size = float(batch["teacher_velocity"].square().mean())
     assert float(out["loss_teacher"]) < 1e-6 * size
-    wrong = DistillationTask(teacher, settings)({**batch, "record_seed": asked["seed"] + 1})
+    wrong = DistillationTask(teacher, settings)({**batch, "record_seed": inputs["seed"] + 1})
     assert float(wrong["loss_teacher"]) > 1e-3 * size
 
 
@@ -143,7 +147,7 @@ def test_the_loss_is_the_sum_of_its_parts(kind: Any) -> None:
     )
     batch, student = lesson(question(), torch.full((8, 2, 4, 4), 0.5), Words(5)), Remember()
     out = DistillationTask(student, settings)(batch)
-    t = student.asked[1]
+    t = student.arguments[1]
     weights = {"t": t, "1-t": 1 - t, "constant": torch.ones_like(t)}[kind]
     torch.testing.assert_close(alpha(t, kind), weights)
     torch.testing.assert_close(out["loss_teacher"], weights.mean() * 0.04)
@@ -169,11 +173,11 @@ def test_what_a_family_asks_for_is_added_whatever_the_weights() -> None:
 
 def test_the_least_of_the_loss_has_the_guidance_that_is_promised() -> None:
     """On numbers: the data have the mean 2 at a condition and 0 without one, the teacher says 0 + 3 (2 - 0)."""
-    told = torch.tensor([2.0 - 1, 2.0 + 1], dtype=torch.float64)
+    result = torch.tensor([2.0 - 1, 2.0 + 1], dtype=torch.float64)
     for t in (0.1, 0.9):
         flow, teacher = 0.5, float(alpha(torch.tensor(t, dtype=torch.float64), "t"))
         v = torch.zeros((), dtype=torch.float64, requires_grad=True)
-        loss = flow * (v - told).square().mean() + teacher * (v - 6).square()
+        loss = flow * (v - result).square().mean() + teacher * (v - 6).square()
         (slope,) = torch.autograd.grad(loss, v)
         least = -slope / (2 * (flow + teacher))
         promised = (flow + teacher * 3) / (flow + teacher)
@@ -182,12 +186,12 @@ def test_the_least_of_the_loss_has_the_guidance_that_is_promised() -> None:
 
 @pytest.mark.parametrize("self_conditioning", [True, False])
 def test_a_student_of_another_family_and_text_encoder_comes_nearer(self_conditioning: bool) -> None:
-    asked = question(16)
+    inputs = question(16)
     settings = DistillationSettings(guidance=2.0, cfg_dropout=0.1, flow_weight=0.0)
-    answer = answers_of(lrf(), Words(5), settings, CPU)(asked)
+    answer = answers_of(lrf(), Words(5), settings, CPU)(inputs)
     student = microforge(self_conditioning=self_conditioning)
     assert (student.state_shape is not None) == self_conditioning
-    task, batch = DistillationTask(student, settings), lesson(asked, answer, Words(7))
+    task, batch = DistillationTask(student, settings), lesson(inputs, answer, Words(7))
     optimizer = torch.optim.Adam(task.trainable().parameters(), 5e-3)
     losses: list[float] = []
     for _ in range(60):
@@ -204,10 +208,10 @@ def test_a_text_encoder_is_trained_along() -> None:
 
     torch.manual_seed(0)
     encoder = BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=5, hidden_dim=8)
-    asked = question()
+    inputs = question()
     settings = DistillationSettings(text_encoder="bag")
-    answer = answers_of(microforge(), Words(7), settings, CPU)(asked)
-    batch = {**asked, "record_seed": asked["seed"], "teacher_velocity": answer}
+    answer = answers_of(microforge(), Words(7), settings, CPU)(inputs)
+    batch = {**inputs, "record_seed": inputs["seed"], "teacher_velocity": answer}
     out = DistillationTask(lrf(), settings, encoder)(batch)
     out["loss"].backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in encoder.parameters())
@@ -222,7 +226,7 @@ def test_the_draws_are_the_records_and_not_the_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "result"),
     [
         ({"records": 0}, "records: 0 given, must be at least 1"),
         ({"teacher_weight": 0.0}, "teacher_weight: 0.0 given, must be above 0"),
@@ -233,10 +237,10 @@ def test_the_draws_are_the_records_and_not_the_runs() -> None:
         ({"autoencoder": "lrf-openmoji"}, "autoencoder: 'lrf-openmoji' given, allowed is none"),
     ],
 )
-def test_settings_out_of_range(wrong: dict[str, Any], told: str) -> None:
+def test_settings_out_of_range(wrong: dict[str, Any], result: str) -> None:
     with pytest.raises(PochadeError) as caught:
         replace(DistillationSettings(), **wrong)
-    assert told in str(caught.value)
+    assert result in str(caught.value)
 
 
 def test_modules_of_the_teacher_are_set_to_answer() -> None:

@@ -1,4 +1,4 @@
-"""Learning to edit: what a row is told, what it loses, and a toy that learns to follow instructions."""
+"""Learning to edit: the conditioning of a sample, what it loses, and a toy that learns to follow instructions."""
 
 from typing import Any
 
@@ -36,12 +36,12 @@ def batch_of(step: int, rows: int = 32) -> Batch:
     }
 
 
-def predicted(denoiser: Any, batch: Batch, told: Conditioning, t: float = 0.9) -> Tensor:
+def predicted(denoiser: Any, batch: Batch, result: Conditioning, t: float = 0.9) -> Tensor:
     """The data that the denoiser sees behind much noise."""
     draw = draw_flow(batch["latents"], batch["seed"], FlowSettings())
     times = torch.full_like(draw.t, t)
     z_t = interpolate(batch["latents"], draw.eps, times)
-    return to_data(z_t, denoiser(z_t, times, told).velocity, times)
+    return to_data(z_t, denoiser(z_t, times, result).velocity, times)
 
 
 def test_a_toy_follows_instructions() -> None:
@@ -63,9 +63,9 @@ def test_a_toy_follows_instructions() -> None:
     denoiser.eval()
     batch = batch_of(1000)
     with torch.no_grad():
-        told = EditTask(denoiser, EditSettings(text_dropout=0, source_dropout=0, joint_dropout=0)).conditioning(batch)
-        found = predicted(denoiser, batch, told)
-        without = predicted(denoiser, batch, told.drop("source"))
+        result = EditTask(denoiser, EditSettings(text_dropout=0, source_dropout=0, joint_dropout=0)).conditioning(batch)
+        found = predicted(denoiser, batch, result)
+        without = predicted(denoiser, batch, result.drop("source"))
     right = [float((x.sign() == batch["latents"]).float().mean()) for x in (found, without)]
     assert right[0] > 0.9
     assert right[1] < 0.75
@@ -91,22 +91,22 @@ def test_rows_lose_words_source_or_both() -> None:
     batch["source_mask"] = torch.ones_like(batch["source_mask"])
     denoiser: Any = LRFDenoiser(**TOY, tasks=("edit",))
     task = EditTask(denoiser, EditSettings(text_dropout=0.1, source_dropout=0.2, joint_dropout=0.3))
-    told = task.conditioning(batch)
-    assert told.mask is not None
-    assert told.source is not None
-    assert told.source_mask is not None
-    assert told.task is not None
-    text, source = told.mask.any(1), told.source.flatten(1).any(1)
-    assert torch.equal(source, told.task == TASKS.index("edit"))
-    assert torch.equal(source, told.source_mask.flatten(1).all(1))
+    result = task.conditioning(batch)
+    assert result.mask is not None
+    assert result.source is not None
+    assert result.source_mask is not None
+    assert result.task is not None
+    text, source = result.mask.any(1), result.source.flatten(1).any(1)
+    assert torch.equal(source, result.task == TASKS.index("edit"))
+    assert torch.equal(source, result.source_mask.flatten(1).all(1))
     for lost, share in ((~text & source, 0.1), (text & ~source, 0.2), (~text & ~source, 0.3), (text & source, 0.4)):
         assert abs(float(lost.float().mean()) - share) < 0.05
     # A row loses the same alone and in any batch.
     alone = task.conditioning({name: value[7:8] for name, value in batch.items()})
     assert alone.source is not None
     assert alone.mask is not None
-    assert torch.equal(alone.source, told.source[7:8])
-    assert torch.equal(alone.mask, told.mask[7:8])
+    assert torch.equal(alone.source, result.source[7:8])
+    assert torch.equal(alone.mask, result.mask[7:8])
 
 
 def test_the_task_reaches_the_network() -> None:

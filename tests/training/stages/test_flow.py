@@ -12,14 +12,14 @@ from training.toy import gradients, halves
 
 
 class Remember(nn.Module):
-    """A denoiser that answers with a constant and remembers what it was asked."""
+    """A denoiser that answers with a constant and keeps its arguments."""
 
     def __init__(self) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.tensor(0.3))
 
     def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> DenoiserOutput:
-        self.asked = (latents, t, conditioning)
+        self.arguments = (latents, t, conditioning)
         return DenoiserOutput(self.constant.expand(latents.shape))
 
 
@@ -49,12 +49,12 @@ def vectors(batch: int = 4, longest: int = 6) -> dict[str, Any]:
 
 
 def test_flow_loss_is_the_error_of_the_velocity():
-    """The noise is found back from what the denoiser was asked: z_t = (1 - t) z_0 + t eps."""
+    """The noise is found back from the arguments of the denoiser: z_t = (1 - t) z_0 + t eps."""
     denoiser = Remember()
     task = FlowTask(denoiser, FlowSettings(cfg_dropout=0.0))
     batch = vectors()
     out = task(batch)
-    z_t, t, _ = denoiser.asked
+    z_t, t, _ = denoiser.arguments
     eps = (z_t - (1 - t).view(-1, 1, 1, 1) * batch["latents"]) / t.view(-1, 1, 1, 1)
     torch.testing.assert_close(z_t, interpolate(batch["latents"], eps, t))
     torch.testing.assert_close(to_data(z_t, eps - batch["latents"], t), batch["latents"], atol=1e-5, rtol=1e-5)
@@ -103,11 +103,11 @@ class Carry(Remember):
     def forward(
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None = None
     ) -> DenoiserOutput:
-        self.asked = (latents, t, conditioning)
+        self.arguments = (latents, t, conditioning)
         self.states.append(state)
-        told = torch.stack((latents.mean((1, 2, 3)), t), 1)
+        result = torch.stack((latents.mean((1, 2, 3)), t), 1)
         moved = torch.zeros(len(t), 2) if state is None else state
-        return DenoiserOutput(self.weight(latents) + moved.mean(1)[:, None, None, None], state=self.constant * told)
+        return DenoiserOutput(self.weight(latents) + moved.mean(1)[:, None, None, None], state=self.constant * result)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.9, 1.0])
@@ -122,7 +122,7 @@ def test_a_first_pass_supplies_the_state_of_that_share_of_rows(share: float):
     assert first is None
     assert state is not None
     assert not state.requires_grad
-    z_t, t, conditioning = denoiser.asked
+    z_t, t, conditioning = denoiser.arguments
     given = state.ne(0).any(1)
     torch.testing.assert_close(state, 0.3 * torch.stack((z_t.mean((1, 2, 3)), t), 1) * given[:, None])
     assert float(given.float().mean()) == pytest.approx(share, abs=0.04)
@@ -139,8 +139,8 @@ def test_noise_time_and_dropped_rows_are_the_same_with_and_without_a_state():
     carrying, plain, batch = Carry(), Remember(), vectors()
     for denoiser in (carrying, plain):
         FlowTask(denoiser, FlowSettings(cfg_dropout=0.5))(batch)
-    assert all(torch.equal(a, b) for a, b in zip(carrying.asked[:2], plain.asked[:2], strict=True))
-    assert torch.equal(carrying.asked[2].mask, plain.asked[2].mask)
+    assert all(torch.equal(a, b) for a, b in zip(carrying.arguments[:2], plain.arguments[:2], strict=True))
+    assert torch.equal(carrying.arguments[2].mask, plain.arguments[2].mask)
 
 
 def test_the_pass_without_gradient_does_not_cost_the_second_its_gradient():
@@ -227,7 +227,7 @@ def test_that_share_of_rows_loses_its_conditioning(share: float):
     rows = 600
     batch = {"latents": torch.zeros(rows, 2, 1, 1), "class_label": torch.full((rows,), 4), "seed": torch.arange(rows)}
     task(batch)
-    labels, t = denoiser.asked[2].class_label, denoiser.asked[1]
+    labels, t = denoiser.arguments[2].class_label, denoiser.arguments[1]
     dropped = labels == -1
     assert float(dropped.float().mean()) == pytest.approx(share, abs=0.06)
     assert (labels[~dropped] == 4).all()
@@ -235,7 +235,7 @@ def test_that_share_of_rows_loses_its_conditioning(share: float):
         assert abs(float(t[dropped].mean() - t[~dropped].mean())) < 0.06
     text = vectors()
     task(text)
-    given = denoiser.asked[2]
+    given = denoiser.arguments[2]
     gone = ~given.mask.any(1)
     assert given.tokens[gone].eq(0).all()
     assert given.pooled[gone].eq(0).all()
@@ -250,9 +250,9 @@ def test_text_is_padded_to_few_lengths(given: int, expected: int):
     tokens, mask = lengthened(batch["tokens"], batch["mask"])
     assert tokens.shape == (4, expected, 5)
     assert mask.shape == (4, expected)
-    asked = batch["latents"], torch.rand(4)
-    found = denoiser(*asked, Conditioning(tokens, mask, batch["pooled"])).velocity
-    plain = denoiser(*asked, Conditioning(batch["tokens"], batch["mask"], batch["pooled"])).velocity
+    arguments = batch["latents"], torch.rand(4)
+    found = denoiser(*arguments, Conditioning(tokens, mask, batch["pooled"])).velocity
+    plain = denoiser(*arguments, Conditioning(batch["tokens"], batch["mask"], batch["pooled"])).velocity
     torch.testing.assert_close(found, plain, rtol=0, atol=1e-6)
 
 

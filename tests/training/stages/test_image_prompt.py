@@ -87,16 +87,16 @@ def test_rows_lose_their_reference_apart_from_their_text() -> None:
     denoiser: Any = MicroForgeDenoiser(**TOY, image_prompt_dim=WIDTH)
     batch = batch_of(0, rows=256)
     task = ImagePromptTask(denoiser, ImagePromptSettings(cfg_dropout=0.5, input_dropout=0.25))
-    told = task.conditioning(batch)
-    assert told.image_prompt is not None
-    lost = told.image_prompt.eq(0).flatten(1).all(1)
-    assert torch.equal(told.image_prompt[~lost], batch["image_prompt"][~lost])
+    result = task.conditioning(batch)
+    assert result.image_prompt is not None
+    lost = result.image_prompt.eq(0).flatten(1).all(1)
+    assert torch.equal(result.image_prompt[~lost], batch["image_prompt"][~lost])
     assert 0.15 < lost.float().mean() < 0.35
     dropped = draw_flow(batch["latents"], batch["seed"], task.settings).dropped
     assert 0.05 < (lost & dropped).float().mean() < 0.2
     again = task.conditioning({name: value[5:6] for name, value in batch.items()})
     assert again.image_prompt is not None
-    assert torch.equal(again.image_prompt, told.image_prompt[5:6])
+    assert torch.equal(again.image_prompt, result.image_prompt[5:6])
 
 
 def test_settings_are_looked_at() -> None:

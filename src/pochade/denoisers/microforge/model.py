@@ -3,7 +3,7 @@
 A planner reads the embedded picture and makes K plan tokens; each block then scans the picture along a zigzag path of
 its own, attends to text and plan together, and ends in a feed-forward. One attention module, a single instance, is
 called after every few blocks. The plan is the state that goes from one sampling step to the next. A picture to edit
-lies beside the one that is painted, in width or in channels.
+lies beside the one that is generated, in width or in channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -110,8 +110,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         modulation: "grouped", one MLP for all blocks with a cheap part of each block's own, or "full", one matrix each.
         modulation_groups: groups of channels of the grouped modulation, divide D.
         source: how a picture to edit enters: "none", not at all; "width", as further tokens of a grid twice as wide,
-            of which the left half is painted; "channels", added to the tokens at its place. With it comes a vector for
-            each of ``pochade.types.TASKS`` beside the time.
+            of which the left half is generated; "channels", added to the tokens at its place. With it comes a vector
+            for each of ``pochade.types.TASKS`` beside the time.
         tasks: of those, the ones with a source that the network was trained for.
         regions: R, tokens of the planner, up to ``MOST_REGIONS``, that read what the mask of the source marks and
             nothing else of the picture; they take a source and a planner. 0 for none.
@@ -291,7 +291,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         """A copy to be trained for ``tasks`` beside those that it has, each with a source.
 
         Without a source it gives what this one gives, bit for bit; in channels, where the path of the source starts
-        closed, at first with one as well. In width a source is read at first as the picture that is painted is. New
+        closed, at first with one as well. In width a source is read at first as the generated picture is. New
         regions change nothing where nothing is marked.
 
         Args:

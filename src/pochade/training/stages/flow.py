@@ -52,7 +52,7 @@ JOINT = "bag"
 
 @dataclass(frozen=True)
 class FlowSettings(Settings):
-    """Which denoiser, on which latents, conditioned by what, and how its error is weighed."""
+    """Which denoiser, on which latents, conditioned by what, and the weights of its error."""
 
     stage_kind = "flow"
 

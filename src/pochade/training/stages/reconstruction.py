@@ -61,7 +61,7 @@ class LossWeights(Protocol):
 
 
 class PictureTask(Task):
-    """What tasks share whose network paints pictures that are known: the loss, and an adversary that may join in.
+    """The common part of tasks whose network reconstructs pictures: the loss, and an adversary that may join in.
 
     Args:
         name: the network's, in ``named_parameters`` and in a checkpoint with an adversary.
