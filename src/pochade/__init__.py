@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from pochade.denoisers.lrf import LRFDenoiser
     from pochade.pipelines.image_to_image import ImageToImagePipeline
     from pochade.pipelines.inpaint import InpaintPipeline
+    from pochade.pipelines.metadata import PictureMetadata, read_metadata
     from pochade.pipelines.requests import EditRequest, GenerationRequest
     from pochade.pipelines.run_request import generate, repeat
     from pochade.pipelines.super_resolution import SuperResolutionPipeline
@@ -31,12 +32,14 @@ __all__ = [
     "ImageToImagePipeline",
     "InpaintPipeline",
     "LRFDenoiser",
+    "PictureMetadata",
     "PochadeError",
     "SuperResolutionPipeline",
     "TextToImagePipeline",
     "TinyAutoencoder",
     "__version__",
     "generate",
+    "read_metadata",
     "repeat",
 ]
 
@@ -48,10 +51,12 @@ _LAZY = {
     "ImageToImagePipeline": "pochade.pipelines.image_to_image",
     "InpaintPipeline": "pochade.pipelines.inpaint",
     "LRFDenoiser": "pochade.denoisers.lrf",
+    "PictureMetadata": "pochade.pipelines.metadata",
     "SuperResolutionPipeline": "pochade.pipelines.super_resolution",
     "TextToImagePipeline": "pochade.pipelines.text_to_image",
     "TinyAutoencoder": "pochade.autoencoders.tiny",
     "generate": "pochade.pipelines.run_request",
+    "read_metadata": "pochade.pipelines.metadata",
     "repeat": "pochade.pipelines.run_request",
 }
 

@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -69,6 +71,24 @@ def test_info_of_a_damaged_model(capsys: Any, toy_pipeline_folder: Path, tmp_pat
     folder = Path(shutil.copytree(toy_pipeline_folder, tmp_path / "toy"))
     (folder / "denoiser/diffusion_pytorch_model.safetensors").write_bytes(b"\xff" * 64)
     assert "not a readable safetensors file" in cli(capsys, "info", str(folder), code=2).error
+
+
+def test_info_of_a_picture(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    model, folder = str(toy_pipeline_folder), tmp_path / "my [red] pictures"
+    cli(capsys, "generate", "a [red] apple", "--model", model, "--steps", "1", "--seed", "7", "-o", str(folder))
+    path = folder / "a-red-apple-7.png"
+    found = json.loads(cli(capsys, "info", str(path), "--json").out)
+    assert found == {"file": str(path), **json.loads(pochade.read_metadata(path).to_json())}
+    shown = cli(capsys, "info", str(path)).out
+    assert re.search(r"^prompt +a \[red\] apple$", shown, re.MULTILINE)
+    assert re.search(r"^seed +7$", shown, re.MULTILINE)
+    assert re.search(rf"^model_sha256 +{found['model_sha256']}$", shown, re.MULTILINE)
+    repeat = shlex.split(shown.partition("Repeat with: pochade ")[2])
+    again = Path(cli(capsys, *repeat, "-o", str(tmp_path / "again")).out.strip())
+    assert again.read_bytes() == path.read_bytes()
+    other = tmp_path / "other.txt"
+    other.write_text("no picture")
+    assert "not a readable PNG" in cli(capsys, "info", str(other), code=2).error
 
 
 def test_info_of_the_machine(capsys: Any) -> None:

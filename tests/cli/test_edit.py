@@ -59,7 +59,9 @@ def test_edit_with_its_request(run: Any, toy_pipeline_folder: Path) -> None:
     assert (metadata.width, metadata.height) == (40, 24)
     assert pixels("new/out.png").shape == (24, 40, 3)
     message = run("generate", "--like", "new/out.png", code=2).error
-    assert message == "error: like: the picture was made from 'in.png', allowed are those of pochade generate"
+    assert message == (
+        "error: like: the picture was made by pochade edit, which repeats it; allowed are those of pochade generate"
+    )
 
 
 def test_beside_the_input_and_never_over_a_file(run: Any) -> None:
@@ -231,3 +233,60 @@ def test_bad_input_is_one_line_and_writes_nothing(run: Any, case: str) -> None:
     assert "\n" not in done.error
     assert done.out == ""
     assert {p.name for p in Path.cwd().iterdir()} == files
+
+
+def test_edits_are_repeated_and_changed(run: Any, capsys: Any) -> None:
+    def again(*arguments: str, code: int = 0) -> Outcome:
+        return cli(capsys, *arguments, code=code)
+
+    run("edit", "in.png", "a red apple", "-o", "made/a.png", "--seed", "3", "--strength", "0.4", "--negative", "cat")
+    assert again("edit", "--like", "made/a.png").out == "in-edited.png\n"
+    assert Path("in-edited.png").read_bytes() == Path("made/a.png").read_bytes()
+    again("edit", "clear.png", "pear", "--like", "made/a.png", "--seed", "4", "-o", "b.png", "--strength", "0.5")
+    changed = read_metadata("b.png").request
+    assert changed == read_metadata("made/a.png").request.changed(
+        source="clear.png", prompt="pear", seed=4, strength=0.5
+    )
+
+    run("inpaint", "in.png", "a hat", "--mask", "m.png", "-o", "made/i.png", "--strength", "0.7")
+    again("inpaint", "--like", "made/i.png", "-o", "i2.png")
+    assert Path("i2.png").read_bytes() == Path("made/i.png").read_bytes()
+    run("upscale", "in.png", "-o", "made/u.png", "--factor", "4", "--guidance", "2")
+    assert again("upscale", "--like", "made/u.png").out == "in-4x.png\n"
+    assert Path("in-4x.png").read_bytes() == Path("made/u.png").read_bytes()
+
+    message = again("upscale", "--like", "made/i.png", code=2).error
+    assert message == (
+        "error: like: the picture was made by pochade inpaint, which repeats it; allowed are those of pochade upscale"
+    )
+    Path("in.png").write_bytes(Path("m.png").read_bytes())
+    assert again("edit", "--like", "made/a.png", code=2).error.endswith(
+        "its source is 'in.png', which is another file now"
+    )
+
+
+def test_several_pictures_of_an_edit(run: Any) -> None:
+    done = run("edit", "in.png", "apple", "-n", "2", "--seed", "3", "--json")
+    assert [(made["file"], made["seed"]) for made in json.loads(done.out)] == [
+        ("in-edited.png", 3),
+        ("in-edited-2.png", 4),
+    ]
+    run("edit", "in.png", "apple", "--seed", "4", "-o", "alone.png")
+    assert (pixels("alone.png") == pixels("in-edited-2.png")).all()
+    Path("edits.txt").write_text("a red apple\na pear\n")
+    run("edit", "in.png", "@edits.txt", "--seed", "3", "-o", "both.png", "--compare")
+    assert [read_metadata(name).request.prompt for name in ("both.png", "both-2.png")] == ["a red apple", "a pear"]
+    assert Path("both-2-compare.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("edit",), "source: none given, allowed is the file of a picture, or --like FILE.png"),
+        (("edit", "in.png"), "prompt: none given, allowed is a sentence such as 'a green apple', or --like FILE.png"),
+        (("inpaint", "in.png", "x"), "mask: none given, allowed is the file of a mask, or alpha, or --like FILE.png"),
+        (("upscale",), "source: none given, allowed is the file of a picture, or --like FILE.png"),
+    ],
+)
+def test_what_an_edit_needs(run: Any, arguments: tuple[str, ...], message: str) -> None:
+    assert run(*arguments, code=2).error == f"error: {message}"

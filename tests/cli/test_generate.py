@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,39 @@ def test_a_drawn_seed_is_printed(generate: Any) -> None:
     (made,) = json.loads(done.out)
     assert made["file"] == f"out/apple-{made['seed']}.png"
     assert 0 <= made["seed"] < 2**31
+
+
+def test_prompts_from_a_file_and_the_standard_input(generate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("prompts.txt").write_bytes("\ufeffa red apple\r\n\r\n  @home -n 3\r\n".encode())
+    monkeypatch.setattr("sys.stdin", TextIOWrapper(BytesIO("a fox\nune poire dorée".encode())))
+    done = generate("@prompts.txt", "cat", "-", "--seed", "7", "--steps", "1", "--json")
+    made = [(m["prompt"], m["seed"]) for m in json.loads(done.out)]
+    assert made == [("a red apple", 7), ("@home -n 3", 8), ("cat", 9), ("a fox", 10), ("une poire dorée", 11)]
+
+
+def test_several_pictures_of_a_prompt(generate: Any) -> None:
+    done = generate("apple", "cat", "-n", "2", "--seed", "7", "--steps", "1")
+    assert done.out.split() == ["out/apple-7.png", "out/apple-8.png", "out/cat-9.png", "out/cat-10.png"]
+    generate("apple", "--seed", "8", "--steps", "1", "-o", "alone")
+    assert Path("alone/apple-8.png").read_bytes() == Path("out/apple-8.png").read_bytes()
+    done = generate("--like", "out/apple-7.png", "-n", "2", "-o", "more", model=None)
+    assert done.out.split() == ["more/apple-7.png", "more/apple-8.png"]
+    assert "2^63 - 1 for 2 pictures" in generate("apple", "-n", "2", "--seed", str(2**63 - 1), code=2).error
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "prompt: '@p.txt' given, 'p.txt' cannot be read (No such file or directory)"),
+        (b"\n \n", "prompt: 'p.txt' is empty, allowed is a prompt a line"),
+        (b"a \xff\n", "prompt: 'p.txt' is no text in UTF-8 (byte 2), a prompt a line is allowed"),
+    ],
+)
+def test_files_that_hold_no_prompts(generate: Any, content: bytes | None, message: str) -> None:
+    if content is not None:
+        Path("p.txt").write_bytes(content)
+    assert generate("@p.txt", code=2).error == f"error: {message}"
+    assert not Path("out").exists()
 
 
 def test_without_metadata(generate: Any) -> None:

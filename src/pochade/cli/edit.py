@@ -8,11 +8,19 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import check_folder, console, loading, make_folder, print_json, quiet_libraries
+from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.pipelines.checks import ALPHA, EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_GUIDANCE, UPSCALE_STRENGTH
-from pochade.pipelines.metadata import write_png
-from pochade.pipelines.prepare import prepare
-from pochade.pipelines.requests import EditRequest
+from pochade.pipelines.checks import (
+    ALPHA,
+    EDIT_STRENGTH,
+    FACTORS,
+    INPAINT_STRENGTH,
+    UPSCALE_GUIDANCE,
+    UPSCALE_STRENGTH,
+)
+from pochade.pipelines.metadata import read_metadata, write_png
+from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
+from pochade.pipelines.requests import EditRequest, EditTask
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -24,6 +32,8 @@ pochade edit apple.png "a green apple" -o green.png --strength 0.6
 pochade edit apple.png "a lemon" --strength 0.8 --seed 3 --compare
 
 pochade edit apple.png "make it green" --model microforge-edit
+
+pochade edit --like apple-edited.png --seed 4
 
 [bold]Description or instruction[/bold]
 
@@ -49,12 +59,20 @@ pochade upscale apple.png --factor 2 --strength 0.1 --compare"""
 
 WORDINGS = {None: None, "instruction": True, "description": False}
 """``--as`` -> ``EditRequest.instruction``."""
+SUFFIXES = {"edit": "-edited", "inpaint": "-inpainted", "super_resolution": "-{}x"}
+"""Of a file that is given no name."""
+NEEDED = {
+    "source": "the file of a picture",
+    "prompt": "a sentence such as 'a green apple'",
+    "mask": f"the file of a mask, or {ALPHA}",
+}
+"""What a command must be given, unless it repeats a picture."""
 
 
 def edit(
     *,
-    file: options.SourceFile,
-    prompt: options.Prompt,
+    file: options.SourceFile = None,
+    prompt: options.Prompt = None,
     out: options.EditOut = None,
     wording: Annotated[
         str | None,
@@ -83,40 +101,46 @@ def edit(
     depth: options.Depth = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    per_prompt: options.PerPrompt = 1,
+    like: options.Like = None,
     compare: options.Compare = False,
     no_metadata: options.NoMetadata = False,
     allow_pickle: options.AllowPickle = False,
     as_json: options.Json = False,
 ) -> None:
     """Change a picture by a description or an instruction."""
-    _run("-edited", task="edit", **locals())
+    _run("edit", **locals())
 
 
 def inpaint(
     *,
-    file: options.SourceFile,
-    prompt: options.Prompt,
+    file: options.SourceFile = None,
+    prompt: options.Prompt = None,
     mask: Annotated[
-        str,
+        str | None,
         typer.Option(
             help=f"White where the picture is generated anew, of the size of FILE; {ALPHA}: FILE's transparent part.",
             metavar=f"FILE|{ALPHA}",
             show_default=False,
         ),
-    ],
+    ] = None,
     wording: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--as",
             help="instruction or description: what the prompt is. An instruction takes a model that was trained to "
-            "edit.",
+            "edit. [dim]\\[default: description][/dim]",
         ),
-    ] = "description",
+    ] = None,
     image_guidance: options.ImageGuidance = None,
     out: options.EditOut = None,
     strength: Annotated[
-        float, typer.Option(help="Above 0, up to 1: below 1, what the mask marks is changed, not forgotten.")
-    ] = INPAINT_STRENGTH,
+        float | None,
+        typer.Option(
+            help="Above 0, up to 1: below 1, what the mask marks is changed, not forgotten. "
+            f"[dim]\\[default: {INPAINT_STRENGTH}][/dim]"
+        ),
+    ] = None,
     seed: options.Seed = None,
     steps: options.EditSteps = None,
     guidance: options.Guidance = None,
@@ -128,22 +152,27 @@ def inpaint(
     depth: options.Depth = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    per_prompt: options.PerPrompt = 1,
+    like: options.Like = None,
     compare: options.Compare = False,
     no_metadata: options.NoMetadata = False,
     allow_pickle: options.AllowPickle = False,
     as_json: options.Json = False,
 ) -> None:
     """Generate a part of a picture anew; every other pixel stays as it is."""
-    _run("-inpainted", task="inpaint", **locals())
+    _run("inpaint", **locals())
 
 
 def upscale(
     *,
-    file: options.SourceFile,
+    file: options.SourceFile = None,
     prompt: Annotated[
-        str, typer.Argument(help="What the picture shows; mostly better left out.", show_default=False)
-    ] = "",
-    factor: Annotated[int, typer.Option(help="2 or 4: how many times the rows and columns.")] = 2,
+        str | None, typer.Argument(help="What the picture shows; mostly better left out.", show_default=False)
+    ] = None,
+    factor: Annotated[
+        int | None,
+        typer.Option(help=f"2 or 4: how many times the rows and columns. [dim]\\[default: {FACTORS[0]}][/dim]"),
+    ] = None,
     out: options.EditOut = None,
     strength: Annotated[
         float | None,
@@ -154,7 +183,10 @@ def upscale(
     ] = None,
     seed: options.Seed = None,
     steps: options.EditSteps = None,
-    guidance: Annotated[float, typer.Option(help="Classifier-free guidance scale; 1 is none.")] = UPSCALE_GUIDANCE,
+    guidance: Annotated[
+        float | None,
+        typer.Option(help=f"Classifier-free guidance scale; 1 is none. [dim]\\[default: {UPSCALE_GUIDANCE}][/dim]"),
+    ] = None,
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
     negative: options.Negative = None,
@@ -165,22 +197,27 @@ def upscale(
     depth: options.Depth = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    per_prompt: options.PerPrompt = 1,
+    like: options.Like = None,
     compare: options.Compare = False,
     no_metadata: options.NoMetadata = False,
     allow_pickle: options.AllowPickle = False,
     as_json: options.Json = False,
 ) -> None:
     """Make a picture 2 or 4 times as large, with edges that a model sharpens."""
-    _run(f"-{factor}x", task="super_resolution", **locals())
+    _run("super_resolution", **locals())
 
 
 def _run(
-    suffix: str,
+    task: EditTask,
     *,
-    file: Path,
+    file: Path | None,
+    prompt: str | None,
     out: Path | None,
     negative: str | None,
     guidance_interval: str | None,
+    per_prompt: int,
+    like: Path | None,
     compare: bool,
     no_metadata: bool,
     allow_pickle: bool,
@@ -194,32 +231,57 @@ def _run(
     given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
     if guidance_interval is not None:
         given["guidance_interval"] = options.parse_interval(guidance_interval)
-    request = EditRequest(**{name: value for name, value in given.items() if value is not None})
-    target = out or file.with_name(f"{file.stem}{suffix}.png")
+    given = {name: value for name, value in given.items() if value is not None}
+    requests = _requests(task, read_prompts([] if prompt is None else [prompt]), per_prompt, given, like)
+    first = requests[0].request
+    assert isinstance(first, EditRequest)
+    source = Path(first.source)
+    target = out or source.with_name(f"{source.stem}{SUFFIXES[task].format(first.factor)}.png")
     if target.suffix.lower() != ".png" or target.is_dir():
         raise PochadeError(f"out: {str(target)!r} given, allowed is a file that ends in .png")
     check_folder("out", target.parent)
-    prepared = prepare(request)
-    with loading(request.model):
+    with loading(first.model):
         from pochade.cli.watch import Watch
         from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
 
         quiet_libraries()
-        pictures = read_files(prepared)
-        pipe = load_pipeline(prepared, allow_pickle=allow_pickle)
-        arguments = pipeline_arguments(prepared.request, pipe, pictures)
+        pictures = read_files(requests[0])
+        pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
+        arguments = pipeline_arguments(first, pipe, pictures)
     make_folder(target.parent)
-    with Watch(decode=None, pictures=1, folder=file.parent, console=console(stderr=True)) as watch:
-        watch.begin(f"{request.prompt or file.name} ({prepared.request.seed})")
-        picture = run(pipe, prepared, arguments, watch.step)
-    path = picture.save(target.parent, target.stem, metadata=not no_metadata)
-    made: dict[str, Any] = {"file": str(path), **picture.metadata.to_dict()}
-    if compare:
-        made["compare"] = str(_compare(path, arguments, picture.image))
+    files: list[dict[str, Any]] = []
+    with Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True)) as watch:
+        for prepared in requests:
+            watch.begin(f"{prepared.request.prompt or source.name} ({prepared.request.seed})")
+            picture = run(pipe, prepared, arguments, watch.step)
+            path = picture.save(target.parent, target.stem, metadata=not no_metadata)
+            made: dict[str, Any] = {"file": str(path), **picture.metadata.to_dict()}
+            if compare:
+                made["compare"] = str(_compare(path, arguments, picture.image))
+            files.append(made)
+            if not as_json:
+                for name in (path, *([made["compare"]] if compare else [])):
+                    watch.print(str(name))
     if as_json:
-        print_json([made])
+        print_json(files)
+
+
+def _requests(
+    task: EditTask, prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None
+) -> list[PreparedRequest]:
+    """``per_prompt`` for each prompt, which count seeds up. Raises PochadeError."""
+    if prompts:
+        given["prompt"] = prompts[0]
+    if like is None:
+        for name, needed in (("source", True), ("prompt", task != "super_resolution"), ("mask", task == "inpaint")):
+            if needed and name not in given:
+                raise PochadeError(f"{name}: none given, allowed is {NEEDED[name]}, or --like FILE.png")
+        first = prepare(EditRequest(**given, task=task))
     else:
-        print(path, *([made["compare"]] if compare else []), sep="\n")
+        metadata = read_metadata(like)
+        check_made_by(task, metadata)
+        first = prepare_repeat(metadata, given, str(like))
+    return numbered(first, prompts or [first.request.prompt], per_prompt)
 
 
 def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Path:

@@ -1,7 +1,6 @@
 """``pochade generate``: prompts to PNG files."""
 
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,9 +9,9 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import check_folder, console, loading, make_folder, print_json, quiet_libraries
+from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
 from pochade.files import write_bytes
-from pochade.pipelines.checks import check_seed
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
@@ -27,6 +26,8 @@ pochade generate "a red apple" "a sleeping cat" -o out/ --seed 7
 
 pochade generate "a sailboat" --steps 20 --guidance 4 --preview
 
+pochade generate @prompts.txt -n 4 -o out/
+
 pochade generate --like out/a-red-apple-7.png -o again/
 
 [bold]Seeds and files[/bold]
@@ -40,7 +41,8 @@ No file is ever replaced: a taken name gets -2, -3 and so on."""
 
 def generate(
     *,
-    prompts: Annotated[list[str] | None, typer.Argument(help="One picture each.", show_default=False)] = None,
+    prompts: options.Prompts = None,
+    per_prompt: options.PerPrompt = 1,
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the pictures.")] = Path("out"),
     seed: options.Seed = None,
     steps: options.Steps = None,
@@ -72,7 +74,7 @@ def generate(
     ] = None,
     device: options.Device = None,
     precision: options.Precision = None,
-    like: Annotated[Path | None, typer.Option(help="Repeat this picture. Other options given here change it.")] = None,
+    like: options.Like = None,
     sheet: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +118,8 @@ def generate(
     }
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
     _check_places(out if single or preview else None, sheet)
-    requests = _requests(prompts or [], {name: value for name, value in given.items() if value is not None}, like)
+    given = {name: value for name, value in given.items() if value is not None}
+    requests = _requests(read_prompts(prompts or []), per_prompt, given, like)
 
     with loading(requests[0].request.model):
         from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
@@ -127,15 +130,17 @@ def generate(
         arguments = pipeline_arguments(requests[0].request, pipe, pictures)
     for folder in [out] * (single or preview) + [sheet.parent for sheet in [sheet] if sheet is not None]:
         make_folder(folder)
-    done: list[Picture] = []
+    done: list[Picture] = []  # for the sheet
     files: list[dict[str, Any]] = []
     with _watch(pipe, len(requests), out, preview) as watch:
         for prepared in requests:
             watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
-            done.append(run(pipe, prepared, arguments, watch.step))
+            picture = run(pipe, prepared, arguments, watch.step)
+            if sheet is not None:
+                done.append(picture)
             if single:
-                path = done[-1].save(out, metadata=not no_metadata)
-                files.append({"file": str(path), **done[-1].metadata.to_dict(), "aux": dict(done[-1].aux)})
+                path = picture.save(out, metadata=not no_metadata)
+                files.append({"file": str(path), **picture.metadata.to_dict(), "aux": dict(picture.aux)})
                 if not as_json:
                     watch.print(str(path))
     if edges_of is not None and single:
@@ -154,23 +159,17 @@ def generate(
         print_json(files)
 
 
-def _requests(prompts: list[str], given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:
-    """One for each prompt, which count seeds up. Raises PochadeError."""
+def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:
+    """``per_prompt`` for each prompt, which count seeds up. Raises PochadeError."""
     if like is None:
         if not prompts:
-            raise PochadeError("prompt: none given, allowed is one sentence or more")
+            raise PochadeError("prompt: none given, allowed is one sentence or more, @FILE of them, or - for stdin")
         first = prepare(GenerationRequest(prompts[0], **given))
     else:
         metadata = read_metadata(like)
-        if not isinstance(metadata.request, GenerationRequest):
-            source = metadata.request.source
-            raise PochadeError(f"like: the picture was made from {source!r}, allowed are those of pochade generate")
+        check_made_by("generate", metadata)
         first = prepare_repeat(metadata, given | ({"prompt": prompts[0]} if prompts else {}), str(like))
-    seed = first.request.seed
-    assert seed is not None
-    check_seed(seed, max(1, len(prompts)))
-    others = [replace(first.request, prompt=prompt, seed=seed + i) for i, prompt in enumerate(prompts[1:], 1)]
-    return [first, *(replace(first, request=request) for request in others)]
+    return numbered(first, prompts or [first.request.prompt], per_prompt)
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:

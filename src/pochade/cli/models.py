@@ -2,13 +2,16 @@
 
 import json
 import platform
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from pochade.cli.common import console, megabytes, print_json, quiet_libraries
+from pochade.cli.prompts import COMMANDS
 from pochade.pipelines import hub
+from pochade.pipelines.metadata import read_metadata
 
 DEPTHS = (4, 8, 16)
 """Passes of an iterated core at which its capacity is shown."""
@@ -46,10 +49,19 @@ def models(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def info(
-    model: Annotated[str | None, typer.Argument(help="Name, folder, or OWNER/NAME. Left out: this machine.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help="Model by name, folder, or OWNER/NAME; or a picture that pochade wrote. Left out: this machine.",
+            metavar="[MODEL|FILE.png]",
+        ),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is inside a model; without one, versions and devices."""
+    """Show what is inside a model, or the request in a picture; without either, versions and devices."""
+    if model is not None and Path(model).is_file():
+        _picture(Path(model), as_json)
+        return
     found = _machine() if model is None else describe(hub.resolve(model))
     if as_json:
         print_json(found)
@@ -75,6 +87,21 @@ def info(
     if found["card"]:
         out.print()
         out.print(found["card"], markup=False)
+
+
+def _picture(path: Path, as_json: bool) -> None:
+    """Print the request in a picture, and the command that repeats it."""
+    metadata = read_metadata(path)
+    found = metadata.to_dict()
+    if as_json:
+        print_json({"file": str(path), **found})
+        return
+    out = console()
+    shown = {name: value for name, value in found.items() if value not in (None, "") and name != "versions"}
+    for name, value in {**shown, **metadata.versions}.items():
+        out.print(f"{name:18s} {value}", markup=False, soft_wrap=True)
+    repeat = shlex.join(["pochade", COMMANDS[found["task"]], "--like", str(path)])
+    out.print(f"Repeat with: {repeat}", markup=False, soft_wrap=True)
 
 
 def describe(folder: Path) -> dict[str, Any]:

@@ -12,8 +12,30 @@ from pochade.pipelines.checks import IMAGE_GUIDANCE
 
 OWN = "[dim]\\[default: the model's own, mostly {}][/dim]"
 
-Prompt = Annotated[str, typer.Argument(help="What the picture shows, or what to do.", show_default=False)]
-SourceFile = Annotated[Path, typer.Argument(help="PNG, JPEG or WebP of any size.", metavar="FILE", show_default=False)]
+Prompts = Annotated[
+    list[str] | None,
+    typer.Argument(
+        help="What the pictures show, a sentence each; @FILE: the lines of a file; -: those of the standard input.",
+        show_default=False,
+    ),
+]
+Prompt = Annotated[
+    str | None,
+    typer.Argument(
+        help="What the picture shows, or what to do; @FILE or - as for pochade generate: a picture a line.",
+        show_default=False,
+    ),
+]
+SourceFile = Annotated[
+    Path | None, typer.Argument(help="PNG, JPEG or WebP of any size.", metavar="FILE", show_default=False)
+]
+PerPrompt = Annotated[
+    int, typer.Option("--images-per-prompt", "-n", min=1, help="Pictures of each prompt, with seeds that count up.")
+]
+Like = Annotated[
+    Path | None,
+    typer.Option(help="Repeat this picture. Other arguments and options given here change it.", metavar="FILE.png"),
+]
 Model = Annotated[
     str | None,
     typer.Option(help=f"Name (see pochade models), folder, or OWNER/NAME. [dim]\\[default: {hub.DEFAULT_MODEL}][/dim]"),
