@@ -214,11 +214,14 @@ def test_a_model_that_was_not_written_is_made_from_the_checkpoint(from_folder: t
     assert again == files
 
 
-def test_training_starts_from_a_whole_model(from_folder: tuple[Path, list[str]], tmp_path: Path):
+def test_training_starts_from_a_whole_model(
+    from_folder: tuple[Path, list[str]], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
     out, overrides = from_folder
     start = out / "1-flow" / "model"
-    still = ["steps=1", "learning_rate=1e-12", f"initialise_from={start}"]
+    still = ["steps=1", "warmup_steps=2", "learning_rate=1e-12", f"initialise_from={start}"]
     model = train("lrf-folder", [*overrides, *still], tmp_path / "run")
+    assert "flow: warning: steps: 1 given, fewer than warmup_steps=2" in capfd.readouterr().err
     weights = [load_file(m / "denoiser" / "diffusion_pytorch_model.safetensors") for m in (start, model)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 

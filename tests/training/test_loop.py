@@ -89,6 +89,8 @@ def test_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert not torch.equal(raw["0.weight"], start["0.weight"])
     printed = capfd.readouterr().err
     assert "1 process on cpu" in printed
+    assert "steps 0 to 12, 2.4 passes over the data" in printed
+    assert "warning" not in printed
     assert "step 8/12" in printed
 
     # Sheets, which draw random numbers and swap weights, leave the run as it was without them.
@@ -182,7 +184,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FailureError) as caught:
         run(tmp_path, PlainTask(), Poisoned())
     text = str(caught.value)
-    for part in ("step 5:", "loss is nan", "samples 32 to 39", f"(row{bad})", "checkpoint-00000004"):
+    for part in ("step 5:", f"loss is nan on row{bad};", "checkpoint-00000004"):
         assert part in text
     assert "\n" not in text
     assert caught.value.exit_code == 1
@@ -193,6 +195,13 @@ def test_a_loss_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:
     with pytest.raises(FailureError, match=r"step 5: the loss is nan.*no earlier checkpoint"):
         run(due, PlainTask(), Poisoned(), save_every=5, log_every=5, sample_every=5)
     assert (due / "metrics.jsonl").read_text() == ""
+
+
+def test_many_passes_over_few_samples_are_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, PlainTask(), ToyDataset(1), {"console": True}, steps=126, log_every=126, sample_every=0)
+    printed = capfd.readouterr().err
+    assert "warning: steps: 126 of 8 given, 1,008 passes over 1 samples" in printed
+    assert "steps 0 to 126, 1,008 passes over the data" in printed
 
 
 def test_a_gradient_that_is_not_finite_stops_the_run(tmp_path: Path) -> None:

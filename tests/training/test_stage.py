@@ -126,3 +126,23 @@ def test_learning_rate_rises_then_falls_along_a_cosine() -> None:
     assert all(a >= b for a, b in pairwise(factors[9:]))
     flat = override([stage], ["schedule=constant"])[0]
     assert [flat.learning_rate_factor(i) for i in (9, 50, 109)] == [1, 1, 1]
+
+
+def test_passes_over_few_pictures_are_counted() -> None:
+    stage = override(stages(), ["steps=2000", "batch_size=64"])[0]
+    assert round(stage.passes(34)) == 3765
+    warned = stage.warn_of_passes(34)
+    assert warned is not None
+    assert "3,765 passes over 34 samples" in warned
+    fewer = int(warned.rpartition("steps=")[2])
+    assert override([stage], [f"steps={fewer}"])[0].passes(34) == pytest.approx(200, rel=0.01)
+    assert stage.warn_of_passes(800) is None
+
+
+def test_a_warm_up_that_never_ends_is_told() -> None:
+    stage = override(stages(), ["steps=9", "warmup_steps=10", "learning_rate=5e-4"])[0]
+    assert stage.learning_rate_factor(8) < 1
+    assert stage.warn_of_warmup() == (
+        "steps: 9 given, fewer than warmup_steps=10: the learning rate never reaches its peak of 0.0005"
+    )
+    assert override([stage], ["steps=10"])[0].warn_of_warmup() is None

@@ -18,6 +18,9 @@ Every command has examples: pochade generate --help
 
 Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C."""
 
+FIELDS = {"ignore_unknown_options": True}
+"""Of commands that take FIELD=VALUE, which look at unknown options themselves (``common.check_no_options``)."""
+
 app = typer.Typer(
     name="pochade",
     help="Generate with, train, measure and export compact text-to-image models.",
@@ -53,8 +56,8 @@ app.command("inpaint", epilog=edit.INPAINT_EXAMPLES)(edit.inpaint)
 app.command("upscale", epilog=edit.UPSCALE_EXAMPLES)(edit.upscale)
 app.command("models")(models.models)
 app.command("info")(models.info)
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("ablate", epilog=ablate.EXAMPLES)(ablate.ablate)
+app.command("train", epilog=train.EXAMPLES, context_settings=FIELDS)(train.train)
+app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)
 app.add_typer(data.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pochade.cli.common import console, print_json
+from pochade.cli.common import check_no_options, console, print_json
 from pochade.errors import PochadeError, nearest
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -36,6 +36,7 @@ def ablate(
     sampling_steps: Annotated[int, typer.Option(help="Steps of the sampling.")] = 20,
     list_: Annotated[bool, typer.Option("--list", help="List the studies and their cases.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the table as JSON.")] = False,
+    context: typer.Context = None,  # pyright: ignore[reportArgumentType]  # typer fills it in
 ) -> None:
     """Train the same recipe with one thing changed at a time, at equal cost, and compare.
 
@@ -43,6 +44,7 @@ def ablate(
     """
     from pochade.recipes import studies
 
+    check_no_options([*([study] if study else []), *(changes or [])], context)
     if list_:
         for name, found in studies.STUDIES.items():
             console().print(f"{name}: {found.about}", markup=False)

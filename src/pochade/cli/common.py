@@ -1,12 +1,16 @@
 """What the commands share: messages on the error stream, tables and JSON on the output."""
 
+import dataclasses
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pochade.errors import PochadeError
+import typer
+
+from pochade.errors import PochadeError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -41,6 +45,27 @@ def print_json(value: Any) -> None:
 def megabytes(count: int, bytes_each: int) -> str:
     """The size of ``count`` numbers in MB (10^6 bytes)."""
     return f"{count * bytes_each / 1e6:,.1f}"
+
+
+def check_no_options(given: Sequence[str], context: typer.Context) -> None:
+    """Raises PochadeError for the first of ``given`` that is an option which the command of ``context`` does not have.
+
+    For commands that ignore unknown options, since their fields are given as FIELD=VALUE: whoever types ``--steps 100``
+    is told of ``steps=100``.
+    """
+    from pochade.training.stage import Stage
+
+    for place, argument in enumerate(given):
+        if not argument.startswith("-"):
+            continue
+        name, _, value = argument.partition("=")
+        field = name.lstrip("-").replace("-", "_")
+        rest = [text for text in given[place + 1 : place + 2] if not text.startswith("-") and "=" not in text]
+        known = [option for parameter in context.command.params for option in parameter.opts]
+        is_field = "." in field or field in {f.name for f in dataclasses.fields(Stage)}
+        near = "" if is_field else nearest(name, known)
+        hint = near or f"; a field is set as {field}={value or next(iter(rest), 'VALUE')}, without dashes"
+        raise PochadeError(f"{name}: there is no such option{hint}")
 
 
 def loading(name: str) -> "Status":

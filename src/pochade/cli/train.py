@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pochade.cli.common import complain, console, print_json, quiet_libraries
+from pochade.cli.common import check_no_options, complain, console, print_json, quiet_libraries
 from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
@@ -58,8 +58,10 @@ def train(
         typer.Option(help="auto, cpu, cuda, cuda:1 or mps, for all stages; left out: as in the recipe."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --list, --show or --dry-run: print JSON.")] = False,
+    context: typer.Context = None,  # pyright: ignore[reportArgumentType]  # typer fills it in
 ) -> None:
     """Train a model by a recipe; every field can be changed."""
+    check_no_options([*([recipe] if recipe else []), *(changes or [])], context)
     if list_:
         _list(as_json)
         return

@@ -60,6 +60,9 @@ def run(
             check_is_new(result.model.parent)
     with main_first():
         check(stages, components, start=finished)
+    for stage in stages[finished:]:
+        if (short := stage.warn_of_warmup()) is not None:
+            _print(f"{stage.name}: warning: {short}")
     results: list[Result] = []
     for number, stage in enumerate(stages, 1):
         result = _result(stage, number, out)

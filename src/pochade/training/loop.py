@@ -59,6 +59,9 @@ if TYPE_CHECKING:
 
 SampleSheet = Callable[[], "Image | None"]
 
+NAMED = 8
+"""Pictures that an error names at most."""
+
 
 @dataclass(frozen=True)
 class TrainResult:
@@ -188,6 +191,8 @@ class _Run:
             notes += [f"removed {name}, left by a killed run" for name in remove_orphans(folder)]
         self.log = MetricLog(folder, self.step) if self.main else None
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
+        if (many := stage.warn_of_passes(len(dataset))) is not None:
+            notes.append(f"warning: {many}")
         for note in [*notes, self._describe()]:
             self.progress.message(f"{stage.name}: {note}")
 
@@ -237,11 +242,13 @@ class _Run:
         stage, world = self.stage, self.world_size
         trained = sum(p.numel() for p in self.parameters)
         share = stage.batch_size // (world * stage.accumulate)
+        passes = stage.passes(len(self.dataset))
         return (
             f"{world} process{'es' if world > 1 else ''} on {self.device.type}, "
             f"threads of each: {torch.get_num_threads()}; batch {stage.batch_size} = "
             f"{world} x {stage.accumulate} x {share}; {len(self.dataset)} samples; "
-            f"{trained:,} parameters trained; steps {self.step} to {stage.steps}"
+            f"{trained:,} parameters trained; steps {self.step} to {stage.steps}, "
+            f"{passes:,.{0 if passes >= 10 else 1}f} passes over the data"
         )
 
     def steps(self) -> None:
@@ -324,12 +331,10 @@ class _Run:
 
     def _fail(self, outcome: _Outcome, loss: float, norm: float) -> None:
         names = self._gather([name for batch, outputs in outcome.seen for name in _suspects(batch, outputs)])
-        first = (outcome.step - 1) * self.stage.batch_size
-        batch = f"batch of samples {first} to {first + self.stage.batch_size - 1} of the run"
-        if names:
-            batch += f" ({', '.join(names[:8])}{f' and {len(names) - 8} more' if len(names) > 8 else ''})"
+        more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+        on = f" on {', '.join(names[:NAMED])}{more}" if names else ""
         what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
-        raise FailureError(f"step {outcome.step}: the {what}; {batch}; {describe_last_good(self.folder)}")
+        raise FailureError(f"step {outcome.step}: the {what}{on}; {describe_last_good(self.folder)}")
 
     def _gather(self, items: list[Any]) -> list[Any]:
         """The lists of all processes, joined in the order of ranks."""

@@ -14,6 +14,11 @@ FREE_ON_RESUME = frozenset(
 )
 """The fields that a resumed run may change; every other one changes the mathematics."""
 
+MANY_PASSES = 1000
+"""Passes over the data above which a warning is given: several times those of any recipe on the data it is for."""
+USUAL_PASSES = 200
+"""About those of ``lrf-folder`` on 800 pictures."""
+
 
 class Settings:
     """What a kind of stage can be given, as a frozen dataclass."""
@@ -115,6 +120,30 @@ class Stage(Generic[S_co, D_co]):
         cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
         floor = self.final_learning_rate / self.learning_rate
         return warm * (floor + (1 - floor) * cosine)
+
+    def passes(self, samples: int) -> float:
+        """How often training sees each of so many samples."""
+        return self.steps * self.batch_size / samples
+
+    def warn_of_passes(self, samples: int) -> str | None:
+        """What to say where training sees so many samples too often, else None."""
+        passes = self.passes(samples)
+        if passes <= MANY_PASSES:
+            return None
+        fewer = max(1, round(USUAL_PASSES * samples / self.batch_size))
+        return (
+            f"steps: {self.steps} of {self.batch_size} given, {passes:,.0f} passes over {samples} samples, which the "
+            f"model will likely memorise; {USUAL_PASSES} passes are steps={fewer}"
+        )
+
+    def warn_of_warmup(self) -> str | None:
+        """What to say where training ends before its warm-up does, else None."""
+        if self.steps >= self.warmup_steps:
+            return None
+        return (
+            f"steps: {self.steps} given, fewer than warmup_steps={self.warmup_steps}: the learning rate never reaches "
+            f"its peak of {self.learning_rate:g}"
+        )
 
     def settings(self) -> dict[str, Any]:
         """All fields as JSON values; nested settings carry the name of their class as ``"type"``."""
