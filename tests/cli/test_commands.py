@@ -173,13 +173,18 @@ def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "two").exists()
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--depth", "1000", code=2)
     assert "depth: 1000 given, allowed are 1 to" in done.error
-    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--source", code=2)
-    assert "source: True given, but the denoiser was not trained with one" in done.error
-    given = ("--depth", "1", "--external-data", "--batch", "1")
+    assert not (tmp_path / "two").exists()
+    given = ("--depth", "1", "--external-data", "--batch", "1", "--precision", "int8")
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), *given)
-    shown = [Path(line).name for line in done.out.split()]
-    assert shown == ["denoiser.onnx", "denoiser.onnx.data", "decoder.onnx", "decoder.onnx.data", "manifest.json"]
-    assert sorted(shown) == sorted(p.name for p in (tmp_path / "two").iterdir())
+    assert [line.split(",")[0] for line in done.out.splitlines()] == [
+        "text_encoder: int8",
+        "denoiser: int8",
+        "decoder: fp32",
+        "encoder: fp32",
+        str(tmp_path / "two"),
+    ]
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), code=2)
+    assert "two: exists already" in done.error
 
 
 @pytest.mark.parametrize(

@@ -385,7 +385,7 @@ def test_export_parity_with_a_source_and_whatever_else_is_shown(
 ) -> None:
     denoiser = stir(make(name, toy, **FAMILIES[name].smaller, **more))
     path = tmp_path / "denoiser.onnx"
-    exported = export_denoiser(denoiser, path, latent_size=(4, 8), text_tokens=5, source=True, tolerance=5e-5)
+    exported = export_denoiser(denoiser, path, latent_size=(4, 8), text_tokens=5, tolerance=5e-5)
     shown = {i.name for i in exported.inputs} & {"source", "source_mask", "task", "control", "image_prompt"}
     assert shown >= {"source", "source_mask", "task"}
     # The graph reads each of them.
@@ -395,12 +395,6 @@ def test_export_parity_with_a_source_and_whatever_else_is_shown(
         changed = (values[other] + 1) % len(TASKS) if other == "task" else values[other] + 1
         (moved, *_) = run(session(path), {**values, other: changed})
         assert float(np.abs(moved - velocity).max()) > 1e-4, other
-
-
-def test_only_a_denoiser_trained_to_edit_is_exported_with_a_source(tmp_path: Path) -> None:
-    for name in FAMILIES:
-        with pytest.raises(PochadeError, match=r"^source: True given, but the denoiser was not trained with one"):
-            export_denoiser(make(name, next(iter(FAMILIES[name].toys))), tmp_path / "x.onnx", source=True)
 
 
 def test_the_input_spec_is_what_a_denoiser_takes(denoiser: Any, family: Family) -> None:

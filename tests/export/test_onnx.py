@@ -1,6 +1,5 @@
-"""Export of denoisers, decoders and pipelines. Each family's parity stands in tests/contracts."""
+"""Graphs of text encoders, denoisers and autoencoders. Each family's parity stands in tests/contracts."""
 
-import json
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from contracts.families import make, stir
@@ -28,41 +26,30 @@ def pipe() -> Any:
     autoencoder = TinyAutoencoder(3, 4, (1, 1, 1, 1), (1, 1, 1, 1), [0.1, 0.2, 0.3], [2.0, 3.0, 4.0])
     return SimpleNamespace(
         denoiser=stir(make("lrf", "softmax", text_encoder="minilm-l6-v2", blocks=1, sample_size=8)),
-        default_size=32,  # pixels, of 8 to a cell of the latents: generated smaller than there are positions
         autoencoder=autoencoder.eval(),
-        scheduler=FlowMatchEulerDiscreteScheduler(),
-        text_encoder=SimpleNamespace(max_tokens=5),
     )
 
 
 @pytest.fixture(scope="module")
 def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An exported pipeline, free in the batch."""
-    folder = tmp_path_factory.mktemp("export") / "graphs"
-    export.export_pipeline(pipe, folder)
+    """A denoiser and a decoder, free in the batch."""
+    folder = tmp_path_factory.mktemp("export")
+    export.export_denoiser(pipe.denoiser, folder / "denoiser.onnx", latent_size=4, text_tokens=5)
+    export.export_decoder(pipe.autoencoder, folder / "decoder.onnx", latent_size=4)
     return folder
 
 
-def test_manifest_names_every_input(pipe: Any, folder: Path) -> None:
-    assert sorted(p.name for p in folder.iterdir()) == ["decoder.onnx", "denoiser.onnx", "manifest.json"]
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert [(i["name"], i["shape"], i["dtype"]) for i in manifest["denoiser"]["inputs"]] == [
-        ("latents", [None, 3, 4, 4], "float32"),
-        ("t", [None], "float32"),
-        ("tokens", [None, 5, 10], "float32"),
-        ("mask", [None, 5], "bool"),
-        ("pooled", [None, 6], "float32"),
-        ("class_label", [None], "int64"),
+def test_the_inputs_of_a_graph(pipe: Any, folder: Path) -> None:
+    inputs = export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5)
+    assert [(i.name, i.shape, i.dtype, i.absent) for i in inputs] == [
+        ("latents", (3, 4, 4), torch.float32, None),
+        ("t", (), torch.float32, None),
+        ("tokens", (5, 10), torch.float32, 0),
+        ("mask", (5,), torch.bool, 0),
+        ("pooled", (6,), torch.float32, 0),
+        ("class_label", (), torch.int64, -1),
     ]
-    assert manifest["denoiser"]["outputs"] == ["velocity"]
-    assert manifest["decoder"]["outputs"] == ["images"]
-    assert manifest["text_encoder"] == "minilm-l6-v2"
-    assert manifest["latent_size"] == [4, 4]
-    assert manifest["downsampling"] == 8
-    assert manifest["scheduler"]["num_train_timesteps"] == 1000
-    for name in ("denoiser", "decoder"):
-        graph = session(folder / manifest[name]["file"])
-        assert [i.name for i in graph.get_inputs()] == [i["name"] for i in manifest[name]["inputs"]]
+    assert [i.name for i in session(folder / "denoiser.onnx").get_inputs()] == [i.name for i in inputs]
 
 
 @pytest.mark.parametrize("batch", [1, 4])
@@ -110,7 +97,8 @@ def test_decoder_of_one_static_size(pipe: Any, tmp_path: Path) -> None:
     exported = export.export_decoder(pipe.autoencoder, tmp_path / "d.onnx", latent_size=(2, 3), batch=2)
     assert exported.difference < 1e-5
     assert [i.shape for i in session(exported.path).get_inputs()] == [[2, 3, 2, 3]]
-    assert exported.manifest()["inputs"][0]["shape"] == [2, 3, 2, 3]
+    assert (exported.batch, exported.output_shapes) == (2, ((3, 16, 24),))
+    assert exported.parameters == sum(p.numel() for p in pipe.autoencoder.parameters())
     assert pipe.autoencoder.training is False
     assert all(p.requires_grad for p in pipe.autoencoder.parameters()), "the module itself is left as it was"
 
@@ -119,12 +107,12 @@ def test_weights_beside_the_graph(pipe: Any, tmp_path: Path) -> None:
     """They take their place with the graph, which computes the same, and go when they are in it again."""
     path, data = tmp_path / "d.onnx", tmp_path / "d.onnx.data"
     inside = export.export_denoiser(pipe.denoiser, path, latent_size=4, batch=1)
-    assert inside.manifest()["data"] is None
+    assert inside.data is None
     values = random_inputs(inside.inputs, 1)
     (expected,) = run(session(path), values)
     size = path.stat().st_size
     beside = export.export_denoiser(pipe.denoiser, path, latent_size=4, batch=1, external_data=True)
-    assert beside.manifest()["data"] == "d.onnx.data"
+    assert beside.data == data
     assert sorted(p.name for p in tmp_path.iterdir()) == ["d.onnx", "d.onnx.data"]
     assert path.stat().st_size + data.stat().st_size == pytest.approx(size, rel=0.2)
     assert data.stat().st_size > 1000
@@ -188,15 +176,11 @@ def test_a_network_that_fixes_the_batch_has_no_graph_for_any(pipe: Any, tmp_path
     assert not list(tmp_path.iterdir())
 
 
-def test_an_editing_model_is_exported_with_its_encoder(pipe: Any, tmp_path: Path) -> None:
-    editor = stir(make("lrf", "editor", blocks=1))
-    parts = SimpleNamespace(**{**vars(pipe), "denoiser": editor})
-    manifest = export.export_pipeline(parts, tmp_path, batch=1, source=True)
-    assert sorted(p.name for p in tmp_path.glob("*.onnx")) == ["decoder.onnx", "denoiser.onnx", "encoder.onnx"]
-    assert [i["name"] for i in manifest["denoiser"]["inputs"]][-3:] == ["source", "source_mask", "task"]
-    assert manifest["encoder"]["inputs"] == [{"name": "images", "shape": [1, 3, 32, 32], "dtype": "float32"}]
+def test_an_encoder(pipe: Any, tmp_path: Path) -> None:
+    exported = export.export_encoder(pipe.autoencoder, tmp_path / "encoder.onnx", latent_size=4, batch=1)
+    assert [(i.name, i.shape) for i in exported.inputs] == [("images", (3, 32, 32))]
     images = torch.rand(1, 3, 32, 32) * 2 - 1
-    (latents,) = run(session(tmp_path / "encoder.onnx"), {"images": images})
+    (latents,) = run(session(exported.path), {"images": images})
     np.testing.assert_allclose(latents, pipe.autoencoder.encode(images).detach().numpy(), atol=1e-4)
 
 

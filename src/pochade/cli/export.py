@@ -1,4 +1,4 @@
-"""``pochade export``: a model as graphs for other runtimes."""
+"""``pochade export``: a model as a bundle for hosts without PyTorch."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,61 +6,63 @@ from typing import Annotated
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import loading, print_json, quiet_libraries
+from pochade.cli.common import loading, quiet_libraries
 from pochade.pipelines import decoders, hub
 
-EXAMPLES = """[bold]Example[/bold]
+EXAMPLES = """[bold]Examples[/bold]
 
-pochade export lrf-openmoji onnx/        (denoiser.onnx, decoder.onnx, manifest.json)
+pochade export lrf-openmoji bundle/
 
-pochade export microforge-edit onnx/ --source"""
+pochade export microforge-edit bundle/ --precision int8"""
 
 
 def export(
     model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write.")],
-    batch: Annotated[
-        int | None, typer.Option(help="A fixed batch size; left out, it is free when the graph runs.")
-    ] = None,
+    out: Annotated[Path, typer.Argument(help="Folder to write, a new or an empty one.")],
+    precision: Annotated[
+        str, typer.Option(help="Of the weights: fp32, or int8 (text encoder and denoiser).", metavar="NAME")
+    ] = "fp32",
     size: Annotated[
-        int | None, typer.Option(help="Pixels of the pictures; left out, as the model was trained.")
+        str | None, typer.Option(help="Pixels: 256, or WIDTHxHEIGHT. Left out: as the model was trained.")
     ] = None,
     decoder: options.Decoder = None,
-    source: Annotated[
-        bool, typer.Option("--source", help="For editing: the graph takes a picture's latents, its mask and the task.")
-    ] = False,
     depth: Annotated[
         int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="A fixed batch size; left out, it is free when the graph runs.")
     ] = None,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Weights in files beside the graphs, which a host can map.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Write a model as ONNX, checked against eager."""
+    """Write a model as a bundle: ONNX graphs checked against PyTorch, its tokenizer, a manifest."""
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
+    width, height = (None, None) if size is None else options.parse_size(size)
     with loading(model):
+        from pochade.export.bundle import export_bundle, model_facts
         from pochade.pipelines.run_request import open_pipeline
 
         quiet_libraries()
         # Graphs are compared with the model on the CPU, where they run too.
-        pipe = open_pipeline("TextToImagePipeline", folder, decoder=small, device="cpu")
-    pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
-    from pochade.export.onnx import export_pipeline
-
-    manifest = export_pipeline(
-        pipe,
-        out,
-        batch="dynamic" if batch is None else batch,
-        latent_size=None if size is None else size // int(pipe.autoencoder.downsampling),
-        depth=depth,
-        source=source,
-        external_data=external_data,
-    )
+        pipe = open_pipeline("TextToImagePipeline", folder, device="cpu", precision="fp32")
+        manifest = export_bundle(
+            pipe,
+            out,
+            model_facts(Path(model).resolve().name, folder),
+            precision=precision,
+            size=None if width is None or height is None else (height, width),
+            depth=depth,
+            decoder=None if small is None else decoders.load_decoder(pipe.autoencoder, small),
+            batch="dynamic" if batch is None else batch,
+            external_data=external_data,
+        )
     if as_json:
-        print_json(manifest)
-    else:
-        graphs = ("denoiser", "decoder", *(["encoder"] if source else []))
-        files = [manifest[part][file] for part in graphs for file in ("file", "data")]
-        print("\n".join(str(out / name) for name in (*filter(None, files), "manifest.json")))
+        print(manifest.to_json(), end="")
+        return
+    for name, graph in manifest.graphs.items():
+        size_mb = sum(manifest.files[file].bytes for file in (graph.file, graph.data) if file) / 1e6
+        print(f"{name}: {graph.precision}, {size_mb:.1f} MB, {graph.milliseconds:.1f} ms a call")
+    print(out)

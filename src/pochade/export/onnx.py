@@ -1,4 +1,4 @@
-"""Denoisers and decoders as ONNX graphs: static shapes but for the batch, opset 20, parity checked.
+"""Text encoders, denoisers and autoencoders as ONNX graphs: static shapes but for the batch, opset 20, parity checked.
 
 One call of the denoiser is one run of its graph; the sampling loop stays in the host.
 """
@@ -17,13 +17,12 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pochade import __version__
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.denoisers.base import DenoiserModel
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.export.parity import TOLERANCE, Input, check
 from pochade.export.weights import data_of, replacing, save_model, transpose_weights
-from pochade.files import write_json
+from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TASKS, Conditioning, InputSpec
 
 OPSET = 20
@@ -38,29 +37,15 @@ class Exported:
     path: Path
     inputs: tuple[Input, ...]
     outputs: tuple[str, ...]
+    output_shapes: tuple[tuple[int, ...], ...]
+    """Without the batch axis."""
     batch: int | None
     """The batch size, None where it is free."""
+    parameters: int
     difference: float
     """The largest difference from eager that was seen, see ``parity.check``."""
     data: Path | None = None
     """The file of the weights, None where they are in the graph's own."""
-
-    def manifest(self) -> dict[str, Any]:
-        """Files, inputs (name, shape with the batch as null where free, type) and outputs, for JSON."""
-        return {
-            "file": self.path.name,
-            "data": self.data and self.data.name,
-            "inputs": [
-                {
-                    "name": i.name,
-                    "shape": [self.batch, *i.shape],
-                    "dtype": str(i.dtype).removeprefix("torch."),
-                }
-                for i in self.inputs
-            ],
-            "outputs": list(self.outputs),
-            "largest_difference": self.difference,
-        }
 
 
 class _FlatDenoiser(nn.Module):
@@ -109,32 +94,32 @@ class _Decoder(nn.Module):
         return self.autoencoder.decode(latents)  # pyright: ignore[reportCallIssue]
 
 
-def denoiser_inputs(
-    spec: InputSpec, latent_size: tuple[int, int], text_tokens: int, *, source: bool = False
-) -> tuple[Input, ...]:
+def denoiser_inputs(spec: InputSpec, latent_size: tuple[int, int], text_tokens: int) -> tuple[Input, ...]:
     """The inputs of a denoiser's graph: latents, t, then the conditioning that it takes, then its state.
 
-    Control and image prompt (the features of one picture) are zeros for none, the state is zeros at the first sampling
-    step. ``source`` adds the source picture's latents, the mask of what is to be changed, and the task, an index into
-    ``pochade.types.TASKS``.
+    One that was trained with a source takes the source's latents, the mask of what is to be changed, and the task, an
+    index into ``pochade.types.TASKS``. ``Input.absent`` fills what a picture is sampled without, as it fills the state
+    at the first step: a denoiser treats that as if it had no such input.
     """
     latents = (spec.latent_channels, *latent_size)
     inputs = [Input("latents", latents), Input("t", (), bounded=True)]
     if spec.text_dim:
-        inputs += [Input("tokens", (text_tokens, spec.text_dim)), Input("mask", (text_tokens,), torch.bool)]
+        inputs.append(Input("tokens", (text_tokens, spec.text_dim), absent=0))
+        inputs.append(Input("mask", (text_tokens,), torch.bool, absent=0))
     if spec.pooled_dim:
-        inputs.append(Input("pooled", (spec.pooled_dim,)))
+        inputs.append(Input("pooled", (spec.pooled_dim,), absent=0))
     if spec.num_classes:
-        inputs.append(Input("class_label", (), torch.int64, low=-1, high=spec.num_classes))
-    if source:
-        inputs += [Input("source", latents), Input("source_mask", (1, *latent_size), bounded=True)]
-        inputs.append(Input("task", (), torch.int64, high=len(TASKS)))
+        inputs.append(Input("class_label", (), torch.int64, low=-1, high=spec.num_classes, absent=-1))
+    if spec.tasks:
+        inputs.append(Input("source", latents, absent=0))
+        inputs.append(Input("source_mask", (1, *latent_size), bounded=True, absent=0))
+        inputs.append(Input("task", (), torch.int64, high=len(TASKS), absent=-1))
     if spec.control:
-        inputs.append(Input("control", latents))
+        inputs.append(Input("control", latents, absent=0))
     if spec.image_prompt_dim:
-        inputs.append(Input("image_prompt", (1, spec.image_prompt_dim)))
+        inputs.append(Input("image_prompt", (1, spec.image_prompt_dim), absent=0))
     if spec.state_shape is not None:
-        inputs.append(Input("state", spec.state_shape))
+        inputs.append(Input("state", spec.state_shape, absent=0))
     return tuple(inputs)
 
 
@@ -146,7 +131,6 @@ def export_denoiser(
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int = 64,
     depth: int | None = None,
-    source: bool = False,
     external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
@@ -161,7 +145,6 @@ def export_denoiser(
         latent_size: rows and columns of the latents (None: the resolution it was trained at).
         text_tokens: M; shorter prompts are padded to it with zeros and False.
         depth: iterations in the graph, where the family has them (None: as configured).
-        source: a graph for editing, of a denoiser trained to: it takes a source, its mask and the task besides.
         external_data: write the weights into ``<path>.data``, which ONNX Runtime maps into memory and does not copy;
             what is above 2 GB lies there anyway.
         tolerance: how far the graph may be from eager.
@@ -173,13 +156,11 @@ def export_denoiser(
     spec = denoiser.input_spec()
     rows, columns = _pair(latent_size if latent_size is not None else spec.sample_size)
     multiple = spec.size_multiple
-    if source and not spec.tasks:
-        raise PochadeError("source: True given, but the denoiser was not trained with one: allowed is False")
     if rows < 1 or columns < 1 or rows % multiple or columns % multiple:
         raise PochadeError(f"latent_size: {rows} x {columns} given, allowed are multiples of {multiple}")
     if text_tokens < 1:
         raise PochadeError(f"text_tokens: {text_tokens} given, allowed is 1 and more")
-    inputs = denoiser_inputs(spec, (rows, columns), text_tokens, source=source)
+    inputs = denoiser_inputs(spec, (rows, columns), text_tokens)
     flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
     outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
     return _export(flat, Path(path), inputs, outputs, batch=batch, external_data=external_data, tolerance=tolerance)
@@ -233,18 +214,17 @@ def export_encoder(
     )
 
 
-def text_encoder_inputs(encoder: nn.Module, text_tokens: int) -> tuple[Input, ...]:
+def text_encoder_inputs(encoder: PromptEncoder, text_tokens: int) -> tuple[Input, ...]:
     """Ids and mask of M tokens; at least the opening and the closing token are real."""
-    vocabulary: int = encoder._tokenizer.get_vocab_size()  # pyright: ignore[reportAssignmentType, reportCallIssue, reportAttributeAccessIssue]
     real = min(2, text_tokens)
     return (
-        Input("ids", (text_tokens,), torch.int64, high=vocabulary),
+        Input("ids", (text_tokens,), torch.int64, high=encoder.vocabulary_size),
         Input("mask", (text_tokens,), torch.bool, low=real),
     )
 
 
 def export_text_encoder(
-    encoder: nn.Module,
+    encoder: PromptEncoder,
     path: str | os.PathLike[str],
     *,
     text_tokens: int | None = None,
@@ -262,7 +242,7 @@ def export_text_encoder(
 
     Raises as ``export_denoiser``.
     """
-    limit: Any = encoder.max_tokens
+    limit = encoder.max_tokens
     tokens = limit if text_tokens is None else text_tokens
     if not 1 <= tokens <= limit:
         raise PochadeError(f"text_tokens: {text_tokens} given, allowed are 1 to {limit}")
@@ -271,49 +251,6 @@ def export_text_encoder(
     return _export(
         flat, Path(path), inputs, ("tokens", "pooled"), batch=batch, external_data=external_data, tolerance=tolerance
     )
-
-
-def export_pipeline(
-    pipe: Any,
-    folder: str | os.PathLike[str],
-    *,
-    batch: int | Literal["dynamic"] = "dynamic",
-    latent_size: tuple[int, int] | int | None = None,
-    text_tokens: int | None = None,
-    depth: int | None = None,
-    source: bool = False,
-    external_data: bool = False,
-) -> dict[str, Any]:
-    """Writes ``denoiser.onnx``, ``decoder.onnx`` and, last, ``manifest.json`` into ``folder``.
-
-    With ``source`` the denoiser's graph is that for editing, and ``encoder.onnx`` makes the latents of its source.
-
-    The manifest names the files with their inputs (name, shape, type), the text encoder that the denoiser was
-    trained with, the latents' size and the scheduler's settings: what a host needs for its sampling loop. It
-    is returned as well. ``text_tokens`` None takes the most that the pipeline's text encoder gives.
-    Raises as ``export_denoiser``.
-    """
-    denoiser: DenoiserModel = pipe.denoiser
-    autoencoder: ImageAutoencoder = pipe.autoencoder
-    size = _pair(latent_size if latent_size is not None else pipe.default_size // autoencoder.downsampling)
-    tokens = text_tokens if text_tokens is not None else getattr(pipe.text_encoder, "max_tokens", 64)
-    target = Path(folder)
-    shared: dict[str, Any] = {"batch": batch, "latent_size": size, "external_data": external_data}
-    options: dict[str, Any] = {"text_tokens": tokens, "depth": depth, "source": source}
-    graphs = {"denoiser": export_denoiser(denoiser, target / "denoiser.onnx", **options, **shared)}
-    graphs["decoder"] = export_decoder(autoencoder, target / "decoder.onnx", **shared)
-    if source:
-        graphs["encoder"] = export_encoder(autoencoder, target / "encoder.onnx", **shared)
-    manifest = {
-        "pochade": __version__,
-        **{name: graph.manifest() for name, graph in graphs.items()},
-        "text_encoder": denoiser.input_spec().text_encoder,
-        "latent_size": list(size),
-        "downsampling": autoencoder.downsampling,
-        "scheduler": {k: v for k, v in dict(pipe.scheduler.config).items() if not k.startswith("_")},
-    }
-    write_json(target / "manifest.json", manifest)
-    return manifest
 
 
 def _pair(size: tuple[int, int] | int | Sequence[int]) -> tuple[int, int]:
@@ -386,8 +323,17 @@ def _export(
         save_model(model, temporary, external_data)
         batches = (1, 3) if batch == "dynamic" else (batch,)
         difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)
-    free = None if batch == "dynamic" else batch
-    return Exported(path, inputs, outputs, free, difference, data_of(path))
+    shapes = tuple(tuple(d.dim_value for d in o.type.tensor_type.shape.dim[1:]) for o in model.graph.output)
+    return Exported(
+        path,
+        inputs,
+        outputs,
+        shapes,
+        None if batch == "dynamic" else batch,
+        sum(p.numel() for p in module.parameters()),
+        difference,
+        data_of(path),
+    )
 
 
 def _innermost(error: BaseException) -> BaseException:

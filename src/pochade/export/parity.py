@@ -29,6 +29,8 @@ class Input:
     """One more than the greatest integer that is allowed (integer inputs)."""
     bounded: bool = False
     """Whether the values lie in [0, 1] (floating inputs)."""
+    absent: float | None = None
+    """What fills it where a picture is sampled without; None where there is always one."""
 
     def random(self, batch: int, generator: torch.Generator) -> Tensor:
         """Values [batch, *shape]: standard normal, uniform in [0, 1] where bounded, uniform integers, booleans.

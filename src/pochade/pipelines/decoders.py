@@ -1,10 +1,13 @@
 """A small decoder in place of a model's own autoencoder."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pochade.errors import PochadeError
 from pochade.pipelines.hub import files_sha256, read_json
+
+if TYPE_CHECKING:
+    from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 
 OWN = "model"
 """What stands for the model's own autoencoder."""
@@ -42,23 +45,32 @@ def decoder_sha256(folder: Path) -> str:
     return files_sha256(folder, [p for p in folder.iterdir() if p.suffix in {".json", ".safetensors"}])
 
 
-def use_decoder(pipe: Any, folder: Path) -> None:
-    """Let ``pipe`` decode with the network in ``folder``; with its autoencoder goes the way back from pictures.
+def load_decoder(autoencoder: Any, folder: Path) -> "TinyVAEDecoder":
+    """The decoder in ``folder`` for the latents of a model's ``autoencoder``.
 
     Raises:
-        PochadeError: the decoder is for other latents than the model's, or its files are damaged.
+        PochadeError: it is for other latents, or its files are damaged.
     """
     from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
     from pochade.pipelines.loading import load_component
 
-    decoder = load_component(TinyVAEDecoder, folder)
+    decoder: TinyVAEDecoder = load_component(TinyVAEDecoder, folder)
     given, needed = (
-        (int(network.config.latent_channels), int(network.downsampling)) for network in (decoder, pipe.autoencoder)
+        (int(network.config.latent_channels), int(network.downsampling)) for network in (decoder, autoencoder)
     )
     if given != needed:
         raise PochadeError(
             f"decoder: one for {given[0]} channels and {given[1]} pixels to a cell given, the model's latents have "
             f"{needed[0]} and {needed[1]}"
         )
+    return decoder
+
+
+def use_decoder(pipe: Any, folder: Path) -> None:
+    """Let ``pipe`` decode with the network in ``folder``; with its autoencoder goes the way back from pictures.
+
+    Raises as ``load_decoder``.
+    """
     own = pipe.autoencoder
+    decoder: Any = load_decoder(own, folder)
     pipe.register_modules(autoencoder=decoder.to(device=own.device, dtype=own.dtype))

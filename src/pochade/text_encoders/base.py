@@ -58,6 +58,20 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """The most tokens of a prompt that are used, opening and closing tokens included."""
         raise NotImplementedError
 
+    @property
+    def closing_tokens(self) -> int:
+        """The last tokens of a prompt, which stay where it is cut to ``max_tokens``."""
+        return self._suffix
+
+    @property
+    def vocabulary_size(self) -> int:
+        """One more than the greatest token id."""
+        return self._tokenizer.get_vocab_size()
+
+    def tokenizer_json(self) -> str:
+        """The tokenizer in the format of the library ``tokenizers``, without truncation or padding."""
+        return self._tokenizer.to_str()
+
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] int64 with mask [B, M] bool, True where real, padded on the right."""
         raise NotImplementedError

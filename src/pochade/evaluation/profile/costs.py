@@ -135,7 +135,7 @@ def profile(
         "rows": [],
         "exports": {},
     }
-    tokenizer = None if "text_encoder" not in modules else modules["text_encoder"]._tokenizer.to_str()
+    tokenizer = None if "text_encoder" not in modules else modules["text_encoder"].tokenizer_json()
     names = list(modules)
     del modules
     if runtime != "onnx":

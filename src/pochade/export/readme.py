@@ -1,0 +1,62 @@
+"""The page that explains a bundle to whoever finds it."""
+
+from collections.abc import Sequence
+
+from pochade.runtime.manifest import Manifest, Value
+
+_PAGE = """# {name}, as a bundle for devices
+
+A text-to-image model as ONNX graphs, for pictures of {width} x {height} pixels. Licence of the weights: {license}.
+{attribution}
+
+| graph | inputs | outputs | weights |
+|---|---|---|---|
+{graphs}
+
+`manifest.json` has their shapes, types and hashes, the noise times and the defaults, and for every input that may be
+left out the number that fills it (`absent`).
+
+## The sampling loop
+
+1. Tokenise the prompt with `tokenizer.json`, cut it to `text.max_tokens` (the last `text.closing_tokens` stay), pad it
+   with id 0 and mask false. `text_encoder` gives `tokens` and `pooled`. A prompt without text is not encoded: all its
+   inputs are `absent`.
+2. Draw standard normal latents z, [1, {channels}, {rows}, {columns}], from the seed.
+3. For each pair (t, t') of neighbours in `sampling.times`: v = `denoiser`(z, t, ...). With a guidance scale s other
+   than 1 it is called for two rows, the second with its text absent, and v = v2 + s (v1 - v2). Then
+   {step}.
+4. `decoder` gives the picture in [-1, 1], channels first: a pixel is round(255 (x / 2 + 1 / 2)).
+
+The generator of a seed is the Mersenne Twister MT19937, started with the lower 32 bits of the seed. Each output x gives
+u = (x mod 2^24) / 2^24; 16 of them make 16 numbers: for j from 0 to 7, r = sqrt(-2 ln(1 - u_j)) and
+a = 2 pi u_(j + 8) give z_j = r cos a and z_(j + 8) = r sin a.
+"""
+_STEPS = {
+    "euler": "z = z + (t' - t) v",
+    "lcm": "x = z - t v, and z = (1 - t') x + t' e with new noise e from the same generator",
+}
+
+
+def readme(manifest: Manifest) -> str:
+    """The text of a bundle's ``README.md``."""
+    model, latents = manifest.model, manifest.latents
+    rows = [
+        (f"`{graph.file}`", _names(graph.inputs), _names(graph.outputs), graph.precision)
+        for graph in manifest.graphs.values()
+    ]
+    return _PAGE.format(
+        name=model.name,
+        width=manifest.width,
+        height=manifest.height,
+        license=model.license or "the model names none",
+        attribution=f"Attribution: {model.attribution}." if model.attribution else "",
+        graphs="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        channels=latents.channels,
+        rows=latents.height,
+        columns=latents.width,
+        step=_STEPS[manifest.sampling.method],
+    )
+
+
+def _names(values: Sequence[Value]) -> str:
+    return ", ".join(f"`{value.name}`" for value in values)

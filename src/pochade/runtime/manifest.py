@@ -1,0 +1,208 @@
+"""What a bundle says of itself, ``manifest.json``: all that a host needs beside the graphs (docs/on-device.md)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from ..errors import PochadeError
+
+FORMAT = 1
+"""The version of the format; a host refuses newer ones."""
+MANIFEST = "manifest.json"
+TOKENIZER = "tokenizer.json"
+TABLE_STEPS = (1, 2, 4, 8, 20)
+"""The numbers of steps whose noise times stand in every manifest."""
+
+
+@dataclass(frozen=True)
+class Value:
+    """An input or an output of a graph."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    """The batch axis is first, None where it is free."""
+    dtype: str
+    """``float32``, ``int64`` or ``bool``."""
+    absent: float | None = None
+    """The number that fills an input where there is none of it; None where there is always one."""
+
+
+@dataclass(frozen=True)
+class Graph:
+    """One network."""
+
+    file: str
+    data: str | None
+    """The file of its weights, None where they are in ``file``."""
+    precision: str
+    """Of the weights: ``fp32``, ``fp16`` or ``int8``. Inputs and outputs are float32 in every one."""
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    parameters: int
+    largest_difference: float
+    """Of the float32 graph from eager PyTorch, on random inputs, as a share of the largest magnitude above 1."""
+    precision_error: float
+    """Of this precision from float32: root mean square over the standard deviation, on random inputs; 0 for fp32."""
+    milliseconds: float
+    """Of one call at batch 1, on the machine that exported it: ratios between graphs hold elsewhere."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where the weights come from."""
+
+    name: str
+    sha256: str | None = None
+    """Of the model's files, as pictures carry it in their metadata; None where it was in no folder."""
+    license: str | None = None
+    attribution: str | None = None
+    prompts: tuple[str, ...] = ()
+    """To try."""
+    styles: tuple[str, ...] = ()
+    """Each is put behind a prompt: ``a red apple, STYLE style``."""
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the denoiser samples."""
+
+    channels: int
+    height: int
+    width: int
+    downsampling: int
+    """Pixels a side of one cell."""
+    mean: tuple[float, ...]
+    """Of each raw channel; encoder and decoder contain it: latents outside them have mean 0 and deviation 1."""
+    std: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Text:
+    """How a prompt becomes the inputs of the text encoder, or of the denoiser where it takes classes."""
+
+    encoder: str
+    tokenizer: str | None = None
+    """A file in the format of ``tokenizers``; None where prompts are classes."""
+    max_tokens: int = 0
+    """Longer prompts are cut to this, all are padded to it with id 0 and mask False."""
+    closing_tokens: int = 0
+    """The last tokens, which stay where a prompt is cut."""
+    classes: tuple[str, ...] = ()
+    """The label of a prompt is its index here."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How noise becomes latents."""
+
+    method: str
+    """``euler``, or ``lcm``, which adds new noise after each step."""
+    shift: float
+    """t = shift u / (1 + (shift - 1) u) on the even grid u = 1, 1 - 1/n, ..., 0."""
+    times: Mapping[str, tuple[float, ...]]
+    """Number of steps -> its n + 1 times from 1 to 0."""
+
+
+@dataclass(frozen=True)
+class Defaults:
+    """Of a call that names nothing else."""
+
+    steps: int
+    guidance: float
+    depth: int | None
+    strength: Mapping[str, float]
+    """Task -> strength, as the model was trained for it or not."""
+    instruction_guidance: float
+    """The scale of guidance towards the source where there is an instruction."""
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of the bundle."""
+
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All of ``manifest.json``."""
+
+    format: int
+    pochade: str
+    """The version that wrote it."""
+    model: Model
+    height: int
+    """Of pictures, in pixels."""
+    width: int
+    latents: Latents
+    text: Text | None
+    sampling: Sampling
+    defaults: Defaults
+    tasks: tuple[str, ...]
+    """What the bundle can do: ``generate``, and with an encoder ``edit``, ``inpaint`` and ``super_resolution``."""
+    trained_tasks: tuple[str, ...]
+    """Those with a source that the denoiser was trained for: it takes ``source``, ``source_mask`` and ``task``."""
+    graphs: Mapping[str, Graph]
+    """``text_encoder``, ``denoiser``, ``decoder``, ``encoder``: those that there are."""
+    depths: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Depth -> the name of the denoiser's graph with as many iterations; empty where the family has none."""
+    files: Mapping[str, File] = field(default_factory=dict[str, File])
+    """All files but the manifest."""
+
+    def to_json(self) -> str:
+        """The text of the file."""
+        return json.dumps(asdict(self), ensure_ascii=False, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle.
+
+    Raises:
+        PochadeError: there is none, it is damaged, or of a newer format.
+    """
+    path = folder / MANIFEST
+    try:
+        given: Any = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise PochadeError(f"bundle: {str(folder)!r} holds no readable {MANIFEST} ({error.strerror})") from None
+    except ValueError as error:
+        raise PochadeError(f"{path}: damaged, not JSON ({error})") from None
+    version = given.get("format") if isinstance(given, dict) else None
+    if type(version) is not int or version < 1:
+        raise PochadeError(f"{path}: no manifest of a bundle, its format is {version!r}")
+    if version > FORMAT:
+        raise PochadeError(f"{path}: format {version} given, this version reads up to {FORMAT}: a newer one is needed")
+    try:
+        return _manifest(given)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise PochadeError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+
+
+def _manifest(given: dict[str, Any]) -> Manifest:
+    values = {f.name: given[f.name] for f in fields(Manifest)}
+    return Manifest(
+        **{
+            **values,
+            "model": Model(**_tuples(values["model"])),
+            "latents": Latents(**_tuples(values["latents"])),
+            "text": None if values["text"] is None else Text(**_tuples(values["text"])),
+            "sampling": Sampling(**{**values["sampling"], "times": _tuples(values["sampling"]["times"])}),
+            "defaults": Defaults(**values["defaults"]),
+            "tasks": tuple(values["tasks"]),
+            "trained_tasks": tuple(values["trained_tasks"]),
+            "graphs": {name: _graph(graph) for name, graph in values["graphs"].items()},
+            "files": {name: File(**file) for name, file in values["files"].items()},
+        }
+    )
+
+
+def _graph(given: dict[str, Any]) -> Graph:
+    ends = {end: tuple(Value(**_tuples(value)) for value in given[end]) for end in ("inputs", "outputs")}
+    return Graph(**{**given, **ends})
+
+
+def _tuples(given: dict[str, Any]) -> dict[str, Any]:
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}

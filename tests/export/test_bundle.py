@@ -1,0 +1,125 @@
+"""What ``export_bundle`` writes: files, their hashes, and a manifest that a host can go by."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import toy_components
+from pochade.errors import PochadeError
+from pochade.export.bundle import export_bundle, model_facts
+from pochade.export.parity import session
+from pochade.files import sha256
+from pochade.pipelines.schedulers import make_scheduler
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime.manifest import Manifest, Model, read_manifest
+
+
+@pytest.fixture(scope="module")
+def editor(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Manifest]:
+    """The bundle of an editing model, 48 x 32 px, weights of 8 bits."""
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+    place = tmp_path_factory.mktemp("bundles") / "editor"
+    facts = model_facts("toy-editor", toy_editor_folder)
+    return place, export_bundle(pipe, place, facts, precision="int8", size=(32, 48))
+
+
+def test_the_manifest_on_the_disk_is_the_one_that_is_returned(editor: tuple[Path, Manifest]) -> None:
+    folder, manifest = editor
+    assert read_manifest(folder) == manifest
+    files = {path.name: (path.stat().st_size, sha256(path)) for path in folder.iterdir() if path.suffix != ".json"}
+    assert {name: (file.bytes, file.sha256) for name, file in manifest.files.items() if name in files} == files
+    assert set(manifest.files) == {*files, "tokenizer.json"}
+
+
+def test_graphs_have_the_inputs_that_the_manifest_says(editor: tuple[Path, Manifest]) -> None:
+    folder, manifest = editor
+    assert list(manifest.graphs) == ["text_encoder", "denoiser", "decoder", "encoder"]
+    names = {"float32": "tensor(float)", "int64": "tensor(int64)", "bool": "tensor(bool)"}
+    for graph in manifest.graphs.values():
+        runs = session(folder / graph.file)
+        for said, found in ((graph.inputs, runs.get_inputs()), (graph.outputs, runs.get_outputs())):
+            assert [v.name for v in said] == [v.name for v in found]
+            assert [list(v.shape[1:]) for v in said] == [v.shape[1:] for v in found]
+            assert [names[v.dtype] for v in said] == [v.type for v in found]
+        assert [g.precision for g in manifest.graphs.values()] == ["int8", "int8", "fp32", "fp32"]
+
+
+def test_what_a_host_goes_by(editor: tuple[Path, Manifest], toy_editor_folder: Path) -> None:
+    _, manifest = editor
+    assert (manifest.height, manifest.width) == (32, 48)
+    assert (manifest.latents.channels, manifest.latents.height, manifest.latents.width) == (4, 4, 6)
+    assert manifest.trained_tasks == ("edit", "super_resolution")
+    assert manifest.tasks == ("generate", "edit", "inpaint", "super_resolution")
+    absent = {v.name: v.absent for v in manifest.graphs["denoiser"].inputs}
+    assert absent == {
+        **{"latents": None, "t": None, "tokens": 0, "mask": 0, "pooled": 0},
+        **{"source": 0, "source_mask": 0, "task": -1},
+    }
+    assert manifest.sampling.times["4"] == (1, 0.75, 0.5, 0.25, 0)
+    assert len(manifest.sampling.times[str(manifest.defaults.steps)]) == manifest.defaults.steps + 1
+    assert manifest.defaults.strength == {"edit": 0.6, "inpaint": 1, "super_resolution": 0.2}
+    assert manifest.depths == {str(manifest.defaults.depth): "denoiser"}
+    assert manifest.text is not None
+    assert (manifest.text.max_tokens, manifest.text.closing_tokens) == (32, 0)
+
+
+def test_a_model_of_classes_that_was_distilled(tmp_path: Path) -> None:
+    parts: Any = {**toy_components(text=False), "scheduler": make_scheduler("lcm")}
+    manifest = export_bundle(TextToImagePipeline(**parts), tmp_path / "b", Model("toy"))
+    assert manifest.text is not None
+    assert (manifest.text.classes, manifest.text.tokenizer) == (("cat", "dog"), None)
+    assert list(manifest.graphs) == ["denoiser", "decoder", "encoder"]
+    assert manifest.sampling.method == "lcm"
+
+
+def test_what_a_card_says(tmp_path: Path, toy_pipeline_folder: Path) -> None:
+    for path in toy_pipeline_folder.rglob("*"):
+        if path.is_file():
+            place = tmp_path / path.relative_to(toy_pipeline_folder)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(path.read_bytes())
+    assert model_facts("toy", tmp_path).license is None
+    card = "---\nlicense: mit\nattribution: by us\nstyles: [noto]\nwidget:\n- text: a cat\n---\n# toy\n"
+    (tmp_path / "README.md").write_text(card)
+    facts = model_facts("toy", tmp_path)
+    assert (facts.license, facts.attribution, facts.prompts, facts.styles) == ("mit", "by us", ("a cat",), ("noto",))
+
+
+def test_what_cannot_be_a_bundle_is_refused_before_any_work(tmp_path: Path) -> None:
+    pipe = TextToImagePipeline(**toy_components())
+    for given, message in (
+        ({"precision": "int4"}, r"precision: 'int4' given, allowed are fp32, int8"),
+        ({"size": 24}, r"height: 24 given, allowed are multiples of 16"),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            export_bundle(pipe, tmp_path / "b", Model("toy"), **given)
+    pipe.scheduler = make_scheduler("heun")
+    with pytest.raises(PochadeError, match=r"scheduler: FlowMatchHeunDiscreteScheduler is the model's, a bundle has"):
+        export_bundle(pipe, tmp_path / "b", Model("toy"))
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "mine.txt").touch()
+    pipe.scheduler = make_scheduler("euler")
+    with pytest.raises(PochadeError, match="b: exists already"):
+        export_bundle(pipe, tmp_path / "b", Model("toy"))
+    assert [p.name for p in (tmp_path / "b").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda m: m.update(format=2), "format 2 given, this version reads up to 1: a newer one is needed"),
+        (lambda m: m.pop("format"), "no manifest of a bundle, its format is None"),
+        (lambda m: m.pop("sampling"), "damaged"),
+        (lambda m: m["latents"].pop("mean"), "damaged"),
+    ],
+)
+def test_a_manifest_that_is_damaged_or_newer(
+    editor: tuple[Path, Manifest], tmp_path: Path, change: Any, message: str
+) -> None:
+    values = json.loads(editor[1].to_json())
+    change(values)
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(PochadeError, match=message):
+        read_manifest(tmp_path)
