@@ -62,7 +62,7 @@ def test_the_package_declares_what_it_imports_and_nothing_else() -> None:
 
 def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
     assert declared("bench") - declared() <= libraries("benchmarks")
-    tools = {"basedpyright", "import-linter", "ipykernel", "mkdocs-material", "pochade", "ruff", "triton"}
+    tools = {"basedpyright", "import-linter", "ipykernel", "pochade", "ruff", "triton"}
     tools |= {name for name in declared("dev") if name.startswith("pytest")}
     assert declared("dev") - declared() - tools <= libraries("tests")
 

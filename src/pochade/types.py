@@ -1,17 +1,15 @@
 """What every family takes and gives, and the letters for the axes.
 
-======  ==========================================================
-letter  axis
-======  ==========================================================
-B       batch
-N       tokens of the picture, H * W
-D       width of the network
-H, W    rows and columns of the token grid (of the latents, of the image, where said)
-M       text tokens
-K       plan tokens
-S       state size of a recurrence
-C       latent channels
-======  ==========================================================
+| letter | axis |
+|---|---|
+| B | batch |
+| N | tokens of the picture, H * W |
+| D | width of the network |
+| H, W | rows and columns of the token grid (of the latents, of the image, where said) |
+| M | text tokens |
+| K | plan tokens |
+| S | state size of a recurrence |
+| C | latent channels |
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -75,7 +73,10 @@ class Conditioning:
         return self.map(lambda v: v.to(device=device, dtype=dtype if v.is_floating_point() else None))
 
     def drop(self, *parts: str, rows: Tensor | None = None) -> "Conditioning":
-        """A copy without the named parts (``PARTS``), in the given ``rows`` ([B] bool) or in all of them."""
+        """A copy without the named parts (``PARTS``), in the given ``rows`` ([B] bool) or in all of them.
+
+        Raises ValueError for an unknown part.
+        """
         unknown = set(parts) - set(PARTS)
         if unknown:
             raise ValueError(f"parts: {sorted(unknown)} given, allowed are {PARTS}")
@@ -103,7 +104,10 @@ class Conditioning:
 
     @staticmethod
     def cat(items: "Sequence[Conditioning]") -> "Conditioning":
-        """Joined along the batch; all items must hold the same parts, text of the same M."""
+        """Joined along the batch; all items must hold the same parts, text of the same M.
+
+        Raises ValueError where they do not.
+        """
         names = [set(item._present()) for item in items]
         if any(n != names[0] for n in names):
             raise ValueError(f"items: all must hold the same parts, given {[sorted(n) for n in names]}")

@@ -73,7 +73,10 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         return self.decode_raw(self.encode_raw(images))
 
     def set_statistics(self, mean: Tensor, std: Tensor) -> None:
-        """Store the per-channel mean and deviation [C] of raw latents, measured on the training set."""
+        """Store the per-channel mean and deviation [C] of raw latents, measured on the training set.
+
+        Raises PochadeError for another shape, and for a deviation that is not finite and positive.
+        """
         shape = (self.config.latent_channels,)
         if tuple(mean.shape) != shape or tuple(std.shape) != shape:
             raise PochadeError(f"mean, std: shapes {tuple(mean.shape)}, {tuple(std.shape)} given, allowed is {shape}")

@@ -47,6 +47,13 @@ def curriculum(t: Tensor, progress: float) -> Tensor:
     """Easy to hard: at ``progress`` 0 only the noisier half of the path is shown, at 1 all of it.
 
     High noise is easy (the answer is near the mean of the data); detail at low noise comes later.
+
+    Args:
+        t: [B] in [0, 1].
+        progress: in [0, 1].
+
+    Raises:
+        ValueError: ``progress`` lies outside.
     """
     if not 0 <= progress <= 1:
         raise ValueError(f"progress: {progress} given, allowed is [0, 1]")

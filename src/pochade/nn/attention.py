@@ -15,7 +15,7 @@ MixerKind = Literal["softmax", "linear"]
 
 
 def head_width(dim: int, heads: int) -> int:
-    """d = D / heads; raises PochadeError where it is no whole number."""
+    """d = D / heads. Raises PochadeError where it is no whole number."""
     if heads < 1 or dim % heads:
         raise PochadeError(f"heads: {heads} given, allowed are the divisors of dim, {dim}")
     return dim // heads

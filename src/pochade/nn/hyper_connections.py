@@ -65,7 +65,10 @@ class HyperConnection(nn.Module):
             parameter.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, streams: Tensor, layer: Callable[[Tensor], Tensor]) -> Tensor:
-        """Streams [B, n, N, D] -> streams [B, n, N, D]; ``layer`` takes and gives [B, N, D], without a residual."""
+        """Streams [B, n, N, D] -> streams [B, n, N, D]; ``layer`` takes and gives [B, N, D], without a residual.
+
+        Raises PochadeError for another shape.
+        """
         if streams.ndim != 4 or streams.shape[1] != self.streams or streams.shape[3] != self.dim:
             raise PochadeError(
                 f"streams: shape {list(streams.shape)} given, must be [B, {self.streams}, N, {self.dim}]"

@@ -66,7 +66,10 @@ def inverse_order(order: Tensor) -> Tensor:
 
 
 def reorder(x: Tensor, order: Tensor) -> Tensor:
-    """The tokens of x [B, N, D] in ``order`` [N] (int64, on the device of x): [B, N, D]."""
+    """The tokens of x [B, N, D] in ``order`` [N] (int64, on the device of x): [B, N, D].
+
+    Raises PochadeError where the order has another length.
+    """
     if order.shape != x.shape[1:2]:
         raise PochadeError(f"order: shape {list(order.shape)} given, x {list(x.shape)} needs [{x.shape[1]}]")
     return x.index_select(1, order)

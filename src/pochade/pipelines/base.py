@@ -226,6 +226,10 @@ class GenerationPipeline(DiffusionPipeline):
             safe_serialization: only True: pickles are not written.
             dtype: floating precision of the files, for instance float16; None keeps every bit. The text
                 encoder keeps its own, since its identity is taken from its weights.
+
+        Raises:
+            PochadeError: ``safe_serialization`` is False.
+            FailureError: the folder cannot be written.
         """
         if not safe_serialization:
             raise PochadeError("safe_serialization: False given, allowed is True: pickles are not written")

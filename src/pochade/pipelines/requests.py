@@ -200,6 +200,9 @@ class GenerationRequest(Request):
         control_edges: whether the file is a picture whose edges are to be found.
         image_prompt: file of a picture whose style is followed; None for none.
         image_prompt_scale: how strongly, from 0 on; None for 1 where there is an image prompt.
+
+    Raises:
+        PochadeError: a field is not allowed, whatever the model is.
     """
 
     height: int | None = None
@@ -263,6 +266,9 @@ class EditRequest(Request):
         instruction: whether the prompt says what to do ("make it green"), and not what the new picture shows. None for
             an instruction in the task ``edit`` where the model was trained for it, else a description.
         image_guidance: with an instruction, the scale of guidance towards the source; 1 is none; None for 1.5.
+
+    Raises:
+        PochadeError: a field is not allowed, whatever the model is.
     """
 
     source: str

@@ -63,6 +63,7 @@ class Stage(Generic[S_co, D_co]):
     epsilon: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.01
+    """AdamW's, from 0 on; norms, biases and embeddings have none."""
     clip: float = 1.0
     """Largest norm of the gradient."""
     device: str = "auto"
@@ -72,6 +73,7 @@ class Stage(Generic[S_co, D_co]):
     ema_decay: float = 0.999
     """Decay of the moving average, in [0, 1); 0 for none."""
     seed: int = 0
+    """Of all that is random: order, variants, captions, noise, times."""
     save_every: int = 1000
     """Steps between checkpoints; the last step is saved in any case."""
     sample_every: int = 500

@@ -164,7 +164,10 @@ class SyntheticSource(Source):
 
 @dataclass(frozen=True)
 class JoinedSource(Source):
-    """Two or more sources of captioned pictures; one that is named twice is seen twice as often."""
+    """Two or more sources of captioned pictures; one that is named twice is seen twice as often.
+
+    Raises PochadeError for fewer, and for a part that is joined itself.
+    """
 
     parts: tuple[Source, ...]
 

@@ -52,12 +52,17 @@ JOINT = "bag"
 
 @dataclass(frozen=True)
 class FlowSettings(Settings):
-    """Which denoiser, on which latents, conditioned by what, and the weights of its error."""
+    """Which denoiser, on which latents, conditioned by what, and the weights of its error.
+
+    Raises PochadeError for a ``scan_rate`` or a ``curriculum`` out of its range.
+    """
 
     stage_kind = "flow"
 
     family: str = "lrf"
+    """iris, lira, lrf or microforge."""
     variant: str = "nano"
+    """The size, a name of the family's ``VARIANTS``."""
     options: tuple[str, ...] = ()
     """Changes of the variant's arguments, such as recursions=3 or gradient=last, separated by commas."""
     autoencoder: str | None = None
@@ -65,6 +70,7 @@ class FlowSettings(Settings):
     text_encoder: str | None = "minilm-l6-v2"
     """Identity of a frozen encoder, "bag" for a small one trained along, None for class labels."""
     density: Density = "logit_normal"
+    """Of the times t at which the network is trained."""
     density_scale: float | None = None
     """Width of the density; None: as published."""
     time_shift: float = 1.0
@@ -72,6 +78,7 @@ class FlowSettings(Settings):
     curriculum: float = 0.0
     """Share of the steps, in [0, 1], over which the training opens from the noisier half of the path to all of it."""
     weighting: Weighting = "constant"
+    """Weight of the error by t, of mean 1 under the density."""
     cfg_dropout: float = 0.1
     """Probability that a sample loses its conditioning, for classifier-free guidance."""
     self_conditioning_prob: float = 0.9
