@@ -57,7 +57,7 @@ def libraries(*folders: str) -> set[str]:
 
 def test_the_package_declares_what_it_imports_and_nothing_else() -> None:
     used = libraries("src") | {name for name in THROUGH if name in declared("train", "eval")}
-    assert declared("train", "export", "eval", "hub") == used - {"triton"}  # comes with torch for GPUs
+    assert declared("train", "export", "eval", "hub", "heic") == used - {"triton"}  # comes with torch for GPUs
 
 
 def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
@@ -67,7 +67,7 @@ def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
     assert declared("dev") - declared() - tools <= libraries("tests")
 
 
-@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub"}))
+@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic"}))
 def test_an_error_names_the_extra_that_has_the_library(extra: str) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = re.findall(rf'missing_extra\("([\w-]+)", "{extra}"\)', text)

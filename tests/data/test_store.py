@@ -1,4 +1,5 @@
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,17 @@ def test_a_damaged_store_is_empty(tmp_path: Path, content: str | None):
     if content is not None:
         (tmp_path / "x.json").write_text(content)
     assert read_store(tmp_path / "x.json") == {}
+
+
+def test_a_stamp_changes_where_size_and_time_are_set_back(tmp_path: Path):
+    path = tmp_path / "x"
+    path.write_bytes(b"one")
+    first, times = stamp(path), path.stat()
+    time.sleep(0.02)  # a clock of a file system may tick in hundredths
+    path.write_bytes(b"two")
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert stamp(path)[::2] == first[::2]
+    assert stamp(path) != first
 
 
 def test_a_stamp_changes_with_size_and_time(tmp_path: Path):

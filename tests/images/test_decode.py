@@ -1,5 +1,7 @@
+import base64
 import io
 import struct
+import sys
 import zlib
 from pathlib import Path
 
@@ -36,8 +38,8 @@ def png_header(width: int, height: int) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
-@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP"])
-def test_three_formats_keep_the_picture(format):
+@pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "TIFF"])
+def test_formats_keep_the_picture(format):
     image = gradient(32, 32)
     options = {"lossless": True} if format == "WEBP" else {"quality": 98} if format == "JPEG" else {}
     tensor = read_image(encode(image, format, **options), size=32)
@@ -47,6 +49,48 @@ def test_three_formats_keep_the_picture(format):
     assert tensor.max() <= 1
     error = (tensor - to_tensor(image)).abs().mean()
     assert error == 0 if format != "JPEG" else error < 0.03
+
+
+HEIC = base64.b64decode(
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAX1tZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAA"
+    "ACJpbG9jAAAAAERAAAEAAQAAAAABoQABAAAAAAAAAEgAAAAjaWluZgAAAAAAAQAAABVpbmZlAgAAAAABAABodmMxAAAAAA5waXRt"
+    "AAAAAAABAAAA/WlwcnAAAADdaXBjbwAAAHZodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNgAAEAGEABDAH//wNwAAADAJAAAAMA"
+    "AAMAHroCQGEAAQAqQgEBA3AAAAMAkAAAAwAAAwAeoCCBBZbq5Ka5uAhoMCAAAAMDIAAAAwAhYgABAAZEAcFzwIkAAAATY29scm5j"
+    "bHgAAQANAAaAAAAAFGlzcGUAAAAAAAAAQAAAAEAAAAAoY2xhcAAAAEAAAAABAAAAMAAAAAEAAAAAAAAAAv////AAAAACAAAAEHBp"
+    "eGkAAAAAAwgICAAAABhpcG1hAAAAAAAAAAEAAQWBAgMFhAAAAFBtZGF0AAAARCgBr1jm9Oq//+J8//o2kh8eP/X/8EPVfsf/P+rz"
+    "VSNXcKJmZUqp89WOYKe4QqQe4ajzoCH1SM7U3AmiYmjtOfqu2ruA"
+)
+"""64 x 48 pixels, the left half red (200, 40, 40), the right one blue (30, 60, 200); Pillow writes no such file."""
+
+
+def test_photographs_of_phones_are_read():
+    image, conversions = load_image(HEIC, size=16)
+    assert (image.size, conversions) == ((64, 48), ())
+    for x, colour in ((10, (200, 40, 40)), (54, (30, 60, 200))):
+        assert max(abs(a - b) for a, b in zip(image.getpixel((x, 24)), colour, strict=True)) < 12
+
+
+def test_a_format_that_is_not_installed_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    with pytest.raises(
+        BadImage, match=r"a\.heic: unsupported format \(pi-heif is not installed: pip install 'pochade\[heic\]'"
+    ):
+        load_image(HEIC, name="a.heic")
+
+
+def test_a_large_photograph_is_reduced_while_it_is_read():
+    # 48 megapixels in the proportion of this: four times the limit at twice the side.
+    data = encode(gradient(400, 300), "JPEG", quality=95)
+    for size in (16, 150, 2048):
+        image, _ = load_image(data, size=size, max_megapixels=0.04)
+        assert image.size == ((50, 38) if size == 16 else (200, 150))
+    assert (read_image(data, size=32, max_megapixels=0.04) - read_image(data, size=32)).abs().max() < 0.05
+    with pytest.raises(BadImage, match=r"400 x 300 pixels, 0.04 megapixels allowed"):
+        load_image(data, max_megapixels=0.04)  # whole, as for editing
+    with pytest.raises(BadImage, match=r"400 x 300 pixels, 0.1152 megapixels allowed"):
+        load_image(data, size=16, max_megapixels=0.0018)
+    with pytest.raises(BadImage, match=r"0.04 megapixels allowed"):  # all of it would be in memory
+        load_image(encode(gradient(400, 300), "JPEG", progressive=True), size=16, max_megapixels=0.04)
 
 
 def test_tensor_and_picture_are_inverse():
@@ -167,6 +211,10 @@ CORRUPT = {
     "png": encode(gradient(200, 200)),
     "jpeg": encode(gradient(200, 200), "JPEG"),
     "webp": encode(gradient(200, 200), "WEBP"),
+    "gif": encode(gradient(200, 200), "GIF"),
+    "bmp": encode(gradient(200, 200), "BMP"),
+    "tiff": encode(gradient(200, 200), "TIFF", compression="tiff_lzw"),
+    "heic": HEIC,
 }
 
 
@@ -204,12 +252,10 @@ def test_no_single_flipped_byte_escapes_as_another_error(kind):
     "data, reason",
     [
         (b"", "empty file"),
-        (b"\x00" * 100, "not a PNG, JPEG or WebP"),
-        (encode(gradient(), "GIF"), "not a PNG, JPEG or WebP"),
-        (encode(gradient(), "BMP"), "not a PNG, JPEG or WebP"),
-        (encode(gradient(), "TIFF"), "not a PNG, JPEG or WebP"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "not a PNG, JPEG or WebP"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a PNG, JPEG or WebP"),
+        (b"\x00" * 100, "unsupported format.*PNG, JPEG, WebP, GIF"),
+        (b"8BPS\0\1", "unsupported format"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported format"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported format"),
         (png_header(0, 5), "corrupt or truncated"),
     ],
 )
@@ -229,7 +275,18 @@ def bombs() -> dict[str, bytes]:
     lossless[21:25] = struct.pack("<I", 16382 | 16382 << 14)
     lossy = bytearray(encode(gradient(), "WEBP"))
     lossy[26:30] = struct.pack("<HH", 16000, 16000)
+    gif = bytearray(encode(gradient(), "GIF"))
+    gif[6:10] = struct.pack("<HH", 60000, 60000)
+    bmp = bytearray(encode(gradient(), "BMP"))
+    bmp[18:26] = struct.pack("<ii", 60000, 60000)
+    tiff = encode(gradient(), "TIFF")
+    for tag in (256, 257):
+        at = tiff.index(struct.pack("<HHI", tag, 4, 1))
+        tiff = tiff[: at + 8] + struct.pack("<I", 60000) + tiff[at + 12 :]
     return {
+        "gif": bytes(gif),
+        "bmp": bytes(bmp),
+        "tiff": tiff,
         "png": png_header(50000, 50000),
         "jpeg": bytes(jpeg),
         "webp": webp,

@@ -395,6 +395,65 @@ def test_unusable_data_is_named(tmp_path: Path, folder: Path):
     refused("path: .*none.tar.gz does not exist", out, "lrf-cifar10", "data.source=cifar10:none.tar.gz")
 
 
+def test_too_many_unusable_files_are_counted_to_the_end_and_the_limit_can_be_set(
+    from_folder: tuple[Path, list[str]], tmp_path: Path
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(26):
+        Image.new("RGB", (32, 32), (i, 255 - i, 90)).save(pictures / f"p{i:03d}.png")
+        (pictures / f"p{i:03d}.txt").write_text(f"plate {i}")
+    for i in range(6):
+        (pictures / f"p{i:03d}.png").write_bytes(b"broken")
+    Image.new("RGB", (64, 32)).save(pictures / "p010.png")
+    files = ", ".join(f"p{i:03d}.png" for i in range(6))
+    _, overrides = from_folder
+    settings = [*overrides, f"data.source={pictures}", "steps=1"]
+    refused(
+        rf"6 of 26 .* data.max_skipped .*: 6 unsupported format \({files}: ", tmp_path / "run", "lrf-folder", *settings
+    )
+    few = [*settings, "data.max_skipped=0.5", "data.max_megapixels=0.0011"]
+    model = train("lrf-folder", few, tmp_path / "run")
+    report = json.loads((pictures / ".pochade" / "report.json").read_text())
+    assert report["skipped_by_reason"] == {"too large": 1, "unsupported format": 6}
+    assert json.loads((model / "training.json").read_text())["max_megapixels"] == 0.0011
+    refused("max_skipped: 5.0 given, a fraction from 0 to 1", tmp_path / "no", "lrf-folder", *few, "data.max_skipped=5")
+
+
+def test_a_training_says_what_it_uses(
+    from_folder: tuple[Path, list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    for i in range(60):
+        Image.new("RGB", (32, 32), (i, 255 - i, 90)).save(pictures / f"p{i:03d}.png")
+        (pictures / f"p{i:03d}.txt").write_text(f"plate {i}")
+    (pictures / "p001.txt").write_text("word " * 1000)
+    (pictures / "p002.txt").write_bytes("café rouge".encode("latin-1"))
+    (pictures / "p003.txt").unlink()
+    (pictures / "p004.png").write_bytes(b"")
+    _, overrides = from_folder
+    train("lrf-folder", [*overrides, f"data.source={pictures}", "steps=1"], tmp_path / "run")
+    first, second, *_ = capsys.readouterr().err.splitlines()
+    assert first == (
+        f"flow: 54 samples to train on; {pictures}: 58 used, 2 skipped (1 empty file (p004.png), 1 no caption "
+        "(p003.png: no p003.txt)), captions from .txt files (58), 1 caption in Latin-1, not UTF-8 (p002.txt); all "
+        f"named in {pictures}/.pochade/report.json"
+    )
+    assert second == "flow: 1 caption cut at 64 tokens (p001.png)"
+
+
+def test_another_size_than_that_of_the_start_is_named(folder: Path, tmp_path: Path):
+    settings = [f"data.source={folder}", "data.size=128", "steps=1", "batch_size=2", "warmup_steps=0"]
+    refused(
+        "data.size: 128 given, but initialise_from=lrf-openmoji was trained on 64: allowed are data.size=64, or "
+        "task.options=sample_size=8 besides",
+        tmp_path / "run",
+        "lrf-folder",
+        *settings,
+    )
+
+
 def test_unusable_networks_are_named(tmp_path: Path, folder: Path):
     out, data = tmp_path / "run", (f"data.source={folder}", "data.size=32", "task.text_encoder=bag")
     refused(r"options: 'recursion=3' given, .*did you mean 'recursions'", out, "lrf", *data, "task.options=recursion=3")

@@ -69,7 +69,7 @@ def prepare(
 
     found = _pictures(source, path, config, columns)
     target = _target(out, size, split, format_, limit, overwrite)
-    reading = _reading(background, max_megapixels, max_skipped)
+    reading = read_limits(max_megapixels, max_skipped, background)
     _show(out, write(found, target, reading=reading, progress=not as_json), as_json)
 
 
@@ -107,7 +107,7 @@ def pairs(
 
     found = _pairs(source, path, kinds)
     target = _target(out, size, split, format_, limit, overwrite)
-    reading = _reading("white", max_megapixels, max_skipped)
+    reading = read_limits(max_megapixels, max_skipped)
     _show(out, prepare_pairs(found, target, reading=reading, progress=not as_json), as_json)
 
 
@@ -168,7 +168,8 @@ def _target(out: Path, size: int, split: str, format_: str, limit: int | None, o
     return Target(out=out, size=size, split=split, format=format_, limit=limit, overwrite=overwrite)  # pyright: ignore[reportArgumentType]
 
 
-def _reading(background: str, max_megapixels: float | None, max_skipped: float | None) -> "Reading":
+def read_limits(max_megapixels: float | None, max_skipped: float | None, background: str = "white") -> "Reading":
+    """How pictures are read; limits that are None are the usual ones."""
     from pochade.data.sources.image_files import Reading
 
     usual = Reading(background)

@@ -7,6 +7,7 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import loading, print_json, quiet_libraries
+from pochade.cli.data import MaxMegapixels, MaxSkipped, read_limits
 from pochade.device import check_device, check_precision
 from pochade.pipelines import hub
 from pochade.pipelines.schedulers import OWN, check_scheduler
@@ -37,6 +38,8 @@ def evaluate(
     depth: options.Depth = None,
     device: options.Device = None,
     precision: options.Precision = None,
+    max_megapixels: MaxMegapixels = None,
+    max_skipped: MaxSkipped = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as JSON.")] = False,
 ) -> None:
     """Measure a model on captions it knows and on held-out ones.
@@ -47,6 +50,7 @@ def evaluate(
         check_scheduler(scheduler)
     check_device(device or "auto")
     check_precision(precision or "auto")
+    reading = read_limits(max_megapixels, max_skipped)
     folder = hub.resolve(model)
     with loading(model):
         from pochade.pipelines.run_request import open_pipeline
@@ -76,6 +80,7 @@ def evaluate(
         size=size,
         depth=depth,
         model=model,
+        reading=reading,
         progress=not as_json,
     )
     if as_json:

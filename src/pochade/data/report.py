@@ -12,6 +12,8 @@ from pochade.images.decode import BadImage
 MAX_SKIPPED = 0.05
 NAMED = 100
 """Of the files that a note is about, so many are named."""
+SHOWN = 10
+"""Files that a line names, of each kind."""
 
 
 class Report:
@@ -20,7 +22,7 @@ class Report:
     ``total`` samples are expected. `check` writes the report to ``path`` and raises `FailureError`, which names it,
     where more than ``max_skipped`` of them (a fraction in [0, 1]; one sample is always let pass, unless it is 0)
     are skipped. Notes are about files that are used otherwise than was to be expected, and files that are no part of
-    the data set: they count for nothing.
+    the data set: they count for nothing. ``captions`` counts the pictures by what their captions were read from.
     """
 
     def __init__(self, source: str, path: Path, *, total: int, max_skipped: float = MAX_SKIPPED) -> None:
@@ -30,6 +32,7 @@ class Report:
         self.used = 0
         self.converted: Counter[str] = Counter()
         self.skipped: list[dict[str, Any]] = []
+        self.captions: Counter[str] = Counter()
         self.notes: Counter[str] = Counter()
         self._noted: dict[str, list[str]] = {}
 
@@ -44,6 +47,7 @@ class Report:
         for report in reports:
             found.used += report.used
             found.converted.update(report.converted)
+            found.captions.update(report.captions)
             found.skipped += report.skipped
             found.notes.update(report.notes)
             for what, names in report._noted.items():
@@ -55,10 +59,11 @@ class Report:
         """Samples skipped; a damaged shard counts as often as it has lost samples."""
         return sum(entry["samples"] for entry in self.skipped)
 
-    def use(self, conversions: Iterable[str] = ()) -> None:
-        """One sample is used, after the given conversions."""
+    def use(self, conversions: Iterable[str] = (), origin: str = "") -> None:
+        """One sample is used, after the given conversions, with captions from ``origin``, "" for none."""
         self.used += 1
         self.converted.update(conversions)
+        self.captions.update([origin] if origin else [])
 
     def skip(self, name: str, reason: str, detail: str = "", *, samples: int = 1) -> None:
         """``samples`` samples of the file ``name`` are left out."""
@@ -82,15 +87,18 @@ class Report:
             self.write()
             raise FailureError(
                 f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are allowed "
-                f"(max_skipped {self.max_skipped:g}): {self._reasons()}; all named in {self.path}"
+                f"(max_skipped {self.max_skipped:g}; data.max_skipped in training): {self._reasons()}; all named in "
+                f"{self.path}"
             )
 
     def summary(self) -> str:
-        """One line about the samples that are skipped, after the report is written."""
-        self.write()
-        return (
-            f"{self.source}: {self.skipped_count} samples cannot be used: {self._reasons()}; all named in {self.path}"
-        )
+        """One line about what is used and what is not, as it stands in the report."""
+        parts = [f"{self.used} used", f"{self.skipped_count} skipped" + f" ({self._reasons()})" * bool(self.skipped)]
+        if self.captions:
+            parts.append(f"captions from {', '.join(f'{what} ({n})' for what, n in self.captions.most_common())}")
+        parts += [f"{count} {what} ({_named(self._noted[what], count)})" for what, count in self.notes.items()]
+        named = f"; all named in {self.path}" if self.skipped or self.notes else ""
+        return f"{self.source}: {', '.join(parts)}{named}"
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``."""
@@ -98,6 +106,7 @@ class Report:
             "source": self.source,
             "used": self.used,
             "converted": dict(sorted(self.converted.items())),
+            "captions": dict(sorted(self.captions.items())),
             "skipped": self.skipped_count,
             "skipped_by_reason": self._by_reason(),
             "skipped_files": self.skipped,
@@ -115,12 +124,23 @@ class Report:
         return dict(sorted(reasons.items()))
 
     def _reasons(self) -> str:
-        """Each reason with its number and the first of its files: ``2 no caption (a.png ...)``."""
-        files: dict[str, list[str]] = {}
+        """Each reason with its number, the first of its files and, where they share it, the detail."""
+        files: dict[str, list[dict[str, Any]]] = {}
         for entry in self.skipped:
-            files.setdefault(entry["reason"], []).append(entry["name"])
-        first = {reason: names[0] + (" ..." if len(names) > 1 else "") for reason, names in files.items()}
-        return ", ".join(f"{count} {reason} ({first[reason]})" for reason, count in self._by_reason().items())
+            files.setdefault(entry["reason"], []).append(entry)
+        found: list[str] = []
+        for reason, count in self._by_reason().items():
+            entries = files[reason]
+            details = {entry["detail"] for entry in entries}
+            shared = f": {entries[0]['detail']}" if len(details) == 1 and entries[0]["detail"] else ""
+            found.append(f"{count} {reason} ({_named([entry['name'] for entry in entries], len(entries))}{shared})")
+        return ", ".join(found)
+
+
+def _named(names: Sequence[str], count: int) -> str:
+    """The first of ``count`` names, and how many more there are."""
+    more = count - min(len(names), SHOWN)
+    return ", ".join(names[:SHOWN]) + (f" and {more} more" if more else "")
 
 
 def readable(text: str) -> str:

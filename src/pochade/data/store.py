@@ -24,9 +24,12 @@ def store_for(folder: Path) -> Path:
 
 
 def stamp(path: Path) -> list[int]:
-    """What changes with a file: time of last change in ns, and bytes. Raises OSError."""
+    """What changes with a file: the times of the last change of its bytes and of anything, in ns, and its size.
+
+    The second changes also where the first is set back, as copying and unpacking do. Raises OSError.
+    """
     status = path.stat()
-    return [status.st_mtime_ns, status.st_size]
+    return [status.st_mtime_ns, status.st_ctime_ns, status.st_size]
 
 
 def read_store(path: Path) -> dict[str, Any]:

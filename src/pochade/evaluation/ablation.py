@@ -133,6 +133,7 @@ def measure(model: Path, stage: Stage, settings: Settings) -> Figures:
         size=data.size,
         out=model.parent / "evaluation",
         model=stage.name,
+        reading=data.reading,
     ).figures
     lines = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
     figures: Figures = {

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
+from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.evaluation import contrast, copying
 from pochade.evaluation.external import (
@@ -149,6 +150,7 @@ def evaluate(
     size: int | None = None,
     depth: int | None = None,
     model: str | None = None,
+    reading: Reading | None = None,
     progress: bool = True,
 ) -> Report:
     """Measure ``pipeline`` on captions that it was trained on and on held-out ones.
@@ -165,6 +167,7 @@ def evaluate(
         clip, inception: see `Settings`; left out, the figures that need them are "not measured".
         size, depth: see `Settings`.
         model: the name of the model in the report.
+        reading: background and limits of the pictures of the data; None: the default ones.
         progress: show bars where the error stream is a terminal.
 
     Raises:
@@ -182,12 +185,13 @@ def evaluate(
     options |= {} if depth is None else {"depth": depth}
     size = int(pipeline.default_size) if size is None else size
     training = () if pipeline.name_or_path is None else read_training_data(Path(pipeline.name_or_path))
-    dataset = open_source(data, "all", progress=progress)
+    dataset = open_source(data, "all", progress=progress, reading=reading)
     seen = seen_groups(dataset, training, progress=progress)
     real = read_splits(dataset, size, seed, seen.groups)
     weights = fingerprint(pipeline)
     _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
-    key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size}
+    device = pipeline.components["autoencoder"].device.type
+    key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size, "device": device}
     key |= {} if depth is None else {"depth": depth}
     store = PictureStore(folder, key)
     start = time.perf_counter()

@@ -7,7 +7,9 @@ from typing import Any
 
 from pochade.data.dataset import Dataset
 from pochade.data.sources import open_source
+from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
+from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.pipelines.hub import read_json
 
 FILE = "training.json"
@@ -23,10 +25,13 @@ class TrainingData:
     """``Dataset.fingerprint`` of what was trained on."""
     held_out: bool
     """Whether the held-out split was left out of the training."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger pictures were not read."""
 
     def open(self, *, progress: bool = True) -> Dataset:
-        """What was trained on. Raises as `open_source`."""
-        return open_source(self.source, "train" if self.held_out else "all", progress=progress)
+        """What was trained on, however much cannot be read. Raises as `open_source`."""
+        reading = Reading(max_megapixels=self.max_megapixels, max_skipped=1)
+        return open_source(self.source, "train" if self.held_out else "all", progress=progress, reading=reading)
 
 
 def read_training_data(model: Path) -> tuple[TrainingData, ...]:
@@ -43,8 +48,9 @@ def read_training_data(model: Path) -> tuple[TrainingData, ...]:
     while record is not None:
         try:
             fingerprint, held_out = str(record["fingerprint"]), bool(record["held_out"])
-            found += [TrainingData(str(source), fingerprint, held_out) for source in record["sources"]]
-        except (KeyError, TypeError) as error:
+            limit = float(record.get("max_megapixels", MAX_MEGAPIXELS))
+            found += [TrainingData(str(source), fingerprint, held_out, limit) for source in record["sources"]]
+        except (KeyError, TypeError, ValueError) as error:
             raise PochadeError(f"{path}: not a record of a training ({type(error).__name__}: {error})") from error
         record = record.get("before")
     return tuple(dict.fromkeys(found))

@@ -6,14 +6,22 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image, ImageFile, ImageOps, features
+from PIL.BmpImagePlugin import BmpImageFile
+from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
+from PIL.TiffImagePlugin import TiffImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 from torch import Tensor
 
-from pochade.errors import FailureError, PochadeError
+from pochade.errors import FailureError, PochadeError, missing_extra
 
 MAX_MEGAPIXELS = 25.0
+REDUCTIONS = (1, 2, 4, 8)
+"""By which a JPEG is divided in rows and columns while it is decoded."""
+FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
+UNSUPPORTED = "unsupported format"
+"""The reason of a picture in a format that is not read here, or not without another package."""
 
 
 class BadImage(PochadeError):  # noqa: N818
@@ -35,10 +43,11 @@ def load_image(
     """A decoded, upright RGB picture and the conversions that it took.
 
     These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette"
-    and "rotated". Only PNG, JPEG, WebP and, where Pillow has it, AVIF, known by their first bytes,
-    whatever the name says. A picture over ``max_megapixels`` is refused from its header, before any
-    pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``.
-    Raises `BadImage`, whose text starts with ``name`` (default: the path).
+    and "rotated". PNG, JPEG, WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have them, AVIF and HEIC,
+    known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is refused from
+    its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least
+    twice ``size``, and a larger one, unless it is progressive, at the scale at which it is within
+    ``max_megapixels``. Raises `BadImage`, whose text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -50,15 +59,13 @@ def load_image(
             raise BadImage(name, "unreadable", error.strerror or str(error)) from error
     if not data:
         raise BadImage(name, "empty file")
-    reader = _reader(data)
-    if reader is None:
-        raise BadImage(name, "not a PNG, JPEG or WebP file", f"it starts with {data[:8]!r}")
+    reader = _reader(data, name)
     try:
         image = reader(io.BytesIO(data))  # of its header alone
-        _refuse_bomb(name, *image.size, max_megapixels)
+        _refuse_bomb(name, *image.size, max_megapixels, _reduction(image) if size is not None else 1)
         if size is not None:
-            image.draft(None, (2 * size, 2 * size))
-        animated = getattr(image, "n_frames", 1) > 1
+            _reduce(image, 2 * size, max_megapixels)
+        animated = getattr(image, "is_animated", False)
         image.load()
         rgb, conversions = upright_rgb(image, background)
     except BadImage:
@@ -106,24 +113,61 @@ def to_image(tensor: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy())
 
 
-def _reader(data: bytes) -> type[ImageFile.ImageFile] | None:
-    """The class of Pillow that reads files with these first bytes."""
-    if data.startswith(b"\x89PNG\r\n\x1a\n"):
-        return PngImageFile
-    if data.startswith(b"\xff\xd8\xff"):
-        return JpegImageFile
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+def _reader(data: bytes, name: str) -> type[ImageFile.ImageFile]:
+    """The class of Pillow that reads files with these first bytes. Raises BadImage where there is none."""
+    if data[4:8] == b"ftyp":
+        brands = data[8:32]
+        if b"avif" in brands and features.check("avif"):
+            from PIL.AvifImagePlugin import AvifImageFile
+
+            return AvifImageFile
+        if any(brand in brands for brand in _HEIC):
+            try:
+                from pi_heif import HeifImageFile
+            except ImportError as error:
+                raise BadImage(name, UNSUPPORTED, str(missing_extra("pi-heif", "heic"))) from error
+            return HeifImageFile
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
         return WebPImageFile
-    if data[4:8] == b"ftyp" and b"avif" in data[8:32] and features.check("avif"):
-        from PIL.AvifImagePlugin import AvifImageFile
+    for start, reader in _READERS:
+        if data.startswith(start):
+            return reader
+    raise BadImage(name, UNSUPPORTED, f"it starts with {data[:8]!r}; {FORMATS} are read")
 
-        return AvifImageFile
-    return None
+
+_READERS: tuple[tuple[bytes, type[ImageFile.ImageFile]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", PngImageFile),
+    (b"\xff\xd8\xff", JpegImageFile),
+    (b"GIF87a", GifImageFile),
+    (b"GIF89a", GifImageFile),
+    (b"BM", BmpImageFile),
+    (b"II*\0", TiffImageFile),
+    (b"MM\0*", TiffImageFile),
+)
+_HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")
+"""Brands of the photographs of phones."""
 
 
-def _refuse_bomb(name: str, width: int, height: int, max_megapixels: float) -> None:
-    if width * height > max_megapixels * 1e6:
-        raise BadImage(name, "too large", f"{width} x {height} pixels, {max_megapixels:g} megapixels allowed")
+def _reduction(image: ImageFile.ImageFile) -> int:
+    """By how much the sides of a picture can be divided while it is decoded.
+
+    The decoder of a progressive JPEG needs memory for all of it.
+    """
+    return REDUCTIONS[-1] if isinstance(image, JpegImageFile) and not image.info.get("progressive") else 1
+
+
+def _reduce(image: ImageFile.ImageFile, side: int, max_megapixels: float) -> None:
+    """Asks a JPEG's decoder for the smallest scale of at least ``side`` pixels that is within the limit."""
+    width, height = image.size
+    least = next((by for by in REDUCTIONS if width * height <= max_megapixels * 1e6 * by**2), REDUCTIONS[-1])
+    image.draft(None, (max(1, min(side, width // least)), max(1, min(side, height // least))))
+
+
+def _refuse_bomb(name: str, width: int, height: int, max_megapixels: float, reduction: int) -> None:
+    if width * height > max_megapixels * 1e6 * reduction**2:
+        raise BadImage(
+            name, "too large", f"{width} x {height} pixels, {max_megapixels * reduction**2:g} megapixels allowed"
+        )
     if not width or not height:
         raise BadImage(name, "corrupt or truncated", f"{width} x {height} pixels")
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ADVICE = {
     "too large": "make it smaller first",
-    "not a PNG, JPEG or WebP file": "save it as one of these first (of a film, one picture)",
+    "unsupported format": "save it as one of these first (of a film, one picture)",
 }
 """What to do about a picture that is refused, by the reason."""
 

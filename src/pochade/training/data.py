@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pochade.data.dataset import Dataset, Split
+from pochade.data.report import MAX_SKIPPED
 from pochade.data.scores import keep_best
 from pochade.data.sources import OpenMojiSource, Source
+from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
 from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
+from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.training.stage import DataSettings
 
 T = TypeVar("T")
@@ -33,6 +36,15 @@ class ImageData(DataSettings):
     cached: bool = True
     """Encode every picture once, into the cache of the run; else anew whenever it is drawn, where encoding is cheap or
     the data have no end."""
+    max_skipped: float = MAX_SKIPPED
+    """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
+
+    @property
+    def reading(self) -> Reading:
+        """The limits. Raises PochadeError for one out of range."""
+        return Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
 
     def open(self, split: Split = "train", *, stage: str = "") -> Dataset:
         """The data set of one split.
@@ -42,7 +54,8 @@ class ImageData(DataSettings):
         """
         if self.size < 8 or self.size % 8:
             raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
-        dataset = required(self.source, "data.source", stage).open(split if self.held_out else "all")
+        source = required(self.source, "data.source", stage)
+        dataset = source.open(split if self.held_out else "all", reading=self.reading)
         return dataset if self.best == 1 else keep_best(dataset, self.best)
 
 
@@ -62,10 +75,20 @@ class PairData(DataSettings):
     """Rows and columns in pixels; None: those of the model."""
     held_out: bool = True
     """Keep a tenth out of training, of the pairs and of the pictures."""
+    max_skipped: float = MAX_SKIPPED
+    """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
+    max_megapixels: float = MAX_MEGAPIXELS
+    """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
 
     def images(self, size: int) -> ImageData:
         """The pictures without a source."""
-        return ImageData(self.source, size, held_out=self.held_out)
+        return ImageData(
+            self.source,
+            size,
+            held_out=self.held_out,
+            max_skipped=self.max_skipped,
+            max_megapixels=self.max_megapixels,
+        )
 
     def open_pairs(self, tasks: Sequence[str], size: int, *, stage: str = "") -> PairDataset:
         """The pairs of the tasks.
@@ -77,7 +100,8 @@ class PairData(DataSettings):
         source = required(self.pairs, "data.pairs", stage)
         if self.source is not None:
             source = source.with_pictures(self.source)
-        return source.open(size, "train" if self.held_out else "all", tasks=tasks)
+        reading = Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
+        return source.open(size, "train" if self.held_out else "all", tasks=tasks, reading=reading)
 
 
 def required(value: T | None, field_name: str, stage: str) -> T:

@@ -88,9 +88,9 @@ def take_or_run(
         stage = replace(stage, initialise_from=str(inputs.previous.weights))
     try:
         work = kind.build(stage, inputs)
-        for dataset in work.datasets:
-            if dataset.report is not None and dataset.report.skipped_count:
-                _print(f"{stage.name}: warning: {dataset.report.summary()}")
+        if not quiet and _is_main():
+            for note in work.notes():
+                _print(f"{stage.name}: {note}")
         train(
             work.stage,
             work.task,

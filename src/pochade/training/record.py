@@ -23,6 +23,7 @@ def record_of(stage: DataStage, work: Work) -> dict[str, Any]:
         "sources": [str(data.source)],
         "fingerprint": ",".join(dataset.fingerprint() for dataset in work.datasets),
         "held_out": data.held_out,
+        "max_megapixels": data.max_megapixels,
         "size": data.size,
         "stage": stage.settings(),
         "before": None if work.start is None else read_record(work.start),

@@ -95,7 +95,7 @@ def test_bad_metadata_lines_are_named(tmp_path: Path):
     assert len(data) == 4
     assert data.report.skipped_count == 8
     by_reason = data.report.to_dict()["skipped_by_reason"]
-    assert by_reason == {"unreadable line": 5, "listed twice": 2, "missing file": 1}
+    assert by_reason == {"unreadable entry": 5, "listed twice": 2, "missing file": 1}
 
 
 def test_a_folder_without_captions_is_one_error_that_names_what_is_expected(tmp_path: Path):
@@ -133,7 +133,7 @@ def test_one_percent_of_bad_files_is_reported_and_the_rest_is_used(tmp_path: Pat
     (folder / "p030.txt").unlink()
     (folder / "p040.txt").write_text(" \n")
     (folder / "p050.txt").write_bytes(b"\x00bad\x01")
-    (folder / "cat.gif").write_bytes(b"GIF89a")
+    (folder / "cat.psd").write_bytes(b"GIF89a")
     data = opened(folder)
     assert len(data) == 195
     written = json.loads((folder / ".pochade" / "report.json").read_text())
@@ -143,7 +143,7 @@ def test_one_percent_of_bad_files_is_reported_and_the_rest_is_used(tmp_path: Pat
         "p030.png": "no caption",
         "p040.png": "empty caption",
         "p050.png": "unreadable caption",
-        "cat.gif": "unsupported format",
+        "cat.psd": "unsupported format",
     }
     assert all(data.image(index, 8).size == (8, 8) for index in range(len(data)))
 
@@ -235,7 +235,7 @@ def test_a_picture_that_breaks_later_is_named(tmp_path: Path):
 
 def test_every_file_is_used_or_named(tmp_path: Path):
     fill(tmp_path, 40)
-    for name in ("a.heic", "b.HIF", "notes.md", ".DS_Store", "lonely.txt", "p001.caption"):
+    for name in ("a.psd", "b.JXL", "notes.md", ".DS_Store", "lonely.txt", "p001.caption"):
         (tmp_path / name).write_text("x")
     save_picture(tmp_path / "c.jfif")
     (tmp_path / "c.jfif").rename(tmp_path / "d.JFIF")
@@ -243,7 +243,7 @@ def test_every_file_is_used_or_named(tmp_path: Path):
     save_picture(tmp_path / ".cache" / "x.png")
     data = opened(tmp_path)
     assert "d.JFIF" in names(data)
-    assert reasons(data) == {"a.heic": "unsupported format", "b.HIF": "unsupported format"}
+    assert reasons(data) == {"a.psd": "unsupported format", "b.JXL": "unsupported format"}
     notes = data.report.to_dict()["notes"]
     assert {what: note["names"] for what, note in notes.items()} == {
         "hidden file": [".DS_Store"],
@@ -339,10 +339,126 @@ def test_facts_of_a_list_are_kept(tmp_path: Path):
     assert data.groups()["cups"] == [0, 1]
 
 
-def test_a_list_may_be_a_table(tmp_path: Path):
-    save_picture(tmp_path / "a.png")
-    (tmp_path / "metadata.csv").write_text('file_name,text,group\na.png,"a cup, red",cups\n')
-    assert (opened(tmp_path).item(0).captions, opened(tmp_path).item(0).group) == (("a cup, red",), "cups")
+ROWS = [{"file_name": f"p{i:03d}.png", "text": f"a plate {i}"} for i in range(5)]
+
+
+def renamed(**names: str) -> list[dict[str, str]]:
+    return [{names.get(key, key): value for key, value in row.items()} for row in ROWS]
+
+
+def table(rows: list[dict[str, str]], separator: str = ",") -> str:
+    return "".join(
+        separator.join(f'"{value}"' for value in row) + "\n" for row in ([*rows[0]], *(r.values() for r in rows))
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "key"),
+    [
+        ("metadata.jsonl", "".join(json.dumps(row) + "\n" for row in renamed(text="caption")), "caption"),
+        (
+            "metadata.jsonl",
+            "".join(json.dumps(row) + "\n" for row in renamed(text="prompt", file_name="image")),
+            "prompt",
+        ),
+        ("Metadata.JSONL", "".join(json.dumps(row) + "\n" for row in renamed(text="Caption")), "caption"),
+        ("metadata.json", json.dumps(ROWS), "text"),
+        ("metadata.json", json.dumps({row["file_name"]: row["text"] for row in ROWS}), "text"),
+        ("metadata.json", json.dumps({row["file_name"]: {"caption": row["text"]} for row in ROWS}), "caption"),
+        ("metadata.csv", table(ROWS), "text"),
+        ("METADATA.csv", table(renamed(text="Prompt", file_name="filename"), ";"), "prompt"),
+        ("metadata.csv", "\ufeff" + table(ROWS, "\t").replace("plate 3", "plate\n3"), "text"),
+    ],
+)
+def test_the_usual_forms_of_lists_are_read(tmp_path: Path, name: str, content: str, key: str):
+    fill(tmp_path, 5)
+    (tmp_path / name).write_text(content)
+    data = opened(tmp_path)
+    assert [data.item(i).captions for i in range(5)] == [(f"a plate {i}",) for i in range(5)]
+    assert data.report.captions == {f"{name} ({key})": 5}
+    assert f"captions from {name} ({key}) (5)" in data.report.summary()
+
+
+def test_a_list_may_be_parquet(tmp_path: Path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    fill(tmp_path, 5)
+    rows = [{**row, "bytes": b"x" * 100} for row in renamed(text="Caption")]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "metadata.parquet")
+    data = opened(tmp_path)
+    assert [data.item(i).captions for i in range(5)] == [(f"a plate {i}",) for i in range(5)]
+    parquet.write_table(pyarrow.Table.from_pylist([{"picture": "a", "words": "b"}]), tmp_path / "metadata.parquet")
+    with pytest.raises(
+        PochadeError, match=r"parquet: no entry can be used: its keys are picture, words; expected are f"
+    ):
+        opened(tmp_path)
+    (tmp_path / "metadata.parquet").write_bytes(b"PAR1 and no more")
+    with pytest.raises(PochadeError, match=r"metadata.parquet: cannot be read as a list \("):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        (
+            "metadata.jsonl",
+            '{"file_name": "p000.png", "description": "x"}\n',
+            "its keys are file_name, description; expected",
+        ),
+        (
+            "metadata.csv",
+            "p000.png,a plate\np001.png,a plate\n",
+            "its keys are p000.png, a plate; expected are file_name",
+        ),
+        ("metadata.csv", "", "an empty list"),
+        ("metadata.json", "[]", "an empty list"),
+        ("metadata.json", '{"file_name": ', "cannot be read as a list"),
+        ("metadata.jsonl", "p000.png a plate\n", "no entry can be used: JSONDecodeError"),
+    ],
+)
+def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, name: str, content: str, reason: str):
+    save_picture(tmp_path / "p000.png")
+    (tmp_path / name).write_text(content)
+    with pytest.raises(PochadeError, match=rf"{name}: .*{reason}"):
+        opened(tmp_path)
+
+
+def test_a_caption_with_commas_and_no_quotes_is_no_caption(tmp_path: Path):
+    fill(tmp_path, 3)
+    (tmp_path / "metadata.csv").write_text("file_name,text\np000.png,a dog, sitting\np001.png,a cat\np002.png,\n")
+    data = opened(tmp_path, max_skipped=1)
+    assert names(data) == ["p001.png"]
+    assert reasons(data) == {"metadata.csv line 2": "unreadable entry", "p002.png": "empty caption"}
+    assert "' sitting' is beyond its columns" in data.report.skipped[0]["detail"]
+
+
+def test_a_json_that_lists_no_pictures_is_no_list(tmp_path: Path):
+    fill(tmp_path, 3)
+    (tmp_path / "metadata.json").write_text(json.dumps({"name": "plates", "version": 1}))
+    data = opened(tmp_path)
+    assert data.report.captions == {".txt files": 3}
+    assert list(data.report.notes) == ["file that is no picture, caption or list"]
+
+
+def test_names_in_another_spelling_are_found_and_noted(tmp_path: Path):
+    for name in ("Fox 1.PNG", "owl.png", "elk.png", "hare.png", "hare.jpg"):
+        save_picture(tmp_path / name)
+    given = ["fox 1.png", "owl", "Elk.png", "sub\\none.png", "HARE"]
+    listed(tmp_path, [{"file_name": name, "text": name} for name in given])
+    data = opened(tmp_path, max_skipped=1)
+    assert names(data) == ["Fox 1.PNG", "owl.png", "elk.png"]
+    assert reasons(data) == {"sub/none.png": "missing file", "HARE": "missing file"}  # there are two hares
+    spelled = data.report.to_dict()["notes"]["found by a name in another spelling"]
+    assert spelled["names"] == ["Fox 1.PNG", "owl.png", "elk.png"]
+
+
+def test_a_caption_file_in_another_spelling_is_found_and_noted(tmp_path: Path):
+    save_picture(tmp_path / "IMG_1.PNG")
+    (tmp_path / "img_1.txt").write_text("a plate")
+    data = opened(tmp_path)
+    assert data.item(0).captions == ("a plate",)
+    assert data.report.notes == {"found by a name in another spelling": 1}
 
 
 def test_a_list_and_captions_beside_pictures_go_together(tmp_path: Path):
@@ -369,11 +485,39 @@ def test_one_caption_means_that_the_folder_has_captions(tmp_path: Path):
             save_picture(tmp_path / folder / f"{i}.png")
     assert opened(tmp_path).classes == ("cats", "dogs")
     (tmp_path / "cats" / "0.txt").write_text("a cat")
-    with pytest.raises(FailureError, match=r"5 of 6 samples cannot be used.* 5 no caption \(cats/1.png \.\.\.\)"):
+    with pytest.raises(
+        FailureError, match=r"5 of 6 samples cannot be used.* 5 no caption \(cats/1.png, cats/2.png, dogs"
+    ):
         opened(tmp_path)
     data = opened(tmp_path, classes=True)
     assert [data.item(i).label for i in range(6)] == [0, 0, 0, 1, 1, 1]
     assert data.stored(0).captions == ("a cat",)
+
+
+@pytest.mark.parametrize("caption", ["cats/0.txt", "captions/0.txt", "0.caption"])
+def test_classes_are_not_guessed_where_a_picture_has_a_caption_file(tmp_path: Path, caption: str):
+    for folder in ("cats", "dogs"):
+        for i in range(3):
+            save_picture(tmp_path / folder / f"{i}.png")
+    (tmp_path / "README.txt").write_text("of no picture")
+    assert opened(tmp_path).classes == ("cats", "dogs")
+    (tmp_path / caption).parent.mkdir(exist_ok=True)
+    (tmp_path / caption).write_text("\n")
+    with pytest.raises(PochadeError, match=r"holds 6 pictures but no captions"):
+        opened(tmp_path)
+
+
+def test_lists_below_are_read_and_no_folder_is_a_class(tmp_path: Path):
+    for side in ("train", "test"):
+        for i in range(12):
+            save_picture(tmp_path / side / f"{i}.png", (i, 0, 0))
+        listed(tmp_path / side, [{"file_name": f"{i}.png", "text": f"{side} plate {i}"} for i in range(12)])
+    data = opened(tmp_path)
+    assert (len(data), data.classes) == (24, ())
+    assert {(data.item(i).captions[0].split()[0], data.item(i).split) for i in range(24)} == {
+        ("train", "train"),
+        ("test", "held_out"),
+    }
 
 
 def test_classes_may_lie_below_the_splits(tmp_path: Path):
@@ -388,11 +532,15 @@ def test_classes_may_lie_below_the_splits(tmp_path: Path):
 def test_all_that_is_skipped_is_counted_before_the_work_ends(tmp_path: Path):
     fill(tmp_path, 20)
     for i in range(6):
-        (tmp_path / f"{i}.gif").write_bytes(b"GIF89a")
-    with pytest.raises(FailureError, match=r"6 of 26 samples cannot be used, 1 are allowed.*6 unsupported format"):
+        (tmp_path / f"{i}.psd").write_bytes(b"8BPS")
+    (tmp_path / "p007.png").write_bytes(b"")
+    with pytest.raises(
+        FailureError,
+        match=r"7 of 26 .* 1 are allowed.*1 empty file \(p007.png\), 6 unsupported format \(0.psd, .*5.psd: .psd\)",
+    ):
         opened(tmp_path)
     written = json.loads((tmp_path / ".pochade" / "report.json").read_text())
-    assert [entry["name"] for entry in written["skipped_files"]] == [f"{i}.gif" for i in range(6)]
+    assert [entry["name"] for entry in written["skipped_files"]] == [*(f"{i}.psd" for i in range(6)), "p007.png"]
 
 
 def test_identities_are_of_the_bytes_alone(tmp_path: Path):

@@ -1,18 +1,16 @@
 """A folder of pictures: with lists of captions, with a caption file beside each, or with a subfolder for each class."""
 
-import csv
-import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from sys import intern
+from typing import NamedTuple
 
 from pochade.data.dataset import Split
-from pochade.data.report import Report, readable
+from pochade.data.report import SHOWN, Report, readable
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
-    CAPTION_KEYS,
     LIST,
     PICTURES,
     PREPARED,
@@ -20,22 +18,24 @@ from pochade.data.sources.formats import (
     SPLIT_NAMES,
     clean,
     decode_text,
-    read_facts,
     split_folders,
     split_name,
 )
 from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading, skip_all
+from pochade.data.sources.lists import BadEntry, is_list, read_list
 from pochade.data.sources.walk import files_below
 from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name
 
-LISTS = (LIST, "metadata.csv")
 CAPTION_SUFFIXES = (".txt", ".caption")
 EXPECTED = (
     f"expected name.txt beside each picture (a caption a line), or {LIST} with a line "
-    '{"file_name": "name.jpg", "text": "a caption"} for each, or a subfolder for each class'
+    '{"file_name": "name.jpg", "text": "a caption"} for each (or the same as .json, .csv or .parquet), or a subfolder '
+    "for each class"
 )
+OTHER, LONELY = "file that is no picture, caption or list", "caption file without a picture"
+SPELLED = "found by a name in another spelling"
 _REPEATED = re.compile(r"\d+_\D")
 """What another trainer calls its folders: how often their pictures are repeated, and what they show."""
 
@@ -55,6 +55,8 @@ class _Found:
     candidates: list[_Candidate] = field(default_factory=list)
     skipped: list[tuple[str, str, str, int]] = field(default_factory=list)
     notes: list[tuple[str, str]] = field(default_factory=list)
+    of_pictures: list[str] = field(default_factory=list)
+    """Caption files that are those of a picture, also of one that is not read, or that lies elsewhere."""
 
 
 @dataclass
@@ -72,12 +74,14 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
 
     Captions are the lines of ``name.txt`` beside ``name.jpg`` (or of ``name.jpg.txt``, ``name.caption``). Or a list
     names pictures below its own folder: ``metadata.jsonl``, lines ``{"file_name": ..., "text": a string or a list}``
-    with, optionally, "group", "split", "licence" and "label", the name of a class; or the same in ``metadata.csv``.
-    Pictures in the folder of a list that it does not name are no part of the data.
+    with, optionally, "group", "split", "licence" and "label", the name of a class; or the same in ``metadata.json``,
+    ``.csv`` or ``.parquet`` (``pochade.data.sources.lists``). Pictures in the folder of a list that it does not name
+    are no part of the data. A name in other letter case, or without its suffix, counts where it can mean one file only.
 
-    Where no picture has a caption and all lie directly in one of several subfolders, these are classes in the order of
-    their names. A split that is not stored is that of a top subfolder called train, held_out, test or validation, where
-    there are two sides of them; else it goes by the group. Every file is used, skipped with a reason, or noted.
+    Where there is neither a list nor a caption file of any picture and all lie directly in one of several subfolders,
+    these are classes in the order of their names. A split that is not stored is that of a top subfolder called train,
+    held_out, test or validation, where there are two sides of them; else it goes by the group. Every file is used,
+    skipped with a reason, or noted.
 
     Args:
         classes: whether the data set is one of classes; None: where there are no captions.
@@ -95,7 +99,7 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     listed = _read_lists(path, tree, found)
     _read_captions(path, tree, listed, found)
     sides = split_folders(_top(candidate.picture.name) for candidate in found.candidates)
-    captioned = bool(tree.lists) or any(candidate.picture.captions for candidate in found.candidates)
+    captioned = bool(tree.lists) or bool(found.of_pictures)
     if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
         _name_by_folder(found, sides, bool(classes))
     names = _class_names(path, tree, found)
@@ -138,9 +142,13 @@ def _nothing(found: _Found) -> str:
     count = len(found.skipped)
     tops = {_top(candidate.picture.name) for candidate in found.candidates}
     repeated = [top for top in sorted(tops) if _REPEATED.match(top)]
+    if not count:
+        return "no pictures"
     if repeated:
         return f"{count} pictures but no captions ({repeated[0]!r} is a class for classes:FOLDER only)"
-    return f"{count} pictures but no captions" if count else "no pictures"
+    unread = [name for what, name in found.notes if what in (OTHER, LONELY)]
+    more = f" (not used: {', '.join(unread[:SHOWN])}{' ...' * (len(unread) > SHOWN)})" if unread else ""
+    return f"{count} pictures but no captions{more}"
 
 
 def _read_tree(folder: Path, found: _Found) -> _Tree:
@@ -157,7 +165,7 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
             continue
         if base in CLASSES:
             continue  # read where there are lists
-        if base in LISTS:
+        if is_list(name, folder):
             tree.lists.append(name)
         elif suffix in PICTURES:
             tree.pictures.append(name)
@@ -166,73 +174,75 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
             if stem not in tree.captions or suffix == CAPTION_SUFFIXES[0]:
                 tree.captions[stem] = name
         else:
-            found.notes.append(("file that is no picture, caption or list", name))
+            found.notes.append((OTHER, name))
     return tree
+
+
+class _Spelled:
+    """Finds names by how they are spelled: as they are, in other letter case, or without the suffix, where one fits."""
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._exact = set(names)
+        self._other: dict[str, set[str]] = {}
+        for name in self._exact:
+            for key in (name.casefold(), split_name(name)[0].casefold()):
+                self._other.setdefault(key, set()).add(name)
+
+    def find(self, name: str) -> str | None:
+        if name in self._exact:
+            return name
+        fitting = self._other.get(name.casefold(), ())
+        return next(iter(fitting)) if len(fitting) == 1 else None
 
 
 def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
     """Enters the facts of the lists; the pictures that they name."""
     seen: set[str] = set()
-    known = set(tree.pictures)
-    spelled = {name.casefold(): name for name in tree.pictures}
+    spelled = _Spelled(tree.pictures)
     for listed in tree.lists:
-        inside = PurePosixPath(listed).parent
-        for number, row in _rows(folder / listed):
-            where = f"{listed} line {number}"
-            try:
-                if isinstance(row, Exception):
-                    raise row
-                facts = read_facts(row)
-                file_name, label = row["file_name"], row.get("label")
-                if not isinstance(file_name, str):
-                    raise TypeError("file_name is no string")
-                if not row.keys() & {*CAPTION_KEYS, "label"}:
-                    raise KeyError(CAPTION_KEYS[0])
-            except (ValueError, KeyError, TypeError) as error:
-                found.skipped.append((where, "unreadable line", f"{type(error).__name__}: {error}", 1))
+        inside, base = PurePosixPath(listed).parent, PurePosixPath(listed).name
+        for entry in read_list(folder / listed):
+            where = f"{listed} {entry.where}"
+            if isinstance(entry, BadEntry):
+                found.skipped.append((where, "unreadable entry", entry.reason, 1))
                 continue
+            file_name = entry.file_name.replace("\\", "/")
             if not is_safe_name(file_name):
-                raise PochadeError(f"{folder / listed} line {number}: file_name {file_name!r} leaves the folder")
-            name = (inside / file_name).as_posix()
-            suffix = PurePosixPath(name).suffix.lower()
+                raise PochadeError(f"{folder / listed} {entry.where}: {entry.file_name!r} leaves the folder")
+            given = (inside / file_name).as_posix()
+            name = spelled.find(given) or given
             if name in seen:
                 found.skipped.append((where, "listed twice", name, 1))
                 continue
             seen.add(name)
-            if suffix not in READABLE:
-                found.skipped.append((name, "unsupported format", suffix, 1))
-            elif name not in known and not (folder / name).is_file():
-                other = spelled.get(name.casefold())
-                found.skipped.append((name, "missing file", f"{where}; there is {other}" if other else where, 1))
-            else:
-                class_name = "" if label is None else " ".join(str(label).split())
-                picture = Picture(name, folder / name, facts.captions, None, facts.group, facts.split, facts.licence)
-                found.candidates.append(_Candidate(picture, class_name, ("empty caption", where)))
+            if not (folder / name).is_file():
+                found.skipped.append((name, "missing file", where, 1))
+                continue
+            if split_name(name)[1] not in READABLE:
+                found.skipped.append((name, "unsupported format", split_name(name)[1], 1))
+                continue
+            found.notes += [(SPELLED, name)] if name != given else []
+            facts = entry.facts
+            origin = intern(f"{base} ({entry.key})") if facts.captions else ""
+            known = facts.captions, None, facts.group, facts.split, facts.licence
+            picture = Picture(name, folder / name, *known, origin=origin)
+            found.candidates.append(_Candidate(picture, entry.class_name, ("empty caption", where)))
     return seen
-
-
-def _rows(path: Path) -> Iterator[tuple[int, Any]]:
-    """The lines of a list with their numbers, each an object, or the error that reading it gave."""
-    if path.suffix == ".csv":
-        text, _ = decode_text(path.read_bytes())
-        for number, row in enumerate(csv.DictReader(text.splitlines()), 2):
-            yield number, {key: value for key, value in row.items() if value}
-        return
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if line.strip():
-                try:
-                    yield number, json.loads(line.decode("utf-8-sig"))
-                except ValueError as error:
-                    yield number, error
 
 
 def _read_captions(folder: Path, tree: _Tree, listed: set[str], found: _Found) -> None:
     """Enters the pictures that no list names, with the captions beside them."""
     governed = {PurePosixPath(name).parent for name in tree.lists}
+    spelled = _Spelled(tree.captions.values())
     used: set[str] = set()
     for name in tree.pictures:
         stem, suffix = split_name(name)
+        beside = tree.captions.get(stem) or tree.captions.get(name)
+        if beside is None:
+            beside = next((other for key in (stem, name) if (other := spelled.find(key)) and other not in used), None)
+            found.notes += [(SPELLED, beside)] if beside else []
+        if beside is not None:
+            used.add(beside)
         if name in listed:
             continue
         if governed and not governed.isdisjoint(PurePosixPath(name).parents):
@@ -241,12 +251,10 @@ def _read_captions(folder: Path, tree: _Tree, listed: set[str], found: _Found) -
         if suffix not in READABLE:
             found.skipped.append((name, "unsupported format", suffix, 1))
             continue
-        beside = tree.captions.get(stem, tree.captions.get(name))
         captions: tuple[str, ...] = ()
         if beside is None:
             lacking = ("no caption", f"no {PurePosixPath(stem).name}{CAPTION_SUFFIXES[0]}")
         else:
-            used.add(beside)
             lacking = ("empty caption", "")
             try:
                 text, note = decode_text((folder / beside).read_bytes())
@@ -255,9 +263,12 @@ def _read_captions(folder: Path, tree: _Tree, listed: set[str], found: _Found) -
             else:
                 captions = clean(text.splitlines())
                 found.notes += [(note, beside)] if note else []
-        found.candidates.append(_Candidate(Picture(name, folder / name, captions), "", lacking))
-    left = (name for name in tree.captions.values() if name not in used)
-    found.notes += [("caption file without a picture", name) for name in left]
+        origin = intern(f"{split_name(beside)[1]} files") if beside and captions else ""
+        found.candidates.append(_Candidate(Picture(name, folder / name, captions, origin=origin), "", lacking))
+    bases = {PurePosixPath(split_name(name)[0]).name for name in tree.pictures}
+    left = [name for name in tree.captions.values() if name not in used]
+    found.notes += [(LONELY, name) for name in left]
+    found.of_pictures = [*used, *(name for name in left if PurePosixPath(split_name(name)[0]).name in bases)]
 
 
 def _name_by_folder(found: _Found, sides: dict[str, Split], wanted: bool) -> None:

@@ -1,6 +1,7 @@
 """Which files are pictures by their names, how captions are decoded, and what a list may hold of a picture."""
 
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from PIL import features
@@ -9,18 +10,23 @@ from pochade.data.dataset import Split
 from pochade.files import IMAGE_SUFFIXES
 
 LIST = "metadata.jsonl"
-"""The list of the pictures in a folder."""
+"""The list of the pictures in a folder, as it is written."""
 INDEX = "index.json"
 """The list of the shards in a folder."""
 PREPARED = ("report.json", "preview.png")
 """What `pochade data prepare` writes beside the pictures."""
-READABLE = (*IMAGE_SUFFIXES, ".jfif", ".jpe", *((".avif",) if features.check("avif") else ()))
-"""Suffixes of pictures that are read."""
+READABLE = (
+    *(*IMAGE_SUFFIXES, ".jfif", ".jpe", ".gif", ".bmp", ".dib", ".tif", ".tiff"),
+    *(".avif", ".heic", ".heif", ".hif"),
+)
+"""Suffixes of pictures that are read, the last four where Pillow does or ``pi-heif`` is installed."""
+READERS = features.check("avif"), find_spec("pi_heif") is not None
+"""What is installed here to read pictures with."""
 PICTURES = {
     *READABLE,
-    *(".avif", ".bmp", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".gif", ".hdr", ".heic", ".heif", ".hif", ".ico"),
-    *(".j2k", ".jp2", ".jxl", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".ppm", ".psd", ".qoi", ".raf", ".raw", ".rw2"),
-    *(".svg", ".tga", ".tif", ".tiff"),
+    *(".arw", ".cr2", ".cr3", ".dng", ".eps", ".exr", ".hdr", ".heics", ".ico", ".j2k", ".jp2", ".jpf", ".jpx"),
+    *(".jxl", ".nef", ".orf", ".pbm", ".pcx", ".pgm", ".ppm", ".psd", ".qoi", ".raf", ".raw", ".rw2", ".svg"),
+    *(".tga", ".xcf"),
 }
 """Suffixes that suggest a picture, read or not."""
 SPLIT_NAMES: dict[str, Split] = {
@@ -52,7 +58,9 @@ def read_facts(row: Any) -> Facts:
     """
     if not isinstance(row, Mapping):
         raise TypeError(f"an object expected, {type(row).__name__} found")
-    value = next((row[key] for key in CAPTION_KEYS if row.get(key) is not None), ())
+    row = lowered(row)
+    key = known_key(row, CAPTION_KEYS)
+    value = () if key is None else row[key]
     if not isinstance(value, str | list | tuple) or not all(isinstance(text, str) for text in value):
         raise TypeError("captions are a text or a list of texts")
     captions = clean([value] if isinstance(value, str) else value)
@@ -64,6 +72,19 @@ def read_facts(row: Any) -> Facts:
         SPLIT_NAMES.get(split, "") if isinstance(split, str) else "",
         licence if isinstance(licence, str) else None,
     )
+
+
+def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """A row with its keys in lower case; of several that are the same then, the first."""
+    found: dict[str, Any] = {}
+    for key, value in row.items():
+        found.setdefault(str(key).strip().casefold(), value)
+    return found
+
+
+def known_key(row: Mapping[str, Any], keys: Iterable[str]) -> str | None:
+    """The first of ``keys`` that a row has a value for."""
+    return next((key for key in keys if row.get(key) is not None), None)
 
 
 def clean(captions: Iterable[str]) -> tuple[str, ...]:

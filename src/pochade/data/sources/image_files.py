@@ -14,10 +14,11 @@ from PIL import Image, ImageColor
 from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, split_of
 from pochade.data.progress import each
 from pochade.data.report import MAX_SKIPPED, Report, readable
+from pochade.data.sources.formats import READERS
 from pochade.data.store import read_store, stamp
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import write_json
-from pochade.images.decode import MAX_MEGAPIXELS, BadImage, load_image, square
+from pochade.images.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, load_image, square
 
 CHECKED = "checked.json"
 CHECK = 2
@@ -72,7 +73,7 @@ class Reading:
 class Picture:
     """Where the bytes of one picture lie, and what is stored of it; ``length`` None: the whole of ``file``.
 
-    ``group`` and ``split`` are empty where none are stored.
+    ``group`` and ``split`` are empty where none are stored; ``origin`` is what the captions were read from.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Picture:
     licence: str | None = None
     offset: int = 0
     length: int | None = None
+    origin: str = ""
 
     def read(self) -> bytes:
         """The picture's bytes; raises `BadImage`."""
@@ -255,13 +257,9 @@ class CheckedPictures(Records):
 
     What is found out is kept in ``checked.json`` of the folder ``store``; a second start reads that. What cannot be
     used goes into ``report``.
-
-    Raises:
-        FailureError: too many pictures cannot be used.
     """
 
     def __init__(self, pictures: Sequence[Picture], report: Report, store: Path, reading: Reading) -> None:
-        report.check()
         checked = _check(pictures, report, store / CHECKED, reading)
         self._pictures = [picture for picture, _ in checked]
         self._digests = [digest for _, digest in checked]
@@ -296,18 +294,21 @@ def _check(pictures: Sequence[Picture], report: Report, store: Path, reading: Re
     """
     old = read_store(store)
     same = old.get("form") == CHECK and old.get("max_megapixels") == reading.max_megapixels
-    known: dict[str, Any] = old.get("pictures", {}) if same else {}
+    known: dict[str, dict[str, Any]] = old.get("pictures", {}) if same else {}
+    same_readers = old.get("readers") == [*READERS]
     stamps: dict[Path, list[int]] = {}
     for path in {picture.file for picture in pictures}:
         try:
             stamps[path] = stamp(path)
         except OSError:
-            stamps[path] = [0, 0]
+            stamps[path] = [0, 0, 0]
 
     def examine(picture: Picture) -> dict[str, Any]:
         at = [*stamps[picture.file], picture.offset]
-        outcome = known.get(readable(picture.name))
-        if isinstance(outcome, dict) and outcome.get("stamp") == at:
+        outcome = known.get(readable(picture.name), {})
+        # What reads another format may have been installed since.
+        same_outcome = same_readers or outcome.get("bad", [""])[0] != UNSUPPORTED
+        if outcome.get("stamp") == at and same_outcome:
             return outcome
         try:
             data = picture.read()
@@ -323,8 +324,9 @@ def _check(pictures: Sequence[Picture], report: Report, store: Path, reading: Re
         if "bad" in outcome:
             report.skip(picture.name, *outcome["bad"])
         else:
-            report.use(outcome["converted"])
+            report.use(outcome["converted"], picture.origin)
             usable.append((picture, outcome["sha256"]))
-    if outcomes != known:
-        write_json(store, {"form": CHECK, "max_megapixels": reading.max_megapixels, "pictures": outcomes})
+    if outcomes != known or not same_readers:
+        about = {"form": CHECK, "max_megapixels": reading.max_megapixels, "readers": READERS}
+        write_json(store, {**about, "pictures": outcomes})
     return usable

@@ -24,6 +24,7 @@ from pochade.data.sources.class_names import MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
     PICTURES,
     READABLE,
+    READERS,
     Facts,
     clean,
     decode_text,
@@ -38,7 +39,7 @@ from pochade.errors import PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
-FORM = 1
+FORM = 2
 """Changes with the form of what is remembered of a shard."""
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 STORED = 2
@@ -75,7 +76,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
 
     def remembered(shard: Shard) -> _Part:
         place = store / "shards" / f"{sha256(shard.name.encode()).hexdigest()[:16]}.safetensors"
-        at = json.dumps([FORM, *shard.stamp(), reading.max_megapixels])
+        at = json.dumps([FORM, READERS, *shard.stamp(), reading.max_megapixels])
         return _Part.read(place, at, shard) or _Part.make(place, at, shard, reading)
 
     for _, part in each(remembered, shards, f"reading {folder}", reading.progress):
@@ -125,6 +126,7 @@ class _Part:
             notes[what] += 1
             first.setdefault(what, name)
         converted = Counter[str]()
+        captions = Counter[str]()
         usable: list[tuple[Picture, bytes]] = []
         for picture in contents.samples:
             try:
@@ -132,9 +134,10 @@ class _Part:
                 if shard.entry is None or not shard.entry.decoded:
                     converted.update(picture.load(data, CHECKED_SIDE, reading)[1])
                 usable.append((picture, sha256(data).digest()))
+                captions.update([picture.origin] if picture.origin else [])
             except BadImage as error:
                 skipped.append((error.name, error.reason, error.detail, 1))
-        about = {"skipped": skipped, "converted": converted, "notes": notes, "first": first}
+        about = {"skipped": skipped, "converted": converted, "captions": captions, "notes": notes, "first": first}
         columns = _columns(usable, len(shard.name) + 1)
         facts = sha256(b"".join(columns[name].tobytes() for name in ("digest", "label", "facts")))
         words = {"at": at, "about": json.dumps({**about, "sha256": facts.hexdigest()})}
@@ -153,6 +156,7 @@ class _Part:
         """Puts what became of the samples into ``report``."""
         report.used += len(self)
         report.converted.update(self.about["converted"])
+        report.captions.update(self.about["captions"])
         for name, reason, detail, samples in self.about["skipped"]:
             report.skip(name, reason, detail, samples=samples)
         for what, count in self.about["notes"].items():
@@ -236,6 +240,7 @@ class _ShardRecords(Records):
 def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
     """A `Picture` for each sample."""
     pictures: dict[str, Member] = {}
+    unread: dict[str, Member] = {}
     beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (".txt", ".cls", ".json")}
     found = Contents([], [], [])
     for name, offset, length in members:
@@ -245,6 +250,7 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
         elif suffix in READABLE:
             found.skipped.append((f"{shard}/{name}", "second picture of a sample", pictures[stem][0], 1))
         elif suffix in PICTURES:
+            unread.setdefault(stem, (name, offset, length))
             found.skipped.append((f"{shard}/{name}", "unsupported format", suffix, 1))
         elif suffix in beside:
             beside[suffix][stem] = (name, offset, length)
@@ -263,6 +269,7 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
 
         for stem, (name, offset, length) in pictures.items():
             label, detail, facts = None, "", Facts((), "", "", None)
+            origin = ""
             data = {suffix: read(suffix, stem) for suffix in beside}
             kind = ""
             try:
@@ -271,10 +278,12 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
                         case ".txt", bytes():
                             text, note = decode_text(value)
                             facts = facts._replace(captions=clean(text.splitlines()))
+                            origin = ".txt members" if facts.captions else ""
                             found.notes.extend([(note, f"{shard}/{name}")] if note else [])
                         case ".json", bytes():
                             found_facts = read_facts(json.loads(value.decode("utf-8-sig")))
                             facts = found_facts._replace(captions=facts.captions or found_facts.captions)
+                            origin = origin or (".json members" if facts.captions else "")
                         case ".cls", bytes():
                             label = _label(value)
                         case _:
@@ -286,11 +295,13 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
                 if not facts.group:
                     found.notes.append((NO_GROUP, f"{shard}/{name}"))
                 place = path, facts.captions, label, facts.group, facts.split, facts.licence, offset, length
-                found.samples.append(Picture(f"{shard}/{name}", *place))
+                found.samples.append(Picture(f"{shard}/{name}", *place, origin=origin))
             else:
                 lacking = "no class" if owned[".cls"] and not owned[".txt"] and not owned[".json"] else "no caption"
                 found.skipped.append((f"{shard}/{name}", lacking, detail, 1))
     for suffix, left in beside.items():
+        for stem in _owners(unread, left).values():
+            left.pop(stem)  # of a picture that is named already
         found.notes.extend((f"{suffix} members without a picture", f"{shard}/{m[0]}") for m in left.values())
     return found
 

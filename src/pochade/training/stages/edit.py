@@ -13,6 +13,7 @@ from pochade import denoisers
 from pochade.data.cache.latents import cache_latents
 from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, cache_pairs
 from pochade.data.dataset import Dataset
+from pochade.data.report import Report
 from pochade.data.samples import Samples
 from pochade.data.sources.pairs import SyntheticPairSource
 from pochade.errors import PochadeError
@@ -135,6 +136,12 @@ class EditWork(ModelWork):
     """A model that learns to edit; a sheet shows pairs: before, as the network makes it, and the target."""
 
     pairs: CachedPairs
+    report: Report | None
+    """What became of the files of the pairs."""
+
+    def notes(self) -> list[str]:
+        of_pairs = [] if self.report is None else [f"{self.pairs.pairs} pairs to train on; {self.report.summary()}"]
+        return [*of_pairs, *super().notes()]
 
     def preview(self) -> Image.Image:
         total = self.pairs.pairs * self.pairs.draws
@@ -239,6 +246,7 @@ class EditKind(Kind[EditSettings, PairData]):
             pipeline=pipeline,
             prompts=[],
             pairs=cached,
+            report=pairs.report,
         )
 
     def synthetic(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> EditStage:

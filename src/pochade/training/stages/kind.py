@@ -77,6 +77,11 @@ class Work(ABC):
     def save(self, folder: Path) -> None:
         """Write the trained model into a folder."""
 
+    def notes(self) -> list[str]:
+        """What became of the files of the data, a line for each data set that is read from files."""
+        opened = ((dataset.report, len(dataset)) for dataset in self.datasets)
+        return [f"{count} samples to train on; {report.summary()}" for report, count in opened if report is not None]
+
     def preview(self) -> "Image.Image | None":
         """A sheet of what the network gives as it is; None where there is nothing to show yet."""
         return None

@@ -35,7 +35,9 @@ SHOWN = 16
 SHEET_STEPS = 20
 """Of the sampling for the sheets, at most."""
 NAMED = 10
-"""Classes that an error names, at most."""
+"""Classes or pictures that a line names, at most."""
+ADDED = 8
+"""Tokens that a text encoder puts around a prompt, at most."""
 
 
 @dataclass(kw_only=True)
@@ -45,6 +47,13 @@ class ModelWork(Work):
     pipeline: TextToImagePipeline
     prompts: Sequence[str]
     """Of the sample sheets."""
+
+    def notes(self) -> list[str]:
+        encoder = self.pipeline.text_encoder
+        cut: list[str] = []
+        if isinstance(encoder, PromptEncoder):
+            cut = [line for dataset in self.datasets if (line := cut_captions(dataset, encoder))]
+        return [*super().notes(), *cut]
 
     def preview(self) -> Image.Image:
         """A picture for each prompt, by the network as it is."""
@@ -98,7 +107,7 @@ def latest_autoencoder(earlier: Sequence[AnyStage], components: Components) -> A
     raise PochadeError("task.autoencoder: none given, and no stage before trains one: name a model or a folder")
 
 
-def with_start(stage: AnyStage, denoiser: nn.Module) -> AnyStage:
+def with_start(stage: Stage[Settings, ImageData], denoiser: Any) -> Stage[Settings, ImageData]:
     """The stage with its start weights settled: those of a whole model are loaded here, files by the loop.
 
     Raises PochadeError, with all differences named, where the model holds another network.
@@ -112,6 +121,13 @@ def with_start(stage: AnyStage, denoiser: nn.Module) -> AnyStage:
         k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape
     )
     if wrong:
+        sides: list[int] = [network.config.sample_size for network in (denoiser, theirs)]
+        if sides[0] != sides[1]:
+            own = stage.data.size * sides[1] // sides[0]
+            raise PochadeError(
+                f"data.size: {stage.data.size} given, but initialise_from={start} was trained on {own}: allowed are "
+                f"data.size={own}, or task.options=sample_size={sides[1]} besides, which interpolates the positions"
+            )
         raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
     denoiser.load_state_dict(weights)
     return replace(stage, initialise_from=None)
@@ -190,6 +206,23 @@ def images_identity(autoencoder: Any) -> str:
     side = max(32, 2 * int(autoencoder.downsampling))
     probe = autoencoder.cpu().encode(torch.linspace(-1, 1, 3 * side * side).view(1, 3, side, side))
     return str([round(value, 3) for value in probe.flatten().tolist()])
+
+
+def cut_captions(dataset: Dataset, encoder: PromptEncoder) -> str:
+    """How many captions are longer than a text encoder reads, with the names of the first; "" for none."""
+    limit = encoder.max_tokens
+    count, names = 0, dict[str, None]()
+    for index in range(len(dataset)):
+        item = dataset.item(index)
+        # A token is a byte at least, and few are added around a prompt: most captions need not be counted.
+        cut = sum(len(c.encode()) + ADDED > limit and encoder.count_tokens(c) > limit for c in item.captions)
+        count += cut
+        if cut and len(names) < NAMED:
+            names[item.name] = None
+    if not count:
+        return ""
+    more = " ..." if count > len(names) else ""
+    return f"{count} caption{'s' * (count > 1)} cut at {limit} tokens ({', '.join(names)}{more})"
 
 
 def text_of(pipeline: TextToImagePipeline) -> PromptEncoder | None:

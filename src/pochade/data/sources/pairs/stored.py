@@ -83,7 +83,6 @@ class StoredPairs(PairDataset):
         skip_all(self.report, found.skipped)
         for what, name in found.notes:
             self.report.note(what, name)
-        self.report.check()
         usable = self._check(found.pairs, store / "pairs.json")
         self.report.check()
         self.report.write()

@@ -1,0 +1,154 @@
+"""Lists of the pictures in a folder and their captions, in the usual forms."""
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+from pochade.data.sources.formats import CAPTION_KEYS, PICTURES, Facts, decode_text, known_key, lowered, read_facts
+from pochade.errors import PochadeError, missing_extra
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+LISTS = tuple(f"metadata{suffix}" for suffix in SUFFIXES)
+"""What the list of a folder may be called, in letters of any case."""
+FILE_KEYS = ("file_name", "filename", "file", "image", "path")
+"""What a list may call the file of a picture, the first that there is."""
+EXPECTED = f"expected are {FILE_KEYS[0]}, and {', '.join(CAPTION_KEYS)} or label"
+
+
+class Entry(NamedTuple):
+    """What a list says of a picture.
+
+    ``where`` is its place in the list, ``key`` what the list calls its captions, or "" where it has none.
+    """
+
+    where: str
+    file_name: str
+    facts: Facts
+    class_name: str
+    key: str
+
+
+class BadEntry(NamedTuple):
+    """An entry that cannot be used, and why."""
+
+    where: str
+    reason: str
+
+
+def is_list(name: str, folder: Path) -> bool:
+    """Whether the file ``name`` in ``folder`` is a list; a .json may be something else, which is looked up."""
+    base = PurePosixPath(name).name.casefold()
+    return base in LISTS and (not base.endswith(".json") or _listed_json(folder / name) is not None)
+
+
+def read_list(path: Path) -> list[Entry | BadEntry]:
+    """The entries of a list in their order.
+
+    Lines of JSON, an array of objects or an object by the names of files (.json), a table with a first line of names,
+    separated by commas, semicolons or tabs (.csv), or Parquet, of which only the columns that are needed are read. Keys
+    are those of ``FILE_KEYS``, ``CAPTION_KEYS`` and "label", in letters of any case, beside "group", "split" and
+    "licence".
+
+    Raises:
+        PochadeError: it cannot be read, it is empty, or no entry names a file with a caption or a label.
+    """
+    try:
+        rows = list(_rows(path))
+    except (OSError, ValueError, TypeError) as error:
+        raise PochadeError(f"{path}: cannot be read as a list ({error})") from error
+    if not rows:
+        raise PochadeError(f"{path}: an empty list")
+    entries = [_entry(where, row) for where, row in rows]
+    if all(isinstance(entry, BadEntry) for entry in entries):
+        keys = dict.fromkeys(key for _, row in rows if isinstance(row, Mapping) for key in row)
+        first = entries[0]
+        reason = first.reason if isinstance(first, BadEntry) and not keys else f"its keys are {', '.join(keys)}"
+        raise PochadeError(f"{path}: no entry can be used: {reason}; {EXPECTED}")
+    return entries
+
+
+def _entry(where: str, row: Any) -> Entry | BadEntry:
+    try:
+        if isinstance(row, Exception):
+            raise row
+        facts = read_facts(row)
+        values = lowered(row)
+        file_key, key = known_key(values, FILE_KEYS), known_key(values, CAPTION_KEYS)
+        label = values.get("label")
+        if file_key is None:
+            raise KeyError(FILE_KEYS[0])
+        if not isinstance(values[file_key], str) or not values[file_key]:
+            raise TypeError(f"{file_key} is no name")
+        if not values.keys() & {*CAPTION_KEYS, "label"}:
+            raise KeyError(CAPTION_KEYS[0])
+    except (ValueError, KeyError, TypeError) as error:
+        return BadEntry(where, f"{type(error).__name__}: {error}")
+    class_name = "" if label is None else " ".join(str(label).split())
+    return Entry(where, values[file_key], facts, class_name, key or "")
+
+
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """Each entry with its place: an object, or the error that reading it gave."""
+    match path.suffix.casefold():
+        case ".jsonl":
+            with path.open("rb") as file:
+                for number, line in enumerate(file, 1):
+                    if line.strip():
+                        try:
+                            yield f"line {number}", json.loads(line.decode("utf-8-sig"))
+                        except ValueError as error:
+                            yield f"line {number}", error
+        case ".json":
+            for number, row in enumerate(_listed_json(path) or (), 1):
+                yield f"entry {number}", row
+        case ".csv":
+            text, _ = decode_text(path.read_bytes())
+            head = text.partition("\n")[0]
+            table = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=head.count))
+            for row in table:
+                more = row.pop(None, None)  # pyright: ignore[reportArgumentType, reportCallIssue]
+                wrong = ValueError(f"{more[0]!r} is beyond its columns: put quotes around it") if more else None
+                yield f"line {table.line_num}", wrong or row
+        case _:
+            yield from _parquet(path)
+
+
+def _listed_json(path: Path) -> list[Any] | None:
+    """The entries of a .json; None where it holds something else than pictures. One that is damaged is an error."""
+    try:
+        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+    except (OSError, ValueError) as error:
+        raise PochadeError(f"{path}: cannot be read as a list ({error})") from error
+    if isinstance(value, list):
+        return value
+    if isinstance(value, dict) and value and all(PurePosixPath(name).suffix.lower() in PICTURES for name in value):
+        return [
+            {FILE_KEYS[0]: name, **(of if isinstance(of, dict) else {CAPTION_KEYS[0]: of})}
+            for name, of in value.items()
+        ]
+    return None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    try:
+        from pyarrow import ArrowException
+        from pyarrow.parquet import ParquetFile
+    except ImportError as error:
+        raise missing_extra("pyarrow", "hub") from error
+    wanted = {*FILE_KEYS, *CAPTION_KEYS, "label", "group", "split", "licence", "license"}
+    try:
+        with ParquetFile(path) as file:
+            names: Sequence[str] = file.schema_arrow.names
+            columns = [name for name in names if name.casefold() in wanted]
+            if not columns:
+                yield "row 1", dict.fromkeys(names)
+            number = 0
+            for batch in file.iter_batches(columns=columns):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"row {number}", row
+    except ArrowException as error:
+        raise ValueError(str(error)) from error
