@@ -33,8 +33,23 @@ def test_what_is_not_on_the_disk_is_assumed_and_said() -> None:
     """Data that is not there is not needed; an autoencoder that is not there is guessed by its name."""
     found = tried("lira-curriculum", "task.variant=nano", "task.options=sample_size=8,latent_channels=32")
     assert [t.shape for t in found] == [(32, 8, 8), (32, 16, 16), (32, 32, 32)]
-    assert [len(t.assumed) for t in found] == [1, 1, 1]
-    assert all(t.assumed[0].startswith(f"{DC_AE} is not on this machine: a small f32") for t in found)
+    assert [len(t.assumed) for t in found] == [2, 2, 2]
+    assert {t.assumed[0] for t in found} == {"data.source is not set: a run needs data.source=FOLDER"}
+    assert all(t.assumed[1].startswith(f"{DC_AE} is not on this machine: a small f32") for t in found)
+
+
+def test_data_that_a_run_lacks_are_named() -> None:
+    tiny = ("task.width=8", "task.encoder_blocks=0,0,1,0", "task.decoder_blocks=0,1,0,0", "data.size=32")
+    net = ("task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1",)
+    found = tried("lrf", *tiny, *net, "autoencoder.data.source=/nowhere+openmoji", "flow.data.source=/no/{0..3}.tar")
+    assert [t.assumed for t in found] == [
+        ("data.source: /nowhere is not there",),
+        (),
+        ("data.source: /no/{0..3}.tar is not there",),
+    ]
+    (edit,) = stages_of("edit")
+    lacking = override([edit], ["data.pairs=none", "data.source=captions:/nowhere"])[0].data.missing()
+    assert lacking == ["data.pairs is not set: a run needs data.pairs=FOLDER", "data.source: /nowhere is not there"]
 
 
 def test_every_kind_of_stage_is_tried() -> None:

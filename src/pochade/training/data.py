@@ -1,7 +1,9 @@
 """Where the data of a stage come from, as settings, and their data sets."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 from pochade.data.dataset import Dataset, Split
@@ -40,6 +42,9 @@ class ImageData(DataSettings):
     """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
+
+    def missing(self) -> list[str]:
+        return _missing("data.source", self.source)
 
     @property
     def reading(self) -> Reading:
@@ -80,6 +85,9 @@ class PairData(DataSettings):
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
 
+    def missing(self) -> list[str]:
+        return [*_missing("data.pairs", self.pairs), *_missing("data.source", self.source)]
+
     def images(self, size: int) -> ImageData:
         """The pictures without a source."""
         return ImageData(
@@ -102,6 +110,19 @@ class PairData(DataSettings):
             source = source.with_pictures(self.source)
         reading = Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
         return source.open(size, "train" if self.held_out else "all", tasks=tasks, reading=reading)
+
+
+def _missing(name: str, source: Source | PairSource | None) -> list[str]:
+    if source is None:
+        return [f"{name} is not set: a run needs {name}=FOLDER"]
+    return [f"{name}: {path} is not there" for path in source.paths() if not _is_there(path)]
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, or something that a pattern of shards fits."""
+    if path.suffix != ".tar":
+        return path.exists()
+    return any(path.parent.glob(re.sub(r"\{.*\}", "*", path.name)))
 
 
 def required(value: T | None, field_name: str, stage: str) -> T:

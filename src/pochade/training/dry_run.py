@@ -59,7 +59,7 @@ class Trial:
     """Parts into which the batch must be divided to fit; None where not even single samples fit."""
     losses: tuple[float, ...]
     assumed: tuple[str, ...] = ()
-    """What was not at hand, and what stood in for it."""
+    """What a run needs and was not at hand, and what stood in for it."""
 
     @property
     def needed(self) -> int:
@@ -103,7 +103,8 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
             work = take_or_run(short, inputs, folder / "model", quiet=True)
             results.append(Result(folder / "model", folder / kind_of(stage).weights))
             if work is not None:
-                yield _trial(stage, short, work, folder, device, tuple(components.assumed))
+                assumed = (*stage.data.missing(), *components.assumed)
+                yield _trial(stage, short, work, folder, device, assumed)
             del work  # its network and gradients, before those of the next stage
             components.assumed.clear()
 

@@ -30,6 +30,10 @@ class Settings:
 class DataSettings:
     """What a stage is trained on, as a frozen dataclass."""
 
+    def missing(self) -> list[str]:
+        """What a run needs and is not set, or not on this machine; a line each."""
+        return []
+
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
 D_co = TypeVar("D_co", bound=DataSettings, covariant=True)

@@ -351,6 +351,34 @@ def test_every_member_is_used_or_named(tmp_path: Path):
     }
 
 
+def test_members_that_are_passed_over_are_noted(tmp_path: Path):
+    path = tmp_path / "0.tar"
+    with tarfile.open(path, "w") as tar:
+        for name, data in (("a.png", png(1)), ("a.txt", b"one"), ("._a.png", b"AppleDouble"), ("a.txt", b"two")):
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+        for name, kind in (("link.png", tarfile.SYMTYPE), ("folder", tarfile.DIRTYPE)):
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, "a.png"
+            tar.addfile(member)
+    for name in ("stats.json", "classes.txt", ".DS_Store", "cover.jpg"):
+        (tmp_path / name).write_text("x")
+    data = opened(tmp_path)
+    assert captions(data) == [("one",)]
+    notes = data.report.to_dict()["notes"]
+    assert notes.pop(NO_GROUP)["files"] == 1
+    assert {what: note["names"] for what, note in notes.items()} == {
+        "hidden member": ["0.tar/._a.png"],
+        "member whose name comes twice": ["0.tar/a.txt"],
+        "member that is no plain file": ["0.tar/link.png"],
+        "file beside shards, which alone are read": ["stats.json"],
+        "picture beside shards, which alone are read": ["cover.jpg"],
+        "hidden file": [".DS_Store"],
+    }
+    assert data.report.captions == {".txt members": 1}
+
+
 def test_groups_splits_and_licences_are_kept(tmp_path: Path):
     facts = {"group": "cups", "split": "held_out", "licence": "CC0-1.0"}
     both = [

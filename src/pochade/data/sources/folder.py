@@ -121,6 +121,7 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     skip_all(report, found.skipped)
     for what, name in found.notes:
         report.note(what, name)
+    del tree, found  # a million pictures take gigabytes as objects
     records = CheckedPictures(pictures, report, store, reading)
     return ImageFiles(records, names or None, report, split=split, classes=classes, reading=reading)
 
@@ -157,8 +158,7 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
     files = files_below(folder)
     passed_over = PREPARED if PREPARED[0] in files.names else ()
     found.skipped += [(name, "unreadable folder", reason, 1) for name, reason in files.unreadable]
-    found.notes += [("hidden folder", name) for name in files.hidden_folders]
-    found.notes += [("hidden file", name) for name in files.hidden]
+    found.notes += files._replace(unreadable=[]).notes()
     for name in files.names:
         (stem, suffix), base = split_name(name), name.rpartition("/")[2]
         if name in passed_over:

@@ -2,8 +2,9 @@
 
 import json
 from abc import ABC, abstractmethod
+from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -253,7 +254,9 @@ class ImageFiles(Dataset):
 
 
 class CheckedPictures(Records):
-    """Pictures of a list, each decoded once at first use.
+    """Pictures of a list, all of one class, each decoded once at first use.
+
+    They are kept as columns of bytes and numbers, which take a quarter of the memory of objects.
 
     What is found out is kept in ``checked.json`` of the folder ``store``; a second start reads that. What cannot be
     used goes into ``report``.
@@ -261,22 +264,31 @@ class CheckedPictures(Records):
 
     def __init__(self, pictures: Sequence[Picture], report: Report, store: Path, reading: Reading) -> None:
         checked = _check(pictures, report, store / CHECKED, reading)
-        self._pictures = [picture for picture, _ in checked]
-        self._digests = [digest for _, digest in checked]
-        self.labels = np.array([-1 if p.label is None else p.label for p in self._pictures], np.int64)
-        self.captioned = np.array([bool(picture.captions) for picture in self._pictures], bool)
-        self.held_out = np.array([picture.held_out for picture in self._pictures], bool)
+        self._class = type(pictures[0]) if pictures else Picture
+        self._facts, ends = bytearray(), array("q", [0])
+        for p, _ in checked:
+            _, _, *others = (getattr(p, f.name) for f in fields(p))
+            self._facts += json.dumps([p.name, str(p.file), *others]).encode()
+            ends.append(len(self._facts))
+        self._ends = np.array(ends)
+        self._digests = b"".join(bytes.fromhex(digest) for _, digest in checked)
+        self.labels = np.array([-1 if p.label is None else p.label for p, _ in checked], np.int64)
+        self.captioned = np.array([bool(picture.captions) for picture, _ in checked], bool)
+        self.held_out = np.array([picture.held_out for picture, _ in checked], bool)
 
     def picture(self, index: int) -> Picture:
-        return self._pictures[index]
+        start, end = self._ends[index : index + 2].tolist()
+        name, file, captions, *others = json.loads(self._facts[start:end])
+        return self._class(name, Path(file), tuple(captions), *others)
 
     def digest(self, index: int) -> str:
-        return self._digests[index]
+        return self._digests[32 * index : 32 * index + 32].hex()
 
     def fingerprint(self) -> str:
         digest = sha256()
-        for picture, own in zip(self._pictures, self._digests, strict=True):
-            facts = [own, picture.captions, picture.label, picture.own_group, picture.held_out]
+        for index, held_out in enumerate(self.held_out.tolist()):
+            picture = self.picture(index)
+            facts = [self.digest(index), picture.captions, picture.label, picture.own_group, held_out]
             digest.update(json.dumps(facts).encode())
         return digest.hexdigest()
 

@@ -39,7 +39,7 @@ from pochade.errors import PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
-FORM = 2
+FORM = 3
 """Changes with the form of what is remembered of a shard."""
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 STORED = 2
@@ -69,7 +69,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
         FailureError: too many are lost or unusable; the report's file is named.
     """
     reading = reading or Reading()
-    folder, shards, missing, beside = find_shards(path)
+    folder, shards, missing, notes = find_shards(path)
     names = read_class_names({shard.path.parent for shard in shards})
     store = store_for(folder)
     parts: list[_Part] = []
@@ -89,8 +89,8 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
         part.enter(report)
     for name, reason, detail, samples in missing:
         report.skip(name, reason, detail, samples=samples)
-    for name in beside:
-        report.note("picture beside shards, which alone are read", name)
+    for what, name in notes:
+        report.note(what, name)
     tops = top_folders(shard.name for shard in shards)
     sides = split_folders(tops)
     records = _ShardRecords(parts, [sides.get(top, "") for top in tops])

@@ -5,9 +5,10 @@ import re
 import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from pochade.data.sources.class_names import CLASSES
 from pochade.data.sources.formats import INDEX, PICTURES, PREPARED, split_name
 from pochade.data.sources.walk import files_below
 from pochade.data.store import stamp
@@ -30,6 +31,9 @@ class Contents(NamedTuple):
     notes: list[tuple[str, str]]
 
 
+OTHER = "member that is no plain file"
+HIDDEN = "hidden member"
+TWICE = "member whose name comes twice"
 Pairing = Callable[[Path, str, list[Member]], Contents]
 """From a shard, its name and its members to its samples."""
 
@@ -58,13 +62,13 @@ class Shard:
 
 
 class Shards(NamedTuple):
-    """The folder that names are relative to, the shards in order, what is lost of those that are not there, and the
-    names of pictures beside them."""
+    """The folder that names are relative to, the shards in order, what is lost of those that are not there, and notes
+    on the files beside them (what, name)."""
 
     folder: Path
     shards: list[Shard]
     missing: list[Skipped]
-    beside: list[str]
+    notes: list[tuple[str, str]]
 
 
 def find_shards(path: Path) -> Shards:
@@ -73,7 +77,7 @@ def find_shards(path: Path) -> Shards:
     Raises:
         PochadeError: there are none, or an index is damaged.
     """
-    folder, files, beside = _files(path)
+    folder, files, notes = _files(path)
     indexes = {place: _read_index(place / INDEX) for place in {file.parent for file in files}}
     shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
     missing: list[Skipped] = []
@@ -82,7 +86,7 @@ def find_shards(path: Path) -> Shards:
             if not (place / name).exists():
                 lost = entry.samples
                 missing.append((_name(place / name, folder), "missing shard", f"{lost} samples", lost))
-    return Shards(folder, shards, missing, beside)
+    return Shards(folder, shards, missing, notes)
 
 
 def read_shard(shard: Shard, pair: Pairing) -> Contents:
@@ -95,8 +99,9 @@ def read_shard(shard: Shard, pair: Pairing) -> Contents:
     if expected and size >= expected.bytes and sha256(shard.path) != expected.sha256:
         detail = f"its SHA-256 is not that of {INDEX}; {expected.samples} samples lost"
         return Contents([], [(shard.name, "damaged shard", detail, expected.samples)], [])
-    members, complete = _members(shard.path)
+    members, notes, complete = _members(shard.path)
     found = pair(shard.path, shard.name, members)
+    found.notes.extend((what, f"{shard.name}/{name}") for what, name in notes)
     if complete and not (expected and size < expected.bytes):
         return found
     skipped = found.skipped
@@ -119,12 +124,16 @@ def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _files(path: Path) -> tuple[Path, list[Path], list[str]]:
-    beside: list[str] = []
+def _files(path: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
+    notes: list[tuple[str, str]] = []
     if path.is_dir():
-        names = files_below(path).names
-        folder, files = path, [path / name for name in names if name.endswith(".tar")]
-        beside = [name for name in names if split_name(name)[1] in PICTURES and name not in PREPARED]
+        below = files_below(path)
+        folder, files = path, [path / name for name in below.names if name.endswith(".tar")]
+        for name in below.names:
+            if not name.endswith(".tar") and PurePosixPath(name).name not in _KNOWN and name not in PREPARED:
+                what = "picture" if split_name(name)[1] in PICTURES else "file"
+                notes.append((f"{what} beside shards, which alone are read", name))
+        notes += below.notes()
     elif brace := re.search(r"\{(\d+)\.\.(\d+)\}", str(path)):
         first, last = brace.groups()
         numbers = [str(n).zfill(len(first)) for n in range(int(first), int(last) + 1)]
@@ -137,7 +146,7 @@ def _files(path: Path) -> tuple[Path, list[Path], list[str]]:
         folder, files = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
     if not files:
         raise PochadeError(f"shards: {path}: no .tar file there")
-    return folder, files, beside
+    return folder, files, notes
 
 
 def _read_index(path: Path) -> dict[str, Entry]:
@@ -156,9 +165,16 @@ def _read_index(path: Path) -> dict[str, Entry]:
         raise PochadeError(f"{path}: not an index of shards ({type(error).__name__}: {error})") from error
 
 
-def _members(path: Path) -> tuple[list[Member], bool]:
-    """(name, offset, length) of the regular members, and whether the archive is whole."""
+_KNOWN = (INDEX, *CLASSES)
+"""Files beside shards that are read."""
+
+
+def _members(path: Path) -> tuple[list[Member], list[tuple[str, str]], bool]:
+    """(name, offset, length) of the members, notes on those that are none (what, name), and whether the archive is
+    whole."""
     members: list[Member] = []
+    notes: list[tuple[str, str]] = []
+    names: set[str] = set()
     size = path.stat().st_size
     with path.open("rb") as file:
         if file.read(4).startswith(COMPRESSED):
@@ -169,11 +185,19 @@ def _members(path: Path) -> tuple[list[Member], bool]:
                 if not is_safe_name(member.name):
                     raise PochadeError(f"{path}: the member name {member.name!r} leaves the folder")
                 if not member.isreg() or member.issparse():
+                    notes += [] if member.isdir() else [(OTHER, member.name)]
                     continue
                 if member.offset_data + member.size > size:
-                    return members, False
+                    return members, notes, False
+                if PurePosixPath(member.name).name.startswith("."):  # as archives that macOS makes are full of
+                    notes.append((HIDDEN, member.name))
+                    continue
+                if member.name in names:
+                    notes.append((TWICE, member.name))
+                    continue
+                names.add(member.name)
                 members.append((member.name, member.offset_data, member.size))
             # A whole archive ends in a block of zeros; one cut between two members seems whole otherwise.
-            return members, tar.offset + tarfile.BLOCKSIZE <= size
+            return members, notes, tar.offset + tarfile.BLOCKSIZE <= size
     except tarfile.TarError:
-        return members, False
+        return members, notes, False

@@ -14,6 +14,12 @@ class Files(NamedTuple):
     hidden_folders: list[str]
     unreadable: list[tuple[str, str]]
 
+    def notes(self) -> list[tuple[str, str]]:
+        """What is passed over (what, name)."""
+        hidden = [("hidden folder", name) for name in self.hidden_folders]
+        hidden += [("hidden file", name) for name in self.hidden]
+        return [*hidden, *(("folder that cannot be read", name) for name, _ in self.unreadable)]
+
 
 def files_below(folder: Path) -> Files:
     """The files of a folder and its subfolders. Folders that links lead to are followed, none twice."""

@@ -114,14 +114,20 @@ def test_shards_of_pairs(tmp_path: Path):
         writer.add(Record("four", {".source.png": red}, facts))
         writer.add(Record("five", {".source.png": red, ".target.png": red}, hole))
         writer.add(Record("six", {".source.png": red, ".target.png": red}, {"task": "paint"}))
-    make_tar(tmp_path / "shards" / "more.tar", {"three.source.png": red, "three.target.png": green, "x.md": b"x"})
+    make_tar(
+        tmp_path / "shards" / "more.tar",
+        {"three.source.png": red, "three.target.png": green, "x.md": b"x", "y.json": b"{}"},
+    )
+    dotted = {"IMG.1.5.source.png": red, "IMG.1.5.target.jpg": green, "IMG.1.5.json": json.dumps(facts).encode()}
+    make_tar(tmp_path / "shards" / "dotted.tar", dotted)
     data = opened(tmp_path / "shards", max_skipped=1)
     assert [(item.name, item.task, item.group, item.split) for item in data.items] == [
         ("000000.tar/one", "edit", "apple", "held_out"),
         ("000000.tar/x/two", "inpaint", "000000.tar/x/two", ""),
+        ("dotted.tar/IMG.1.5", "edit", "apple", "held_out"),
     ]
     assert data.pair(0).split == "held_out"
-    assert dict(data.report.notes) == {"other members (.md)": 1}
+    assert dict(data.report.notes) == {"other members (.md)": 1, ".json members without pictures": 1}
     assert data.sample(0, rng())["source"][:, 0, 0].tolist() == [1, -1, -1]
     assert data.sample(1, rng())["mask"].all()
     reasons = {entry["name"]: entry["reason"] for entry in data.report.skipped}
@@ -131,7 +137,7 @@ def test_shards_of_pairs(tmp_path: Path):
         "000000.tar/five": "no mask",
         "000000.tar/six": "unreadable .json",
     }
-    assert len(opened(tmp_path / "shards" / "*.tar", max_skipped=1)) == 2
+    assert len(opened(tmp_path / "shards" / "*.tar", max_skipped=1)) == 3
 
 
 def test_a_damaged_shard_is_counted(tmp_path: Path):

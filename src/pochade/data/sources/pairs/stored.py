@@ -12,7 +12,16 @@ import numpy as np
 from pochade.data.dataset import Split, check_size, check_split, split_of
 from pochade.data.progress import each
 from pochade.data.report import Report
-from pochade.data.sources.formats import PICTURES, PREPARED, READABLE, SPLIT_NAMES, clean, split_folders, split_name
+from pochade.data.sources.formats import (
+    PICTURES,
+    PREPARED,
+    READABLE,
+    READERS,
+    SPLIT_NAMES,
+    clean,
+    split_folders,
+    split_name,
+)
 from pochade.data.sources.image_files import CHECKED_SIDE, Picture, Reading, skip_all
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable
 from pochade.data.sources.tars import Contents, Member, Shard, Skipped, find_shards, read_shard, top_folders
@@ -26,7 +35,7 @@ log = logging.getLogger(__name__)
 SUBSTITUTES = 10
 LIST = "pairs.jsonl"
 CHECK = 2
-CONTENTS = 1
+CONTENTS = 2
 """Change with the form of what is remembered of a check, and of a shard."""
 EXPECTED = (
     f"expected {LIST} with a line "
@@ -103,7 +112,8 @@ class StoredPairs(PairDataset):
         """Loads every pair that ``store`` does not know unchanged; the usable ones with the hash of their pictures."""
         old = read_store(store)
         limit = self.reading.max_megapixels
-        same = old.get("form") == CHECK and old.get("max_megapixels") == limit
+        about = {"form": CHECK, "max_megapixels": limit, "readers": [*READERS]}
+        same = all(old.get(name) == value for name, value in about.items())
         known: dict[str, Any] = old.get("pairs", {}) if same else {}
 
         def examine(pair: Found) -> dict[str, Any]:
@@ -132,7 +142,7 @@ class StoredPairs(PairDataset):
                 facts = [outcome["sha256"], pair.task, pair.instructions, pair.group, pair.split]
                 usable.append((pair, sha256(json.dumps(facts).encode()).hexdigest()))
         if outcomes != known:
-            write_json(store, {"form": CHECK, "max_megapixels": limit, "pairs": outcomes})
+            write_json(store, {**about, "pairs": outcomes})
         return usable
 
     @property
@@ -206,7 +216,9 @@ def read_row(row: Any) -> tuple[str, tuple[str, ...], str, str]:
 
 def _from_lists(folder: Path) -> FoundPairs:
     found = FoundPairs(folder, [], [], [])
-    names = files_below(folder).names
+    files = files_below(folder)
+    names = files.names
+    found.notes.extend(files.notes())
     lists = [name for name in names if PurePosixPath(name).name == LIST]
     if not lists:
         raise PochadeError(f"folder: {folder} holds no pairs: {EXPECTED}")
@@ -226,8 +238,9 @@ def _from_lists(folder: Path) -> FoundPairs:
                 else:
                     found.skipped.append(one)
     for name in names:
-        if name not in used and name not in PREPARED and split_name(name)[1] in PICTURES:
-            found.notes.append(("picture that no list names", name))
+        if name not in used and name not in PREPARED and name not in lists:
+            what = "picture" if split_name(name)[1] in PICTURES else "file"
+            found.notes.append((f"{what} that no list names", name))
     return found
 
 
@@ -255,7 +268,7 @@ def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, sid
 
 
 def _from_shards(path: Path, progress: bool) -> FoundPairs:
-    folder, shards, missing, beside = find_shards(path)
+    folder, shards, missing, notes = find_shards(path)
     remembered = store_for(folder) / "pair-shards.json"
     known = read_store(remembered)
     seen: dict[str, Any] = {}
@@ -269,7 +282,6 @@ def _from_shards(path: Path, progress: bool) -> FoundPairs:
     if seen != known:
         write_json(remembered, seen)
     sides = split_folders(top_folders(seen))
-    notes = [("picture beside shards, which alone are read", name) for name in beside]
     found = FoundPairs(folder, [], list(missing), notes)
     for shard in shards:
         content = seen[shard.name]
@@ -293,23 +305,23 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
     words: dict[str, tuple[int, int]] = {}
     found = Contents([], [], [])
     for name, offset, length in members:
-        folder, slash, base = name.rpartition("/")
-        stem, _, suffix = base.partition(".")
-        role, dot, kind = suffix.lower().partition(".")
-        if role in ROLES and dot + kind in READABLE:
-            parts.setdefault(folder + slash + stem, {})[role] = (name, offset, length)
-        elif role == "json":
-            words[folder + slash + stem] = (offset, length)
+        stem, suffix = split_name(name)
+        key, role = split_name(stem)
+        if role[1:] in ROLES and suffix in READABLE:
+            parts.setdefault(key, {})[role[1:]] = (name, offset, length)
+        elif suffix == ".json":
+            words[stem] = (offset, length)
         else:
-            found.notes.append((f"other members (.{suffix.lower()})", f"{shard}/{name}"))
+            found.notes.append((f"other members ({suffix or 'no suffix'})", f"{shard}/{name}"))
     with path.open("rb") as file:
         for key, pictures in parts.items():
             name = f"{shard}/{key}"
             lacking = [role for role in ("source", "target") if role not in pictures]
             if lacking or key not in words:
+                words.pop(key, None)
                 found.skipped.append((name, f"no {lacking[0]}" if lacking else "no .json", "", 1))
                 continue
-            at, count = words[key]
+            at, count = words.pop(key)
             file.seek(at)
             try:
                 task, instructions, group, split = read_row(json.loads(file.read(count).decode("utf-8-sig")))
@@ -320,6 +332,7 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
                 found.skipped.append((name, "no mask", "", 1))
             else:
                 found.samples.append([key, task, list(instructions), group, split, pictures])
+    found.notes.extend((".json members without pictures", f"{shard}/{key}.json") for key in words)
     return found
 
 
