@@ -31,10 +31,28 @@ def test_smooth_pictures_survive_the_canvas() -> None:
 
 
 def test_a_cell_is_repainted_where_any_pixel_of_it_is() -> None:
-    mask = torch.zeros(1, 1, 640, 320)
-    mask[..., 100, 200] = 1
+    mask = torch.zeros(1, 1, 640, 320, dtype=torch.bool)
+    mask[..., 100, 200] = True
     canvas = Canvas.fit(640, 320, 64, 16)
-    cells = canvas.put_mask(mask, 8)
-    assert cells.shape == (1, 1, canvas.outer[0] // 8, canvas.outer[1] // 8)
-    assert cells.sum() == 1
-    assert canvas.put_mask(torch.ones_like(mask), 8).eq(1).all()
+    marked = canvas.put_mask(mask)
+    assert marked.shape == (1, 1, *canvas.outer)
+    assert marked.sum() == 1
+    assert canvas.put_mask(torch.ones_like(mask)).eq(1).all()
+    # As torch's adaptive pooling has it, where it shrinks and where it grows.
+    for size in ((37, 50), (200, 130)):
+        random = torch.rand(1, 1, *size, generator=torch.Generator().manual_seed(0)) > 0.8
+        canvas = Canvas.fit(*size, 64, 1)
+        expected = torch.nn.functional.adaptive_max_pool2d(random.float(), canvas.inner)
+        assert torch.equal(canvas.put_mask(random), expected)
+
+
+def test_bytes_and_bands(monkeypatch: pytest.MonkeyPatch) -> None:
+    picture = torch.rand(1, 3, 90, 130, generator=torch.Generator().manual_seed(0))
+    bytes_ = (picture * 255).round().to(torch.uint8)
+    canvas = Canvas.fit(90, 130, 64, 16)
+    assert torch.equal(canvas.put(bytes_), canvas.put(bytes_ / 255))
+    put = canvas.put(picture)
+    taken = canvas.take(put)
+    monkeypatch.setattr("pochade.images.canvas.BAND", 1000)
+    assert torch.equal(canvas.put(picture), put)
+    assert torch.equal(canvas.take(put), taken)

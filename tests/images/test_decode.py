@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageFile
+from PIL import Image, ImageCms, ImageFile
 from torch import Tensor
 
 from pochade.errors import FailureError, PochadeError
-from pochade.images.decode import BadImage, load_image, square, to_image, to_tensor
+from pochade.images.decode import BadImage, load_image, square, to_image, to_tensor, upright_rgb
 
 
 def read_image(source: Path | bytes, *, size: int, **options) -> Tensor:
@@ -147,10 +147,11 @@ def translucent_palette() -> bytes:
     [
         (encode(gradient().convert("L")), ("grey",)),
         (encode(gradient().convert("1")), ("grey",)),
-        (encode(gradient().convert("LA")), ("alpha", "grey")),
+        (encode(gradient().convert("LA")), ("grey",)),
         (encode(gradient().convert("P")), ("palette",)),
         (translucent_palette(), ("alpha", "palette")),
-        (encode(gradient().convert("RGBA")), ("alpha",)),
+        (encode(gradient().convert("RGBA")), ()),
+        (encode(Image.new("LA", (9, 9), (9, 99))), ("alpha", "grey")),
         (encode(Image.new("RGBA", (9, 9), (9, 9, 9, 99)), "WEBP"), ("alpha",)),
         (encode(sixteen_bit()), ("16-bit", "grey")),
         (encode(cmyk(), "JPEG"), ("cmyk",)),
@@ -165,6 +166,59 @@ def test_every_kind_becomes_rgb_and_is_named(data, kinds):
     image, conversions = load_image(data)
     assert image.mode == "RGB"
     assert conversions == kinds
+
+
+def profile(**swapped: str) -> bytes:
+    """That of sRGB, with some of its tags exchanged, such as ``rXYZ="gXYZ"`` for red and green."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    names = {bytes(data[i : i + 4]).decode(): i for i in range(132, 132 + 12 * data[131], 12)}
+    for one, other in swapped.items():
+        a, b = (slice(names[name] + 4, names[name] + 12) for name in (one, other))
+        data[a], data[b] = data[b], data[a]
+    return bytes(data)
+
+
+def test_colours_are_those_of_the_profile():
+    swapped = profile(rXYZ="gXYZ")
+    image = Image.new("RGB", (4, 4), (204, 51, 51))
+    clear = image.convert("RGBA")
+    clear.putpixel((1, 1), (0, 0, 0, 0))
+    for one, kinds in (
+        (image, ("profile",)),
+        (clear, ("alpha", "profile")),
+        (image.convert("P"), ("palette", "profile")),
+    ):
+        read, conversions = load_image(encode(one, icc_profile=swapped), background=None)
+        assert conversions == kinds
+        assert "icc_profile" not in read.info
+        assert np.abs(np.asarray(read)[0, 0, :3].astype(int) - (51, 204, 51)).max() <= 3
+        assert read.mode == ("RGBA" if "alpha" in kinds else "RGB")
+    # A grey picture has no red and green.
+    read, conversions = load_image(encode(image.convert("L"), icc_profile=swapped))
+    assert conversions == ("grey", "profile")
+    assert np.abs(np.asarray(read).astype(int) - np.asarray(image.convert("L"))[..., None]).max() <= 2
+
+
+def test_the_profile_of_srgb_changes_no_bit_and_a_broken_one_is_named():
+    image = gradient(64, 64)
+    read, conversions = load_image(encode(image, icc_profile=profile()))
+    assert conversions == ()
+    assert np.array_equal(np.asarray(read), np.asarray(image))
+    for broken in (b"no profile", profile()[:300]):
+        read, conversions = load_image(encode(image, icc_profile=broken))
+        assert conversions == ("profile ignored",)
+        assert np.array_equal(np.asarray(read), np.asarray(image))
+
+
+def test_what_is_transparent_may_stay():
+    image = Image.new("RGBA", (4, 4), (9, 8, 7, 255))
+    assert load_image(encode(image), background=None)[0].mode == "RGB"
+    image.putpixel((1, 2), (1, 2, 3, 0))
+    read, conversions = load_image(encode(image), background=None)
+    assert (read.mode, read.getpixel((1, 2)), conversions) == ("RGBA", (1, 2, 3, 0), ("alpha",))
+    for mode in ("RGBa", "La"):
+        premultiplied = image.convert({"RGBa": "RGBA", "La": "LA"}[mode]).convert(mode)
+        assert upright_rgb(premultiplied)[0].getpixel((1, 2)) == (255, 255, 255)
 
 
 def test_sixteen_bits_are_scaled_not_clipped():

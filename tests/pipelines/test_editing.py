@@ -135,16 +135,68 @@ def test_outside_the_mask_every_pixel_is_that_of_the_input(pipes: dict[str, Any]
 
 
 def test_alpha_is_a_mask_on_request(pipes: dict[str, Any]) -> None:
-    image, mask = picture(32, 32).convert("RGBA"), half(32, 32)
-    image.putalpha(Image.fromarray(255 - np.asarray(mask)))
-    expected = make(pipes, "inpaint", image, mask_image=mask)
-    assert torch.equal(make(pipes, "inpaint", image, mask_image="alpha"), expected)
+    """What is new lies beneath the picture, and shows as far as that is transparent."""
+    image, alpha = picture(32, 32).convert("RGBA"), np.full((32, 32), 255, dtype=np.uint8)
+    alpha[:, 10:16], alpha[:, 16:] = 51, 0
+    image.putalpha(Image.fromarray(alpha))
+    out = make(pipes, "inpaint", image, mask_image="alpha", output_type="pil")[0]
+    assert out.mode == "RGB"
+    new, before = np.asarray(out).astype(float), np.asarray(picture(32, 32))
+    assert np.array_equal(new[:, :10], before[:, :10])
+    # A fifth of the picture is seen above the new one where its alpha is a fifth.
+    assert (new[:, 10:16] >= 0.2 * before[:, 10:16] - 1).all()
+    assert (new[:, 10:16] <= 0.2 * before[:, 10:16] + 0.8 * 255 + 1).all()
+    assert np.abs(new[:, 16:] - before[:, 16:]).max() > 1
+
+
+def test_what_is_transparent_stays_so_outside_the_mask(pipes: dict[str, Any]) -> None:
+    image = picture(75, 41).convert("RGBA")
+    alpha = np.random.default_rng(0).integers(0, 256, (41, 75), dtype=np.uint8)
+    alpha[:20] = 0
+    image.putalpha(Image.fromarray(alpha))
+    mask = half(75, 41)
+    for output in ("pil", "np"):
+        out = make(pipes, "inpaint", image, mask_image=mask, output_type=output)[0]
+        after = np.asarray(out) if output == "pil" else (out * 255).round().astype(np.uint8)
+        kept = np.asarray(mask) == 0
+        assert np.array_equal(after[kept], np.asarray(image)[kept])
+        # Where all of the new picture is shown, nothing is transparent.
+        assert (after[:, -20:, 3] == 255).all()
+
+
+def test_a_small_hole_gets_the_pixels_that_the_model_has(pipes: dict[str, Any]) -> None:
+    """A hole of 4 of 1000 pixels a side would be nothing on a canvas of 32."""
+    image = Image.new("RGB", (1000, 700), "white")
+    mask = Image.new("L", image.size)
+    mask.paste(255, (100, 100, 104, 104))
+    out = np.asarray(make(pipes, "inpaint", image, mask_image=mask, strength=1.0, output_type="pil")[0])
+    changed = (out != 255).any(2)
+    assert changed[101:103, 101:103].all()
+    assert not changed[np.asarray(mask) == 0].any()
+    # It is what inpainting the square alone gives.
+    square = image.crop((86, 86, 118, 118)), mask.crop((86, 86, 118, 118))
+    alone = make(pipes, "inpaint", square[0], mask_image=square[1], strength=1.0, output_type="pil")[0]
+    assert np.array_equal(np.asarray(alone), out[86:118, 86:118])
 
 
 def test_one_mask_for_each_picture(pipes: dict[str, Any]) -> None:
     image, masks = picture(32, 32), [half(32, 32), half(32, 32).transpose(Image.Transpose.ROTATE_90)]
     both = make(pipes, "inpaint", image, mask_image=masks)
     assert (both[1] - make(pipes, "inpaint", image, mask_image=masks[1], generator=seed(8))[0]).abs().max() < 1e-4
+
+
+def test_masks_whose_crops_have_other_proportions_are_sampled_apart(pipes: dict[str, Any]) -> None:
+    """Each as it is alone: a small hole in a square, one as wide as the picture in all of it."""
+    image, masks = picture(300, 60), [Image.new("L", (300, 60)) for _ in range(3)]
+    for mask, box in zip(masks, ((20, 20, 40, 40), (0, 0, 250, 60), (200, 5, 220, 25)), strict=True):
+        mask.paste(255, box)
+    prompts, scales = [APPLE, CAT, APPLE], [2.0, 3.0, 4.0]
+    usual = {"num_images_per_prompt": 2, "generator": [seed(i) for i in range(6)]}
+    together = make(pipes, "inpaint", image, prompts, mask_image=masks, guidance_scale=np.repeat(scales, 2), **usual)
+    for i, (mask, prompt, scale) in enumerate(zip(masks, prompts, scales, strict=True)):
+        usual["generator"] = [seed(2 * i), seed(2 * i + 1)]
+        alone = make(pipes, "inpaint", image, prompt, mask_image=mask, guidance_scale=scale, **usual)
+        assert (together[2 * i : 2 * i + 2] - alone).abs().max() < 1e-4
 
 
 class Local:

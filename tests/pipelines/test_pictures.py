@@ -9,8 +9,10 @@ import torch
 from PIL import Image
 
 from pochade.errors import PochadeError
+from pochade.images.canvas import as_floats
 from pochade.pipelines.pictures import EditingWarning, read_masks, read_pictures
 
+GREY = read_pictures(torch.full((3, 4, 6), 0.5))
 ROTATED = 6
 """EXIF orientation: to be turned by a quarter."""
 
@@ -25,7 +27,7 @@ def test_every_mode(mode: str) -> None:
         image = Image.fromarray(np.asarray(gradient("L")).astype(np.uint16) * 257)
     else:
         image = gradient("RGB" if mode == "CMYK" else "L").convert(mode)
-    picture = read_pictures(image)
+    picture = as_floats(read_pictures(image).shown)
     assert picture.shape == (1, 3, 4, 6)
     if mode != "1":
         expected = np.asarray(gradient("RGB")) / 255
@@ -35,20 +37,23 @@ def test_every_mode(mode: str) -> None:
 def test_what_is_transparent_is_white_and_may_be_the_mask() -> None:
     image = Image.new("RGBA", (5, 3), (255, 0, 0, 255))
     image.putpixel((1, 2), (0, 0, 0, 0))
-    picture = read_pictures(image)
-    assert picture[0, :, 2, 1].tolist() == [1, 1, 1]
-    assert picture[0, :, 0, 0].tolist() == [1, 0, 0]
+    pictures = read_pictures(image)
+    assert pictures.shown[0, :, 2, 1].tolist() == [255, 255, 255]
+    assert pictures.shown[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert pictures.alpha is not None
+    assert pictures.alpha.sum() == 14 * 255
+    assert pictures.colour[0, :, 2, 1].tolist() == [0, 0, 0]
     palette = Image.new("P", (5, 3), 1)
     palette.putpalette([0, 0, 0, 255, 0, 0])
     palette.putpixel((1, 2), 0)
     palette.info["transparency"] = 0
     for one in (image, palette):
-        mask = read_masks("alpha", one, (3, 5))
+        mask = read_masks("alpha", read_pictures(one))
         assert mask.sum() == 1
         assert mask[0, 0, 2, 1] == 1
-    for none in (gradient("RGB"), torch.zeros(3, 4, 6)):
+    for none in (gradient("RGB"), gradient("RGBA"), torch.zeros(3, 4, 6)):
         with pytest.raises(PochadeError, match="mask_image: 'alpha' given, but the picture has no transparent part"):
-            read_masks("alpha", none, (4, 6))
+            read_masks("alpha", read_pictures(none))
 
 
 def test_pictures_are_turned_as_they_say() -> None:
@@ -61,19 +66,46 @@ def test_pictures_are_turned_as_they_say() -> None:
     file = io.BytesIO()
     image.save(file, format="PNG", exif=exif)
     turned = Image.open(file)
-    assert read_pictures(turned).shape == (1, 3, 6, 4)
-    mask = read_masks("alpha", turned, (6, 4))
+    assert read_pictures(turned).size == (6, 4)
+    mask = read_masks("alpha", read_pictures(turned))
     assert mask[0, 0].nonzero().tolist() == [[0, 0]]
+
+
+def shown(image: Any) -> torch.Tensor:
+    return as_floats(read_pictures(image).shown)
 
 
 def test_arrays_tensors_and_lists() -> None:
     bytes_ = np.asarray(gradient("RGB"))
-    expected = read_pictures(gradient("RGB"))
-    assert torch.equal(read_pictures(bytes_), expected)
-    for same in (bytes_ / np.float32(255), np.stack([bytes_]), expected, expected[0], [bytes_]):
-        torch.testing.assert_close(read_pictures(same), expected)
-    assert torch.equal(read_pictures(np.asarray(gradient("L"))), expected)
-    assert torch.equal(read_pictures([gradient("RGB"), gradient("CMYK")])[:1], expected)
+    expected = shown(gradient("RGB"))
+    assert torch.equal(shown(bytes_), expected)
+    for same in (bytes_ / np.float32(255), np.stack([bytes_]), expected, expected[0], [bytes_], bytes_ / 255):
+        torch.testing.assert_close(shown(same), expected)
+    assert torch.equal(shown(torch.from_numpy(bytes_.copy()).permute(2, 0, 1)), expected)
+    assert torch.equal(shown(np.asarray(gradient("L"))), expected)
+    assert torch.equal(shown([gradient("RGB"), gradient("CMYK")])[:1], expected)
+    assert torch.equal(shown([gradient("RGB"), expected])[1:], expected)
+
+
+def test_arrays_that_are_turned_or_read_only() -> None:
+    bytes_ = np.array(gradient("RGB"))
+    floats = bytes_ / np.float32(255)
+    floats.flags.writeable = False
+    for array in (bytes_, floats):
+        assert torch.equal(shown(array[::-1, ::-1]), shown(array).flip((2, 3)))
+    marked = np.arange(24).reshape(4, 6) % 3 == 0
+    expected = read_masks(marked, read_pictures(bytes_))
+    assert torch.equal(read_masks(marked[::-1], read_pictures(bytes_)), expected.flip(2))
+
+
+def test_opaque_and_transparent_pictures_of_one_call() -> None:
+    clear = gradient("RGBA")
+    clear.putpixel((1, 2), (9, 9, 9, 0))
+    for both in ([clear, gradient("RGB")], [clear, shown(gradient("RGB"))]):
+        pictures = read_pictures(both)
+        assert pictures.alpha is not None
+        assert as_floats(pictures.alpha).sum((1, 2, 3)).tolist() == [23, 24]
+        assert as_floats(pictures.colour)[0, :, 2, 1].tolist() == pytest.approx([9 / 255] * 3)
 
 
 @pytest.mark.parametrize(
@@ -83,7 +115,7 @@ def test_arrays_tensors_and_lists() -> None:
         ("in.png", "image: str given"),
         ([], "image: an empty list given"),
         (torch.zeros(4, 4), r"image: shape \[4, 4\] given, allowed are arrays \[H, W, 3\]"),
-        (torch.full((3, 4, 4), -1.0), r"image: values -1.0 to -1.0 given, allowed are \[0, 1\]"),
+        (torch.full((3, 4, 4), -1.0), r"image: values -1.0 to -1.0 given, allowed are bytes, and floats in \[0, 1\]"),
         (torch.full((3, 4, 4), float("nan")), "image: values nan"),
         (np.zeros((4, 4, 5), np.float32), r"image: shape \[4, 4, 5\]"),
         ([Image.new("RGB", (4, 4)), Image.new("RGB", (4, 5))], "image: pictures of 4 x 4 and 4 x 5 pixels given"),
@@ -104,15 +136,15 @@ def test_masks_of_every_kind() -> None:
     clear = Image.new("LA", image.size, (255, 0))
     clear.putalpha(image)
     for mask in (image, image.convert("RGB"), image.convert("1"), clear, array, array > 0, marked[0], marked, [image]):
-        assert torch.equal(read_masks(mask, None, (4, 6)), marked)
+        assert torch.equal(read_masks(mask, GREY), marked > 0)
 
 
 def test_grey_and_full_masks_give_warnings() -> None:
     ramp = np.linspace(0, 1, 24, dtype=np.float32).reshape(4, 6)
     with pytest.warns(EditingWarning, match="mask: 22 of 24 pixels are grey, those from the middle on are taken"):
-        assert read_masks(ramp, None, (4, 6)).sum() == 12
+        assert read_masks(ramp, GREY).sum() == 12
     with pytest.warns(EditingWarning, match="mask: all of it is white"):
-        read_masks(np.ones((4, 6), bool), None, (4, 6))
+        read_masks(np.ones((4, 6), bool), GREY)
 
 
 @pytest.mark.parametrize(
@@ -128,10 +160,10 @@ def test_grey_and_full_masks_give_warnings() -> None:
 )
 def test_bad_masks(mask: Any, message: str) -> None:
     with pytest.raises(PochadeError, match=message):
-        read_masks(mask, None, (4, 6))
+        read_masks(mask, GREY)
 
 
 def test_no_warning_for_plain_masks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        read_masks(np.eye(4, dtype=bool), None, (4, 4))
+        read_masks(np.arange(24).reshape(4, 6) > 3, GREY)

@@ -14,6 +14,7 @@ import pochade
 from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.pipelines.metadata import KEY, read_metadata
+from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.prepare import RepeatWarning, prepare
 from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
@@ -159,3 +160,26 @@ def test_changes_to_a_source_give_warnings(model: str) -> None:
         read_files(prepare(request))
     inpaint = EditRequest("a lemon", source="clear.png", model=model, steps=2, task="inpaint", mask="alpha")
     assert read_files(prepare(inpaint))["source"].has_transparency_data
+
+
+def test_only_what_is_transparent_is_said_to_be(model: str, recwarn: pytest.WarningsRecorder) -> None:
+    with Image.open("in.png") as image:
+        image.convert("RGBA").save("opaque.png")
+        clear = image.convert("RGBA")
+    clear.putpixel((3, 4), (10, 20, 30, 0))
+    clear.save("clear.png")
+    read_files(prepare(EditRequest("an apple", source="opaque.png", model=model)))
+    inpaint = {"mask": "m.png", "task": "inpaint", "model": model, "steps": 2, "seed": 1}
+    picture = pochade.generate(EditRequest("an apple", source="clear.png", **inpaint)).image
+    assert picture.getpixel((3, 4)) == (10, 20, 30, 0)
+    assert pochade.generate(EditRequest("an apple", source="opaque.png", **inpaint)).image.mode == "RGB"
+    assert not [str(w.message) for w in recwarn if w.category is EditingWarning]
+    with pytest.warns(EditingWarning, match="what is transparent is taken as white"):
+        read_files(prepare(EditRequest("an apple", source="clear.png", model=model)))
+
+
+def test_a_profile_that_cannot_be_used_is_said_to_be(model: str) -> None:
+    with Image.open("in.png") as image:
+        image.save("profile.png", icc_profile=b"none")
+    with pytest.warns(EditingWarning, match="its colour profile cannot be used, its colours are taken as sRGB"):
+        read_files(prepare(EditRequest("an apple", source="profile.png", model=model)))

@@ -248,6 +248,7 @@ def _run(
         pictures = read_files(requests[0])
         pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
         arguments = pipeline_arguments(first, pipe, pictures)
+        del pictures  # what the arguments hold is enough of a large photograph
     make_folder(target.parent)
     files: list[dict[str, Any]] = []
     with Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True)) as watch:
@@ -292,10 +293,10 @@ def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Pat
     from pochade.pipelines.pictures import read_masks
 
     source, mask = arguments["image"], arguments.get("mask_image")
-    shown = [source]
+    shown = [source.image()]
     if mask is not None:
         with warnings.catch_warnings():  # the pipeline gave them already
             warnings.simplefilter("ignore")
-            marked = read_masks(mask, source, (source.height, source.width))
+            marked = read_masks(mask, source)
         shown.append(Image.fromarray((marked[0, 0] * 255).byte().numpy()))
     return write_png(side_by_side([*shown, image]), path.parent, f"{path.stem}-compare")

@@ -1,8 +1,10 @@
 """From a picture of any size to a size that a model samples, and back."""
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -10,11 +12,34 @@ LONGEST = 4
 """The longer side of a canvas is at most this many times that of a square one."""
 
 
+BAND = 2**18
+"""Pixels that are resampled at once, so that a large picture needs little more memory than its bytes."""
+
+
+def as_floats(images: Tensor) -> Tensor:
+    """Bytes, or floats in [0, 1], as floats in [0, 1]."""
+    return images / 255 if images.dtype == torch.uint8 else images
+
+
 def resample(images: Tensor, height: int, width: int) -> Tensor:
-    """Pictures [B, C, H, W] in [0, 1] at another size: bicubic, antialiased where they shrink."""
-    if tuple(images.shape[2:]) == (height, width):
-        return images
-    return F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+    """Pictures [B, C, H, W], of bytes or of floats in [0, 1], as floats at another size: bicubic, antialiased where
+    they shrink."""
+    H, W = images.shape[2:]
+    if (height, width) == (H, W):
+        return as_floats(images)
+    parts = (as_floats(images[:, :, rows]) for rows in bands(H, W))
+    narrow = torch.cat([_interpolated(part, part.shape[2], width) for part in parts], dim=2)
+    return _interpolated(narrow, height, width).clamp(0, 1)
+
+
+def _interpolated(images: Tensor, height: int, width: int) -> Tensor:
+    return F.interpolate(images, (height, width), mode="bicubic", antialias=True)
+
+
+def bands(height: int, width: int) -> Iterator[slice]:
+    """The rows of a picture in bands of about ``BAND`` pixels."""
+    step = max(1, BAND // width)
+    return (slice(first, min(first + step, height)) for first in range(0, height, step))
 
 
 @dataclass(frozen=True)
@@ -66,15 +91,29 @@ class Canvas:
         return F.pad(values, (left, right, top, bottom), mode="replicate")
 
     def put(self, images: Tensor) -> Tensor:
-        """Pictures [B, 3, height, width] in [0, 1] -> [B, 3, *outer]."""
+        """Pictures [B, 3, height, width], of bytes or of floats in [0, 1], -> [B, 3, *outer] in [0, 1]."""
         return self._pad(resample(images, *self.inner))
 
-    def put_mask(self, mask: Tensor, downsampling: int) -> Tensor:
-        """[B, 1, height, width] in {0, 1} -> latent cells [B, 1, H, W], 1 where any pixel in them is."""
-        return F.max_pool2d(self._pad(F.adaptive_max_pool2d(mask, self.inner)), downsampling)
+    def put_mask(self, mask: Tensor) -> Tensor:
+        """[B, 1, height, width] bool -> [B, 1, *outer] in {0, 1}, 1 where any pixel is True."""
+        rows, columns = self.inner
+        return self._pad(_any_in(_any_in(mask, rows, 2), columns, 3).float())
 
     def take(self, images: Tensor) -> Tensor:
         """Sampled [B, 3, *outer] -> [B, 3, height, width], both in [0, 1]."""
+        return torch.cat([rows for _, rows in self.bands(images)], dim=2)
+
+    def bands(self, images: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """``take`` in bands of rows: the rows of the picture and what stands there."""
         top, left = self._margins()
         inside = images[:, :, top : top + self.inner[0], left : left + self.inner[1]]
-        return resample(inside, self.height, self.width)
+        tall = resample(inside, self.height, self.inner[1])
+        for rows in bands(self.height, self.width):
+            yield rows, resample(tall[:, :, rows], rows.stop - rows.start, self.width)
+
+
+def _any_in(mask: Tensor, count: int, dim: int) -> Tensor:
+    """Whether any value is True in each of ``count`` even parts of an axis; a value may lie in two of them."""
+    length = mask.shape[dim]
+    ends = [(i * length // count, -(-(i + 1) * length // count)) for i in range(count)]
+    return torch.stack([mask.narrow(dim, first, last - first).any(dim) for first, last in ends], dim)

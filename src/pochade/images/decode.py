@@ -1,11 +1,13 @@
 """Picture files to tensors and back: few formats, checked before they are decoded, every oddity named."""
 
 import io
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFile, ImageOps, features
+from PIL import Image, ImageCms, ImageFile, ImageOps, features
 from PIL.BmpImagePlugin import BmpImageFile
 from PIL.GifImagePlugin import GifImageFile
 from PIL.JpegImagePlugin import JpegImageFile
@@ -37,17 +39,18 @@ def load_image(
     *,
     size: int | None = None,
     max_megapixels: float = MAX_MEGAPIXELS,
-    background: str | tuple[int, int, int] = "white",
+    background: str | tuple[int, int, int] | None = "white",
     name: str | None = None,
 ) -> tuple[Image.Image, tuple[str, ...]]:
-    """A decoded, upright RGB picture and the conversions that it took.
+    """A decoded, upright picture in sRGB and the conversions that it took.
 
-    These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette"
-    and "rotated". PNG, JPEG, WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have them, AVIF and HEIC,
-    known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is refused from
-    its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least
-    twice ``size``, and a larger one, unless it is progressive, at the scale at which it is within
-    ``max_megapixels``. Raises `BadImage`, whose text starts with ``name`` (default: the path).
+    These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette", "profile"
+    (converted to sRGB), "profile ignored" (it cannot be used) and "rotated". What is transparent shows
+    ``background``; with None it stays, in RGBA. PNG, JPEG, WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have
+    them, AVIF and HEIC, known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is
+    refused from its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least
+    twice ``size``, and a larger one, unless it is progressive, at the scale at which it is within ``max_megapixels``.
+    Raises `BadImage`, whose text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -77,14 +80,26 @@ def load_image(
         raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
     if animated:
         conversions.append("animated")
+    if rgb is image:
+        rgb = image.copy()  # without the file
     return rgb, tuple(sorted(conversions))
 
 
-def upright_rgb(image: Image.Image, background: str | tuple[int, int, int] = "white") -> tuple[Image.Image, list[str]]:
-    """A picture of any mode upright and in RGB, and the conversions that it took, as ``load_image`` calls them."""
+def upright_rgb(
+    image: Image.Image, background: str | tuple[int, int, int] | None = "white"
+) -> tuple[Image.Image, list[str]]:
+    """A picture of any mode upright and in sRGB, and the conversions that it took, as ``load_image`` calls them."""
     upright = _upright(image)
-    rgb, conversions = _to_rgb(upright, background)
-    return rgb, conversions if upright is image else [*conversions, "rotated"]
+    picture, conversions = _to_srgb(upright)
+    if picture.mode == "RGBA" and background is not None:
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
+    return picture, conversions if upright is image else [*conversions, "rotated"]
+
+
+def upright_grey(image: Image.Image) -> Image.Image:
+    """The brightness of a picture of any mode, upright; what is transparent is black."""
+    upright = _upright(image)
+    return upright.convert("L") if upright.mode in ("1", "L") else upright_rgb(upright, "black")[0].convert("L")
 
 
 def square(image: Image.Image, size: int) -> Image.Image:
@@ -182,8 +197,11 @@ def _upright(image: Image.Image) -> Image.Image:
         return image
 
 
-def _to_rgb(image: Image.Image, background: str | tuple[int, int, int]) -> tuple[Image.Image, list[str]]:
+def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
+    """In RGB, or in RGBA where a pixel is transparent."""
     conversions: list[str] = []
+    if image.mode in ("La", "RGBa"):
+        image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
     if image.mode.startswith(("I", "F")):
         # PIL would clip the 16 bits at 255 instead of scaling them.
         pixels = np.asarray(image).astype(np.float64) / 257.0
@@ -198,9 +216,66 @@ def _to_rgb(image: Image.Image, background: str | tuple[int, int, int]) -> tuple
             conversions.append("cmyk")
         case _:
             pass
+    alpha: Image.Image | None = None
     if image.has_transparency_data:
+        alpha = image.convert("RGBA").getchannel("A")
+        alpha = None if alpha.getextrema() == (255, 255) else alpha
+    picture, profile = _by_profile(image)
+    if profile is not None:
+        conversions.append(profile)
+    if alpha is not None:
         conversions.append("alpha")
-        image = image.convert("RGBA")
-        page = Image.new("RGBA", image.size, background)
-        return Image.alpha_composite(page, image).convert("RGB"), conversions
-    return image.convert("RGB"), conversions
+        picture = Image.merge("RGBA", (*picture.split(), alpha))
+    return picture, conversions
+
+
+_PROFILED = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK"}
+"""Colour space of a profile -> the mode of the pixels that it describes."""
+
+
+def _by_profile(image: Image.Image) -> tuple[Image.Image, str | None]:
+    """The colours of a picture in sRGB, by its profile where it has one; and what became of that, None for nothing."""
+    data = image.info.get("icc_profile")
+    if not data:
+        return image if image.mode == "RGB" else image.convert("RGB"), None
+    try:
+        mode, transform = _transform(data)
+        if (mode == "CMYK") != (image.mode == "CMYK"):
+            raise ValueError(f"a profile of {mode} in a picture of {image.mode}")
+        if transform is None:
+            return image if image.mode == "RGB" else image.convert("RGB"), None
+        pixels = image.convert("RGB").convert(mode) if mode == "L" else image.convert(mode)
+        converted = ImageCms.applyTransform(pixels, transform)
+        assert converted is not None
+    except (ImageCms.PyCMSError, ImportError, OSError, ValueError, TypeError, KeyError):
+        return image.convert("RGB"), "profile ignored"
+    converted.info.pop("icc_profile", None)
+    return converted, "profile"
+
+
+@lru_cache(maxsize=16)
+def _transform(data: bytes) -> tuple[str, ImageCms.ImageCmsTransform | None]:
+    """The mode of pixels that a profile describes, and what takes them to sRGB; None where that changes nothing."""
+    profile: Any = ImageCms.ImageCmsProfile(io.BytesIO(data))
+    mode = _PROFILED[profile.profile.xcolor_space.strip()]
+    transform = ImageCms.buildTransform(
+        profile,
+        ImageCms.createProfile("sRGB"),
+        mode,
+        "RGB",
+        renderingIntent=ImageCms.Intent.RELATIVE_COLORIMETRIC,
+        flags=ImageCms.Flags.BLACKPOINTCOMPENSATION,
+    )
+    if mode == "CMYK":
+        return mode, transform
+    ramp = np.linspace(0, 255, 18).round().astype(np.uint8)
+    colours = np.stack(np.meshgrid(ramp, ramp, ramp), -1).reshape(18, -1, 3) if mode == "RGB" else ramp[None]
+    probe = Image.fromarray(colours)
+    converted = ImageCms.applyTransform(probe, transform)
+    assert converted is not None
+    change = np.abs(np.asarray(converted, dtype=int) - np.asarray(probe.convert("RGB"), dtype=int)).max()
+    return mode, transform if change > _SAME else None
+
+
+_SAME = 2
+"""A profile that changes no colour by more, of 255, is sRGB as another program wrote it."""

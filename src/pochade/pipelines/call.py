@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -51,6 +51,22 @@ class CallArguments:
     def per_picture(self, values: Tensor) -> Tensor:
         """[1, ...] for all prompts or [count, ...] one a prompt -> [B, ...]."""
         return values.expand(self.count, *values.shape[1:]).repeat_interleave(self.per_prompt, dim=0)
+
+    def pictures_of(self, prompts: Sequence[int]) -> list[int]:
+        """The pictures of some of the prompts, by their places."""
+        return [i * self.per_prompt + j for i in prompts for j in range(self.per_prompt)]
+
+    def of(self, prompts: Sequence[int]) -> "CallArguments":
+        """The call of some of its prompts alone."""
+        rows = list(prompts)
+        return replace(
+            self,
+            prompts=None if self.prompts is None else [self.prompts[i] for i in rows],
+            embeds=self.embeds.map(lambda v: v[rows]),
+            negatives=None if self.negatives is None else [self.negatives[i] for i in rows],
+            count=len(rows),
+            scale=self.scale[self.pictures_of(rows)] if isinstance(self.scale, Tensor) else self.scale,
+        )
 
 
 def check_call(

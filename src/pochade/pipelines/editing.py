@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
-from pochade.images.canvas import Canvas
 from pochade.pipelines import hub
 from pochade.pipelines.base import Callback, GenerationPipeline
 from pochade.pipelines.call import CallArguments
@@ -24,7 +24,7 @@ from pochade.pipelines.checks import (
     check_size,
     check_strength,
 )
-from pochade.pipelines.pictures import EditingWarning
+from pochade.pipelines.pictures import EditingWarning, NewPictures
 from pochade.pipelines.tiles import TiledDenoiser
 from pochade.types import TASKS, Conditioning, Denoiser, TextEncoding
 
@@ -89,8 +89,7 @@ class EditingPipeline(GenerationPipeline):
 
     def _edit(
         self,
-        pictures: Tensor,
-        canvas: Canvas,
+        canvas: Tensor,
         call: CallArguments,
         *,
         strength: float,
@@ -98,30 +97,30 @@ class EditingPipeline(GenerationPipeline):
         callback: Callback | None,
         tensors: Sequence[str],
         depth: int | None,
+        may_be_flat: bool,
         mask: Tensor | None = None,
         tile: int | None = None,
         task: str | None = None,
         image_scale: float | None = None,
     ) -> Tensor:
-        """Source pictures [n, 3, H, W] in [0, 1] -> B edited ones [B, 3, H, W].
+        """Source pictures on a canvas [n, 3, H, W] in [0, 1] -> B edited ones [B, 3, H, W].
 
         ``mask`` [m, 1, H, W] is 1 where they are generated anew; ``tile`` is the side in latent cells of the tiles in
         which a larger canvas is sampled. A model that was trained for ``task`` is conditioned on it and on the
         pictures, to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
         """
         down = int(self.autoencoder.downsampling)
-        shape = (self.denoiser.input_spec().latent_channels, canvas.outer[0] // down, canvas.outer[1] // down)
+        shape = (self.denoiser.input_spec().latent_channels, canvas.shape[2] // down, canvas.shape[3] // down)
         noise, generators = self._noise(generator, None, call.batch, shape)
-        on_canvas = canvas.put(pictures).to(self._execution_device, self.autoencoder.dtype)
-        latents = encode_tiled(self.autoencoder, on_canvas * 2 - 1)
-        cells = None if mask is None else canvas.put_mask(mask, down)
+        canvas = canvas.to(self._execution_device, self.autoencoder.dtype)
+        latents = encode_tiled(self.autoencoder, canvas * 2 - 1)
+        cells = None if mask is None else F.max_pool2d(mask, down)
         parts: dict[str, Tensor] = {}
         if task is not None and self._trained_for(task):
             source = latents
             if mask is not None and task == "inpaint":
-                grey = on_canvas.new_tensor(HOLE).view(3, 1, 1) / 255
-                holes = torch.where(canvas.put_mask(mask, 1).to(on_canvas) > 0, grey, on_canvas)
-                source = encode_tiled(self.autoencoder, holes * 2 - 1)
+                grey = canvas.new_tensor(HOLE).view(3, 1, 1) / 255
+                source = encode_tiled(self.autoencoder, torch.where(mask.to(canvas) > 0, grey, canvas) * 2 - 1)
             marked = torch.zeros_like(source[:, :1]) if cells is None else cells.to(source)
             parts = {
                 name: v.expand(call.count, *v.shape[1:]) for name, v in (("source", source), ("source_mask", marked))
@@ -144,13 +143,11 @@ class EditingPipeline(GenerationPipeline):
             parts=parts,
             image_scale=image_scale if parts else None,
         )
-        one_colour = (pictures.amax((2, 3)) == pictures.amin((2, 3))).all()
-        return canvas.take(self._decoded(sampled, may_be_flat=bool(one_colour)))
+        return self._decoded(sampled, may_be_flat=may_be_flat)
 
-    def _finish(self, images: Tensor, output_type: str, return_dict: bool) -> Any:
-        out = self._as_type(images, output_type)
+    def _finish(self, new: NewPictures, return_dict: bool) -> Any:
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=out) if return_dict else (out,)
+        return ImagePipelineOutput(images=new.images) if return_dict else (new.images,)
 
 
 def warn_if_nothing_is_kept(strength: float) -> None:

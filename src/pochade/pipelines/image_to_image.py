@@ -11,7 +11,7 @@ from pochade.images.canvas import Canvas
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import usual_strength
 from pochade.pipelines.editing import EditingPipeline, warn_if_nothing_is_kept
-from pochade.pipelines.pictures import read_pictures
+from pochade.pipelines.pictures import NewPictures, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 
@@ -94,17 +94,21 @@ class ImageToImagePipeline(EditingPipeline):
         )
         if instruction is None:
             warn_if_nothing_is_kept(strength)
-        H, W = pictures.shape[2:]
-        images = self._edit(
-            pictures,
-            Canvas.fit(H, W, size or self.default_size, self.size_multiple),
+        canvas = Canvas.fit(*pictures.size, size or self.default_size, self.size_multiple)
+        edited = self._edit(
+            canvas.put(pictures.shown),
             call,
             strength=strength,
             generator=generator,
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
+            may_be_flat=pictures.one_colour,
             task=None if instruction is None else "edit",
             image_scale=image_scale,
         )
-        return self._finish(images, output_type, return_dict)
+        new = NewPictures(call.batch, 3, pictures.size, output_type)
+        for rows, band in canvas.bands(edited):
+            for i, part in enumerate(band):
+                new.put(i, part, rows.start)
+        return self._finish(new, return_dict)

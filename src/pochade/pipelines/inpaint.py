@@ -1,7 +1,8 @@
 """A part of a picture generated anew."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -9,23 +10,25 @@ from torch import Tensor
 
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
-from pochade.images.canvas import Canvas
-from pochade.images.masks import inside_seam
+from pochade.images.canvas import Canvas, as_floats, bands
+from pochade.images.masks import Box, crop_around, inside_seam
 from pochade.pipelines.base import Callback
-from pochade.pipelines.checks import INPAINT_STRENGTH
+from pochade.pipelines.checks import INPAINT_STRENGTH, picture_generators
 from pochade.pipelines.editing import EditingPipeline
-from pochade.pipelines.pictures import read_masks, read_pictures
+from pochade.pipelines.pictures import NewPictures, Pictures, full, read_masks, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 
 class InpaintPipeline(EditingPipeline):
     """What a mask marks is generated anew, to fit the rest.
 
-    At every step the latents outside the mask are those of the picture at the noise of that step (2201.09865,
-    2206.02779). A model that was trained to inpaint is also conditioned on the picture with its hole. With an
-    instruction a model that was trained to edit is conditioned on the whole picture, and changes what the mask marks.
+    Only a square around the mask is sampled (``crop_around``), so that a small hole in a large picture gets the pixels
+    that the model has. At every step the latents outside the mask are those of the picture at the noise of that step
+    (2201.09865, 2206.02779). A model that was trained to inpaint is also conditioned on the picture with its hole. With
+    an instruction a model that was trained to edit is conditioned on the whole square, and changes what the mask marks.
     In the end the result is laid over the picture inside the mask, with a soft seam as wide as one sampled pixel, so
-    that outside it every pixel is that of the input.
+    that outside it every pixel is that of the input, what is transparent included. With ``ALPHA`` it is laid beneath
+    the picture, and shows as far as that is transparent.
     """
 
     @torch.no_grad()
@@ -54,7 +57,7 @@ class InpaintPipeline(EditingPipeline):
         """Inpaint B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
         Args:
-            prompt: a description of the whole picture, not of the hole alone.
+            prompt: a description of what the square around the mask shows, not of the hole alone.
             image: a picture, or one a prompt.
             mask_image: white where the picture is generated anew, of its size, one for all or one a picture; see
                 ``read_masks``.
@@ -82,9 +85,7 @@ class InpaintPipeline(EditingPipeline):
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
         pictures = read_pictures(image)
-        H, W = pictures.shape[2:]
-        masks = read_masks(mask_image, image, (H, W))
-        given = max(len(pictures), len(masks))
+        masks = read_masks(mask_image, pictures)
         call = self._call(
             prompt if instruction is None else instruction,
             prompt_embeds,
@@ -92,27 +93,91 @@ class InpaintPipeline(EditingPipeline):
             num_inference_steps,
             guidance_scale,
             num_images_per_prompt,
-            given,
+            max(len(pictures), len(masks)),
             guidance_interval,
         )
         if {len(pictures), len(masks)} - {1, call.count}:
             raise PochadeError(
                 f"mask_image: {len(masks)} given for {len(pictures)} pictures, allowed is one, or one each"
             )
-        canvas = Canvas.fit(H, W, size or self.default_size, self.size_multiple)
-        edited = self._edit(
-            pictures,
-            canvas,
-            call,
-            strength=strength,
-            generator=generator,
-            callback=callback_on_step_end,
-            tensors=callback_on_step_end_tensor_inputs,
-            depth=depth,
-            mask=masks,
-            task="inpaint" if instruction is None else "edit",
-            image_scale=image_scale,
-        )
-        weight = call.per_picture(inside_seam(masks, math.ceil(canvas.magnification)))
-        source = call.per_picture(pictures)
-        return self._finish(source + weight * (edited - source), output_type, return_dict)
+        generators = picture_generators(generator, call.batch)
+        side = size or self.default_size
+        holes = [_Hole.of(mask[0], side, self.size_multiple) for mask in masks]
+        if isinstance(mask_image, str):
+            assert pictures.alpha is not None
+            holes = [hole.beneath(alpha[0]) for hole, alpha in zip(holes, pictures.alpha, strict=True)]
+            pictures = Pictures(pictures.shown, pictures.colour)
+        out = NewPictures(call.batch, 3 if pictures.alpha is None else 4, pictures.size, output_type)
+        # Squares are sampled together; crops of a picture that is no square may have several proportions.
+        for outer in dict.fromkeys(hole.canvas.outer for hole in holes):
+            prompts = [i for i in range(call.count) if holes[i % len(holes)].canvas.outer == outer]
+            cut = [(holes[i % len(holes)], pictures.of(i % len(pictures))) for i in prompts]
+            places = call.pictures_of(prompts)
+            edited = self._edit(
+                torch.cat([hole.canvas.put(hole.box.of(picture.shown)) for hole, picture in cut]),
+                call.of(prompts),
+                strength=strength,
+                generator=[generators[place] for place in places],
+                callback=callback_on_step_end,
+                tensors=callback_on_step_end_tensor_inputs,
+                depth=depth,
+                may_be_flat=pictures.one_colour,
+                mask=torch.cat([hole.canvas.put_mask(hole.marked[None, None]) for hole, _ in cut]),
+                task="inpaint" if instruction is None else "edit",
+                image_scale=image_scale,
+            )
+            for i, (place, new) in enumerate(zip(places, edited, strict=True)):
+                hole, picture = cut[i // call.per_prompt]
+                for rows in bands(*pictures.size):
+                    out.put(place, picture.channels(rows)[0], rows.start)
+                for part, top in hole.filled(picture, new):
+                    out.put(place, part, top, hole.box.left)
+        return self._finish(out, return_dict)
+
+
+@dataclass(frozen=True)
+class _Hole:
+    """What a mask marks, and where it is sampled.
+
+    Attributes:
+        box: the part of the picture that is sampled.
+        canvas: on which it is.
+        marked: [h, w] bool, of the box.
+        shown: [h, w], how much of the new picture is shown, of ``most``.
+        most: what is all of it.
+    """
+
+    box: Box
+    canvas: Canvas
+    marked: Tensor
+    shown: Tensor
+    most: int
+
+    @classmethod
+    def of(cls, marked: Tensor, side: int, multiple: int) -> "_Hole":
+        """That of a mask [H, W] bool, for a model that samples ``side`` x ``side`` pixels in multiples."""
+        box = crop_around(marked, side)
+        canvas = Canvas.fit(box.height, box.width, side, multiple)
+        shown, most = inside_seam(box.of(marked), math.ceil(canvas.magnification))
+        return cls(box, canvas, box.of(marked).clone(), shown, most)
+
+    def beneath(self, alpha: Tensor) -> "_Hole":
+        """The same, but what is new lies beneath a picture whose transparency is ``alpha`` [H, W]."""
+        return replace(self, shown=full(alpha) - self.box.of(alpha), most=full(alpha))
+
+    def filled(self, picture: Pictures, new: Tensor) -> Iterator[tuple[Tensor, int]]:
+        """The box, what is new, [3, *outer] on the canvas, lying over one picture: parts [3 or 4, h, w] in [0, 1] and
+        their first rows."""
+        for rows, band in self.canvas.bands(new[None]):
+            inside = slice(self.box.top + rows.start, self.box.top + rows.stop)
+            old = as_floats(picture.channels(inside)[0, :, :, self.box.left : self.box.left + self.box.width])
+            weight = self.shown[rows] / self.most
+            if picture.alpha is None:
+                yield old + weight * (band[0] - old), inside.start
+                continue
+            # The old picture fades, the new one is opaque: colours are weighted by what is seen of them (over, Porter
+            # and Duff, 1984).
+            seen = (1 - weight) * old[3:]
+            alpha = weight + seen
+            mixed = (weight * band[0] + seen * old[:3]) / alpha.clamp(min=1e-6)
+            yield torch.cat((torch.where(weight > 0, mixed, old[:3]), alpha)), inside.start

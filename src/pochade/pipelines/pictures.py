@@ -2,6 +2,8 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.images.decode import MAX_MEGAPIXELS, upright_rgb
+from pochade.images.canvas import as_floats, bands
+from pochade.images.decode import MAX_MEGAPIXELS, upright_grey, upright_rgb
 from pochade.pipelines.checks import ALPHA
 
 
@@ -18,30 +21,134 @@ class EditingWarning(UserWarning):
     """Something is done to a picture or a mask that the caller may not expect."""
 
 
-def read_pictures(image: Any) -> Tensor:
-    """Pictures [n, 3, H, W] float32 in [0, 1].
+@dataclass(frozen=True)
+class Pictures:
+    """n pictures of one size, in bytes, or in floats in [0, 1] where they were given as such.
+
+    Attributes:
+        shown: [n, 3, H, W], what is transparent showing white.
+        colour: [n, 3, H, W], the same where nothing is transparent.
+        alpha: [n, 1, H, W], 0 where it is transparent; None where nothing is.
+    """
+
+    shown: Tensor
+    colour: Tensor
+    alpha: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.shown)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H and W."""
+        return int(self.shown.shape[2]), int(self.shown.shape[3])
+
+    @property
+    def one_colour(self) -> bool:
+        """Whether each picture has a single colour."""
+        return bool((self.shown.amax((2, 3)) == self.shown.amin((2, 3))).all())
+
+    def image(self) -> Image.Image:
+        """The first one as it is shown."""
+        new = NewPictures(1, 3, self.size, "pil")
+        new.put(0, self.shown[0])
+        return new.images[0]
+
+    def channels(self, rows: slice) -> Tensor:
+        """Some rows with their transparency where there is any, [n, 3 or 4, h, W]."""
+        colour = self.colour[:, :, rows]
+        return colour if self.alpha is None else torch.cat((colour, self.alpha[:, :, rows]), dim=1)
+
+    def of(self, i: int) -> "Pictures":
+        """Picture i alone."""
+        one = slice(i, i + 1)
+        return Pictures(self.shown[one], self.colour[one], None if self.alpha is None else self.alpha[one])
+
+    @classmethod
+    def cat(cls, parts: "Sequence[Pictures]") -> "Pictures":
+        """Pictures of one size in one batch; floats where any are."""
+        if len(parts) == 1:
+            return parts[0]
+        if len({part.shown.dtype for part in parts}) > 1:
+            parts = [part._floats() for part in parts]
+        alpha = [full_like(p.shown[:, :1]) if p.alpha is None else p.alpha for p in parts]
+        opaque = all(part.alpha is None for part in parts)
+        shown, colour = torch.cat([p.shown for p in parts]), torch.cat([p.colour for p in parts])
+        return cls(shown, colour, None if opaque else torch.cat(alpha))
+
+    def _floats(self) -> "Pictures":
+        alpha = None if self.alpha is None else as_floats(self.alpha)
+        return Pictures(as_floats(self.shown), as_floats(self.colour), alpha)
+
+
+class NewPictures:
+    """Pictures that come out, filled part by part: what the caller wants is the only copy of a large one.
 
     Args:
-        image: a PIL picture of any mode (turned as its EXIF record says; what is transparent shows white), an array
-            [H, W], [H, W, 3] or [n, H, W, 3], of bytes or of floats in [0, 1], a tensor [3, H, W] or [n, 3, H, W] in
-            [0, 1], or a list of pictures, all of one size.
+        B: how many.
+        channels: 3, or 4 with transparency.
+        size: H and W.
+        output_type: ``pil``; ``np`` [B, H, W, C] or ``pt`` [B, C, H, W], floats in [0, 1].
+
+    Attributes:
+        images: of that type.
+    """
+
+    def __init__(self, B: int, channels: int, size: tuple[int, int], output_type: str) -> None:
+        self._floats: Tensor | None = None
+        self.images: Any
+        if output_type == "pil":
+            mode = "RGB" if channels == 3 else "RGBA"
+            self.images = [Image.new(mode, (size[1], size[0])) for _ in range(B)]
+        else:
+            self._floats = torch.empty(B, channels, *size)
+            self.images = self._floats if output_type == "pt" else self._floats.permute(0, 2, 3, 1).numpy()
+
+    def put(self, i: int, part: Tensor, top: int = 0, left: int = 0) -> None:
+        """A part [C, h, w] of picture i, of bytes or of floats in [0, 1], in its place."""
+        if self._floats is not None:
+            self._floats[i, :, top : top + part.shape[1], left : left + part.shape[2]] = as_floats(part)
+            return
+        rounded = part if part.dtype == torch.uint8 else (part * 255).round().to(torch.uint8)
+        self.images[i].paste(Image.fromarray(rounded.permute(1, 2, 0).contiguous().numpy()), (left, top))
+
+
+def full(values: Tensor) -> int:
+    """The greatest value: 255 of bytes, 1 of floats."""
+    return 255 if values.dtype == torch.uint8 else 1
+
+
+def full_like(values: Tensor) -> Tensor:
+    """The same shape and kind, all of the greatest value."""
+    return torch.full_like(values, full(values))
+
+
+def read_pictures(image: Any) -> Pictures:
+    """Pictures to start from.
+
+    Args:
+        image: a PIL picture of any mode (turned as its EXIF record says, in sRGB by its profile), an array [H, W],
+            [H, W, 3] or [n, H, W, 3], of bytes or of floats in [0, 1], a tensor [3, H, W] or [n, 3, H, W], likewise,
+            or a list of pictures, all of one size. What was read already is returned as it is.
 
     Raises:
         PochadeError: something else is given, or one that is empty, or larger than ``MAX_MEGAPIXELS``.
     """
-    rows = [_picture(one) for one in _listed(image, "image")]
-    _check_one_size("image", rows)
-    return torch.cat(rows)
+    if isinstance(image, Pictures):
+        return image
+    parts = [_picture(one) for one in _listed(image, "image")]
+    _check_one_size("image", [part.shown for part in parts])
+    return Pictures.cat(parts)
 
 
-def read_masks(mask_image: Any, image: Any, size: tuple[int, int]) -> Tensor:
-    """Masks [m, 1, H, W] float32 in {0, 1}, 1 where the picture is generated anew: white, from the middle grey on.
+def read_masks(mask_image: Any, pictures: Pictures) -> Tensor:
+    """Masks [m, 1, H, W] bool, True where the picture is generated anew: white, from the middle grey on.
 
     Args:
         mask_image: a PIL picture, an array [H, W] of bytes, of floats in [0, 1] or of truth values, a tensor
-            [H, W], [1, H, W] or [m, 1, H, W], or a list of them; ``ALPHA`` for what is transparent in ``image``.
-        image: as given to ``read_pictures``.
-        size: H and W of the pictures.
+            [H, W], [1, H, W] or [m, 1, H, W], or a list of them; ``ALPHA`` for what is transparent in the pictures,
+            be it in part.
+        pictures: of the same size.
 
     Raises:
         PochadeError: a mask is of another size, or has nothing white; there is no transparent part.
@@ -52,30 +159,41 @@ def read_masks(mask_image: Any, image: Any, size: tuple[int, int]) -> Tensor:
     if isinstance(mask_image, str):
         if mask_image != ALPHA:
             raise PochadeError(f"mask_image: {mask_image!r} given, allowed are a picture and {ALPHA!r}")
-        rows = [_transparent(one) for one in _listed(image, "image")]
+        alpha = pictures.alpha
+        marked = None if alpha is None else alpha < full(alpha)
+        if marked is None or not bool(marked.flatten(1).any(1).all()):
+            raise PochadeError(f"mask_image: {ALPHA!r} given, but the picture has no transparent part")
     else:
-        rows = [_grey(one) for one in _listed(mask_image, "mask_image")]
-    _check_one_size("mask_image", rows)
-    masks = torch.cat(rows)
-    if tuple(masks.shape[2:]) != size:
-        (H, W), (h, w) = size, masks.shape[2:]
-        raise PochadeError(f"mask_image: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
-    grey = int(((masks > 0) & (masks < 1)).sum())
-    if grey:
-        warnings.warn(
-            f"mask: {grey} of {masks.numel()} pixels are grey, those from the middle on are taken as white",
-            EditingWarning,
-            stacklevel=3,
-        )
-    marked = masks >= 0.5
-    if not bool(marked.flatten(1).any(1).all()):
-        raise PochadeError(
-            f"mask_image: nothing is white (its brightest value is {float(masks.max()):.3g} of 1), allowed is a mask "
-            "that is white where the picture is generated anew"
-        )
+        marked = _threshold([_grey(one) for one in _listed(mask_image, "mask_image")], pictures.size)
     if bool(marked.flatten(1).all(1).any()):
         warnings.warn("mask: all of it is white, so that nothing of the picture is kept", EditingWarning, stacklevel=3)
-    return marked.float()
+    return marked
+
+
+def _threshold(parts: list[Tensor], size: tuple[int, int]) -> Tensor:
+    _check_one_size("mask_image", parts)
+    marked: list[Tensor] = []
+    grey = 0
+    for masks in parts:
+        if tuple(masks.shape[2:]) != size:
+            (H, W), (h, w) = size, masks.shape[2:]
+            raise PochadeError(f"mask_image: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
+        most = full(masks)
+        grey += masks.numel() - int((masks == 0).sum()) - int((masks == most).sum())
+        marked.append(masks >= most / 2)
+        if not bool(marked[-1].flatten(1).any(1).all()):
+            raise PochadeError(
+                f"mask_image: nothing is white (its brightest value is {float(masks.max()) / most:.3g} of 1), allowed "
+                "is a mask that is white where the picture is generated anew"
+            )
+    if grey:
+        warnings.warn(
+            f"mask: {grey} of {sum(m.numel() for m in marked)} pixels are grey, those from the middle on are taken as "
+            "white",
+            EditingWarning,
+            stacklevel=4,
+        )
+    return torch.cat(marked)
 
 
 def _listed(value: Any, name: str) -> Sequence[Any]:
@@ -102,15 +220,30 @@ def check_megapixels(name: str, width: int, height: int) -> None:
         )
 
 
-def _picture(image: Any) -> Tensor:
+def _bytes(image: Image.Image) -> Tensor:
+    """[1, C, H, W]."""
+    width, height = image.size
+    pixels = torch.empty(1, height, width, len(image.getbands()), dtype=torch.uint8)
+    for rows in bands(height, width):
+        part = torch.from_numpy(np.array(image.crop((0, rows.start, width, rows.stop))))
+        pixels[0, rows] = part.view(*part.shape[:2], -1)
+    return pixels.permute(0, 3, 1, 2)
+
+
+def _picture(image: Any) -> Pictures:
     if isinstance(image, np.ndarray) and image.dtype == np.uint8 and image.ndim in (2, 3) and image.size:
-        image = Image.fromarray(image)
+        with suppress(TypeError):  # of no known number of channels: named below
+            image = Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
         check_megapixels("image", *image.size)
-        pixels = torch.from_numpy(np.array(upright_rgb(image)[0], dtype=np.uint8))
-        return pixels.permute(2, 0, 1)[None].float() / 255
+        upright = upright_rgb(image, None)[0]
+        if upright.mode == "RGB":
+            colour = _bytes(upright)
+            return Pictures(colour, colour)
+        pixels = _bytes(upright)
+        return Pictures(_bytes(upright_rgb(upright)[0]), pixels[:, :3], pixels[:, 3:])
     if isinstance(image, np.ndarray):
-        rows = torch.from_numpy(image / np.float32(255) if image.dtype == np.uint8 else image)
+        rows = torch.from_numpy(image.copy())
         rows = rows[..., None].expand(*rows.shape, 3) if rows.ndim == 2 else rows
         rows = (rows if rows.ndim == 4 else rows[None]).permute(0, 3, 1, 2) if rows.ndim in (3, 4) else rows
     elif isinstance(image, Tensor):
@@ -122,39 +255,35 @@ def _picture(image: Any) -> Tensor:
             f"image: shape {list(image.shape)} given, allowed are arrays [H, W, 3] and tensors [3, H, W], or many"
         )
     check_megapixels("image", rows.shape[3], rows.shape[2])
-    rows = rows.detach().cpu().float().contiguous()
-    if not bool(torch.isfinite(rows).all()) or float(rows.min()) < 0 or float(rows.max()) > 1:
-        raise PochadeError(f"image: values {float(rows.min())} to {float(rows.max())} given, allowed are [0, 1]")
-    return rows
+    rows = _in_range("image", rows)
+    return Pictures(rows, rows)
+
+
+def _in_range(name: str, values: Tensor) -> Tensor:
+    """Bytes as they are, anything else as floats. Raises PochadeError where they do not lie in [0, 1]."""
+    values = values.detach().cpu()
+    if values.dtype == torch.uint8:
+        return values
+    values = values.float()
+    low, high = float(values.min()), float(values.max())
+    if not (low >= 0 and high <= 1):  # NaN is neither
+        raise PochadeError(f"{name}: values {low} to {high} given, allowed are bytes, and floats in [0, 1]")
+    return values
 
 
 def _grey(mask: Any) -> Tensor:
+    """[m, 1, H, W] of bytes or of floats in [0, 1]."""
     if isinstance(mask, np.ndarray | Tensor):
-        rows = torch.as_tensor(mask)
+        rows = torch.from_numpy(mask.copy()) if isinstance(mask, np.ndarray) else mask
         rows = rows[..., 0] if isinstance(mask, np.ndarray) and rows.ndim == 3 and rows.shape[-1] == 1 else rows
-        rows = rows.detach().cpu()
-        rows = rows.float() / 255 if rows.dtype == torch.uint8 else rows.float()
         rows = rows[None] if rows.ndim == 2 else rows
         rows = rows[None] if rows.ndim == 3 else rows
         if rows.ndim != 4 or rows.shape[1] != 1 or not rows.numel():
             raise PochadeError(f"mask_image: shape {list(mask.shape)} given, allowed are [H, W] and [m, 1, H, W]")
-        if not bool(torch.isfinite(rows).all()) or float(rows.min()) < 0 or float(rows.max()) > 1:
-            raise PochadeError(
-                f"mask_image: values {float(rows.min())} to {float(rows.max())} given, allowed are 0 to 1"
-            )
-        return rows
+        return _in_range("mask_image", rows)
     if not isinstance(mask, Image.Image):
         raise PochadeError(
             f"mask_image: {type(mask).__name__} given, allowed are a picture, an array, a tensor, a list"
         )
     # What is transparent in a mask is not white.
-    grey = np.array(upright_rgb(mask, "black")[0].convert("L"), dtype=np.uint8)
-    return torch.from_numpy(grey)[None, None].float() / 255
-
-
-def _transparent(image: Any) -> Tensor:
-    if not isinstance(image, Image.Image) or not image.has_transparency_data:
-        raise PochadeError(f"mask_image: {ALPHA!r} given, but the picture has no transparent part")
-    alpha = image.convert("RGBA").getchannel("A")
-    upright = upright_rgb(alpha)[0].convert("L")
-    return 1 - torch.from_numpy(np.array(upright, dtype=np.uint8))[None, None].float() / 255
+    return _bytes(upright_grey(mask))

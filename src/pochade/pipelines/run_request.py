@@ -119,34 +119,35 @@ def read_files(prepared: PreparedRequest) -> "dict[str, Image.Image]":
         PochadeError: a file is no picture, or one that is too large.
 
     Warns:
-        EditingWarning: a film, of which the first picture is taken, or a transparent part, which is taken as white.
+        EditingWarning: a film, of which the first picture is taken; a transparent part of a picture that is edited or
+            enlarged as a whole, which is taken as white; a colour profile that cannot be used.
     """
-    keep_alpha = "source" if getattr(prepared.request, "mask", None) == ALPHA else ""
-    return {
-        name: read_picture(path, name, keep_alpha=name == keep_alpha) for name, path in prepared.request.files().items()
-    }
+    keeps_alpha = getattr(prepared.request, "mask", None) is not None
+    backgrounds = {"mask": "black", "source": None if keeps_alpha else "white"}
+    files = prepared.request.files()
+    return {name: read_picture(path, name, backgrounds.get(name, "white")) for name, path in files.items()}
 
 
-def read_picture(path: Path, name: str, *, keep_alpha: bool = False) -> "Image.Image":
-    """One of ``read_files``: in RGB, on white, a mask on black; ``keep_alpha`` leaves the transparent part."""
-    from PIL import Image
-
+def read_picture(path: Path, name: str, background: str | None) -> "Image.Image":
+    """One of ``read_files``: in sRGB, what is transparent showing ``background``; None keeps it."""
     from pochade.images.decode import BadImage, load_image
     from pochade.pipelines.pictures import EditingWarning
 
     try:
-        image, conversions = load_image(path, background="black" if name == "mask" else "white")
+        image, conversions = load_image(path, background=background)
     except BadImage as error:
         advice = ADVICE.get(error.reason)
         raise PochadeError(f"{name}: {error}" + (f": {advice}" if advice else "")) from error
-    if "animated" in conversions:
-        warnings.warn(f"{path}: animated, the first picture is taken", EditingWarning, stacklevel=4)
-    if keep_alpha:
-        with Image.open(path) as opened:
-            return opened.copy()
-    if "alpha" in conversions and name == "source":
-        warnings.warn(f"{path}: what is transparent is taken as white", EditingWarning, stacklevel=4)
-    return image
+    told = {
+        "animated": "animated, the first picture is taken",
+        "profile ignored": "its colour profile cannot be used, its colours are taken as sRGB",
+    }
+    if name == "source" and background is not None:
+        told["alpha"] = "what is transparent is taken as white"
+    for conversion in conversions:
+        if conversion in told:
+            warnings.warn(f"{path}: {told[conversion]}", EditingWarning, stacklevel=4)
+    return image.convert("L") if name == "mask" else image
 
 
 def pipeline_arguments(
@@ -162,11 +163,13 @@ def pipeline_arguments(
     Raises:
         PochadeError: a size is not allowed, or a picture does not fit.
     """
+    from pochade.pipelines.pictures import read_pictures
+
     sampling = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
     if isinstance(request, EditRequest):
         pipe.check_inputs(**sampling, strength=request.strength, size=request.size)
         options = {
-            "image": pictures["source"],
+            "image": read_pictures(pictures["source"]),
             "mask_image": ALPHA if request.mask == ALPHA else pictures.get("mask"),
             "factor": request.factor,
             "image_guidance_scale": request.image_guidance,
@@ -291,4 +294,6 @@ def repeat(
 def _generate(prepared: PreparedRequest, allow_pickle: bool, on_step: "Callback | None") -> Picture:
     pictures = read_files(prepared)
     pipe = load_pipeline(prepared, allow_pickle=allow_pickle)
-    return run(pipe, prepared, pipeline_arguments(prepared.request, pipe, pictures), on_step)
+    arguments = pipeline_arguments(prepared.request, pipe, pictures)
+    del pictures  # what the arguments hold is enough of a large photograph
+    return run(pipe, prepared, arguments, on_step)

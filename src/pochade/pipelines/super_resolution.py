@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.flow.guidance import EVERYWHERE
-from pochade.images.canvas import Canvas, resample
+from pochade.images.canvas import Canvas, as_floats, resample
 from pochade.pipelines.base import Callback
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
 from pochade.pipelines.editing import EditingPipeline
-from pochade.pipelines.pictures import check_megapixels, read_pictures
+from pochade.pipelines.pictures import NewPictures, check_megapixels, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 ROUNDS = 8
@@ -98,7 +98,7 @@ class SuperResolutionPipeline(EditingPipeline):
         )
         check_factor(factor)
         pictures = read_pictures(image)
-        H, W = (factor * int(side) for side in pictures.shape[2:])
+        H, W = (factor * side for side in pictures.size)
         check_megapixels("factor", W, H)
         call = self._call(
             prompt,
@@ -111,16 +111,21 @@ class SuperResolutionPipeline(EditingPipeline):
             guidance_interval,
         )
         side = size or self.default_size
-        images = self._edit(
-            resample(pictures, H, W),
-            Canvas.fit(H, W, side, self.size_multiple, shrink=False),
+        small = as_floats(pictures.shown)
+        canvas = Canvas.fit(H, W, side, self.size_multiple, shrink=False)
+        edited = self._edit(
+            canvas.put(resample(small, H, W)),
             call,
             strength=strength,
             generator=generator,
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
+            may_be_flat=pictures.one_colour,
             tile=side // int(self.autoencoder.downsampling),
             task="super_resolution",
         )
-        return self._finish(agree(images, call.per_picture(pictures)), output_type, return_dict)
+        new = NewPictures(call.batch, 3, (H, W), output_type)
+        for i, part in enumerate(agree(canvas.take(edited), call.per_picture(small))):
+            new.put(i, part)
+        return self._finish(new, return_dict)

@@ -13,6 +13,7 @@ from pochade.autoencoders.tiling import encode_tiled
 from pochade.errors import PochadeError
 from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
+from pochade.images.canvas import as_floats
 from pochade.images.edges import encode_lines
 from pochade.pipelines.base import Callback, GenerationPipeline, finite
 from pochade.pipelines.call import PromptTruncatedWarning
@@ -196,7 +197,7 @@ class TextToImagePipeline(GenerationPipeline):
         if not listed:
             raise PochadeError("image_prompt: an empty list given, allowed is one picture or more")
         try:
-            pictures = [picture[None] for one in listed for picture in read_pictures(one)]
+            pictures = [picture[None] for one in listed for picture in as_floats(read_pictures(one).shown)]
         except PochadeError as error:
             raise PochadeError(f"image_prompt: {str(error).removeprefix('image: ')}") from error
         encoder = style.load(spec.image_prompt_encoder)
