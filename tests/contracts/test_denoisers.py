@@ -115,6 +115,8 @@ def test_every_parameter_receives_a_gradient(denoiser: Any, family: Family) -> N
     out.velocity.square().sum().backward()
     without = [n for n, p in denoiser.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     assert without == []
+    # Distributed training would copy it, step by step, and warn.
+    assert [n for n, p in denoiser.named_parameters() if p.grad.stride() != p.stride()] == []
 
 
 def test_no_parameter_is_left_out_where_there_is_no_source(case: tuple[str, str], denoiser: Any) -> None:

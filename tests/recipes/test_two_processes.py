@@ -36,6 +36,8 @@ def test_a_curriculum_runs_from_shards_on_two_processes(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("2 processes on cpu") == len(STAGES)
+    assert "stride" not in done.stderr
+    assert done.stdout == f"{out / '6-edit' / 'model'}\n"
     for number, stage in enumerate(stages_of("lrf-curriculum"), 1):
         lines = (out / f"{number}-{stage.name}" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["processes"] for line in lines] == [2, 2]

@@ -1,6 +1,7 @@
 """``pochade train``."""
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -85,7 +86,9 @@ def train(
         return
     from pochade.training.executor import run
 
-    print(run(stages, out or Path("runs") / recipe, resume=resume, only=only))
+    model = run(stages, out or Path("runs") / recipe, resume=resume, only=only)
+    if os.environ.get("RANK", "0") == "0":  # of several processes one
+        print(model)
 
 
 def _list(as_json: bool) -> None:

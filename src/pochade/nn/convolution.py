@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.depthwise import as_grid, as_tokens, depthwise
+from pochade.nn.layout import with_own_layout
 from pochade.nn.norms import as_stream
 
 
@@ -34,7 +35,8 @@ class DepthwiseConv(nn.Conv2d):
         check_grid(x, height, width)
         if x.is_cuda and self.bias is not None and not torch.compiler.is_exporting():
             return depthwise(as_stream(x), self.weight, self.bias, height, width)
-        return as_tokens(super().forward(as_grid(x, height, width)))
+        grid = as_grid(x, height, width)
+        return as_tokens(self._conv_forward(grid, with_own_layout(self.weight), self.bias))
 
 
 class PatchEmbedding(nn.Conv2d):

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.layout import with_own_layout
 from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import selective_scan, selective_scan_reference
 from pochade.nn.scan_orders import (
@@ -81,7 +82,7 @@ class Selection(nn.Module):
         wide = torch.promote_types(selection.dtype, torch.float32)
         dt, B, C = torch.split(torch.unflatten(selection, -1, (self.groups, -1)), self.widths, dim=-1)
         if self.widen is not None:
-            dt = torch.einsum("bngr,gre->bnge", dt, self.widen.to(dt.dtype))
+            dt = torch.einsum("bngr,gre->bnge", dt, with_own_layout(self.widen).to(dt.dtype))
         dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).flatten(2)
         return dt, -torch.exp(self.A_log.to(wide)), B, C
 
