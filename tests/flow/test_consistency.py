@@ -18,7 +18,7 @@ from pochade.flow.consistency import (
     grid,
     intervals_at,
     neighbours,
-    predict_data,
+    predict_edge,
     step_weight,
 )
 from pochade.types import Conditioning, DenoiserOutput
@@ -86,16 +86,17 @@ def test_the_boundary_condition_is_exact(dtype: torch.dtype) -> None:
         return DenoiserOutput(1e6 * torch.sin(latents) + 17)
 
     z = noise().to(dtype)
-    predicted, out = predict_data(wild, z, torch.zeros(6, dtype=dtype), NOTHING)
-    assert torch.equal(predicted, z)
-    assert float(out.velocity.abs().max()) > 1e5
+    for edge in (0.0, 0.5):
+        t = torch.full((6,), edge, dtype=dtype)
+        predicted, out = predict_edge(wild, z, t, t, NOTHING)
+        assert torch.equal(predicted, z)
+        assert float(out.velocity.abs().max()) > 1e5
 
 
-def test_a_prediction_is_a_single_step_to_zero() -> None:
-    t = torch.linspace(0.1, 1, 6, dtype=torch.float64)
-    predicted, out = predict_data(Gaussian(), noise(), t, NOTHING)
-    torch.testing.assert_close(predicted, euler_step(noise(), out.velocity, t, torch.zeros_like(t)))
-    torch.testing.assert_close(predicted, noise() - t.view(-1, 1, 1, 1) * out.velocity)
+def test_a_prediction_is_a_single_step_to_the_edge() -> None:
+    t, edge = torch.linspace(0.1, 1, 6, dtype=torch.float64), torch.tensor([0, 0, 0.25, 0.5, 0.5, 0.75]).double()
+    predicted, out = predict_edge(Gaussian(), noise(), t, edge, NOTHING)
+    torch.testing.assert_close(predicted, noise() - (t - edge).view(-1, 1, 1, 1) * out.velocity)
 
 
 @given(st.integers(1, 300), st.floats(0.2, 8))
@@ -118,13 +119,22 @@ def test_an_even_grid_is_even() -> None:
 def test_every_pair_of_neighbours_is_drawn_equally(intervals: int) -> None:
     times = grid(intervals, 2.0)
     u = (torch.arange(intervals * 3, dtype=torch.float64) + 0.5) / (intervals * 3)
-    t, s = neighbours(u, times)
+    t, s, zero = neighbours(u, times)
     assert torch.equal(t, times[1:].repeat_interleave(3))
     assert torch.equal(s, times[:-1].repeat_interleave(3))
+    assert not zero.any()
     edge = torch.tensor([0.0, 1 - 2**-24], dtype=torch.float32)  # the largest number that torch.rand draws
-    t, s = neighbours(edge, times)
+    t, s, _ = neighbours(edge, times)
     assert t.dtype == torch.float32
     assert (float(s[0]), float(t[1])) == (0.0, 1.0)
+
+
+def test_each_phase_leads_to_its_own_edge() -> None:
+    times = grid(8, 2.0)
+    t, s, edge = neighbours((torch.arange(8, dtype=torch.float64) + 0.5) / 8, times, phases=4)
+    assert torch.equal(edge, times[[0, 0, 2, 2, 4, 4, 6, 6]])
+    assert bool((edge <= s).all() & (s < t).all())
+    torch.testing.assert_close(times[[0, 2, 4, 6, 8]], grid(4, 2.0))  # the edges are the sampler's own times
 
 
 def test_the_grid_doubles_in_equal_shares() -> None:

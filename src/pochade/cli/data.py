@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pochade.data.sources.pairs import PairSource
     from pochade.data.sources.pairs.pair import PairFiles
 
-PICTURES = ("openmoji", "openclipart", "folder", "cifar10", "datasets")
+PICTURES = ("openmoji", "drawings", "openclipart", "folder", "cifar10", "datasets")
 PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
 
 data = typer.Typer(help="Make data sets.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
-Split = Annotated[str, typer.Option(help="both, train, held_out or all.")]
+Split = Annotated[str, typer.Option(help="both, train, held_out, composed or all.")]
 Format = Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")]
 MaxMegapixels = Annotated[float | None, typer.Option(help="Refuse larger pictures before they are decoded.")]
 MaxSkipped = Annotated[float | None, typer.Option(help="Stop where a larger share of the files is unusable.")]
@@ -40,7 +40,9 @@ def prepare(
     *,
     source: Annotated[
         str,
-        typer.Argument(help="openmoji, openclipart, folder, cifar10 or datasets; or a source as train takes it."),
+        typer.Argument(
+            help="openmoji, drawings, openclipart, folder, cifar10 or datasets; or a source as train takes it."
+        ),
     ],
     out: Out,
     size: Size = 64,
@@ -115,7 +117,7 @@ def _pictures(kind: str, path: str | None, config: str | None, columns: str | No
     from pochade.data import sources
     from pochade.data.sources.hub import HubSource, read_columns
 
-    _check_path(kind, path, PICTURES)
+    _check_path(kind, path, PICTURES, optional=("drawings",))
     if kind != "datasets" and (config or columns):
         raise PochadeError(f"{'config' if config else 'columns'}: given, but goes with the source datasets only")
     match kind, path:
@@ -125,6 +127,8 @@ def _pictures(kind: str, path: str | None, config: str | None, columns: str | No
             return sources.FolderSource(Path(path))
         case "cifar10", str():
             return sources.CIFAR10Source(Path(path))
+        case "drawings", str():
+            return sources.DrawingsSource(Path(path))
         case "openclipart", str():
             return sources.OpenClipArtSource(Path(path))
         case _:
@@ -151,10 +155,10 @@ def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | Pair
             return parse_pairs(kind)
 
 
-def _check_path(kind: str, path: str | None, known: tuple[str, ...]) -> None:
+def _check_path(kind: str, path: str | None, known: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:
     """Raises PochadeError where a kind of source lacks its path, or has one that it does not take."""
     needs_path = kind in known[1:]
-    if needs_path and path is None:
+    if needs_path and path is None and kind not in optional:
         raise PochadeError(f"path: {kind} needs one")
     if path is not None and not needs_path:
         allowed = f"allowed with a path are {', '.join(known[1:])}{nearest(kind, known)}"

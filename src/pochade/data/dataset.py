@@ -14,7 +14,7 @@ from pochade.errors import PochadeError
 if TYPE_CHECKING:
     from pochade.data.report import Report
 
-Split = Literal["train", "held_out", "all"]
+Split = Literal["train", "held_out", "composed", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT_FRACTION = 0.1
 LARGEST = 8192
@@ -31,7 +31,7 @@ class Item:
         label: an index into ``Dataset.classes``; None where there are captions.
         group: pictures of one group are variants of one concept: they are never on both sides of a split, and an epoch
             shows one of them.
-        split: "train" or "held_out".
+        split: "train", "held_out", or "composed": a style and a concept that are both seen in training, never together.
         licence: None where it is not known.
     """
 

@@ -5,6 +5,13 @@
 is the point at t = 0 of the path through z_t, where v is the average velocity from 0 to t. f(z_0, 0) = z_0 is exact
 whatever v is, and no further scaling of input or output is needed. The student is trained so that f is the same
 at neighbouring points of the teacher's path, on a grid that grows finer as the training goes on.
+
+In several phases (2405.18407, section 3.2; 2403.06807) the times are cut into as many parts, and f leads to the lower
+edge e of the part that holds t::
+
+    f(z_t, t) = z_t - (t - e) v(z_t, t)
+
+As many Euler steps from edge to edge sample it, without new noise in between.
 """
 
 import math
@@ -24,12 +31,18 @@ HUBER = 0.00054
 """c of the pseudo-Huber distance, for a root mean square over all elements (2310.14189, section 3.3)."""
 
 
-def predict_data(
-    denoiser: Denoiser, latents: Tensor, t: Tensor, conditioning: Conditioning, *, state: Tensor | None = None
+def predict_edge(
+    denoiser: Denoiser,
+    latents: Tensor,
+    t: Tensor,
+    edge: Tensor,
+    conditioning: Conditioning,
+    *,
+    state: Tensor | None = None,
 ) -> tuple[Tensor, DenoiserOutput]:
-    """f(z_t, t) = z_t - t v(z_t, t) [B, C, H, W], and the denoiser's whole answer."""
+    """f(z_t, t) = z_t - (t - e) v(z_t, t) [B, C, H, W] for edges e [B], and the denoiser's whole answer."""
     out = denoiser(latents, t, conditioning, state=state)
-    return to_data(latents, out.velocity, t), out
+    return euler_step(latents, out.velocity, t, edge), out
 
 
 def intervals_at(progress: float, first: int, last: int) -> int:
@@ -53,12 +66,16 @@ def grid(intervals: int, time_shift: float = 1.0) -> Tensor:
     return times
 
 
-def neighbours(u: Tensor, times: Tensor) -> tuple[Tensor, Tensor]:
-    """A point of the grid and the next lower one, (t, s) [B] each, for uniform numbers ``u`` [B] in [0, 1)."""
+def neighbours(u: Tensor, times: Tensor, phases: int = 1) -> tuple[Tensor, Tensor, Tensor]:
+    """A point t of the grid, the next lower one s, and the edge e <= s of their phase, for ``u`` [B] in [0, 1).
+
+    Each of the ``phases`` has equally many intervals; returns (t, s, e), [B] each.
+    """
     intervals = len(times) - 1
-    upper = 1 + (u * intervals).floor().long().clamp(0, intervals - 1)
+    lower = (u * intervals).floor().long().clamp(0, intervals - 1)
+    each = intervals // phases
     times = times.to(u)
-    return times[upper], times[upper - 1]
+    return times[lower + 1], times[lower], times[lower // each * each]
 
 
 def euler_step(latents: Tensor, velocity: Tensor, t: Tensor, s: Tensor) -> Tensor:

@@ -28,13 +28,11 @@ def check_scheduler(name: str) -> None:
         raise PochadeError(f"scheduler: {name!r} given, allowed are {allowed}{nearest(name, SCHEDULERS)}")
 
 
-def make_scheduler(name: str) -> Any:
-    """A new scheduler of that name (``SCHEDULERS``). Raises PochadeError for an unknown name."""
+def make_scheduler(name: str, **changes: Any) -> Any:
+    """A new scheduler of that name (``SCHEDULERS``), with ``changes`` of its settings.
+
+    Raises PochadeError for an unknown name.
+    """
     check_scheduler(name)
     module, cls, settings = SCHEDULERS[name]
-    return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**settings)
-
-
-def takes_few_steps(scheduler: Any) -> bool:
-    """Whether it is that of models that were distilled to few steps."""
-    return type(scheduler).__name__ == SCHEDULERS["lcm"][1]
+    return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**{**settings, **changes})

@@ -8,6 +8,7 @@ import pytest
 from pochade.data.dataset import Dataset
 from pochade.data.sources import (
     CIFAR10Source,
+    DrawingsSource,
     FolderSource,
     JoinedSource,
     OpenClipArtSource,
@@ -32,6 +33,9 @@ FORMS = {
     "c++": FolderSource(Path("c+")),
     "cifar10:a/cifar-10-python.tar.gz": CIFAR10Source(Path("a/cifar-10-python.tar.gz")),
     "openclipart:svg": OpenClipArtSource(Path("svg")),
+    "drawings": DrawingsSource(),
+    "drawings:sets": DrawingsSource(Path("sets")),
+    "drawings:sets:sets=noto,game-icons": DrawingsSource(Path("sets"), ("noto", "game-icons")),
     "synthetic:64": SyntheticSource(64),
     "synthetic:64:classes=10": SyntheticSource(64, numbered(10)),
     "synthetic:64:classes=cat,dog": SyntheticSource(64, ("cat", "dog")),

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pochade.data.samples import Batch
 from pochade.errors import PochadeError
 from pochade.flow.consistency import euler_step, grid, step_weight
+from pochade.flow.sampling import sample
 from pochade.nn.keyed_random import keyed_normal
 from pochade.training.checkpoint import load_checkpoint
 from pochade.training.loop import train
@@ -80,6 +81,47 @@ def test_the_loss_of_a_consistent_student_is_zero(kind: Any, time_shift: float) 
     out = replaced(task, RollOut(task.teacher, grid(6, time_shift)))(batch)
     assert float(out["per_sample"].max()) < 1e-12
     assert set(out["t"].tolist()) == set(grid(6, time_shift)[1:].tolist())
+
+
+class PhasedRollOut(RollOut):
+    """Takes every step of the teacher from t to the edge of its phase."""
+
+    def __init__(self, teacher: nn.Module, times: Tensor, phases: int) -> None:
+        super().__init__(teacher, times)
+        self.edges = times[:: (len(times) - 1) // phases].contiguous()
+
+    def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any = None, depth: Any = None):
+        edge = self.edges[(torch.bucketize(t - 1e-6, self.edges) - 1).clamp_min(0)]
+        z = latents
+        for upper, lower in zip(self.times.flip(0)[:-1], self.times.flip(0)[1:], strict=True):
+            upper, lower = upper.expand(len(t)), lower.expand(len(t))
+            step = euler_step(z, self.teacher(z, upper, conditioning).velocity, upper, lower)
+            inside = (t >= upper - 1e-6) & (lower >= edge - 1e-6)
+            z = torch.where(inside.view(-1, 1, 1, 1), step, z)
+        return DenoiserOutput((latents - z) / (t - edge).clamp_min(1e-9).view(-1, 1, 1, 1))
+
+
+@pytest.mark.parametrize("phases", [2, 4])
+def test_the_loss_of_a_student_that_is_consistent_in_each_phase_is_zero(phases: int) -> None:
+    settings = ConsistencySettings(guidance=1.0, phases=phases, first_intervals=8, last_intervals=8, cfg_dropout=0.0)
+    task, batch = ConsistencyTask(Gaussian(), settings), gaussian_batch(64)
+    before = float(task(batch)["loss"].detach())
+    out = replaced(task, PhasedRollOut(task.teacher, grid(8, 2.0), phases))(batch)
+    assert float(out["per_sample"].max()) < 1e-12 < before
+    wrong = replaced(task, PhasedRollOut(task.teacher, grid(8, 2.0), 1))(batch)
+    assert float(wrong["per_sample"].max()) > 1e-3
+
+
+@pytest.mark.parametrize("phases", [2, 4])
+def test_a_phased_student_takes_as_many_steps_as_the_teacher_would_with_all_of_its_own(phases: int) -> None:
+    settings = ConsistencySettings(phases=phases)
+    assert settings.steps == phases
+    teacher, z = Gaussian(), torch.randn(6, 2, 2, 2, generator=torch.Generator().manual_seed(5)).double()
+    label = Conditioning(class_label=torch.zeros(6).long())
+    student = PhasedRollOut(teacher, grid(8, settings.time_shift), phases)
+    sampled = sample(student, settings.scheduler(), z, label, num_inference_steps=phases)
+    own = sample(teacher, settings.scheduler(), z, label, num_inference_steps=8)
+    torch.testing.assert_close(sampled, own, atol=1e-5, rtol=0)
 
 
 class Table(nn.Module):
@@ -228,7 +270,7 @@ def test_the_target_follows_the_student_and_the_grid_grows() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"first_intervals": 0, "last_intervals": 0}, {"time_shift": 0.0}, {"target_decay": 1.0}, {"cfg_dropout": 1.5},
-     {"self_conditioning_prob": -0.1}],
+     {"phases": 0}, {"phases": 3}, {"phases": 4, "first_intervals": 6}, {"self_conditioning_prob": -0.1}],
 )  # fmt: skip
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(PochadeError, match=r"given, (must be|allowed are)"):

@@ -18,7 +18,7 @@ from pochade.errors import PochadeError, nearest
 from pochade.files import atomic_file, atomic_folder, write_json
 from pochade.images.sheets import sheet
 
-Parts = Literal["both", "train", "held_out", "all"]
+Parts = Literal["both", "train", "held_out", "composed", "all"]
 Format = Literal["shards", "folder"]
 REPORT, PREVIEW = PREPARED
 
@@ -40,7 +40,7 @@ class Target:
     Attributes:
         out: it gets ``train`` and ``held_out``, ``report.json`` and ``preview.png``.
         size: rows and columns of the stored pictures (PNG) in pixels.
-        split: "both", or one of "train", "held_out" and "all", which is then the only subfolder.
+        split: "both", or one of "train", "held_out", "composed" and "all", which is then the only subfolder.
         format: "shards" (WebDataset), or "folder": pictures and a list of them.
         limit: so many samples of each split; None: all.
         overwrite: replace what an earlier call wrote; a folder with anything else in it is never touched.
@@ -76,7 +76,7 @@ class Target:
         inside = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set[str]()
         if inside and not self.overwrite:
             raise PochadeError(f"out: {self.out} is not empty; choose another folder, or overwrite")
-        if inside and (REPORT not in inside or inside - {"train", "held_out", "all", REPORT, PREVIEW}):
+        if inside and (REPORT not in inside or inside - {"train", "held_out", "composed", "all", REPORT, PREVIEW}):
             raise PochadeError(f"out: {self.out} holds more than an earlier data set and will not be overwritten")
 
     @property

@@ -4,7 +4,7 @@ import re
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pochade.data.dataset import Dataset, Split, check_split
 from pochade.errors import PochadeError, nearest
@@ -13,18 +13,23 @@ if TYPE_CHECKING:
     from pochade.data.sources.image_files import Reading
 
 FORMS = (
-    "openmoji, openmoji:groups, a folder of pictures or of shards, classes:FOLDER, captions:FOLDER, cifar10:PATH, "
-    "openclipart:FOLDER, synthetic:COUNT, or several joined by +"
+    "openmoji, openmoji:groups, drawings, drawings:FOLDER, a folder of pictures or of shards, classes:FOLDER, "
+    "captions:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, or several joined by +"
 )
 """The text forms, as help."""
 _SEPARATOR = re.compile(r"(?<!\+)\+(?!\+)")
 
 
 class Source(ABC):
-    """A frozen dataclass that names pictures; ``parse_source(str(source)) == source``."""
+    """A frozen dataclass that names pictures; ``parse_source(str(source)) == source``.
+
+    ``composes``: whether pairs of seen styles and concepts are held out, the split "composed".
+    """
+
+    composes: ClassVar[bool] = False
 
     def open(self, split: Split = "train", *, progress: bool = True, reading: "Reading | None" = None) -> Dataset:
-        """The pictures of one split: "train", "held_out" or "all".
+        """The pictures of one split: "train", "held_out", "composed" (see `Item.split`) or "all".
 
         Args:
             progress: show a bar while pictures are checked for the first time, where the error stream is a terminal.
@@ -38,6 +43,10 @@ class Source(ABC):
         from pochade.data.sources.image_files import Reading
 
         check_split(split)
+        if split == "composed" and not self.composes:
+            raise PochadeError(
+                f"split: 'composed' given, which {self} does not have; allowed for it are train, held_out, all"
+            )
         return self._open(split, replace(reading or Reading(), progress=progress))
 
     @abstractmethod
@@ -68,6 +77,33 @@ class OpenMojiSource(Source):
 
     def __str__(self) -> str:
         return "openmoji:groups" if self.groups else "openmoji"
+
+
+@dataclass(frozen=True)
+class DrawingsSource(Source):
+    """OpenMoji's drawings and those of Iconify's ``sets``, packages of npm in or below a folder, with captions.
+
+    Without ``sets``, seven sets of emoji (`pochade.data.sources.drawings.STYLES`).
+    """
+
+    composes = True
+
+    path: Path = Path()
+    sets: tuple[str, ...] = ()
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        from pochade.data.sources.drawings import STYLES, open_drawings
+
+        return open_drawings(self.path.expanduser(), self.sets or tuple(STYLES), split, reading)
+
+    def paths(self) -> tuple[Path, ...]:
+        """None: what is read there are packages, and a data set may be written beside them."""
+        return ()
+
+    def __str__(self) -> str:
+        sets = f":sets={','.join(self.sets)}" if self.sets else ""
+        path = "" if self.path == Path() and not sets else f":{_escaped(self.path)}"
+        return f"drawings{path}{sets}"
 
 
 @dataclass(frozen=True)
@@ -193,9 +229,10 @@ class JoinedSource(Source):
 def parse_source(text: str) -> Source:
     """The source that a text names.
 
-    ``openmoji``, ``openmoji:groups``, ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``,
-    ``synthetic:64:classes=10``, a folder or a pattern of shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that
-    has both, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
+    ``openmoji``, ``openmoji:groups``, ``drawings``, ``drawings:FOLDER``, ``drawings:FOLDER:sets=noto,twemoji``,
+    ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``, ``synthetic:64:classes=10``, a folder or a pattern of
+    shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that has both, and several joined by ``+``; in a path that
+    does not exist yet, a plus is written twice.
 
     Raises:
         PochadeError: the text is of none of these forms. Whether a path exists is not checked.
@@ -212,6 +249,8 @@ def parse_source(text: str) -> Source:
             return OpenMojiSource()
         case "openmoji", _ if rest == "groups":
             return OpenMojiSource(groups=True)
+        case "drawings", _ if rest or not colon:
+            return _drawings(rest)
         case "cifar10", ":" if rest:
             return CIFAR10Source(Path(rest))
         case "openclipart", ":" if rest:
@@ -226,7 +265,7 @@ def parse_source(text: str) -> Source:
             raise PochadeError(f"source: {text!r} given, allowed are {FORMS}")
 
 
-_KINDS = ("openmoji", "cifar10", "openclipart", "classes", "captions", "synthetic")
+_KINDS = ("openmoji", "drawings", "cifar10", "openclipart", "classes", "captions", "synthetic")
 
 
 def open_source(
@@ -245,6 +284,11 @@ def open_source(
     elif isinstance(source, str):
         source = parse_source(source)
     return source.open(split, progress=progress, reading=reading)
+
+
+def _drawings(rest: str) -> DrawingsSource:
+    folder, marker, sets = rest.partition(":sets=")
+    return DrawingsSource(Path(folder), tuple(sets.split(",")) if marker else ())
 
 
 def _synthetic(text: str, rest: str) -> SyntheticSource:

@@ -32,6 +32,7 @@ PICTURES = {
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
     "held_out": "held_out",
+    "composed": "held_out",
     "test": "held_out",
     "validation": "held_out",
     "val": "held_out",

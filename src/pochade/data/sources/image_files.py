@@ -111,7 +111,7 @@ class Picture:
     @property
     def held_out(self) -> bool:
         """The side that is stored, else that of the group."""
-        return (self.split or split_of(self.own_group)) == "held_out"
+        return (self.split or split_of(self.own_group)) != "train"
 
 
 class Records(ABC):
@@ -133,6 +133,14 @@ class Records(ABC):
     @abstractmethod
     def digest(self, index: int) -> str:
         """The SHA-256 of the bytes of a picture."""
+
+    def chosen(self, split: Split) -> np.ndarray:
+        """Which pictures are of a split, [n] bool."""
+        return np.ones(len(self.labels), bool) if split == "all" else self.held_out == (split == "held_out")
+
+    def side(self, index: int) -> str:
+        """The split that a picture is of, never "all"."""
+        return "held_out" if self.held_out[index] else "train"
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -172,7 +180,7 @@ class ImageFiles(Dataset):
         report.write()
         if not usable.any():
             raise FailureError(f"{report.source}: no usable picture; see {report.path}")
-        chosen = usable if split == "all" else usable & (records.held_out == (split == "held_out"))
+        chosen = usable & records.chosen(split)
         self._rows = np.flatnonzero(chosen)
         if not len(self._rows):
             raise EmptySplitError(split, report.source, int(usable.sum()))
@@ -231,7 +239,7 @@ class ImageFiles(Dataset):
 
     def _known(self, index: int) -> tuple[Picture, str]:
         row = int(self._rows[index])
-        return self.records.picture(row), "held_out" if self.records.held_out[row] else "train"
+        return self.records.picture(row), self.records.side(row)
 
     def image(self, index: int, size: int) -> Image.Image:
         check_size(size)

@@ -123,6 +123,12 @@ def rasterise(svg: Path | str, size: int) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
+def on_colour(rgba: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:
+    """RGB [H, W, 3] uint8 of a picture with straight alpha [H, W, 4] uint8 on a plain colour."""
+    alpha = rgba[..., 3:].astype(np.float32) / 255
+    return np.rint(rgba[..., :3] * alpha + np.asarray(colour, np.float32) * (1 - alpha)).astype(np.uint8)
+
+
 class OpenMoji(Dataset):
     """OpenMoji's drawings with captions or with their groups as classes, rasterised when first seen.
 
@@ -166,10 +172,7 @@ class OpenMoji(Dataset):
             return image.copy()
         check_size(size)
         drawing = self.drawings[index]
-        rgba = rasterise(drawing.path, size).astype(np.float32)
-        alpha = rgba[..., 3:] / 255
-        mixed = rgba[..., :3] * alpha + np.asarray(self.reading.colour(drawing.code), np.float32) * (1 - alpha)
-        image = Image.fromarray(np.rint(mixed).astype(np.uint8))
+        image = Image.fromarray(on_colour(rasterise(drawing.path, size), self.reading.colour(drawing.code)))
         if self._kept_bytes + 3 * size * size <= KEPT_BYTES:
             self._kept[index, size] = image
             self._kept_bytes += 3 * size * size

@@ -16,7 +16,7 @@ from pochade.flow.consistency import (
     grid,
     intervals_at,
     neighbours,
-    predict_data,
+    predict_edge,
     step_weight,
 )
 from pochade.flow.guidance import Guidance, GuidedDenoiser
@@ -61,6 +61,9 @@ class ConsistencySettings(Settings):
     guidance: float = 3.0
     """The teacher's guidance scale, which the student has built in."""
     distance: Distance = "pseudo_huber"
+    phases: int = 1
+    """Parts that the times are cut into: 1 for a student that leads to the data from anywhere and is sampled with new
+    noise between its steps; n for one that leads to the end of the part, and is sampled in n Euler steps without."""
     first_intervals: int = 8
     """Intervals of the grid of times at the start of the training,"""
     last_intervals: int = 64
@@ -76,8 +79,9 @@ class ConsistencySettings(Settings):
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
-            ("first_intervals", self.first_intervals >= 1, "at least 1"),
-            ("last_intervals", self.last_intervals >= 1, "at least 1"),
+            ("phases", self.phases >= 1, "at least 1"),
+            ("first_intervals", _divides(self.phases, self.first_intervals), f"a multiple of phases={self.phases}"),
+            ("last_intervals", _divides(self.phases, self.last_intervals), f"a multiple of phases={self.phases}"),
             ("time_shift", self.time_shift > 0, "above 0"),
             ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
             ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
@@ -86,21 +90,35 @@ class ConsistencySettings(Settings):
             if not holds:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
 
+    @property
+    def steps(self) -> int:
+        """What the student samples with where a call names nothing else."""
+        return FEW_STEPS if self.phases == 1 else self.phases
+
+    def scheduler(self) -> Any:
+        """What the student is sampled with."""
+        return make_scheduler("lcm") if self.phases == 1 else make_scheduler("euler", shift=self.time_shift)
+
     def intervals_at(self, progress: float) -> int:
         """The intervals of the grid at ``progress`` in [0, 1]. Raises PochadeError where they would fall."""
         return intervals_at(progress, self.first_intervals, self.last_intervals)
 
 
+def _divides(phases: int, intervals: int) -> bool:
+    return intervals >= 1 and intervals % max(1, phases) == 0
+
+
 class ConsistencyTask(Task):
     """One step of consistency distillation on {"latents" [B, C, H, W], "seed" [B]} with text vectors or classes.
 
-    For t and the next lower s of the grid, with f the prediction of the data (2303.01469, algorithm 2)::
+    For t and the next lower s of the grid, with f the prediction of the data, or of the edge of their phase
+    (2303.01469, algorithm 2; 2405.18407, equation 9)::
 
         z_s  = z_t - (t - s) v_teacher(z_t, t)           one Euler step with guidance, without gradient
         loss = mean of w d(f_student(z_t, t), f_target(z_s, s))
 
-    The target is a moving average of the student; where s = 0 it is z_s itself. Noise, times and the samples that
-    lose their conditioning come from each sample's own key, its "seed".
+    The target is a moving average of the student; where s is the edge it is z_s itself. Noise, times and the samples
+    that lose their conditioning come from each sample's own key, its "seed".
 
     A state that the teacher leaves at z_t is given to student and target for some samples, as the sampler will give
     them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
@@ -147,7 +165,7 @@ class ConsistencyTask(Task):
         keys = batch["seed"].to(z_0.device)
         eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
         u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
-        t, s = neighbours(u, grid(self.intervals, settings.time_shift))
+        t, s, edge = neighbours(u, grid(self.intervals, settings.time_shift), settings.phases)
         dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
         state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
         conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
@@ -157,8 +175,8 @@ class ConsistencyTask(Task):
             step = GuidedDenoiser(self.teacher, Guidance(settings.guidance))(z_t, t, conditioning)
             z_s = euler_step(z_t, step.velocity, t, s)
             state = None if step.state is None else keep_state(step.state[: len(z_t)], state_given)
-            target, _ = predict_data(self.target, z_s, s, conditioning, state=state)
-        predicted, out = predict_data(self.student, z_t, t, conditioning, state=state)
+            target, _ = predict_edge(self.target, z_s, s, edge, conditioning, state=state)
+        predicted, out = predict_edge(self.student, z_t, t, edge, conditioning, state=state)
 
         per_sample = distance(predicted, target, settings.distance)
         extras = {name: value.float().mean() for name, value in out.aux.items()}
@@ -209,9 +227,9 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         distilled = TextToImagePipeline(
             teacher.autoencoder,
             task.student,
-            make_scheduler("lcm"),
+            stage.task.scheduler(),
             teacher.text_encoder,
-            default_steps=FEW_STEPS,
+            default_steps=stage.task.steps,
             default_guidance=1.0,
             default_size=stage.data.size,
         )

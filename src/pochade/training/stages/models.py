@@ -19,7 +19,6 @@ from pochade.errors import PochadeError
 from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
-from pochade.pipelines.schedulers import takes_few_steps
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -34,6 +33,8 @@ SHOWN = 16
 """Prompts of a sample sheet, at most."""
 SHEET_STEPS = 20
 """Of the sampling for the sheets, at most."""
+MOST_FEW_STEPS = 8
+"""A model that has guidance built in and samples in no more by default is one that was distilled to few steps."""
 NAMED = 10
 """Classes or pictures that a line names, at most."""
 ADDED = 8
@@ -240,7 +241,7 @@ def prompts_of(dataset: Dataset, count: int = SHOWN) -> list[str]:
 
 def check_teacher(name: str, pipeline: TextToImagePipeline, field: str) -> None:
     """Raises PochadeError where a model was distilled to few steps, so that it is no start and no teacher."""
-    if takes_few_steps(pipeline.scheduler):
+    if pipeline.default_guidance == 1 and pipeline.default_steps <= MOST_FEW_STEPS:
         raise PochadeError(f"{field}: {name!r} was distilled to few steps: allowed is the model that it was made of")
 
 

@@ -1,0 +1,193 @@
+"""Drawings in several styles: OpenMoji beside Iconify's sets of emoji, with the names and concepts of OpenMoji.
+
+A concept is held out in every style. Of the others, one in ``COMPOSED_EVERY`` pairs of style and concept is kept out of
+training as well, though the concept is seen in other styles and the style with other concepts: what a model generates
+for such a pair tells whether it composes the two.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from pochade.data.dataset import Split, check_split, split_of
+from pochade.data.report import Report
+from pochade.data.sources.iconify import IconSet, find_sets, read_set
+from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading
+from pochade.data.sources.openmoji import (
+    LICENCE,
+    SKIN_TONE_WORDS,
+    Drawing,
+    all_drawings,
+    concept_of,
+    on_colour,
+    rasterise,
+)
+from pochade.data.store import store_for
+from pochade.errors import PochadeError
+from pochade.images.decode import BadImage
+
+STYLES = {
+    "noto": "noto",
+    "twemoji": "twemoji",
+    "fluent-emoji": "fluent 3d",
+    "fluent-emoji-flat": "fluent flat",
+    "emojione": "emojione",
+    "noto-v1": "noto blob",
+    "streamline-emojis": "streamline",
+}
+"""The sets that are read where none are named, and what captions call them; another set is called by its title."""
+OPENMOJI = "openmoji"
+COMPOSED_EVERY = 25
+MIXED_CAPTIONS = 2
+"""Captions with a random part of the words in a random order, of each drawing."""
+KEEP = 0.5
+"""Probability that such a caption has a word."""
+LEAST_CONTRAST = 2.0
+"""Standard deviation of the pixels, of 255, below which nothing is drawn."""
+_TONES = re.compile(r"skin-tone|-(light|medium|dark|medium-light|medium-dark)$")
+_PARTS = re.compile(r"^input-")
+_DOUBLES = re.compile(r"^flag-for-flag")
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnPicture(Picture):
+    """A drawing as SVG, in ``svg`` or, where that is empty, in ``file``."""
+
+    svg: str = ""
+
+    def read(self) -> bytes:
+        return self.svg.encode() if self.svg else Picture.read(self)
+
+    def load(self, data: bytes, size: int, reading: Reading) -> tuple[Image.Image, tuple[str, ...]]:
+        try:
+            pixels = on_colour(rasterise(data.decode(), size), reading.colour(self.name))
+        except ValueError as error:
+            raise BadImage(self.name, "corrupt or truncated", str(error)) from error
+        if pixels.std() < LEAST_CONTRAST:
+            raise BadImage(self.name, "nothing drawn")
+        return Image.fromarray(pixels), ()
+
+
+class _Records(CheckedPictures):
+    """Checked pictures whose split has three sides."""
+
+    def chosen(self, split: Split) -> np.ndarray:
+        if split == "all":
+            return np.ones(len(self.labels), bool)
+        return np.array([self.side(index) == split for index in range(len(self.labels))], bool)
+
+    def side(self, index: int) -> str:
+        return self.picture(index).split
+
+
+def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Reading) -> ImageFiles:
+    """The drawings of OpenMoji and of icon sets below ``path``, each checked once; skin tones are left out, and noted.
+
+    Captions are ``NAME, STYLE style``, the same with all other words behind the name, ``MIXED_CAPTIONS`` with some of
+    them in any order, and one without the style, so that four of five name it. A group is a pair of style and concept.
+
+    Raises:
+        PochadeError: a set is missing or cannot be read, or a package of the "train" extra is missing.
+        EmptySplitError: no picture is of the split.
+        FailureError: too many are unusable; the report's file is named.
+    """
+    check_split(split)
+    if not path.is_dir():
+        raise PochadeError(f"path: {path} is no folder; it is the one with the packages of @iconify-json")
+    icon_sets = [read_set(place) for place in find_sets(path, sets).values()]
+    openmoji = [drawing for drawing in all_drawings() if not SKIN_TONE_WORDS.search(drawing.name)]
+    pictures = [_picture(OPENMOJI, d.code, d.name, d.keywords, d.concept, LICENCE, d.path) for d in openmoji]
+    store = store_for(path)
+    report = Report(str(path), store / "report.json", total=len(pictures), max_skipped=reading.max_skipped)
+    report.note("skin tone", OPENMOJI, len(all_drawings()) - len(openmoji))
+    named: dict[str, Drawing] = {}
+    for drawing in openmoji:
+        named.setdefault(_key(drawing.name), drawing)
+    for icon_set in icon_sets:
+        pictures += _of_set(icon_set, named, report)
+    report.total = len(pictures)
+    return ImageFiles(
+        _Records(pictures, report, store, reading), None, report, split=split, classes=False, reading=reading
+    )
+
+
+def style_of(prefix: str, title: str) -> str:
+    """What captions call the drawings of a set."""
+    return STYLES.get(prefix, title.casefold())
+
+
+def is_composed(style: str, concept: str) -> bool:
+    """Whether a pair of style and concept is kept out of training though both are seen."""
+    digest = sha256(f"{style}|{concept}".encode()).hexdigest()
+    return int(digest[:8], 16) % COMPOSED_EVERY == 0
+
+
+def _of_set(icon_set: IconSet, named: dict[str, Drawing], report: Report) -> list[Picture]:
+    pictures: list[Picture] = []
+    for name, svg in icon_set.drawings.items():
+        full = f"{icon_set.prefix}/{name}"
+        for pattern, why in ((_TONES, "skin tone"), (_PARTS, "input symbol"), (_DOUBLES, "drawn twice")):
+            if pattern.search(name):
+                report.note(why, full)
+                break
+        else:
+            drawing = _matched(name, named)
+            if drawing is None:
+                report.note("name that OpenMoji does not have", full)
+                words = _key(name).replace("-", " ")
+                known: tuple[str, tuple[str, ...], str] = words, (), concept_of(words)
+            else:
+                known = drawing.name, drawing.keywords, drawing.concept
+            style = style_of(icon_set.prefix, icon_set.title)
+            pictures.append(_picture(style, name, *known, icon_set.licence, icon_set.file, svg, icon_set.prefix))
+    return pictures
+
+
+def _matched(name: str, named: dict[str, Drawing]) -> Drawing | None:
+    """OpenMoji's drawing of the same name; "flag-for-france" and "flag-france" are its "flag of France"."""
+    key = _key(name)
+    if key in named or not name.startswith("flag-"):
+        return named.get(key)
+    return named.get("flag-of-" + key.removeprefix("flag-for-").removeprefix("flag-"))
+
+
+def _picture(
+    style: str,
+    code: str,
+    name: str,
+    keywords: tuple[str, ...],
+    concept: str,
+    licence: str,
+    file: Path,
+    svg: str = "",
+    prefix: str = OPENMOJI,
+) -> Picture:
+    split = split_of(concept)
+    if split == "train" and is_composed(style, concept):
+        split = "composed"
+    full = f"{prefix}/{code}"
+    captions = captions_of(name, keywords, style, full)
+    return DrawnPicture(full, file, captions, None, f"{style}/{concept}", split, licence, svg=svg)
+
+
+def captions_of(name: str, keywords: tuple[str, ...], style: str, key: str) -> tuple[str, ...]:
+    """The captions of a drawing; what is random in them comes from ``key``."""
+    rng = np.random.default_rng(int.from_bytes(sha256(key.encode()).digest()[:8], "big"))
+
+    def mixed() -> str:
+        words = [name, *(word for word in keywords if rng.random() < KEEP)]
+        return ", ".join(words[i] for i in rng.permutation(len(words)))
+
+    ending = f", {style} style"
+    whole = ", ".join((name, *keywords))
+    with_style = [name, whole, *(mixed() for _ in range(MIXED_CAPTIONS))]
+    return (*(words + ending for words in with_style), mixed())
+
+
+def _key(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")

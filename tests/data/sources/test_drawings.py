@@ -1,0 +1,142 @@
+"""OpenMoji beside small icon sets in the form of the packages."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cli.run import cli
+from data.sources.iconify_sets import disc, write_folder, write_packed
+from pochade.data.dataset import Dataset, is_held_out
+from pochade.data.sources import DrawingsSource, FolderSource, open_source
+from pochade.data.sources.drawings import STYLES, captions_of, is_composed
+from pochade.data.sources.openmoji import SKIN_TONE_WORDS, all_drawings
+from pochade.errors import PochadeError
+
+NAMES = ["red-apple", "fox", "hot-dog", "sailboat", "guitar", "rocket", "house", "butterfly", "snowman", "anchor"]
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sets")
+    concepts = [d for d in all_drawings() if not SKIN_TONE_WORDS.search(d.name)]
+    names = [d.name.casefold().replace(" ", "-") for d in concepts if d.name.replace(" ", "").isalpha()][:150]
+    extra = {
+        "flag-for-france": disc("00f"),
+        "flag-italy": disc("0a0"),
+        "flag-for-flag-denmark": disc(),
+        "fox-medium-skin-tone": disc(),
+        "input-latin-letters": disc(),
+        "starry-squid": disc("808"),
+        "gone": disc(hidden=True),
+        "empty": {"body": "<g/>"},
+    }
+    write_packed(
+        folder, "noto", {name: disc(f"{i:03x}") for i, name in enumerate(dict.fromkeys(NAMES + names))} | extra
+    )
+    write_folder(folder, "game-icons", {name: disc("111") for name in NAMES}, width=16, height=16)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def everything(sets: Path) -> Dataset:
+    return open_source(DrawingsSource(sets, ("noto", "game-icons")), "all", progress=False)
+
+
+def by_name(data: Dataset) -> dict[str, int]:
+    return {data.item(i).name: i for i in range(len(data))}
+
+
+def test_names_are_matched_to_those_of_openmoji(everything: Dataset) -> None:
+    found = by_name(everything)
+    openmoji = {d.name: d for d in all_drawings()}
+    for name, style, same in (
+        ("noto/red-apple", "noto", "red apple"),
+        ("noto/flag-for-france", "noto", "flag of France"),
+        ("noto/flag-italy", "noto", "flag of Italy"),
+        ("game-icons/fox", "game icons", "fox"),
+    ):
+        item, drawing = everything.item(found[name]), openmoji[same]
+        assert item.captions[0] == f"{drawing.name}, {style} style"
+        assert item.caption == f"{', '.join((drawing.name, *drawing.keywords))}, {style} style"
+        assert item.group == f"{style}/{drawing.concept}"
+    squid = everything.item(found["noto/starry-squid"])
+    assert (squid.captions[0], squid.group) == ("starry squid, noto style", "noto/starry squid")
+    assert {everything.item(i).licence for i in found.values()} == {"CC-BY-SA-4.0", "Apache-2.0", "MIT"}
+
+
+def test_what_is_left_out_is_reported(everything: Dataset) -> None:
+    found, report = by_name(everything), everything.report
+    assert report is not None
+    assert not {"noto/flag-for-flag-denmark", "noto/fox-medium-skin-tone", "noto/input-latin-letters"} & set(found)
+    assert report.notes["drawn twice"] == report.notes["input symbol"] == 1
+    tones = sum(bool(SKIN_TONE_WORDS.search(d.name)) for d in all_drawings())
+    assert report.notes["skin tone"] == tones + 1
+    assert report.notes["name that OpenMoji does not have"] == 2
+    assert [(entry["name"], entry["reason"]) for entry in report.skipped] == [("noto/empty", "nothing drawn")]
+    assert "noto/gone" not in found
+
+
+def test_a_concept_is_held_out_in_every_style_and_a_pair_in_one(sets: Path, everything: Dataset) -> None:
+    parts = {
+        split: [data.item(i) for i in range(len(data))]
+        for split in ("train", "held_out", "composed")
+        for data in (open_source(DrawingsSource(sets, ("noto", "game-icons")), split, progress=False),)  # pyright: ignore[reportArgumentType]
+    }
+    pairs = {split: {tuple(item.group.split("/", 1)) for item in items} for split, items in parts.items()}
+    concepts = {split: {concept for _, concept in found} for split, found in pairs.items()}
+    assert sum(map(len, parts.values())) == len(everything)
+    assert all(item.split == split for split, items in parts.items() for item in items)
+    assert all(map(is_held_out, concepts["held_out"]))
+    assert not any(map(is_held_out, concepts["train"] | concepts["composed"]))
+    assert all(is_composed(*pair) for pair in pairs["composed"])
+    assert not pairs["composed"] & pairs["train"]
+    assert 0.02 < len(pairs["composed"]) / (len(pairs["composed"]) + len(pairs["train"])) < 0.06
+
+
+def test_four_of_five_captions_name_the_style_and_hold_some_of_the_words() -> None:
+    captions = captions_of("red apple", ("fruit", "food"), "noto", "noto/red-apple")
+    assert captions[:2] == ("red apple, noto style", "red apple, fruit, food, noto style")
+    assert [caption.endswith(", noto style") for caption in captions] == [True] * 4 + [False]
+    for caption in captions[2:]:
+        words = caption.removesuffix(", noto style").split(", ")
+        assert "red apple" in words
+        assert set(words) <= {"red apple", "fruit", "food"}
+    drawn = {captions_of("red apple", ("fruit", "food"), "noto", str(key)) for key in range(30)}
+    assert len(drawn) > 10
+
+
+def test_pixels_are_those_of_the_set_on_the_background(everything: Dataset) -> None:
+    pixels = np.asarray(everything.image(by_name(everything)["noto/flag-for-france"], 64))
+    assert (pixels[0] == 255).all()
+    assert pixels[32, 32].tolist() == [0, 0, 255]
+
+
+def test_the_command_writes_all_parts_and_a_copy_keeps_them_out_of_training(
+    sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = f"drawings:{sets}:sets=noto,game-icons"
+    for split in ("both", "composed"):
+        out = str(tmp_path / split)
+        cli(capsys, "data", "prepare", source, out, "--size", "16", "--split", split, "--format", "folder")
+    report = json.loads((tmp_path / "both" / "report.json").read_text())
+    assert report["reading"]["notes"]["drawn twice"]["files"] == 1
+    copy = open_source(FolderSource(tmp_path / "composed" / "composed"), "all", progress=False)
+    assert {copy.item(i).split for i in range(len(copy))} == {"held_out"}
+    kept = open_source(FolderSource(tmp_path / "both"), "train", progress=False)
+    assert kept.item(0).licence == "CC-BY-SA-4.0"
+
+
+def test_missing_packages_are_named_before_any_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sets").mkdir()
+    command = ("data", "prepare", "drawings", str(tmp_path / "out"), "--path", str(tmp_path / "sets"))
+    error = cli(capsys, *command, code=2).error
+    assert "npm install --prefix" in error
+    assert "\n" not in error
+    assert all(f"@iconify-json/{name}" in error for name in STYLES)
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(PochadeError, match="path: nowhere is no folder"):
+        open_source("drawings:nowhere")
+    with pytest.raises(PochadeError, match="'composed' given, which openmoji does not have"):
+        open_source("openmoji", "composed")
