@@ -5,10 +5,13 @@ from typing import Any
 
 from tables.cells import milliseconds, number, table
 
+DATA = {"openmoji": "OpenMoji", "drawings": "drawings in eight styles"}
+"""What tables call the data."""
+
 
 def checkpoint(metrics: dict[str, Any]) -> str:
-    """Both splits of an evaluation side by side."""
-    names = {"train": "training concepts", "held_out": "held-out concepts"}
+    """The splits of an evaluation side by side."""
+    names = {"train": "training concepts", "composed": "composed pairs", "held_out": "held-out concepts"}
     sides = {key: metrics[key] for key in names if isinstance(metrics.get(key), dict)}
     decoded = metrics.get("autoencoder", {})
 
@@ -41,7 +44,8 @@ def checkpoint(metrics: dict[str, Any]) -> str:
     rows = [r for r in rows if set(r[1:]) != {"–"}]
     settings = metrics.get("settings", {})
     how = f"{number(settings, 'steps', form='d')} steps, guidance {number(settings, 'guidance', form='g')}"
-    head = f"The shipped checkpoint, `{metrics['model']}`, on OpenMoji ({how}):"
+    data = DATA[metrics["data"].partition(":")[0]]
+    head = f"The shipped checkpoint, `{metrics['model']}`, on {data} ({how}):"
     parts = [head, table(["", *(names[key] for key in sides)], rows)]
     real = metrics.get("real held-out beside real training pictures")
     if real:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 
 from evaluation.test_report import COLOURS, SHAPES, SIZE, ToyPipeline, draw
-from pochade.data.dataset import Dataset, Split
+from pochade.data.dataset import Dataset, Item, Split, Subset
 from pochade.data.prepare.pictures import prepare
 from pochade.data.prepare.target import Format, Target
 from pochade.data.sources import OpenMojiSource, Source, open_source
@@ -85,6 +85,44 @@ def test_prepared_folders_and_shards_give_the_splits_and_figures_of_openmoji_its
     for split in ("train", "held_out", "real held-out beside real training pictures"):
         assert reports[0].figures[split] == reports[1].figures[split] == reports[2].figures[split]
     assert reports[0].figures["training"] == NO_RECORD
+
+
+class Pairs(Subset):
+    """Pictures of a data set, of which every fourth shows a style and a concept that training keeps apart."""
+
+    def item(self, index: int) -> Item:
+        item = super().item(index)
+        return replace(item, split="composed") if item.split == "train" and index % 4 == 0 else item
+
+
+@dataclass(frozen=True)
+class PairSource(Source):
+    composes = True
+    path: Path
+
+    def _open(self, split: Split, reading: Reading) -> Dataset:
+        whole = open_source(self.path, "all", reading=reading)
+        pairs = Pairs(whole, range(len(whole)))
+        return pairs.subset([i for i in range(len(pairs)) if split in ("all", pairs.item(i).split)])
+
+    def __str__(self) -> str:
+        return "pairs"
+
+
+def test_pairs_that_training_kept_apart_are_a_split_of_their_own(drawings: Path, tmp_path: Path) -> None:
+    report = measured(PairSource(drawings), tmp_path / "out")
+    whole = PairSource(drawings).open("all")
+    expected = [whole.item(i).caption for i in range(len(whole)) if whole.item(i).split == "composed"]
+    figures = report.figures["composed"]  # pyright: ignore[reportTypedDictNotRequiredAccess]
+    assert figures["real pictures"] == len(expected) > 2
+    assert figures["pictures"] == min(8, len(expected))
+    splits = read_splits(whole, SIZE)
+    assert splits.composed is not None
+    assert sorted(splits.composed.captions) == sorted(expected)
+    assert not set(expected) & set(splits.train.captions)
+    seen = read_splits(whole, SIZE, seen=[whole.item(0).group])
+    assert seen.composed is not None
+    assert len(seen.composed) == len(expected) - (whole.item(0).split == "composed")
 
 
 def test_one_picture_of_each_group(drawings: Path) -> None:

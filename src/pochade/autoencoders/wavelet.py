@@ -61,6 +61,7 @@ class WaveletVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namesp
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "nano": dict(widths=(32, 64, 64, 64), encoder_blocks=(0, 2, 2, 2), decoder_blocks=(0, 2, 2, 3)),
+    "small": dict(widths=(32, 64, 128, 256), encoder_blocks=(0, 2, 2, 2), decoder_blocks=(0, 2, 2, 2)),
     "base": dict(widths=(48, 96, 192, 384), encoder_blocks=(2, 4, 4, 4), decoder_blocks=(0, 3, 2, 1)),
 }
-"""Sizes by name; parameters: nano at most 1.5 M, base 15 M (encoder) and 8 M (decoder)."""
+"""Sizes by name; parameters of encoder and decoder: nano at most 1.5 M in all, small 3.5 M + 4.7 M, base 15 M + 8 M."""

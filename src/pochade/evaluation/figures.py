@@ -69,6 +69,7 @@ Figures = TypedDict(
         "parameters": dict[str, int],
         "training": TrainingFigures | str,
         "train": SplitFigures,
+        "composed": NotRequired[SplitFigures],
         "held_out": SplitFigures | str,
         "real held-out beside real training pictures": NotRequired[Lite0Figures],
         "autoencoder": dict[str, dict[str, float]],

@@ -25,7 +25,11 @@ _LEGEND = (
     "Left the real picture, in the middle the generated one, right the training picture nearest to it "
     "(one picture of each concept is compared)."
 )
-_TITLES = {"train": "Captions of the training split", "held_out": "Captions of held-out concepts"}
+_TITLES = {
+    "train": "Captions of the training split",
+    "composed": "Captions of seen styles and concepts that were never seen together",
+    "held_out": "Captions of held-out concepts",
+}
 
 
 @dataclass(frozen=True)

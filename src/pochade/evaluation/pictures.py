@@ -46,16 +46,19 @@ class Splits:
     """None where fewer than two groups are held out."""
     why: str = ""
     """Why there are no held-out ones."""
+    composed: Pictures | None = None
+    """Pairs of a style and a concept that are each seen in training, never together; None where fewer than two."""
     trained: int = 0
     """Pictures that the data holds out and the model was trained on: they are among ``train``."""
 
     def present(self) -> dict[str, Pictures]:
         """The splits that there are, by name."""
-        return {"train": self.train} | ({} if self.held_out is None else {"held_out": self.held_out})
+        found = {"train": self.train, "composed": self.composed, "held_out": self.held_out}
+        return {name: pictures for name, pictures in found.items() if pictures is not None}
 
 
 def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] = ()) -> Splits:
-    """One picture of each group of both splits, in an order drawn with ``seed``; at most ``MOST_REAL`` of each.
+    """One picture of each group of all splits, in an order drawn with ``seed``; at most ``MOST_REAL`` of each.
 
     Split and group are those of the data. A group that the model has seen counts as a training one. One picture of each
     group: else a concept with thirty variants would weigh thirty times.
@@ -69,19 +72,22 @@ def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] =
     Raises:
         PochadeError: fewer than two groups are for training.
     """
-    train: list[int] = []
-    held_out: list[int] = []
+    firsts: dict[str, list[int]] = {"train": [], "composed": [], "held_out": []}
     trained = 0
     for group, (first, *variants) in data.groups().items():
-        is_held_out = data.item(first).split == "held_out"
-        trained += (1 + len(variants)) * (is_held_out and group in seen)
-        (held_out if is_held_out and group not in seen else train).append(first)
+        split = data.item(first).split
+        if split != "train" and group in seen:
+            split, trained = "train", trained + 1 + len(variants)
+        firsts[split].append(first)
+    train, composed, held_out = firsts.values()
     if len(train) < TOO_FEW:
         raise PochadeError(f"data: {len(train)} training concepts given, at least {TOO_FEW} are needed")
     pictures = _read(data, train, size, seed)
+    mixed = None if len(composed) < TOO_FEW else _read(data, composed, size, seed)
     if len(held_out) < TOO_FEW:
-        return Splits(pictures, None, ALL_TRAINED if trained and not held_out else NO_HELD_OUT, trained)
-    return Splits(pictures, _read(data, held_out, size, seed), trained=trained)
+        why = ALL_TRAINED if trained and not held_out else NO_HELD_OUT
+        return Splits(pictures, None, why, mixed, trained)
+    return Splits(pictures, _read(data, held_out, size, seed), composed=mixed, trained=trained)
 
 
 def _read(dataset: Dataset, firsts: Sequence[int], size: int, seed: int) -> Pictures:

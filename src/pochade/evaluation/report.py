@@ -155,6 +155,8 @@ def evaluate(
 ) -> Report:
     """Measure ``pipeline`` on captions that it was trained on and on held-out ones.
 
+    Where the data keep pairs of style and concept apart, the split "composed", on these as well.
+
     Generated pictures are kept below ``out``: an evaluation that was interrupted is continued there, and one with
     other settings generates its own. The files of the report are written at the end, each at once.
 
@@ -233,6 +235,8 @@ def evaluate(
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
         },
     }
+    if "composed" in sides:
+        figures["composed"] = _figures(sides["composed"], train, held_out, probe, networks)
     if held_out is not None:
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
         figures["real held-out beside real training pictures"] = _lite0(train.features, held_out.features)

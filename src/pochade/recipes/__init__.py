@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from pochade.training.stage import AnyStage
 
 RECIPES: dict[str, str] = {
+    "drawings": "pochade.recipes.drawings:drawings",
     "lrf": "pochade.recipes.lrf:openmoji",
     "lrf-folder": "pochade.recipes.lrf:folder",
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",

@@ -9,6 +9,7 @@ from typing import TypeVar
 from pochade.data.dataset import Dataset, Split
 from pochade.data.report import MAX_SKIPPED
 from pochade.data.scores import keep_best
+from pochade.data.shifted import Shifted
 from pochade.data.sources import OpenMojiSource, Source
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
@@ -35,6 +36,10 @@ class ImageData(DataSettings):
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
     best: float = 1.0
     """Share of the pictures, those that score highest in contrast and colourfulness (``pochade.data.scores``)."""
+    # None, and not 0: a run from before this field goes on.
+    shifts: int | None = None
+    """Copies of each picture that are drawn beside it, smaller and moved on white, for drawings; two are seen in two
+    draws of five. None: no copies."""
     cached: bool = True
     """Encode every picture once, into the cache of the run; else anew whenever it is drawn, where encoding is cheap or
     the data have no end."""
@@ -61,7 +66,8 @@ class ImageData(DataSettings):
             raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
         source = required(self.source, "data.source", stage)
         dataset = source.open(split if self.held_out else "all", reading=self.reading)
-        return dataset if self.best == 1 else keep_best(dataset, self.best)
+        dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
+        return dataset if self.shifts is None else Shifted(dataset, self.shifts)
 
 
 @dataclass(frozen=True)

@@ -61,9 +61,10 @@ class ConsistencySettings(Settings):
     guidance: float = 3.0
     """The teacher's guidance scale, which the student has built in."""
     distance: Distance = "pseudo_huber"
-    phases: int = 1
-    """Parts that the times are cut into: 1 for a student that leads to the data from anywhere and is sampled with new
-    noise between its steps; n for one that leads to the end of the part, and is sampled in n Euler steps without."""
+    # None, and not 1: a run from before this field goes on.
+    phases: int | None = None
+    """Parts that the times are cut into, for a student that leads to the end of its part and is sampled in as many
+    Euler steps (2405.18407). None: it leads to the data from anywhere, and is sampled with new noise between steps."""
     first_intervals: int = 8
     """Intervals of the grid of times at the start of the training,"""
     last_intervals: int = 64
@@ -79,9 +80,9 @@ class ConsistencySettings(Settings):
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
-            ("phases", self.phases >= 1, "at least 1"),
-            ("first_intervals", _divides(self.phases, self.first_intervals), f"a multiple of phases={self.phases}"),
-            ("last_intervals", _divides(self.phases, self.last_intervals), f"a multiple of phases={self.phases}"),
+            ("phases", self.parts >= 1, "at least 1"),
+            ("first_intervals", _divides(self.parts, self.first_intervals), f"a multiple of phases={self.parts}"),
+            ("last_intervals", _divides(self.parts, self.last_intervals), f"a multiple of phases={self.parts}"),
             ("time_shift", self.time_shift > 0, "above 0"),
             ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
             ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
@@ -91,13 +92,18 @@ class ConsistencySettings(Settings):
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
 
     @property
+    def parts(self) -> int:
+        """Parts that the times are cut into; 1: none."""
+        return 1 if self.phases is None else self.phases
+
+    @property
     def steps(self) -> int:
         """What the student samples with where a call names nothing else."""
-        return FEW_STEPS if self.phases == 1 else self.phases
+        return FEW_STEPS if self.phases is None else self.phases
 
     def scheduler(self) -> Any:
         """What the student is sampled with."""
-        return make_scheduler("lcm") if self.phases == 1 else make_scheduler("euler", shift=self.time_shift)
+        return make_scheduler("lcm") if self.phases is None else make_scheduler("euler", shift=self.time_shift)
 
     def intervals_at(self, progress: float) -> int:
         """The intervals of the grid at ``progress`` in [0, 1]. Raises PochadeError where they would fall."""
@@ -165,7 +171,7 @@ class ConsistencyTask(Task):
         keys = batch["seed"].to(z_0.device)
         eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
         u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
-        t, s, edge = neighbours(u, grid(self.intervals, settings.time_shift), settings.phases)
+        t, s, edge = neighbours(u, grid(self.intervals, settings.time_shift), settings.parts)
         dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
         state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
         conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
