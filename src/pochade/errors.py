@@ -22,9 +22,11 @@ class FailureError(PochadeError):
 class EmptySplitError(PochadeError):
     """A data set has no pictures of the split that is asked for."""
 
-    def __init__(self, split: str, source: str, pictures: int) -> None:
+    def __init__(self, split: str, source: str, pictures: int, group: str | None = None) -> None:
+        """``group``: the only one that there is."""
+        alone = "" if group is None else f", of one group, {group!r}"
         hint = "" if split == "all" else "; --split all, or data.held_out=false in training, takes all of them"
-        super().__init__(f"split: {split!r} of {source} is empty ({pictures} samples in all){hint}")
+        super().__init__(f"split: {split!r} of {source} is empty ({pictures} samples in all{alone}){hint}")
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

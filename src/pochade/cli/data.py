@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli.common import print_json
+from pochade.cli.common import complain, print_json
 from pochade.errors import PochadeError, nearest
 
 if TYPE_CHECKING:
@@ -190,3 +190,6 @@ def _show(out: Path, report: dict[str, Any], as_json: bool) -> None:
         return
     counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
     print(f"{out}: {counts}")
+    reading = report.get("reading")
+    if reading is not None and (reading["skipped"] or reading["notes"]):
+        complain("warning", f"{reading['source']}: {reading['summary']}; all named in {out / 'report.json'}")

@@ -92,18 +92,22 @@ class Report:
             )
 
     def summary(self) -> str:
-        """One line about what is used and what is not, as it stands in the report."""
+        """One line about what is used and what is not, and where the report names it."""
+        named = f"; all named in {self.path}" if self.skipped or self.notes else ""
+        return f"{self.source}: {self._summary()}{named}"
+
+    def _summary(self) -> str:
         parts = [f"{self.used} used", f"{self.skipped_count} skipped" + f" ({self._reasons()})" * bool(self.skipped)]
         if self.captions:
             parts.append(f"captions from {', '.join(f'{what} ({n})' for what, n in self.captions.most_common())}")
         parts += [f"{count} {what} ({_named(self._noted[what], count)})" for what, count in self.notes.items()]
-        named = f"; all named in {self.path}" if self.skipped or self.notes else ""
-        return f"{self.source}: {', '.join(parts)}{named}"
+        return ", ".join(parts)
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``."""
         return {
             "source": self.source,
+            "summary": self._summary(),
             "used": self.used,
             "converted": dict(sorted(self.converted.items())),
             "captions": dict(sorted(self.captions.items())),

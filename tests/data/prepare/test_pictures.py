@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -238,6 +239,10 @@ def test_the_command(capsys: Any, tmp_path: Path):
     done = json.loads(cli(capsys, *arguments, "--limit", "5", "--format", "folder", "--json").out)
     assert (done["samples"], done["source"]) == ({"all": 5}, str(source))
     assert cli(capsys, *arguments, "--overwrite").out == f"{out}: 20 all\n"
+    (source / "broken.gif").write_bytes(b"GIF89a")
+    (source / "broken.txt").write_text("a caption")
+    told = cli(capsys, *arguments, "--overwrite").error
+    assert re.search(r"warning: .*in: 20 used, 1 skipped \(1 corrupt or truncated \(broken.gif: .*report.json", told)
     assert "Usage: pochade data prepare" in cli(capsys, "data", "prepare", "--help").out
     cli(capsys, "data", "prepare", "synthetic:20", str(tmp_path / "syn"), "--size", "8")
     assert len(open_source(tmp_path / "syn", "held_out")) == 2

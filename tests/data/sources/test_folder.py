@@ -1,4 +1,6 @@
 import json
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -226,6 +228,32 @@ def test_an_empty_split_is_an_error(tmp_path: Path):
         opened(fill(tmp_path, 1), "held_out")
 
 
+def test_one_caption_for_all_says_how_to_train_on_all(tmp_path: Path):
+    for i in range(30):
+        save_picture(tmp_path / f"{i}.png", (i, 0, 0))
+        (tmp_path / f"{i}.txt").write_text("Caption 1\n")
+    said = r"'train' of .* is empty \(30 samples in all, of one group, 'caption 1'\); .*data.held_out=false in training"
+    with pytest.raises(EmptySplitError, match=said):
+        opened(tmp_path, "train")
+    assert len(opened(tmp_path, "all")) == 30
+
+
+def test_pictures_replaced_with_their_old_size_and_time_are_read_again(tmp_path: Path):
+    fill(tmp_path, 160)
+    before = opened(tmp_path)
+    time.sleep(0.02)  # a clock of a file system may tick in hundredths
+    for i in range(0, 160, 2):
+        path = tmp_path / f"p{i:03d}.png"
+        status, data = path.stat(), bytearray(path.read_bytes())
+        save_picture(path, (255 - i, i, 0))
+        assert path.stat().st_size == len(data)
+        os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    after = opened(tmp_path)
+    assert [before.identity(i) != after.identity(i) for i in range(160)] == [i % 2 == 0 for i in range(160)]
+    (tmp_path / "p000.txt").write_text("another")
+    assert len({before.fingerprint(), after.fingerprint(), opened(tmp_path).fingerprint()}) == 3
+
+
 def test_a_picture_that_breaks_later_is_named(tmp_path: Path):
     data = opened(fill(tmp_path, 10))
     (tmp_path / "p004.png").unlink()
@@ -250,10 +278,11 @@ def test_every_file_is_used_or_named(tmp_path: Path):
         "hidden folder": [".cache"],
         "file that is no picture, caption or list": ["notes.md"],
         "caption file without a picture": ["lonely.txt"],
+        "second caption file of a picture": ["p001.caption"],
     }
     assert data.report.notes["hidden file"] == 1
     named = sum(note["files"] for note in notes.values()) + len(data) + 2
-    assert named == sum(1 for p in tmp_path.rglob("*") if p.is_file() and ".pochade" not in p.parts) - 40 - 1 - 1
+    assert named == sum(1 for p in tmp_path.rglob("*") if p.is_file() and ".pochade" not in p.parts) - 40 - 1
 
 
 @pytest.mark.parametrize("name", ["p.txt", "p.caption", "p.png.txt", "p.TXT"])

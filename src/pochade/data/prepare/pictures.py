@@ -12,6 +12,7 @@ from pochade.data.prepare.writer import picture_record
 from pochade.data.progress import ahead
 from pochade.data.report import Report
 from pochade.data.sources import Source
+from pochade.data.sources.formats import READABLE, split_name
 from pochade.data.sources.hub import HubSource, Row, Rows
 from pochade.data.sources.image_files import Reading
 from pochade.errors import EmptySplitError, FailureError
@@ -143,7 +144,8 @@ def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -
 
 def _key(name: str, taken: set[str]) -> str:
     """A flat file name without a dot, near to ``name`` and not ``taken`` yet (letter case aside)."""
-    stem = re.sub(r"\.(png|jpe?g|webp)$", "", name, flags=re.IGNORECASE)
+    stem, suffix = split_name(name)
+    stem = stem if suffix in READABLE else name
     base = re.sub(r"[^\w-]+", "_", stem) or "picture"
     key, number = base, 1
     while key.casefold() in taken:

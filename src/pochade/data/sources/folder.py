@@ -171,8 +171,12 @@ def _read_tree(folder: Path, found: _Found) -> _Tree:
             tree.pictures.append(name)
         elif suffix in CAPTION_SUFFIXES:
             # Of two files for one picture, .txt counts.
-            if stem not in tree.captions or suffix == CAPTION_SUFFIXES[0]:
+            second = tree.captions.get(stem)
+            if second is None or suffix == CAPTION_SUFFIXES[0]:
                 tree.captions[stem] = name
+            else:
+                second = name
+            found.notes += [("second caption file of a picture", second)] if second else []
         else:
             found.notes.append((OTHER, name))
     return tree

@@ -166,7 +166,7 @@ def _choose(features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, 
         if _top(column, features) not in features:
             raise PochadeError(f"columns: {role}={column} given, {_known(features)}{nearest(column, features)}")
     pictures = [name for name, feature in features.items() if _is_image(feature)]
-    texts = [name for name in CAPTIONS if name in features and _is_text(features[name])]
+    texts = [n for known in CAPTIONS for n in features if n.casefold() == known and _is_text(features[n])]
     labels = [name for name, feature in features.items() if getattr(feature, "names", None)]
     labels += [n for n in LABELS if str(getattr(features.get(n), "dtype", "")).lstrip("u").startswith("int")]
     guessed = {"image": pictures, "caption": texts, "label": labels}

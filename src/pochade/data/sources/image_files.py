@@ -183,7 +183,9 @@ class ImageFiles(Dataset):
         chosen = usable & records.chosen(split)
         self._rows = np.flatnonzero(chosen)
         if not len(self._rows):
-            raise EmptySplitError(split, report.source, int(usable.sum()))
+            groups = {records.picture(int(row)).own_group for row in np.flatnonzero(usable)}
+            alone = readable(groups.pop()) if len(groups) == 1 else None
+            raise EmptySplitError(split, report.source, int(usable.sum()), alone)
         self._fingerprint: str | None = None
 
     def _name_classes(self, names: Sequence[str] | None, wanted: bool | None) -> np.ndarray:
