@@ -308,6 +308,7 @@ def test_no_single_flipped_byte_escapes_as_another_error(kind):
         (b"", "empty file"),
         (b"\x00" * 100, "unsupported format.*PNG, JPEG, WebP, GIF"),
         (b"8BPS\0\1", "unsupported format"),
+        (encode(Image.new("F", (4, 4), 0.5), "TIFF"), "unsupported format .its pixels are fractions"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n", "unsupported format"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported format"),
         (png_header(0, 5), "corrupt or truncated"),

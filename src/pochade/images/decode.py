@@ -66,6 +66,8 @@ def load_image(
     try:
         image = reader(io.BytesIO(data))  # of its header alone
         _refuse_bomb(name, *image.size, max_megapixels, _reduction(image) if size is not None else 1)
+        if image.mode == "F":
+            raise BadImage(name, UNSUPPORTED, "its pixels are fractions, of a range that is not known")
         if size is not None:
             _reduce(image, 2 * size, max_megapixels)
         animated = getattr(image, "is_animated", False)
