@@ -67,7 +67,7 @@ def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
     assert declared("dev") - declared() - tools <= libraries("tests")
 
 
-@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic"}))
+@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic", "lora"}))
 def test_an_error_names_the_extra_that_has_the_library(extra: str) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = re.findall(rf'missing_extra\("([\w-]+)", "{extra}"\)', text)

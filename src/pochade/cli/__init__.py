@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, data, edit, evaluate, export, generate, models, profile, train
+from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, profile, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -61,6 +61,7 @@ app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ab
 app.add_typer(data.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
+app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("export", epilog=export.EXAMPLES)(export.export)
 
 

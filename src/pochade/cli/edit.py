@@ -95,6 +95,7 @@ def edit(
     guidance: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
+    lora: options.LoRAs = None,
     negative: options.Negative = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
@@ -146,6 +147,7 @@ def inpaint(
     guidance: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
+    lora: options.LoRAs = None,
     negative: options.Negative = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
@@ -189,6 +191,7 @@ def upscale(
     ] = None,
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
+    lora: options.LoRAs = None,
     negative: options.Negative = None,
     size: Annotated[
         int | None, typer.Option(help="Pixels a side of the tiles. Left out: as the model was trained.")
@@ -214,6 +217,7 @@ def _run(
     file: Path | None,
     prompt: str | None,
     out: Path | None,
+    lora: list[str] | None,
     negative: str | None,
     guidance_interval: str | None,
     per_prompt: int,
@@ -229,6 +233,7 @@ def _run(
     if wording not in WORDINGS:
         raise PochadeError(f"as: {wording!r} given, allowed are instruction and description")
     given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
+    given["loras"] = tuple(lora) if lora else None
     if guidance_interval is not None:
         given["guidance_interval"] = options.parse_interval(guidance_interval)
     given = {name: value for name, value in given.items() if value is not None}

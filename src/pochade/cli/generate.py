@@ -49,6 +49,7 @@ def generate(
     guidance: options.Guidance = None,
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
+    lora: options.LoRAs = None,
     negative: options.Negative = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 64, or WIDTHxHEIGHT. Left out: as the model was trained.")
@@ -103,6 +104,7 @@ def generate(
         "guidance": guidance,
         "guidance_interval": None if guidance_interval is None else options.parse_interval(guidance_interval),
         "model": model,
+        "loras": tuple(lora) if lora else None,
         "negative_prompt": negative,
         "width": width,
         "height": height,

@@ -40,6 +40,15 @@ Model = Annotated[
     str | None,
     typer.Option(help=f"Name (see pochade models), folder, or OWNER/NAME. [dim]\\[default: {hub.DEFAULT_MODEL}][/dim]"),
 ]
+LoRAs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--lora",
+        help="A LoRA to add to the model, also with its weight, FOLDER:0.8. Several: the option again.",
+        metavar="FOLDER[:WEIGHT]",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="0 to 2^63 - 1. Drawn at random if left out.")]
 Steps = Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(hub.DEFAULT_STEPS)}")]
 EditSteps = Annotated[

@@ -1,21 +1,28 @@
 """The base class of every family's network."""
 
-from typing import Any
+from typing import Any, ClassVar
 
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from pochade.configuration import ConfigMixin
+from pochade.nn.modulation import Modulation
 from pochade.types import InputSpec
 
 
-class DenoiserModel(ModelMixin, ConfigMixin):
+class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     """A `pochade.types.Denoiser` that is saved and loaded as diffusers' models are, and says what it takes.
+
+    Adapters (LoRA) are added and removed as in diffusers' models.
 
     A family has ``latent_channels``, ``sample_size``, ``patch_size``, ``text_dim``, ``pooled_dim``, ``text_encoder``
     and ``num_classes`` in its configuration; where it takes more than these, its ``input_spec`` adds that.
     """
 
     config: Any
+    _repeated_blocks: ClassVar[list[str]]
+    """Names of the classes of the blocks that the network is made of."""
 
     def input_spec(self) -> InputSpec:
         """What the network takes, as it is configured now."""
@@ -34,3 +41,17 @@ class DenoiserModel(ModelMixin, ConfigMixin):
     def size_multiple(self) -> int:
         """Rows and columns of the latents must divide by this."""
         return int(self.config.patch_size)
+
+    def adaptable_layers(self) -> list[str]:
+        """The names of the linear layers inside the blocks, but for those that make modulations: what a LoRA adapts."""
+        blocks = [name for name, module in self.named_modules() if type(module).__name__ in self._repeated_blocks]
+        modulations = [name for name, module in self.named_modules() if isinstance(module, Modulation)]
+        return [
+            name
+            for name, module in self.named_modules()
+            if isinstance(module, nn.Linear) and _below(name, blocks) and not _below(name, modulations)
+        ]
+
+
+def _below(name: str, parents: list[str]) -> bool:
+    return any(name.startswith(f"{parent}.") for parent in parents)

@@ -32,6 +32,7 @@ from pochade.pipelines.checks import (
 )
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
+from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
 from pochade.types import Conditioning, Denoiser
 
@@ -48,7 +49,7 @@ class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from i
         self.latents = latents
 
 
-class GenerationPipeline(DiffusionPipeline):
+class GenerationPipeline(LoRAMixin, DiffusionPipeline):
     """A denoiser between a text encoder and an autoencoder; what the pipelines of single tasks have in common.
 
     They hold the same components, so that each loads the folder of any other.
@@ -228,11 +229,16 @@ class GenerationPipeline(DiffusionPipeline):
                 encoder keeps its own, since its identity is taken from its weights.
 
         Raises:
-            PochadeError: ``safe_serialization`` is False.
+            PochadeError: ``safe_serialization`` is False, or adapters are loaded.
             FailureError: the folder cannot be written.
         """
         if not safe_serialization:
             raise PochadeError("safe_serialization: False given, allowed is True: pickles are not written")
+        if self.has_adapters():
+            raise PochadeError(
+                "save_directory: a model with adapters given, allowed is one without: fuse_lora and then "
+                "unload_lora_weights make them part of it, save_lora_weights writes them alone"
+            )
         write_folder(Path(save_directory), type(self).__name__, super().save_pretrained, dtype)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Conditioning:

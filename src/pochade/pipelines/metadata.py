@@ -56,7 +56,8 @@ class PictureMetadata:
         height: rows of the picture in pixels.
         width: its columns.
         sha256: SHA-256 of what the request names: ``model`` and ``decoder`` (``hub.model_sha256``), and the files
-            ``control``, ``image_prompt``, ``source``, ``mask``, where there are any.
+            ``control``, ``image_prompt``, ``source``, ``mask``, where there are any; ``lora_1`` and so on, the files of
+            LoRAs.
         versions: package -> version.
     """
 
@@ -132,7 +133,7 @@ def _typed(name: str, value: Any, hint: Any) -> Any:
         if get_origin(kind) is Literal and value in get_args(kind):
             return value
         if get_origin(kind) is tuple and isinstance(value, list):
-            return tuple(_typed(name, each, float) for each in cast(list[Any], value))
+            return tuple(_typed(name, each, get_args(kind)[0]) for each in cast(list[Any], value))
     allowed = " or ".join(getattr(kind, "__name__", str(kind)) for kind in kinds)
     raise PochadeError(f"metadata: {name} is {value!r}, a value of type {allowed} is needed")
 

@@ -11,6 +11,7 @@ from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.files import sha256
 from pochade.pipelines import decoders, hub
+from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, versions
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
 
@@ -27,12 +28,14 @@ class PreparedRequest:
         request: with the model's own values where none were given; size and device may still be open.
         model: the facts of its model.
         decoder: the folder of its decoder, None for the model's own.
+        loras: what is added to its model.
         sha256: as in ``PictureMetadata``.
     """
 
     request: GenerationRequest | EditRequest
     model: ModelFacts
     decoder: Path | None
+    loras: tuple[LoRAFile, ...]
     sha256: Mapping[str, str]
 
 
@@ -48,6 +51,7 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     model = model_facts(request.model)
     request = request.for_model(model)
     decoder = request.decoder_folder(model)
+    loras = find_loras(request.loras, model.folder, request.model)
     digests = {"model": hub.model_sha256(model.folder)}
     for name, path in request.files().items():
         try:
@@ -56,7 +60,8 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
             raise PochadeError(f"{name}: {str(path)!r} cannot be read ({error.strerror})") from error
     if decoder is not None:
         digests["decoder"] = decoders.decoder_sha256(decoder)
-    return PreparedRequest(request, model, decoder, digests)
+    digests |= {f"lora_{number}": sha256(lora.file) for number, lora in enumerate(loras, 1)}
+    return PreparedRequest(request, model, decoder, loras, digests)
 
 
 def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: str) -> PreparedRequest:
@@ -92,6 +97,9 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
         warnings.warn(f"{message}: the picture will differ", RepeatWarning, stacklevel=3)
     if "decoder" not in changes and was.get("decoder") != now.get("decoder"):
         raise PochadeError(f"{name}: made with other weights of its decoder")
+    for number, lora in enumerate(prepared.request.loras, 1):
+        if "loras" not in changes and was.get(f"lora_{number}") != now[f"lora_{number}"]:
+            raise PochadeError(f"{name}: made with another LoRA than {lora!r} holds now")
     for field, path in prepared.request.files().items():
         if field not in changes and was.get(field) != now[field]:
             raise PochadeError(f"{name}: its {field} is {str(path)!r}, which is another file now")

@@ -31,6 +31,7 @@ from pochade.pipelines.checks import (
     check_strength,
     usual_strength,
 )
+from pochade.pipelines.lora_files import parse_lora
 from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
 from pochade.pipelines.schedulers import check_scheduler
 
@@ -92,6 +93,7 @@ class Request(ABC):
         depth: iterations inside the denoiser; None for the model's own.
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: of denoiser and autoencoder: ``auto`` (bf16 on a GPU, else fp32), ``fp32``, ``bf16`` or ``fp16``.
+        loras: folders or files of LoRAs that are added to the model, each also with its weight, as in ``FOLDER:0.8``.
 
     Raises:
         PochadeError: a field is not allowed, whatever the model is.
@@ -109,6 +111,7 @@ class Request(ABC):
     depth: int | None = None
     device: str = "auto"
     precision: str = "auto"
+    loras: tuple[str, ...] = ()
 
     FILES: ClassVar[tuple[str, ...]] = ()
     """The fields that name files which the picture depends on."""
@@ -120,6 +123,11 @@ class Request(ABC):
             value: Any = getattr(self, name)
             if isinstance(value, os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
+        if isinstance(self.loras, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"loras: {self.loras!r} given, allowed is a list of folders, each also as FOLDER:WEIGHT")
+        object.__setattr__(self, "loras", tuple(os.fspath(lora) for lora in self.loras))
+        for lora in self.loras:
+            parse_lora(lora)
         if self.seed is not None:
             check_seed(self.seed)
         for name in ("steps", "depth"):

@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from pochade.device import precision_name
 from pochade.errors import PochadeError
 from pochade.pipelines import decoders
 from pochade.pipelines.checks import ALPHA
+from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, GenerationRequest
@@ -66,6 +67,7 @@ def open_pipeline(
     *,
     scheduler: str = OWN_SCHEDULER,
     decoder: Path | None = None,
+    loras: Sequence[LoRAFile] = (),
     device: str = "auto",
     precision: str = "auto",
     allow_pickle: bool = False,
@@ -77,6 +79,7 @@ def open_pipeline(
         folder: of the model.
         scheduler: as in a request.
         decoder: folder of a decoder that stands in place of the model's own.
+        loras: added to the model's weights, before these are rounded to the precision.
         device: as in a request.
         precision: as in a request.
         allow_pickle: as of ``from_pretrained``.
@@ -85,12 +88,13 @@ def open_pipeline(
         PochadeError: the model's files are damaged, or there is no such device.
     """
     import pochade
+    from pochade.pipelines.lora import merge_loras
     from pochade.pipelines.schedulers import make_scheduler
 
     given = {} if scheduler == OWN_SCHEDULER else {"scheduler": make_scheduler(scheduler)}
-    pipe = getattr(pochade, kind).from_pretrained(
-        folder, device=device, precision=precision, allow_pickle=allow_pickle, **given
-    )
+    pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle, **given)
+    merge_loras(pipe, loras)
+    pipe.place(device, precision)
     if decoder is not None:
         decoders.use_decoder(pipe, decoder)
     pipe.set_progress_bar_config(disable=True)
@@ -98,7 +102,7 @@ def open_pipeline(
 
 
 def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> Any:
-    """The pipeline that runs a request, and others that differ in neither model, task, scheduler, decoder, device nor
+    """The pipeline that runs a request, and others with the same model, LoRAs, task, scheduler, decoder, device and
     precision. Raises PochadeError as ``open_pipeline`` does."""
     request = prepared.request
     return open_pipeline(
@@ -106,6 +110,7 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
         prepared.model.folder,
         scheduler=request.scheduler,
         decoder=prepared.decoder,
+        loras=prepared.loras,
         device=request.device,
         precision=request.precision,
         allow_pickle=allow_pickle,

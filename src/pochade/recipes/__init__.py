@@ -27,6 +27,7 @@ RECIPES: dict[str, str] = {
     "control": "pochade.recipes.single:control",
     "image-prompt": "pochade.recipes.single:image_prompt",
     "edit": "pochade.recipes.single:edit",
+    "lora": "pochade.recipes.single:lora",
     "tiny-decoder": "pochade.recipes.single:tiny_decoder",
 }
 """Name -> "module:function"."""

@@ -10,6 +10,7 @@ from pochade.recipes.stages import (
     edit_stage,
     flow_stage,
     image_prompt_stage,
+    lora_stage,
 )
 from pochade.training.data import ImageData, PairData
 from pochade.training.stage import AnyStage
@@ -20,6 +21,7 @@ from pochade.training.stages.distillation import DistillationSettings
 from pochade.training.stages.edit import EditSettings
 from pochade.training.stages.flow import FlowSettings
 from pochade.training.stages.image_prompt import ImagePromptSettings
+from pochade.training.stages.lora import LoRASettings
 
 OPENMOJI = OpenMojiSource()
 
@@ -57,6 +59,11 @@ def image_prompt() -> list[AnyStage]:
 def edit() -> list[AnyStage]:
     """A trained model (set task.model) that also edits by instructions, fills holes and enlarges."""
     return [edit_stage(PairData(), EditSettings("microforge-nano"))]
+
+
+def lora() -> list[AnyStage]:
+    """A LoRA for a trained model of any family (set task.base) on your own pictures (set data.source)."""
+    return [lora_stage(ImageData(None, 0), LoRASettings())]
 
 
 def tiny_decoder() -> list[AnyStage]:

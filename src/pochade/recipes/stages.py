@@ -12,6 +12,7 @@ from pochade.training.stages.distillation import DistillationSettings, Distillat
 from pochade.training.stages.edit import EditSettings, EditStage
 from pochade.training.stages.flow import FlowSettings, FlowStage
 from pochade.training.stages.image_prompt import ImagePromptSettings, ImagePromptStage
+from pochade.training.stages.lora import LoRASettings, LoRAStage
 
 
 def autoencoder_stage(data: ImageData, **changes: Any) -> AutoencoderStage:
@@ -136,5 +137,24 @@ def edit_stage(data: PairData, task: EditSettings, **changes: Any) -> EditStage:
         "ema_decay": 0.999,
         "save_every": 500,
         "sample_every": 1000,
+    }
+    return Stage(**{**settings, **changes})
+
+
+def lora_stage(data: ImageData, task: LoRASettings, **changes: Any) -> LoRAStage:
+    """A LoRA of a trained model, on cached latents."""
+    settings: dict[str, Any] = {
+        "name": "lora",
+        "task": task,
+        "data": data,
+        "steps": 1000,
+        "batch_size": 16,
+        "learning_rate": 1e-3,
+        "warmup_steps": 50,
+        "weight_decay": 0.01,
+        "clip": 1.0,
+        "ema_decay": 0.99,
+        "save_every": 250,
+        "sample_every": 250,
     }
     return Stage(**{**settings, **changes})

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 
 import torch.nn.functional as F
+from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
@@ -20,11 +21,12 @@ MAX_VOCABULARY = 8192
 _PAD = "<pad>"
 
 
-class BagEncoder(PromptEncoder, ModelMixin):
+class BagEncoder(PeftAdapterMixin, PromptEncoder, ModelMixin):
     """tokens_m = norm(e_m + MLP(e_m)) for the embedding e_m of token m; pooled = their mean over real tokens.
 
     ``tokenizer`` is the vocabulary as text, from ``BagEncoder.train_tokenizer``, and is stored in the
-    configuration. An empty prompt has no token: all-False mask and zero vectors, exactly as dropped text.
+    configuration. An empty prompt has no token: all-False mask and zero vectors, exactly as dropped text. Adapters
+    (LoRA) are added and removed as in diffusers' models.
     """
 
     _suffix = 0

@@ -31,7 +31,7 @@ class ImageData(DataSettings):
     several of them joined by +, as captioned pictures, where one named twice is seen twice as often. None: it must be
     set."""
     size: int = 64
-    """Rows and columns in pixels."""
+    """Rows and columns in pixels; 0: those of the model that a LoRA is trained for."""
     held_out: bool = True
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
     best: float = 1.0

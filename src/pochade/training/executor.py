@@ -14,7 +14,7 @@ import torch
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
-from pochade.pipelines import hub
+from pochade.pipelines import hub, lora_files
 from pochade.training import record
 from pochade.training.loop import check_is_new, other_settings, train
 from pochade.training.stage import AnyStage, differences
@@ -157,7 +157,7 @@ def _result(stage: AnyStage, number: int, out: Path) -> Result:
 
 
 def _is_finished(result: Result) -> bool:
-    return any((result.model / file).is_file() for file in ("config.json", hub.INDEX))
+    return any((result.model / file).is_file() for file in ("config.json", hub.INDEX, lora_files.WEIGHTS))
 
 
 def _check_same(stage: AnyStage, model: Path) -> None:

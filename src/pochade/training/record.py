@@ -1,7 +1,7 @@
 """What a model was trained on, kept beside it in ``training.json``, so that an evaluation knows what it has seen."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pochade.pipelines.hub import read_json
 from pochade.training.data import ImageData, PairData
@@ -24,7 +24,7 @@ def record_of(stage: DataStage, work: Work) -> dict[str, Any]:
         "fingerprint": ",".join(dataset.fingerprint() for dataset in work.datasets),
         "held_out": data.held_out,
         "max_megapixels": data.max_megapixels,
-        "size": data.size,
+        "size": cast(DataStage, work.stage).data.size,
         "stage": stage.settings(),
         "before": None if work.start is None else read_record(work.start),
     }

@@ -140,7 +140,8 @@ class Planner(nn.Module):
 
     def _informed(self, queries: Tensor, x: Tensor, text: Tensor | None, mask: Tensor | None) -> Tensor:
         """Learned queries, one set a row, that have attended to the text where there is some."""
-        tokens = queries.expand(x.shape[0], -1, -1)
+        # A product with an expanded tensor is another one, in the last bits, once its weight needs no gradient.
+        tokens = queries.expand(x.shape[0], -1, -1).contiguous()
         if self.text is None or text is None:
             return tokens
         return tokens + self.text(tokens, self.text.context(text), mask)

@@ -19,6 +19,7 @@ KINDS: dict[str, str] = {
     "control": "pochade.training.stages.control:ControlKind",
     "image_prompt": "pochade.training.stages.image_prompt:ImagePromptKind",
     "edit": "pochade.training.stages.edit:EditKind",
+    "lora": "pochade.training.stages.lora:LoRAKind",
 }
 """Kind of the settings -> "module:class"."""
 

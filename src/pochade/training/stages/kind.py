@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D", bound=DataSettings)
 
-Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter"]
+Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter", "lora"]
 """What a stage leaves: an autoencoder or a decoder, or a whole model: one that samples in many steps, one distilled to
-few, or one with an input added to it."""
+few, or one with an input added to it; or a LoRA, to be used with the model that it was trained on."""
 SYNTHETIC_PICTURES = 16
 """Pictures of the data set of a dry run."""
 SYNTHETIC_CLASSES = 10

@@ -1,0 +1,195 @@
+"""LoRAs in a pipeline: diffusers' own methods, and reading and writing the files."""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.lora_base import LORA_ADAPTER_METADATA_KEY, LoraBaseMixin
+from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.utils.constants import USE_PEFT_BACKEND
+from torch import Tensor, nn
+
+import pochade
+from pochade.errors import PochadeError, missing_extra
+from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file, read_head
+from pochade.tensors import read_tensors, write_tensors
+
+COMPONENTS = ("denoiser", "text_encoder")
+"""What a LoRA can adapt; also how the names in a file begin."""
+NAMED = 3
+"""Tensors that an error names, at most."""
+CONFIG = ("r", "lora_alpha", "use_dora")
+"""The fields of peft's configuration that a file keeps, beside the layers."""
+
+
+def check_peft() -> None:
+    """Raises PochadeError, which says what to install, where peft is missing."""
+    if not USE_PEFT_BACKEND:
+        raise missing_extra("peft", "lora")
+
+
+class LoRAMixin(LoraBaseMixin):
+    """LoRAs in a pipeline with a ``denoiser``, and in its ``text_encoder`` where that is trained along with it.
+
+    ``set_adapters``, ``fuse_lora``, ``unfuse_lora``, ``unload_lora_weights``, ``delete_adapters``, ``disable_lora``,
+    ``get_active_adapters`` and the like are diffusers'.
+    """
+
+    @property
+    def _lora_loadable_modules(self) -> list[str]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return [name for name in COMPONENTS if isinstance(getattr(self, name), PeftAdapterMixin)]
+
+    def load_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        pretrained_model_name_or_path_or_dict: str | os.PathLike[str] | Mapping[str, Tensor],
+        adapter_name: str | None = None,
+    ) -> None:
+        """Add a LoRA to the model; ``set_adapters`` then chooses among those that are loaded, and their weights.
+
+        Args:
+            pretrained_model_name_or_path_or_dict: the folder of a LoRA, its file, or its tensors.
+            adapter_name: what it is called from now on; None for default_0, default_1 and so on.
+
+        Raises:
+            PochadeError: there is no such file, the name is taken, the LoRA was trained on another model, or its
+                tensors fit none of this one's layers; nothing is loaded then.
+        """
+        check_peft()
+        from diffusers.utils.peft_utils import get_adapter_name
+
+        given, configs = pretrained_model_name_or_path_or_dict, {}
+        if isinstance(given, Mapping):
+            tensors = dict(given)
+            place = "the given tensors"
+        else:
+            file, place = lora_file(given), os.fspath(given)
+            metadata = read_head(file)[1]
+            folder = dict(self.config).get("_name_or_path")  # pyright: ignore[reportAttributeAccessIssue]
+            if folder:
+                check_base(metadata, place, Path(folder), folder)
+            configs = json.loads(metadata.get(LORA_ADAPTER_METADATA_KEY, "{}"))
+            tensors = read_tensors(file)
+        networks: dict[str, Any] = {name: getattr(self, name) for name in self._lora_loadable_modules}
+        ranks = {name: _part(configs, name).get("r") for name in networks}
+        _check_tensors(tensors, networks, ranks, place)
+        name = adapter_name or get_adapter_name(networks["denoiser"])
+        taken = {other for loaded in self.get_list_adapters().values() for other in loaded}
+        if name in taken:
+            raise PochadeError(f"adapter_name: {name!r} is taken, allowed is another than {', '.join(sorted(taken))}")
+        for component, network in networks.items():
+            part, config = _part(tensors, component), _part(configs, component)
+            if not part:
+                continue
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")  # several are meant
+                network.load_lora_adapter(part, prefix=None, adapter_name=name, metadata=config or None)
+
+    def save_lora_weights(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        save_directory: str | os.PathLike[str],
+        adapter_name: str = "default",
+        *,
+        dtype: torch.dtype | None = torch.float16,
+        metadata: Mapping[str, str] | None = None,
+    ) -> None:
+        """Write a loaded or trained adapter as ``pytorch_lora_weights.safetensors`` into a folder.
+
+        Args:
+            save_directory: the folder.
+            adapter_name: of the adapter.
+            dtype: of the file; None keeps every bit.
+            metadata: words about it that are stored in the head of the file.
+
+        Raises:
+            PochadeError: there is no such adapter.
+            FailureError: the file cannot be written.
+        """
+        check_peft()
+        from peft import get_peft_model_state_dict
+
+        tensors: dict[str, Tensor] = {}
+        configs: dict[str, Any] = {}
+        loaded = self.get_list_adapters()
+        for component in [name for name, adapters in loaded.items() if adapter_name in adapters]:
+            network = getattr(self, component)
+            state = get_peft_model_state_dict(network, adapter_name=adapter_name, save_embedding_layers=False)
+            cast = {k: v if dtype is None else v.to(dtype) for k, v in state.items()}
+            tensors |= {f"{component}.{name}": value for name, value in cast.items()}
+            config = network.peft_config[adapter_name]
+            kept = {name: getattr(config, name) for name in CONFIG}
+            kept["target_modules"] = sorted({name.partition(".lora_")[0] for name in state})
+            configs |= {f"{component}.{name}": value for name, value in kept.items()}
+        if not tensors:
+            known = sorted({name for adapters in loaded.values() for name in adapters})
+            raise PochadeError(f"adapter_name: {adapter_name!r} given, allowed are {', '.join(known) or 'none'}")
+        head = {LORA_ADAPTER_METADATA_KEY: json.dumps(configs), "pochade": pochade.__version__, **(metadata or {})}
+        write_tensors(Path(save_directory) / WEIGHTS, tensors, head)
+
+    def fuse_lora(self, components: list[str] | None = None, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """diffusers' ``fuse_lora``, of all components by default: the active adapters become part of the weights."""
+        super().fuse_lora(components or self._lora_loadable_modules, **options)
+
+    def unfuse_lora(self, components: list[str] | None = None, **options: Any) -> None:
+        """diffusers' ``unfuse_lora``, of all components by default."""
+        super().unfuse_lora(components or self._lora_loadable_modules, **options)
+
+    def has_adapters(self) -> bool:
+        """Whether layers are wrapped by those of adapters, active or not."""
+        return any(bool(getattr(self, name)._hf_peft_config_loaded) for name in self._lora_loadable_modules)
+
+
+def merge_loras(pipe: Any, loras: Sequence[LoRAFile]) -> None:
+    """Add LoRAs to the weights of a pipeline, which has no adapters afterwards. Raises as ``load_lora_weights``."""
+    if not loras:
+        return
+    names = [f"lora_{number}" for number in range(1, len(loras) + 1)]
+    for name, lora in zip(names, loras, strict=True):
+        pipe.load_lora_weights(lora.file, adapter_name=name)
+    pipe.set_adapters(names, [lora.weight for lora in loras])
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    encoder = pipe.text_encoder
+    if encoder is not None:  # the identity of one that is trained along is taken from its weights
+        pipe.denoiser.register_to_config(text_encoder=encoder.identity)
+
+
+def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
+    start = f"{component}."
+    return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
+
+
+def _check_tensors(
+    tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module], ranks: Mapping[str, int | None], place: str
+) -> None:
+    """Raises PochadeError where a tensor of a LoRA has no layer, or not its shape."""
+    layers = {
+        f"{component}.{name.removesuffix('.base_layer')}": module
+        for component, network in networks.items()
+        for name, module in network.named_modules()
+        if isinstance(module, nn.Linear) and ".lora_" not in name
+    }
+    wrong: list[str] = []
+    for name, tensor in tensors.items():
+        layer, _, kind = name.partition(".lora_")
+        found = layers.get(layer)
+        if found is None:
+            wrong.append(f"{name} has no layer")
+            continue
+        rank = ranks[layer.partition(".")[0]]
+        shapes = {
+            "A.weight": (rank or tensor.shape[0], found.in_features),
+            "B.weight": (found.out_features, rank or tensor.shape[-1]),
+            "magnitude_vector": (found.out_features,),
+        }
+        if kind not in shapes:
+            wrong.append(f"{name} is unknown")
+        elif tuple(tensor.shape) != shapes[kind]:
+            wrong.append(f"{name} is {list(tensor.shape)} instead of {list(shapes[kind])}")
+    if wrong or not tensors:
+        more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
+        what = "; ".join(wrong[:NAMED]) + more if wrong else "it holds no tensors"
+        raise PochadeError(f"lora: {place} does not fit the model: {what}")

@@ -1,0 +1,123 @@
+"""LoRA files before torch is imported: where they are, with which weight, and on which model they were trained."""
+
+import hashlib
+import json
+import math
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pochade.errors import PochadeError
+
+WEIGHTS = "pytorch_lora_weights.safetensors"
+"""The file in the folder of a LoRA, as diffusers names it."""
+BASE, BASE_SHA256 = "base_model", "base_model_sha256"
+"""Keys of its metadata: the name of the model that it was trained on, and ``weights_sha256`` of that."""
+RANK, ALPHA, TRIGGER = "rank", "alpha", "trigger_words"
+"""Likewise; the words are separated by commas."""
+SHOWN = 12
+"""Digits of a digest in a message."""
+
+
+@dataclass(frozen=True)
+class LoRAFile:
+    """A LoRA as a request names it: its file, and the weight with which it is added to the model."""
+
+    file: Path
+    weight: float
+    metadata: Mapping[str, str]
+
+
+def parse_lora(text: str) -> tuple[Path, float]:
+    """The place and the weight of ``PLACE:WEIGHT``, or of ``PLACE`` alone for 1.
+
+    Raises PochadeError for a weight that is no finite number.
+    """
+    place, colon, weight = text.rpartition(":")
+    if not colon or Path(text).exists():
+        return Path(text).expanduser(), 1.0
+    try:
+        value = float(weight)
+    except ValueError:
+        return Path(text).expanduser(), 1.0  # a colon of the path
+    if not place or not math.isfinite(value):
+        raise PochadeError(f"lora: {text!r} given, allowed is a folder, or FOLDER:WEIGHT with a finite weight")
+    return Path(place).expanduser(), value
+
+
+def find_lora(text: str) -> LoRAFile:
+    """The LoRA that ``PLACE:WEIGHT`` names. Raises PochadeError where there is none, or its head is damaged."""
+    place, weight = parse_lora(text)
+    file = lora_file(place)
+    return LoRAFile(file, weight, read_head(file)[1])
+
+
+def lora_file(place: str | os.PathLike[str]) -> Path:
+    """The file of a LoRA, given itself or its folder. Raises PochadeError where there is none."""
+    path = Path(place)
+    file = path / WEIGHTS if path.is_dir() else path
+    if not file.is_file() or file.suffix != ".safetensors":
+        raise PochadeError(
+            f"lora: {os.fspath(place)!r} given, allowed is a folder that holds {WEIGHTS}, or such a file"
+        )
+    return file
+
+
+def read_head(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
+    """The tensors of a safetensors file as its head has them, and its metadata. Raises PochadeError."""
+    try:
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("its head is longer than the file")
+            head = json.loads(opened.read(length))
+        return {name: value for name, value in head.items() if name != "__metadata__"}, head.get("__metadata__") or {}
+    except (OSError, ValueError, struct.error, AttributeError) as error:
+        raise PochadeError(f"{file}: not a readable safetensors file ({error})") from error
+
+
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 over the tensors of the denoiser of a model; "" where they are in no safetensors file.
+
+    Of each tensor, by name: a line ``<name> <type> <shape>``, then its bytes. Other than that of the file, the digest
+    stays the same when a model is saved again, by whichever version.
+    """
+    total = hashlib.sha256()
+    files = sorted((folder / "denoiser").glob("*.safetensors"))
+    for file in files:
+        tensors, _ = read_head(file)
+        with file.open("rb") as opened:
+            start = 8 + struct.unpack("<Q", opened.read(8))[0]
+            for name, entry in sorted(tensors.items()):
+                first, last = entry["data_offsets"]
+                total.update(f"{name} {entry['dtype']} {entry['shape']}\n".encode())
+                opened.seek(start + first)
+                total.update(opened.read(last - first))
+    return total.hexdigest() if files else ""
+
+
+def check_base(metadata: Mapping[str, str], lora: str, folder: Path, model: str) -> None:
+    """Raises PochadeError where a LoRA says that it was trained on another model than that in ``folder``."""
+    trained = metadata.get(BASE_SHA256)
+    if not trained:
+        return
+    here = weights_sha256(folder)
+    if here and here != trained:
+        raise PochadeError(
+            f"lora: {lora!r} was trained on {metadata.get(BASE, '?')!r} (weights {trained[:SHOWN]}), and {model!r} is "
+            f"another model (weights {here[:SHOWN]}): allowed is a LoRA of the model"
+        )
+
+
+def find_loras(given: Sequence[str], folder: Path, model: str) -> tuple[LoRAFile, ...]:
+    """The LoRAs that a request names for the model in ``folder``.
+
+    Raises PochadeError where there is no such file, or it was trained on another model.
+    """
+    found = tuple(find_lora(text) for text in given)
+    for text, lora in zip(given, found, strict=True):
+        check_base(lora.metadata, text, folder, model)
+    return found

@@ -1,0 +1,318 @@
+"""Training a LoRA of a model of any family: few weights beside its layers, which themselves stay (2106.09685)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.loaders.peft import PeftAdapterMixin
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+from torch import Tensor, nn
+
+from pochade.errors import PochadeError, nearest
+from pochade.flow.consistency import distance, euler_step, grid, step_weight
+from pochade.flow.path import interpolate
+from pochade.flow.timesteps import Density
+from pochade.flow.weighting import Weighting
+from pochade.nn.keyed_random import keyed_normal, keyed_uniform
+from pochade.pipelines import hub
+from pochade.pipelines.lora import check_peft
+from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, weights_sha256
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.training.data import ImageData
+from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stages.components import Components
+from pochade.training.stages.flow import FlowSettings, FlowTask, keep_state
+from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.models import ModelWork, check_conditioning, classes_of, latents_of, prompts_of, text_of
+from pochade.training.task import Batch, Stream
+
+ADAPTER = "default"
+"""What peft calls the adapter that is trained."""
+INTERVALS = 64
+"""Of the grid of times on which a model of few steps is trained, about."""
+MOST_FEW_STEPS = 8
+"""A model that has guidance built in and samples in no more by default is one that was distilled to few steps."""
+
+
+@dataclass(frozen=True)
+class LoRASettings(Settings):
+    """Of which model a LoRA is trained, and of which form. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "lora"
+
+    base: str | None = None
+    """Name of a trained model or the folder of one; it must be named."""
+    rank: int = 16
+    """r: each adapted matrix W [n, m] becomes W + alpha / r B A, with B [n, r] from zero and A [r, m]."""
+    alpha: float | None = None
+    """Of that; None: the rank, so that the factor is 1."""
+    dora: bool = False
+    """Whether the norm of each row of W is learned apart from its direction (2402.09353)."""
+    layers: tuple[str, ...] = ()
+    """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
+    layers of the network's blocks, but for those that make modulations."""
+    text: bool = False
+    """Whether the text encoder is adapted as well, where it was trained along with the denoiser ("bag")."""
+    trigger: tuple[str, ...] = ()
+    """Words of the captions that call up what is learned; they are stored with the LoRA."""
+    density: Density = "logit_normal"
+    density_scale: float | None = None
+    """Width of the density; None: as published."""
+    time_shift: float = 2.0
+    """s in t' = s t / (1 + (s - 1) t); a distilled model that is sampled by Euler's steps has its own."""
+    weighting: Weighting = "constant"
+    cfg_dropout: float = 0.1
+    """Probability that a sample loses its conditioning, for classifier-free guidance."""
+    self_conditioning_prob: float = 0.9
+    """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
+
+    def __post_init__(self) -> None:
+        for name, holds, allowed in (
+            ("rank", self.rank >= 1, "at least 1"),
+            ("alpha", self.alpha is None or self.alpha > 0, "above 0"),
+            ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
+            ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
+        ):
+            if not holds:
+                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+
+    def flow(self) -> FlowSettings:
+        """What of them concerns flow matching."""
+        own = {f.name for f in fields(self)} & {f.name for f in fields(FlowSettings)}
+        return FlowSettings(**{name: getattr(self, name) for name in own})
+
+
+class AdapterWeights(nn.Module):
+    """The parameters of some networks that are trained, without those that are frozen, by their names with slashes."""
+
+    def __init__(self, networks: nn.Module) -> None:
+        super().__init__()
+        for name, parameter in networks.named_parameters():
+            if parameter.requires_grad:
+                self.register_parameter(name.replace(".", "/"), parameter)
+
+
+class LoRATask(FlowTask):
+    """``FlowTask`` of which only the adapters learn.
+
+    Args:
+        denoiser: with adapters; everything else in it is frozen.
+        settings: density, weighting, probabilities.
+        text_encoder: with adapters, on "caption"; None where the batch holds vectors or classes.
+    """
+
+    def __init__(self, denoiser: nn.Module, settings: LoRASettings, text_encoder: nn.Module | None = None) -> None:
+        super().__init__(denoiser, settings.flow(), text_encoder)
+        self.adapters = AdapterWeights(self.parts)
+        self.parts.train()  # the loop turns to ``trainable()`` alone
+
+    def trainable(self) -> nn.Module:
+        return self.adapters
+
+
+class FewStepsLoRATask(LoRATask):
+    """One step of consistency training of the adapters, for a model that was distilled to few steps.
+
+    For t and the next lower s of a grid, e <= s the edge of their phase, and f(z, t) = z - (t - e) v(z, t)
+    (2303.01469, algorithm 3; in phases 2405.18407)::
+
+        z_t, z_s = the points of one straight path from the data to one noise
+        loss     = mean of w d(f(z_t, t), f(z_s, s)), the second without gradient
+
+    Flow matching would teach the mean of all pictures that z_t may have come from, and undo the distillation.
+
+    Args:
+        phases: parts that the times are cut into: the model's steps where Euler's lead from edge to edge, else 1.
+        time_shift: that of the grid.
+    """
+
+    def __init__(
+        self,
+        denoiser: nn.Module,
+        settings: LoRASettings,
+        text_encoder: nn.Module | None = None,
+        *,
+        phases: int,
+        time_shift: float,
+    ) -> None:
+        super().__init__(denoiser, settings, text_encoder)
+        self.each = max(1, INTERVALS // phases)
+        self.times = grid(phases * self.each, time_shift)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        settings, denoiser = self.settings, self.parts["denoiser"]
+        z_0: Tensor = batch["latents"]
+        keys = batch["seed"].to(z_0.device)
+        eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
+        u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
+        intervals = len(self.times) - 1
+        lower = (u * intervals).long().clamp_max(intervals - 1)
+        times = self.times.to(z_0)
+        t, s, edge = times[lower + 1], times[lower], times[lower // self.each * self.each]
+        dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
+        state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
+        conditioning = self.conditioning(batch).drop("text", "class_label", rows=dropped)
+        z_t, z_s = interpolate(z_0, eps, t), interpolate(z_0, eps, s)
+
+        options: dict[str, Tensor] = {}
+        with torch.no_grad():
+            if getattr(denoiser, "state_shape", None) is not None:
+                options["state"] = keep_state(denoiser(z_t, t, conditioning).state, state_given)
+            target = euler_step(z_s, denoiser(z_s, s, conditioning, **options).velocity, s, edge)
+        out = denoiser(z_t, t, conditioning, **options)
+        per_sample = distance(euler_step(z_t, out.velocity, t, edge), target)
+        extras = {name: value.float().mean() for name, value in out.aux.items()}
+        loss = (step_weight(t, s, intervals) * per_sample).mean()
+        loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
+        logged = {name: value.detach() for name, value in extras.items()}
+        return {**logged, "loss": loss, "t": t, "per_sample": per_sample.detach()}
+
+
+LoRAStage = Stage[LoRASettings, ImageData]
+
+
+@dataclass(kw_only=True)
+class LoRAWork(ModelWork):
+    """A model with adapters, which alone are saved."""
+
+    base: str
+    settings: LoRASettings
+
+    def notes(self) -> list[str]:
+        adapters = self.task.trainable()
+        count = sum(parameter.numel() for parameter in adapters.parameters())
+        layers = len({name.partition("/lora_")[0] for name, _ in adapters.named_parameters()})
+        how = "consistency training, which keeps its few steps" if takes_few_steps(self.pipeline) else "flow matching"
+        return [
+            *super().notes(),
+            f"LoRA of rank {self.settings.rank} on {layers} layers of {self.base}, {2 * count / 1e6:.2f} MB; by {how}",
+        ]
+
+    def save(self, folder: Path) -> None:
+        settings = self.settings
+        assert self.start is not None
+        metadata = {
+            BASE: self.base,
+            BASE_SHA256: weights_sha256(self.start),
+            RANK: str(settings.rank),
+            ALPHA: f"{settings.rank if settings.alpha is None else settings.alpha:g}",
+            TRIGGER: ", ".join(settings.trigger),
+        }
+        self.pipeline.save_lora_weights(folder, ADAPTER, metadata=metadata)
+
+
+class LoRAKind(Kind[LoRASettings, ImageData]):
+    """Training a LoRA of a named model on captioned pictures or classes."""
+
+    produces = "lora"
+
+    def check(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> None:
+        check_peft()
+        pipeline, stage = self.model(stage, components)
+        check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.base")
+        layers_of(pipeline, stage.task)
+
+    def model(self, stage: LoRAStage, components: Components) -> tuple[TextToImagePipeline, LoRAStage]:
+        """The model that a stage names, and the stage with the size of its pictures.
+
+        Raises PochadeError where none is named, or the size is not allowed.
+        """
+        name = stage.task.base
+        if name is None:
+            raise PochadeError("task.base: none given, allowed is the name or the folder of a trained model")
+        if stage.initialise_from is not None:
+            raise PochadeError(
+                f"initialise_from: {stage.initialise_from!r} given, but the start is task.base: allowed is none"
+            )
+        pipeline = components.pipeline(name)
+        size = stage.data.size or pipeline.default_size
+        check_size(size, pipeline.size_multiple)
+        pipeline.register_to_config(default_size=size)
+        return pipeline, replace(stage, data=replace(stage.data, size=size))
+
+    def autoencoder(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+        return self.model(stage, components)[0].autoencoder
+
+    def build(self, stage: LoRAStage, inputs: Inputs) -> Work:
+        settings = stage.task
+        pipeline, sized = self.model(stage, inputs.components)
+        dataset = sized.data.open(stage=stage.name)
+        frozen = None if settings.text else text_of(pipeline)
+        samples = latents_of(sized.data, dataset, pipeline.autoencoder, frozen, inputs)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stage.seed)
+            add_adapters(pipeline, settings)
+        trained = pipeline.denoiser, settings, pipeline.text_encoder if settings.text else None
+        few = takes_few_steps(pipeline)
+        return LoRAWork(
+            stage=sized,
+            task=FewStepsLoRATask(*trained, **phases_of(pipeline, settings)) if few else LoRATask(*trained),
+            samples=samples,
+            datasets=[dataset],
+            start=hub.resolve(str(settings.base)),
+            pipeline=pipeline,
+            prompts=prompts_of(dataset),
+            base=str(settings.base),
+            settings=settings,
+        )
+
+    def synthetic(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> LoRAStage:
+        pipeline, stage = self.model(stage, components)
+        return with_synthetic_pictures(stage, classes_of(pipeline))
+
+
+def takes_few_steps(pipeline: TextToImagePipeline) -> bool:
+    """Whether a model was distilled to few steps."""
+    return pipeline.default_guidance == 1 and pipeline.default_steps <= MOST_FEW_STEPS
+
+
+def phases_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str, Any]:
+    """In how many phases, and on which grid, a model of few steps is consistent: as it is sampled."""
+    scheduler = pipeline.scheduler
+    if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
+        return {"phases": pipeline.default_steps, "time_shift": float(scheduler.shift)}
+    return {"phases": 1, "time_shift": settings.time_shift}
+
+
+def layers_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str, list[str]]:
+    """The names of the layers that are adapted, of each component.
+
+    Raises PochadeError where there is no such layer, or the text encoder can have none.
+    """
+    known: list[str] = pipeline.denoiser.adaptable_layers()
+    chosen = known
+    if settings.layers:
+        wanted = [f".{part}" for part in settings.layers]
+        missing = [part[1:] for part in wanted if not any(f".{name}".endswith(part) for name in known)]
+        if missing:
+            ends = sorted({name.rpartition(".")[2] for name in known})
+            raise PochadeError(
+                f"task.layers: {missing[0]!r} given, allowed are {', '.join(ends)}, or whole names such as {known[0]}"
+                f"{nearest(missing[0], ends)}"
+            )
+        chosen = [name for name in known if f".{name}".endswith(tuple(wanted))]
+    found = {"denoiser": chosen}
+    if settings.text:
+        encoder = pipeline.text_encoder
+        if not isinstance(encoder, PeftAdapterMixin):
+            kind = type(encoder).__name__
+            raise PochadeError(
+                f"task.text: true given, allowed is false: the text encoder of {settings.base!r}, {kind}, is frozen"
+            )
+        found["text_encoder"] = [n for n, m in encoder.named_modules() if isinstance(m, nn.Linear)]
+    return found
+
+
+def add_adapters(pipeline: TextToImagePipeline, settings: LoRASettings) -> None:
+    """Gives a model's layers adapters with random A and B = 0: it gives the same pictures, bit for bit."""
+    from peft import LoraConfig
+
+    for component, layers in layers_of(pipeline, settings).items():
+        network: Any = getattr(pipeline, component)
+        network.requires_grad_(False)
+        alpha: Any = settings.rank if settings.alpha is None else settings.alpha
+        network.add_adapter(
+            LoraConfig(r=settings.rank, lora_alpha=alpha, use_dora=settings.dora, target_modules=layers), ADAPTER
+        )

@@ -1,0 +1,221 @@
+"""Training a LoRA: what learns, which objective, what is refused, and the whole way at toy size."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+from contracts.families import FAMILIES, make, stir
+from pochade.denoisers.lrf import LRFDenoiser
+from pochade.errors import PochadeError
+from pochade.nn.keyed_random import row_keys
+from pochade.pipelines.lora_files import WEIGHTS, read_head, weights_sha256
+from pochade.pipelines.schedulers import make_scheduler
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.recipes import stages_of
+from pochade.training.dry_run import dry_run
+from pochade.training.executor import check
+from pochade.training.overrides import override
+from pochade.training.stages.components import Components
+from pochade.training.stages.lora import FewStepsLoRATask, LoRASettings, LoRATask, layers_of, phases_of
+from recipes.running import train
+
+FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
+SIZE = 32
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("pictures")
+    for i in range(10):
+        image = Image.new("RGB", (SIZE, SIZE), "white")
+        ImageDraw.Draw(image).ellipse((2 + i, 4, 20 + i // 2, 24), fill=(20 * i, 90, 0))
+        image.save(path / f"{i}.png")
+        (path / f"{i}.txt").write_text(f"picture number {i}")
+    return path
+
+
+def batch(denoiser: Any, count: int = 4) -> dict[str, Any]:
+    generator = torch.Generator().manual_seed(0)
+    config = denoiser.config
+
+    def noise(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=generator)
+
+    return {
+        "latents": noise(count, config.latent_channels, 4, 4),
+        "seed": torch.arange(count),
+        "tokens": noise(count, 3, config.text_dim),
+        "mask": torch.ones(count, 3, dtype=torch.bool),
+        "pooled": noise(count, config.pooled_dim) if config.pooled_dim else None,
+    }
+
+
+def adapted(family: str, rank: int = 2) -> Any:
+    from peft import LoraConfig
+
+    denoiser = stir(make(family, next(iter(FAMILIES[family].toys))))
+    denoiser.requires_grad_(False)
+    denoiser.add_adapter(LoraConfig(r=rank, target_modules=denoiser.adaptable_layers()))
+    return denoiser
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("few", [False, True])
+def test_the_adapters_alone_learn(family: str, few: bool) -> None:
+    denoiser = adapted(family)
+    settings = LoRASettings(cfg_dropout=0.0)
+    task: Any = FewStepsLoRATask(denoiser, settings, phases=4, time_shift=2.0) if few else LoRATask(denoiser, settings)
+    kept = {name: p.clone() for name, p in denoiser.named_parameters() if ".lora_" not in name}
+    trained = dict(task.trainable().named_parameters())
+    assert {name.replace("/", ".") for name in trained} == {
+        f"denoiser.{name}" for name, p in denoiser.named_parameters() if ".lora_" in name
+    }
+    optimizer = torch.optim.AdamW(task.parameter_groups(0.0, 1e-2))
+    losses: list[float] = []
+    for _ in range(12):
+        torch.manual_seed(0)  # the depth that IRIS draws
+        loss = task(batch(denoiser))["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(float(loss.detach()))
+    assert losses[-1] < losses[0]
+    assert all(torch.equal(p, kept[name]) for name, p in denoiser.named_parameters() if name in kept)
+    without = [name for name, p in trained.items() if "lora_B" in name and not bool(p.any())]
+    assert not without
+
+
+def test_a_consistent_network_has_no_loss_of_consistency() -> None:
+    """The one picture z_0 is all the data: v = (z - z_0) / t leads from every point of a path to the same end."""
+
+    class Exact(LRFDenoiser):
+        def forward(self, latents: Any, t: Any, conditioning: Any, **_: Any) -> Any:
+            z_0 = torch.full_like(latents, 0.3)
+            out = super().forward(latents, t, conditioning)
+            return replace(out, velocity=(latents - z_0) / t.view(-1, 1, 1, 1).clamp_min(1e-6) + 0 * out.velocity)
+
+    toy = next(iter(FAMILIES["lrf"].toys.values()))
+    for phases in (1, 4):
+        task = FewStepsLoRATask(Exact(**toy), LoRASettings(), phases=phases, time_shift=2.0)
+        given = {**batch(task.parts["denoiser"], 32), "seed": row_keys(torch.randn(32, 3))}
+        given["latents"] = torch.full_like(given["latents"], 0.3)
+        assert float(task(given)["loss"].detach()) < 1e-4
+
+
+@pytest.fixture(scope="module")
+def trained(pictures: Path, toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("runs") / "lora"
+    changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", "task.rank=3", "task.trigger=of mine"]
+    changes += [*FAST, "learning_rate=0.05"]
+    folder = train("lora", changes, out)
+    assert folder == out / "1-lora" / "model"
+    stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
+    assert train("lora", changes, out, resume=True) == folder
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
+    return folder
+
+
+def test_a_recipe_leaves_a_lora(trained: Path, toy_pipeline_folder: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {WEIGHTS, "training.json"}
+    tensors, metadata = read_head(trained / WEIGHTS)
+    assert {entry["dtype"] for entry in tensors.values()} == {"F16"}
+    assert metadata["base_model"] == str(toy_pipeline_folder)
+    assert metadata["base_model_sha256"] == weights_sha256(toy_pipeline_folder)
+    assert (metadata["rank"], metadata["alpha"], metadata["trigger_words"]) == ("3", "3", "of mine")
+    record = json.loads((trained / "training.json").read_text())
+    assert record["size"] == SIZE
+    assert (trained.parent / "samples" / "step-000003.png").is_file()
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    pipe.set_progress_bar_config(disable=True)
+    call: dict[str, Any] = {"num_inference_steps": 2, "output_type": "np"}
+    before = pipe("a red apple", generator=torch.Generator().manual_seed(0), **call).images
+    pipe.load_lora_weights(trained, adapter_name="mine")
+    after = pipe("a red apple", generator=torch.Generator().manual_seed(0), **call).images
+    assert not np.array_equal(before, after)
+
+
+def test_a_text_encoder_of_its_own_is_adapted_too(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", "task.text=true", "task.layers=qkv"]
+    folder = train("lora", [*changes, *FAST], tmp_path / "run")
+    names = {name.partition(".lora_")[0] for name in read_head(folder / WEIGHTS)[0]}
+    assert names == {"denoiser.core.0.mixer.qkv", "text_encoder.expand", "text_encoder.contract"}
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    pipe.load_lora_weights(folder)
+    assert set(pipe.get_list_adapters()) == {"denoiser", "text_encoder"}
+
+
+@pytest.mark.parametrize("scheduler", ["lcm", "euler"])
+def test_a_model_of_few_steps_is_trained_by_consistency(
+    scheduler: str, pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parts = TextToImagePipeline.from_pretrained(toy_pipeline_folder).components
+    distilled = TextToImagePipeline(
+        **{**parts, "scheduler": make_scheduler(scheduler)}, default_steps=4, default_guidance=1.0
+    )
+    assert phases_of(distilled, LoRASettings())["phases"] == (1 if scheduler == "lcm" else 4)
+    distilled.save_pretrained(tmp_path / "base")
+    folder = train("lora", [f"data.source={pictures}", f"task.base={tmp_path / 'base'}", *FAST], tmp_path / "run")
+    assert (folder / WEIGHTS).is_file()
+    assert "consistency training, which keeps its few steps" in capsys.readouterr().err
+
+
+def test_classes_are_learned_too(toy_class_pipeline_folder: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        for i in range(4):
+            (tmp_path / "data" / name).mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (SIZE, SIZE), (40 * i, 90, 0)).save(tmp_path / "data" / name / f"{i}.png")
+    changes = [f"data.source=classes:{tmp_path / 'data'}", f"task.base={toy_class_pipeline_folder}", *FAST]
+    assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
+
+
+def test_one_picture_is_enough(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    one = tmp_path / "one"
+    one.mkdir()
+    for suffix in (".png", ".txt"):
+        (one / f"0{suffix}").write_bytes((pictures / f"0{suffix}").read_bytes())
+    changes = [f"data.source={one}", f"task.base={toy_pipeline_folder}", "data.held_out=false", *FAST]
+    assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (["task.rank=0"], r"rank: 0 given, must be at least 1"),
+        (["task.alpha=0"], r"alpha: 0.0 given, must be above 0"),
+        (["task.cfg_dropout=2"], r"cfg_dropout: 2.0 given, must be in \[0, 1\]"),
+        (["task.base=none"], r"task.base: none given, allowed is the name or the folder of a trained model"),
+        (["task.base=nowhere"], r"model: 'nowhere' is neither"),
+        (["task.layers=kqv"], r"task.layers: 'kqv' given, allowed are .*did you mean 'qkv'"),
+        (["initialise_from=lrf-openmoji"], r"initialise_from: 'lrf-openmoji' given, but the start is task.base"),
+        (["data.size=40"], r"data.size: 40 given, allowed are multiples of 16"),
+        (["data.source=none"], r"data.source: not set"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(
+    changes: list[str], message: str, pictures: Path, toy_pipeline_folder: Path
+) -> None:
+    given = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", *changes]
+    with pytest.raises(PochadeError, match=message) as error:
+        check(override(stages_of("lora"), given), Components())
+    assert "\n" not in str(error.value)
+
+
+def test_a_frozen_text_encoder_has_no_adapters() -> None:
+    pipe = TextToImagePipeline.from_pretrained()
+    with pytest.raises(PochadeError, match=r"task.text: true given, allowed is false: the text encoder of 'x'"):
+        layers_of(pipe, LoRASettings(base="x", text=True))
+
+
+def test_a_dry_run_counts_the_adapters_alone(pictures: Path, toy_pipeline_folder: Path) -> None:
+    stages = override(stages_of("lora"), [f"data.source={pictures}", f"task.base={toy_pipeline_folder}"])
+    (trial,) = dry_run(stages, 1)
+    base = TextToImagePipeline.from_pretrained(toy_pipeline_folder).denoiser
+    assert 0 < trial.parameters < sum(p.numel() for p in base.parameters())
+    assert trial.memory["frozen"] >= sum(p.nbytes for p in base.parameters())
+    assert trial.memory["average"] == trial.memory["gradients"] == 4 * trial.parameters
