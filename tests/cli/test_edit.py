@@ -117,7 +117,10 @@ def test_changes_to_a_mask_or_a_picture_give_warnings(run: Any) -> None:
     grey.putpixel((0, 0), 200)
     grey.save("grey.png")
     message = run("inpaint", "in.png", "apple", "--mask", "grey.png", "--compare").error
-    assert message == "warning: mask: 1 of 960 pixels are grey, those from the middle on are taken as white"
+    assert message == (
+        "warning: mask: 1 of 960 pixels are grey, those from the middle on are taken as white (soft_mask=True, "
+        "--soft-mask, takes them as they are)"
+    )
     Image.new("L", (40, 24), 255).save("full.png")
     assert "mask: all of it is white" in run("inpaint", "in.png", "apple", "--mask", "full.png").error
     assert "strength: at 1 nothing of the picture" in run("edit", "in.png", "apple", "--strength", "1").error
@@ -287,3 +290,20 @@ def test_several_pictures_of_an_edit(run: Any) -> None:
 )
 def test_what_an_edit_needs(run: Any, arguments: tuple[str, ...], message: str) -> None:
     assert run(*arguments, code=2).error == f"error: {message}"
+
+
+def test_soft_blurred_and_inverted_masks_are_repeated(run: Any, capsys: Any) -> None:
+    arguments = ("inpaint", "in.png", "a hat", "--mask", "m.png", "--seed", "3")
+    run(*arguments, "--soft-mask", "--mask-blur", "1.5", "--invert-mask", "-o", "soft.png", "--compare")
+    request = read_metadata("soft.png").request
+    assert isinstance(request, EditRequest)
+    assert (request.soft_mask, request.mask_blur, request.invert_mask) == (True, 1.5, True)
+    assert (pixels("soft.png") != pixels("in.png"))[:, :10].any()
+    assert (pixels("soft.png") == pixels("in.png"))[:, 30:].all()
+    assert (pixels("soft-compare.png")[:, 40:60].min(2) > 250).any()
+    cli(capsys, "inpaint", "--like", "soft.png", "-o", "again.png")
+    assert Path("again.png").read_bytes() == Path("soft.png").read_bytes()
+    cli(capsys, "inpaint", "--like", "soft.png", "-o", "hard.png", "--hard-mask", "--mask-blur", "0")
+    assert read_metadata("hard.png").request == request.changed(soft_mask=False, mask_blur=0.0)
+    refused = "error: mask_blur: given for the mask 'alpha', allowed is the file of a mask"
+    assert run("inpaint", "clear.png", "a hat", "--mask", "alpha", "--mask-blur", "2", code=2).error == refused

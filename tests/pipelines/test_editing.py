@@ -134,6 +134,26 @@ def test_outside_the_mask_every_pixel_is_that_of_the_input(pipes: dict[str, Any]
         assert (before[marked > 0] != after[marked > 0]).any()
 
 
+def test_a_soft_mask_shows_as_much_as_it_is_bright(pipes: dict[str, Any]) -> None:
+    image, grey = picture(32, 32), np.zeros((32, 32), np.uint8)
+    grey[:, 8:] = 102  # two fifths
+    grey[:, 20:] = 255
+    out = make(pipes, "inpaint", image, mask_image=grey, soft_mask=True)[0]
+    # The same pixels are sampled where any of the mask is bright, so what is new is that of a mask white there.
+    whole = make(pipes, "inpaint", image, mask_image=(grey > 0).astype(np.uint8) * 255, soft_mask=True)[0]
+    before = torch.from_numpy(np.array(image)).permute(2, 0, 1) / 255
+    assert torch.equal(out[:, :, :8], before[:, :, :8])
+    assert torch.equal(out[:, :, 20:], whole[:, :, 20:])
+    torch.testing.assert_close(out[:, :, 8:20], (0.6 * before + 0.4 * whole)[:, :, 8:20], atol=1e-5, rtol=0)
+    # Black is generated anew in an inverted mask, and a blurred one fades.
+    turned = make(pipes, "inpaint", image, mask_image=255 - grey, soft_mask=True, invert_mask=True)[0]
+    assert torch.equal(turned, out)
+    blurred = make(pipes, "inpaint", image, mask_blur=2.0)[0]
+    assert torch.equal(blurred[:, :, :8], before[:, :, :8])
+    with pytest.raises(PochadeError, match="mask_blur: -1 given, allowed are pixels from 0 on"):
+        make(pipes, "inpaint", image, mask_blur=-1)
+
+
 def test_alpha_is_a_mask_on_request(pipes: dict[str, Any]) -> None:
     """What is new lies beneath the picture, and shows as far as that is transparent."""
     image, alpha = picture(32, 32).convert("RGBA"), np.full((32, 32), 255, dtype=np.uint8)

@@ -167,3 +167,35 @@ def test_no_warning_for_plain_masks() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_masks(np.arange(24).reshape(4, 6) > 3, GREY)
+
+
+def test_soft_masks_keep_their_greys_but_for_noise() -> None:
+    mask = np.array([[0, 7, 8, 100, 247, 248]] * 4, np.uint8)
+    soft = read_masks(mask, GREY, soft=True)
+    assert soft.dtype == torch.uint8
+    assert soft[0, 0, 0].tolist() == [0, 0, 8, 100, 247, 255]
+    assert torch.equal(read_masks(mask / np.float32(255), GREY, soft=True), soft)
+    assert read_masks(mask, GREY, soft=True, invert=True)[0, 0, 0].tolist() == [255, 255, 247, 155, 8, 0]
+    with pytest.raises(PochadeError, match="nothing is white"):
+        read_masks(np.full((4, 6), 5, np.uint8), GREY, soft=True)
+
+
+def test_masks_are_inverted_and_blurred() -> None:
+    mask = np.zeros((4, 6), np.uint8)
+    mask[:, 3:] = 255
+    assert torch.equal(read_masks(mask, GREY, invert=True), read_masks(255 - mask, GREY))
+    large = read_pictures(Image.new("RGB", (200, 40)))
+    half = np.zeros((40, 200), np.uint8)
+    half[:, 100:] = 255
+    blurred = read_masks(half, large, blur=6.0)
+    assert blurred.dtype == torch.uint8
+    # The step becomes the distribution function of the Gaussian.
+    x = torch.arange(200) + 0.5 - 100
+    expected = 255 * 0.5 * (1 + torch.erf(x / (6.0 * 2**0.5)))
+    assert (blurred[0, 0].float() - expected).abs().max() < 5
+    point = np.zeros((40, 200), np.uint8)
+    point[20, 100] = 255
+    with pytest.raises(PochadeError, match="mask_blur: 50 pixels given, which leave nothing of the mask"):
+        read_masks(point, large, blur=50.0)
+    with pytest.raises(PochadeError, match="'alpha' given with soft_mask, mask_blur or invert_mask"):
+        read_masks("alpha", large, invert=True)

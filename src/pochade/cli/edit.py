@@ -125,6 +125,22 @@ def inpaint(
             show_default=False,
         ),
     ] = None,
+    soft_mask: Annotated[
+        bool | None,
+        typer.Option(
+            "--soft-mask/--hard-mask",
+            help="Grey shows as much of the new picture as it is bright; else it is taken as black or white.",
+            show_default=False,
+        ),
+    ] = None,
+    mask_blur: Annotated[
+        float | None,
+        typer.Option(help="Blur the mask by a Gaussian of so many pixels (standard deviation).", show_default=False),
+    ] = None,
+    invert_mask: Annotated[
+        bool | None,
+        typer.Option("--invert-mask/--no-invert-mask", help="Black is generated anew.", show_default=False),
+    ] = None,
     wording: Annotated[
         str | None,
         typer.Option(
@@ -292,6 +308,7 @@ def _requests(
 
 def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Path:
     """Write before, the mask where there is one, and after side by side; the path."""
+    import torch
     from PIL import Image
 
     from pochade.images.sheets import side_by_side
@@ -302,6 +319,8 @@ def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Pat
     if mask is not None:
         with warnings.catch_warnings():  # the pipeline gave them already
             warnings.simplefilter("ignore")
-            marked = read_masks(mask, source)
-        shown.append(Image.fromarray((marked[0, 0] * 255).byte().numpy()))
+            options = {name: arguments[f"{name}_mask"] for name in ("soft", "invert")}
+            marked = read_masks(mask, source, blur=arguments["mask_blur"], **options)
+        values = marked if marked.dtype == torch.uint8 else marked * 255
+        shown.append(Image.fromarray(values[0, 0].byte().numpy()))
     return write_png(side_by_side([*shown, image]), path.parent, f"{path.stem}-compare")

@@ -87,6 +87,13 @@ def check_number(name: str, value: Any) -> None:
         raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
 
 
+def check_blur(value: Any) -> None:
+    """Raises PochadeError where the blur of a mask is no finite number of pixels from 0 on."""
+    check_number("mask_blur", value)
+    if value is None or value < 0:
+        raise PochadeError(f"mask_blur: {value!r} given, allowed are pixels from 0 on")
+
+
 def check_size(name: str, value: Any, multiple: int) -> None:
     """Raises PochadeError where ``value`` is neither None nor a positive multiple."""
     if value is not None and (not isinstance(value, int) or value < multiple or value % multiple):

@@ -13,7 +13,7 @@ from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, bands
 from pochade.images.masks import Box, crop_around, inside_seam
 from pochade.pipelines.base import Callback
-from pochade.pipelines.checks import INPAINT_STRENGTH, picture_generators
+from pochade.pipelines.checks import INPAINT_STRENGTH, check_blur, picture_generators
 from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import NewPictures, Pictures, full, read_masks, read_pictures
 from pochade.types import Conditioning, TextEncoding
@@ -26,9 +26,9 @@ class InpaintPipeline(EditingPipeline):
     that the model has. At every step the latents outside the mask are those of the picture at the noise of that step
     (2201.09865, 2206.02779). A model that was trained to inpaint is also conditioned on the picture with its hole. With
     an instruction a model that was trained to edit is conditioned on the whole square, and changes what the mask marks.
-    In the end the result is laid over the picture inside the mask, with a soft seam as wide as one sampled pixel, so
-    that outside it every pixel is that of the input, what is transparent included. With ``ALPHA`` it is laid beneath
-    the picture, and shows as far as that is transparent.
+    In the end the result is laid over the picture inside the mask, with a seam as wide as one sampled pixel, or as much
+    as a soft mask is bright, so that outside it every pixel is that of the input, what is transparent included. With
+    ``ALPHA`` it is laid beneath the picture, and shows as far as that is transparent.
     """
 
     @torch.no_grad()
@@ -53,6 +53,9 @@ class InpaintPipeline(EditingPipeline):
         instruction: str | Sequence[str] | None = None,
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        soft_mask: bool = False,
+        mask_blur: float = 0.0,
+        invert_mask: bool = False,
     ) -> Any:
         """Inpaint B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
@@ -64,13 +67,19 @@ class InpaintPipeline(EditingPipeline):
             strength: in (0, 1]; at 1 what the mask marks is forgotten, below it is only changed.
             instruction: what to do with what the mask marks, such as "make it green", in place of a prompt.
 
+            soft_mask: grey shows as much of the new picture as it is bright, in place of the seam; else it counts as
+                white from the middle on.
+            mask_blur: standard deviation in pixels of a Gaussian that the mask is convolved with, from 0 on; what it
+                leaves of the mask is shown as a soft one is.
+            invert_mask: black is generated anew, not white.
+
         Raises:
             PochadeError: an argument is not allowed, a mask has another size or nothing white, or an instruction is
                 given to a model that follows none; before any work.
             FailureError: pictures came out as NaN or in one flat colour.
 
         Warns:
-            EditingWarning: a mask has grey pixels, or marks all of the picture.
+            EditingWarning: a mask that is not soft has grey pixels, or one marks all of the picture.
         """
         image_scale = self._check_instruction(prompt, prompt_embeds, instruction, image_guidance_scale)
         num_inference_steps = self.default_steps if num_inference_steps is None else num_inference_steps
@@ -84,8 +93,9 @@ class InpaintPipeline(EditingPipeline):
             output_type=output_type,
             callback_on_step_end_tensor_inputs=callback_on_step_end_tensor_inputs,
         )
+        check_blur(mask_blur)
         pictures = read_pictures(image)
-        masks = read_masks(mask_image, pictures)
+        masks = read_masks(mask_image, pictures, soft=soft_mask, blur=mask_blur, invert=invert_mask)
         call = self._call(
             prompt if instruction is None else instruction,
             prompt_embeds,
@@ -154,12 +164,15 @@ class _Hole:
     most: int
 
     @classmethod
-    def of(cls, marked: Tensor, side: int, multiple: int) -> "_Hole":
-        """That of a mask [H, W] bool, for a model that samples ``side`` x ``side`` pixels in multiples."""
-        box = crop_around(marked, side)
+    def of(cls, mask: Tensor, side: int, multiple: int) -> "_Hole":
+        """That of a mask [H, W], bool or of bytes, for a model that samples ``side`` x ``side`` pixels in multiples."""
+        box = crop_around(mask > 0, side)
         canvas = Canvas.fit(box.height, box.width, side, multiple)
-        shown, most = inside_seam(box.of(marked), math.ceil(canvas.magnification))
-        return cls(box, canvas, box.of(marked).clone(), shown, most)
+        inside = box.of(mask).clone()
+        if mask.dtype != torch.bool:
+            return cls(box, canvas, inside > 0, inside, full(inside))
+        shown, most = inside_seam(inside, math.ceil(canvas.magnification))
+        return cls(box, canvas, inside, shown, most)
 
     def beneath(self, alpha: Tensor) -> "_Hole":
         """The same, but what is new lies beneath a picture whose transparency is ``alpha`` [H, W]."""

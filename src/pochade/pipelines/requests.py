@@ -20,6 +20,7 @@ from pochade.pipelines.checks import (
     FACTORS,
     IMAGE_GUIDANCE,
     UPSCALE_GUIDANCE,
+    check_blur,
     check_control,
     check_count,
     check_factor,
@@ -267,6 +268,10 @@ class EditRequest(Request):
             large).
         mask: to inpaint: a file of the size of the source, white where it is made anew, or ``alpha`` for its
             transparent part.
+        soft_mask: whether grey in a mask shows as much of the new picture as it is bright, and is not taken as black or
+            white.
+        mask_blur: standard deviation in pixels of a Gaussian that the mask is convolved with; 0 for none.
+        invert_mask: whether what is black in the mask is made anew.
         factor: of super-resolution, 2 or 4; None for 2.
         strength: how much noise the source gets, in (0, 1]; None for the usual one of the task.
         size: pixels a side of the square as large as which the source is sampled, or of its tiles; None for the
@@ -282,6 +287,9 @@ class EditRequest(Request):
     source: str
     task: EditTask = "edit"
     mask: str | None = None
+    soft_mask: bool = False
+    mask_blur: float = 0.0
+    invert_mask: bool = False
     factor: int | None = None
     strength: float | None = None
     size: int | None = None
@@ -300,6 +308,10 @@ class EditRequest(Request):
             raise PochadeError("prompt: empty, allowed is a sentence such as 'a green apple'")
         if (self.mask is None) == (self.task == "inpaint"):
             raise PochadeError(f"mask: {self.mask!r} given for {self.task}, allowed is one to inpaint, else none")
+        check_blur(self.mask_blur)
+        for name in ("soft_mask", "mask_blur", "invert_mask"):
+            if getattr(self, name) and self.mask in (None, ALPHA):
+                raise PochadeError(f"{name}: given for the mask {self.mask!r}, allowed is the file of a mask")
         if self.factor is not None:
             if self.task != "super_resolution":
                 raise PochadeError(f"factor: {self.factor} given for {self.task}, allowed is none")
@@ -342,6 +354,7 @@ class EditRequest(Request):
             self,
             **changes,
             factor=factor,
+            mask_blur=float(self.mask_blur),
             strength=usual_strength(self.task, trained, factor) if self.strength is None else float(self.strength),
             instruction=instruction,
             image_guidance=None if image_guidance is None else float(image_guidance),

@@ -179,6 +179,8 @@ def pipeline_arguments(
             "factor": request.factor,
             "image_guidance_scale": request.image_guidance,
         }
+        if request.mask is not None:
+            options |= {name: getattr(request, name) for name in ("soft_mask", "mask_blur", "invert_mask")}
         given = {name: value for name, value in options.items() if value is not None}
         return {**given, "strength": request.strength, "size": request.size}
     height, width = request.height or pipe.default_size, request.width or pipe.default_size
