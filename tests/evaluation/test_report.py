@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image, ImageDraw
 
 from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
 from pochade.evaluation.pictures import to_uint8
 from pochade.evaluation.report import NOT_MEASURED, Report, evaluate
@@ -136,6 +138,24 @@ def test_a_generator_of_flat_pictures_is_worse_in_every_figure(
     assert flat["kid_lite0"] > 10 * abs(good["kid_lite0"])
     assert flat["fd_lite0"] > good["fd_lite0"]
     assert flat["retrieval"]["generated"]["R@1"] < flat["retrieval"]["real"]["R@1"]
+
+
+def test_unusable_pictures_are_named_and_their_limit_can_be_set(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mixed = tmp_path / "mixed"
+    shutil.copytree(data, mixed)
+    for i in range(12):
+        (mixed / f"broken {i}.png").write_bytes(b"")
+        (mixed / f"broken {i}.txt").write_text(f"broken {i}")
+    with pytest.raises(FailureError, match=r"12 of .* \(broken 0.png, .* and 2 more\)"):
+        run(ToyPipeline(), mixed, tmp_path / "out")
+    pipe = ToyPipeline()
+    options: dict[str, Any] = {"samples": 4, "out": tmp_path / "out", "reading": Reading(max_skipped=0.5)}
+    evaluate(pipe, mixed, **options)
+    assert "12 skipped (12 empty file (broken 0.png, " in capsys.readouterr().err
+    (settings,) = (tmp_path / "out" / "pictures").rglob("settings.json")
+    assert json.loads(settings.read_text())["device"] == "cpu"  # another device makes others
 
 
 def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: tuple[Report, ToyPipeline]) -> None:

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
@@ -188,6 +189,8 @@ def evaluate(
     size = int(pipeline.default_size) if size is None else size
     training = () if pipeline.name_or_path is None else read_training_data(Path(pipeline.name_or_path))
     dataset = open_source(data, "all", progress=progress, reading=reading)
+    if progress and dataset.report is not None and dataset.report.skipped_count:
+        print(f"warning: {dataset.report.summary()}", file=sys.stderr)
     seen = seen_groups(dataset, training, progress=progress)
     real = read_splits(dataset, size, seed, seen.groups)
     weights = fingerprint(pipeline)

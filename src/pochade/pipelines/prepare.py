@@ -113,10 +113,10 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
 
 
 def _factor(request: EditRequest, metadata: PictureMetadata) -> int:
-    from PIL import Image
+    from pochade.images.decode import BadImage, load_image
 
     try:
-        with Image.open(request.source) as image:
-            return round(max(metadata.width, metadata.height) / max(image.size))
-    except OSError as error:
-        raise PochadeError(f"source: {request.source!r} cannot be read ({error.strerror or error})") from error
+        image, _ = load_image(request.source)
+    except BadImage as error:
+        raise PochadeError(f"source: {error}") from error
+    return round(max(metadata.width, metadata.height) / max(image.size))
