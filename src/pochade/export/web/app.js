@@ -1,0 +1,475 @@
+// The page: what is asked for, what is under way, and what came of it.
+
+import { Editor } from "./editor.js";
+import { Files, PageError, hex } from "./files.js";
+import { Gallery } from "./gallery.js";
+import { checkManifest } from "./model.js";
+import { encodePng } from "./png.js";
+import { checkBrowser } from "./runtime.js";
+import { $, make, memory, notice, seconds, show } from "./ui.js";
+import { Viewer } from "./viewer.js";
+
+const SEEDS = 2 ** 31; // drawn below this: small enough to be read out
+const VIEWS = ["create", "edit", "gallery"];
+const PATIENCE = 20_000; // milliseconds that the service worker may take at the first visit
+
+let manifest, files, gallery, viewer, editor, worker;
+let ready = false;
+let stepMilliseconds = 0, decoderMilliseconds = 0;
+let job = null; // what is under way: { id, kind, tile, resolve, reject }
+let jobs = 0;
+let result = null; // the record of the last edit
+let strengthOf = "edit"; // the task that the slider was last set for
+
+// Start
+
+async function start() {
+  checkBrowser();
+  await isolate();
+  files = await Files.open(notice);
+  manifest = checkManifest(await files.json("model/manifest.json"));
+  gallery = await Gallery.open(() => viewer?.refresh(), notice);
+  const edits = manifest.tasks.includes("edit");
+  viewer = new Viewer(gallery, { edit: edits ? editThis : null, reuse, deleted });
+  editor = new Editor(editorChanged);
+  describeModel(edits);
+  wire();
+  await viewer.refresh();
+  go();
+  worker = new Worker(new URL("worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data }) => HANDLERS[data.type](data);
+  worker.onerror = (event) => broken(`The model could not be started (${event.message ?? "its script does not load"}).`);
+  const query = new URLSearchParams(location.search);
+  worker.postMessage({
+    type: "open",
+    gpu: query.get("backend") !== "wasm",
+    threads: Number(query.get("threads")) || null,
+    providers: memory.get("providers"),
+  });
+}
+
+/** Has the service worker keep the page, and load it once more where that gives WebAssembly its threads. */
+async function isolate() {
+  const workers = navigator.serviceWorker;
+  if (!workers) return; // plain http: no offline use, one thread
+  let registration;
+  try {
+    registration = await workers.register("sw.js", { updateViaCache: "none" });
+  } catch {
+    notice("This browser does not keep the page: it needs the network at every visit.");
+    return;
+  }
+  offerUpdate(registration);
+  if (self.crossOriginIsolated) return;
+  if (!workers.controller) {
+    const first = registration.installing ?? registration.waiting ?? registration.active;
+    await new Promise((resolve) => {
+      workers.addEventListener("controllerchange", resolve, { once: true });
+      first?.addEventListener("statechange", () => first.state === "redundant" && resolve());
+      setTimeout(resolve, PATIENCE);
+    });
+    if (!workers.controller) notice("The page could not be kept for use without a network; the next visit tries again.");
+  }
+  if (workers.controller && !memory.get("isolated", "sessionStorage")) {
+    memory.set("isolated", true, "sessionStorage");
+    if (!memory.get("isolated", "sessionStorage")) return; // it could go on for ever
+    location.reload();
+    await new Promise(() => {});
+  }
+}
+
+function offerUpdate(registration) {
+  const offer = (waiting) => {
+    navigator.serviceWorker.addEventListener("controllerchange", () => location.reload(), { once: true });
+    notice("There is a new version of this page.", { label: "Load it", run: () => waiting.postMessage("activate") });
+  };
+  if (registration.waiting && navigator.serviceWorker.controller) offer(registration.waiting);
+  registration.addEventListener("updatefound", () => {
+    const found = registration.installing;
+    found.addEventListener("statechange", () => {
+      if (found.state === "installed" && navigator.serviceWorker.controller && registration.active !== found) offer(found);
+    });
+  });
+}
+
+function broken(text) {
+  document.body.classList.add("broken");
+  const retry = make("button", { type: "button", textContent: "Try again", onclick: () => location.reload() });
+  const message = make("div", { className: "welcome", role: "alert" }, make("p", { className: "lead", textContent: "The model cannot run here." }), make("p", { textContent: text }), retry);
+  $("welcome").replaceWith(message);
+  if (location.hash === "#gallery") return;
+  document.querySelector(".stage").prepend(message);
+}
+
+// The form
+
+function stepChoices() {
+  const { times } = manifest.sampling;
+  return Object.keys(times).map(Number).sort((a, b) => a - b);
+}
+
+function describeModel(edits) {
+  const { model, defaults, text, trained_tasks } = manifest;
+  document.title = `${model.name} · pochade`;
+  $("name").textContent = model.name;
+  document.querySelector('[data-for="edit"]').hidden = !edits;
+  document.body.style.setProperty("--ratio", manifest.width / manifest.height);
+  const choices = stepChoices();
+  Object.assign($("steps"), { max: choices.length - 1, value: choices.indexOf(defaults.steps) });
+  Object.assign($("guidance"), { max: Math.max(10, defaults.guidance), value: defaults.guidance });
+  $("strength").value = defaults.strength.edit ?? 0.6;
+  newSeed();
+  chips("styles", model.styles, (style, chip) => {
+    const on = chip.getAttribute("aria-pressed") !== "true";
+    for (const one of $("styles").children) one.setAttribute("aria-pressed", on && one === chip);
+  });
+  chips("prompts", text?.classes.length ? text.classes : model.prompts, (prompt) => {
+    $("prompt").value = prompt;
+    $("prompt").focus();
+  });
+  $("prompt").placeholder = model.prompts[0] ?? text?.classes[0] ?? "a red apple";
+  $("prompt").disabled = !text;
+  $("mode-field").hidden = !trained_tasks.includes("edit");
+  document.querySelector(`[name="mode"][value="${trained_tasks.includes("edit") ? "instruction" : "description"}"]`).checked = true;
+  const licence = model.license ? `Licence of the model: ${model.license}. ` : "";
+  $("about").textContent = `${licence}${model.attribution ?? ""} ${manifest.width} × ${manifest.height} px. Made with pochade ${manifest.pochade} and ONNX Runtime.`;
+  updateForm();
+}
+
+function chips(id, values, choose) {
+  $(`${id}-field`).hidden = !values?.length;
+  $(id).replaceChildren(
+    ...(values ?? []).map((value) => {
+      const chip = make("button", { type: "button", textContent: value });
+      if (id === "styles") chip.setAttribute("aria-pressed", "false");
+      chip.onclick = () => choose(value, chip);
+      return chip;
+    }),
+  );
+}
+
+function newSeed() {
+  $("seed").value = crypto.getRandomValues(new Uint32Array(1))[0] % SEEDS;
+}
+
+const chosen = (name) => document.querySelector(`[name="${name}"]:checked`)?.value;
+const view = () => document.body.dataset.view;
+const editing = () => view() === "edit";
+const instructed = () => editing() && chosen("mode") === "instruction";
+
+/** Milliseconds of a picture. */
+const estimate = (steps, share = 1) => steps * stepMilliseconds * share + decoderMilliseconds;
+
+function updateForm() {
+  const steps = stepChoices()[Number($("steps").value)], guidance = Number($("guidance").value);
+  const count = editing() ? 1 : Number(chosen("count"));
+  const rows = guidance === 1 ? 1 : 2, usual = manifest.defaults.guidance === 1 ? 1 : 2;
+  $("steps-value").textContent = `${steps}${stepMilliseconds ? ` · about ${seconds(count * estimate(steps, rows / usual))}` : ""}`;
+  $("guidance-value").textContent = guidance;
+  $("strength-value").textContent = `${Math.round(100 * Number($("strength").value))} %`;
+  $("negative").disabled = guidance === 1;
+  $("strength-field").hidden = instructed();
+  $("prompt-label").textContent = !editing() ? "Prompt" : instructed() ? "What to do" : editor?.mask ? "What the picture shows with the new part" : "What the new picture shows";
+  const busy = job !== null, canGo = ready && !busy && (!editing() || editor?.picture);
+  $("go").textContent = editing() ? (editor?.mask ? "Paint the mask anew" : "Edit") : "Create";
+  $("go").hidden = $("reroll").hidden = busy;
+  $("cancel").hidden = !busy;
+  $("go").disabled = $("reroll").disabled = !canGo;
+}
+
+function wire() {
+  $("form").addEventListener("input", updateForm);
+  $("form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    submit();
+  });
+  $("prompt").addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    $("form").requestSubmit($("go").disabled ? null : $("go"));
+  });
+  document.addEventListener("keydown", (event) => event.key === "Escape" && !$("viewer").open && job && cancel());
+  $("reroll").onclick = () => {
+    newSeed();
+    submit();
+  };
+  $("cancel").onclick = cancel;
+  $("seed").addEventListener("change", () => /^\d+$/.test($("seed").value) || newSeed());
+  $("split").addEventListener("input", () => $("compare").style.setProperty("--at", `${$("split").value}%`));
+  $("back").onclick = () => showResult(null);
+  $("continue").onclick = () => editThis(result);
+  $("open-result").onclick = () => viewer.open(result);
+  addEventListener("hashchange", go);
+}
+
+function go() {
+  const wanted = location.hash.slice(1);
+  const to = VIEWS.includes(wanted) && !document.querySelector(`[data-for="${wanted}"]`).hidden ? wanted : "create";
+  document.body.dataset.view = to;
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.dataset.for === to) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  $("gallery").hidden = to !== "gallery";
+  $("editor").hidden = to !== "edit";
+  $("pictures").hidden = to !== "create";
+  if ($("welcome")) $("welcome").hidden = to !== "create" || $("pictures").children.length > 0;
+  updateForm();
+}
+
+// Pictures
+
+function request() {
+  const style = document.querySelector('#styles [aria-pressed="true"]')?.textContent;
+  const typed = $("prompt").value.trim();
+  const guidance = Number($("guidance").value);
+  const common = {
+    prompt: typed && style && !instructed() ? `${typed}, ${style} style` : typed,
+    negativePrompt: guidance === 1 ? "" : $("negative").value.trim(),
+    seed: Number($("seed").value),
+    steps: stepChoices()[Number($("steps").value)],
+    guidance,
+  };
+  if (!editing()) return { ...common, task: "generate" };
+  const { width, height, data } = editor.picture, { mask } = editor, { defaults } = manifest, instruction = instructed();
+  return {
+    ...common,
+    task: mask ? "inpaint" : "edit",
+    instruction,
+    imageGuidance: defaults.instruction_guidance,
+    strength: instruction ? 1 : Number($("strength").value),
+    source: { width, height, data: data.slice() },
+    mask,
+  };
+}
+
+async function submit() {
+  if (!ready || job || $("go").disabled) return;
+  const given = request();
+  if (manifest.text && !given.prompt) {
+    note("Write what the picture should show.");
+    $("prompt").focus();
+    return;
+  }
+  note("");
+  const count = editing() ? 1 : Number(chosen("count")), began = performance.now();
+  const tiles = given.task === "generate" ? newTiles(count, given.prompt) : [null];
+  showResult(null);
+  try {
+    for (let i = 0; i < count; i++) {
+      const one = { ...given, seed: given.seed + i };
+      const picture = await paint(one, tiles[i], i, count);
+      if (picture.cut) note(`The prompt is longer than the model reads: its last ${picture.cut} tokens are left out.`);
+      const record = await keep(one, picture);
+      if (tiles[i]) finishTile(tiles[i], picture, record);
+      else showResult(record);
+      status(`${count > 1 ? `${i + 1} of ${count} pictures` : "Done"} in ${seconds(performance.now() - began)}`);
+    }
+    viewer.refresh();
+    navigator.storage?.persist?.().catch(() => {});
+  } catch (error) {
+    for (const tile of tiles) if (tile?.getAttribute("aria-busy") === "true") tile.remove();
+    $("pictures").dataset.count = $("pictures").children.length || 1;
+    if ($("welcome")) $("welcome").hidden = editing() || $("pictures").children.length > 0;
+    status(error.cancelled ? "Cancelled." : "");
+    if (!error.cancelled) notice(error.message);
+  }
+  job = null;
+  progress(null);
+  updateForm();
+}
+
+function paint(one, tile, index, count) {
+  const id = ++jobs;
+  const promise = new Promise((resolve, reject) => (job = { id, tile, index, count, resolve, reject, began: performance.now(), estimate: estimate(one.steps) }));
+  status(count > 1 ? `Picture ${index + 1} of ${count}…` : "Reading the prompt…");
+  progress(index / count);
+  updateForm();
+  worker.postMessage({ type: "paint", id, request: one });
+  return promise;
+}
+
+function cancel() {
+  status("Stopping…");
+  worker.postMessage({ type: "cancel", id: job.id });
+}
+
+const HANDLERS = {
+  notice: ({ text }) => notice(text),
+  broken: ({ text }) => broken(text),
+  download({ received, total }) {
+    if (!total) return;
+    progress(received / total);
+    status(`Downloading the model: ${(received / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB. It is kept for later visits.`);
+  },
+  ready({ threads, gpu }) {
+    ready = true;
+    progress(null);
+    document.body.dataset.backend = gpu ? "webgpu" : "wasm";
+    document.body.dataset.threads = threads;
+    status(`Ready · ${gpu ? "on the GPU" : `${threads} ${threads > 1 ? "threads" : "thread"}`}`);
+    updateForm();
+  },
+  providers({ providers }) {
+    memory.set("providers", providers);
+    if (Object.values(providers.chosen).includes("webgpu")) document.body.dataset.backend = "webgpu";
+  },
+  speed(measured) {
+    ({ stepMilliseconds, decoderMilliseconds } = measured);
+    document.body.dataset.warm = "yes";
+    updateForm();
+  },
+  step({ id, taken, total, picture }) {
+    if (job?.id !== id) return;
+    const spent = performance.now() - job.began;
+    progress((job.index + taken / (total + 0.5)) / job.count);
+    status(`${job.count > 1 ? `Picture ${job.index + 1} of ${job.count}, step` : "Step"} ${taken} of ${total} · ${seconds(spent)}`);
+    job.tile?.style.setProperty("--done", taken / total);
+    if (picture && job.tile) show(job.tile.firstElementChild, picture);
+    else if (picture) show($("source"), onEasel(picture));
+  },
+  picture({ id, picture }) {
+    if (job?.id !== id) return;
+    const ratio = picture.milliseconds / job.estimate;
+    if (Number.isFinite(ratio)) [stepMilliseconds, decoderMilliseconds] = [stepMilliseconds * ratio, decoderMilliseconds * ratio];
+    job.resolve(picture);
+  },
+  cancelled({ id }) {
+    if (job?.id === id) job.reject(Object.assign(new Error(), { cancelled: true }));
+  },
+  error({ id, text }) {
+    if (job?.id === id) job.reject(new PageError(text));
+  },
+};
+
+/** A preview of an edit has the model's size; the easel shows it over the picture only where the shapes agree. */
+function onEasel(preview) {
+  const { picture } = editor;
+  return Math.abs(picture.width / picture.height - preview.width / preview.height) < 0.01 ? preview : picture;
+}
+
+function newTiles(count, prompt) {
+  const tiles = Array.from({ length: count }, () => {
+    const canvas = make("canvas", { width: manifest.width, height: manifest.height });
+    return make("button", { type: "button", className: "tile", "aria-busy": "true", "aria-label": `${prompt}, in the making` }, canvas, make("i"));
+  });
+  $("pictures").dataset.count = count;
+  $("pictures").replaceChildren(...tiles);
+  if ($("welcome")) $("welcome").hidden = true;
+  return tiles;
+}
+
+function finishTile(tile, picture, record) {
+  show(tile.firstElementChild, picture);
+  tile.lastElementChild.remove();
+  tile.removeAttribute("aria-busy");
+  tile.setAttribute("aria-label", `${record.recipe.prompt}: open`);
+  tile.dataset.id = record.id;
+  tile.onclick = () => viewer.open(record);
+}
+
+function showResult(record) {
+  result = record;
+  const there = record !== null && editing();
+  $("compare").hidden = $("compare-tools").hidden = !there;
+  $("easel").hidden = there || !editor.picture;
+  if (editor.picture) show($("source"), editor.picture);
+  if (!there) return;
+  const { width, height } = record.recipe;
+  $("compare").style.setProperty("--ratio", width / height);
+  $("before").src = viewer.url(record, "source");
+  $("after").src = viewer.url(record);
+  $("split").value = 50;
+  $("compare").style.setProperty("--at", "50%");
+}
+
+const sha256 = async (data) => (self.crypto?.subtle ? hex(await crypto.subtle.digest("SHA-256", data)) : "");
+
+/** A picture in the gallery, as a PNG that says how it was made: the words of `pochade generate`. */
+async function keep(one, picture) {
+  const { model, pochade } = manifest, parts = {}, more = {};
+  if (one.task !== "generate") {
+    parts.source = await encodePng(one.source);
+    Object.assign(more, { strength: one.strength, instruction: one.instruction, image_guidance: one.instruction ? one.imageGuidance : null });
+    const stem = editor.picture.name.replace(/\.[^.]*$/, "");
+    Object.assign(more, { source: `${stem}.png`, source_sha256: await sha256(await parts.source.arrayBuffer()) });
+    if (one.mask) {
+      const { width, height } = one.source, data = new Uint8Array(4 * width * height);
+      one.mask.forEach((value, i) => (data[4 * i] = 255 * value));
+      parts.mask = await encodePng({ width, height, data }, null, 1);
+      Object.assign(more, { mask: `${stem}-mask.png`, mask_sha256: await sha256(await parts.mask.arrayBuffer()) });
+    }
+  }
+  const recipe = {
+    task: one.task,
+    prompt: one.prompt,
+    seed: one.seed,
+    model: model.name,
+    steps: one.steps,
+    guidance: one.guidance,
+    guidance_interval: [0, 1],
+    negative_prompt: one.negativePrompt,
+    depth: null,
+    ...more,
+    model_sha256: model.sha256 ?? "",
+    bundle_sha256: files.sha256("model/manifest.json"),
+    height: picture.height,
+    width: picture.width,
+    versions: { pochade, browser: navigator.userAgent },
+  };
+  return gallery.add({ blob: await encodePng(picture, recipe), recipe, ...parts });
+}
+
+async function editThis(record) {
+  const name = `${record.recipe.prompt ? "picture" : "edited"}-${record.recipe.seed}.png`;
+  location.hash = "edit";
+  go();
+  showResult(null);
+  await editor.take(new File([record.blob], name, { type: "image/png" }));
+  $("prompt").select();
+}
+
+function reuse({ recipe }) {
+  $("prompt").value = recipe.prompt;
+  for (const style of $("styles").children) style.setAttribute("aria-pressed", "false");
+  $("seed").value = recipe.seed;
+  $("negative").value = recipe.negative_prompt;
+  $("guidance").value = recipe.guidance;
+  const place = stepChoices().indexOf(recipe.steps);
+  if (place >= 0) $("steps").value = place;
+  if (recipe.strength) $("strength").value = recipe.strength;
+  location.hash = recipe.task === "generate" ? "create" : "edit";
+  go();
+  $("prompt").focus();
+}
+
+function deleted(record) {
+  document.querySelector(`.tile[data-id="${record.id}"]`)?.remove();
+  if (result?.id === record.id) showResult(null);
+  if ($("welcome")) $("welcome").hidden = view() !== "create" || $("pictures").children.length > 0;
+}
+
+function editorChanged() {
+  if (!editor) return;
+  if (!editor.picture) showResult(null);
+  const task = editor.mask ? "inpaint" : "edit";
+  if (task !== strengthOf) $("strength").value = manifest.defaults.strength[task] ?? 1;
+  strengthOf = task;
+  updateForm();
+}
+
+function status(text) {
+  $("status").textContent = text;
+}
+
+function note(text) {
+  $("prompt-note").textContent = text;
+  $("prompt-note").hidden = !text;
+}
+
+function progress(share) {
+  $("progress").hidden = share === null;
+  if (share !== null) $("progress").value = Math.min(1, Math.max(0, share));
+}
+
+start().catch((error) => broken(error instanceof PageError ? error.message : `The page could not be started (${error?.message ?? error}).`));

@@ -1,0 +1,96 @@
+// The model, away from the page: messages in, steps and pictures out.
+
+import { Files, PageError } from "./files.js";
+import { Model } from "./model.js";
+import { chooseBuild, openRuntime } from "./runtime.js";
+
+class Cancelled extends Error {}
+
+const COMPARED = ["denoiser", "decoder"];
+const cancelled = new Set();
+let opened = null; // a promise of the model
+let queue = Promise.resolve();
+let waiting = 0;
+
+const say = (message, transfer = []) => self.postMessage(message, transfer);
+const notice = (text) => say({ type: "notice", text });
+const explain = (error) => {
+  if (error instanceof PageError) return error.message;
+  if (error instanceof RangeError || /memory|alloc/i.test(String(error?.message))) {
+    return "This device has too little memory free for the model. Close other tabs and load the page again.";
+  }
+  return `Something failed that should not: ${error?.message ?? error}`;
+};
+
+/** Lets messages in: a request to cancel, above all. */
+const breathe = () => new Promise((resolve) => setTimeout(resolve));
+
+async function open({ gpu, threads, providers }) {
+  const files = await Files.open(notice);
+  const manifest = await files.json("model/manifest.json");
+  const build = await chooseBuild({ gpu, threads });
+  const graphs = ["text_encoder", "denoiser", "decoder"].filter((name) => manifest.graphs?.[name]);
+  const needed = [build.wasm, ...graphs.map((name) => `model/${manifest.graphs[name].file}`)];
+  let total = await files.missing(needed), received = 0;
+  const load = async (path) => {
+    if (!needed.includes(path)) total += await files.missing([path]);
+    return files.load(path, (count) => say({ type: "download", received: (received += count), total }));
+  };
+  say({ type: "download", received, total });
+  const ort = await openRuntime(build, await load(build.wasm));
+  const known = build.gpu && providers?.version === files.version ? providers.chosen : null;
+  const model = new Model(ort, manifest, load, known ?? {});
+  await model.prepare();
+  say({ type: "ready", threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
+  queue = queue.then(() => warmUp(model, build, known, files.version)).catch((error) => notice(explain(error)));
+  return model;
+}
+
+/** While nobody waits for a picture. */
+async function warmUp(model, build, known, version) {
+  const pause = async () => {
+    await breathe();
+    if (waiting) throw new Cancelled();
+  };
+  try {
+    if (build.gpu && !known) {
+      const chosen = await model.compareProviders(COMPARED, pause);
+      say({ type: "providers", providers: { version, chosen } });
+    }
+    const times = await model.warmUp(COMPARED, pause);
+    say({ type: "speed", stepMilliseconds: times.denoiser, decoderMilliseconds: times.decoder });
+  } catch (error) {
+    if (!(error instanceof Cancelled)) throw error;
+  }
+}
+
+async function paint(id, request) {
+  const pause = async () => {
+    await breathe();
+    if (cancelled.delete(id)) throw new Cancelled();
+  };
+  const step = (taken, total, picture) => say({ type: "step", id, taken, total, picture }, picture ? [picture.data.buffer] : []);
+  try {
+    const model = await opened;
+    await pause();
+    const picture = await model.paint(request, { pause, step });
+    say({ type: "picture", id, picture }, [picture.data.buffer]);
+  } catch (error) {
+    say(error instanceof Cancelled ? { type: "cancelled", id } : { type: "error", id, text: explain(error) });
+  } finally {
+    cancelled.delete(id);
+    waiting--;
+  }
+}
+
+self.onmessage = ({ data }) => {
+  if (data.type === "cancel") cancelled.add(data.id);
+  if (data.type === "paint") {
+    waiting++;
+    queue = queue.then(() => paint(data.id, data.request));
+  }
+  if (data.type === "open") {
+    opened = open(data);
+    opened.catch((error) => say({ type: "broken", text: explain(error) }));
+  }
+};

@@ -1,0 +1,131 @@
+"""A page of a toy model, a browser without a window, and pages in it that complain of nothing."""
+
+import fcntl
+import gzip
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from export.web.serving import Host, serve
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
+PLAIN = "plain.test"
+"""A name of this machine that the browser does not trust: plain http, as in a local network."""
+RULES = f"MAP {PLAIN} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
+FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules={RULES}")
+PATIENCE = 120_000
+"""Milliseconds for what ends at once on a machine that is not busy."""
+
+
+@pytest.fixture(scope="session")
+def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a toy model that edits, 32 px. Read only. One process makes it for all."""
+    from pochade.export.bundle import model_facts
+    from pochade.export.site import export_site
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+    place = root / "toy-site"
+    with (root / "toy-site.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not place.exists():
+            facts = model_facts("toy-editor", toy_editor_folder)
+            export_site(TextToImagePipeline.from_pretrained(toy_editor_folder), place, facts, size=32)
+    return place
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle that the page holds, unpacked."""
+    folder = tmp_path_factory.mktemp("bundles") / "toy"
+    folder.mkdir()
+    shutil.copyfile(toy_site / "model" / "manifest.json", folder / "manifest.json")
+    for path in (toy_site / "model").glob("*.gz"):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium."""
+    found = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if found is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
+
+
+@pytest.fixture(scope="session")
+def host(toy_site: Path) -> Iterator[Host]:
+    """The toy page, served without faults, below a path."""
+    with serve(toy_site, "/some/where/") as served:
+        yield served
+
+
+class Watched:
+    """Contexts of the browser, whose pages are watched: errors in the console, and requests to other hosts."""
+
+    def __init__(self, browser: Any) -> None:
+        self._browser = browser
+        self.errors: list[str] = []
+        self.foreign: list[str] = []
+        self.contexts: list[Any] = []
+
+    def context(self, **options: Any) -> Any:
+        """A new visitor of the page."""
+        context = self._browser.new_context(**options)
+        context.set_default_timeout(PATIENCE)
+        context.on("console", lambda message: message.type == "error" and self.errors.append(message.text))
+        context.on("weberror", lambda error: self.errors.append(str(error.error)))
+        context.on("request", lambda request: self._request(request.url))
+        self.contexts.append(context)
+        return context
+
+    def _request(self, url: str) -> None:
+        if not re.match(rf"(blob:)?http://(localhost|{PLAIN}):", url):
+            self.foreign.append(url)
+
+    def close(self) -> None:
+        """Ends the visits."""
+        for context in self.contexts:
+            context.close()
+
+
+@pytest.fixture
+def visitors(browser: Any) -> Iterator[Watched]:
+    """New visitors; requests to other hosts fail the test, errors of the console where the test does not clear them."""
+    watched = Watched(browser)
+    yield watched
+    watched.close()
+    assert not watched.foreign
+    assert not watched.errors
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Any, host: Host) -> Iterator[Callable[..., Any]]:
+    """Opens the toy page for a visitor who has been there before; ``view`` and ``query`` follow the address."""
+    watched = Watched(browser)
+    context = watched.context(accept_downloads=True)
+
+    def opened(view: str = "create", query: str = "?backend=wasm&threads=2") -> Any:
+        for old in context.pages:
+            old.close()
+        page = context.new_page()
+        page.goto(f"{host.url}{query}#{view}")
+        page.wait_for_selector("body[data-threads]")
+        return page
+
+    yield opened
+    watched.close()
+    assert not watched.foreign
+    assert not watched.errors

@@ -1,0 +1,110 @@
+"""The scripts of the page against what they stand for: ``tokenizers``, torch's noise, Pillow."""
+
+import io
+import json
+from collections.abc import Callable
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import CAPTIONS
+from export.web.serving import Host
+from pochade.text_encoders.bag import BagEncoder
+
+TEXTS = [
+    "a red apple",
+    "A RED Apple, noto style",
+    "naïve café — déjà-vu",
+    "two  tabs\tand\nlines",
+    "don't, it's 3.14!",
+    "unbelievably-longcompoundword",
+    "東京の猫 and ΟΔΟΣ",
+    "🙂 smile \u200b zero",
+    "x" * 120,
+    "[MASK] is special",
+    "",
+    " ",
+    "a\u0301e\u0308 ½ ﬁ",
+]
+
+
+@pytest.fixture(scope="module")
+def script(browser: Any, host: Host) -> Any:
+    """A page in which the modules can be imported."""
+    page = browser.new_page()
+    page.goto(f"{host.url}files.json")
+    yield lambda code, value=None: page.evaluate(f"async (value) => {{ {code} }}", value)
+    page.close()
+
+
+def mini_lm() -> str:
+    from pochade.text_encoders.minilm import MiniLMEncoder
+
+    return MiniLMEncoder().tokenizer_json()
+
+
+@pytest.mark.parametrize("make", [mini_lm, lambda: BagEncoder.train_tokenizer(CAPTIONS, 300)], ids=["minilm", "bag"])
+def test_tokens_are_those_of_the_library(script: Any, make: Callable[[], str]) -> None:
+    from tokenizers import Tokenizer
+
+    text = make()
+    library = Tokenizer.from_str(text)
+    code = """
+    const { makeTokenizer } = await import("./tokenizer.js");
+    return value.texts.map(makeTokenizer(value.json));
+    """
+    found = script(code, {"json": json.loads(text), "texts": TEXTS})
+    for given, ids in zip(TEXTS, found, strict=True):
+        assert ids == library.encode(given).ids, given
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**40 + 5])
+@pytest.mark.parametrize("count", [64, 100])
+def test_noise_is_that_of_torch(script: Any, seed: int, count: int) -> None:
+    code = """
+    const { Noise } = await import("./noise.js");
+    const noise = new Noise(value.seed);
+    return [...noise.normal(value.count), ...noise.normal(value.count)];
+    """
+    found = script(code, {"seed": seed, "count": count})
+    generator = torch.Generator().manual_seed(seed)
+    expected = torch.cat([torch.randn(count, generator=generator) for _ in range(2)])
+    assert np.abs(np.array(found) - expected.numpy()).max() < 2e-6
+
+
+@pytest.mark.parametrize(("width", "height"), [(20, 31), (77, 12), (50, 40)])
+def test_resampling_is_that_of_pillow(script: Any, width: int, height: int) -> None:
+    given = np.random.default_rng(0).random((3, 40, 50), dtype=np.float32)
+    code = """
+    const { resample } = await import("./canvas.js");
+    const picture = { width: 50, height: 40, data: Float32Array.from(value.data) };
+    return [...resample(picture, value.width, value.height).data];
+    """
+    found = script(code, {"data": given.reshape(-1).tolist(), "width": width, "height": height})
+    channels = [Image.fromarray(c).resize((width, height), Image.Resampling.BICUBIC) for c in given]
+    expected = np.stack([np.asarray(c) for c in channels]).clip(0, 1)
+    assert np.abs(np.array(found).reshape(expected.shape) - expected).max() < 1e-5
+
+
+def test_a_png_holds_the_pixels_and_the_recipe(script: Any) -> None:
+    pixels = np.random.default_rng(1).integers(0, 256, (5, 7, 4), dtype=np.uint8)
+    recipe = {"prompt": "naïve “cat” 🙂", "seed": 2**53 - 1}
+    code = """
+    const { encodePng } = await import("./png.js");
+    const picture = { width: 7, height: 5, data: Uint8Array.from(value.pixels) };
+    return [...new Uint8Array(await (await encodePng(picture, value.recipe)).arrayBuffer())];
+    """
+    found = script(code, {"pixels": pixels.reshape(-1).tolist(), "recipe": recipe})
+    with Image.open(io.BytesIO(bytes(found))) as image:
+        assert (np.asarray(image) == pixels[..., :3]).all()
+        assert json.loads(image.info["pochade"]) == recipe
+        assert image.info["pochade"].isascii()
+
+
+def test_the_scripts_come_with_the_package() -> None:
+    names = {path.name for path in (files("pochade") / "export" / "web").iterdir()}
+    assert {"index.html", "style.css", "app.js", "worker.js", "sw.js", "onnxruntime-LICENSE.txt"} <= names

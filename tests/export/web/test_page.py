@@ -1,0 +1,212 @@
+"""The page in a real browser: pictures and edits equal to the Python host's, offline, by keyboard, on a phone."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.web.conftest import PLAIN
+from export.web.serving import Host, serve
+from pochade.pipelines.metadata import read_metadata
+
+Open = Callable[..., Any]
+FINISHED = "#pictures .tile:not([aria-busy])"
+
+
+def set_range(page: Any, name: str, value: float) -> None:
+    """Moves a slider."""
+    page.locator(f"#{name}").evaluate(
+        "(e, v) => { e.value = v; e.dispatchEvent(new Event('input', {bubbles: true})); }", value
+    )
+
+
+def create(page: Any, prompt: str, seed: int, steps: str = "2") -> None:
+    page.fill("#prompt", prompt)
+    page.fill("#seed", str(seed))
+    set_range(page, "steps", ["1", "2", "4", "8", "20", "50"].index(steps))
+    page.click("#go")
+
+
+def saved(page: Any, folder: Path, button: str = "#save") -> Path:
+    """What a button of the open viewer saves."""
+    with page.expect_download() as download:
+        page.click(button)
+    path = folder / download.value.suggested_filename
+    download.value.save_as(path)
+    return path
+
+
+def pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB")).astype(int)
+
+
+def a_picture(path: Path, width: int = 32, height: int = 32) -> Path:
+    y, x = np.mgrid[:height, :width]
+    shown = np.stack([255 * x // width, 255 * y // height, 90 + 0 * x], -1).astype(np.uint8)
+    Image.fromarray(shown).save(path)
+    return path
+
+
+def near(path: Path, expected: Any) -> None:
+    assert np.abs(pixels(path) - np.asarray(expected).astype(int)).max() <= 3
+
+
+def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path) -> None:
+    runtime = pytest.importorskip("pochade.runtime.bundle")
+    page = visitor()
+    assert page.evaluate("crossOriginIsolated")
+    assert page.get_attribute("body", "data-threads") == "2"
+    create(page, "A red Apple!", 2**31 + 5, "4")
+    page.click(FINISHED)
+    path = saved(page, tmp_path)
+    assert path.name == "a-red-apple-2147483653.png"
+    near(path, runtime.Bundle(toy_bundle).generate("A red Apple!", seed=2**31 + 5, steps=4).image)
+    request = read_metadata(path).request
+    assert (request.prompt, request.seed, request.steps, request.model) == ("A red Apple!", 2**31 + 5, 4, "toy-editor")
+
+
+def test_a_grid_of_variations_that_stay(visitor: Open) -> None:
+    page = visitor()
+    page.check("[name=count][value='4']", force=True)
+    create(page, "a sleeping cat", 7, "1")
+    page.locator(FINISHED).nth(3).wait_for()
+    assert page.locator(FINISHED).count() == 4
+    page.reload()
+    page.click("nav a[href='#gallery']")
+    page.locator("#shelf li").nth(3).wait_for()
+    page.locator("#shelf button").first.click()
+    assert "10" in page.inner_text("#viewer-recipe")  # the seed of the last one
+    before = page.locator("#shelf li").count()
+    page.click("#delete")
+    page.click("text=Undo")
+    assert page.locator("#shelf li").count() in (before - 1, before)
+    page.wait_for_selector(f"#shelf li:nth-child({before})")
+
+
+@pytest.mark.parametrize("mode", ["instruction", "description"])
+def test_what_is_outside_the_mask_stays(visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str) -> None:
+    runtime = pytest.importorskip("pochade.runtime.bundle")
+    page = visitor("edit")
+    page.set_input_files("#file", a_picture(tmp_path / "mine.png", 48, 40))
+    box = page.locator("#mask").bounding_box()
+    page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] * 0.6, box["y"] + box["height"] * 0.5, steps=3)
+    page.mouse.up()
+    page.check(f"[name=mode][value={mode}]", force=True)
+    create(page, "a blue house with a door", 3)
+    page.wait_for_selector("#compare:not([hidden])")
+    set_range(page, "split", 20)
+    page.click("#open-result")
+    path, source, mask = (saved(page, tmp_path, button) for button in ("#save", "#save-source", "#save-mask"))
+    marked = np.asarray(Image.open(mask)) > 0
+    assert 0 < marked.mean() < 0.6
+    assert (pixels(path) == pixels(source))[~marked].all()
+    assert (pixels(path) != pixels(source))[marked].any()
+    bundle = runtime.Bundle(toy_bundle)
+    instruction = mode == "instruction"
+    expected = bundle.inpaint("a blue house with a door", source, mask, seed=3, steps=2, instruction=instruction)
+    near(path, expected.image)
+    request = read_metadata(path).request
+    assert (request.task, request.mask, request.source) == ("inpaint", "mine-mask.png", "mine.png")
+
+
+@pytest.mark.parametrize("mode", ["instruction", "description"])
+def test_an_edit_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str) -> None:
+    runtime = pytest.importorskip("pochade.runtime.bundle")
+    page = visitor("edit")
+    page.set_input_files("#file", a_picture(tmp_path / "mine.png", 40, 30))
+    page.check(f"[name=mode][value={mode}]", force=True)
+    create(page, "two green pears", 11, "4")
+    page.wait_for_selector("#compare:not([hidden])")
+    page.click("#open-result")
+    bundle = runtime.Bundle(toy_bundle)
+    instruction = mode == "instruction"
+    expected = bundle.edit("two green pears", tmp_path / "mine.png", seed=11, steps=4, instruction=instruction)
+    near(saved(page, tmp_path), expected.image)
+
+
+def test_the_keyboard_alone_creates_and_edits(visitor: Open) -> None:
+    page = visitor()
+    for _ in range(12):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.id") == "prompt":
+            break
+    page.keyboard.type("a sleeping cat")
+    set_range(page, "steps", 0)
+    page.keyboard.press("Enter")
+    page.wait_for_selector(FINISHED)
+    page.focus(FINISHED)
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#viewer[open]")
+    page.focus("#edit-this")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#easel:not([hidden])")
+    page.focus("#mask")
+    for key in ("ArrowLeft", "ArrowUp", " "):
+        page.keyboard.press(key)
+    assert page.is_enabled("#clear")
+    page.keyboard.press("Delete")
+    assert page.is_disabled("#clear")
+    page.keyboard.press("Space")
+    page.fill("#prompt", "a red apple")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#compare:not([hidden])")
+    page.focus("#split")
+    page.keyboard.press("ArrowRight")
+    assert page.input_value("#split") == "51"
+
+
+def test_cancel(visitor: Open) -> None:
+    page = visitor()
+    create(page, "a red apple", 1, "50")
+    page.click("#cancel")
+    page.get_by_text("Cancelled.").wait_for()
+    assert page.locator("#pictures .tile").count() == 0
+    create(page, "a red apple", 1, "50")
+    page.keyboard.press("Escape")
+    page.get_by_text("Cancelled.").wait_for()
+    create(page, "a red apple", 1, "1")
+    page.wait_for_selector(FINISHED)
+
+
+def test_offline_after_the_first_visit(toy_site: Path, visitors: Any) -> None:
+    context = visitors.context()
+    with serve(toy_site) as host:
+        page = context.new_page()
+        page.goto(host.url)
+        page.wait_for_selector("body[data-threads]")
+    for _ in range(2):
+        page.reload()
+        page.wait_for_selector("body[data-threads]")
+        create(page, "a red apple", 1, "1")
+        page.wait_for_selector(FINISHED)
+
+
+def test_one_thread_where_a_page_cannot_be_isolated(host: Host, visitors: Any) -> None:
+    page = visitors.context().new_page()
+    page.goto(host.url.replace("localhost", PLAIN))
+    page.wait_for_selector("body[data-threads='1']")
+    assert not page.evaluate("crossOriginIsolated || isSecureContext")
+    create(page, "a red apple", 1, "1")
+    page.wait_for_selector(FINISHED)
+    page.get_by_text("This browser keeps no files for this page").wait_for()
+
+
+@pytest.mark.parametrize("view", ["create", "edit", "gallery"])
+def test_a_narrow_phone(visitor: Open, view: str) -> None:
+    page = visitor(view)
+    page.set_viewport_size({"width": 320, "height": 640})
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    if view == "gallery":
+        return
+    for name in ("#go", "#reroll"):
+        box = page.locator(name).bounding_box()
+        assert box["height"] >= 44
+        assert box["x"] >= 0
+        assert box["x"] + box["width"] <= 320
+        assert box["y"] + box["height"] <= 640
