@@ -91,3 +91,15 @@ def toy_class_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("models") / "toy-classes"
     TextToImagePipeline(**toy_components(text=False)).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def toy_bundle(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of ``toy_editor_folder`` in float32. Read only."""
+    from pochade.export.bundle import export_bundle, model_facts
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    folder = tmp_path_factory.mktemp("bundles") / "toy"
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+    export_bundle(pipe, folder, model_facts("toy-editor", toy_editor_folder))
+    return folder

@@ -8,6 +8,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from pochade.errors import FailureError, PochadeError
+from pochade.version import __version__
 
 if TYPE_CHECKING:
     from pochade.autoencoders.tiny import TinyAutoencoder
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from pochade.pipelines.super_resolution import SuperResolutionPipeline
     from pochade.pipelines.text_to_image import TextToImagePipeline
     from pochade.types import Conditioning, DenoiserOutput
-
-__version__ = "0.1.0"
 
 __all__ = [
     "Conditioning",

@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, Literal
 
-from pochade.errors import FailureError, PochadeError
+from .errors import FailureError, PochadeError  # relative: it is installed under another name, too
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 

@@ -19,9 +19,11 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from pochade.runtime import manifest
+
 PARTS = ("text", "class_label", "source", "control", "image_prompt")
 """The parts of a conditioning that guidance can drop."""
-TASKS = ("generate", "edit", "inpaint", "super_resolution")
+TASKS = manifest.TASKS
 """What ``Conditioning.task`` counts: the task where there is a source picture."""
 
 

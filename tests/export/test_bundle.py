@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from conftest import toy_components
 from pochade.errors import PochadeError
@@ -13,6 +15,7 @@ from pochade.export.parity import session
 from pochade.files import sha256
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime import Bundle
 from pochade.runtime.manifest import Manifest, Model, read_manifest
 
 
@@ -67,11 +70,20 @@ def test_what_a_host_goes_by(editor: tuple[Path, Manifest], toy_editor_folder: P
 
 def test_a_model_of_classes_that_was_distilled(tmp_path: Path) -> None:
     parts: Any = {**toy_components(text=False), "scheduler": make_scheduler("lcm")}
-    manifest = export_bundle(TextToImagePipeline(**parts), tmp_path / "b", Model("toy"))
+    pipe = TextToImagePipeline(**parts)
+    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"))
     assert manifest.text is not None
     assert (manifest.text.classes, manifest.text.tokenizer) == (("cat", "dog"), None)
     assert list(manifest.graphs) == ["denoiser", "decoder", "encoder"]
     assert manifest.sampling.method == "lcm"
+    bundle = Bundle(tmp_path / "b")
+    for prompt, guidance in (("cat", 1.0), ("Dog", 2.0), ("", 1.0)):
+        got = bundle.generate(prompt, seed=5, steps=3, guidance=guidance).image
+        noise = [torch.Generator().manual_seed(5)]
+        want = pipe(prompt, num_inference_steps=3, guidance_scale=guidance, generator=noise, output_type="np").images[0]
+        np.testing.assert_allclose(np.asarray(got) / 255, want, atol=2 / 255)
+    with pytest.raises(PochadeError, match=r"prompt: 'cow' is no class, allowed are cat, dog"):
+        bundle.generate("cow")
 
 
 def test_what_a_card_says(tmp_path: Path, toy_pipeline_folder: Path) -> None:

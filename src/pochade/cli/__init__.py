@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, profile, train
+from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, profile, run, train
 from pochade.cli.common import complain, debug_requested
 from pochade.errors import PochadeError
 
@@ -63,6 +63,10 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
 app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
 app.command("export", epilog=export.EXAMPLES)(export.export)
+# All arguments go to a parser that also installs without typer.
+app.command(
+    "run", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+)(run.run)
 
 
 def main(arguments: list[str] | None = None) -> None:

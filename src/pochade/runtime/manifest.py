@@ -8,6 +8,8 @@ from typing import Any
 
 from ..errors import PochadeError
 
+TASKS = ("generate", "edit", "inpaint", "super_resolution")
+"""What the input ``task`` of a denoiser counts: the task where there is a source picture."""
 FORMAT = 1
 """The version of the format; a host refuses newer ones."""
 MANIFEST = "manifest.json"

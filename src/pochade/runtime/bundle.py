@@ -1,0 +1,467 @@
+"""A bundle as a model: pictures from prompts and from other pictures, without PyTorch."""
+
+import math
+import platform
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ..errors import FailureError, PochadeError
+from ..files import sha256
+from ..version import __version__
+from .canvas import HOLE, Canvas, Tiles, agree, inside_seam, resample
+from .graphs import Graphs
+from .manifest import MANIFEST, TASKS, Manifest, read_manifest
+from .noise import Noise
+from .pictures import Picture, read_picture, to_array, to_image
+from .prompts import Prompts
+from .sampling import Denoiser, Guidance, noise_times, sample
+
+MAX_SEED = 2**63
+DRAWN_SEEDS = 2**31
+"""A seed that is not given is drawn below this: small enough to be read out."""
+EVERYWHERE = (0.0, 1.0)
+
+Given = str | Path | Image.Image
+"""A picture, or the file of one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known after a step.
+
+    Attributes:
+        number: of steps taken.
+        total: of steps in all.
+        preview: decodes the picture as predicted so far, which takes the time of the decoder.
+    """
+
+    number: int
+    total: int
+    preview: Callable[[], Image.Image]
+
+
+OnStep = Callable[[Step], object]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """What all tasks have in common, checked."""
+
+    prompt: str
+    negative_prompt: str
+    seed: int
+    steps: int
+    guidance: Guidance
+    depth: int | None
+    on_step: OnStep | None
+
+
+class Bundle:
+    """A folder that ``pochade export`` wrote, open for sampling. Graphs are loaded, and their files checked, when they
+    are first needed.
+
+    A seed gives the same picture to the bit in every run on one machine with the same number of threads. Every method
+    that samples calls ``on_step`` after each step; an exception that it raises ends the call.
+
+    Args:
+        folder: of the bundle.
+        threads: of ONNX Runtime; None for one a core.
+        low_memory: one graph at a time is loaded and goes when the next one comes, its weights used as they lie in
+            their file (where the bundle was exported with ``--external-data``).
+
+    Raises:
+        PochadeError: there is no manifest, it is damaged, or of a newer format.
+    """
+
+    def __init__(self, folder: str | Path, *, threads: int | None = None, low_memory: bool = False) -> None:
+        self.folder = Path(folder)
+        self.manifest: Manifest = read_manifest(self.folder)
+        self._graphs = Graphs(self.folder, self.manifest, threads, low_memory)
+        self._prompts = Prompts(self._graphs, self.manifest.text)
+
+    def generate(
+        self,
+        prompt: str,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt: str = "",
+        depth: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Picture:
+        """A picture from a prompt.
+
+        Args:
+            prompt: a sentence, or the name of a class; an empty one is none.
+            seed: of the noise, in [0, 2^63); None draws one.
+            steps: at least 1; None for the model's own.
+            guidance: scale of classifier-free guidance, 1 is none; None for the model's own.
+            guidance_interval: times (low, high) in [0, 1], 1 being noise, at which guidance applies.
+            negative_prompt: what guidance leads away from.
+            depth: iterations of the denoiser, of those that the bundle has; None for the model's own.
+            on_step: called after each step.
+
+        Raises:
+            PochadeError: an argument is not allowed; before any work. A file of the bundle is missing or altered.
+            FailureError: what came out is no picture.
+
+        Warns:
+            PromptTruncatedWarning: the prompt is longer than the text encoder reads.
+        """
+        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
+        tiles = Tiles(self._cells, self._cells)
+        pixels = self._pixels(self._sample(call, tiles, {}, 1.0), tiles)
+        _check_picture(pixels)
+        return self._picture(call, pixels, "generate", {})
+
+    def edit(
+        self,
+        prompt: str,
+        image: Given,
+        *,
+        strength: float | None = None,
+        instruction: bool | None = None,
+        image_guidance: float | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt: str = "",
+        depth: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Picture:
+        """Another picture of the size of ``image``.
+
+        Args:
+            prompt: what the new picture shows, or as an instruction what to do ("make it green").
+            image: the source; PNG, JPEG or WebP.
+            strength: how much noise it gets, in (0, 1]; None for the usual one.
+            instruction: whether the prompt is one; None for True where the model was trained to follow them.
+            image_guidance: with an instruction, the scale of guidance towards the source; None for the usual one.
+            seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``generate``.
+
+        Raises as ``generate``; also where a picture cannot be read, or the model follows no instruction.
+        """
+        follows = "edit" in self.manifest.trained_tasks
+        instruction = follows if instruction is None else instruction
+        scale = self._image_guidance(instruction, image_guidance)
+        usual = 1.0 if instruction else self.manifest.defaults.strength["edit"]
+        strength = _strength(usual if strength is None else strength)
+        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
+        source = to_array(self._source("edit", "image", image))
+        canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
+        pixels = self._edited(call, canvas, source, strength, "edit" if instruction else None)
+        more = {"strength": strength, "instruction": instruction, "image_guidance": scale}
+        return self._picture(call, pixels, "edit", {**more, **_named("source", image)})
+
+    def inpaint(
+        self,
+        prompt: str,
+        image: Given,
+        mask: Given,
+        *,
+        strength: float | None = None,
+        instruction: bool = False,
+        image_guidance: float | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt: str = "",
+        depth: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Picture:
+        """``image`` with what ``mask`` marks generated anew; outside it no pixel changes.
+
+        Args:
+            prompt: of the whole picture, or an instruction for what the mask marks.
+            image: the source.
+            mask: of its size, white (from the middle grey on) where it is generated anew.
+            strength: in (0, 1]; at 1 what the mask marks is forgotten; None for the usual one.
+            instruction: whether the prompt is one.
+            image_guidance, seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``edit``.
+
+        Raises as ``edit``; also where the mask has another size or nothing white.
+        """
+        scale = self._image_guidance(instruction, image_guidance)
+        strength = _strength(self.manifest.defaults.strength["inpaint"] if strength is None else strength)
+        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
+        source = to_array(self._source("inpaint", "image", image))
+        marked = (to_array(read_picture("mask", mask, "black").convert("L")) >= 0.5).astype(np.float32)
+        if marked.shape != _size(source):
+            (h, w), (H, W) = marked.shape, _size(source)
+            raise PochadeError(f"mask: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
+        if not marked.any():
+            raise PochadeError("mask: nothing is white, allowed is one that is where the picture is generated anew")
+        canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
+        task = "edit" if instruction else "inpaint"
+        edited = self._edited(call, canvas, source, strength, task, marked)
+        weight = inside_seam(marked, math.ceil(canvas.magnification))[..., None]
+        more = {"strength": strength, "instruction": instruction, "image_guidance": scale}
+        return self._picture(
+            call,
+            source + weight * (edited - source),
+            "inpaint",
+            {**more, **_named("source", image), **_named("mask", mask)},
+        )
+
+    def upscale(
+        self,
+        image: Given,
+        prompt: str = "",
+        *,
+        factor: int = 2,
+        strength: float | None = None,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float = 1.0,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt: str = "",
+        depth: int | None = None,
+        on_step: OnStep | None = None,
+    ) -> Picture:
+        """``image``, 2 or 4 times as large, sampled in tiles of the bundle's size where it is larger than that.
+
+        Args:
+            image: the source.
+            prompt: a description; it conditions every tile, so that a large picture is better without.
+            factor: 2 or 4.
+            strength: in (0, 1]: the higher, the sharper and the less like the input; None for the usual one.
+            seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``generate``.
+
+        Raises as ``edit``.
+        """
+        if factor not in (2, 4):
+            raise PochadeError(f"factor: {factor!r} given, allowed are 2 and 4")
+        if strength is None:
+            trained = "super_resolution" in self.manifest.trained_tasks and factor == 4
+            strength = 1.0 if trained else self.manifest.defaults.strength["super_resolution"]
+        strength = _strength(strength)
+        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
+        small = to_array(self._source("super_resolution", "image", image))
+        H, W = (factor * side for side in _size(small))
+        tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
+        outer = tuple(max(part, -(-side // f) * f) for side, part in zip((H, W), tile, strict=True))
+        fits = outer == tile
+        canvas = Canvas.fit((H, W), tile) if fits else Canvas((H, W), (H, W), (outer[0], outer[1]))
+        edited = self._edited(call, canvas, resample(small, H, W), strength, "super_resolution")
+        more = {"strength": strength, "factor": factor, "instruction": False, "image_guidance": None}
+        return self._picture(call, agree(edited, small), "super_resolution", {**more, **_named("source", image)})
+
+    @property
+    def _cells(self) -> tuple[int, int]:
+        """Rows and columns of the latents that the graphs take."""
+        return self.manifest.latents.height, self.manifest.latents.width
+
+    def _call(
+        self,
+        prompt: str,
+        negative_prompt: str,
+        seed: int | None,
+        steps: int | None,
+        guidance: float | None,
+        interval: tuple[float, float],
+        image_guidance: float | None,
+        depth: int | None,
+        on_step: OnStep | None,
+    ) -> _Call:
+        defaults = self.manifest.defaults
+        seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
+        steps = defaults.steps if steps is None else steps
+        guidance = defaults.guidance if guidance is None else guidance
+        _check_whole("seed", seed, 0, MAX_SEED)
+        _check_whole("steps", steps, 1, None)
+        _check_number("guidance", guidance)
+        if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
+            raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
+        if negative_prompt.strip() and guidance == 1:
+            raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
+        if depth is not None and str(depth) not in self.manifest.depths:
+            allowed = ", ".join(self.manifest.depths) or "none: the family has no iterations"
+            raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")
+        for text in (prompt, negative_prompt):
+            self._prompts.check(text)
+        scales = Guidance(float(guidance), image_guidance, (float(interval[0]), float(interval[1])))
+        return _Call(prompt, negative_prompt, seed, steps, scales, depth, on_step)
+
+    def _image_guidance(self, instruction: bool, given: float | None) -> float | None:
+        """Raises PochadeError where there is no instruction to go with it, or the model follows none."""
+        if not instruction:
+            if given is not None:
+                raise PochadeError("image_guidance: given without an instruction, allowed is none")
+            return None
+        if "edit" not in self.manifest.trained_tasks:
+            raise PochadeError("instruction: given, but this model follows none, allowed is a description")
+        scale = self.manifest.defaults.instruction_guidance if given is None else given
+        _check_number("image_guidance", scale)
+        return float(scale)
+
+    def _source(self, task: str, name: str, given: Given) -> Image.Image:
+        if task not in self.manifest.tasks:
+            raise PochadeError(f"{name}: given, but the bundle has no encoder: its tasks are generate alone")
+        return read_picture(name, given)
+
+    def _edited(
+        self,
+        call: _Call,
+        canvas: Canvas,
+        source: np.ndarray,
+        strength: float,
+        task: str | None,
+        marked: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """The source [h, w, 3] edited on its canvas. A model that was trained for ``task`` is shown it, to inpaint with
+        grey in the mask."""
+        f = self.manifest.latents.downsampling
+        tiles = Tiles((canvas.outer[0] // f, canvas.outer[1] // f), self._cells)
+        shown = canvas.put(source)
+        latents = self._encoded(shown, tiles)
+        cells = None if marked is None else canvas.put_mask(marked, f)[None, None]
+        conditioning: dict[str, np.ndarray] = {}
+        if task in self.manifest.trained_tasks:
+            conditioning = {
+                "source": latents,
+                "source_mask": np.zeros_like(latents[:, :1]) if cells is None else cells,
+                "task": np.array([TASKS.index(task)]),
+            }
+            if marked is not None and task == "inpaint":
+                hole = canvas.put_mask(marked, 1)[..., None] > 0
+                conditioning["source"] = self._encoded(np.where(hole, np.float32(HOLE), shown), tiles)
+        sampled = self._sample(call, tiles, conditioning, strength, latents, cells)
+        pixels = self._pixels(sampled, tiles)
+        if np.ptp(source.reshape(-1, 3), axis=0).any():
+            _check_picture(pixels)
+        return canvas.take(pixels)
+
+    def _sample(
+        self,
+        call: _Call,
+        tiles: Tiles,
+        conditioning: Mapping[str, np.ndarray],
+        strength: float,
+        source: np.ndarray | None = None,
+        source_mask: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Latents [1, C, H, W] of the size of ``tiles``; ``conditioning`` and source are as large."""
+        manifest = self.manifest
+        text, negative = self._prompts.encode(call.prompt), self._prompts.encode(call.negative_prompt)
+        depth = manifest.defaults.depth if call.depth is None else call.depth
+        name = manifest.depths.get(str(depth), "denoiser")
+        shown = {key: tiles.cut(value) for key, value in conditioning.items() if value.ndim == 4}
+        same = {key: value for key, value in conditioning.items() if value.ndim != 4}
+        denoisers = [
+            Denoiser(
+                lambda values: self._graphs.run(name, values),
+                manifest.graphs[name].inputs,
+                {**text, **same, **{key: parts[i] for key, parts in shown.items()}},
+                negative,
+                call.guidance,
+            )
+            for i in range(tiles.count)
+        ]
+
+        def denoise(z: np.ndarray, t: float) -> np.ndarray:
+            return tiles.join([one(part, t) for one, part in zip(denoisers, tiles.cut(z), strict=True)])
+
+        def step(number: int, total: int, predicted: np.ndarray) -> None:
+            if call.on_step is not None:
+                call.on_step(Step(number, total, lambda: to_image(self._pixels(predicted, tiles))))
+
+        latents = sample(
+            denoise,
+            manifest.sampling.method,
+            noise_times(manifest.sampling, call.steps, strength),
+            Noise(call.seed),
+            (1, manifest.latents.channels, *tiles.size),
+            source=source,
+            source_mask=source_mask,
+            on_step=step,
+        )
+        if not np.isfinite(latents).all():
+            raise FailureError("latents: not finite, the model diverged")
+        return latents
+
+    def _encoded(self, image: np.ndarray, tiles: Tiles) -> np.ndarray:
+        """[H, W, 3] in [0, 1] -> latents [1, C, H/f, W/f]."""
+        images = np.ascontiguousarray(image.transpose(2, 0, 1)[None]) * 2 - 1
+        return tiles.join([self._graphs.run("encoder", {"images": part})[0] for part in tiles.cut(images)])
+
+    def _pixels(self, latents: np.ndarray, tiles: Tiles) -> np.ndarray:
+        """Latents [1, C, H, W] -> [f H, f W, 3] in [0, 1]."""
+        parts = [self._graphs.run("decoder", {"latents": part})[0] for part in tiles.cut(latents)]
+        return (tiles.join(parts)[0].transpose(1, 2, 0) / 2 + np.float32(0.5)).clip(0, 1)
+
+    def _picture(self, call: _Call, pixels: np.ndarray, task: str, more: Mapping[str, Any]) -> Picture:
+        recipe = {
+            "task": task,
+            "prompt": call.prompt,
+            "seed": call.seed,
+            "model": self.manifest.model.name,
+            "steps": call.steps,
+            "guidance": call.guidance.scale,
+            "guidance_interval": list(call.guidance.interval),
+            "negative_prompt": call.negative_prompt,
+            "depth": call.depth,
+            **more,
+            "model_sha256": self.manifest.model.sha256 or "",
+            "bundle_sha256": sha256(self.folder / MANIFEST),
+            "height": pixels.shape[0],
+            "width": pixels.shape[1],
+            "versions": versions(),
+        }
+        return Picture(to_image(pixels), recipe)
+
+
+def versions() -> dict[str, str]:
+    """Versions of all that the bits of a picture depend on."""
+    import onnxruntime
+
+    return {
+        "pochade-runtime": __version__,
+        "python": platform.python_version(),
+        "onnxruntime": onnxruntime.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _size(image: np.ndarray) -> tuple[int, int]:
+    return image.shape[0], image.shape[1]
+
+
+def _named(name: str, given: Given) -> dict[str, str]:
+    """A file and its digest, for the recipe."""
+    return {} if isinstance(given, Image.Image) else {name: str(given), f"{name}_sha256": sha256(Path(given))}
+
+
+def _check_picture(pixels: np.ndarray) -> None:
+    """Raises FailureError for pixels [H, W, 3] that are not finite, or of one colour as a file would show them."""
+    if not np.isfinite(pixels).all():
+        raise FailureError("picture: NaN came out, which is no picture")
+    colours = (pixels * 255).round().reshape(-1, 3)
+    if (colours == colours[0]).all():
+        raise FailureError("picture: one flat colour came out, which is no picture")
+
+
+def _check_whole(name: str, value: Any, low: int, high: int | None) -> None:
+    if type(value) is not int or value < low or (high is not None and value >= high):
+        limits = f"of at least {low}" if high is None else f"in [{low}, {high})"
+        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number {limits}")
+
+
+def _check_number(name: str, value: Any) -> None:
+    if type(value) not in (int, float) or not math.isfinite(value):
+        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
+
+
+def _strength(value: Any) -> float:
+    if type(value) not in (int, float) or not 0 < value <= 1:
+        raise PochadeError(f"strength: {value!r} given, allowed are numbers above 0, up to 1")
+    return float(value)

@@ -1,0 +1,162 @@
+"""``pochade run``, and ``pochade-run`` where the host is installed alone: a bundle at the command line."""
+
+import argparse
+import inspect
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import PochadeError
+from ..files import atomic_file, sha256
+from .bundle import Bundle, OnStep, Step
+from .pictures import Picture, read_recipe, slug
+
+EXAMPLES = """examples:
+  pochade run bundle/ "a red apple" -o apple.png --seed 7
+  pochade run bundle/ "make it green" --edit apple.png -o green.png
+  pochade run bundle/ "a green apple" --inpaint apple.png --mask mask.png
+  pochade run bundle/ --upscale apple.png --factor 2
+  pochade run bundle/ --like apple.png --seed 8
+"""
+REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength", "factor", "image_guidance")
+"""What ``--like`` takes from a recipe besides prompt, task, source, mask and interval."""
+
+
+def main(arguments: Sequence[str] | None = None, program: str = "pochade-run") -> NoReturn:
+    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C."""
+    try:
+        # The prompt may stand on either side of the options.
+        given = _parser(program).parse_intermixed_args(arguments)
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+            warnings.simplefilter("always", UserWarning)
+            print(_run(given))
+    except PochadeError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        print("interrupted: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
+    sys.exit(0)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise PochadeError(f"{message} (--help shows what is allowed)")
+
+
+def _parser(program: str) -> argparse.ArgumentParser:
+    parser = _Parser(
+        program,
+        description="Generate, edit, inpaint and upscale with a bundle, without PyTorch.",
+        epilog=EXAMPLES.replace("pochade run", program),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("bundle", type=Path, help="folder that `pochade export` wrote")
+    parser.add_argument("prompt", nargs="?", help="what the picture shows, or with --edit what to do")
+    parser.add_argument("-o", "--out", type=Path, help="PNG file; a taken name gets -2 (default: PROMPT-SEED.png)")
+    task = parser.add_mutually_exclusive_group()
+    task.add_argument("--edit", metavar="FILE", help="a picture to edit")
+    task.add_argument("--inpaint", metavar="FILE", help="a picture of which --mask marks what is generated anew")
+    task.add_argument("--upscale", metavar="FILE", help="a picture to make larger")
+    task.add_argument("--like", metavar="FILE", help="repeat this picture; other options given here change it")
+    parser.add_argument("--mask", metavar="FILE", help="white where the picture is generated anew")
+    parser.add_argument("--seed", type=int, help="of the noise (default: drawn)")
+    parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own)")
+    parser.add_argument("--guidance", type=float, help="scale; 1 is none (default: the model's own)")
+    parser.add_argument("--negative-prompt", help="what guidance leads away from")
+    parser.add_argument("--depth", type=int, help="iterations of the denoiser, of those that the bundle has")
+    parser.add_argument("--strength", type=float, help="of --edit, --inpaint and --upscale, above 0, up to 1")
+    parser.add_argument("--image-guidance", type=float, help="scale of guidance towards the source of an instruction")
+    parser.add_argument("--describe", action="store_true", help="the prompt of --edit describes the new picture")
+    parser.add_argument("--factor", type=int, help="of --upscale, 2 or 4 (default: 2)")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="keep this PNG up to date while sampling")
+    parser.add_argument("--threads", type=int, help="of the processor (default: one a core)")
+    parser.add_argument("--low-memory", action="store_true", help="load one graph at a time")
+    return parser
+
+
+def _run(given: argparse.Namespace) -> Path:
+    """The path of the picture. Raises PochadeError."""
+    bundle = Bundle(given.bundle, threads=given.threads, low_memory=given.low_memory)
+    if given.out is not None and given.out.suffix.lower() != ".png":
+        raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
+    asked = {name: getattr(given, name) for name in REPEATED if getattr(given, name) is not None}
+    if given.like is not None:
+        asked = _like(bundle, given) | asked
+    else:
+        task = next((t for t in ("edit", "inpaint", "upscale") if getattr(given, t) is not None), "generate")
+        prompt = given.prompt or ("" if task == "upscale" else None)
+        asked |= {"task": task, "prompt": prompt}
+        if task != "generate":
+            asked["image"] = getattr(given, task)
+        if given.mask is not None:
+            asked["mask"] = given.mask
+        if task == "edit" and given.describe:
+            asked["instruction"] = False
+    picture = _sampled(bundle, asked, _watch(given.preview))
+    return picture.save(given.out or Path(f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png"))
+
+
+def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
+    """The arguments of a recipe, the prompt replaced where one is given."""
+    recipe = read_recipe(given.like)
+    if recipe.get("model_sha256") != bundle.manifest.model.sha256:
+        made = recipe.get("model", "another model")
+        raise PochadeError(f"like: {given.like!r} was made by {made}, or other weights of it, the bundle is of others")
+    if recipe.get("control") or recipe.get("image_prompt"):
+        raise PochadeError(f"like: {given.like!r} was made with a control or an image prompt, which a bundle has not")
+    task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
+    taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
+    taken |= {"task": task, "prompt": given.prompt or recipe["prompt"]}
+    for name, argument in (("source", "image"), ("mask", "mask")):
+        if recipe.get(name) is None:
+            continue
+        path = Path(recipe[name])
+        if not path.is_file() or sha256(path) != recipe.get(f"{name}_sha256"):
+            raise PochadeError(
+                f"like: the {name} of {given.like!r} is {str(path)!r}, which is not there, or another file"
+            )
+        taken[argument] = path
+    if recipe.get("guidance_interval") is not None:
+        taken["guidance_interval"] = tuple(recipe["guidance_interval"])
+    if task in ("edit", "inpaint") and recipe.get("instruction") is not None:
+        taken["instruction"] = recipe["instruction"]
+    return taken
+
+
+def _sampled(bundle: Bundle, asked: dict[str, Any], on_step: OnStep) -> Picture:
+    """The picture of named arguments. Raises PochadeError where one is missing or does not go with the task."""
+    task: str = asked.pop("task")
+    methods: dict[str, Callable[..., Picture]] = {
+        "generate": bundle.generate,
+        "edit": bundle.edit,
+        "inpaint": bundle.inpaint,
+        "upscale": bundle.upscale,
+    }
+    parameters = inspect.signature(methods[task]).parameters
+    for name, value in asked.items():
+        if name not in parameters and value is not None:
+            raise PochadeError(f"{name}: {value!r} given to {task}, allowed is none")
+    for name, parameter in parameters.items():
+        if parameter.default is inspect.Parameter.empty and asked.get(name) is None:
+            raise PochadeError(f"{name}: none given, {task} needs one")
+    return methods[task](**{name: value for name, value in asked.items() if value is not None}, on_step=on_step)
+
+
+def _watch(preview: Path | None) -> OnStep:
+    """Steps on the error stream, the picture as it forms in a file."""
+    shown = sys.stderr.isatty()
+
+    def on_step(step: Step) -> None:
+        if shown:
+            end = "\r" if step.number < step.total else "\r\033[K"
+            print(f"step {step.number} of {step.total}", end=end, file=sys.stderr, flush=True)
+        if preview is not None:
+            with atomic_file(preview) as file:
+                step.preview().save(file, format="PNG")
+
+    return on_step

@@ -1,0 +1,98 @@
+"""The graphs of a bundle in ONNX Runtime, each checked against its hash when it is loaded."""
+
+import ctypes
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import PochadeError
+from ..files import sha256
+from .manifest import Manifest
+
+
+def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = False) -> Any:
+    """A session on the CPU that gives back what a call does not need any more.
+
+    From the second call on ONNX Runtime would hold a plan of the memory beside the memory itself, and each graph the
+    most that it ever needed. Weights in a file of their own are mapped; with ``as_mapped`` they are used like that, and
+    not copied into an order that is faster.
+
+    Args:
+        path: of the graph.
+        threads: None for one a core.
+        as_mapped: as said above.
+
+    Raises:
+        PochadeError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ImportError:
+        raise PochadeError("onnxruntime is not installed: pip install onnxruntime") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.disable_prepacking", str(int(as_mapped)))
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+def release_memory() -> None:
+    """Gives back to the system what was freed, where the C library keeps it (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
+
+
+class Graphs:
+    """The graphs of a bundle, loaded when they are first called.
+
+    Args:
+        folder: of the bundle.
+        manifest: its manifest.
+        threads: of ONNX Runtime; None for one a core.
+        low_memory: only one graph is loaded at a time, and weights in files of their own are used as mapped.
+    """
+
+    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, low_memory: bool) -> None:
+        self._folder = folder
+        self._manifest = manifest
+        self._threads = threads
+        self._low_memory = low_memory
+        self._loaded: dict[str, Any] = {}
+
+    def check_file(self, name: str) -> Path:
+        """The path of a file of the bundle. Raises PochadeError where it is missing or altered."""
+        file, path = self._manifest.files.get(name), self._folder / name
+        if file is None:
+            raise PochadeError(f"{path}: the manifest has no hash of it")
+        try:
+            digest = sha256(path) if path.stat().st_size == file.bytes else "another size"
+        except OSError as error:
+            raise PochadeError(f"{path}: missing from the bundle ({error.strerror})") from None
+        if digest != file.sha256:
+            raise PochadeError(
+                f"{path}: altered or cut off: SHA-256 {digest[:12]}, the manifest has {file.sha256[:12]}"
+            )
+        return path
+
+    def load(self, name: str) -> Any:
+        """The session of a graph. Raises PochadeError where a file of it is missing or altered."""
+        if name not in self._loaded:
+            graph = self._manifest.graphs[name]
+            path = self.check_file(graph.file)
+            if graph.data is not None:
+                self.check_file(graph.data)
+            if self._low_memory:
+                self._loaded.clear()
+                release_memory()
+            self._loaded[name] = session(path, self._threads, as_mapped=self._low_memory)
+        return self._loaded[name]
+
+    def run(self, name: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of a graph for its inputs by name."""
+        return self.load(name).run(None, dict(values))

@@ -1,0 +1,215 @@
+"""A bundle as a model, beside the pipelines that it was exported from."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from pochade.errors import FailureError, PochadeError
+from pochade.pipelines.image_to_image import ImageToImagePipeline
+from pochade.pipelines.inpaint import InpaintPipeline
+from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.requests import EditRequest, GenerationRequest
+from pochade.pipelines.super_resolution import SuperResolutionPipeline
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime import Bundle, Step
+from pochade.runtime.pictures import read_recipe
+from pochade.runtime.prompts import PromptTruncatedWarning
+
+STEPS = 3
+
+
+@pytest.fixture(scope="module")
+def bundle(toy_bundle: Path) -> Bundle:
+    return Bundle(toy_bundle)
+
+
+@pytest.fixture(scope="module")
+def picture() -> Image.Image:
+    """Smooth, 32 x 32."""
+    y, x = np.mgrid[0:32, 0:32] / 31
+    return Image.fromarray((255 * np.stack((x, y, (x + y) / 2), -1)).astype(np.uint8))
+
+
+@pytest.fixture(scope="module")
+def mask() -> Image.Image:
+    marked = Image.new("L", (32, 32))
+    marked.paste(255, (4, 4, 20, 28))
+    return marked
+
+
+def difference(picture: Any, image: Image.Image) -> int:
+    """The largest, of 255."""
+    return int(np.abs(np.asarray(picture.image, dtype=int) - np.asarray(image, dtype=int)).max())
+
+
+def eager(kind: Any, folder: Path, **arguments: Any) -> Image.Image:
+    pipe = kind.from_pretrained(folder)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe(**arguments, num_inference_steps=STEPS, generator=[torch.Generator().manual_seed(7)]).images[0]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"guidance": 1.0},
+        {"guidance": 3.0},
+        {"guidance": 2.0, "negative_prompt": "a sleeping cat"},
+        {"guidance": 3.0, "guidance_interval": (0.3, 0.8)},
+    ],
+)
+def test_pictures_are_those_of_eager(bundle: Bundle, toy_editor_folder: Path, more: dict[str, Any]) -> None:
+    got = bundle.generate("a red apple", seed=7, steps=STEPS, **more)
+    arguments = {"guidance_scale" if name == "guidance" else name: value for name, value in more.items()}
+    assert difference(got, eager(TextToImagePipeline, toy_editor_folder, prompt="a red apple", **arguments)) <= 2
+
+
+def test_edits_are_those_of_eager(
+    bundle: Bundle, toy_editor_folder: Path, picture: Image.Image, mask: Image.Image
+) -> None:
+    def same(got: Any, kind: Any, **arguments: Any) -> None:
+        assert difference(got, eager(kind, toy_editor_folder, image=picture, **arguments)) <= 2
+
+    given: dict[str, Any] = {"seed": 7, "steps": STEPS}
+    same(bundle.edit("two pears", picture, **given), ImageToImagePipeline, instruction="two pears")
+    got = bundle.edit("two pears", picture, **given, instruction=False, strength=0.7)
+    same(got, ImageToImagePipeline, prompt="two pears", strength=0.7)
+    got = bundle.edit("two pears", picture, **given, image_guidance=2.5, guidance=2.0)
+    same(got, ImageToImagePipeline, instruction="two pears", image_guidance_scale=2.5, guidance_scale=2.0)
+    same(bundle.inpaint("two pears", picture, mask, **given), InpaintPipeline, prompt="two pears", mask_image=mask)
+    got = bundle.inpaint("two pears", picture, mask, **given, instruction=True)
+    same(got, InpaintPipeline, instruction="two pears", mask_image=mask)
+    assert (np.asarray(got.image)[:, 21:] == np.asarray(picture)[:, 21:]).all(), "outside the mask no pixel changes"
+
+
+def test_a_picture_of_any_size_is_edited_and_enlarged(bundle: Bundle, toy_editor_folder: Path) -> None:
+    wide = Image.linear_gradient("L").resize((50, 20)).convert("RGB")
+    assert bundle.edit("a cat", wide, steps=1).image.size == (50, 20)
+    assert bundle.upscale(wide, steps=1, factor=4).image.size == (200, 80)
+    small = wide.resize((16, 16))
+    want = eager(SuperResolutionPipeline, toy_editor_folder, image=small)
+    assert difference(bundle.upscale(small, seed=7, steps=STEPS), want) <= 2
+
+
+def test_a_seed_gives_a_picture_to_the_bit(bundle: Bundle, toy_bundle: Path) -> None:
+    first = bundle.generate("a red apple", seed=7, steps=2)
+    again = Bundle(toy_bundle).generate("a red apple", seed=7, steps=2)
+    in_turn = Bundle(toy_bundle, low_memory=True).generate("a red apple", seed=7, steps=2)
+    assert first.image.tobytes() == again.image.tobytes() == in_turn.image.tobytes()
+    assert first.image.tobytes() != bundle.generate("a red apple", seed=8, steps=2).image.tobytes()
+    assert first.image.tobytes() != bundle.generate("a sleeping cat", seed=7, steps=2).image.tobytes()
+    assert bundle.generate("", steps=1).recipe["seed"] != bundle.generate("", steps=1).recipe["seed"]
+
+
+def test_steps_are_told_and_previewed_and_a_call_can_be_cancelled(bundle: Bundle) -> None:
+    seen: list[tuple[int, int]] = []
+    last: list[Image.Image] = []
+
+    def watch(step: Step) -> None:
+        seen.append((step.number, step.total))
+        last.append(step.preview())
+
+    done = bundle.generate("a red apple", seed=7, steps=3, on_step=watch)
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert last[-1].tobytes() == done.image.tobytes()
+    assert last[0].tobytes() != done.image.tobytes()
+
+    def stop(step: Step) -> None:
+        if step.number == 2:
+            raise InterruptedError
+
+    with pytest.raises(InterruptedError):
+        bundle.generate("a red apple", steps=3, on_step=stop)
+
+
+def test_a_saved_picture_says_how_it_was_made(bundle: Bundle, picture: Image.Image, tmp_path: Path) -> None:
+    made = bundle.generate("a red apple", seed=7, steps=2, guidance=2.0)
+    path = made.save(tmp_path / "apple.png")
+    assert made.save(tmp_path / "apple.png").name == "apple-2.png"
+    assert read_recipe(path) == json.loads(json.dumps(made.recipe))
+    known = read_metadata(path)
+    assert known.request == GenerationRequest(
+        "a red apple",
+        **{"seed": 7, "steps": 2, "guidance": 2.0, "model": "toy-editor", "height": 32, "width": 32},
+        **{"device": "cpu", "precision": "fp32"},
+    )
+    assert known.sha256["model"] == bundle.manifest.model.sha256
+    picture.save(tmp_path / "source.png")
+    edited = bundle.edit("a cat", tmp_path / "source.png", seed=1, steps=1).save(tmp_path / "edited.png")
+    request = read_metadata(edited).request
+    assert isinstance(request, EditRequest)
+    assert (request.source, request.instruction, request.strength) == (str(tmp_path / "source.png"), True, 1.0)
+    with pytest.raises(PochadeError, match=r"out: '.*apple.jpg' given, allowed is a name that ends in .png"):
+        made.save(tmp_path / "apple.jpg")
+
+
+def test_a_prompt_that_is_too_long_is_cut_with_a_word(bundle: Bundle, toy_editor_folder: Path) -> None:
+    prompt = "a red apple and a sleeping cat " * 20
+    with pytest.warns(PromptTruncatedWarning, match=r"prompt: \d+ tokens, the text encoder reads 32: the last \d+ are"):
+        got = bundle.generate(prompt, seed=7, steps=STEPS)
+    with pytest.warns(UserWarning, match="prompt: "):
+        want = eager(TextToImagePipeline, toy_editor_folder, prompt=prompt)
+    assert difference(got, want) <= 2
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda b, p: b.generate("a", seed=-1), r"seed: -1 given, allowed is a whole number in \[0, "),
+        (lambda b, p: b.generate("a", steps=0), "steps: 0 given, allowed is a whole number of at least 1"),
+        (lambda b, p: b.generate("a", guidance=float("nan")), "guidance: nan given"),
+        (lambda b, p: b.generate("a", guidance_interval=(0.5, 0.5)), "guidance_interval: "),
+        (lambda b, p: b.generate("a", guidance=1, negative_prompt="b"), "negative_prompt: has no effect"),
+        (lambda b, p: b.generate("a", depth=9), "depth: 9 given, the bundle has 2"),
+        (lambda b, p: b.edit("a", p, strength=0), "strength: 0 given"),
+        (lambda b, p: b.edit("a", p, instruction=False, image_guidance=2), "image_guidance: given without"),
+        (lambda b, p: b.inpaint("a", p, Image.new("L", (8, 8), 255)), "mask: 8 x 8 pixels given, allowed is"),
+        (lambda b, p: b.inpaint("a", p, Image.new("L", (32, 32))), "mask: nothing is white"),
+        (lambda b, p: b.upscale(p, factor=3), "factor: 3 given, allowed are 2 and 4"),
+        (lambda b, p: b.edit("a", "none.png"), "image: none.png: unreadable"),
+    ],
+)
+def test_wrong_use_is_an_error_before_any_work(
+    bundle: Bundle, picture: Image.Image, call: Callable[[Bundle, Image.Image], object], message: str
+) -> None:
+    with pytest.raises(PochadeError, match=message):
+        call(bundle, picture)
+
+
+def test_a_file_that_is_missing_altered_or_cut_off_is_named(toy_bundle: Path, tmp_path: Path) -> None:
+    for name, break_it, message in (
+        ("denoiser.onnx", lambda path: path.unlink(), "denoiser.onnx: missing from the bundle"),
+        ("decoder.onnx", lambda path: path.write_bytes(path.read_bytes()[:-9]), "decoder.onnx: altered or cut off"),
+        ("text_encoder.onnx", flip, "text_encoder.onnx: altered or cut off: SHA-256 "),
+        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: altered or cut off"),
+    ):
+        shutil.rmtree(tmp_path / "b", ignore_errors=True)
+        shutil.copytree(toy_bundle, tmp_path / "b")
+        break_it(tmp_path / "b" / name)
+        with pytest.raises(PochadeError, match=message):
+            Bundle(tmp_path / "b").generate("a cat", steps=1)
+    with pytest.raises(PochadeError, match=r"bundle: '.*nothing' holds no readable manifest.json"):
+        Bundle(tmp_path / "nothing")
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_what_is_no_picture_is_a_failure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = bundle._graphs.run
+    monkeypatch.setattr(
+        bundle._graphs,
+        "run",
+        lambda name, values: [0 * part for part in run(name, values)] if name == "decoder" else run(name, values),
+    )
+    with pytest.raises(FailureError, match="picture: one flat colour came out"):
+        bundle.generate("a cat", steps=1)

@@ -1,0 +1,93 @@
+"""``pochade run`` and the host alone, in processes that have no torch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cli.run import cli
+
+BLOCKED = ("torch", "diffusers", "transformers", "safetensors", "onnx", "typer", "rich", "numba", "huggingface_hub")
+PROCESS = f"""
+import sys
+sys.modules.update(dict.fromkeys({BLOCKED!r}))
+from pochade.runtime.command import main
+main(sys.argv[1:])
+"""
+
+
+def alone(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([sys.executable, "-c", PROCESS, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    return done
+
+
+def test_a_process_without_torch_gives_the_same_picture(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    one, two = tmp_path / "one.png", tmp_path / "two.png"
+    given = (str(toy_bundle), "a red apple", "--seed", "7", "--steps", "2")
+    assert alone(*given, "-o", str(one)).stdout.strip() == str(one)
+    cli(capsys, "run", *given, "-o", str(two))
+    assert one.read_bytes() == two.read_bytes()
+    assert alone(str(toy_bundle), "--like", str(one), "-o", str(one)).stdout.strip() == str(tmp_path / "one-2.png")
+    assert (tmp_path / "one-2.png").read_bytes() == one.read_bytes()
+
+
+def test_edits_previews_and_repeats(
+    toy_bundle: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((40, 30)).convert("RGB").save("source.png")
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (10, 10, 30, 20))
+    mask.save("mask.png")
+    bundle = str(toy_bundle)
+    for task, more in (
+        ("edit", ("make it red",)),
+        ("edit", ("a red house", "--describe", "--strength", "0.5")),
+        ("inpaint", ("a red house", "--mask", "mask.png")),
+        ("upscale", ("--factor", "2")),
+    ):
+        given = (bundle, f"--{task}", "source.png", *more, "--steps", "2", "--seed", "3")
+        first = Path(cli(capsys, "run", *given, "--preview", "preview.png").out.strip())
+        again = Path(cli(capsys, "run", bundle, "--like", str(first)).out.strip())
+        assert again != first
+        assert again.read_bytes() == first.read_bytes()
+        with Image.open("preview.png") as preview:
+            assert preview.size[0] >= 32
+    Image.linear_gradient("L").resize((40, 30)).convert("RGB").rotate(90).save("source.png")
+    done = cli(capsys, "run", bundle, "--like", str(first), code=2)
+    assert "like: the source of" in done.error
+    assert "which is not there, or another file" in done.error
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "prompt: none given, generate needs one"),
+        (("a cat", "-o", "cat.jpg"), "out: 'cat.jpg' given, allowed is a name that ends in .png"),
+        (("a cat", "--mask", "m.png"), "mask: 'm.png' given to generate, allowed is none"),
+        (("a cat", "--inpaint", "m.png"), "mask: none given, inpaint needs one"),
+        (("a cat", "--strength", "0.5"), "strength: 0.5 given to generate, allowed is none"),
+        (("--like", "none.png"), "like: 'none.png' is no readable PNG"),
+        (("--like", "plain.png"), "like: 'plain.png' holds no recipe"),
+    ],
+)
+def test_wrong_use_is_one_line(
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (4, 4)).save("plain.png")
+    done = cli(capsys, "run", str(toy_bundle), *arguments, code=2)
+    assert message in done.error
+    assert "\n" not in done.error
+
+
+def test_help_says_what_there_is(capsys: object) -> None:
+    assert "--low-memory" in cli(capsys, "run", "--help").out
