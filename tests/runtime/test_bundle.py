@@ -85,6 +85,13 @@ def test_edits_are_those_of_eager(
     same(bundle.inpaint("two pears", picture, mask, **given), InpaintPipeline, prompt="two pears", mask_image=mask)
     got = bundle.inpaint("two pears", picture, mask, **given, instruction=True)
     same(got, InpaintPipeline, instruction="two pears", mask_image=mask)
+    large = picture.resize((90, 90))
+    hole = Image.new("L", (90, 90))
+    hole.paste(255, (50, 10, 80, 30))
+    got = bundle.inpaint("two pears", large, hole, **given)
+    want = eager(InpaintPipeline, toy_editor_folder, image=large, prompt="two pears", mask_image=hole)
+    assert difference(got, want) <= 2
+    got = bundle.inpaint("two pears", picture, mask, **given)
     assert (np.asarray(got.image)[:, 21:] == np.asarray(picture)[:, 21:]).all(), "outside the mask no pixel changes"
 
 

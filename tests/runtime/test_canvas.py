@@ -3,12 +3,13 @@
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from numpy.random import default_rng
 
 from pochade.images import canvas as torch_canvas
 from pochade.images import masks
 from pochade.pipelines import super_resolution
-from pochade.runtime.canvas import Canvas, Tiles, agree, inside_seam, resample
+from pochade.runtime.canvas import Box, Canvas, Tiles, agree, inside_seam, resample
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -32,9 +33,9 @@ def test_square_pictures_as_the_pipelines_put_and_take_them(size: tuple[int, int
     np.testing.assert_allclose(ours.put(image), to_numpy(theirs.put(to_torch(image))), atol=1e-5)
     np.testing.assert_allclose(ours.take(sampled), to_numpy(theirs.take(to_torch(sampled))), atol=1e-5)
     mask = (default_rng(2).random(size) > 0.97).astype(np.float32)
-    for down in (1, 8):
-        want = theirs.put_mask(torch.from_numpy(mask)[None, None], down)[0, 0]
-        np.testing.assert_array_equal(ours.put_mask(mask, down), want.numpy())
+    want = theirs.put_mask(torch.from_numpy(mask > 0)[None, None])
+    np.testing.assert_array_equal(ours.put_mask(mask, 1), want[0, 0].numpy())
+    np.testing.assert_array_equal(ours.put_mask(mask, 8), F.max_pool2d(want, 8)[0, 0].numpy())
 
 
 @pytest.mark.parametrize("size", [(10, 40), (41, 9), (1, 300), (33, 32)])
@@ -51,8 +52,11 @@ def test_any_other_picture_lies_inside_in_its_proportions(size: tuple[int, int])
 def test_a_seam_as_the_pipelines_make_it(width: int) -> None:
     mask = np.zeros((40, 30), dtype=np.float32)
     mask[5:25, 3:20], mask[30, :] = 1, 1
-    want = masks.inside_seam(torch.from_numpy(mask)[None, None], width)[0, 0].numpy()
-    np.testing.assert_allclose(inside_seam(mask, width), want, atol=1e-6)
+    shown, most = masks.inside_seam(torch.from_numpy(mask > 0), width)
+    np.testing.assert_allclose(inside_seam(mask, width), shown.numpy() / most, atol=1e-6)
+    ours, theirs = Box.around(mask, 8 * width), masks.crop_around(torch.from_numpy(mask > 0), 8 * width)
+    assert ours.rows == slice(theirs.top, theirs.top + theirs.height)
+    assert ours.columns == slice(theirs.left, theirs.left + theirs.width)
 
 
 def test_back_projection_as_the_pipelines_do_it() -> None:

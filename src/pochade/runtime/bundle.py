@@ -14,7 +14,7 @@ from PIL import Image
 from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
-from .canvas import HOLE, Canvas, Tiles, agree, inside_seam, resample
+from .canvas import HOLE, Box, Canvas, Tiles, agree, inside_seam, resample
 from .graphs import Graphs
 from .manifest import MANIFEST, TASKS, Manifest, read_manifest
 from .noise import Noise
@@ -182,7 +182,7 @@ class Bundle:
         """``image`` with what ``mask`` marks generated anew; outside it no pixel changes.
 
         Args:
-            prompt: of the whole picture, or an instruction for what the mask marks.
+            prompt: of the square around the mask that is sampled, or an instruction for what the mask marks.
             image: the source.
             mask: of its size, white (from the middle grey on) where it is generated anew.
             strength: in (0, 1]; at 1 what the mask marks is forgotten; None for the usual one.
@@ -201,17 +201,17 @@ class Bundle:
             raise PochadeError(f"mask: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
         if not marked.any():
             raise PochadeError("mask: nothing is white, allowed is one that is where the picture is generated anew")
-        canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
-        task = "edit" if instruction else "inpaint"
-        edited = self._edited(call, canvas, source, strength, task, marked)
-        weight = inside_seam(marked, math.ceil(canvas.magnification))[..., None]
+        outer = (self.manifest.height, self.manifest.width)
+        box = Box.around(marked, max(outer))
+        old, hole = box.of(source), box.of(marked)
+        canvas = Canvas.fit(_size(old), outer)
+        edited = self._edited(call, canvas, old, strength, "edit" if instruction else "inpaint", hole)
+        weight = inside_seam(hole, math.ceil(canvas.magnification))[..., None]
+        pixels = source.copy()
+        box.of(pixels)[:] = old + weight * (edited - old)
         more = {"strength": strength, "instruction": instruction, "image_guidance": scale}
-        return self._picture(
-            call,
-            source + weight * (edited - source),
-            "inpaint",
-            {**more, **_named("source", image), **_named("mask", mask)},
-        )
+        named = {**_named("source", image), **_named("mask", mask)}
+        return self._picture(call, pixels, "inpaint", {**more, **named})
 
     def upscale(
         self,
