@@ -54,7 +54,7 @@ def watch(console: Console, folder: Path) -> tuple[Watch, list[int]]:
 def run(w: Watch, steps: int) -> None:
     import torch
 
-    pipe = SimpleNamespace(scheduler=SimpleNamespace(timesteps=range(steps)))
+    pipe = SimpleNamespace(num_timesteps=steps)
     w.begin("an apple [bold]")
     for i in range(steps):
         w.budget.begun -= 10

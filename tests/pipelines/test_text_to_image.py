@@ -1,6 +1,7 @@
 """The pipeline as a caller sees it: seeds, batches, arguments, callbacks, failures."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,10 @@ from PIL import Image
 from conftest import toy_components
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
+from pochade.pipelines.image_to_image import ImageToImagePipeline
+from pochade.pipelines.inpaint import InpaintPipeline
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
+from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import PromptTruncatedWarning, TextToImagePipeline
 
 APPLE, CAT, HOUSE = "a red apple", "a sleeping cat", "a blue house with a door and two green pears"
@@ -179,6 +183,112 @@ def test_callback_sees_replaces_and_interrupts(pipe: TextToImagePipeline) -> Non
     assert not pipe.interrupt
 
 
+def test_a_callback_sets_guidance_for_the_steps_that_follow(pipe: TextToImagePipeline) -> None:
+    def off(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+        p._guidance_scale = 0.0 if i == 0 else p._guidance_scale
+
+    def stays(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+        assert p.guidance_scale == 3
+        assert p.num_timesteps == 3
+
+    expected = sample(pipe, APPLE, seed(7), guidance_interval=(0.9, 1.0))
+    assert torch.equal(sample(pipe, APPLE, seed(7), callback_on_step_end=off), expected)
+    plain = sample(pipe, APPLE, seed(7), callback_on_step_end=stays)
+    assert torch.equal(plain, sample(pipe, APPLE, seed(7)))
+    assert (plain - expected).abs().max() > 1e-3
+
+
+def test_callbacks_of_diffusers(pipe: TextToImagePipeline, toy_class_pipeline_folder: Path) -> None:
+    from diffusers.callbacks import MultiPipelineCallbacks, SD3CFGCutoffCallback, SDCFGCutoffCallback
+
+    expected = sample(pipe, APPLE, seed(7), guidance_interval=(0.5, 1.0))
+    cutoff = SDCFGCutoffCallback(cutoff_step_ratio=None, cutoff_step_index=1)
+    both = MultiPipelineCallbacks([SD3CFGCutoffCallback(cutoff_step_ratio=0.5)])
+    for callback in (cutoff, both):
+        assert torch.equal(sample(pipe, APPLE, seed(7), callback_on_step_end=callback), expected)
+    with pytest.raises(PochadeError, match=r"prompt_embeds: \[1, .* returned by a callback, allowed are \[2, "):
+        sample(pipe, [APPLE, CAT], seed(7), callback_on_step_end=cutoff)
+    classes = TextToImagePipeline.from_pretrained(toy_class_pipeline_folder)
+    with pytest.raises(PochadeError, match=r"'prompt_embeds'. given, allowed are latents, predicted_data, aux$"):
+        sample(classes, "cat", seed(7), callback_on_step_end=cutoff)
+
+
+def test_a_callback_replaces_the_text(pipe: TextToImagePipeline) -> None:
+    cat = pipe.encode_prompt(CAT)
+    both = pipe.encode_prompt([APPLE, CAT])
+
+    def other(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        shapes = {name: len(tensors[name]) for name in tensors}
+        assert shapes == {"prompt_embeds": 2, "pooled_prompt_embeds": 2, "negative_prompt_embeds": 1}
+        assert not tensors["negative_prompt_embeds"].any() or i
+        return {"prompt_embeds": both.tokens[1:], "pooled_prompt_embeds": both.pooled[1:]}
+
+    names = ["prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds"]
+    embeds = both.map(lambda v: v[:1])
+    changed = pipe(
+        prompt_embeds=embeds,
+        generator=seed(7),
+        num_inference_steps=3,
+        output_type="pt",
+        callback_on_step_end=other,
+        callback_on_step_end_tensor_inputs=names,
+    ).images
+    plain = sample(pipe, APPLE, seed(7))
+    assert (changed - plain).abs().max() > 1e-4
+    assert (changed - sample(pipe, CAT, seed(7))).abs().max() > 1e-4
+    assert cat.tokens is not None
+
+    def negative(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        # Led away from itself, guidance cancels out.
+        return {"negative_prompt_embeds": tensors["prompt_embeds"][1:]} if i == 0 else {}
+
+    names = ["prompt_embeds", "negative_prompt_embeds"]
+    options: dict[str, Any] = {"callback_on_step_end": negative, "callback_on_step_end_tensor_inputs": names}
+    assert (sample(pipe, APPLE, seed(7), **options) - plain).abs().max() > 1e-4
+
+
+def test_negative_prompt_embeds(pipe: TextToImagePipeline) -> None:
+    expected = sample(pipe, HOUSE, seed(1), negative_prompt=CAT)
+    usual: dict[str, Any] = {"generator": seed(1), "num_inference_steps": 3, "output_type": "pt"}
+    house, cat = pipe.encode_prompt(HOUSE), pipe.encode_prompt(CAT)
+    given = pipe(prompt_embeds=house, negative_prompt_embeds=cat, **usual).images
+    assert (given - expected).abs().max() < 1e-5
+    with pytest.raises(PochadeError, match="negative_prompt_embeds: goes with prompt_embeds"):
+        pipe(APPLE, negative_prompt_embeds=cat)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_one_pipeline_in_several_threads(pipe: TextToImagePipeline, name: str) -> None:
+    pipe.scheduler = make_scheduler(name)
+
+    def cut(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+        p._guidance_scale = 1.0
+
+    def made(i: int) -> torch.Tensor:
+        callback = {"callback_on_step_end": cut} if i == 1 else {}
+        return sample(pipe, APPLE, seed(i), num_inference_steps=4 + i, **callback)
+
+    expected = [made(i) for i in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        for one, other in zip(expected, pool.map(made, range(4)), strict=True):
+            assert torch.equal(one, other)
+
+
+def test_the_defaults_of_a_model_go_with_its_components() -> None:
+    pipe = TextToImagePipeline(**toy_components(), default_steps=4, default_guidance=1.0, default_size=48)
+    for kind in (TextToImagePipeline, ImageToImagePipeline, InpaintPipeline, SuperResolutionPipeline):
+        for other in (kind(**pipe.components), kind.from_pipe(pipe)):
+            assert (other.default_steps, other.default_guidance, other.default_size) == (4, 1.0, 48)
+            assert other.denoiser is pipe.denoiser
+            back = TextToImagePipeline.from_pipe(other, default_steps=2)
+            assert (back.default_steps, back.default_guidance) == (2, 1.0)
+    with pytest.raises(PochadeError, match="step: given, allowed are autoencoder"):
+        InpaintPipeline.from_pipe(pipe, step=2)
+    with pytest.raises(PochadeError, match="pipeline: str given, allowed are those of pochade"):
+        InpaintPipeline.from_pipe("iris-fast")  # pyright: ignore[reportArgumentType]
+
+
 def test_class_names_as_prompts(toy_class_pipeline_folder: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained(toy_class_pipeline_folder)
     cat, dog = sample(pipe, ["cat", "Dog "], [seed(1), seed(1)])
@@ -208,7 +318,10 @@ def test_without_text_encoder(tmp_path: Path) -> None:
         ({"height": 40}, "height: 40 given, allowed are multiples of 16"),
         ({"width": 0}, "width: 0 given"),
         ({"output_type": "jpg"}, "output_type: 'jpg' given, allowed are pil, np, pt, latent"),
-        ({"callback_on_step_end_tensor_inputs": ["noise"]}, "'noise'. given, allowed are latents, predicted_data, aux"),
+        (
+            {"callback_on_step_end_tensor_inputs": ["noise"]},
+            "'noise'. given, allowed are latents, predicted_data",
+        ),
         ({"generator": [seed(1), seed(2)]}, "generator: 2 given for 1 pictures"),
         ({"generator": torch.Generator().manual_seed(2**63)}, r"seed: 9223372036854775808 given, .* \[0, 2\^63\)"),
         ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents: shape \(1, 4, 8, 8\) given, needed is \(1, 4, 4, 4\)"),

@@ -111,7 +111,7 @@ class Watch:
 
     def step(self, pipe: Any, index: int, _: Any, tensors: dict[str, Any]) -> None:
         """After a sampling step."""
-        total = len(pipe.scheduler.timesteps)
+        total = pipe.num_timesteps
         self.bar.update(self.one, completed=index + 1, total=total)
         if self.decode is None or index + 1 == total or not self.budget.affordable():
             return

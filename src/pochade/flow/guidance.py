@@ -61,14 +61,20 @@ class GuidedDenoiser:
     from where the interval begins.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
     conditioning) stands where it would be dropped. An image prompt is dropped together with the text, as
-    in 2308.06721, section 3.2.3, so that guidance leads towards both.
+    in 2308.06721, section 3.2.3, so that guidance leads towards both. ``guidance``, ``negative`` and ``conditioning``,
+    which stands in place of that of the calls, may be replaced between two calls.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:
         self.denoiser = denoiser
         self.guidance = guidance
         self.negative = negative
+        self.conditioning = Conditioning()
         self.config = denoiser.config
+
+    def branches(self, least: int = 1) -> list[Conditioning]:
+        """The conditioning of each branch, the one with the text first; at least that many, up to 2."""
+        return self._branches(self.conditioning)[: max(least, self.guidance.branches)]
 
     def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
         without_text = conditioning.drop("text", "class_label", "image_prompt")
@@ -89,6 +95,8 @@ class GuidedDenoiser:
         depth: int | None = None,
     ) -> DenoiserOutput:
         guidance, rows = self.guidance, latents.shape[0]
+        if self.conditioning.batch_size is not None:
+            conditioning = self.conditioning
         n = guidance.branches_at(t)
         if n == 1:
             own = None if state is None else state[:rows]

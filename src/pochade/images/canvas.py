@@ -60,7 +60,9 @@ class Canvas:
     outer: tuple[int, int]
 
     @classmethod
-    def fit(cls, height: int, width: int, side: int, multiple: int, *, shrink: bool = True) -> "Canvas":
+    def fit(
+        cls, height: int, width: int, side: int, multiple: int, *, shrink: bool = True, margin: int = 0
+    ) -> "Canvas":
         """The canvas on which a picture covers about ``side`` x ``side`` pixels.
 
         Args:
@@ -69,12 +71,13 @@ class Canvas:
             side: of a square of the same area. The longer side is at most ``LONGEST`` times that.
             multiple: the sides of the canvas are multiples of this.
             shrink: False where a picture of a larger area keeps its size.
+            margin: pixels of the canvas, at least, that lie beyond each border of the picture.
         """
         scale = min(side / math.sqrt(height * width), LONGEST * side / max(height, width))
         if not shrink and height * width > side * side:
             scale = 1.0
         rows, columns = (max(1, round(length * scale)) for length in (height, width))
-        outer = (-(-rows // multiple) * multiple, -(-columns // multiple) * multiple)
+        outer = (-(-(rows + 2 * margin) // multiple) * multiple, -(-(columns + 2 * margin) // multiple) * multiple)
         return cls(height, width, (rows, columns), outer)
 
     @property

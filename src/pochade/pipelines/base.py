@@ -2,7 +2,8 @@
 
 import inspect
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -22,6 +23,7 @@ from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
 from pochade.pipelines.call import CallArguments, check_call, encode_prompts
+from pochade.pipelines.callbacks import LOCK, Callback, callback_tensors, replace_text, wanted_tensors
 from pochade.pipelines.checks import (
     CALLBACK_TENSORS,
     check_components,
@@ -38,10 +40,6 @@ from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.
 register_components()
-
-
-Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
-"""(pipe, step, timestep, tensors) -> replaced tensors, after each step."""
 
 
 class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from inside the sampler
@@ -103,18 +101,42 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         self._guidance_scale: float | Tensor = 1.0
 
     @property
+    def components(self) -> dict[str, Any]:
+        """The components and the defaults of the model, which go with them: ``Other(**pipe.components)``."""
+        return {**super().components, **{name: self.config[name] for name in hub.DEFAULTS}}
+
+    @classmethod
+    def from_pipe(cls, pipeline: "GenerationPipeline", **changes: Any) -> Self:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """A pipeline of the same model for another task; nothing is copied.
+
+        Args:
+            pipeline: any of pochade's.
+            changes: other components or defaults.
+
+        Raises:
+            PochadeError: another pipeline or an unknown argument is given, or the components do not belong together.
+        """
+        if not isinstance(pipeline, GenerationPipeline):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"pipeline: {type(pipeline).__name__} given, allowed are those of pochade")
+        unknown = sorted(set(changes) - set(pipeline.components))
+        if unknown:
+            raise PochadeError(f"{unknown[0]}: given, allowed are {', '.join(pipeline.components)}")
+        return cls(**{**pipeline.components, **changes})
+
+    @property
     def interrupt(self) -> bool:
         """Set ``pipe._interrupt = True`` in a callback to stop; the picture as predicted so far is returned."""
         return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
-        """Calls of the denoiser in the last run (a second-order scheduler makes more than its steps)."""
+        """Calls of the denoiser in a run (a second-order scheduler makes more than its steps)."""
         return self._num_timesteps
 
     @property
     def guidance_scale(self) -> float | Tensor:
-        """Of the last run."""
+        """Of the last run. A callback may set ``pipe._guidance_scale`` for the steps that follow; 0 is then no
+        guidance, as 1 is: diffusers' own callbacks mean that by it."""
         return self._guidance_scale
 
     @property
@@ -270,7 +292,7 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         ``parts`` join it, one a prompt.
         """
         if call.prompts is None:
-            conditioning, negative = call.embeds, None
+            conditioning, negative = call.embeds, call.negative_embeds
         else:
             conditioning, negative = encode_prompts(self.text_encoder, call.prompts, call.negatives)
         device, dtype = self._execution_device, self.denoiser.dtype
@@ -299,33 +321,44 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         ``image_scale`` is that of ``Guidance``.
         """
         conditioning, negative = self._conditioning(call, parts or {})
+        wanted = wanted_tensors(callback, tensors, conditioning)
         guidance = Guidance(call.scale, image_scale, call.interval)
         guided = GuidedDenoiser(denoiser or self._sampling_denoiser(), guidance, negative)
+        # One for each call, so that a pipeline can run in several threads: a scheduler counts its steps.
+        scheduler = deepcopy(self.scheduler)
         self._interrupt = False
-        self._num_timesteps = 0
         total = steps_from(strength, call.steps)
         with self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
             def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]) -> Tensor | None:
-                timesteps = self.scheduler.timesteps
-                self._num_timesteps = i + 1
+                timesteps = scheduler.timesteps
                 bar.total = len(timesteps)
                 bar.update()
-                replaced = None
-                if callback is not None:
-                    known = {"latents": z, "predicted_data": predicted, "aux": aux}
-                    returned = callback(self, i, timesteps[i], {k: known[k] for k in tensors})
-                    replaced = returned.get("latents") if returned else None
-                if self._interrupt:
-                    raise _InterruptedSampling(predicted)
+                with LOCK:
+                    self._num_timesteps = len(timesteps)
+                    replaced = None
+                    if callback is not None:
+                        step = {"latents": z, "predicted_data": predicted, "aux": aux}
+                        given = callback_tensors(wanted, guided, step)
+                        self._guidance_scale = guided.guidance.scale
+                        returned = callback(self, i, timesteps[i], dict(given)) or {}
+                        replaced = returned.get("latents")
+                        replace_text(guided, given, returned)
+                        if self._guidance_scale is not guided.guidance.scale:
+                            check_scale(self._guidance_scale)
+                            off = not isinstance(self._guidance_scale, Tensor) and self._guidance_scale == 0
+                            guided.guidance = replace(guided.guidance, scale=1.0 if off else self._guidance_scale)
+                    if self._interrupt:
+                        raise _InterruptedSampling(predicted)
                 return replaced
 
             dtype = _at_least_float32(self.denoiser.dtype)
             place: dict[str, Any] = {"device": self._execution_device, "dtype": dtype}
+            guided.conditioning = conditioning
             try:
                 return sample(
                     guided,
-                    self.scheduler,
+                    scheduler,
                     noise.to(**place),
                     conditioning,
                     num_inference_steps=call.steps,

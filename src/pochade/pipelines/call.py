@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
@@ -27,6 +28,7 @@ class CallArguments:
         prompts: one for each of the ``count`` prompts of the call; None where ``embeds`` are given.
         embeds: conditioning that is given in place of prompts.
         negatives: one for each prompt; None for none.
+        negative_embeds: conditioning in place of negative prompts; None for none.
         count: number of prompts, or samples of ``embeds``.
         per_prompt: pictures of each prompt.
         steps: of the scheduler.
@@ -37,6 +39,7 @@ class CallArguments:
     prompts: list[str] | None
     embeds: Conditioning
     negatives: list[str] | None
+    negative_embeds: Conditioning | None
     count: int
     per_prompt: int
     steps: int
@@ -64,6 +67,7 @@ class CallArguments:
             prompts=None if self.prompts is None else [self.prompts[i] for i in rows],
             embeds=self.embeds.map(lambda v: v[rows]),
             negatives=None if self.negatives is None else [self.negatives[i] for i in rows],
+            negative_embeds=None if self.negative_embeds is None else self.negative_embeds.map(lambda v: v[rows]),
             count=len(rows),
             scale=self.scale[self.pictures_of(rows)] if isinstance(self.scale, Tensor) else self.scale,
         )
@@ -79,6 +83,7 @@ def check_call(
     pictures: int = 1,
     guidance_interval: tuple[float, float] = EVERYWHERE,
     *,
+    negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     reads_text: bool,
 ) -> CallArguments:
     """The arguments of a call, with one prompt for each of its source ``pictures``.
@@ -102,9 +107,50 @@ def check_call(
         raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
     scales = scale if scale.ndim else float(scale)
     negatives = _negatives(negative_prompt, prompts, scales)
+    negative_embeds: Conditioning | None = None
+    if negative_prompt_embeds is not None:
+        if prompts is not None:
+            raise PochadeError("negative_prompt_embeds: goes with prompt_embeds, not with prompt")
+        embeds, negative_embeds = _of_one_length(
+            embeds, _as_conditioning("negative_prompt_embeds", negative_prompt_embeds), count
+        )
     return CallArguments(
-        prompts, embeds, negatives, count, num_images_per_prompt, num_inference_steps, scales, guidance_interval
+        prompts=prompts,
+        embeds=embeds,
+        negatives=negatives,
+        negative_embeds=negative_embeds,
+        count=count,
+        per_prompt=num_images_per_prompt,
+        steps=num_inference_steps,
+        scale=scales,
+        interval=guidance_interval,
     )
+
+
+def _as_conditioning(name: str, embeds: TextEncoding | Conditioning) -> Conditioning:
+    if isinstance(embeds, TextEncoding):
+        return Conditioning(tokens=embeds.tokens, mask=embeds.mask, pooled=embeds.pooled)
+    if not isinstance(embeds, Conditioning):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PochadeError(f"{name}: {type(embeds).__name__} given, allowed are Conditioning and TextEncoding")
+    return embeds
+
+
+def _of_one_length(embeds: Conditioning, negative: Conditioning, count: int) -> tuple[Conditioning, Conditioning]:
+    """Both with as many tokens as the longer one, and the negative one for each of the prompts."""
+    if (embeds.tokens is None) != (negative.tokens is None) or (negative.batch_size or 1) not in (1, count):
+        raise PochadeError(f"negative_prompt_embeds: allowed is what goes with prompt_embeds, for 1 or {count} prompts")
+    if embeds.tokens is not None and negative.tokens is not None:
+        M = max(embeds.tokens.shape[1], negative.tokens.shape[1])
+        embeds, negative = (_padded(each, M) for each in (embeds, negative))
+    return embeds, negative.map(lambda v: v.expand(count, *v.shape[1:]))
+
+
+def _padded(conditioning: Conditioning, M: int) -> Conditioning:
+    assert conditioning.tokens is not None
+    assert conditioning.mask is not None
+    more = M - conditioning.tokens.shape[1]
+    tokens, mask = F.pad(conditioning.tokens, (0, 0, 0, more)), F.pad(conditioning.mask, (0, more))
+    return replace(conditioning, tokens=tokens, mask=mask)
 
 
 def _prompts(
@@ -112,14 +158,8 @@ def _prompts(
 ) -> tuple[list[str] | None, Conditioning]:
     if (prompt is None) == (embeds is None):
         raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
-    if isinstance(embeds, TextEncoding):
-        embeds = Conditioning(tokens=embeds.tokens, mask=embeds.mask, pooled=embeds.pooled)
     if embeds is not None:
-        if not isinstance(embeds, Conditioning):
-            raise PochadeError(
-                f"prompt_embeds: {type(embeds).__name__} given, allowed are Conditioning and TextEncoding"
-            )
-        return None, embeds
+        return None, _as_conditioning("prompt_embeds", embeds)
     prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise PochadeError("prompt: a sentence or a list of sentences is needed")

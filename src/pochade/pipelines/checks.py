@@ -14,7 +14,14 @@ if TYPE_CHECKING:
 
 MAX_SEED = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
-CALLBACK_TENSORS = ("latents", "predicted_data", "aux")
+CALLBACK_TENSORS = (
+    "latents",
+    "predicted_data",
+    "aux",
+    "prompt_embeds",
+    "negative_prompt_embeds",
+    "pooled_prompt_embeds",
+)
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
 EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2

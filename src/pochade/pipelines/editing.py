@@ -13,8 +13,9 @@ from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
-from pochade.pipelines.base import Callback, GenerationPipeline
+from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.call import CallArguments
+from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import (
     IMAGE_GUIDANCE,
     check_count,

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas
-from pochade.pipelines.base import Callback
+from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import usual_strength
 from pochade.pipelines.editing import EditingPipeline, warn_if_nothing_is_kept
 from pochade.pipelines.pictures import NewPictures, read_pictures
@@ -43,6 +43,7 @@ class ImageToImagePipeline(EditingPipeline):
         instruction: str | Sequence[str] | None = None,
         image_guidance_scale: float | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     ) -> Any:
         """Edit B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of text to image.
 
@@ -91,6 +92,7 @@ class ImageToImagePipeline(EditingPipeline):
             num_images_per_prompt,
             len(pictures),
             guidance_interval,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
         if instruction is None:
             warn_if_nothing_is_kept(strength)

@@ -12,7 +12,7 @@ from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, bands
 from pochade.images.masks import Box, crop_around, inside_seam
-from pochade.pipelines.base import Callback
+from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import INPAINT_STRENGTH, check_blur, picture_generators
 from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import NewPictures, Pictures, full, read_masks, read_pictures
@@ -56,6 +56,7 @@ class InpaintPipeline(EditingPipeline):
         soft_mask: bool = False,
         mask_blur: float = 0.0,
         invert_mask: bool = False,
+        negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     ) -> Any:
         """Inpaint B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
@@ -105,6 +106,7 @@ class InpaintPipeline(EditingPipeline):
             num_images_per_prompt,
             max(len(pictures), len(masks)),
             guidance_interval,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
         if {len(pictures), len(masks)} - {1, call.count}:
             raise PochadeError(

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-    from pochade.pipelines.base import Callback
+    from pochade.pipelines.callbacks import Callback
 
 ADVICE = {
     "too large": "make it smaller first",

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, resample
-from pochade.pipelines.base import Callback
+from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
 from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import NewPictures, check_megapixels, read_pictures
@@ -22,7 +22,9 @@ ROUNDS = 8
 def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
     """The pictures changed so that, made smaller, they are ``small``: back-projection (Irani and Peleg, 1991).
 
-    x <- x + up(y - down(x)), where down is the mean of a block of pixels and up is bicubic.
+    x <- x + up(y - down(x)), where down is the mean of a block of pixels and up is bicubic. A pixel stays within twice
+    the range of the colours around it in y: lines may be darker than their blocks, but nothing comes to be where all
+    is of one colour.
 
     Args:
         images: [B, 3, f H, f W] in [0, 1].
@@ -30,9 +32,13 @@ def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
         rounds: how often.
     """
     factor = images.shape[2] // small.shape[2]
+    high, low = F.max_pool2d(small, 3, stride=1, padding=1), -F.max_pool2d(-small, 3, stride=1, padding=1)
+    high, low = (2 * high - low).clamp(max=1), (2 * low - high).clamp(min=0)
+    high, low = (F.interpolate(bound, scale_factor=float(factor)) for bound in (high, low))
     for _ in range(rounds):
         missing = small - F.avg_pool2d(images, factor)
-        images = (images + F.interpolate(missing, images.shape[2:], mode="bicubic", antialias=True)).clamp(0, 1)
+        images = images + F.interpolate(missing, images.shape[2:], mode="bicubic", antialias=True)
+        images = torch.minimum(torch.maximum(images, low), high)
     return images
 
 
@@ -65,6 +71,7 @@ class SuperResolutionPipeline(EditingPipeline):
         depth: int | None = None,
         size: int | None = None,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     ) -> Any:
         """Enlarge B = prompts x ``num_images_per_prompt`` pictures; other arguments are those of image to image.
 
@@ -109,10 +116,12 @@ class SuperResolutionPipeline(EditingPipeline):
             num_images_per_prompt,
             len(pictures),
             guidance_interval,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
         side = size or self.default_size
         small = as_floats(pictures.shown)
-        canvas = Canvas.fit(H, W, side, self.size_multiple, shrink=False)
+        # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
+        canvas = Canvas.fit(H, W, side, self.size_multiple, shrink=False, margin=side // 4)
         edited = self._edit(
             canvas.put(resample(small, H, W)),
             call,

@@ -15,8 +15,9 @@ from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import as_floats
 from pochade.images.edges import encode_lines
-from pochade.pipelines.base import Callback, GenerationPipeline, finite
+from pochade.pipelines.base import GenerationPipeline, finite
 from pochade.pipelines.call import PromptTruncatedWarning
+from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import (
     check_count,
     check_image_prompt,
@@ -76,6 +77,7 @@ class TextToImagePipeline(GenerationPipeline):
         image_prompt: Any = None,
         image_prompt_scale: float = 1.0,
         guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     ) -> Any:
         """Generate B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
 
@@ -100,10 +102,14 @@ class TextToImagePipeline(GenerationPipeline):
             output_type: ``pil``; ``np`` [B, H, W, 3] or ``pt`` [B, 3, H, W] in [0, 1]; ``latent`` [B, C, H,
                 W].
             return_dict: False gives a tuple of one.
-            callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; may return a
-                mapping with replaced ``latents``, and may set ``pipe._interrupt``.
-            callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data`` and ``aux`` it gets; the last
-                is a mapping of what the family reports, such as ``reasoning_steps`` [B].
+            callback_on_step_end: called as (pipe, step, timestep, tensors) after each step; may return a mapping with
+                replaced ``latents``, ``prompt_embeds``, ``pooled_prompt_embeds`` and ``negative_prompt_embeds``, and
+                may set ``pipe._guidance_scale`` (0 and 1 are no guidance) and ``pipe._interrupt``. Those of
+                ``diffusers.callbacks`` name the tensors that they need.
+            callback_on_step_end_tensor_inputs: which of ``latents``, ``predicted_data``, ``aux``, ``prompt_embeds``,
+                ``pooled_prompt_embeds`` (with guidance [2 B, ...], the unconditional ones first) and
+                ``negative_prompt_embeds`` it gets; ``aux`` is a mapping of what the family reports, such as
+                ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
             control: edges that the picture follows, for a denoiser with an input for them: a picture of
                 ``height`` x ``width``, white edges on black, or a tensor [1, height, width] in [0, 1], 1 on an edge;
@@ -114,6 +120,7 @@ class TextToImagePipeline(GenerationPipeline):
             image_prompt_scale: how strongly, from 0 (not at all) on.
             guidance_interval: the times [low, high] in [0, 1], 1 being noise, at which guidance applies (2404.07724);
                 outside it the scale is 1, at half the cost.
+            negative_prompt_embeds: with ``prompt_embeds``, what ``encode_prompt`` gave of a negative prompt.
 
         Raises:
             PochadeError: an argument is not allowed; before any work.
@@ -141,6 +148,7 @@ class TextToImagePipeline(GenerationPipeline):
             guidance_scale,
             num_images_per_prompt,
             guidance_interval=guidance_interval,
+            negative_prompt_embeds=negative_prompt_embeds,
         )
         down = int(self.autoencoder.downsampling)
         height, width = height or self.default_size, width or self.default_size

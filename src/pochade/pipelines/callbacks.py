@@ -1,0 +1,81 @@
+"""What a callback of a pipeline sees after a step, and what it may replace: the contract of diffusers' callbacks."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.flow.guidance import GuidedDenoiser
+from pochade.pipelines.checks import CALLBACK_TENSORS
+from pochade.types import Conditioning
+
+Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
+"""(pipe, step, timestep, tensors) -> replaced tensors, after each step."""
+
+LOCK = threading.RLock()
+"""Held while a callback runs: what it sets on the pipeline counts for the run that called it."""
+
+EMBEDS = {"prompt_embeds": "tokens", "pooled_prompt_embeds": "pooled"}
+"""Tensor of a callback -> part of the conditioning; with guidance both branches, the unconditional one first."""
+
+
+def wanted_tensors(callback: Callback | None, names: Sequence[str], conditioning: Conditioning) -> list[str]:
+    """The names of the tensors that a callback gets; one of diffusers says itself which.
+
+    Raises:
+        PochadeError: there is no such tensor, or none in a model that takes no text.
+    """
+    own = isinstance(callback, PipelineCallback | MultiPipelineCallbacks)
+    wanted = list(callback.tensor_inputs) if own else list(names)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess, reportFunctionMemberAccess]
+    text = {"negative_prompt_embeds", *EMBEDS}
+    known = [name for name in CALLBACK_TENSORS if conditioning.tokens is not None or name not in text]
+    unknown = sorted(set(wanted) - set(known))
+    if unknown:
+        raise PochadeError(f"callback_on_step_end_tensor_inputs: {unknown} given, allowed are {', '.join(known)}")
+    return wanted
+
+
+def callback_tensors(names: Sequence[str], guided: GuidedDenoiser, step: Mapping[str, Any]) -> dict[str, Any]:
+    """The named tensors: ``step`` are those of the step itself, the others those of its conditioning."""
+    conditional, *others = guided.branches()
+    known = dict(step)
+    if conditional.tokens is not None:
+        unconditional = (others or guided.branches(2)[1:])[0]
+        known["negative_prompt_embeds"] = unconditional.tokens
+        for name, part in EMBEDS.items():
+            known[name] = torch.cat([getattr(branch, part) for branch in (*others[:1], conditional)])
+    return {name: known[name] for name in names}
+
+
+def replace_text(guided: GuidedDenoiser, given: Mapping[str, Any], returned: Mapping[str, Any]) -> None:
+    """Let the text that a callback returned condition the steps that follow.
+
+    Raises:
+        PochadeError: it has another shape.
+    """
+    conditional, unconditional = guided.branches(2)[:2]
+    B = conditional.batch_size or 0
+    for name in ("negative_prompt_embeds", *EMBEDS):
+        new = returned.get(name)
+        if new is None or name not in given or new is given[name]:
+            continue
+        part = EMBEDS.get(name, "tokens")
+        old: Tensor = getattr(conditional, part)
+        if not isinstance(new, Tensor) or new.shape[1:] != old.shape[1:] or len(new) not in (B, 2 * B):
+            shape = list(new.shape) if isinstance(new, Tensor) else type(new).__name__
+            allowed = [B, *old.shape[1:]]
+            raise PochadeError(f"{name}: {shape} returned by a callback, allowed are {allowed} and twice as many")
+        new = new.to(old)
+        if name != "negative_prompt_embeds":
+            conditional = replace(conditional, **{part: new[-B:]})
+        if name == "negative_prompt_embeds" or len(new) == 2 * B:
+            dropped = unconditional.mask is None or not bool(unconditional.mask.any())
+            mask = conditional.mask if dropped else unconditional.mask
+            unconditional = replace(unconditional, mask=mask, **{part: new[:B]})
+            guided.negative = unconditional
+    guided.conditioning = conditional
