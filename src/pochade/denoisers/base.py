@@ -1,6 +1,7 @@
 """The base class of every family's network."""
 
-from typing import Any, ClassVar
+from collections.abc import Iterable
+from typing import Any, ClassVar, cast
 
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -44,11 +45,12 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
 
     def adaptable_layers(self) -> list[str]:
         """The names of the linear layers inside the blocks, but for those that make modulations: what a LoRA adapts."""
-        blocks = [name for name, module in self.named_modules() if type(module).__name__ in self._repeated_blocks]
-        modulations = [name for name, module in self.named_modules() if isinstance(module, Modulation)]
+        modules = dict(cast(Iterable[tuple[str, nn.Module]], nn.Module.named_modules(self)))
+        blocks = [name for name, module in modules.items() if type(module).__name__ in self._repeated_blocks]
+        modulations = [name for name, module in modules.items() if isinstance(module, Modulation)]
         return [
             name
-            for name, module in self.named_modules()
+            for name, module in modules.items()
             if isinstance(module, nn.Linear) and _below(name, blocks) and not _below(name, modulations)
         ]
 

@@ -28,6 +28,7 @@ RECIPES: dict[str, str] = {
     "image-prompt": "pochade.recipes.single:image_prompt",
     "edit": "pochade.recipes.single:edit",
     "lora": "pochade.recipes.single:lora",
+    "edit-lora": "pochade.recipes.single:edit_lora",
     "tiny-decoder": "pochade.recipes.single:tiny_decoder",
 }
 """Name -> "module:function"."""

@@ -19,6 +19,7 @@ from pochade.training.stages.control import ControlSettings
 from pochade.training.stages.decoder import DecoderSettings
 from pochade.training.stages.distillation import DistillationSettings
 from pochade.training.stages.edit import EditSettings
+from pochade.training.stages.edit_lora import EditLoRASettings
 from pochade.training.stages.flow import FlowSettings
 from pochade.training.stages.image_prompt import ImagePromptSettings
 from pochade.training.stages.lora import LoRASettings
@@ -64,6 +65,11 @@ def edit() -> list[AnyStage]:
 def lora() -> list[AnyStage]:
     """A LoRA for a trained model of any family (set task.base) on your own pictures (set data.source)."""
     return [lora_stage(ImageData(None, 0), LoRASettings())]
+
+
+def edit_lora() -> list[AnyStage]:
+    """A LoRA for a model that edits (set task.base), on pairs of pictures (set data.pairs, else OpenMoji's)."""
+    return [lora_stage(PairData(), EditLoRASettings(), name="edit_lora")]
 
 
 def tiny_decoder() -> list[AnyStage]:

@@ -1,9 +1,9 @@
 """The kinds of stage that recipes are made of, with the settings that suit a laptop."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pochade.training.data import ImageData, PairData
-from pochade.training.stage import Stage
+from pochade.training.stage import DataSettings, Stage
 from pochade.training.stages.autoencoder import AutoencoderSettings, AutoencoderStage
 from pochade.training.stages.consistency import ConsistencySettings, ConsistencyStage
 from pochade.training.stages.control import ControlSettings, ControlStage
@@ -12,7 +12,10 @@ from pochade.training.stages.distillation import DistillationSettings, Distillat
 from pochade.training.stages.edit import EditSettings, EditStage
 from pochade.training.stages.flow import FlowSettings, FlowStage
 from pochade.training.stages.image_prompt import ImagePromptSettings, ImagePromptStage
-from pochade.training.stages.lora import LoRASettings, LoRAStage
+from pochade.training.stages.lora import AdapterForm
+
+F = TypeVar("F", bound=AdapterForm)
+D = TypeVar("D", bound=DataSettings)
 
 
 def autoencoder_stage(data: ImageData, **changes: Any) -> AutoencoderStage:
@@ -141,7 +144,7 @@ def edit_stage(data: PairData, task: EditSettings, **changes: Any) -> EditStage:
     return Stage(**{**settings, **changes})
 
 
-def lora_stage(data: ImageData, task: LoRASettings, **changes: Any) -> LoRAStage:
+def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
     """A LoRA of a trained model, on cached latents."""
     settings: dict[str, Any] = {
         "name": "lora",

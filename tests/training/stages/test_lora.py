@@ -209,7 +209,30 @@ def test_what_cannot_be_is_refused_in_one_line(
 def test_a_frozen_text_encoder_has_no_adapters() -> None:
     pipe = TextToImagePipeline.from_pretrained()
     with pytest.raises(PochadeError, match=r"task.text: true given, allowed is false: the text encoder of 'x'"):
-        layers_of(pipe, LoRASettings(base="x", text=True))
+        layers_of(pipe, LoRASettings(base="x"), text=True)
+
+
+def test_a_model_that_edits_learns_from_pairs(pictures: Path, toy_editor_folder: Path, tmp_path: Path) -> None:
+    changes = [f"data.source={pictures}", "data.pairs=pictures", f"task.base={toy_editor_folder}", "data.draws=1"]
+    changes += ["task.tasks=super_resolution", f"data.size={SIZE}", *FAST]
+    folder = train("edit-lora", changes, tmp_path / "run")
+    tensors, metadata = read_head(folder / WEIGHTS)
+    assert metadata["base_model"] == str(toy_editor_folder)
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+    pipe.load_lora_weights(folder)
+    assert {name.partition(".lora_")[0] for name in tensors} == {
+        f"denoiser.{name}"
+        for name in TextToImagePipeline.from_pretrained(toy_editor_folder).denoiser.adaptable_layers()
+    }
+    for wrong, message in (
+        ("task.tasks=inpaint", r"task.tasks: 'inpaint' given, but .* allowed is some of edit, super_resolution"),
+        ("task.base=none", r"task.base: none given, allowed is .* a model that edits"),
+        ("task.base=lrf-openmoji", r"'super_resolution' given, but 'lrf-openmoji' .* pochade train edit makes one"),
+        ("task.rank=0", r"rank: 0 given"),
+        ("task.generate=2", r"generate: 2.0 given, allowed is 0 to below 1"),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            check(override(stages_of("edit-lora"), [*changes, wrong]), Components())
 
 
 def test_a_dry_run_counts_the_adapters_alone(pictures: Path, toy_pipeline_folder: Path) -> None:

@@ -20,6 +20,7 @@ KINDS: dict[str, str] = {
     "image_prompt": "pochade.training.stages.image_prompt:ImagePromptKind",
     "edit": "pochade.training.stages.edit:EditKind",
     "lora": "pochade.training.stages.lora:LoRAKind",
+    "edit_lora": "pochade.training.stages.edit_lora:EditLoRAKind",
 }
 """Kind of the settings -> "module:class"."""
 

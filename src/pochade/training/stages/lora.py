@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -28,6 +28,7 @@ from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_sy
 from pochade.training.stages.models import ModelWork, check_conditioning, classes_of, latents_of, prompts_of, text_of
 from pochade.training.task import Batch, Stream
 
+S = TypeVar("S", bound=Settings)
 ADAPTER = "default"
 """What peft calls the adapter that is trained."""
 INTERVALS = 64
@@ -37,10 +38,8 @@ MOST_FEW_STEPS = 8
 
 
 @dataclass(frozen=True)
-class LoRASettings(Settings):
+class AdapterForm(Settings):
     """Of which model a LoRA is trained, and of which form. Raises PochadeError for a value outside its range."""
-
-    stage_kind = "lora"
 
     base: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
@@ -53,8 +52,6 @@ class LoRASettings(Settings):
     layers: tuple[str, ...] = ()
     """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
     layers of the network's blocks, but for those that make modulations."""
-    text: bool = False
-    """Whether the text encoder is adapted as well, where it was trained along with the denoiser ("bag")."""
     trigger: tuple[str, ...] = ()
     """Words of the captions that call up what is learned; they are stored with the LoRA."""
     density: Density = "logit_normal"
@@ -63,8 +60,6 @@ class LoRASettings(Settings):
     time_shift: float = 2.0
     """s in t' = s t / (1 + (s - 1) t); a distilled model that is sampled by Euler's steps has its own."""
     weighting: Weighting = "constant"
-    cfg_dropout: float = 0.1
-    """Probability that a sample loses its conditioning, for classifier-free guidance."""
     self_conditioning_prob: float = 0.9
     """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
 
@@ -72,16 +67,49 @@ class LoRASettings(Settings):
         for name, holds, allowed in (
             ("rank", self.rank >= 1, "at least 1"),
             ("alpha", self.alpha is None or self.alpha > 0, "above 0"),
-            ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
             ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
         ):
             if not holds:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
 
-    def flow(self) -> FlowSettings:
-        """What of them concerns flow matching."""
-        own = {f.name for f in fields(self)} & {f.name for f in fields(FlowSettings)}
-        return FlowSettings(**{name: getattr(self, name) for name in own})
+    def common(self, kind: type[S]) -> S:
+        """The settings of another kind of stage, those that both have as they are here, the others by default."""
+        own = {f.name for f in fields(self)} & {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
+        return kind(**{name: getattr(self, name) for name in own})
+
+    def metadata(self, folder: Path) -> dict[str, str]:
+        """The words in the head of a LoRA's file; ``folder`` is that of the model."""
+        return {
+            BASE: str(self.base),
+            BASE_SHA256: weights_sha256(folder),
+            RANK: str(self.rank),
+            ALPHA: f"{self.rank if self.alpha is None else self.alpha:g}",
+            TRIGGER: ", ".join(self.trigger),
+        }
+
+    def describe(self, adapters: nn.Module) -> str:
+        """What is trained, in words."""
+        count = sum(parameter.numel() for parameter in adapters.parameters())
+        layers = len({name.partition("/lora_")[0] for name, _ in adapters.named_parameters()})
+        kind = "DoRA" if self.dora else "LoRA"
+        return f"{kind} of rank {self.rank} on {layers} layers of {self.base}, {2 * count / 1e6:.2f} MB"
+
+
+@dataclass(frozen=True)
+class LoRASettings(AdapterForm):
+    """Of a LoRA that is trained on pictures. Raises PochadeError for a value outside its range."""
+
+    stage_kind = "lora"
+
+    text: bool = False
+    """Whether the text encoder is adapted as well, where it was trained along with the denoiser ("bag")."""
+    cfg_dropout: float = 0.1
+    """Probability that a sample loses its conditioning, for classifier-free guidance."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.cfg_dropout <= 1:
+            raise PochadeError(f"cfg_dropout: {self.cfg_dropout} given, must be in [0, 1]")
 
 
 class AdapterWeights(nn.Module):
@@ -104,7 +132,7 @@ class LoRATask(FlowTask):
     """
 
     def __init__(self, denoiser: nn.Module, settings: LoRASettings, text_encoder: nn.Module | None = None) -> None:
-        super().__init__(denoiser, settings.flow(), text_encoder)
+        super().__init__(denoiser, settings.common(FlowSettings), text_encoder)
         self.adapters = AdapterWeights(self.parts)
         self.parts.train()  # the loop turns to ``trainable()`` alone
 
@@ -177,30 +205,15 @@ LoRAStage = Stage[LoRASettings, ImageData]
 class LoRAWork(ModelWork):
     """A model with adapters, which alone are saved."""
 
-    base: str
     settings: LoRASettings
 
     def notes(self) -> list[str]:
-        adapters = self.task.trainable()
-        count = sum(parameter.numel() for parameter in adapters.parameters())
-        layers = len({name.partition("/lora_")[0] for name, _ in adapters.named_parameters()})
         how = "consistency training, which keeps its few steps" if takes_few_steps(self.pipeline) else "flow matching"
-        return [
-            *super().notes(),
-            f"LoRA of rank {self.settings.rank} on {layers} layers of {self.base}, {2 * count / 1e6:.2f} MB; by {how}",
-        ]
+        return [*super().notes(), f"{self.settings.describe(self.task.trainable())}; by {how}"]
 
     def save(self, folder: Path) -> None:
-        settings = self.settings
         assert self.start is not None
-        metadata = {
-            BASE: self.base,
-            BASE_SHA256: weights_sha256(self.start),
-            RANK: str(settings.rank),
-            ALPHA: f"{settings.rank if settings.alpha is None else settings.alpha:g}",
-            TRIGGER: ", ".join(settings.trigger),
-        }
-        self.pipeline.save_lora_weights(folder, ADAPTER, metadata=metadata)
+        self.pipeline.save_lora_weights(folder, ADAPTER, metadata=self.settings.metadata(self.start))
 
 
 class LoRAKind(Kind[LoRASettings, ImageData]):
@@ -212,7 +225,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         check_peft()
         pipeline, stage = self.model(stage, components)
         check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.base")
-        layers_of(pipeline, stage.task)
+        layers_of(pipeline, stage.task, text=stage.task.text)
 
     def model(self, stage: LoRAStage, components: Components) -> tuple[TextToImagePipeline, LoRAStage]:
         """The model that a stage names, and the stage with the size of its pictures.
@@ -241,9 +254,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         dataset = sized.data.open(stage=stage.name)
         frozen = None if settings.text else text_of(pipeline)
         samples = latents_of(sized.data, dataset, pipeline.autoencoder, frozen, inputs)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stage.seed)
-            add_adapters(pipeline, settings)
+        add_adapters(pipeline, settings, stage.seed, text=settings.text)
         trained = pipeline.denoiser, settings, pipeline.text_encoder if settings.text else None
         few = takes_few_steps(pipeline)
         return LoRAWork(
@@ -254,7 +265,6 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             start=hub.resolve(str(settings.base)),
             pipeline=pipeline,
             prompts=prompts_of(dataset),
-            base=str(settings.base),
             settings=settings,
         )
 
@@ -276,7 +286,7 @@ def phases_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str
     return {"phases": 1, "time_shift": settings.time_shift}
 
 
-def layers_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str, list[str]]:
+def layers_of(pipeline: TextToImagePipeline, settings: AdapterForm, *, text: bool = False) -> dict[str, list[str]]:
     """The names of the layers that are adapted, of each component.
 
     Raises PochadeError where there is no such layer, or the text encoder can have none.
@@ -294,25 +304,27 @@ def layers_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str
             )
         chosen = [name for name in known if f".{name}".endswith(tuple(wanted))]
     found = {"denoiser": chosen}
-    if settings.text:
-        encoder = pipeline.text_encoder
+    if text:
+        encoder: Any = pipeline.text_encoder
         if not isinstance(encoder, PeftAdapterMixin):
             kind = type(encoder).__name__
             raise PochadeError(
                 f"task.text: true given, allowed is false: the text encoder of {settings.base!r}, {kind}, is frozen"
             )
-        found["text_encoder"] = [n for n, m in encoder.named_modules() if isinstance(m, nn.Linear)]
+        found["text_encoder"] = [n for n, m in nn.Module.named_modules(encoder) if isinstance(m, nn.Linear)]
     return found
 
 
-def add_adapters(pipeline: TextToImagePipeline, settings: LoRASettings) -> None:
+def add_adapters(pipeline: TextToImagePipeline, settings: AdapterForm, seed: int = 0, *, text: bool = False) -> None:
     """Gives a model's layers adapters with random A and B = 0: it gives the same pictures, bit for bit."""
     from peft import LoraConfig
 
-    for component, layers in layers_of(pipeline, settings).items():
-        network: Any = getattr(pipeline, component)
-        network.requires_grad_(False)
-        alpha: Any = settings.rank if settings.alpha is None else settings.alpha
-        network.add_adapter(
-            LoraConfig(r=settings.rank, lora_alpha=alpha, use_dora=settings.dora, target_modules=layers), ADAPTER
-        )
+    alpha: Any = settings.rank if settings.alpha is None else settings.alpha
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for component, layers in layers_of(pipeline, settings, text=text).items():
+            network: Any = getattr(pipeline, component)
+            network.requires_grad_(False)
+            network.add_adapter(
+                LoraConfig(r=settings.rank, lora_alpha=alpha, use_dora=settings.dora, target_modules=layers), ADAPTER
+            )
