@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -311,7 +311,7 @@ def layers_of(pipeline: TextToImagePipeline, settings: AdapterForm, *, text: boo
             raise PochadeError(
                 f"task.text: true given, allowed is false: the text encoder of {settings.base!r}, {kind}, is frozen"
             )
-        found["text_encoder"] = [n for n, m in nn.Module.named_modules(encoder) if isinstance(m, nn.Linear)]
+        found["text_encoder"] = [n for n, m in cast(nn.Module, encoder).named_modules() if isinstance(m, nn.Linear)]
     return found
 
 
