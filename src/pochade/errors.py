@@ -1,6 +1,7 @@
 """The one exception that means "the caller can mend this": a sentence, never a traceback at the command line."""
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 
@@ -27,6 +28,19 @@ class EmptySplitError(PochadeError):
         alone = "" if group is None else f", of one group, {group!r}"
         hint = "" if split == "all" else "; --split all, or data.held_out=false in training, takes all of them"
         super().__init__(f"split: {split!r} of {source} is empty ({pictures} samples in all{alone}){hint}")
+
+
+@contextmanager
+def naming(field: str, *arguments: str) -> Generator[None]:
+    """Within it an error that begins with the name of one of ``arguments`` names ``field`` instead: what the caller has
+    given in it is passed on under that name."""
+    try:
+        yield
+    except PochadeError as error:
+        name, colon, rest = str(error).partition(": ")
+        if colon and name in arguments:
+            error.args = (f"{field}: {rest}",)
+        raise
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterable
 from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path, PurePosixPath
@@ -64,14 +64,14 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
 
     Args:
         path: where the folder will be.
-        replace: what becomes of a folder at ``path``: False refuses it, True replaces it as a whole, "files" keeps it,
-            and those of its files that the new folder has not, and replaces the others one by one.
+        replace: what becomes of a folder at ``path`` that is not empty: False refuses it, True replaces it as a whole,
+            "files" keeps it, and those of its files that the new folder has not, and replaces the others one by one.
 
     Raises:
         PochadeError: ``path`` is a file, or there and not to be replaced; before the block.
         FailureError: something could not be written.
     """
-    if path.exists() and not (replace and path.is_dir()):
+    if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
         raise PochadeError(f"{path}: {'exists already' if path.is_dir() else 'is a file, a folder is needed'}")
     # Into a folder that stays, files come from within it: what holds it may be read-only, or another disk.
     near = path / "new" if replace == "files" and path.exists() else path
@@ -83,8 +83,11 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
             _sync_tree(temporary)
             if near is not path:
                 _merge(temporary, path)
-            else:
+            elif replace:
                 _exchange(temporary, path)
+            else:
+                temporary.rename(path)  # fails where another process has put something there
+                _sync(path.parent)
         except FailureError as error:
             error.args = (str(error).replace(str(temporary), str(path)),)
             raise
@@ -99,8 +102,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """``text`` in UTF-8 as the file ``path``."""
-    write_bytes(path, text.encode())
+    """``text`` in UTF-8 as the file ``path``; bytes of names that are no UTF-8 as in JSON, ``\\udcff``."""
+    write_bytes(path, text.encode(errors="backslashreplace"))
 
 
 def write_json(path: Path, value: object) -> None:
@@ -179,6 +182,21 @@ def is_safe_name(name: str) -> bool:
     if not name or path.is_absolute() or ".." in path.parts:
         return False
     return "\\" not in name and "\0" not in name and name[1:2] != ":"
+
+
+def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
+    """Raises PochadeError, with the argument ``name`` that gave ``folder``, where one of ``files`` is in it."""
+    there = [file for file in files if (folder / file).exists()]
+    if there:
+        raise PochadeError(
+            f"{name}: {folder} holds {', '.join(there)} already, and no file is overwritten; choose another folder"
+        )
+
+
+def describe_error(error: OSError) -> str:
+    """The path that an error is about, where it says so, and the reason."""
+    named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "
+    return f"{named}{error.strerror or str(error) or type(error).__name__}"
 
 
 @contextmanager

@@ -172,7 +172,11 @@ def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: 
     other = ToyPipeline()
     with pytest.raises(PochadeError, match=r"out: .* holds the report of .*; choose another folder"):
         run(other, data, tmp_path, steps=4)
-    (tmp_path / "report.json").unlink()
+    for name in ("report.json", "sheet.png"):
+        (tmp_path / name).unlink()
+        with pytest.raises(PochadeError, match=r"out: .* holds .*report\.html already, and no file is overwritten"):
+            run(other, data, tmp_path, steps=4)
+    (tmp_path / "report.html").unlink()
     run(other, data, tmp_path, steps=4)
     assert len(other.seeds) == len(perfect[1].seeds)  # other settings: other pictures
 

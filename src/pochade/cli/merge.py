@@ -57,5 +57,5 @@ def merge(
                 trained = record.read_record(one.file.parent)
                 before = before if trained is None else {**trained, "before": before}
             if before is not None:
-                write_json(new / record.FILE, before)
+                write_json(new / hub.RECORD, before)
     print(out)

@@ -12,7 +12,7 @@ from pochade.errors import FailureError
 def store_for(folder: Path) -> Path:
     """Where to remember things about ``folder``: ``.pochade`` in it, or the user's cache if read-only."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    digest = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    digest = hashlib.sha256(os.fsencode(folder.resolve())).hexdigest()[:16]
     for store in (folder / ".pochade", cache / "pochade" / digest):
         try:
             store.mkdir(parents=True, exist_ok=True)

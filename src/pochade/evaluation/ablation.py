@@ -5,14 +5,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean, median, stdev
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from pochade.data.store import read_store
 from pochade.errors import PochadeError
 from pochade.evaluation.report import evaluate
 from pochade.files import write_json, write_text
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.training.stage import Stage
+from pochade.training.data import ImageData, required
+from pochade.training.stage import AnyStage, Stage
+from pochade.training.stage import Settings as StageSettings
 
 COLUMNS = ("case", "parameters", "s/step", "loss", "KID train", "KID held-out", "R@1 train", "R@1 held-out")
 
@@ -70,8 +72,8 @@ class Row:
 
 def ablate(
     cases: Mapping[str, Case],
-    stages_of: Callable[[str, int], list[Stage]],
-    train: Callable[[list[Stage], Path], Path],
+    stages_of: Callable[[str, int], list[AnyStage]],
+    train: Callable[[list[AnyStage], Path], Path],
     folder: Path,
     settings: Settings,
 ) -> list[Row]:
@@ -95,7 +97,8 @@ def ablate(
         runs: list[Figures] = []
         for seed in range(seeds):
             stages = stages_of(name, seed)
-            runs.append(measure(train(stages, folder), stages[-1], settings))
+            last = cast(Stage[StageSettings, ImageData], stages[-1])
+            runs.append(measure(train(stages, folder), last, settings))
         return Row(name, cases[name].about, cases[name].expected, runs)
 
     rows = [row(name, settings.seeds) for name in cases]
@@ -114,26 +117,25 @@ def is_close(row: Row, first: Row) -> bool:
     return abs(one["kid train"] - other["kid train"]) <= std
 
 
-def measure(model: Path, stage: Stage, settings: Settings) -> Figures:
+def measure(model: Path, stage: Stage[StageSettings, ImageData], settings: Settings) -> Figures:
     """The figures of a trained model, stored beside it with the settings that they were measured with."""
-    key = {"samples": settings.samples, "sampling_steps": settings.sampling_steps}
+    key = {"samples": settings.samples, "sampling_steps": settings.sampling_steps, "steps": stage.steps}
     store = model.parent / "measured.json"
     found = read_store(store)
     if found.get("settings") == key:
         return found["figures"]
     pipeline = TextToImagePipeline.from_pretrained(str(model))
-    data: Any = stage.data
     report = evaluate(
         pipeline,
-        data.source,
+        required(stage.data.source, "data.source", stage.name),
         samples=settings.samples,
         steps=settings.sampling_steps,
         guidance=pipeline.default_guidance,
         seed=0,
-        size=data.size,
-        out=model.parent / "evaluation",
+        size=stage.data.size,
+        out=model.parent / f"evaluation-{stage.steps}",
         model=stage.name,
-        reading=data.reading,
+        reading=stage.data.reading,
     ).figures
     lines = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
     figures: Figures = {

@@ -65,7 +65,7 @@ def write_page(path: Path, figures: Figures, cards: dict[str, list[Card]]) -> No
         ]
     parts.append("</body></html>\n")
     with atomic_file(path) as file:
-        file.write("\n".join(parts).encode())
+        file.write("\n".join(parts).encode(errors="backslashreplace"))
 
 
 def flatten(figures: Mapping[str, object], prefix: str = "") -> list[tuple[str, object]]:

@@ -58,8 +58,9 @@ from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
-from pochade.files import atomic_file, write_json
+from pochade.files import atomic_file, check_absent, write_json
 from pochade.images.sheets import sheet
+from pochade.pipelines.hub import read_json
 
 NO_RECORD = "not recorded: the splits are those of the data alone"
 SHOWN = 48
@@ -175,7 +176,7 @@ def evaluate(
 
     Raises:
         PochadeError: a setting is out of range, the data cannot be used, a package or weights are missing, or ``out``
-            holds the report of another evaluation; before any work.
+            holds the report of another evaluation, or other files that the report would replace; before any work.
         FailureError: ``out`` cannot be written.
     """
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
@@ -347,8 +348,9 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
     """Raises PochadeError where ``folder`` holds the report of another evaluation."""
     path = folder / "report.json"
     if not path.is_file():
+        check_absent("out", folder, ("report.json", "report.html", "sheet.png"))
         return
-    found = json.loads(path.read_text())
+    found = read_json(path)
     names = ("weights_sha256", "data", "settings")
     if [found.get(name) for name in names] != json.loads(json.dumps([weights, data, settings])):
         raise PochadeError(
@@ -375,9 +377,9 @@ def _write(folder: Path, figures: Figures, sides: dict[str, _Side]) -> Report:
             for i, j in enumerate(nearest.index.tolist())
         ]
     shown = [card for part in cards.values() for card in part]
+    write_json(report.json, figures)  # first: what is beside it is then known to be of this evaluation
     with atomic_file(report.sheet) as file:
         page = sheet([card.made for card in shown], [card.caption for card in shown], columns=12)
         page.save(file, format="PNG")
     write_page(report.page, figures, cards)
-    write_json(report.json, figures)
     return report

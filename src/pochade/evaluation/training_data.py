@@ -10,9 +10,7 @@ from pochade.data.sources import open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
 from pochade.images.decode import MAX_MEGAPIXELS
-from pochade.pipelines.hub import read_json
-
-FILE = "training.json"
+from pochade.pipelines.hub import RECORD, read_json
 
 
 @dataclass(frozen=True)
@@ -35,24 +33,25 @@ class TrainingData:
 
 
 def read_training_data(model: Path) -> tuple[TrainingData, ...]:
-    """All data that the model in a folder has seen, its own and that of the models before it; none without a record.
+    """All data that the model in a folder has seen, its own, that of the models before it and that of its autoencoder;
+    none without a record.
 
     Raises:
         PochadeError: the record is damaged.
     """
-    path = model / FILE
-    if not path.is_file():
-        return ()
-    record: dict[str, Any] | None = read_json(path)
+    path = model / RECORD
+    records: list[dict[str, Any] | None] = [read_json(path)] if path.is_file() else []
     found: list[TrainingData] = []
-    while record is not None:
+    for record in records:  # which grows
+        if record is None:
+            continue
         try:
             fingerprint, held_out = str(record["fingerprint"]), bool(record["held_out"])
             limit = float(record.get("max_megapixels", MAX_MEGAPIXELS))
             found += [TrainingData(str(source), fingerprint, held_out, limit) for source in record["sources"]]
         except (KeyError, TypeError, ValueError) as error:
             raise PochadeError(f"{path}: not a record of a training ({type(error).__name__}: {error})") from error
-        record = record.get("before")
+        records += [record.get("before"), record.get("autoencoder")]
     return tuple(dict.fromkeys(found))
 
 

@@ -5,7 +5,8 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterable
+import warnings
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,16 @@ DEFAULTS: dict[str, Any] = {
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
 INDEX = "model_index.json"
+RECORD = "training.json"
+"""In the folder of a model that was trained here: on what, and how long."""
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
 """What is fetched: configurations, weights, vocabularies and the card. Never a pickle, never code."""
+
+
+class UnfinishedWarning(UserWarning):
+    """A model is taken from a training that has not ended."""
 
 
 def shipped() -> dict[str, Path]:
@@ -44,13 +51,17 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
 
     Args:
         name_or_path: the name of a shipped checkpoint (it wins over a folder of the same name: write
-            ``./name`` for the folder), a folder with a ``model_index.json``, or a hub name ``owner/name``.
+            ``./name`` for the folder), a folder with a ``model_index.json``, the folder of a training run, of one of
+            its stages or of a checkpoint (the newest averaged weights in it are taken), or a hub name ``owner/name``.
         hub_options: for ``huggingface_hub.snapshot_download``, such as ``revision``, ``token``,
             ``cache_dir`` or ``local_files_only``; used for hub names only.
 
     Raises:
         PochadeError: there is no such model (the nearest names are given), or the folder is no model.
         FailureError: the hub cannot be reached, or refuses.
+
+    Warns:
+        UnfinishedWarning: the weights are of a checkpoint; it says of which.
     """
     name = os.fspath(name_or_path)
     known = shipped()
@@ -58,9 +69,19 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
         return known[name]
     folder = Path(name).expanduser()
     if name and folder.is_dir():
-        if not (folder / INDEX).is_file():
-            raise PochadeError(f"model: {name!r} holds no {INDEX}, so it is not the folder of a model")
-        return folder
+        found = next(_models_below(folder), None)
+        if found is None:
+            raise PochadeError(
+                f"model: {name!r} holds no {INDEX}, so it is neither the folder of a model nor of a training that has "
+                "saved one"
+            )
+        if found.parent.name.startswith(_CHECKPOINT):
+            warnings.warn(
+                f"model: {found} is taken, of step {_step(found)} of a training that has not ended",
+                UnfinishedWarning,
+                stacklevel=1,  # one place, however it is reached: a command says it once
+            )
+        return found
     if folder.exists() and name:
         raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
     if _HUB_NAME.fullmatch(name):
@@ -70,6 +91,30 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
         f"model: {name!r} is neither a shipped model ({names}), nor a folder, nor a hub name OWNER/NAME"
         f"{nearest(name, known)}"
     )
+
+
+_CHECKPOINT = "checkpoint-"
+
+
+def _models_below(folder: Path) -> Iterator[Path]:
+    """The models in a folder, the best first: itself, or those of a checkpoint, a stage or a run, the newest first."""
+    if (folder / INDEX).is_file():
+        yield folder
+        return
+    models = [folder / "model", *(path / "model" for path in folder.glob(f"{_CHECKPOINT}*"))]
+    yield from sorted((path for path in models if (path / INDEX).is_file()), key=_step, reverse=True)
+    stages = [path for path in folder.glob("[0-9]*-*") if path.name.partition("-")[0].isdecimal()]
+    for stage in sorted(stages, key=lambda path: int(path.name.partition("-")[0]), reverse=True):
+        yield from _models_below(stage)
+
+
+def _step(model: Path) -> int:
+    """The step of training at which a model below a run was saved."""
+    number = model.parent.name.removeprefix(_CHECKPOINT)
+    if model.parent.name.startswith(_CHECKPOINT) and number.isdecimal():
+        return int(number)
+    record = model / RECORD
+    return int(read_json(record).get("stage", {}).get("steps", 0)) if record.is_file() else 0
 
 
 def _download(name: str, options: dict[str, Any]) -> Path:
@@ -177,5 +222,5 @@ def files_sha256(folder: Path, files: Iterable[Path]) -> str:
     """The digest of ``model_sha256`` over some files below ``folder``."""
     total = hashlib.sha256()
     for path in sorted(files, key=lambda p: p.relative_to(folder).as_posix()):
-        total.update(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n".encode())
+        total.update(os.fsencode(f"{sha256(path)}  {path.relative_to(folder).as_posix()}\n"))
     return total.hexdigest()

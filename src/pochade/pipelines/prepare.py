@@ -49,6 +49,9 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     # read when torch is imported.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
     model = model_facts(request.model)
+    if Path(request.model).expanduser() in model.folder.parents:
+        # Of a run, the model in it is named: the next checkpoint is another one.
+        request = request.changed(model=str(model.folder))
     request = request.for_model(model)
     decoder = request.decoder_folder(model)
     loras = find_loras(request.loras, model.folder, request.model)

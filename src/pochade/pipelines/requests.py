@@ -120,6 +120,9 @@ class Request(ABC):
     def __post_init__(self) -> None:
         if not isinstance(self.prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PochadeError(f"prompt: {self.prompt!r} given, allowed is a sentence")
+        for name in ("prompt", "negative_prompt"):  # an argument of a command may be any bytes
+            if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
+                raise PochadeError(f"{name}: {getattr(self, name)!r} given, allowed is text in UTF-8")
         for name in ("model", *self.FILES):  # what a caller gives as a path
             value: Any = getattr(self, name)
             if isinstance(value, os.PathLike):

@@ -1,8 +1,9 @@
 """Checkpoints on disk: complete, checked, written so that a kill or a full disk leaves the one before intact.
 
 A run's folder holds ``checkpoint-00001000/`` and so on, and ``latest``, a text file with the name of the
-newest. A checkpoint is one safetensors file for each group of tensors, ``state.json``, and ``manifest.json``
-with the SHA-256 of each. Nothing in it is a pickle.
+newest. A checkpoint is one safetensors file for each group of tensors, ``state.json``, ``manifest.json``
+with the SHA-256 of each and, where the network is part of a model to sample from, the folder ``model`` of
+that model with the averaged weights. Nothing in it is a pickle.
 """
 
 import json
@@ -45,9 +46,16 @@ def _step_of(path: Path) -> int:
 
 
 def save_checkpoint(
-    folder: Path, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any], keep: int
+    folder: Path,
+    step: int,
+    tensors: Mapping[str, Mapping[str, Tensor]],
+    state: Mapping[str, Any],
+    keep: int,
+    save_model: Callable[[Path], object] | None = None,
 ) -> Path:
     """Writes a checkpoint, points ``latest`` to it and deletes all but the newest ``keep``.
+
+    ``save_model`` writes the folder ``model``; None: there is none.
 
     Raises FailureError where it cannot be written (a full disk); what was there before stays as it was.
     """
@@ -57,7 +65,10 @@ def save_checkpoint(
             for group, named in tensors.items():
                 write_tensors(new / f"{group}.safetensors", named)
             write_json(new / "state.json", {"step": step, **state})
-            write_json(new / "manifest.json", {path.name: sha256(path) for path in sorted(new.iterdir())})
+            if save_model is not None:
+                save_model(new / "model")
+            written = sorted(path for path in new.rglob("*") if path.is_file())
+            write_json(new / "manifest.json", {path.relative_to(new).as_posix(): sha256(path) for path in written})
         write_text(folder / "latest", target.name + "\n")
     except FailureError as error:
         raise FailureError(f"{error}; {describe_last_good(folder)}") from error

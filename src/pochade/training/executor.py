@@ -1,26 +1,27 @@
 """Running stages: every one is checked before the first starts, each is built, trained, and hands on its model."""
 
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import torch
 
+from pochade.data.cache.claims import holder, take
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
 from pochade.pipelines import hub, lora_files
-from pochade.training import record
-from pochade.training.loop import check_is_new, other_settings, train
-from pochade.training.stage import AnyStage, differences
+from pochade.training.checkpoint import checkpoints
+from pochade.training.loop import check_is_new, check_same, train
+from pochade.training.record import DataStage, identity_of, read_record, record_of
+from pochade.training.stage import AnyStage, Identity
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Inputs, Result, Role, Work
+from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
 from pochade.training.stages.models import is_model
 
 if TYPE_CHECKING:
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 PREVIOUS = "previous"
 """In ``initialise_from``: the stage before, which is of the same kind."""
+CLAIM = "running"
+"""In the folder of a stage: the process that trains it."""
 
 
 def run(
@@ -40,34 +43,47 @@ def run(
 ) -> Path:
     """Train ``stages`` in order below ``out``; each leaves ``<number>-<name>/model``. Returns the last one's.
 
-    With ``resume`` finished stages are passed over and an interrupted one goes on. With ``only`` the stage of that name
-    is trained alone, on what those before it have left in ``out``; their data need not be there.
+    With ``resume`` finished stages are passed over, and an interrupted one goes on; so does a finished one that is to
+    have more steps, unless a later one has begun on its model. Data and models are known by their content, wherever
+    they lie. With ``only`` the stage of that name is trained alone, on what those before it have left in ``out``; their
+    data need not be there.
 
     Raises:
-        PochadeError: a stage's data or settings are unusable (all stages are checked before the first starts), or
-            one before ``only`` is not finished.
+        PochadeError: a stage's data or settings are unusable (all stages are checked before the first starts), or are
+            others than those of the run that is resumed; one before ``only`` is not finished; or another process is
+            training in ``out``.
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
     out = Path(out)
+    try:
+        str(out.absolute()).encode()
+    except UnicodeEncodeError:
+        raise PochadeError(
+            f"folder: {str(out)!r} given, allowed are names in UTF-8, by which weights are kept"
+        ) from None
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
     for number, stage in enumerate(stages[finished:], finished + 1):
-        result = _result(stage, number, out)
-        if resume:
-            _check_same(stage, result.model)
-        else:
-            check_is_new(result.model.parent)
+        folder = _result(stage, number, out).model.parent
+        _check_free(folder)
+        if not resume:
+            check_is_new(folder)
     with main_first():
-        check(stages, components, start=finished)
+        data = check(stages, components, start=finished)
+    if resume:
+        for number, stage in enumerate(stages[finished:], finished + 1):
+            _check_resumed(stages, number, out, data[stage.name])
     for stage in stages[finished:]:
         if (short := stage.warn_of_warmup()) is not None:
             _print(f"{stage.name}: warning: {short}")
     results: list[Result] = []
     for number, stage in enumerate(stages, 1):
         result = _result(stage, number, out)
-        if (resume or number <= finished) and _is_finished(result):
-            _print(f"{stage.name}: finished before, used as it is in {result.model}")
+        steps = _finished_steps(result)
+        if steps is not None and (number <= finished or (resume and (not steps or steps >= stage.steps))):
+            after = f" after {steps} steps" if steps else ""
+            _print(f"{stage.name}: finished before{after}, used as it is in {result.model}")
         else:
             inputs = _inputs(stages[: number - 1], results, stage, out, components)
             take_or_run(stage, inputs, result.model, resume=resume or number <= finished)
@@ -78,7 +94,15 @@ def run(
 def take_or_run(
     stage: AnyStage, inputs: Inputs, model: Path, *, resume: bool = False, quiet: bool = False
 ) -> Work | None:
-    """Train a stage in the folder of ``model`` and write that; or write what it takes as it is, and return None."""
+    """Train a stage in the folder of ``model`` and write that; or write what it takes as it is, and return None.
+
+    Raises PochadeError where another process is doing so.
+    """
+    with _claimed(model.parent):
+        return _take_or_run(stage, inputs, model, resume, quiet)
+
+
+def _take_or_run(stage: AnyStage, inputs: Inputs, model: Path, resume: bool, quiet: bool) -> Work | None:
     kind = kind_of(stage)
     ready = kind.ready_made(stage, inputs.components)
     if ready is not None:
@@ -91,24 +115,55 @@ def take_or_run(
         if not quiet and _is_main():
             for note in work.notes():
                 _print(f"{stage.name}: {note}")
+        identity = identity_of(stage, work.data)
+        record = record_of(cast(DataStage, stage), work, identity)
+
+        def save(folder: Path) -> None:
+            work.save(folder)
+            write_json(folder / hub.RECORD, record)
+
         train(
             work.stage,
             work.task,
             work.samples,
             model.parent,
+            identity=identity,
             resume=resume,
             sample_sheet=lambda: _preview(work),
+            save_model=save if work.usable else None,
             console=not quiet,
         )
     except FailureError as error:
         raise FailureError(f"{stage.name}: {error}") from error
-
-    def save(folder: Path) -> None:
-        work.save(folder)
-        write_json(folder / record.FILE, record.record_of(cast(record.DataStage, stage), work))
-
     _write(model, save)
     return work
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Within it the folder of a stage is this process's, or that of the processes that share the run."""
+    if not _is_main():
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        claim = take(folder / CLAIM)
+        if claim is None:
+            _check_free(folder)
+            raise PochadeError(f"folder: another process has just begun to train in {folder}")
+        with claim:
+            yield
+    finally:
+        for path in made:
+            with suppress(OSError):  # which is not empty
+                path.rmdir()
+
+
+def _check_free(folder: Path) -> None:
+    """Raises PochadeError where a process is training in the folder of a stage."""
+    other = holder(folder / CLAIM) if _is_main() else None
+    if other is not None:
+        raise PochadeError(f"folder: {other} is training in {folder}; wait for its end, or choose another folder")
 
 
 def _write(model: Path, save: Callable[[Path], None]) -> None:
@@ -119,12 +174,15 @@ def _write(model: Path, save: Callable[[Path], None]) -> None:
                 save(folder)
 
 
-def check(stages: Sequence[AnyStage], components: Components, start: int = 0) -> None:
+def check(stages: Sequence[AnyStage], components: Components, start: int = 0) -> dict[str, Data]:
     """Finds whatever can be known to fail before the hours of the first stage; those before ``start`` are finished.
+
+    Returns the data of each other stage, by its name.
 
     Raises:
         PochadeError: a stage's data or settings are unusable.
     """
+    found: dict[str, Data] = {}
     for number, stage in enumerate(stages):
         kind = kind_of(stage)
         if number >= start:
@@ -134,7 +192,8 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
                 given = f"batch_size: {stage.batch_size} given for {stage.name}"
                 raise PochadeError(f"{given}, must divide by {parts}, processes x accumulate")
             resolve_device(stage.device)
-            kind.check(stage, stages[:number], components)
+            found[stage.name] = kind.check(stage, stages[:number], components)
+    return found
 
 
 def _check_start(stage: AnyStage, earlier: Sequence[AnyStage]) -> None:
@@ -156,21 +215,32 @@ def _result(stage: AnyStage, number: int, out: Path) -> Result:
     return Result(folder / "model", folder / kind_of(stage).weights)
 
 
-def _is_finished(result: Result) -> bool:
-    return any((result.model / file).is_file() for file in ("config.json", hub.INDEX, lora_files.WEIGHTS))
+def _finished_steps(result: Result) -> int | None:
+    """The steps of a stage that is finished, 0 where they are not known or there were none; None where it is not."""
+    if not any((result.model / file).is_file() for file in ("config.json", hub.INDEX, lora_files.WEIGHTS)):
+        return None
+    trained = read_record(result.model)
+    return 0 if trained is None else int(trained["stage"]["steps"])
 
 
-def _check_same(stage: AnyStage, model: Path) -> None:
-    """Raises PochadeError where a stage that is finished was trained with other settings, or for fewer steps."""
-    trained = record.read_record(model)
+def _check_resumed(stages: Sequence[AnyStage], number: int, out: Path, data: Data) -> None:
+    """Raises PochadeError where a stage that is finished was trained otherwise, or can have no more steps."""
+    stage = stages[number - 1]
+    result = _result(stage, number, out)
+    trained = read_record(result.model)
     if trained is None:
         return
-    now = json.loads(json.dumps(stage.settings()))
-    changed = differences(trained["stage"], now)
-    if stage.steps > trained["stage"]["steps"]:
-        changed["steps"] = trained["stage"]["steps"], stage.steps
-    if changed:
-        raise other_settings(model.parent, changed)
+    folder, steps = result.model.parent, int(trained["stage"]["steps"])
+    check_same(folder, Identity(trained["stage"], trained.get("contents", {})), identity_of(stage, data))
+    if stage.steps <= steps:
+        return
+    given = f"steps: {stage.steps} given for {stage.name}, which is finished after {steps}"
+    if not checkpoints(folder):
+        raise PochadeError(f"{given} and has no checkpoint to go on from, allowed are {steps} at most")
+    for later, one in enumerate(stages[number:], number + 1):
+        place = _result(one, later, out)
+        if place.model.exists() or checkpoints(place.model.parent):
+            raise PochadeError(f"{given}, and {one.name} has begun on its model: allowed are {steps} at most")
 
 
 def _finished_before(stages: Sequence[AnyStage], only: str, out: Path) -> int:
@@ -180,7 +250,7 @@ def _finished_before(stages: Sequence[AnyStage], only: str, out: Path) -> int:
         raise PochadeError(f"only: {only!r} given, allowed are {', '.join(names)}{nearest(only, names)}")
     count = names.index(only)
     for number, stage in enumerate(stages[:count], 1):
-        if not _is_finished(_result(stage, number, out)):
+        if _finished_steps(_result(stage, number, out)) is None:
             raise PochadeError(f"only: {only!r} given, but {stage.name} comes before it and is not finished in {out}")
     return count
 

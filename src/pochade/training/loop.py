@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pochade.data.samples import Samples
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, remove_orphans
+from pochade.files import atomic_file, describe_error, remove_orphans
 from pochade.tensors import write_tensors
 from pochade.training.checkpoint import (
     Checkpoint,
@@ -43,7 +43,7 @@ from pochade.training.ema import EMA, module_tensors
 from pochade.training.loader import Loader
 from pochade.training.metrics import MetricLog, Progress, Window
 from pochade.training.processes import join_processes
-from pochade.training.stage import Stage, differences
+from pochade.training.stage import Identity, Stage
 from pochade.training.state import (
     load_optimizer,
     optimizer_tensors,
@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SampleSheet = Callable[[], "Image | None"]
+SaveModel = Callable[[Path], object]
 
 NAMED = 8
 """Pictures that an error names at most."""
@@ -75,19 +76,20 @@ class TrainResult:
     """``final/model.safetensors``, the averaged weights; ``task.trainable()`` holds the same."""
 
 
-def other_settings(folder: Path, changed: Mapping[str, tuple[Any, Any]]) -> PochadeError:
-    """The error of a run in ``folder`` that is resumed with ``changed`` fields, each (before, now)."""
-    listed = ", ".join(f"{name} {before!r} (now {new!r})" for name, (before, new) in changed.items())
-    return PochadeError(f"resume: {folder} was trained with other settings: {listed}")
-
-
 class TrainingInterrupted(KeyboardInterrupt):
     """Ctrl-C or SIGTERM: the step was finished and saved. Exit code 130 at the command line."""
 
 
+def check_same(folder: Path, before: Identity, now: Identity) -> None:
+    """Raises PochadeError where the run in ``folder`` is resumed as another one."""
+    changed = before.differences(now)
+    if changed:
+        raise PochadeError(f"resume: {folder} was trained with other settings: {', '.join(changed)}")
+
+
 def check_is_new(folder: Path) -> None:
     """Raises PochadeError where ``folder`` holds a run."""
-    if checkpoints(folder) or (folder / "final").exists():
+    if checkpoints(folder) or (folder / "final").exists() or (folder / "model").exists():
         raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
 
 
@@ -97,32 +99,45 @@ def train(
     dataset: Samples,
     folder: Path,
     *,
+    identity: Identity | None = None,
     resume: bool = False,
     sample_sheet: SampleSheet | None = None,
+    save_model: SaveModel | None = None,
     console: bool = True,
 ) -> TrainResult:
     """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
 
     With ``resume`` the run goes on bit for bit from its last intact checkpoint (from the start where there
-    is none); a finished run returns at once. ``sample_sheet`` is called with the averaged weights in the
-    network, in eval mode, without gradients; what it draws from global generators does not disturb the run.
+    is none); a finished run returns at once. ``identity`` is what a resumed run must have in common with it; None:
+    the settings of the stage. ``sample_sheet``, and ``save_model``, which writes a folder into each checkpoint, are
+    called with the averaged weights in the network, in eval mode, without gradients; what they draw from global
+    generators does not disturb the run.
 
     Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not given
     for, where a resumed run has other settings than before, or where weights do not fit; FailureError for a
-    loss or gradient that is not finite and for a full disk; TrainingInterrupted for Ctrl-C.
+    loss or gradient that is not finite and where something cannot be read or written; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
     if not resume:
         check_is_new(folder)
-    run = _Run(stage, task, dataset, folder, resume=resume, sample_sheet=sample_sheet, console=console)
+    run = _Run(
+        stage,
+        task,
+        dataset,
+        folder,
+        identity or Identity(json.loads(json.dumps(stage.settings())), {}),
+        resume=resume,
+        sample_sheet=sample_sheet,
+        save_model=save_model,
+        console=console,
+    )
     try:
         with run.interruptible(), products_for(stage.precision, run.device):
             run.steps()
         return run.finish()
     except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise FailureError(f"{folder}: the disk is full ({error}); {describe_last_good(folder)}") from error
+        what = f"the disk is full ({error})" if error.errno == errno.ENOSPC else describe_error(error)
+        raise FailureError(f"{folder}: {what}; {describe_last_good(folder)}") from error
     finally:
         run.close()
 
@@ -146,13 +161,16 @@ class _Run:
         task: Task,
         dataset: Samples,
         folder: Path,
+        identity: Identity,
         *,
         resume: bool,
         sample_sheet: SampleSheet | None,
+        save_model: SaveModel | None,
         console: bool,
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
-        self.sample_sheet = sample_sheet
+        self.identity = identity
+        self.sample_sheet, self.save_model = sample_sheet, save_model
         device = resolve_device(stage.device)
         self.accelerator, self.device = join_processes(device, has_unused=task.has_unused)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -202,10 +220,10 @@ class _Run:
             notes.append("nothing to resume, started from the beginning")
             return None
         saved = load_checkpoint(path)
-        now = json.loads(json.dumps({**self.stage.settings(), "samples": len(self.dataset)}))
-        changed = differences({**saved.state["stage"], "samples": saved.state["samples"]}, now)
-        if changed:
-            raise other_settings(self.folder, changed)
+        before = {**saved.state["stage"], "samples": saved.state["samples"]}
+        now = {**self.identity.settings, "samples": len(self.dataset)}
+        contents = saved.state.get("contents", {})  # earlier versions kept none
+        check_same(self.folder, Identity(before, contents), Identity(now, self.identity.contents))
         return saved
 
     def _prepare(self, saved: Checkpoint | None) -> None:
@@ -366,33 +384,47 @@ class _Run:
             if extra := self.task.extra_state():
                 tensors["extra"] = extra
             state = {
-                "stage": self.stage.settings(),
+                "stage": self.identity.settings,
+                "contents": self.identity.contents,
                 "samples": len(self.dataset),
                 "position": self.step * self.stage.batch_size,
                 "loss": self.loss,
                 "random": {str(rank): state for rank, state in enumerate(states)},
             }
             try:
-                save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep)
+                save_model = None if self.save_model is None else self._write_model
+                save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model)
             except FailureError as failure:
                 error.append(str(failure))
         error = self._gather(error)
         if error:
             raise FailureError(error[0])
 
-    def _sample(self) -> None:
-        if self.sample_sheet is None or not self.main:
-            return
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """Within it the network has the averaged weights, in eval mode; afterwards nothing has changed."""
         state = random_state(self.device)
         modes = [(module, module.training) for module in self.task.modules()]
         self.task.eval()
         try:
             with self.compiled.suspended(), self.ema.applied(), torch.no_grad():
-                sheet = self.sample_sheet()
+                yield
         finally:
             for module, training in modes:
                 module.training = training
             restore_random_state(state, self.device)
+
+    def _write_model(self, folder: Path) -> None:
+        assert self.save_model is not None
+        folder.mkdir()
+        with self._averaged():
+            self.save_model(folder)
+
+    def _sample(self) -> None:
+        if self.sample_sheet is None or not self.main:
+            return
+        with self._averaged():
+            sheet = self.sample_sheet()
         if sheet is None or self.log is None:
             return
         with atomic_file(self.folder / "samples" / f"step-{self.step:06d}.png") as file:

@@ -11,8 +11,9 @@ from pochade.errors import PochadeError
 
 FREE_ON_RESUME = frozenset(
     {"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from", "device", "compile"}
+    | {"data.max_skipped", "data.max_megapixels"}
 )
-"""The fields that a resumed run may change; every other one changes the mathematics."""
+"""The fields (dotted) that a resumed run may change; every other one changes the mathematics."""
 
 MANY_PASSES = 1000
 """Passes over the data above which a warning is given: several times those of any recipe on the data it is for."""
@@ -176,12 +177,43 @@ def _plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+@dataclass(frozen=True)
+class Identity:
+    """What makes a run the one that it is: a run that is resumed must have the same."""
+
+    settings: Mapping[str, Any]
+    """``Stage.settings()``, as JSON gives them back."""
+    contents: Mapping[str, str]
+    """Digests of the data and models that some of the settings name, by field (dotted): these count, and not the names.
+    Empty where they are not known."""
+
+    def differences(self, now: "Identity") -> list[str]:
+        """The fields in which ``now`` differs, each with what was and what is."""
+        changed = differences(self.settings, now.settings)
+        known = self.contents.keys() | now.contents.keys() if self.contents and now.contents else set[str]()
+        lines = [f"{name} {before!r} (now {new!r})" for name, (before, new) in changed.items() if name not in known]
+        others = [name for name in sorted(known) if self.contents.get(name) != now.contents.get(name)]
+        if any(name.startswith("data.") for name in changed if name not in known):  # of which other content follows
+            others = [name for name in others if not name.startswith("data.")]
+        for name in others:
+            before, new = _value_at(self.settings, name), _value_at(now.settings, name)
+            lines.append(f"{name} {before!r} (now {'' if before == new else f'{new!r}, '}of other content)")
+        return lines
+
+
+def _value_at(settings: Mapping[str, Any], path: str) -> Any:
+    value: Any = settings
+    for name in path.split("."):
+        value = value.get(name)
+    return value
+
+
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> dict[str, tuple[Any, Any]]:
     """The fields (dotted) in which two ``settings()`` differ, but for those that a resumed run may change."""
     found: dict[str, tuple[Any, Any]] = {}
     for name in [*before, *(n for n in now if n not in before)]:
         a, b = before.get(name), now.get(name)
-        if not prefix and name in FREE_ON_RESUME:
+        if prefix + name in FREE_ON_RESUME:
             continue
         if isinstance(a, Mapping) and isinstance(b, Mapping):
             found |= differences(a, b, f"{prefix}{name}.")

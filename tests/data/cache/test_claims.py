@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pochade.data.cache import claims
-from pochade.data.cache.claims import take
+from pochade.data.cache.claims import holder, take
 
 
 def test_a_claim_is_held_until_its_block_ends(tmp_path: Path) -> None:
@@ -26,13 +26,32 @@ def test_a_claim_is_held_until_its_block_ends(tmp_path: Path) -> None:
 
 
 def test_a_claim_of_a_process_that_has_ended_is_taken_over(tmp_path: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     path = tmp_path / "part.claim"
-    path.write_text(f"{socket.gethostname()} {int(ended.stdout)}")
+    code = "import os, sys; from pathlib import Path; from pochade.data.cache.claims import take\n"
+    code += "take(Path(sys.argv[1])).__enter__(); os._exit(9)"
+    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
+    before = path.read_text()
+    assert before.startswith(f"{socket.gethostname()} ")
+    assert holder(path) is None
     claim = take(path)
     assert claim is not None
     with claim:
-        assert path.read_text() == f"{socket.gethostname()} {os.getpid()}"
+        assert path.read_text() != before
+        assert holder(path) == f"process {os.getpid()} on {socket.gethostname()}"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="the system does not tell when a process began")
+def test_a_living_process_keeps_its_claim_without_a_sign_and_its_number_alone_is_not_enough(tmp_path: Path) -> None:
+    """One that is suspended gives no sign; one that has the number of a dead one, as in a container, is another."""
+    path = tmp_path / "part.claim"
+    claim = take(path)
+    assert claim is not None
+    with claim:
+        os.utime(path, (1, 1))
+        assert take(path) is None
+        host, number, since, space = path.read_text().split()
+        path.write_text(f"{host} {number} {int(since) - 1} {space}")
+        assert holder(path) is None
 
 
 @pytest.mark.parametrize("owner", ["another-machine 1", f"{socket.gethostname()} {os.getppid()}", ""])

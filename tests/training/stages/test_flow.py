@@ -7,16 +7,21 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.flow.path import interpolate, to_data
 from pochade.training.stages.flow import FlowSettings, FlowTask, lengthened
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import Conditioning, DenoiserOutput, InputSpec
 from training.toy import gradients, halves
 
 
 class Remember(nn.Module):
     """A denoiser that answers with a constant and keeps its arguments."""
 
+    state_shape: tuple[int, ...] | None = None
+
     def __init__(self) -> None:
         super().__init__()
         self.constant = nn.Parameter(torch.tensor(0.3))
+
+    def input_spec(self) -> InputSpec:
+        return InputSpec(2, 4, 1, state_shape=self.state_shape)
 
     def forward(self, latents: Tensor, t: Tensor, conditioning: Conditioning) -> DenoiserOutput:
         self.arguments = (latents, t, conditioning)
@@ -309,3 +314,30 @@ def test_what_it_lets_be_compiled_is_what_it_calls():
     task(vectors())
     assert {*called} == {*task.compilable()}
     assert called
+
+
+@pytest.mark.parametrize("added", ["with_source", "with_control", "with_image_prompt"])
+def test_what_no_batch_has_is_unused(added: str) -> None:
+    """Training that goes on from an editing model, or one with an adapter: several processes then look for it."""
+    from pochade.denoisers.iris import IRISDenoiser
+    from pochade.denoisers.microforge import MicroForgeDenoiser
+
+    toy: dict[str, Any] = {
+        "latent_channels": 2,
+        "sample_size": 4,
+        "dim": 16,
+        "heads": 2,
+        "text_dim": 5,
+        "pooled_dim": 5,
+    }
+    cls, own, arguments = {
+        "with_source": (IRISDenoiser, {}, (("edit",),)),
+        "with_control": (IRISDenoiser, {}, ()),
+        "with_image_prompt": (MicroForgeDenoiser, {}, (6, "lite0")),
+    }[added]
+    plain = cls(**toy, **own)
+    assert not FlowTask(plain, FlowSettings()).has_unused
+    task = FlowTask(getattr(plain, added)(*arguments), FlowSettings())
+    assert task.has_unused
+    task(vectors())["loss"].backward()
+    assert [name for name, parameter in task.named_parameters() if parameter.grad is None]

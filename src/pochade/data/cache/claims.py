@@ -1,8 +1,8 @@
 """Which process works on what, without a lock: a small file per piece of work, touched while its process lives.
 
 Any number of processes, on any number of machines that see one folder, share work by it. A claim of a process that is
-gone is taken over. Two processes may end up with one piece in rare races, which is to be harmless: what they write is
-the same, and takes its name whole.
+gone is taken over: at once where the system tells that it is, else when it has given no sign of life for a while. Two
+processes may end up with one piece in rare races, which is to be harmless: what they write takes its name whole.
 """
 
 import os
@@ -17,7 +17,7 @@ from pochade.files import write_if_absent
 HEARTBEAT = 10.0
 """Seconds between two signs of life."""
 STALE_AFTER = 60.0
-"""Seconds without one after which a process is taken for dead, on another machine or with a number used again."""
+"""Seconds without one after which a process is taken for dead, where the system does not tell."""
 
 
 class Claim:
@@ -50,7 +50,7 @@ def take(path: Path) -> Claim | None:
     Raises:
         FailureError: it cannot be written.
     """
-    me = f"{socket.gethostname()} {os.getpid()}"
+    me = _describe(os.getpid())
     if write_if_absent(path, me):
         return Claim(path)
     if not _is_stale(path):
@@ -60,14 +60,43 @@ def take(path: Path) -> Claim | None:
     return Claim(path) if write_if_absent(path, me) else None
 
 
+def holder(path: Path) -> str | None:
+    """Who has the claim ``path``, as "process 12 on NAME"; None where it is free. Writes nothing that stays."""
+    try:
+        words = path.read_text().split()
+    except OSError:
+        return None
+    return None if _is_stale(path) else f"process {words[1]} on {words[0]}" if len(words) > 1 else "a process"
+
+
+def _describe(process: int) -> str:
+    """A process by its machine and number and, where the system tells, the time since which it has the number, and
+    which of a machine's containers count that way."""
+    return " ".join((socket.gethostname(), str(process), *_since(process)))
+
+
+def _since(process: int) -> tuple[str, ...]:
+    """Of a process on Linux its start in ticks, and the space of its number; nothing elsewhere, or of none."""
+    try:
+        after_name = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        space = Path("/proc/self/ns/pid").readlink().name
+    except OSError:
+        return ()
+    return () if after_name[0] == "Z" else (after_name[19], space)
+
+
 def _is_stale(path: Path) -> bool:
     try:
-        host, _, number = path.read_text().rpartition(" ")
+        words = path.read_text().split()
         touched = path.stat().st_mtime
     except OSError:
         return False  # it has just ended: the next check shows it
-    if host == socket.gethostname() and number.isdecimal() and not _is_alive(int(number)):
-        return True
+    if len(words) > 1 and words[0] == socket.gethostname() and words[1].isdecimal():
+        mine = _since(os.getpid())
+        if mine and words[3:] == [mine[1]]:
+            return _describe(int(words[1])).split() != words
+        if not mine and not _is_alive(int(words[1])):
+            return True
     return _now(path) - touched > STALE_AFTER
 
 

@@ -127,7 +127,7 @@ class Target:
         """
         tasks: Counter[str] = Counter()
         examples = {part: _EvenlySpaced(-(-shown // len(self.parts))) for part in self.parts}
-        with atomic_folder(self.out, replace=True) as folder:
+        with atomic_folder(self.out, replace=self.overwrite) as folder:
             with ExitStack() as stack:
                 writers = {
                     part: stack.enter_context(self._writer(folder / part, class_names, name)) for part in self.parts

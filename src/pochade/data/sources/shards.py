@@ -6,6 +6,7 @@ class, and the side of the split that it is on.
 
 import itertools
 import json
+import os
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -75,7 +76,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     parts: list[_Part] = []
 
     def remembered(shard: Shard) -> _Part:
-        place = store / "shards" / f"{sha256(shard.name.encode()).hexdigest()[:16]}.safetensors"
+        place = store / "shards" / f"{sha256(os.fsencode(shard.name)).hexdigest()[:16]}.safetensors"
         at = json.dumps([FORM, READERS, *shard.stamp(), reading.max_megapixels])
         return _Part.read(place, at, shard) or _Part.make(place, at, shard, reading)
 

@@ -20,7 +20,7 @@ from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask
-from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.models import (
     ModelWork,
     check_cached,
@@ -58,6 +58,7 @@ class AdapterTask(FlowTask):
     def __init__(self, denoiser: Any, settings: AdapterSettings) -> None:
         own = ("density", "density_scale", "time_shift", "weighting", "cfg_dropout")
         super().__init__(denoiser, FlowSettings(**{name: getattr(settings, name) for name in own}))
+        self.has_unused = False  # what learns is in every batch
         denoiser.requires_grad_(False)
         getattr(denoiser, self.part).requires_grad_(True)
         self.input_dropout: float = settings.input_dropout
@@ -113,11 +114,13 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
     ) -> Work:
         """The stage made ready, given the latents of the data."""
 
-    def check(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> Data:
         check_cached(stage)
         pipeline = self.model(stage, components)
         self.with_input(stage, pipeline)
-        check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.model")
+        dataset = stage.data.open(stage=stage.name)
+        check_conditioning(pipeline, dataset, "task.model")
+        return {"data.source": dataset}
 
     def model(self, stage: Stage[A, ImageData], components: Components) -> TextToImagePipeline:
         """The model that a stage names, for the size of its pictures.

@@ -25,7 +25,7 @@ from pochade.training.data import ImageData
 from pochade.training.overrides import read_options
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.reconstruction import (
     PictureTask,
     ReconstructionWork,
@@ -182,19 +182,19 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
     produces = "autoencoder"
     weights = "model"
 
-    def check(self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components) -> None:
-        if stage.task.ready is None:
-            stage.data.open(stage=stage.name)
+    def check(self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        data = {} if stage.task.ready is not None else {"data.source": stage.data.open(stage=stage.name)}
         check_size(stage.data.size, self.autoencoder(stage, earlier, components).downsampling)
+        return data
 
     def ready_made(self, stage: AutoencoderStage, components: Components) -> ImageAutoencoder | None:
-        return None if stage.task.ready is None else components.autoencoder(stage.task.ready)
+        return None if stage.task.ready is None else components.autoencoder(stage.task.ready, field="task.ready")
 
     def autoencoder(
         self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
     ) -> ImageAutoencoder:
         if stage.task.ready is not None:
-            return components.autoencoder(stage.task.ready)
+            return components.autoencoder(stage.task.ready, field="task.ready")
         with torch.device("meta"):
             return build_autoencoder(stage.task)
 
@@ -206,10 +206,11 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
             stage=with_start(stage, network, bool(stage.task.adversarial)),
             task=AutoencoderTask(network, stage.task, perceptual_loss(stage.task)),
             samples=PixelSamples(dataset, stage.data.size),
-            datasets=[dataset],
+            data={"data.source": dataset},
             network=network,
             reconstruct=lambda images: network(images.to(network.device)),
             shown=shown_pictures(stage.data, dataset),
+            dataset=dataset,
             size=stage.data.size,
         )
 
@@ -223,10 +224,11 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
 class AutoencoderWork(ReconstructionWork):
     """An autoencoder; the statistics of its latents are measured when it is saved."""
 
+    dataset: Dataset
     size: int
 
     def save(self, folder: Path) -> None:
-        measure_statistics(self.network, self.datasets[0], self.size)
+        measure_statistics(self.network, self.dataset, self.size)
         super().save(folder)
 
 

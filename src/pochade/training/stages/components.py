@@ -13,7 +13,7 @@ from pochade.autoencoders.deep_compression import DeepCompressionVAE
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import VARIANTS as WAVELET
 from pochade.autoencoders.wavelet import WaveletVAE
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, naming
 from pochade.pipelines import hub
 from pochade.pipelines.autoencoders import load_autoencoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -32,22 +32,31 @@ DEFAULT_WIDTH = 384
 
 
 class Components:
-    """Ready-made parts by the names that settings hold. All raise PochadeError where there is no such part."""
+    """Ready-made parts by the names that settings hold. All raise PochadeError where there is no such part, which names
+    the field of the settings."""
 
-    def autoencoder(self, name: str, channels: int | None = None) -> Any:
+    def autoencoder(self, name: str, channels: int | None = None, *, field: str = "task.autoencoder") -> Any:
         """An autoencoder: of a model, from its own folder, or one of diffusers'. ``channels`` is what a network that
         works on it expects, where that is known."""
         del channels
-        return load_autoencoder(name)
+        with naming(field, "name_or_folder", "autoencoder", "model"):
+            return load_autoencoder(name)
+
+    def folder(self, name: str) -> Path | None:
+        """Where a model or an autoencoder of that name lies; None where it is no folder here."""
+        folder = hub.shipped().get(name, Path(name).expanduser())
+        return folder if folder.is_dir() else None
 
     def text_encoder(self, name: str, width: int | None = None) -> PromptEncoder:
         """A frozen text encoder by its identity; ``width`` is what a network reads, where that is known."""
         del width
-        return text_encoders.load(name)
+        with naming("task.text_encoder", "text_encoder"):
+            return text_encoders.load(name)
 
-    def pipeline(self, name: str) -> TextToImagePipeline:
+    def pipeline(self, name: str, *, field: str = "task.model") -> TextToImagePipeline:
         """A whole model."""
-        return TextToImagePipeline.from_pretrained(name)
+        with naming(field, "model"):
+            return TextToImagePipeline.from_pretrained(name)
 
 
 class StandIns(Components):
@@ -60,9 +69,9 @@ class StandIns(Components):
         self.assumed: list[str] = []
         self._made: dict[tuple[str, int | None], tuple[Any, str]] = {}
 
-    def autoencoder(self, name: str, channels: int | None = None) -> Any:
+    def autoencoder(self, name: str, channels: int | None = None, *, field: str = "task.autoencoder") -> Any:
         if name in hub.shipped() or Path(name).expanduser().exists():
-            return super().autoencoder(name)
+            return super().autoencoder(name, field=field)
         return self._once(name, channels, lambda: self._small_autoencoder(name, channels))
 
     def text_encoder(self, name: str, width: int | None = None) -> PromptEncoder:

@@ -30,7 +30,7 @@ from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import encoded_conditioning, keep_state
-from pochade.training.stages.kind import Inputs, Kind, Work, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, with_synthetic_pictures
 from pochade.training.stages.models import (
     ModelWork,
     check_conditioning,
@@ -206,24 +206,25 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
 
     produces = "few_steps"
 
-    def check(self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         dataset = stage.data.open(stage=stage.name)
         stage.task.intervals_at(0.0)
         teacher = stage.task.teacher
         if teacher is None:
             check_earlier_denoiser(earlier)
         else:
-            pipeline = components.pipeline(teacher)
+            pipeline = components.pipeline(teacher, field="task.teacher")
             check_teacher(teacher, pipeline, "task.teacher")
             check_conditioning(pipeline, dataset, "task.teacher")
         self.autoencoder(stage, earlier, components)
+        return {"data.source": dataset}
 
     def autoencoder(self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components) -> Any:
         return teachers_autoencoder(stage, stage.task.teacher, earlier, components)
 
     def build(self, stage: ConsistencyStage, inputs: Inputs) -> Work:
         folder = teacher_folder(stage.task.teacher, inputs)
-        teacher = inputs.components.pipeline(str(folder))
+        teacher = inputs.components.pipeline(str(folder), field="task.teacher")
         dataset = stage.data.open(stage=stage.name)
         check_conditioning(teacher, dataset, "task.teacher")
         torch.manual_seed(stage.seed)
@@ -243,8 +244,9 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
             stage=started,
             task=task,
             samples=samples,
-            datasets=[dataset],
+            data={"data.source": dataset},
             start=folder,
+            autoencoder=folder,
             pipeline=distilled,
             prompts=prompts_of(dataset),
         )
@@ -253,6 +255,8 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         self, stage: ConsistencyStage, earlier: Sequence[AnyStage], components: Components
     ) -> ConsistencyStage:
         if stage.task.teacher is not None:
-            return with_synthetic_pictures(stage, classes_of(components.pipeline(stage.task.teacher)))
+            return with_synthetic_pictures(
+                stage, classes_of(components.pipeline(stage.task.teacher, field="task.teacher"))
+            )
         before = kind_of(earlier[-1]).synthetic(earlier[-1], earlier[:-1], components) if earlier else stage
         return replace(stage, data=replace(stage.data, source=before.data.source))

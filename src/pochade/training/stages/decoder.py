@@ -13,7 +13,7 @@ from pochade.nn.keyed_random import keyed_normal
 from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.models import latest_autoencoder
 from pochade.training.stages.reconstruction import (
     PictureTask,
@@ -96,11 +96,12 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
     produces = "decoder"
     weights = "model"
 
-    def check(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> None:
-        stage.data.open(stage=stage.name)
+    def check(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        dataset = stage.data.open(stage=stage.name)
         autoencoder = self.autoencoder(stage, earlier, components)
         with torch.device("meta"):
             for_autoencoder(stage.task.size, autoencoder.config.latent_channels, autoencoder.downsampling)
+        return {"data.source": dataset}
 
     def autoencoder(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> Any:
         name = stage.task.autoencoder
@@ -109,7 +110,8 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
         return found
 
     def build(self, stage: DecoderStage, inputs: Inputs) -> Work:
-        teacher = inputs.components.autoencoder(inputs.model(stage.task.autoencoder, "autoencoder"))
+        name = inputs.model(stage.task.autoencoder, "autoencoder")
+        teacher = inputs.components.autoencoder(name)
         torch.manual_seed(stage.seed)
         network = for_autoencoder(stage.task.size, teacher.config.latent_channels, teacher.downsampling)
         dataset = stage.data.open(stage=stage.name)
@@ -117,7 +119,8 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
             stage=with_start(stage, network, bool(stage.task.adversarial)),
             task=DecoderTask(teacher, network, stage.task, perceptual_loss(stage.task)),
             samples=PixelSamples(dataset, stage.data.size),
-            datasets=[dataset],
+            data={"data.source": dataset},
+            autoencoder=inputs.components.folder(name),
             network=network,
             reconstruct=lambda images: network(teacher.encode(images.to(teacher.device)).to(network.device)),
             shown=shown_pictures(stage.data, dataset),

@@ -19,7 +19,7 @@ from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
-from pochade.training.stages.kind import Inputs, Work, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Work, with_synthetic_pictures
 from pochade.training.stages.models import (
     check_cached,
     check_conditioning,
@@ -149,16 +149,16 @@ TEACHER_SHAPE = ("guidance", "records", "density", "density_scale", "time_shift"
 class DistillationKind(FlowKind[DistillationSettings]):
     """Training a denoiser by another's velocities: ``FlowKind`` on the teacher's latents, beside its cached answers."""
 
-    def check(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         check_cached(stage)
         teacher = stage.task.teacher
         if teacher is None:
             check_earlier_denoiser(earlier)
         else:
-            pipeline = components.pipeline(teacher)
+            pipeline = components.pipeline(teacher, field="task.teacher")
             check_teacher(teacher, pipeline, "task.teacher")
             check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.teacher")
-        super().check(stage, earlier, components)
+        return super().check(stage, earlier, components)
 
     def autoencoder(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> Any:
         return teachers_autoencoder(stage, stage.task.teacher, earlier, components)
@@ -166,7 +166,7 @@ class DistillationKind(FlowKind[DistillationSettings]):
     def build(self, stage: DistillationStage, inputs: Inputs) -> Work:
         settings = stage.task
         folder = teacher_folder(settings.teacher, inputs)
-        teacher = inputs.components.pipeline(str(folder))
+        teacher = inputs.components.pipeline(str(folder), field="task.teacher")
         dataset = stage.data.open(stage=stage.name)
         check_conditioning(teacher, dataset, "task.teacher")
         defaults = {} if settings.guidance == 1 else {"default_guidance": 1.0}
@@ -178,11 +178,11 @@ class DistillationKind(FlowKind[DistillationSettings]):
         identity = json.dumps([hub.model_sha256(folder), *(getattr(settings, name) for name in TEACHER_SHAPE)])
         answer = answers_of(teacher.denoiser, teacher.text_encoder, settings, inputs.device)
         samples = cache_velocities(latents, answer, settings.records, identity, inputs.cache, progress=inputs.progress)
-        return self.work(stage, started, inputs, pipeline, samples, dataset, DistillationTask)
+        return self.work(stage, started, pipeline, samples, dataset, folder, DistillationTask)
 
     def synthetic(
         self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components
     ) -> DistillationStage:
         if stage.task.teacher is None:
             return super().synthetic(stage, earlier, components)
-        return with_synthetic_pictures(stage, classes_of(components.pipeline(stage.task.teacher)))
+        return with_synthetic_pictures(stage, classes_of(components.pipeline(stage.task.teacher, field="task.teacher")))

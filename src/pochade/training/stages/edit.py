@@ -16,6 +16,7 @@ from pochade.data.dataset import Dataset
 from pochade.data.report import Report
 from pochade.data.samples import Samples
 from pochade.data.sources.pairs import SyntheticPairSource
+from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
@@ -32,6 +33,7 @@ from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, encoded_conditioning
 from pochade.training.stages.kind import (
     SYNTHETIC_PICTURES,
+    Data,
     Inputs,
     Kind,
     Work,
@@ -99,8 +101,6 @@ class EditTask(FlowTask):
         settings: density, weighting, probabilities.
     """
 
-    has_unused = True  # in a batch without a source, or without a marked region
-
     def __init__(self, denoiser: Any, settings: EditSettings) -> None:
         own = ("density", "density_scale", "time_shift", "weighting", "self_conditioning_prob", "scan_rate")
         super().__init__(denoiser, FlowSettings(cfg_dropout=0.0, **{name: getattr(settings, name) for name in own}))
@@ -164,21 +164,24 @@ class EditKind(Kind[EditSettings, PairData]):
 
     produces = "denoiser"
 
-    def check(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: EditStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         settings = stage.task
+        data: dict[str, Dataset | PairDataset] = {}
         if settings.model is None and latest_base(earlier) is not None:
             check_no_other_start(stage)
             family, able = self.family(stage, earlier), denoisers.families_with("with_source")
             if family not in able:
                 raise PochadeError(f"task.family: {family} given, but {stage.name} needs one of {', '.join(able)}")
             size = self.size(stage, earlier)
-            stage.data.images(size).open(stage=stage.name)
+            data["data.source"] = stage.data.images(size).open(stage=stage.name)
         else:
             pipeline = self.model(stage, settings.model, components)
             size = pipeline.default_size
             if settings.generate:
-                check_conditioning(pipeline, stage.data.images(size).open(stage=stage.name), "task.model")
-        stage.data.open_pairs(settings.tasks, size, stage=stage.name)
+                dataset = stage.data.images(size).open(stage=stage.name)
+                check_conditioning(pipeline, dataset, "task.model")
+                data["data.source"] = dataset
+        return data | {"data.pairs": stage.data.open_pairs(settings.tasks, size, stage=stage.name)}
 
     def family(self, stage: EditStage, earlier: Sequence[AnyStage]) -> str:
         at = latest_base(earlier)
@@ -228,7 +231,7 @@ class EditKind(Kind[EditSettings, PairData]):
         pipeline = self.model(stage, start, inputs.components)
         settings, size = stage.task, pipeline.default_size
         pairs = stage.data.open_pairs(settings.tasks, size, stage=stage.name)
-        datasets: list[Dataset] = []
+        data: dict[str, Dataset | PairDataset] = {"data.pairs": pairs}
         with encoding_on(inputs.device, pipeline.autoencoder, pipeline.text_encoder) as encoders:
             cached = cache_pairs(pairs, stage.data.draws, encoders, inputs.cache, progress=inputs.progress)
             samples: Samples = cached
@@ -236,13 +239,14 @@ class EditKind(Kind[EditSettings, PairData]):
                 dataset = stage.data.images(size).open(stage=stage.name)
                 latents = cache_latents(dataset, size, encoders, inputs.cache, progress=inputs.progress)
                 samples = PairsAndPictures(cached, latents, settings.generate)
-                datasets = [dataset]
+                data["data.source"] = dataset
         return EditWork(
             stage=stage,
             task=EditTask(pipeline.denoiser, settings),
             samples=samples,
-            datasets=datasets,
+            data=data,
             start=hub.resolve(start),
+            autoencoder=hub.resolve(start),
             pipeline=pipeline,
             prompts=[],
             pairs=cached,

@@ -13,7 +13,7 @@ from pochade.training.data import PairData
 from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.edit import EditKind, EditSettings, EditStage, EditTask, EditWork
-from pochade.training.stages.kind import Inputs, Kind, Work
+from pochade.training.stages.kind import Data, Inputs, Kind, Work
 from pochade.training.stages.lora import ADAPTER, AdapterForm, AdapterWeights, add_adapters, layers_of
 
 
@@ -79,12 +79,12 @@ class EditLoRAKind(Kind[EditLoRASettings, PairData]):
     whole = EditKind()
     """The training of the whole model."""
 
-    def check(self, stage: EditLoRAStage, earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: EditLoRAStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         check_peft()
         base = stage.task.base
         if base is None:
             raise PochadeError("task.base: none given, allowed is the name or the folder of a model that edits")
-        pipeline = components.pipeline(base)
+        pipeline = components.pipeline(base, field="task.base")
         trained = tuple(pipeline.denoiser.input_spec().tasks)
         other = [task for task in stage.task.tasks if task not in trained]
         if other:
@@ -93,7 +93,7 @@ class EditLoRAKind(Kind[EditLoRASettings, PairData]):
                 f"task.tasks: {other[0]!r} given, but {base!r} was not trained for it: allowed is {allowed}"
             )
         layers_of(pipeline, stage.task)
-        self.whole.check(_editing(stage), earlier, components)
+        return self.whole.check(_editing(stage), earlier, components)
 
     def size(self, stage: EditLoRAStage, earlier: Sequence[AnyStage]) -> int:
         return self.whole.size(_editing(stage), earlier)
@@ -105,7 +105,7 @@ class EditLoRAKind(Kind[EditLoRASettings, PairData]):
         work = self.whole.build(_editing(stage), inputs)
         assert isinstance(work, EditWork)
         add_adapters(work.pipeline, stage.task, stage.seed)
-        kept = {name: getattr(work, name) for name in ("samples", "datasets", "start", "pipeline", "prompts")}
+        kept = {name: getattr(work, name) for name in ("samples", "data", "start", "autoencoder", "pipeline", "prompts")}
         return EditLoRAWork(
             stage=stage,
             task=EditLoRATask(work.pipeline.denoiser, stage.task.editing()),

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from pochade import denoisers, text_encoders
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Samples
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, naming
 from pochade.flow.path import interpolate, velocity
 from pochade.flow.timesteps import Density, curriculum, quantile, shift
 from pochade.flow.weighting import Weighting, weight
@@ -26,6 +27,7 @@ from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import (
     SYNTHETIC_CLASSES,
+    Data,
     Inputs,
     Kind,
     Work,
@@ -37,14 +39,12 @@ from pochade.training.stages.models import (
     build_denoiser,
     latents_of,
     latest_autoencoder,
-    model_folder,
-    previous_model,
     prompts_of,
     text_of,
     with_start,
 )
 from pochade.training.task import Batch, Stream, Task
-from pochade.types import Conditioning, DenoiserOutput
+from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
 JOINT = "bag"
 """The text encoder that is trained along."""
@@ -162,8 +162,11 @@ class FlowTask(Task):
         text_encoder: trained along with the denoiser on "caption"; None where the batch holds vectors or classes.
     """
 
-    def __init__(self, denoiser: nn.Module, settings: FlowSettings, text_encoder: nn.Module | None = None) -> None:
+    def __init__(self, denoiser: Any, settings: FlowSettings, text_encoder: nn.Module | None = None) -> None:
         super().__init__()
+        self.spec: InputSpec = denoiser.input_spec()
+        # No batch has a picture for what an editing model or an adapter reads beside the text.
+        self.has_unused = self.spec.source or self.spec.control or bool(self.spec.image_prompt_dim)
         parts = {"denoiser": denoiser} | ({} if text_encoder is None else {"text_encoder": text_encoder})
         self.parts = nn.ModuleDict(parts)
         self.settings = settings
@@ -208,7 +211,7 @@ class FlowTask(Task):
         denoiser = self.parts["denoiser"]
         conditioning = self.conditioning(batch).drop("text", "class_label", rows=draw.dropped)
         inputs = interpolate(batch["latents"], draw.eps, draw.t), draw.t, conditioning
-        if getattr(denoiser, "state_shape", None) is None:
+        if self.spec.state_shape is None:
             return denoiser(*inputs)
         with torch.no_grad():
             state: Tensor = denoiser(*inputs).state
@@ -245,7 +248,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
 
     produces = "denoiser"
 
-    def check(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> Data:
         dataset = stage.data.open(stage=stage.name)
         autoencoder = self.autoencoder(stage, earlier, components)
         self.check_text(stage, dataset, components)
@@ -256,11 +259,14 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
             )
         if denoiser.config.latent_channels != channels:
             given = denoiser.config.latent_channels
-            raise PochadeError(f"options: latent_channels={given} given, the autoencoder's latents have {channels}")
+            raise PochadeError(
+                f"task.options: latent_channels={given} given, the autoencoder's latents have {channels}"
+            )
         given = options_of(stage.task).get("num_classes")
         if dataset.classes and given not in (None, len(dataset.classes)):
             there = len(dataset.classes)
-            raise PochadeError(f"options: num_classes={given} given, but {stage.data.source} has {there} classes")
+            raise PochadeError(f"task.options: num_classes={given} given, but {stage.data.source} has {there} classes")
+        return {"data.source": dataset}
 
     def check_text(self, stage: Stage[FlowS, ImageData], dataset: Dataset, components: Components) -> None:
         """Raises PochadeError where text encoder and data do not go together, or there is no such encoder."""
@@ -305,7 +311,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         started = with_start(stage, pipeline.denoiser)  # a start that does not fit is found before the data are encoded
         frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
         samples = latents_of(stage.data, dataset, autoencoder, frozen, inputs)
-        return self.work(stage, started, inputs, pipeline, samples, dataset, FlowTask)
+        return self.work(stage, started, pipeline, samples, dataset, inputs.components.folder(name), FlowTask)
 
     def pipeline(
         self, stage: Stage[FlowS, ImageData], dataset: Dataset, autoencoder: Any, inputs: Inputs, **defaults: Any
@@ -330,28 +336,32 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         changes["text_encoder"] = None if settings.text_encoder == JOINT else encoder.identity
         torch.manual_seed(stage.seed)
         denoiser = self.network(stage, **changes)
-        return TextToImagePipeline(
-            autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size, **defaults
-        )
+        with naming("task.text_encoder", "text_encoder"), naming("task.autoencoder", "autoencoder"):
+            return TextToImagePipeline(
+                autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size, **defaults
+            )
 
     def work(
         self,
         stage: Stage[FlowS, ImageData],
         started: AnyStage,
-        inputs: Inputs,
         pipeline: TextToImagePipeline,
         samples: Samples,
         dataset: Dataset,
+        autoencoder: Path | None,
         task: type[FlowTask],
     ) -> Work:
-        """The stage made ready around a task of that class; ``started`` is it with its start weights settled."""
+        """The stage made ready around a task of that class; ``started`` is it with its start weights settled.
+
+        ``autoencoder`` is the folder of the autoencoder, or of a model with it.
+        """
         joint = pipeline.text_encoder if stage.task.text_encoder == JOINT else None
         return ModelWork(
             stage=started,
             task=task(pipeline.denoiser, stage.task, joint),
             samples=samples,
-            datasets=[dataset],
-            start=model_folder(stage.initialise_from) or previous_model(stage, inputs),
+            data={"data.source": dataset},
+            autoencoder=autoencoder,
             pipeline=pipeline,
             prompts=prompts_of(dataset),
         )
@@ -367,7 +377,8 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
 
 def options_of(settings: FlowSettings) -> dict[str, Any]:
     """The changes of the variant's arguments."""
-    return read_options(settings.options, denoisers.parameters(settings.family), settings.family)
+    with naming("task.family", "family"), naming("task.options", "options"):
+        return read_options(settings.options, denoisers.parameters(settings.family), settings.family)
 
 
 def new_bag(dataset: Dataset, seed: int) -> BagEncoder:

@@ -119,8 +119,9 @@ class ImagePromptKind(AdapterKind[ImagePromptSettings]):
             stage=stage,
             task=ImagePromptTask(pipeline.denoiser, stage.task),
             samples=samples,
-            datasets=[dataset],
+            data={"data.source": dataset},
             start=hub.resolve(str(stage.task.model)),
+            autoencoder=hub.resolve(str(stage.task.model)),
             pipeline=pipeline,
             prompts=words[1:] + words[:1],  # each picture's style with the words of the next one
             inputs=[dataset.image(i, stage.data.size) for i in shown],

@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Samples
 from pochade.data.sources import SyntheticSource
+from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
 from pochade.training.stage import AnyStage, DataSettings, Settings, Stage
 from pochade.training.stages.components import Components
@@ -26,6 +27,8 @@ D = TypeVar("D", bound=DataSettings)
 Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter", "lora"]
 """What a stage leaves: an autoencoder or a decoder, or a whole model: one that samples in many steps, one distilled to
 few, or one with an input added to it; or a LoRA, to be used with the model that it was trained on."""
+Data = Mapping[str, Dataset | PairDataset]
+"""The data of a stage, opened, by the fields that name them: "data.source", "data.pairs"."""
 SYNTHETIC_PICTURES = 16
 """Pictures of the data set of a dry run."""
 SYNTHETIC_CLASSES = 10
@@ -68,14 +71,23 @@ class Work(ABC):
     """Its start weights settled: what is left in ``initialise_from`` is a file for the loop."""
     task: Task
     samples: Samples
-    datasets: Sequence[Dataset]
-    """The pictures that were trained on, for the record of the model."""
+    data: Data
+    """What was trained on."""
     start: Path | None = None
-    """The folder of the model that the stage goes on from, whose record is kept as well."""
+    """The folder of the model that the settings of the kind name as its start, whose record is kept as well;"""
+    autoencoder: Path | None = None
+    """and that of the autoencoder, or of the model with the autoencoder, on whose latents the stage works."""
+    usable: ClassVar[bool] = False
+    """Whether what ``save`` writes is a model to sample from, and thus worth saving before the training has ended."""
 
     @abstractmethod
     def save(self, folder: Path) -> None:
         """Write the trained model into a folder."""
+
+    @property
+    def datasets(self) -> list[Dataset]:
+        """The pictures among the data."""
+        return [dataset for dataset in self.data.values() if isinstance(dataset, Dataset)]
 
     def notes(self) -> list[str]:
         """What became of the files of the data, a line for each data set that is read from files."""
@@ -95,8 +107,8 @@ class Kind(ABC, Generic[S, D]):
     """Below a stage's folder, what a next stage of the same kind may start from."""
 
     @abstractmethod
-    def check(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> None:
-        """Raises PochadeError for whatever can be known to fail before any stage has run; makes no folder."""
+    def check(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> Data:
+        """The data. Raises PochadeError for whatever can be known to fail before any stage has run; makes no folder."""
 
     @abstractmethod
     def build(self, stage: Stage[S, D], inputs: Inputs) -> Work:

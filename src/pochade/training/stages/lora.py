@@ -24,7 +24,7 @@ from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, keep_state
-from pochade.training.stages.kind import Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.models import ModelWork, check_conditioning, classes_of, latents_of, prompts_of, text_of
 from pochade.training.task import Batch, Stream
 
@@ -221,11 +221,13 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
 
     produces = "lora"
 
-    def check(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> None:
+    def check(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         check_peft()
         pipeline, stage = self.model(stage, components)
-        check_conditioning(pipeline, stage.data.open(stage=stage.name), "task.base")
+        dataset = stage.data.open(stage=stage.name)
+        check_conditioning(pipeline, dataset, "task.base")
         layers_of(pipeline, stage.task, text=stage.task.text)
+        return {"data.source": dataset}
 
     def model(self, stage: LoRAStage, components: Components) -> tuple[TextToImagePipeline, LoRAStage]:
         """The model that a stage names, and the stage with the size of its pictures.
@@ -239,7 +241,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             raise PochadeError(
                 f"initialise_from: {stage.initialise_from!r} given, but the start is task.base: allowed is none"
             )
-        pipeline = components.pipeline(name)
+        pipeline = components.pipeline(name, field="task.base")
         size = stage.data.size or pipeline.default_size
         check_size(size, pipeline.size_multiple)
         pipeline.register_to_config(default_size=size)
@@ -261,8 +263,9 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             stage=sized,
             task=FewStepsLoRATask(*trained, **phases_of(pipeline, settings)) if few else LoRATask(*trained),
             samples=samples,
-            datasets=[dataset],
+            data={"data.source": dataset},
             start=hub.resolve(str(settings.base)),
+            autoencoder=hub.resolve(str(settings.base)),
             pipeline=pipeline,
             prompts=prompts_of(dataset),
             settings=settings,

@@ -15,7 +15,7 @@ from pochade.data.cache.latents import LatentEncoders, cache_latents
 from pochade.data.cache.on_the_fly import encode_on_the_fly
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Samples
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, naming
 from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
@@ -48,6 +48,7 @@ class ModelWork(Work):
     pipeline: TextToImagePipeline
     prompts: Sequence[str]
     """Of the sample sheets."""
+    usable = True
 
     def notes(self) -> list[str]:
         encoder = self.pipeline.text_encoder
@@ -90,13 +91,17 @@ def build_denoiser(family: str, variant: str, options: Sequence[str], **changes:
 
     Raises PochadeError where there can be none.
     """
-    read = read_options(options, denoisers.parameters(family), family)
+    with naming("task.family", "family"), naming("task.options", "options"):
+        read = read_options(options, denoisers.parameters(family), family)
     try:
-        return denoisers.build(family, variant, **{**changes, **read})
+        with naming("task.variant", "variant"):
+            return denoisers.build(family, variant, **{**changes, **read})
     except PochadeError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PochadeError(f"options: {', '.join(options)} given, of which no network can be made ({error})") from error
+        raise PochadeError(
+            f"task.options: {', '.join(options)} given, of which no network can be made ({error})"
+        ) from error
 
 
 def latest_autoencoder(earlier: Sequence[AnyStage], components: Components) -> Any:
@@ -139,11 +144,6 @@ def is_model(name: str) -> bool:
     return name in hub.shipped() or (Path(name) / hub.INDEX).is_file()
 
 
-def model_folder(name: str | None) -> Path | None:
-    """The folder of a whole model that a stage goes on from; None where the start is none or a file of weights."""
-    return hub.resolve(name) if name is not None and is_model(name) else None
-
-
 def check_earlier_denoiser(earlier: Sequence[AnyStage]) -> None:
     """Raises PochadeError where the stage directly before trains no denoiser that could teach."""
     if not earlier or kind_of(earlier[-1]).produces in ("autoencoder", "decoder"):
@@ -158,7 +158,9 @@ def teachers_autoencoder(
         check_earlier_denoiser(earlier)
         before = replace(earlier[-1], data=stage.data)
         return kind_of(before).autoencoder(before, earlier[:-1], components)
-    found = components.autoencoder(str(hub.resolve(teacher)))
+    with naming("task.teacher", "model"):
+        folder = hub.resolve(teacher)
+    found = components.autoencoder(str(folder), field="task.teacher")
     check_size(stage.data.size, found.downsampling)  # pyright: ignore[reportAttributeAccessIssue]
     return found
 
@@ -166,7 +168,8 @@ def teachers_autoencoder(
 def teacher_folder(teacher: str | None, inputs: Inputs) -> Path:
     """The folder of the teacher that a stage names, or else of the model of the stage before."""
     if teacher is not None:
-        return hub.resolve(teacher)
+        with naming("task.teacher", "model"):
+            return hub.resolve(teacher)
     assert inputs.previous is not None  # as ``check`` has found
     return inputs.previous.model
 
@@ -277,9 +280,3 @@ def latents_of(
         return encode_on_the_fly(dataset, data.size, latent_encoders(autoencoder, text_encoder, inputs.device))
     with encoding_on(inputs.device, autoencoder, text_encoder) as encoders:
         return cache_latents(dataset, data.size, encoders, inputs.cache, progress=inputs.progress)
-
-
-def previous_model(stage: AnyStage, inputs: Inputs) -> Path | None:
-    """The model of the stage before, where its weights are the start."""
-    previous = inputs.previous
-    return previous.model if previous is not None and stage.initialise_from == str(previous.weights) else None
