@@ -13,7 +13,7 @@ import pytest
 import typer
 import yaml
 
-from pochade.cli import app
+from pochade.cli.commands import app
 from pochade.recipes import RECIPES
 
 ROOT = Path(__file__).parents[1]

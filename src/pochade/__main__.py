@@ -1,3 +1,30 @@
-from pochade.cli import main
+"""What the command ``pochade`` and ``python -m pochade`` run."""
 
-main()
+import os
+import sys
+
+
+def run() -> None:
+    """The command line, of a process that ends with it."""
+    try:
+        from pochade.cli import main
+
+        main()
+    except KeyboardInterrupt:  # before it was minded
+        print("interrupted: stopped by Ctrl-C", file=sys.stderr)
+        _leave()
+    except SystemExit as leave:
+        if leave.code == 130:
+            _leave()
+        raise
+
+
+def _leave() -> None:
+    """Ends the process at once: threads of libraries that were interrupted may never end."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(130)
+
+
+if __name__ == "__main__":
+    run()

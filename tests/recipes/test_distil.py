@@ -151,7 +151,7 @@ def test_what_cannot_be_distilled_is_said_before_any_work(
             f"task.teacher={toy_class_pipeline_folder}",
         ),
         ("task.teacher: none given, and no stage before trains a denoiser", "task.teacher=none"),
-        ("model: 'lrf-openmojo' is neither a shipped model", "task.teacher=lrf-openmojo"),
+        ("task.teacher: 'lrf-openmojo' is neither a shipped model", "task.teacher=lrf-openmojo"),
     ):
         with pytest.raises(PochadeError, match=match):
             train("distil", [*data, change], tmp_path / "run")

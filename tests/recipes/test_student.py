@@ -139,7 +139,7 @@ def test_what_cannot_be_taught_is_said_before_any_work(
     for match, change in (
         ("a model that knows classes is given, but the data holds captions", f"teacher={toy_class_pipeline_folder}"),
         ("task.teacher: none given, and no stage before trains a denoiser", "teacher=none"),
-        ("model: 'lrf-openmojo' is neither a shipped model", "teacher=lrf-openmojo"),
+        ("task.teacher: 'lrf-openmojo' is neither a shipped model", "teacher=lrf-openmojo"),
         ("autoencoder: 'lrf-openmoji' given, allowed is none: the teacher's is kept", "autoencoder=lrf-openmoji"),
         ("text_encoder: none given, but .* holds captions", "text_encoder=none"),
         ("text_encoder: 'minilm' is unknown", "text_encoder=minilm"),

@@ -1,99 +1,17 @@
-"""The command line. Each file holds a group of commands; torch is imported by those that need it, when they
-run."""
+"""The command line."""
 
 import sys
-import warnings
-from typing import Annotated
 
-import typer
-
-import pochade
-from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, profile, run, train
-from pochade.cli.common import complain, debug_requested
-from pochade.errors import PochadeError
-
-EPILOG = """Start with: pochade generate "a red apple" -o out/
-
-Every command has examples: pochade generate --help
-
-Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C."""
-
-FIELDS = {"ignore_unknown_options": True}
-"""Of commands that take FIELD=VALUE, which look at unknown options themselves (``common.check_no_options``)."""
-
-app = typer.Typer(
-    name="pochade",
-    help="Generate with, train, measure and export compact text-to-image models.",
-    epilog='Start with: pochade generate "a red apple" -o out/        Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C.',
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-
-
-def _version(value: bool) -> None:
-    if value:
-        typer.echo(f"pochade {pochade.__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error. Allowed anywhere.")] = False,
-) -> None:
-    # Both are acted on before any command: the first by its callback, the second by ``main``.
-    del version, debug
-
-
-app.command("generate", epilog=generate.EXAMPLES)(generate.generate)
-app.command("edit", epilog=edit.EXAMPLES)(edit.edit)
-app.command("inpaint", epilog=edit.INPAINT_EXAMPLES)(edit.inpaint)
-app.command("upscale", epilog=edit.UPSCALE_EXAMPLES)(edit.upscale)
-app.command("models")(models.models)
-app.command("info")(models.info)
-app.command("train", epilog=train.EXAMPLES, context_settings=FIELDS)(train.train)
-app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)
-app.add_typer(data.data, name="data")
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("profile", epilog=profile.EXAMPLES)(profile.profile)
-app.command("merge", epilog=merge.EXAMPLES)(merge.merge)
-app.command("export", epilog=export.EXAMPLES)(export.export)
-# All arguments go to a parser that also installs without typer.
-app.command(
-    "run", context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
-)(run.run)
+from pochade.cli.stopping import EXIT_CODE, stoppable
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and leave the process with its exit code."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    arguments, debug = debug_requested(arguments)
-    try:
-        with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: complain("warning", message)
-            warnings.simplefilter("always", UserWarning)
-            # These are for those who work on pochade and the libraries below it.
-            warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", FutureWarning)
-            app(arguments, prog_name="pochade")
-    except SystemExit as leave:
-        if leave.code == 130:
-            # typer has made an exit of the KeyboardInterrupt; a training run says in it where it stopped.
-            reason = leave.__context__ and leave.__context__.__cause__
-            complain("interrupted", reason if reason and str(reason) else "stopped by Ctrl-C")
-        raise
-    except PochadeError as error:
-        if debug:
-            raise
-        complain("error", error)
-        sys.exit(error.exit_code)
-    except Exception as error:
-        if debug:
-            raise
-        complain("error", f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)")
-        sys.exit(1)
+    with stoppable() as stop:
+        try:
+            from pochade.cli.commands import start  # which takes a while, and Ctrl-C is minded
+
+            start(sys.argv[1:] if arguments is None else arguments, stop)
+        except KeyboardInterrupt:
+            print(f"interrupted: {stop.reason}", file=sys.stderr)
+            sys.exit(EXIT_CODE)

@@ -4,7 +4,8 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,6 +36,17 @@ def console(stderr: bool = False) -> "Console":
     from rich.console import Console
 
     return Console(stderr=stderr, highlight=False)
+
+
+@contextmanager
+def listed(as_json: bool) -> Iterator[list[dict[str, Any]]]:
+    """A list that is printed as JSON where that is wanted, also where the work ends before its time."""
+    made: list[dict[str, Any]] = []
+    try:
+        yield made
+    finally:
+        if as_json and (made or sys.exc_info()[0] is None):
+            print_json(made)
 
 
 def print_json(value: Any) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import check_folder, console, loading, make_folder, print_json, quiet_libraries
+from pochade.cli.common import check_folder, console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
 from pochade.pipelines.checks import (
@@ -271,8 +271,8 @@ def _run(
         arguments = pipeline_arguments(first, pipe, pictures)
         del pictures  # what the arguments hold is enough of a large photograph
     make_folder(target.parent)
-    files: list[dict[str, Any]] = []
-    with Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True)) as watch:
+    watching = Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True))
+    with listed(as_json) as files, watching as watch:
         for prepared in requests:
             watch.begin(f"{prepared.request.prompt or source.name} ({prepared.request.seed})")
             picture = run(pipe, prepared, arguments, watch.step)
@@ -284,8 +284,6 @@ def _run(
             if not as_json:
                 for name in (path, *([made["compare"]] if compare else [])):
                     watch.print(str(name))
-    if as_json:
-        print_json(files)
 
 
 def _requests(

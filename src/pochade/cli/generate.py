@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import check_folder, console, loading, make_folder, print_json, quiet_libraries
+from pochade.cli.common import check_folder, console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.files import write_bytes
+from pochade.files import write_new
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
@@ -79,8 +79,7 @@ def generate(
     sheet: Annotated[
         Path | None,
         typer.Option(
-            help="Also put all pictures with their prompts on one sheet, replacing FILE.png. "
-            "Without -o, the sheet alone.",
+            help="Also put all pictures with their prompts on one sheet. Without -o, the sheet alone.",
             metavar="FILE.png",
         ),
     ] = None,
@@ -133,32 +132,31 @@ def generate(
     for folder in [out] * (single or preview) + [sheet.parent for sheet in [sheet] if sheet is not None]:
         make_folder(folder)
     done: list[Picture] = []  # for the sheet
-    files: list[dict[str, Any]] = []
-    with _watch(pipe, len(requests), out, preview) as watch:
-        for prepared in requests:
-            watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
-            picture = run(pipe, prepared, arguments, watch.step)
-            if sheet is not None:
-                done.append(picture)
-            if single:
-                path = picture.save(out, metadata=not no_metadata)
-                files.append({"file": str(path), **picture.metadata.to_dict(), "aux": dict(picture.aux)})
-                if not as_json:
-                    watch.print(str(path))
-    if edges_of is not None and single:
-        from pochade.images.edges import edges_image
+    with listed(as_json) as files:
+        with _watch(pipe, len(requests), out, preview) as watch:
+            for prepared in requests:
+                watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
+                picture = run(pipe, prepared, arguments, watch.step)
+                if sheet is not None:
+                    done.append(picture)
+                if single:
+                    path = picture.save(out, metadata=not no_metadata)
+                    files.append({"file": str(path), **picture.metadata.to_dict(), "aux": dict(picture.aux)})
+                    if not as_json:
+                        watch.print(str(path))
+        if edges_of is not None and single:
+            from pochade.images.edges import edges_image
 
-        path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
-        files.append({"file": str(path), "edges_of": str(edges_of)})
-        if not as_json:
-            print(path)
-    if sheet is not None:
-        write_bytes(sheet, _sheet(done))
-        files.append({"file": str(sheet), "pictures": [picture.metadata.to_dict() for picture in done]})
-        if not as_json:
-            print(sheet)
-    if as_json:
-        print_json(files)
+            path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
+            files.append({"file": str(path), "edges_of": str(edges_of)})
+            if not as_json:
+                print(path)
+        if sheet is not None:
+            page = _sheet(done)
+            path = write_new(sheet.parent, sheet.stem, sheet.suffix, lambda file: file.write(page))
+            files.append({"file": str(path), "pictures": [picture.metadata.to_dict() for picture in done]})
+            if not as_json:
+                print(path)
 
 
 def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:

@@ -190,7 +190,7 @@ def test_one_picture_is_enough(pictures: Path, toy_pipeline_folder: Path, tmp_pa
         (["task.alpha=0"], r"alpha: 0.0 given, must be above 0"),
         (["task.cfg_dropout=2"], r"cfg_dropout: 2.0 given, must be in \[0, 1\]"),
         (["task.base=none"], r"task.base: none given, allowed is the name or the folder of a trained model"),
-        (["task.base=nowhere"], r"model: 'nowhere' is neither"),
+        (["task.base=nowhere"], r"task.base: 'nowhere' is neither"),
         (["task.layers=kqv"], r"task.layers: 'kqv' given, allowed are .*did you mean 'qkv'"),
         (["initialise_from=lrf-openmoji"], r"initialise_from: 'lrf-openmoji' given, but the start is task.base"),
         (["data.size=40"], r"data.size: 40 given, allowed are multiples of 16"),

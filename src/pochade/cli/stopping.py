@@ -1,0 +1,72 @@
+"""Ctrl-C and SIGTERM: one line and exit code 130, wherever in the work they come."""
+
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+EXIT_CODE = 130
+_REASONS = {signal.SIGINT: "stopped by Ctrl-C", signal.SIGTERM: "stopped by SIGTERM"}
+_HAS_TIMER = hasattr(signal, "setitimer")
+"""Not on Windows."""
+_AGAIN = 0.05
+"""Seconds until it is looked again whether a module is still being imported."""
+_STILL_HERE = 2.0
+"""Seconds after which an interruption is taken to be lost, as in a callback of a library, and is raised again."""
+
+
+class Stop:
+    """Whether the process was told to stop, and by what."""
+
+    reason: str | None = None
+
+
+@contextmanager
+def stoppable() -> Iterator[Stop]:
+    """Within it Ctrl-C and SIGTERM raise KeyboardInterrupt in the main thread, so that all is cleaned up.
+
+    Not in the midst of an import: libraries answer an exception there with one of their own, or with none, and leave
+    modules behind that are imported by half. It is raised when the import is done; a second Ctrl-C ends the process at
+    once.
+    """
+    stop, before = Stop(), dict[int, Any]()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def on_signal(number: int, frame: FrameType | None) -> None:
+        if stop.reason is not None and _is_importing(frame):
+            os._exit(EXIT_CODE)
+        stop.reason = _REASONS[signal.Signals(number)]
+        interrupt(frame)
+
+    def interrupt(frame: FrameType | None) -> None:
+        importing = _is_importing(frame)
+        if _HAS_TIMER:
+            replaced = signal.signal(signal.SIGALRM, lambda _, frame: interrupt(frame))
+            before.setdefault(signal.SIGALRM, replaced)
+            signal.setitimer(signal.ITIMER_REAL, _AGAIN if importing else _STILL_HERE)
+        if not (importing and _HAS_TIMER):
+            raise KeyboardInterrupt(stop.reason)
+
+    try:
+        for number in _REASONS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                before[number] = signal.signal(number, on_signal)
+        yield stop
+    finally:
+        if _HAS_TIMER and signal.SIGALRM in before:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False

@@ -1,0 +1,199 @@
+"""Every command with each of its paths as whatever a path can be: one line that names it, and nothing half written."""
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from cli.places import full_disk, permissions_count
+from cli.run import Outcome
+
+PLACES = ("missing", "file", "folder", "unreadable", "unwritable", "full disk", "odd bytes")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A command line with ``{}`` where the path stands, and what a good path is."""
+
+    line: str
+    good: str
+    """picture, list, folder, model, autoencoder, or out: a place to write; ``.png`` where a suffix is needed."""
+
+    def __str__(self) -> str:
+        return self.line.replace("MODEL", "toy").replace("{}", "PATH")
+
+
+GENERATE = "generate fox --steps 1 --model MODEL -o OUT"
+EDIT = "--steps 1 --model MODEL -o OUT/x.png"
+TRAIN = "train lrf-folder steps=1 batch_size=2 warmup_steps=0 sample_every=0 data.size=32 initialise_from=none"
+NETWORK = "task.options=dim=16,heads=2,hidden=24,blocks=1 task.text_encoder=bag"
+CASES = [
+    Case("generate fox --steps 1 --model MODEL -o {}", "out"),
+    Case("generate fox --steps 1 --model MODEL --sheet {}", "out.png"),
+    Case("generate fox --steps 1 --model MODEL --preview -o {}", "out"),
+    Case("generate fox --steps 1 -o OUT --model {}", "model"),
+    Case(f"{GENERATE} --decoder {{}}", "autoencoder"),
+    Case(f"{GENERATE} --control {{}}", "picture"),
+    Case(f"{GENERATE} --edges-of {{}}", "picture"),
+    Case(f"{GENERATE} --image-prompt {{}}", "picture"),
+    Case("generate --steps 1 -o OUT --like {}", "picture"),
+    Case("generate --steps 1 --model MODEL -o OUT @{}", "list"),
+    Case(f"edit {{}} fox {EDIT}", "picture"),
+    Case("edit PICTURE fox --steps 1 --model MODEL -o {}", "out.png"),
+    Case("edit PICTURE fox --steps 1 -o OUT/x.png --model {}", "model"),
+    Case("edit -o OUT/x.png --like {}", "picture"),
+    Case(f"inpaint {{}} fox --mask PICTURE {EDIT}", "picture"),
+    Case(f"inpaint PICTURE fox {EDIT} --mask {{}}", "picture"),
+    Case("inpaint PICTURE fox --mask PICTURE --steps 1 --model MODEL -o {}", "out.png"),
+    Case(f"upscale {{}} {EDIT}", "picture"),
+    Case("upscale PICTURE --compare --steps 1 --model MODEL -o {}", "out.png"),
+    Case("info {}", "model"),
+    Case(f"{TRAIN} {NETWORK} task.autoencoder=AUTOENCODER --out OUT data.source={{}}", "folder"),
+    Case(f"{TRAIN} {NETWORK} task.autoencoder=AUTOENCODER data.source=FOLDER --out {{}}", "out"),
+    Case(f"{TRAIN} {NETWORK} --out OUT data.source=FOLDER task.autoencoder={{}}", "autoencoder"),
+    Case(f"{TRAIN.replace('=none', '={}')} --out OUT data.source=FOLDER", "weights"),
+    Case("train edit --out OUT task.model={}", "editor"),
+    Case("train distil --out OUT data.source=FOLDER data.size=32 steps=1 batch_size=2 task.teacher={}", "model"),
+    Case("data prepare folder OUT/set --size 16 --split all --path {}", "folder"),
+    Case("data prepare folder {} --size 16 --split all --path FOLDER", "out"),
+    Case("data prepare folder {} --size 16 --split all --format folder --path FOLDER", "out"),
+    Case("data prepare cifar10 OUT/set --path {}", "archive"),
+    Case("data prepare openclipart OUT/set --path {}", "drawings"),
+    Case("data prepare datasets OUT/set --path {}", "data set"),
+    Case("data pairs folder OUT/set --size 16 --path {}", "pairs"),
+    Case("data pairs openmoji --limit 2 --size 16 {}", "out"),
+    Case("data pairs instructpix2pix OUT/set --path {}", "pairs"),
+    Case("evaluate MODEL {} -o OUT", "large folder"),
+    Case("evaluate MODEL FOLDER -o {}", "large out"),
+    Case("evaluate {} FOLDER -o OUT", "model of a size"),
+    Case("evaluate MODEL FOLDER -o OUT --clip {}", "clip"),
+    Case("evaluate MODEL FOLDER -o OUT --inception {}", "inception"),
+    Case("export MODEL {}", "large out"),
+    Case("export {} OUT/set", "large model"),
+    Case("export MODEL OUT/set --decoder {}", "large decoder"),
+    Case("profile {} --runtime eager", "large model"),
+    Case("profile MODEL --runtime onnx --keep {}", "large out"),
+    Case("ablate lira --cases loop data.source=FOLDER --out {}", "large out"),
+]
+"""``large``: what a good path starts takes seconds, and is tested elsewhere."""
+
+
+@pytest.fixture
+def world(toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """The good paths of a command line, by the words that stand for them."""
+    monkeypatch.chdir(tmp_path)
+    picture, folder = tmp_path / "picture.png", tmp_path / "pictures"
+    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(picture)
+    folder.mkdir()
+    for i in range(3):
+        shutil.copyfile(picture, folder / f"{i}.png")
+        (folder / f"{i}.txt").write_text(f"a gradient {i}")
+    words = {"PICTURE": picture, "FOLDER": folder, "MODEL": toy_pipeline_folder, "OUT": tmp_path / "out"}
+    return words | {"AUTOENCODER": toy_pipeline_folder / "autoencoder"}
+
+
+def copied(kind: str, world: dict[str, Path], place: Path) -> Path:
+    """A good input of a kind at ``place``, as far as there is one at hand: else something that is not."""
+    source = {
+        "picture": world["PICTURE"],
+        "folder": world["FOLDER"],
+        "model": world["MODEL"],
+        "autoencoder": world["AUTOENCODER"],
+        "list": world["FOLDER"] / "0.txt",
+    }.get(kind, world["FOLDER"])
+    place = place.with_suffix(source.suffix) if source.is_file() else place
+    if source.is_file():
+        shutil.copyfile(source, place)
+    else:
+        shutil.copytree(source, place)
+    return place
+
+
+def run(capsys: Any, arguments: list[str]) -> tuple[int, Outcome]:
+    from pochade.cli import main
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as leave:
+        main(arguments)
+    printed = capsys.readouterr()
+    assert isinstance(leave.value.code, int)
+    return leave.value.code, Outcome(printed.out, printed.err.strip())
+
+
+def arguments(case: Case, world: dict[str, Path], path: Path) -> list[str]:
+    found: list[str] = []
+    for word in case.line.split():
+        for name, value in world.items():
+            word = word.replace(name, str(value))
+        found.append(word.replace("{}", str(path)))
+    return found
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_every_path_of_every_command(
+    capsys: Any, world: dict[str, Path], tmp_path: Path, case: Case, place: str
+) -> None:
+    suffix = ".png" if case.good.endswith(".png") else ""
+    writes = "out" in case.good
+    near = tmp_path / "near"
+    near.mkdir()
+    path = near / f"path{suffix}"
+    starts = ("missing", "odd bytes", "full disk", "folder") if writes else ("odd bytes", "full disk")
+    if "large" in case.good and place in starts:
+        pytest.skip("takes seconds, and is tested elsewhere")
+    if place == "full disk" and not writes:
+        pytest.skip("nothing is written there")
+    match place:
+        case "missing":
+            path = near / "not" / "there" / f"path{suffix}"
+        case "file":
+            path.write_text("no picture\n")
+        case "folder":
+            path.mkdir()
+            (path / "something").write_text("mine")
+        case "unreadable":
+            path = copied(case.good, world, near / "path") if not writes else path
+            if writes:
+                path.mkdir()
+            path.chmod(0)
+        case "unwritable":
+            path = copied(case.good, world, near / "path") if not writes else path
+            near.chmod(0o555)
+        case "odd bytes":
+            odd = Path(os.fsdecode(b"n\xff\xe9me"))
+            path = near / f"{odd}{suffix}" if writes else copied(case.good, world, near / odd)
+        case _:
+            path = near / "in" / f"path{suffix}"
+            path.parent.mkdir()
+    before = set(tmp_path.rglob("*"))
+    given = arguments(case, world, path)
+    try:
+        with permissions_count():
+            if place == "full disk":
+                with full_disk(path.parent):
+                    code, done = run(capsys, given)
+                    left = [p.name for p in path.parent.rglob("*") if p.name.endswith(".tmp")]
+            else:
+                code, done = run(capsys, given)
+                left = []
+    finally:
+        near.chmod(0o755)
+        if path.exists() and not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() else 0o644)
+    errors = [line for line in done.error.splitlines() if line.startswith("error: ")]
+    print(given, code, done.error)
+    assert "unexpected" not in done.error
+    assert "Traceback" not in done.error
+    assert code in (0, 1, 2)
+    assert len(errors) == (code != 0)
+    left += [str(p) for p in tmp_path.rglob("*") if p not in before and p.name.endswith((".tmp", ".claim"))]
+    assert not left
+    if place == "folder" and path.is_dir():
+        assert (path / "something").read_text() == "mine"
+    if place == "file":
+        assert path.read_text() == "no picture\n"

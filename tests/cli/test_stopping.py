@@ -1,0 +1,133 @@
+"""Ctrl-C and SIGTERM at any moment; and what is finished by then."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cli.run import cli
+
+DURING_IMPORT = """
+import os, signal, sys, time
+sys.path.insert(0, sys.argv[1])
+from pochade.pipelines import hub
+def resolve(name):
+    import slow
+    {after}
+hub.resolve = resolve
+from pochade.cli import main
+main(["info", "x"])
+"""
+SLOW = {
+    "goes on": "os.kill(os.getpid(), signal.SIGINT); time.sleep(0.2)",
+    "swallows": "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.2)\nexcept BaseException:\n    pass",
+    "answers": "try:\n    os.kill(os.getpid(), signal.SIGINT); time.sleep(0.2)\nfinally:\n    raise ImportError",
+}
+
+
+def started(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
+    # A suite that was started in the background may have been told to ignore Ctrl-C, and would pass that on.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        return subprocess.Popen(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        )
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize("library", SLOW)
+def test_ctrl_c_while_a_module_is_imported(tmp_path: Path, library: str) -> None:
+    """Whatever the module makes of it."""
+    (tmp_path / "slow.py").write_text(f"import os, signal, time\n{SLOW[library]}\nopen('imported', 'w')\n")
+    process = started("-c", DURING_IMPORT.format(after="time.sleep(60)"), str(tmp_path), cwd=tmp_path)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "interrupted: stopped by Ctrl-C\n")
+    assert (tmp_path / "imported").exists() == (library != "answers")
+
+
+@pytest.mark.parametrize("came", ["RecursionError('deep')", "ImportError('half')", "SystemExit(0)", "OSError(5, 'x')"])
+def test_whatever_comes_of_ctrl_c_is_an_interruption(capsys: Any, monkeypatch: pytest.MonkeyPatch, came: str) -> None:
+    from pochade.pipelines import hub
+
+    def resolve(_: str) -> None:
+        try:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+        except KeyboardInterrupt:
+            raise eval(came) from None
+
+    monkeypatch.setattr(hub, "resolve", resolve)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        assert cli(capsys, "info", "x", code=130).error == "interrupted: stopped by Ctrl-C"
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+def test_a_batch_that_is_stopped_lists_what_is_finished(
+    toy_pipeline_folder: Path, tmp_path: Path, number: signal.Signals, by: str
+) -> None:
+    prompts = [f"apple {i}" for i in range(3000)]
+    options = ("--seed", "1", "--steps", "200", "-o", "out", "--model", str(toy_pipeline_folder), "--json", "--preview")
+    process = started("-m", "pochade", "generate", *prompts, *options, cwd=tmp_path)
+    while not (tmp_path / "out" / "apple-2-3.png").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(number)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error.strip()) == (130, f"interrupted: stopped by {by}")
+    listed = [Path(one["file"]).name for one in json.loads(out)]
+    assert listed[:2] == ["apple-0-1.png", "apple-1-2.png"]
+    # Neither previews nor temporary files are left; only the picture that was being written may be there unlisted.
+    left = {path.name for path in (tmp_path / "out").iterdir()} - set(listed)
+    assert left <= {f"apple-{len(listed)}-{len(listed) + 1}.png"}
+
+
+def test_a_batch_that_fails_lists_what_is_finished(
+    capsys: Any, toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pochade.errors import FailureError
+    from pochade.pipelines import run_request
+
+    save = run_request.Picture.save
+
+    def save_one(picture: Any, *given: Any, **options: Any) -> Path:
+        if picture.metadata.request.prompt == "two":
+            raise FailureError("the disk is full")
+        return save(picture, *given, **options)
+
+    monkeypatch.setattr(run_request.Picture, "save", save_one)
+    given = ("--steps", "1", "--seed", "1", "--json", "--model", str(toy_pipeline_folder), "-o", str(tmp_path))
+    done = cli(capsys, "generate", "one", "two", *given, code=1)
+    assert [Path(one["file"]).name for one in json.loads(done.out)] == ["one-1.png"]
+    assert done.error == "error: the disk is full"
+
+
+def test_names_that_the_terminal_cannot_encode(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    given = ("--steps", "1", "--seed", "1", "--model", str(toy_pipeline_folder), "-o", "out")
+    process = started("-m", "pochade", "generate", "狐", "a fox", *given, cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    out, error = process.communicate(timeout=120)
+    assert (process.returncode, out.splitlines(), error) == (0, ["out/\\u72d0-1.png", "out/a-fox-2.png"], "")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"狐-1.png", "a-fox-2.png"}
+
+
+def test_a_sheet_replaces_no_file(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    sheet = tmp_path / "sheet.png"
+    sheet.write_text("mine")
+    given = ("--steps", "1", "--model", str(toy_pipeline_folder), "--sheet", str(sheet))
+    assert cli(capsys, "generate", "a fox", *given).out.strip() == str(tmp_path / "sheet-2.png")
+    assert sheet.read_text() == "mine"
