@@ -132,6 +132,19 @@ def test_outside_its_interval_only_the_conditional_branch_is_computed():
     assert denoiser.batches == [B, 3 * B, 3 * B, B]
 
 
+def test_the_interval_is_known_without_a_read_of_the_device():
+    """A tensor without values stands for one on a device that is not to be waited for."""
+    denoiser = Linear()
+    guided = GuidedDenoiser(denoiser, Guidance(3.0, interval=(0.3, 0.6)))
+    z, t = torch.empty(SHAPE, device="meta"), torch.empty(B, device="meta")
+    given, state = text(2.0).to("meta"), torch.empty(B, device="meta")
+    with torch.device("meta"):
+        for time in (0.9, 0.6, 0.3, 0.2):
+            guided.begin(torch.tensor(time, device="cpu"))
+            guided(z, t, given, state=state)
+    assert denoiser.batches == [B, 2 * B, 2 * B, B]
+
+
 def test_branches_that_begin_with_the_interval_take_over_the_state():
     z, _ = inputs()
     guided = GuidedDenoiser(Linear(), Guidance(3.0, interval=(0.3, 0.6)))

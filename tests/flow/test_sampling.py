@@ -67,8 +67,11 @@ def test_a_single_data_point_is_reached_in_any_number_of_steps(name: str, steps:
 @pytest.mark.parametrize("steps", [1, 2, 5, 20])
 def test_the_network_gets_the_time_of_the_latents(name: str, steps: int):
     scheduler, field = make_scheduler(name), towards(torch.zeros(SHAPE))
-    sample(field, scheduler, noise(), Conditioning(), num_inference_steps=steps, depth=3, generator=generators())
+    told: list[Tensor] = []
+    arguments = {"num_inference_steps": steps, "depth": 3, "before_step": told.append, "generator": generators()}
+    sample(field, scheduler, noise(), Conditioning(), **arguments)
     times = torch.stack(field.times)
+    assert torch.equal(torch.stack(told), times[:, 0])
     assert (times[:, 0] == times[:, 1]).all()
     assert torch.equal(times[:, 0], scheduler.sigmas[: len(times)])
     assert (times[:, 0] - scheduler.timesteps / scheduler.config.num_train_timesteps).abs().max() < 1e-3

@@ -42,8 +42,8 @@ class Guidance:
         return (t >= low) & (t <= high)
 
     def branches_at(self, t: Tensor) -> int:
-        """``branches`` where guidance applies at any t [B], else 1."""
-        if self.branches == 1 or self.interval == EVERYWHERE:  # without waiting for the device
+        """``branches`` where guidance applies at any of the times t, else 1; reads them where there is an interval."""
+        if self.branches == 1 or self.interval == EVERYWHERE:
             return self.branches
         return self.branches if bool(self.inside(t).any()) else 1
 
@@ -70,7 +70,15 @@ class GuidedDenoiser:
         self.guidance = guidance
         self.negative = negative
         self.conditioning = Conditioning()
+        self._time: Tensor | None = None
         self.config = denoiser.config
+
+    def begin(self, t: Tensor) -> None:
+        """The time, on the processor, of all samples of the calls that follow.
+
+        So whether guidance applies is known without waiting for the device, on which the times of a call lie.
+        """
+        self._time = t
 
     def branches(self, least: int = 1) -> list[Conditioning]:
         """The conditioning of each branch, the one with the text first; at least that many, up to 2."""
@@ -97,7 +105,7 @@ class GuidedDenoiser:
         guidance, rows = self.guidance, latents.shape[0]
         if self.conditioning.batch_size is not None:
             conditioning = self.conditioning
-        n = guidance.branches_at(t)
+        n = guidance.branches_at(t if self._time is None else self._time)
         if n == 1:
             own = None if state is None else state[:rows]
             return self.denoiser(latents, t, conditioning, state=own, depth=depth)
@@ -120,4 +128,6 @@ class GuidedDenoiser:
         return DenoiserOutput(torch.where(inside, joined, v[0]), out.state, aux)
 
 
+BeforeStep = Callable[[Tensor], None]
+"""(t), a scalar on the processor."""
 OnStep = Callable[[int, Tensor, Tensor, Tensor, Mapping[str, Tensor]], Tensor | None]

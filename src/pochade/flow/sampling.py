@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pochade.flow.guidance import OnStep
+from pochade.flow.guidance import BeforeStep, OnStep
 from pochade.flow.path import interpolate, to_data
 from pochade.types import Conditioning, Denoiser, DenoiserOutput
 
@@ -75,6 +75,7 @@ def sample(
     *,
     num_inference_steps: int,
     depth: int | None = None,
+    before_step: BeforeStep | None = None,
     on_step: OnStep | None = None,
     generator: Any = None,
     source: Tensor | None = None,
@@ -95,6 +96,7 @@ def sample(
         conditioning: of batch size B.
         num_inference_steps: steps of the scheduler, at least 1.
         depth: iterations inside the denoiser, where the family has them.
+        before_step: called before each step with its time, a scalar on the processor (``GuidedDenoiser.begin``).
         on_step: called after each step with (step, t [B], latents, predicted data, the denoiser's ``aux``); may
             return other latents.
         generator: for schedulers that add noise.
@@ -111,11 +113,14 @@ def sample(
     extra = {"generator": generator} if takes_generator else {}
     state: Tensor | None = None
     times = [sigma.to(latents).expand(latents.shape[0]) for sigma in scheduler.sigmas]
+    hosts = scheduler.sigmas.to("cpu", latents.dtype)  # once for all steps: it waits for the device
     if source is not None and strength < 1:
         latents = interpolate(source, noise, times[0])
     for i, timestep in enumerate(timesteps):
         # A flow scheduler's sigma is t itself; its timestep is 1000 t, rounded by DPM-Solver.
         t = times[i]
+        if before_step is not None:
+            before_step(hosts[i])
         out = denoiser(latents, t, conditioning, state=state, depth=depth)
         state = out.state
         predicted = to_data(latents, out.velocity, t) if on_step is not None else None

@@ -363,6 +363,7 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
                     conditioning,
                     num_inference_steps=call.steps,
                     depth=depth,
+                    before_step=guided.begin,
                     on_step=on_step,
                     generator=generators,
                     source=None if source is None else source.to(**place),
