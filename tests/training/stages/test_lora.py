@@ -155,9 +155,8 @@ def test_a_model_of_few_steps_is_trained_by_consistency(
     scheduler: str, pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     parts = TextToImagePipeline.from_pretrained(toy_pipeline_folder).components
-    distilled = TextToImagePipeline(
-        **{**parts, "scheduler": make_scheduler(scheduler)}, default_steps=4, default_guidance=1.0
-    )
+    changes = {"scheduler": make_scheduler(scheduler), "default_steps": 4, "default_guidance": 1.0}
+    distilled = TextToImagePipeline(**{**parts, **changes})
     assert phases_of(distilled, LoRASettings())["phases"] == (1 if scheduler == "lcm" else 4)
     distilled.save_pretrained(tmp_path / "base")
     folder = train("lora", [f"data.source={pictures}", f"task.base={tmp_path / 'base'}", *FAST], tmp_path / "run")

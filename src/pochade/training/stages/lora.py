@@ -25,7 +25,15 @@ from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, keep_state
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
-from pochade.training.stages.models import ModelWork, check_conditioning, classes_of, latents_of, prompts_of, text_of
+from pochade.training.stages.models import (
+    ModelWork,
+    check_conditioning,
+    classes_of,
+    latents_of,
+    prompts_of,
+    takes_few_steps,
+    text_of,
+)
 from pochade.training.task import Batch, Stream
 
 S = TypeVar("S", bound=Settings)
@@ -33,8 +41,6 @@ ADAPTER = "default"
 """What peft calls the adapter that is trained."""
 INTERVALS = 64
 """Of the grid of times on which a model of few steps is trained, about."""
-MOST_FEW_STEPS = 8
-"""A model that has guidance built in and samples in no more by default is one that was distilled to few steps."""
 
 
 @dataclass(frozen=True)
@@ -274,11 +280,6 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
     def synthetic(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> LoRAStage:
         pipeline, stage = self.model(stage, components)
         return with_synthetic_pictures(stage, classes_of(pipeline))
-
-
-def takes_few_steps(pipeline: TextToImagePipeline) -> bool:
-    """Whether a model was distilled to few steps."""
-    return pipeline.default_guidance == 1 and pipeline.default_steps <= MOST_FEW_STEPS
 
 
 def phases_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str, Any]:

@@ -242,9 +242,14 @@ def prompts_of(dataset: Dataset, count: int = SHOWN) -> list[str]:
     return [dataset.item(i).captions[0] for i in range(0, len(dataset), -(-len(dataset) // count))]
 
 
+def takes_few_steps(pipeline: TextToImagePipeline) -> bool:
+    """Whether a model was distilled to few steps."""
+    return pipeline.default_guidance == 1 and pipeline.default_steps <= MOST_FEW_STEPS
+
+
 def check_teacher(name: str, pipeline: TextToImagePipeline, field: str) -> None:
     """Raises PochadeError where a model was distilled to few steps, so that it is no start and no teacher."""
-    if pipeline.default_guidance == 1 and pipeline.default_steps <= MOST_FEW_STEPS:
+    if takes_few_steps(pipeline):
         raise PochadeError(f"{field}: {name!r} was distilled to few steps: allowed is the model that it was made of")
 
 
