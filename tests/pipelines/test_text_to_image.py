@@ -13,9 +13,10 @@ from PIL import Image
 from conftest import toy_components
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
+from pochade.pipelines.call import GuidanceWarning
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.inpaint import InpaintPipeline
-from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
+from pochade.pipelines.schedulers import SCHEDULERS, StepsWarning, make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import PromptTruncatedWarning, TextToImagePipeline
 
@@ -287,6 +288,51 @@ def test_the_defaults_of_a_model_go_with_its_components() -> None:
         InpaintPipeline.from_pipe(pipe, step=2)
     with pytest.raises(PochadeError, match="pipeline: str given, allowed are those of pochade"):
         InpaintPipeline.from_pipe("iris-fast")  # pyright: ignore[reportArgumentType]
+
+
+def test_schedulers_that_do_not_fit_are_refused_by_name(pipe: TextToImagePipeline) -> None:
+    from diffusers.schedulers.scheduling_ddim import DDIMScheduler
+    from diffusers.schedulers.scheduling_dpmsolver_multistep import DPMSolverMultistepScheduler
+    from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
+    from diffusers.schedulers.scheduling_unipc_multistep import UniPCMultistepScheduler
+
+    flow = {"prediction_type": "flow_prediction", "use_flow_sigmas": True}
+    for scheduler, message in (
+        (DDIMScheduler(), "scheduler: DDIMScheduler given, allowed are FlowMatchEulerDiscreteScheduler"),
+        (FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True), "given with use_dynamic_shifting"),
+        (DPMSolverMultistepScheduler.from_config(pipe.scheduler.config), "given without prediction_type='flow_pred"),
+        (UniPCMultistepScheduler(**flow), "UniPCMultistepScheduler given, allowed are"),
+    ):
+        pipe.scheduler = scheduler
+        with pytest.raises(PochadeError, match=message):
+            sample(pipe, APPLE, seed(7))
+    pipe.scheduler = make_scheduler("heun")
+    with pytest.warns(StepsWarning, match="FlowMatchHeunDiscreteScheduler needs at least 3 steps, 2 given"):
+        sample(pipe, APPLE, seed(7), num_inference_steps=2)
+
+
+def test_guidance_0(pipe: TextToImagePipeline) -> None:
+    with pytest.warns(GuidanceWarning, match="guidance_scale: at 0 the prompt has no effect"):
+        nothing = sample(pipe, APPLE, seed(1), guidance_scale=0)
+    assert (nothing - sample(pipe, "", seed(1), guidance_scale=1)).abs().max() < 1e-4
+    # Where guidance was distilled into the model, 0 is off, as 1 is.
+    distilled = TextToImagePipeline.from_pipe(pipe, default_guidance=1.0)
+    assert torch.equal(sample(distilled, APPLE, seed(1), guidance_scale=0), sample(distilled, APPLE, seed(1)))
+    with pytest.raises(PochadeError, match="negative_prompt: has no effect at guidance"):
+        sample(distilled, APPLE, seed(1), negative_prompt=CAT)
+
+
+def test_numbers_of_numpy(pipe: TextToImagePipeline) -> None:
+    expected = sample(pipe, APPLE, seed(7), guidance_scale=2.0, height=48)
+    given = {"num_inference_steps": np.int64(3), "guidance_scale": np.float32(2), "height": np.int32(48)}
+    assert torch.equal(sample(pipe, np.array([APPLE]), seed(7), **given), expected)
+    for changes, message in (
+        ({"generator": 7}, "generator: 7 given, allowed is a torch.Generator on the CPU"),
+        ({"depth": "x"}, "depth: 'x' given, allowed is a whole number"),
+        ({"guidance_scale": True}, "guidance_scale: True given"),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            pipe(APPLE, **changes)
 
 
 def test_class_names_as_prompts(toy_class_pipeline_folder: Path) -> None:

@@ -237,3 +237,16 @@ def test_class_labels(tmp_path: Path) -> None:
 def test_config_only_needs_its_folder(tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match=r"no config.json"):
         MiniLMEncoder.from_pretrained(tmp_path)
+
+
+def test_emoji_are_read_by_their_names() -> None:
+    from pochade.text_encoders.minilm import MiniLMEncoder, named_emoji
+
+    assert named_emoji("a 🍎!") == "a  red apple !"
+    assert named_emoji("👍🏽").strip() == "thumbs up sign"
+    encoder = MiniLMEncoder()
+    apple, cat, words = encoder.encode(["🍎", "🐱", "red apple"]).pooled
+    assert (apple - words).abs().max() < 1e-5
+    assert (apple - cat).abs().max() > 0.01
+    assert encoder.unknown("🍎") == 0
+    assert encoder.unknown("ꦲꦏ ꦱꦫ") == 1

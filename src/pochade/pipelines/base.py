@@ -2,6 +2,7 @@
 
 import inspect
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
@@ -22,7 +23,7 @@ from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
-from pochade.pipelines.call import CallArguments, check_call, encode_prompts
+from pochade.pipelines.call import CallArguments, GuidanceWarning, check_call, encode_prompts
 from pochade.pipelines.callbacks import LOCK, Callback, callback_tensors, replace_text, wanted_tensors
 from pochade.pipelines.checks import (
     CALLBACK_TENSORS,
@@ -36,6 +37,7 @@ from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
+from pochade.pipelines.schedulers import check_flow_scheduler
 from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.
@@ -192,6 +194,8 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         """
         place = None if device is None else resolve_device(device)
         dtype: torch.dtype | None = kwargs.pop("dtype", None) or torch_dtype
+        if dtype is not None and not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"torch_dtype: {dtype!r} given, allowed is one of torch, such as torch.float32")
         settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
         names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
         given = {name: kwargs.pop(name) for name in names & set(kwargs)}
@@ -276,6 +280,15 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
     def _call(self, *arguments: Any, **options: Any) -> CallArguments:
         """``check_call`` with this pipeline's text encoder, the guidance scale being remembered."""
         call = check_call(*arguments, **options, reads_text=self.text_encoder is not None)
+        scales = torch.as_tensor(call.scale, dtype=torch.float32)
+        if bool((scales == 0).any()):
+            if self.default_guidance == 1:
+                scales = torch.where(scales == 0, 1.0, scales)
+                call = replace(call, scale=scales if scales.ndim else float(scales))
+            else:
+                message = "guidance_scale: at 0 the prompt has no effect (unconditional), 1 is no guidance"
+                warnings.warn(message, GuidanceWarning, stacklevel=4)
+        check_flow_scheduler(self.scheduler, call.steps)
         self._guidance_scale = call.scale
         return call
 
@@ -320,6 +333,8 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt;
         ``image_scale`` is that of ``Guidance``.
         """
+        if depth is not None:
+            check_count("depth", depth)
         conditioning, negative = self._conditioning(call, parts or {})
         wanted = wanted_tensors(callback, tensors, conditioning)
         guidance = Guidance(call.scale, image_scale, call.interval)

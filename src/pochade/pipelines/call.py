@@ -20,6 +20,18 @@ class PromptTruncatedWarning(UserWarning):
     """A prompt is longer than the text encoder reads."""
 
 
+MOSTLY = 0.5
+"""Share of the words of a prompt that are unknown, from which on there is a warning."""
+
+
+class GuidanceWarning(UserWarning):
+    """A guidance scale does something that the caller may not expect."""
+
+
+class PromptUnknownWarning(UserWarning):
+    """The text encoder knows hardly anything of a prompt."""
+
+
 @dataclass(frozen=True)
 class CallArguments:
     """What the calls of all pipelines have in common, checked.
@@ -160,7 +172,7 @@ def _prompts(
         raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
     if embeds is not None:
         return None, _as_conditioning("prompt_embeds", embeds)
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt or [])
+    prompts = [prompt] if isinstance(prompt, str) else list(() if prompt is None else prompt)
     if not prompts or not all(isinstance(p, str) for p in prompts):
         raise PochadeError("prompt: a sentence or a list of sentences is needed")
     if not reads_text and any(p.strip() for p in prompts):
@@ -190,6 +202,7 @@ def encode_prompts(
 
     Warns:
         PromptTruncatedWarning: a prompt is longer than the text encoder reads.
+        PromptUnknownWarning: it knows less than half of the words of a prompt.
     """
     n, texts = len(prompts), prompts + (negatives or [])
     if encoder is None:
@@ -204,6 +217,13 @@ def encode_prompts(
                     f"prompt: {tokens} tokens, the text encoder reads {encoder.max_tokens}: "
                     f"the last {tokens - encoder.max_tokens} are cut",
                     PromptTruncatedWarning,
+                    stacklevel=6,
+                )
+            if encoder.unknown(text) >= MOSTLY:
+                warnings.warn(
+                    f"prompt: {text!r} is mostly unknown to the text encoder, so that others like it give the same "
+                    "picture",
+                    PromptUnknownWarning,
                     stacklevel=6,
                 )
         out = encoder.encode(texts)

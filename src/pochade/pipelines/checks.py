@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from pochade.errors import PochadeError
@@ -63,9 +64,26 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
         raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {spec.text_dim}")
 
 
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number, numpy's included; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy as one of Python, which JSON takes; anything else as it is."""
+    if is_whole(value):
+        return int(value)
+    return float(value) if is_number(value) else value
+
+
 def check_count(name: str, value: Any) -> None:
     """Raises PochadeError where ``value`` is no whole number of at least 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if not is_whole(value) or value < 1:
         raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
 
 
@@ -74,15 +92,20 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     scales: Any = guidance_scale
     if hasattr(scales, "tolist"):
         scales = scales.tolist()
-    listed = scales if isinstance(scales, Sequence) else [scales]
-    if not all(isinstance(s, int | float) and math.isfinite(s) for s in listed):
+    listed = scales if isinstance(scales, Sequence) and not isinstance(scales, str) else [scales]
+    if not listed or not all(is_number(s) for s in listed):
         raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
+
+
+def without_guidance(scale: float, default: float) -> float:
+    """0 is "off" where guidance was distilled into the model (its default is 1), as 1 is; else the scale itself."""
+    return 1.0 if default == 1 and scale == 0 else scale
 
 
 def check_guidance_interval(interval: Any) -> None:
     """Raises PochadeError where an interval of guidance is no pair LOW < HIGH in [0, 1]."""
     pair = tuple(interval) if isinstance(interval, list | tuple) else ()
-    if len(pair) != 2 or not all(isinstance(t, int | float) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
+    if len(pair) != 2 or not all(is_number(t) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
         raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
 
 
@@ -90,7 +113,7 @@ def check_number(name: str, value: Any) -> None:
     """Raises PochadeError where ``value`` is neither None nor a finite number."""
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    if not is_number(value):
         raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
 
 
@@ -103,13 +126,13 @@ def check_blur(value: Any) -> None:
 
 def check_size(name: str, value: Any, multiple: int) -> None:
     """Raises PochadeError where ``value`` is neither None nor a positive multiple."""
-    if value is not None and (not isinstance(value, int) or value < multiple or value % multiple):
+    if value is not None and (not is_whole(value) or value < multiple or value % multiple):
         raise PochadeError(f"{name}: {value!r} given, allowed are multiples of {multiple}, from {multiple} on")
 
 
 def check_strength(strength: Any) -> None:
     """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
-    if isinstance(strength, bool) or not isinstance(strength, int | float) or not 0 < strength <= 1:
+    if not is_number(strength) or not 0 < strength <= 1:
         raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
 
 
@@ -148,7 +171,7 @@ def check_image_prompt(dim: int) -> None:
 
 def check_image_prompt_scale(scale: Any) -> None:
     """Raises PochadeError where the scale of an image prompt is no finite number from 0 on."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not (math.isfinite(scale) and scale >= 0):
+    if not is_number(scale) or scale < 0:
         raise PochadeError(f"image_prompt_scale: {scale!r} given, allowed are finite numbers from 0 on")
 
 
@@ -212,12 +235,15 @@ def picture_generators(
 
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(MAX_SEED - B, (1,))))
-    single = isinstance(generator, torch.Generator)
-    generators = [generator] if single else list(generator)
+    single = not isinstance(generator, Sequence)
+    generators: list[Any] = [generator] if single else list(generator)
     if not single and len(generators) != B:
         raise PochadeError(f"generator: {len(generators)} given for {B} pictures, allowed is one, or one each")
     if not all(isinstance(g, torch.Generator) and g.device.type == "cpu" for g in generators):
-        raise PochadeError("generator: a torch.Generator on the CPU is needed, where a seed means one picture")
+        raise PochadeError(
+            f"generator: {generator!r} given, allowed is a torch.Generator on the CPU, where a seed means one picture, "
+            "such as torch.Generator().manual_seed(7)"
+        )
     if not single:
         return generators
     seed = generators[0].initial_seed()
@@ -228,6 +254,6 @@ def picture_generators(
 
 def check_seed(seed: int, pictures: int = 1) -> None:
     """Raises PochadeError where ``seed`` to ``seed + pictures - 1`` do not lie in [0, 2^63)."""
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed <= MAX_SEED - pictures:
+    if not is_whole(seed) or not 0 <= seed <= MAX_SEED - pictures:
         high = "2^63" if pictures == 1 else f"2^63 - {pictures - 1} for {pictures} pictures"
         raise PochadeError(f"seed: {seed!r} given, allowed are whole numbers in [0, {high})")

@@ -65,7 +65,8 @@ def load_components(
             if isinstance(components[name], ModelMixin):
                 components[name].eval()
                 if components[name].dtype != dtype:
-                    components[name].to(dtype)
+                    # diffusers' own ``to`` warns of modules to keep in float32: there are none
+                    torch.nn.Module.to(components[name], dtype=dtype)
     if problems:
         raise PochadeError(f"{folder}: the weights do not fit the configuration: {'; '.join(problems)}")
     return components | dict(given)

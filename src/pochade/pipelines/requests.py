@@ -30,7 +30,9 @@ from pochade.pipelines.checks import (
     check_number,
     check_seed,
     check_strength,
+    plain,
     usual_strength,
+    without_guidance,
 )
 from pochade.pipelines.lora_files import parse_lora
 from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
@@ -132,6 +134,8 @@ class Request(ABC):
         object.__setattr__(self, "loras", tuple(os.fspath(lora) for lora in self.loras))
         for lora in self.loras:
             parse_lora(lora)
+        for field in fields(self):
+            object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         if self.seed is not None:
             check_seed(self.seed)
         for name in ("steps", "depth"):
@@ -194,7 +198,9 @@ class Request(ABC):
         return {
             "seed": secrets.randbelow(DRAWN_SEEDS) if self.seed is None else self.seed,
             "steps": model.steps if self.steps is None else self.steps,
-            "guidance": model.guidance if self.guidance is None else float(self.guidance),
+            "guidance": without_guidance(
+                model.guidance if self.guidance is None else float(self.guidance), model.guidance
+            ),
             "guidance_interval": (float(self.guidance_interval[0]), float(self.guidance_interval[1])),
         }
 

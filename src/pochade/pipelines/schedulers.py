@@ -1,5 +1,6 @@
 """diffusers' schedulers over a straight path, by short names."""
 
+import warnings
 from importlib import import_module
 from typing import Any
 
@@ -16,6 +17,13 @@ SCHEDULERS: dict[str, tuple[str, str, dict[str, Any]]] = {
     "lcm": ("scheduling_flow_match_lcm", "FlowMatchLCMScheduler", {}),
 }
 """Name -> module in ``diffusers.schedulers``, class, settings."""
+
+PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "FlowMatchLCMScheduler")
+"""Classes of diffusers that integrate a straight path and nothing else."""
+BY_SETTING = ("DPMSolverMultistepScheduler",)
+"""Those that do so with ``prediction_type="flow_prediction"`` and ``use_flow_sigmas=True``."""
+LEAST_STEPS = {"FlowMatchHeunDiscreteScheduler": 3}
+"""Fewer steps than these hardly leave the noise: Heun's grid of two is 1 and 0.001."""
 
 OWN = "model"
 """What stands for the scheduler that is stored with the model."""
@@ -36,3 +44,31 @@ def make_scheduler(name: str, **changes: Any) -> Any:
     check_scheduler(name)
     module, cls, settings = SCHEDULERS[name]
     return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**{**settings, **changes})
+
+
+class StepsWarning(UserWarning):
+    """A scheduler needs more steps."""
+
+
+def check_flow_scheduler(scheduler: Any, steps: int) -> None:
+    """Whether a scheduler of diffusers can sample these models.
+
+    Raises:
+        PochadeError: it cannot, or not with its settings.
+
+    Warns:
+        StepsWarning: it needs more than ``steps``.
+    """
+    name = type(scheduler).__name__
+    if name not in PLAIN + BY_SETTING:
+        raise PochadeError(f"scheduler: {name} given, allowed are {', '.join(PLAIN + BY_SETTING)}")
+    config = scheduler.config
+    needed = {"prediction_type": "flow_prediction", "use_flow_sigmas": True} if name in BY_SETTING else {}
+    wrong = [f"{key}={value!r}" for key, value in needed.items() if config.get(key) != value]
+    if wrong:
+        raise PochadeError(f"scheduler: {name} given without {' and '.join(wrong)}, which these models need")
+    if config.get("use_dynamic_shifting"):
+        raise PochadeError(f"scheduler: {name} given with use_dynamic_shifting, allowed is shift=...")
+    if steps < LEAST_STEPS.get(name, 1):
+        message = f"scheduler: {name} needs at least {LEAST_STEPS[name]} steps, {steps} given"
+        warnings.warn(message, StepsWarning, stacklevel=5)
