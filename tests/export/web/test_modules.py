@@ -4,15 +4,19 @@ import io
 import json
 from collections.abc import Callable
 from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
 from PIL import Image
 
 from conftest import CAPTIONS
 from export.web.serving import Host
+from pochade.export.parity import session
+from pochade.runtime.manifest import read_manifest
 from pochade.text_encoders.bag import BagEncoder
 
 TEXTS = [
@@ -103,6 +107,34 @@ def test_a_png_holds_the_pixels_and_the_recipe(script: Any) -> None:
         assert (np.asarray(image) == pixels[..., :3]).all()
         assert json.loads(image.info["pochade"]) == recipe
         assert image.info["pochade"].isascii()
+
+
+def test_weights_of_8_bits_are_those_of_python(script: Any, host: Host, toy_bundle: Path, tmp_path: Path) -> None:
+    inputs = {i.name: i for i in read_manifest(toy_bundle).graphs["denoiser"].inputs}
+    rng = np.random.default_rng(0)
+    values = {name: np.zeros((1, *i.shape[1:]), dtype=i.dtype) for name, i in inputs.items()}
+    values["latents"] = rng.standard_normal(values["latents"].shape, dtype=np.float32)
+    path = tmp_path / "denoiser.onnx"
+    quantize_dynamic(toy_bundle / "denoiser.onnx", path, weight_type=QuantType.QUInt8, per_channel=True)
+    expected = session(path).run(None, values)[0]
+    code = """
+    const { Files } = await import("./files.js"), { openRuntime, openSession } = await import("./runtime.js");
+    const script = "./onnxruntime/ort.wasm.bundle.min.mjs", wasm = "onnxruntime/ort-wasm-simd-threaded.wasm";
+    const ort = await openRuntime({ script, threads: 1 }, await (await Files.open()).load(wasm));
+    const graph = await openSession(ort, Uint8Array.from(value.graph), "wasm"), feeds = {};
+    const kinds = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array };
+    for (const [name, { dtype, dims, data }] of Object.entries(value.inputs)) {
+      const numbers = dtype === "int64" ? data.map(BigInt) : data;
+      feeds[name] = new ort.Tensor(dtype, kinds[dtype].from(numbers), dims);
+    }
+    return [...(await graph.run(feeds)).velocity.data];
+    """
+    given = {
+        name: {"dtype": str(v.dtype), "dims": list(v.shape), "data": v.reshape(-1).tolist()}
+        for name, v in values.items()
+    }
+    found = script(code, {"graph": list(path.read_bytes()), "inputs": given})
+    assert np.abs(np.array(found).reshape(expected.shape) - expected).max() < 1e-4 * expected.std()
 
 
 def test_the_scripts_come_with_the_package() -> None:

@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.web.conftest import PLAIN
+from export.web.conftest import FLAGS, PATIENCE, PLAIN, find_browser
 from export.web.serving import Host, serve
 from pochade.pipelines.metadata import read_metadata
+from pochade.runtime import Bundle
 
 Open = Callable[..., Any]
 FINISHED = "#pictures .tile:not([aria-busy])"
@@ -56,7 +57,6 @@ def near(path: Path, expected: Any) -> None:
 
 
 def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path) -> None:
-    runtime = pytest.importorskip("pochade.runtime.bundle")
     page = visitor()
     assert page.evaluate("crossOriginIsolated")
     assert page.get_attribute("body", "data-threads") == "2"
@@ -64,7 +64,7 @@ def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, t
     page.click(FINISHED)
     path = saved(page, tmp_path)
     assert path.name == "a-red-apple-2147483653.png"
-    near(path, runtime.Bundle(toy_bundle).generate("A red Apple!", seed=2**31 + 5, steps=4).image)
+    near(path, Bundle(toy_bundle).generate("A red Apple!", seed=2**31 + 5, steps=4).image)
     request = read_metadata(path).request
     assert (request.prompt, request.seed, request.steps, request.model) == ("A red Apple!", 2**31 + 5, 4, "toy-editor")
 
@@ -87,11 +87,12 @@ def test_a_grid_of_variations_that_stay(visitor: Open) -> None:
     page.wait_for_selector(f"#shelf li:nth-child({before})")
 
 
-@pytest.mark.parametrize("mode", ["instruction", "description"])
-def test_what_is_outside_the_mask_stays(visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str) -> None:
-    runtime = pytest.importorskip("pochade.runtime.bundle")
+@pytest.mark.parametrize(("mode", "width", "height"), [("instruction", 48, 40), ("description", 90, 110)])
+def test_what_is_outside_the_mask_stays(
+    visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str, width: int, height: int
+) -> None:
     page = visitor("edit")
-    page.set_input_files("#file", a_picture(tmp_path / "mine.png", 48, 40))
+    page.set_input_files("#file", a_picture(tmp_path / "mine.png", width, height))
     box = page.locator("#mask").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
     page.mouse.down()
@@ -107,7 +108,7 @@ def test_what_is_outside_the_mask_stays(visitor: Open, toy_bundle: Path, tmp_pat
     assert 0 < marked.mean() < 0.6
     assert (pixels(path) == pixels(source))[~marked].all()
     assert (pixels(path) != pixels(source))[marked].any()
-    bundle = runtime.Bundle(toy_bundle)
+    bundle = Bundle(toy_bundle)
     instruction = mode == "instruction"
     expected = bundle.inpaint("a blue house with a door", source, mask, seed=3, steps=2, instruction=instruction)
     near(path, expected.image)
@@ -117,14 +118,13 @@ def test_what_is_outside_the_mask_stays(visitor: Open, toy_bundle: Path, tmp_pat
 
 @pytest.mark.parametrize("mode", ["instruction", "description"])
 def test_an_edit_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str) -> None:
-    runtime = pytest.importorskip("pochade.runtime.bundle")
     page = visitor("edit")
     page.set_input_files("#file", a_picture(tmp_path / "mine.png", 40, 30))
     page.check(f"[name=mode][value={mode}]", force=True)
     create(page, "two green pears", 11, "4")
     page.wait_for_selector("#compare:not([hidden])")
     page.click("#open-result")
-    bundle = runtime.Bundle(toy_bundle)
+    bundle = Bundle(toy_bundle)
     instruction = mode == "instruction"
     expected = bundle.edit("two green pears", tmp_path / "mine.png", seed=11, steps=4, instruction=instruction)
     near(saved(page, tmp_path), expected.image)
@@ -210,3 +210,22 @@ def test_a_narrow_phone(visitor: Open, view: str) -> None:
         assert box["x"] >= 0
         assert box["x"] + box["width"] <= 320
         assert box["y"] + box["height"] <= 640
+
+
+def test_a_gpu_gives_the_same_picture(browser: Any, host: Host, toy_bundle: Path, tmp_path: Path) -> None:
+    flags = (*FLAGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
+    chromium = browser.browser_type.launch(
+        executable_path=find_browser(), args=[*flags, "--enable-features=Vulkan"], timeout=PATIENCE
+    )
+    page = chromium.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(f"{host.url}?backend=webgpu")
+    if not page.evaluate("navigator.gpu?.requestAdapter().then((adapter) => !!adapter)"):
+        chromium.close()
+        pytest.skip("this browser has no WebGPU in software")
+    page.wait_for_selector("body[data-threads]")
+    assert page.get_attribute("body", "data-backend") == "webgpu"
+    create(page, "a red apple", 9)
+    page.click(FINISHED)
+    near(saved(page, tmp_path), Bundle(toy_bundle).generate("a red apple", seed=9, steps=2).image)
+    chromium.close()

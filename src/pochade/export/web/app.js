@@ -15,7 +15,7 @@ const PATIENCE = 20_000; // milliseconds that the service worker may take at the
 
 let manifest, files, gallery, viewer, editor, worker;
 let ready = false;
-let stepMilliseconds = 0, decoderMilliseconds = 0;
+let times = null; // graph -> milliseconds of a call with one row
 let job = null; // what is under way: { id, kind, tile, resolve, reject }
 let jobs = 0;
 let result = null; // the record of the last edit
@@ -42,7 +42,7 @@ async function start() {
   const query = new URLSearchParams(location.search);
   worker.postMessage({
     type: "open",
-    gpu: query.get("backend") !== "wasm",
+    backend: query.get("backend"),
     threads: Number(query.get("threads")) || null,
     providers: memory.get("providers"),
   });
@@ -157,19 +157,16 @@ const view = () => document.body.dataset.view;
 const editing = () => view() === "edit";
 const instructed = () => editing() && chosen("mode") === "instruction";
 
-/** Milliseconds of a picture. */
-const estimate = (steps, share = 1) => steps * stepMilliseconds * share + decoderMilliseconds;
-
 function updateForm() {
   const steps = stepChoices()[Number($("steps").value)], guidance = Number($("guidance").value);
-  const count = editing() ? 1 : Number(chosen("count"));
-  const rows = guidance === 1 ? 1 : 2, usual = manifest.defaults.guidance === 1 ? 1 : 2;
-  $("steps-value").textContent = `${steps}${stepMilliseconds ? ` · about ${seconds(count * estimate(steps, rows / usual))}` : ""}`;
+  const count = editing() ? 1 : Number(chosen("count")), rows = instructed() ? 3 : guidance === 1 ? 1 : 2;
+  const about = times && ` · about ${seconds(count * (steps * rows * times.denoiser + times.decoder))}`;
+  $("steps-value").textContent = `${steps}${about ?? ""}`;
   $("guidance-value").textContent = guidance;
   $("strength-value").textContent = `${Math.round(100 * Number($("strength").value))} %`;
   $("negative").disabled = guidance === 1;
   $("strength-field").hidden = instructed();
-  $("prompt-label").textContent = !editing() ? "Prompt" : instructed() ? "What to do" : editor?.mask ? "What the picture shows with the new part" : "What the new picture shows";
+  $("prompt-label").textContent = !editing() ? "Prompt" : instructed() ? "What to do" : editor?.mask ? "What is there, in and around the mask" : "What the new picture shows";
   const busy = job !== null, canGo = ready && !busy && (!editing() || editor?.picture);
   $("go").textContent = editing() ? (editor?.mask ? "Paint the mask anew" : "Edit") : "Create";
   $("go").hidden = $("reroll").hidden = busy;
@@ -281,7 +278,7 @@ async function submit() {
 
 function paint(one, tile, index, count) {
   const id = ++jobs;
-  const promise = new Promise((resolve, reject) => (job = { id, tile, index, count, resolve, reject, began: performance.now(), estimate: estimate(one.steps) }));
+  const promise = new Promise((resolve, reject) => (job = { id, tile, index, count, resolve, reject, began: performance.now() }));
   status(count > 1 ? `Picture ${index + 1} of ${count}…` : "Reading the prompt…");
   progress(index / count);
   updateForm();
@@ -315,7 +312,7 @@ const HANDLERS = {
     if (Object.values(providers.chosen).includes("webgpu")) document.body.dataset.backend = "webgpu";
   },
   speed(measured) {
-    ({ stepMilliseconds, decoderMilliseconds } = measured);
+    ({ times } = measured);
     document.body.dataset.warm = "yes";
     updateForm();
   },
@@ -329,10 +326,7 @@ const HANDLERS = {
     else if (picture) show($("source"), onEasel(picture));
   },
   picture({ id, picture }) {
-    if (job?.id !== id) return;
-    const ratio = picture.milliseconds / job.estimate;
-    if (Number.isFinite(ratio)) [stepMilliseconds, decoderMilliseconds] = [stepMilliseconds * ratio, decoderMilliseconds * ratio];
-    job.resolve(picture);
+    if (job?.id === id) job.resolve(picture);
   },
   cancelled({ id }) {
     if (job?.id === id) job.reject(Object.assign(new Error(), { cancelled: true }));

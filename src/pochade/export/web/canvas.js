@@ -2,6 +2,7 @@
 // [3, H, W] in [0, 1]; masks are Float32Array [H, W] in {0, 1}.
 
 export const HOLE = 128 / 255; // the grey of what is to be inpainted, in the source that a model trained for it is shown
+const CROP = 1.5; // side of what is sampled around a mask, as a multiple of the longer side of what the mask marks
 
 const cubic = (x) => {
   x = Math.abs(x);
@@ -93,7 +94,9 @@ export class Canvas {
       const from = (c * this.outerHeight + this.top + y) * this.outerWidth + this.left;
       inner.set(data.subarray(from, from + this.innerWidth), row * this.innerWidth);
     }
-    return resample({ width: this.innerWidth, height: this.innerHeight, data: inner }, this.width, this.height);
+    // Rows first, as the pipelines do: what goes beyond [0, 1] is cut after each direction.
+    const rows = resample({ width: this.innerWidth, height: this.innerHeight, data: inner }, this.innerWidth, this.height);
+    return resample(rows, this.width, this.height);
   }
 
   #padded(data, channels) {
@@ -122,17 +125,59 @@ export function cellsOf(mask, width, height, side) {
   return cells;
 }
 
+/** A part of a picture, in pixels. */
+export class Box {
+  /** The square around what a mask marks in which it is sampled, at least `least` a side; moved into the picture, and
+   * cut where that is smaller. */
+  constructor(mask, width, height, least) {
+    let [left, right, top, bottom] = [width, -1, height, -1];
+    mask.forEach((value, i) => {
+      if (!value) return;
+      const x = i % width, y = Math.floor(i / width);
+      [left, right, top, bottom] = [Math.min(left, x), Math.max(right, x), Math.min(top, y), Math.max(bottom, y)];
+    });
+    const side = Math.max(least, roundEven(CROP * Math.max(right - left + 1, bottom - top + 1)));
+    this.whole = { width, height };
+    this.width = Math.min(side, width);
+    this.height = Math.min(side, height);
+    const start = (first, last, taken, length) => Math.min(Math.max(0, Math.floor((first + last + 1 - taken) / 2)), length - taken);
+    this.left = start(left, right, this.width, width);
+    this.top = start(top, bottom, this.height, height);
+  }
+
+  /** That part of planes [C, H, W]. */
+  of(data) {
+    const out = new Float32Array((data.length / (this.whole.width * this.whole.height)) * this.width * this.height);
+    this.#eachRow(out, (from, to) => out.set(data.subarray(from, from + this.width), to));
+    return out;
+  }
+
+  /** Planes [C, H, W] with `part` in that place. */
+  with(data, part) {
+    const out = data.slice();
+    this.#eachRow(part, (to, from) => out.set(part.subarray(from, from + this.width), to));
+    return out;
+  }
+
+  #eachRow(part, use) {
+    for (let row = 0; row < part.length / this.width; row++) {
+      const channel = Math.floor(row / this.height), y = this.top + (row % this.height);
+      use((channel * this.whole.height + y) * this.whole.width + this.left, row * this.width);
+    }
+  }
+}
+
 /** How much of the new picture is shown: 0 outside the mask, rising within it over `seam` pixels, or over half of how
  * deep the mask is where that is less. */
 export function insideSeam(mask, width, height, seam) {
-  let depth = 0;
-  for (let rest = mask; depth < 2 * seam && rest.some((v) => v > 0); depth++) rest = eroded(rest, width, height);
-  const steps = Math.min(seam, depth >> 1), total = mask.slice();
-  for (let i = 0, rest = mask; i < steps; i++) {
+  const depth = new Float32Array(mask.length);
+  let deepest = 0;
+  for (let rest = mask; deepest < 2 * seam && rest.some((v) => v > 0); deepest++) {
+    rest.forEach((value, i) => (depth[i] += value));
     rest = eroded(rest, width, height);
-    for (let j = 0; j < total.length; j++) total[j] += rest[j];
   }
-  return total.map((v) => v / (steps + 1));
+  const steps = Math.min(seam, deepest >> 1);
+  return depth.map((value) => Math.min(value, steps + 1) / (steps + 1));
 }
 
 /** Without the pixels that touch what is outside the mask; beyond the picture nothing is. */

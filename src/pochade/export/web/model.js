@@ -1,6 +1,6 @@
 // A bundle as a model: prompts and pictures in, pictures out. Graphs are loaded when they are first needed.
 
-import { Canvas, HOLE, cellsOf, insideSeam } from "./canvas.js";
+import { Box, Canvas, HOLE, cellsOf, insideSeam } from "./canvas.js";
 import { PageError } from "./files.js";
 import { Noise } from "./noise.js";
 import { openSession } from "./runtime.js";
@@ -36,6 +36,7 @@ export class Model {
   #sessions = {};
   #encoded = new Map();
   #tokenize = null;
+  times = {}; // graph -> milliseconds that its last call took for each row
 
   /** `providers` says for each graph whether `webgpu` or `wasm` runs it; `load(path)` gives the content of a file. */
   constructor(ort, manifest, load, providers = {}) {
@@ -56,18 +57,14 @@ export class Model {
     }
   }
 
-  /** Runs each graph once, which compilers need to be fast; milliseconds of a second call. */
+  /** Runs each graph twice: the first call is slow while the browser compiles. */
   async warmUp(names, pause) {
-    const times = {};
     for (const name of names) {
       for (let i = 0; i < 2; i++) {
         await pause();
-        const start = performance.now();
         await this.#run(name, this.#nothing(name));
-        times[name] = performance.now() - start;
       }
     }
-    return times;
   }
 
   /** Which of both providers runs each graph faster, timed here; it is taken from now on. */
@@ -79,8 +76,10 @@ export class Model {
         await this.#release(name);
         this.providers[name] = provider;
         try {
-          times[provider] = (await this.warmUp([name], pause))[name];
-        } catch {
+          await this.warmUp([name], pause);
+          times[provider] = this.times[name];
+        } catch (error) {
+          if (provider === "wasm" || error.cancelled) throw error;
           times[provider] = Infinity; // an operator that the GPU does not have
         }
       }
@@ -92,15 +91,14 @@ export class Model {
   }
 
   /**
-   * One picture { width, height, data: RGBA, cut, milliseconds } of a request { task, prompt, seed, steps, guidance,
+   * One picture { width, height, data: RGBA, cut } of a request { task, prompt, seed, steps, guidance,
    * strength, instruction, imageGuidance, source, mask }. `hooks.step(taken, total, picture or null)` is called after
    * each step, `hooks.pause()` is awaited before, and may throw to cancel.
    */
   async paint(request, hooks) {
-    const begun = performance.now();
     const [text, negative] = [await this.#prompt(request.prompt), await this.#prompt(request.negativePrompt ?? "")];
     const picture = request.task === "generate" ? await this.#generated(request, text, negative, hooks) : await this.#edited(request, text, negative, hooks);
-    return { ...picture, cut: text.cut, milliseconds: performance.now() - begun };
+    return { ...picture, cut: text.cut };
   }
 
   async #generated(request, text, negative, hooks) {
@@ -111,9 +109,12 @@ export class Model {
 
   async #edited(request, text, negative, hooks) {
     const { manifest } = this, { width, height } = manifest, side = manifest.latents.downsampling;
-    const source = toPlanes(request.source), canvas = new Canvas(source.width, source.height, width, height);
+    const whole = toPlanes(request.source), mask = request.mask && Float32Array.from(request.mask);
+    const box = mask && new Box(mask, whole.width, whole.height, Math.max(width, height));
+    const source = box ? { width: box.width, height: box.height, data: box.of(whole.data) } : whole;
+    const canvas = new Canvas(source.width, source.height, width, height);
     const shown = canvas.put(source), latents = await this.#latents(shown);
-    const hole = request.mask && canvas.putMask(Float32Array.from(request.mask));
+    const marked = box?.of(mask), hole = marked && canvas.putMask(marked);
     const cells = hole && cellsOf(hole, width, height, side);
     const task = request.instruction ? "edit" : request.task === "inpaint" ? "inpaint" : null;
     const given = {};
@@ -130,8 +131,9 @@ export class Model {
     const z = await this.#sampled(request, conditioning, hooks, latents, cells);
     const edited = canvas.take({ width, height, data: await this.#decoded(z) });
     if (!hole) return toPicture(edited);
-    const { data } = source, seam = insideSeam(Float32Array.from(request.mask), source.width, source.height, Math.ceil(canvas.magnification));
-    return toPicture({ ...source, data: data.map((value, i) => value + seam[i % seam.length] * (edited.data[i] - value)) });
+    const seam = insideSeam(marked, box.width, box.height, Math.ceil(canvas.magnification));
+    const inside = source.data.map((value, i) => value + seam[i % seam.length] * (edited.data[i] - value));
+    return toPicture({ ...whole, data: box.with(whole.data, inside) });
   }
 
   async #sampled(request, { text, negative, source, start }, hooks, latents = null, mask = null) {
@@ -215,11 +217,12 @@ export class Model {
       rows.forEach((row, i) => all.set(row, i * row.length));
       feeds[input] = new this.ort.Tensor(dtype, all, [rows.length, ...shape.slice(1)]);
     }
-    const outputs = await session.run(feeds), found = {};
+    const start = performance.now(), outputs = await session.run(feeds), found = {};
     for (const [output, tensor] of Object.entries(outputs)) {
       found[output] = await tensor.getData();
       tensor.dispose();
     }
+    this.times[name] = (performance.now() - start) / Object.values(values)[0].length;
     return found;
   }
 

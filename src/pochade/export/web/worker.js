@@ -4,9 +4,13 @@ import { Files, PageError } from "./files.js";
 import { Model } from "./model.js";
 import { chooseBuild, openRuntime } from "./runtime.js";
 
-class Cancelled extends Error {}
+class Cancelled extends Error {
+  cancelled = true;
+}
 
-const COMPARED = ["denoiser", "decoder"];
+const WARMED = ["denoiser", "decoder"];
+/** Graphs that a GPU may run: one with weights of 8 bits has operators that it lacks, and rounds otherwise. */
+const compared = ({ graphs }) => WARMED.filter((name) => name === "decoder" || graphs[name].precision !== "int8");
 const cancelled = new Set();
 let opened = null; // a promise of the model
 let queue = Promise.resolve();
@@ -25,10 +29,10 @@ const explain = (error) => {
 /** Lets messages in: a request to cancel, above all. */
 const breathe = () => new Promise((resolve) => setTimeout(resolve));
 
-async function open({ gpu, threads, providers }) {
+async function open({ backend, threads, providers }) {
   const files = await Files.open(notice);
   const manifest = await files.json("model/manifest.json");
-  const build = await chooseBuild({ gpu, threads });
+  const build = await chooseBuild({ gpu: backend !== "wasm", threads });
   const graphs = ["text_encoder", "denoiser", "decoder"].filter((name) => manifest.graphs?.[name]);
   const needed = [build.wasm, ...graphs.map((name) => `model/${manifest.graphs[name].file}`)];
   let total = await files.missing(needed), received = 0;
@@ -38,8 +42,9 @@ async function open({ gpu, threads, providers }) {
   };
   say({ type: "download", received, total });
   const ort = await openRuntime(build, await load(build.wasm));
-  const known = build.gpu && providers?.version === files.version ? providers.chosen : null;
-  const model = new Model(ort, manifest, load, known ?? {});
+  const remembered = providers?.version === files.version ? providers.chosen : null;
+  const known = backend === "webgpu" ? Object.fromEntries(compared(manifest).map((name) => [name, "webgpu"])) : remembered;
+  const model = new Model(ort, manifest, load, (build.gpu && known) || {});
   await model.prepare();
   say({ type: "ready", threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
   queue = queue.then(() => warmUp(model, build, known, files.version)).catch((error) => notice(explain(error)));
@@ -54,11 +59,11 @@ async function warmUp(model, build, known, version) {
   };
   try {
     if (build.gpu && !known) {
-      const chosen = await model.compareProviders(COMPARED, pause);
+      const chosen = await model.compareProviders(compared(model.manifest), pause);
       say({ type: "providers", providers: { version, chosen } });
     }
-    const times = await model.warmUp(COMPARED, pause);
-    say({ type: "speed", stepMilliseconds: times.denoiser, decoderMilliseconds: times.decoder });
+    await model.warmUp(WARMED, pause);
+    say({ type: "speed", times: model.times });
   } catch (error) {
     if (!(error instanceof Cancelled)) throw error;
   }
@@ -74,6 +79,7 @@ async function paint(id, request) {
     const model = await opened;
     await pause();
     const picture = await model.paint(request, { pause, step });
+    say({ type: "speed", times: model.times });
     say({ type: "picture", id, picture }, [picture.data.buffer]);
   } catch (error) {
     say(error instanceof Cancelled ? { type: "cancelled", id } : { type: "error", id, text: explain(error) });
