@@ -23,10 +23,12 @@ $(READY_TO_RUN): pyproject.toml scripts/setup
 $(READY_TO_TEST): pyproject.toml scripts/setup
 	scripts/setup dev
 
-demo: $(READY_TO_RUN)  ## Generate a sheet of prompts with the shipped checkpoint into demo.png
+demo: $(READY_TO_RUN)  ## Generate a sheet of prompts with the default model into demo.png
 	$(BIN)/pochade generate --sheet demo.png --seed 7 \
-	  "a red apple" "cat face" "sailboat" "red heart" "house" "butterfly" "pizza" "rocket" \
-	  "deciduous tree" "guitar" "snowman" "tropical fish" "umbrella" "grinning face" "bicycle" "hatching chick"
+	  "red apple, openmoji style" "cat face, noto style" "sunglasses, twemoji style" "butterfly, fluent 3d style" \
+	  "blue heart, emojione style" "sun with face, fluent 3d style" "rocket, twemoji style" "house, fluent 3d style" \
+	  "grinning face, noto blob style" "pizza, fluent flat style" "carrot, openmoji style" "umbrella, noto style" \
+	  "fox" "deciduous tree" "snowman" "red heart"
 
 lint: $(READY_TO_TEST)  ## Check style, types and import contracts
 	$(BIN)/ruff check $(TREES)

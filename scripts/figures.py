@@ -24,6 +24,7 @@ from tables import editing, models, scans  # noqa: E402
 from pochade.files import write_text  # noqa: E402
 
 CHECKPOINTS = "src/pochade/checkpoints"
+BESIDE = "checkpoints"
 BENCHMARKS = "docs/benchmarks"
 MARKS = re.compile(r"(<!-- figures:begin((?: \w+)*) -->\n).*?(<!-- figures:end -->)", re.DOTALL)
 
@@ -34,12 +35,13 @@ def read(path: Path) -> Any:
 
 
 KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
+    "drawings_checkpoint": (f"{CHECKPOINTS}/open-drawings/metrics.json", models.checkpoint),
     "checkpoint": (f"{CHECKPOINTS}/lrf-openmoji/metrics.json", models.checkpoint),
-    "lira_checkpoint": (f"{CHECKPOINTS}/lira-nano/metrics.json", models.checkpoint),
+    "lira_checkpoint": (f"{BESIDE}/lira-nano/metrics.json", models.checkpoint),
     "lira_study": (f"{BENCHMARKS}/lira_study.json", models.study),
     "lira_thinking": (f"{BENCHMARKS}/lira_thinking.json", models.lira_thinking),
     "lira_sampling": (f"{BENCHMARKS}/lira_sampling.json", models.sampling),
-    "microforge_checkpoint": (f"{CHECKPOINTS}/microforge-nano/metrics.json", models.checkpoint),
+    "microforge_checkpoint": (f"{BESIDE}/microforge-nano/metrics.json", models.checkpoint),
     "microforge_edit_checkpoint": (f"{CHECKPOINTS}/microforge-edit/metrics.json", models.checkpoint),
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
@@ -48,7 +50,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_modulation": (f"{BENCHMARKS}/microforge.json", models.microforge_modulation),
     "microforge_carry": (f"{BENCHMARKS}/microforge_carry.json", models.microforge_carry),
     "iris_checkpoint": (f"{CHECKPOINTS}/iris-nano/metrics.json", models.checkpoint),
-    "iris_fast_checkpoint": (f"{CHECKPOINTS}/iris-fast/metrics.json", models.checkpoint),
+    "iris_fast_checkpoint": (f"{BESIDE}/iris-fast/metrics.json", models.checkpoint),
     "iris_depth": (f"{BENCHMARKS}/iris_depth.json", models.iris_depth),
     "iris_sampling": (f"{BENCHMARKS}/iris_sampling.json", models.sampling),
     "iris_autoencoders": (f"{BENCHMARKS}/iris_autoencoders.json", models.autoencoders_at_equal_bytes),
@@ -84,19 +86,20 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
 """Name -> where its measurements lie, and what makes a table of them."""
 
 PAGES: dict[str, tuple[str, ...]] = {
-    "README.md": ("checkpoint", "startup", "denoiser_step"),
-    "docs/results.md": ("checkpoint", "autoencoder_channels", "cifar10_training"),
+    "README.md": ("drawings_checkpoint", "startup", "denoiser_step"),
+    "docs/results.md": ("drawings_checkpoint", "checkpoint", "autoencoder_channels", "cifar10_training"),
     "docs/benchmarks.md": (),
     "docs/editing.md": (),
     "docs/iris.md": (),
     "docs/lira.md": (),
     "docs/microforge.md": (),
-    "src/pochade/checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
+    "checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),
-    "src/pochade/checkpoints/lira-nano/README.md": ("lira_checkpoint",),
+    "checkpoints/lira-nano/README.md": ("lira_checkpoint",),
     "src/pochade/checkpoints/microforge-edit/README.md": ("microforge_edit_checkpoint",),
-    "src/pochade/checkpoints/microforge-nano/README.md": ("microforge_checkpoint",),
+    "checkpoints/microforge-nano/README.md": ("microforge_checkpoint",),
     "src/pochade/checkpoints/lrf-openmoji/README.md": ("checkpoint",),
+    "src/pochade/checkpoints/open-drawings/README.md": ("drawings_checkpoint",),
 }
 """Page -> what it shows between marks that name nothing."""
 

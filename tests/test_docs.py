@@ -241,7 +241,15 @@ def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.Ca
     metrics = tmp_path / script.KNOWN["checkpoint"][0]
     side = {"pictures": 500, "kid_lite0": 0.0123, "retrieval": {"generated": {"R@1": 0.615}}}
     metrics.write_text(
-        json.dumps({"model": "m", "settings": {"steps": 50, "guidance": 3.0}, "train": side, "held_out": "none"})
+        json.dumps(
+            {
+                "model": "m",
+                "data": "openmoji",
+                "settings": {"steps": 50, "guidance": 3.0},
+                "train": side,
+                "held_out": "none",
+            }
+        )
     )
     assert script.main([], tmp_path) == 0
     written = (tmp_path / "docs" / "results.md").read_text()

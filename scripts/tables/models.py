@@ -5,7 +5,7 @@ from typing import Any
 
 from tables.cells import milliseconds, number, table
 
-DATA = {"openmoji": "OpenMoji", "drawings": "drawings in eight styles"}
+DATA = {"openmoji": "OpenMoji", "drawings": "OpenMoji with its style in the captions"}
 """What tables call the data."""
 
 

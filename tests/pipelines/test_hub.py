@@ -12,8 +12,13 @@ from pochade.pipelines import hub
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(hub, "CHECKPOINTS", tmp_path / "checkpoints")
-    for name in ("lrf-openmoji", "iris-openmoji"):
-        folder = tmp_path / "checkpoints" / name
+    monkeypatch.setattr(hub, "BESIDE", tmp_path / "beside")
+    for place, name in (
+        ("checkpoints", hub.DEFAULT_MODEL),
+        ("checkpoints", "lrf-openmoji"),
+        ("beside", "iris-openmoji"),
+    ):
+        folder = tmp_path / place / name
         folder.mkdir(parents=True)
         (folder / hub.INDEX).write_text("{}")
     (tmp_path / "checkpoints/unfinished").mkdir()
@@ -21,8 +26,9 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_shipped_names(shelf: Path) -> None:
-    assert list(hub.shipped()) == ["iris-openmoji", "lrf-openmoji"]
-    assert hub.resolve(hub.DEFAULT_MODEL) == shelf / "checkpoints/lrf-openmoji"
+    assert list(hub.shipped()) == ["iris-openmoji", "lrf-openmoji", hub.DEFAULT_MODEL]
+    assert hub.resolve(hub.DEFAULT_MODEL) == shelf / "checkpoints" / hub.DEFAULT_MODEL
+    assert hub.resolve("iris-openmoji") == shelf / "beside/iris-openmoji"
     with pytest.raises(PochadeError, match=r"neither a shipped model \(iris-.*did you mean 'lrf-openmoji'"):
         hub.resolve("lrf-openmojy")
     with pytest.raises(PochadeError, match="model: '' is neither"):
@@ -40,6 +46,7 @@ def test_folders(shelf: Path) -> None:
 
 def test_no_checkpoints_at_all(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "CHECKPOINTS", shelf / "nowhere")
+    monkeypatch.setattr(hub, "BESIDE", shelf / "nowhere either")
     assert hub.shipped() == {}
 
 

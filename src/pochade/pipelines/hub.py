@@ -13,7 +13,7 @@ from typing import Any
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import sha256
 
-DEFAULT_MODEL = "lrf-openmoji"
+DEFAULT_MODEL = "open-drawings"
 """The model that is used where none is named."""
 
 DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 3.0
@@ -26,6 +26,9 @@ DEFAULTS: dict[str, Any] = {
 """The settings of a pipeline in ``INDEX``, beside its components."""
 
 CHECKPOINTS = Path(__file__).resolve().parent.parent / "checkpoints"
+"""Of the package."""
+BESIDE = CHECKPOINTS.parents[2] / "checkpoints"
+"""Further ones of the repository, for which the package has no room: they have names in a checkout alone."""
 INDEX = "model_index.json"
 RECORD = "training.json"
 """In the folder of a model that was trained here: on what, and how long."""
@@ -40,10 +43,9 @@ class UnfinishedWarning(UserWarning):
 
 
 def shipped() -> dict[str, Path]:
-    """Names and folders of the checkpoints that come with the package."""
-    if not CHECKPOINTS.is_dir():
-        return {}
-    return {f.name: f for f in sorted(CHECKPOINTS.iterdir()) if (f / INDEX).is_file()}
+    """Names and folders of the checkpoints in the package, and in the repository where it runs from a checkout."""
+    folders = [folder for place in (CHECKPOINTS, BESIDE) if place.is_dir() for folder in place.iterdir()]
+    return {f.name: f for f in sorted(folders, key=lambda f: f.name) if (f / INDEX).is_file()}
 
 
 def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:

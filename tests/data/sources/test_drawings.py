@@ -41,7 +41,7 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def everything(sets: Path) -> Dataset:
-    return open_source(DrawingsSource(sets, ("noto", "game-icons")), "all", progress=False)
+    return open_source(DrawingsSource(sets, ("openmoji", "noto", "game-icons")), "all", progress=False)
 
 
 def by_name(data: Dataset) -> dict[str, int]:
@@ -82,7 +82,7 @@ def test_a_concept_is_held_out_in_every_style_and_a_pair_in_one(sets: Path, ever
     parts = {
         split: [data.item(i) for i in range(len(data))]
         for split in ("train", "held_out", "composed")
-        for data in (open_source(DrawingsSource(sets, ("noto", "game-icons")), split, progress=False),)  # pyright: ignore[reportArgumentType]
+        for data in (open_source(DrawingsSource(sets, ("openmoji", "noto", "game-icons")), split, progress=False),)  # pyright: ignore[reportArgumentType]
     }
     pairs = {split: {tuple(item.group.split("/", 1)) for item in items} for split, items in parts.items()}
     concepts = {split: {concept for _, concept in found} for split, found in pairs.items()}
@@ -116,7 +116,7 @@ def test_pixels_are_those_of_the_set_on_the_background(everything: Dataset) -> N
 def test_the_command_writes_all_parts_and_a_copy_keeps_them_out_of_training(
     sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    source = f"drawings:{sets}:sets=noto,game-icons"
+    source = f"drawings:{sets}:sets=openmoji,noto,game-icons"
     for split in ("both", "composed"):
         out = str(tmp_path / split)
         cli(capsys, "data", "prepare", source, out, "--size", "16", "--split", split, "--format", "folder")

@@ -81,9 +81,10 @@ class OpenMojiSource(Source):
 
 @dataclass(frozen=True)
 class DrawingsSource(Source):
-    """OpenMoji's drawings and those of Iconify's ``sets``, packages of npm in or below a folder, with captions.
+    """Drawings of Iconify's ``sets``, packages of npm in or below a folder, with captions.
 
-    Without ``sets``, seven sets of emoji (`pochade.data.sources.drawings.STYLES`).
+    "openmoji" is OpenMoji, from the installed packages. Without ``sets``, it and seven sets of emoji
+    (`pochade.data.sources.drawings.STYLES`).
     """
 
     composes = True
@@ -92,9 +93,9 @@ class DrawingsSource(Source):
     sets: tuple[str, ...] = ()
 
     def _open(self, split: Split, reading: "Reading") -> Dataset:
-        from pochade.data.sources.drawings import STYLES, open_drawings
+        from pochade.data.sources.drawings import DEFAULT_SETS, open_drawings
 
-        return open_drawings(self.path.expanduser(), self.sets or tuple(STYLES), split, reading)
+        return open_drawings(self.path.expanduser(), self.sets or DEFAULT_SETS, split, reading)
 
     def paths(self) -> tuple[Path, ...]:
         """None: what is read there are packages, and a data set may be written beside them."""

@@ -40,8 +40,10 @@ STYLES = {
     "noto-v1": "noto blob",
     "streamline-emojis": "streamline",
 }
-"""The sets that are read where none are named, and what captions call them; another set is called by its title."""
+"""Sets, and what captions call them; another set is called by its title."""
 OPENMOJI = "openmoji"
+DEFAULT_SETS = (OPENMOJI, *STYLES)
+"""The sets that are read where none are named."""
 COMPOSED_EVERY = 25
 MIXED_CAPTIONS = 2
 """Captions with a random part of the words in a random order, of each drawing."""
@@ -86,7 +88,9 @@ class _Records(CheckedPictures):
 
 
 def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Reading) -> ImageFiles:
-    """The drawings of OpenMoji and of icon sets below ``path``, each checked once; skin tones are left out, and noted.
+    """The drawings of icon sets below ``path``, each checked once; skin tones are left out, and noted.
+
+    The set "openmoji" is OpenMoji itself, from the installed packages. Names are matched to those of OpenMoji anyhow.
 
     Captions are ``NAME, STYLE style``, the same with all other words behind the name, ``MIXED_CAPTIONS`` with some of
     them in any order, and one without the style, so that four of five name it. A group is a pair of style and concept.
@@ -99,12 +103,14 @@ def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Readin
     check_split(split)
     if not path.is_dir():
         raise PochadeError(f"path: {path} is no folder; it is the one with the packages of @iconify-json")
-    icon_sets = [read_set(place) for place in find_sets(path, sets).values()]
+    icon_sets = [read_set(place) for place in find_sets(path, [name for name in sets if name != OPENMOJI]).values()]
     openmoji = [drawing for drawing in all_drawings() if not SKIN_TONE_WORDS.search(drawing.name)]
-    pictures = [_picture(OPENMOJI, d.code, d.name, d.keywords, d.concept, LICENCE, d.path) for d in openmoji]
     store = store_for(path)
-    report = Report(str(path), store / "report.json", total=len(pictures), max_skipped=reading.max_skipped)
-    report.note("skin tone", OPENMOJI, len(all_drawings()) - len(openmoji))
+    report = Report(str(path), store / "report.json", total=len(openmoji), max_skipped=reading.max_skipped)
+    pictures: list[Picture] = []
+    if OPENMOJI in sets:
+        pictures += [_picture(OPENMOJI, d.code, d.name, d.keywords, d.concept, LICENCE, d.path) for d in openmoji]
+        report.note("skin tone", OPENMOJI, len(all_drawings()) - len(openmoji))
     named: dict[str, Drawing] = {}
     for drawing in openmoji:
         named.setdefault(_key(drawing.name), drawing)
