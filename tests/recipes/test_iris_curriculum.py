@@ -1,18 +1,14 @@
 """IRIS's five stages at full size by configuration: on toy shards, as one command and one by one."""
 
-import io
 import itertools
 import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from cli.run import cli
-from pochade.data.prepare.writer import Record, picture_record, write_shards
 from pochade.errors import PochadeError
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
@@ -21,9 +17,8 @@ from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.dry_run import dry_run
 from pochade.training.overrides import override
 from pochade.training.stages.flow import FlowSettings
-from recipes.running import build_denoiser, train
+from recipes.running import FISH, build_denoiser, fish_shards, train
 
-NAMES = ("tench", "goldfish", "great white shark")
 STAGES = ("vae", "classes", "text_low", "text_high", "best", "few_steps")
 TINY = "sample_size=8,dim=32,heads=2,hidden=32,blocks=1,text_dim=384,pooled_dim=384"
 SMALL = (
@@ -35,25 +30,11 @@ SMALL = (
 )
 
 
-def shards(folder: Path, captions: bool) -> Path:
-    """Twelve pictures with captions, or with classes."""
-
-    def record(i: int) -> Record:
-        buffer = io.BytesIO()
-        pixels = np.random.default_rng(i).integers(0, 256, (9, 9, 3), np.uint8)
-        Image.fromarray(pixels).resize((72, 72)).save(buffer, "JPEG")
-        words = [f"fish number {i}"] if captions else []
-        return picture_record(f"{i:05d}", buffer.getvalue(), ".jpg", words, label=i % 3)
-
-    write_shards(map(record, range(12)), folder, class_names=NAMES)
-    return folder
-
-
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
     """The overrides that name captioned shards, and shards with classes."""
     folder = tmp_path_factory.mktemp("data")
-    words, classes = shards(folder / "cc3m", True), shards(folder / "imagenet", False)
+    words, classes = fish_shards(folder / "cc3m", captions=True), fish_shards(folder / "imagenet", captions=False)
     return f"data.source={words}", f"classes.data.source={classes}"
 
 
@@ -70,7 +51,7 @@ def test_one_network_goes_through_all_stages(whole: Path) -> None:
     models = {n: whole / f"{i}-{n}" / "model" for i, n in enumerate(STAGES, 1)}
     pipelines = [TextToImagePipeline.from_pretrained(models[name]) for name in STAGES[1:]]
     assert isinstance(pipelines[0].text_encoder, ClassLabelEncoder)
-    assert tuple(pipelines[0].text_encoder.names) == NAMES
+    assert tuple(pipelines[0].text_encoder.names) == FISH
     assert {p.denoiser.config.num_classes for p in pipelines} == {3}
     shapes = [{k: v.shape for k, v in p.denoiser.state_dict().items()} for p in pipelines]
     assert all(s == shapes[0] for s in shapes)

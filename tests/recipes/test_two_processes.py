@@ -1,4 +1,4 @@
-"""A whole curriculum by two processes: shards, encoders, caches, all stages, a model that generates."""
+"""The full-size curricula by two processes, scaled down: shards, caches, all stages, a model that generates."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from pochade.data.prepare.pictures import prepare
@@ -14,40 +15,75 @@ from pochade.data.prepare.target import Target
 from pochade.data.sources import SyntheticSource
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
+from recipes.running import FISH, fish_shards
 
-STAGES = ("autoencoder", "flow_low", "flow_middle", "flow_high", "consistency", "edit")
-TINY = (
+SHARED = (
     *("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2", "precision=fp32"),
-    *("data.size=32", "flow_high.data.size=64", "consistency.data.size=64", "edit.data.size=64", "ema_decay=0.5"),
-    *("autoencoder.task.width=8", "autoencoder.task.encoder_blocks=0,0,1,0", "autoencoder.task.decoder_blocks=0,1,0,0"),
-    *("autoencoder.task.latent_channels=4", "autoencoder.task.perceptual=0", "task.variant=nano"),
-    *("task.options=sample_size=8,dim=16,heads=2,hidden=24,blocks=1", "edit.task.options="),
-    *("task.last_intervals=8", "edit.task.tasks=inpaint,super_resolution", "data.pairs=pictures"),
+    *("data.size=32", "ema_decay=0.5", "task.variant=nano"),
 )
+FEW_STEPS = "task.last_intervals=8"
+PAIRS = ("data.pairs=pictures", "task.tasks=inpaint,super_resolution")
+WAVELET = "sample_size=8,dim=32,heads=2,hidden=32,blocks=1,text_dim=384,pooled_dim=384"
+SCAN = "task.options=sample_size=4,dim=32,heads=2,blocks=2,attention_every=2,inner=32,plan_hidden=32"
+CURRICULA = {
+    "iris-curriculum": (
+        *("vae.task.size=nano", "vae.task.perceptual=0", f"task.options={WAVELET},num_classes={len(FISH)}", FEW_STEPS),
+        *(f"{stage}.data.size=64" for stage in ("text_high", "best", "few_steps")),
+        *(f"{stage}.task.text_encoder=minilm-l6-v2" for stage in ("text_low", "text_high", "best")),
+    ),
+    "lira-curriculum": (
+        "task.autoencoder=microforge-nano",
+        "task.options=sample_size=4,latent_channels=32,dim=32,blocks=2,hidden=32,heads=2,reasoning_width=16",
+        *("data.size=64", "high.data.size=128"),
+    ),
+    "lrf-curriculum": (
+        *("autoencoder.task.width=8", "autoencoder.task.latent_channels=4", "autoencoder.task.perceptual=0"),
+        *("autoencoder.task.encoder_blocks=0,0,1,0", "autoencoder.task.decoder_blocks=0,1,0,0"),
+        *("task.options=sample_size=8,dim=16,heads=2,hidden=24,blocks=1", "edit.task.options=", FEW_STEPS, *PAIRS),
+        *(f"{stage}.data.size=64" for stage in ("flow_high", "consistency", "edit")),
+    ),
+    "microforge-curriculum": (
+        *("task.size=nano", "task.perceptual=0", "vae_256.task.adversarial_from=0", FEW_STEPS, *PAIRS),
+        *(f"{stage}.{SCAN}" for stage in ("low_128", "low_256", "high_256", "high_512", "student")),
+        *(f"{stage}.data.size=64" for stage in ("vae_256", "low_256", "high_256", "edit_256")),
+        *(f"{stage}.data.size=128" for stage in ("high_512", "student", "few_steps", "edit_512")),
+    ),
+}
+"""What makes every stage small enough for a test."""
 
 
-def test_a_curriculum_runs_from_shards_on_two_processes(tmp_path: Path) -> None:
-    shards, out = tmp_path / "shards", tmp_path / "run"
-    prepare(SyntheticSource(40), Target(out=shards, size=64, samples_per_shard=8), progress=False)
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of shards with captions; one with classes beside it."""
+    folder = tmp_path_factory.mktemp("data") / "shards"
+    prepare(SyntheticSource(40), Target(out=folder, size=64, samples_per_shard=8), progress=False)
+    fish_shards(folder.parent / "fish", captions=False)
+    return folder
+
+
+@pytest.mark.parametrize("recipe", CURRICULA)
+def test_a_curriculum_runs_from_shards_on_two_processes(recipe: str, shards: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    command += ["-m", "pochade", "train", "lrf-curriculum", "--device", "cpu"]
-    command += ["--out", str(out), f"data.source={shards}", *TINY]
+    command += ["-m", "pochade", "train", recipe, "--device", "cpu", "--out", str(out), f"data.source={shards}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    given = [*SHARED, *CURRICULA[recipe]]
+    if recipe == "iris-curriculum":
+        given.append(f"classes.data.source={shards.parent / 'fish'}")
+    done = subprocess.run([*command, *given], capture_output=True, text=True, check=False, env=environment)
     assert done.returncode == 0, done.stderr
-    assert done.stderr.count("2 processes on cpu") == len(STAGES)
+    stages = stages_of(recipe)
+    model = out / f"{len(stages)}-{stages[-1].name}" / "model"
+    assert done.stderr.count("2 processes on cpu") == len(stages)
     assert "stride" not in done.stderr
-    assert done.stdout == f"{out / '6-edit' / 'model'}\n"
-    for number, stage in enumerate(stages_of("lrf-curriculum"), 1):
+    assert done.stdout == f"{model}\n"
+    for number, stage in enumerate(stages, 1):
         lines = (out / f"{number}-{stage.name}" / "metrics.jsonl").read_text().splitlines()
         assert [json.loads(line)["processes"] for line in lines] == [2, 2]
-    model = out / "6-edit" / "model"
     record = json.loads((model / "training.json").read_text())
     assert record["sources"] == [str(shards)]
     assert record["held_out"]
-    assert record["before"]["before"]["before"]["before"] is None  # edit, high, middle, low
     pipe = TextToImagePipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
     image = pipe("a red circle", num_inference_steps=2, generator=torch.Generator().manual_seed(0), output_type="np")
-    assert image.images[0].shape == (64, 64, 3)
     assert np.isfinite(image.images).all()

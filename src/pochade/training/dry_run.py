@@ -15,7 +15,7 @@ from torch.autograd.graph import saved_tensors_hooks
 
 from pochade.device import device_memory, resolve_device
 from pochade.errors import PochadeError
-from pochade.training.executor import check, take_or_run
+from pochade.training.executor import check, free_memory, take_or_run
 from pochade.training.loader import draw
 from pochade.training.stage import AnyStage
 from pochade.training.stages import kind_of
@@ -25,8 +25,8 @@ from pochade.training.task import Batch, Task
 
 STEPS = 3
 """Optimiser steps of a trial, of which the fastest counts."""
-MOST_ON_CPU = 2
-"""Samples at once in a trial on a processor, where a full batch would take minutes and gigabytes."""
+MOST_ON_CPU = 1
+"""Samples at once in a trial on a processor: one of the largest networks at 512 px keeps 2.6 GB for its gradient."""
 MOST_PARTS = 2
 """Accumulated parts of a trial's batch."""
 HOUR = 3600
@@ -76,8 +76,8 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
     """Runs all stages for ``steps`` steps on synthetic data, each going on from the one before; yields as it goes.
 
     The recipe's own networks, caches, losses, precision, accumulation and averages, in a temporary folder. Nothing is
-    fetched: a part that is not on this machine is replaced by a small one of the same shape. On a processor at most
-    two samples are computed at once, in float32; the figures are those of the whole batch by proportion.
+    fetched: a part that is not on this machine is replaced by a small one of the same shape. On a processor one
+    sample is computed at a time, in float32; the figures are those of the whole batch by proportion.
 
     Raises:
         PochadeError: a stage cannot be made.
@@ -105,7 +105,8 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
             if work is not None:
                 assumed = (*stage.data.missing(), *components.assumed)
                 yield _trial(stage, short, work, folder, device, assumed)
-            del work  # its network and gradients, before those of the next stage
+            del work
+            free_memory()
             components.assumed.clear()
 
 

@@ -1,5 +1,6 @@
 """Running stages: every one is checked before the first starts, each is built, trained, and hands on its model."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -87,6 +88,8 @@ def run(
         else:
             inputs = _inputs(stages[: number - 1], results, stage, out, components)
             take_or_run(stage, inputs, result.model, resume=resume or number <= finished)
+            if number < len(stages):
+                free_memory()
         results.append(result)
     return results[-1].model
 
@@ -164,6 +167,14 @@ def _check_free(folder: Path) -> None:
     other = holder(folder / CLAIM) if _is_main() else None
     if other is not None:
         raise PochadeError(f"folder: {other} is training in {folder}; wait for its end, or choose another folder")
+
+
+def free_memory() -> None:
+    """Frees the network, gradients and averages of a stage before the next one takes their place.
+
+    Accelerate and the network that it prepared refer to each other, which Python alone frees at a time of its own.
+    """
+    gc.collect()
 
 
 def _write(model: Path, save: Callable[[Path], None]) -> None:
