@@ -17,7 +17,8 @@ from pochade.pipelines.metadata import KEY, read_metadata
 from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.prepare import RepeatWarning, prepare
 from pochade.pipelines.requests import EditRequest, GenerationRequest
-from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
+from pochade.pipelines.run_request import load_pipeline, open_pipeline, pipeline_arguments, read_files, run
+from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler, shift_of
 
 
 @pytest.fixture
@@ -183,3 +184,12 @@ def test_a_profile_that_cannot_be_used_is_said_to_be(model: str) -> None:
         image.save("profile.png", icc_profile=b"none")
     with pytest.warns(EditingWarning, match="its colour profile cannot be used, its colours are taken as sRGB"):
         read_files(prepare(EditRequest("an apple", source="profile.png", model=model)))
+
+
+def test_another_scheduler_keeps_the_shift_of_the_model(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    pipe = pochade.TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    pipe.scheduler = make_scheduler("euler", 2.0)
+    pipe.save_pretrained(tmp_path / "shifted")
+    for name in SCHEDULERS:
+        loaded = open_pipeline("TextToImagePipeline", tmp_path / "shifted", scheduler=name, device="cpu")
+        assert shift_of(loaded.scheduler) == 2

@@ -89,10 +89,11 @@ def open_pipeline(
     """
     import pochade
     from pochade.pipelines.lora import merge_loras
-    from pochade.pipelines.schedulers import make_scheduler
+    from pochade.pipelines.schedulers import make_scheduler, shift_of
 
-    given = {} if scheduler == OWN_SCHEDULER else {"scheduler": make_scheduler(scheduler)}
-    pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle, **given)
+    pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle)
+    if scheduler != OWN_SCHEDULER:
+        pipe.scheduler = make_scheduler(scheduler, shift_of(pipe.scheduler))
     merge_loras(pipe, loras)
     pipe.place(device, precision)
     if decoder is not None:

@@ -22,6 +22,8 @@ PLAIN = ("FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler", "F
 """Classes of diffusers that integrate a straight path and nothing else."""
 BY_SETTING = ("DPMSolverMultistepScheduler",)
 """Those that do so with ``prediction_type="flow_prediction"`` and ``use_flow_sigmas=True``."""
+SHIFTS = {"DPMSolverMultistepScheduler": "flow_shift"}
+"""What a class calls the shift of its times, where it is not "shift"."""
 LEAST_STEPS = {"FlowMatchHeunDiscreteScheduler": 3}
 """Fewer steps than these hardly leave the noise: Heun's grid of two is 1 and 0.001."""
 
@@ -36,14 +38,21 @@ def check_scheduler(name: str) -> None:
         raise PochadeError(f"scheduler: {name!r} given, allowed are {allowed}{nearest(name, SCHEDULERS)}")
 
 
-def make_scheduler(name: str, **changes: Any) -> Any:
-    """A new scheduler of that name (``SCHEDULERS``), with ``changes`` of its settings.
+def make_scheduler(name: str, shift: float = 1.0) -> Any:
+    """A new scheduler of that name (``SCHEDULERS``), whose times are shifted towards the noise:
+    t = shift u / (1 + (shift - 1) u).
 
     Raises PochadeError for an unknown name.
     """
     check_scheduler(name)
     module, cls, settings = SCHEDULERS[name]
-    return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**{**settings, **changes})
+    shifted = {SHIFTS.get(cls, "shift"): shift}
+    return getattr(import_module(f"diffusers.schedulers.{module}"), cls)(**settings, **shifted)
+
+
+def shift_of(scheduler: Any) -> float:
+    """The shift of a scheduler's times, 1 where it has none."""
+    return float(scheduler.config.get(SHIFTS.get(type(scheduler).__name__, "shift"), 1.0))
 
 
 class StepsWarning(UserWarning):

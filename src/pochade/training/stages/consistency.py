@@ -103,7 +103,7 @@ class ConsistencySettings(Settings):
 
     def scheduler(self) -> Any:
         """What the student is sampled with."""
-        return make_scheduler("lcm") if self.phases is None else make_scheduler("euler", shift=self.time_shift)
+        return make_scheduler("lcm") if self.phases is None else make_scheduler("euler", self.time_shift)
 
     def intervals_at(self, progress: float) -> int:
         """The intervals of the grid at ``progress`` in [0, 1]. Raises PochadeError where they would fall."""
