@@ -333,6 +333,15 @@ def test_a_merged_model_is_a_plain_one(
     assert not (tmp_path / "x").exists()
 
 
+def test_what_a_lora_is_can_be_seen(folders: tuple[Path, Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    model, first, _ = folders
+    found = json.loads(cli(capsys, "info", str(first), "--json").out)
+    assert found[BASE] == "toy"
+    assert found[BASE_SHA256] == weights_sha256(model)
+    assert len(found["layers"]) == len(TextToImagePipeline.from_pretrained(model).denoiser.adaptable_layers())
+    assert "base_model         toy" in cli(capsys, "info", str(first)).out
+
+
 def test_a_model_without_peft_says_what_to_install(
     folders: tuple[Path, Path, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,9 +13,9 @@ from pochade.pipelines.lora_files import find_loras
 
 EXAMPLES = """[bold]Examples[/bold]
 
-pochade merge lrf-openmoji --lora runs/lora/1-lora/model:0.8 -o my-model
+pochade merge open-drawings --lora runs/lora/1-lora/model:0.8 -o my-model
 
-pochade merge lrf-openmoji --lora runs/lines/1-lora/model --lora runs/colours/1-lora/model:0.5 -o my-model"""
+pochade merge open-drawings --lora runs/lines/1-lora/model --lora runs/colours/1-lora/model:0.5 -o my-model"""
 
 
 def merge(

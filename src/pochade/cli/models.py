@@ -1,6 +1,7 @@
 """``pochade models`` and ``pochade info``: what there is, and what is inside."""
 
 import json
+import math
 import platform
 import shlex
 from pathlib import Path
@@ -11,8 +12,10 @@ import typer
 from pochade.cli.common import console, megabytes, print_json, quiet_libraries
 from pochade.cli.prompts import COMMANDS
 from pochade.pipelines import hub
+from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, WEIGHTS, read_head
 from pochade.pipelines.metadata import read_metadata
 
+LORA_FACTS = (BASE, BASE_SHA256, RANK, ALPHA, TRIGGER)
 DEPTHS = (4, 8, 16)
 """Passes of an iterated core at which its capacity is shown."""
 
@@ -52,15 +55,19 @@ def info(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="Model by name, folder, or OWNER/NAME; or a picture that pochade wrote. Left out: this machine.",
+            help="Model by name, folder, or OWNER/NAME; the folder of a LoRA; or a picture that pochade wrote. "
+            "Left out: this machine.",
             metavar="[MODEL|FILE.png]",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is inside a model, or the request in a picture; without either, versions and devices."""
+    """Show what is inside a model or a LoRA, or the request in a picture; without any, versions and devices."""
     if model is not None and Path(model).is_file():
         _picture(Path(model), as_json)
+        return
+    if model is not None and (Path(model) / WEIGHTS).is_file():
+        _lora(Path(model), as_json)
         return
     found = _machine() if model is None else describe(hub.resolve(model))
     if as_json:
@@ -87,6 +94,19 @@ def info(
     if found["card"]:
         out.print()
         out.print(found["card"], markup=False)
+
+
+def _lora(folder: Path, as_json: bool) -> None:
+    """Print what the file of a LoRA says of itself."""
+    tensors, metadata = read_head(folder / WEIGHTS)
+    count = sum(math.prod(entry["shape"]) for entry in tensors.values())
+    kept = {name: value for name, value in metadata.items() if name in LORA_FACTS and value}
+    found = {**kept, "parameters": count, "layers": sorted({name.partition(".lora_")[0] for name in tensors})}
+    if as_json:
+        print_json({"folder": str(folder), **found})
+        return
+    for name, value in {**found, "layers": len(found["layers"])}.items():
+        console().print(f"{name:18s} {value}", markup=False, soft_wrap=True)
 
 
 def _picture(path: Path, as_json: bool) -> None:

@@ -152,6 +152,7 @@ def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
         "data": data,
         "steps": 1000,
         "batch_size": 16,
+        "accumulate": 2,
         "learning_rate": 1e-3,
         "warmup_steps": 50,
         "weight_decay": 0.01,

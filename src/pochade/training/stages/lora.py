@@ -11,7 +11,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError, nearest
-from pochade.flow.consistency import distance, euler_step, grid, step_weight
+from pochade.flow.consistency import distance, euler_step, grid, intervals_at, step_weight
 from pochade.flow.path import interpolate
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
@@ -39,8 +39,8 @@ from pochade.training.task import Batch, Stream
 S = TypeVar("S", bound=Settings)
 ADAPTER = "default"
 """What peft calls the adapter that is trained."""
-INTERVALS = 64
-"""Of the grid of times on which a model of few steps is trained, about."""
+FIRST_INTERVALS, LAST_INTERVALS = 8, 64
+"""Of the grid of times on which a model of few steps is trained, about; a coarse one hands on what the data show."""
 
 
 @dataclass(frozen=True)
@@ -172,8 +172,13 @@ class FewStepsLoRATask(LoRATask):
         time_shift: float,
     ) -> None:
         super().__init__(denoiser, settings, text_encoder)
-        self.each = max(1, INTERVALS // phases)
-        self.times = grid(phases * self.each, time_shift)
+        self.phases, self.time_shift = phases, time_shift
+        self.begin_step(0.0)
+
+    def begin_step(self, progress: float) -> None:
+        """Refines the grid, from 8 intervals to 64, each phase having equally many (2310.14189, section 3.4)."""
+        self.each = -(-intervals_at(progress, FIRST_INTERVALS, LAST_INTERVALS) // self.phases)
+        self.times = grid(self.phases * self.each, self.time_shift)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings, denoiser = self.settings, self.parts["denoiser"]
