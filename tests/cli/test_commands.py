@@ -179,12 +179,16 @@ def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     assert [line.split(",")[0] for line in done.out.splitlines()] == [
         "text_encoder: int8",
         "denoiser: int8",
-        "decoder: fp32",
-        "encoder: fp32",
+        "decoder: fp16",
+        "encoder: fp16",
+        done.out.splitlines()[4],
         str(tmp_path / "two"),
     ]
+    assert done.out.splitlines()[4].startswith("pictures: ")
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), code=2)
     assert "two: exists already" in done.error
+    done = cli(capsys, "export", "lrf-openmoji", str(tmp_path / "x"), "--precision", "int3", code=2)
+    assert "precision: 'int3' given, allowed are fp32, fp16, int8" in done.error
 
 
 @pytest.mark.parametrize(

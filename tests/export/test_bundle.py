@@ -12,6 +12,7 @@ from conftest import toy_components
 from pochade.errors import PochadeError
 from pochade.export.bundle import export_bundle, model_facts
 from pochade.export.parity import session
+from pochade.export.precision import parse_precision
 from pochade.files import sha256
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -46,7 +47,18 @@ def test_graphs_have_the_inputs_that_the_manifest_says(editor: tuple[Path, Manif
             assert [v.name for v in said] == [v.name for v in found]
             assert [list(v.shape[1:]) for v in said] == [v.shape[1:] for v in found]
             assert [names[v.dtype] for v in said] == [v.type for v in found]
-        assert [g.precision for g in manifest.graphs.values()] == ["int8", "int8", "fp32", "fp32"]
+        assert [g.precision for g in manifest.graphs.values()] == ["int8", "int8", "fp16", "fp16"]
+
+
+def test_the_precision_is_measured_on_pictures(editor: tuple[Path, Manifest]) -> None:
+    _, manifest = editor
+    assert manifest.picture_psnr is not None
+    assert 10 < manifest.picture_psnr < 99
+    assert manifest.graphs["denoiser"].precision_error > 0
+    assert parse_precision("int8,decoder=int8,text_encoder=fp32") == {
+        **{"text_encoder": "fp32", "denoiser": "int8"},
+        **{"decoder": "int8", "encoder": "fp16"},
+    }
 
 
 def test_what_a_host_goes_by(editor: tuple[Path, Manifest], toy_editor_folder: Path) -> None:
@@ -86,6 +98,21 @@ def test_a_model_of_classes_that_was_distilled(tmp_path: Path) -> None:
         bundle.generate("cow")
 
 
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_fixed_batch_gives_the_same_picture(
+    toy_bundle: Path, toy_editor_folder: Path, tmp_path: Path, batch: int
+) -> None:
+    """With guidance the denoiser is called for two rows, whatever its batch is."""
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), batch=batch, external_data=True)
+    assert {value.shape[0] for graph in manifest.graphs.values() for value in graph.inputs} == {batch}
+    assert (tmp_path / "b" / "denoiser.onnx.data").is_file()
+    want = Bundle(toy_bundle).generate("a red apple", seed=7, steps=3, guidance=3.0).image
+    for low_memory in (False, True):
+        got = Bundle(tmp_path / "b", low_memory=low_memory).generate("a red apple", seed=7, steps=3, guidance=3.0).image
+        assert np.abs(np.asarray(got, dtype=int) - np.asarray(want, dtype=int)).max() <= 1
+
+
 def test_what_a_card_says(tmp_path: Path, toy_pipeline_folder: Path) -> None:
     for path in toy_pipeline_folder.rglob("*"):
         if path.is_file():
@@ -102,7 +129,9 @@ def test_what_a_card_says(tmp_path: Path, toy_pipeline_folder: Path) -> None:
 def test_what_cannot_be_a_bundle_is_refused_before_any_work(tmp_path: Path) -> None:
     pipe = TextToImagePipeline(**toy_components())
     for given, message in (
-        ({"precision": "int4"}, r"precision: 'int4' given, allowed are fp32, int8"),
+        ({"precision": "int4"}, r"precision: 'int4' given, allowed are fp32, fp16, int8"),
+        ({"precision": "int8,encode=int8"}, r"precision: 'encode=int8' given, allowed are changes GRAPH=NAME with"),
+        ({"precision": "int8,encoder"}, r"precision: 'encoder' given, allowed are changes"),
         ({"size": 24}, r"height: 24 given, allowed are multiples of 16"),
     ):
         with pytest.raises(PochadeError, match=message):

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from pochade.errors import PochadeError
-from pochade.export.parity import Input, session
+from pochade.export.parity import Input, random_inputs, run, session
 from pochade.export.quantize import difference, quantise
 from pochade.export.weights import transpose_weights
 
@@ -91,14 +91,43 @@ def test_transposed_weights_give_the_same(shared: Path, tmp_path: Path) -> None:
     assert difference(shared, tmp_path / "turned.onnx", INPUTS) < 1e-6
 
 
-def test_convolutions_stay_as_they_are(tmp_path: Path) -> None:
-    kernel = numpy_helper.from_array(np.ones((4, 4, 3, 3), dtype=np.float32), "k")
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 4, 8, 8]) for name in "xy")
+def convolution(path: Path, values: np.ndarray) -> Path:
+    kernel = numpy_helper.from_array(values, "k")
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, values.shape[1], 8, 8])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, len(values), 8, 8])
     body = helper.make_graph([node("Conv", ["x", "k"], "y", pads=[1] * 4)], "toy", [x], [y], [kernel])
-    path = tmp_path / "conv.onnx"
     onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
-    made = quantise(path, tmp_path / "same.onnx", (Input("x", (4, 8, 8)),))
-    assert (made.weights, made.error) == (0, 0)
+    return path
+
+
+def test_convolutions_are_stored_in_8_bits_and_computed_in_float(tmp_path: Path) -> None:
+    """Each channel has its scale, so that a small one loses no more than a large one."""
+    values = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float32)
+    values[3] *= 1e-3
+    path = convolution(tmp_path / "conv.onnx", values)
+    inputs = (Input("x", (16, 8, 8)),)
+    made = quantise(path, tmp_path / "int8.onnx", inputs)
+    assert made.weights == 0
+    assert 0 < made.error < 0.01
+    assert made.path.stat().st_size < 0.4 * path.stat().st_size
+    given = random_inputs(inputs, 1)
+    (want,), (got,) = (run(session(p), given) for p in (path, made.path))
+    small = np.abs(got[:, 3] - want[:, 3]).max() / want[:, 3].std()
+    assert small < 0.05
+    assert {n.op_type for n in onnx.load(made.path).graph.node} == {"Conv", "Cast", "Mul"}
+
+
+def test_what_float16_holds_is_stored_in_16_bits_without_loss(tmp_path: Path) -> None:
+    values = np.random.default_rng(0).standard_normal((16, 16, 3, 3)).astype(np.float16)
+    path = convolution(tmp_path / "conv.onnx", values.astype(np.float32))
+    made = quantise(path, tmp_path / "fp16.onnx", (Input("x", (16, 8, 8)),), precision="fp16")
+    assert made.error == 0
+    assert made.path.stat().st_size < 0.6 * path.stat().st_size
+    # What float16 cannot hold stays as it is, and so does what is small.
+    for scale in (1e6, 0.0):
+        path = convolution(tmp_path / "other.onnx", scale * values.astype(np.float32))
+        quantise(path, tmp_path / "same.onnx", (Input("x", (16, 8, 8)),), precision="fp16")
+        assert [n.op_type for n in onnx.load(tmp_path / "same.onnx").graph.node] == ["Conv"]
 
 
 def test_embeddings_become_8_bit(tmp_path: Path) -> None:

@@ -220,3 +220,12 @@ def test_what_is_no_picture_is_a_failure(bundle: Bundle, monkeypatch: pytest.Mon
     )
     with pytest.raises(FailureError, match="picture: one flat colour came out"):
         bundle.generate("a cat", steps=1)
+
+
+def test_the_host_of_the_documentation_gives_the_same_picture(toy_bundle: Path, bundle: Bundle) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "on-device.md").read_text(encoding="utf-8")
+    code = text.partition("### In Python\n")[2].partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    got = names["sample"](str(toy_bundle), "a red apple", 7, 4, 3.0)
+    assert difference(bundle.generate("a red apple", seed=7, steps=4, guidance=3.0), got) == 0

@@ -8,6 +8,7 @@ import typer
 from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError, nearest
+from pochade.export.precision import parse_precision
 from pochade.pipelines import decoders, hub
 
 TARGETS = ("onnx", "web")
@@ -29,7 +30,7 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Of the weights: fp32, or int8 (text encoder and denoiser). Left out: fp32, of a page int8.",
+            help="Of the weights: fp32, fp16, int8; with changes: int8,decoder=int8. Left out: fp32, of a page int8.",
             metavar="NAME",
         ),
     ] = None,
@@ -63,6 +64,8 @@ def export(
         raise PochadeError("batch and external_data: given for web, allowed are neither: the page decides them")
     if not page and onnxruntime_web is not None:
         raise PochadeError("onnxruntime_web: given for onnx, allowed is web")
+    precision = precision or ("int8" if page else "fp32")
+    parse_precision(precision)
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
     width, height = (None, None) if size is None else options.parse_size(size)
@@ -83,7 +86,7 @@ def export(
                 pipe,
                 out,
                 facts,
-                precision=precision or "int8",
+                precision=precision,
                 size=shape,
                 depth=depth,
                 decoder=own,
@@ -95,7 +98,7 @@ def export(
                 pipe,
                 out,
                 facts,
-                precision=precision or "fp32",
+                precision=precision,
                 size=shape,
                 depth=depth,
                 decoder=own,
@@ -108,6 +111,8 @@ def export(
     for name, graph in manifest.graphs.items():
         size_mb = sum(manifest.files[file].bytes for file in (graph.file, graph.data) if file) / 1e6
         print(f"{name}: {graph.precision}, {size_mb:.1f} MB, {graph.milliseconds:.1f} ms a call")
+    if manifest.picture_psnr is not None:
+        print(f"pictures: {manifest.picture_psnr:.1f} dB from float32")
     if site is not None:
         print(f"download: {site.download / 1e6:.1f} MB, to edit {site.editing / 1e6:.1f} MB more")
     print(out)

@@ -3,16 +3,18 @@
 import copy
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from pochade import __version__
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
-from pochade.errors import PochadeError, nearest
+from pochade.errors import PochadeError
 from pochade.export.onnx import (
     Exported,
     export_decoder,
@@ -21,6 +23,7 @@ from pochade.export.onnx import (
     export_text_encoder,
 )
 from pochade.export.parity import random_inputs, run, session
+from pochade.export.precision import Precision, parse_precision
 from pochade.export.quantize import quantise
 from pochade.export.readme import readme
 from pochade.export.weights import data_of
@@ -30,6 +33,7 @@ from pochade.pipelines import hub
 from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.checks import IMAGE_GUIDANCE, check_size, usual_strength
 from pochade.pipelines.schedulers import SCHEDULERS
+from pochade.runtime import Bundle
 from pochade.runtime.manifest import (
     FORMAT,
     MANIFEST,
@@ -48,9 +52,12 @@ from pochade.runtime.manifest import (
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TASKS
 
-PRECISIONS = ("fp32", "int8")
-KEPT_IN_FLOAT = ("decoder", "encoder")
-"""Convolutions, which ONNX Runtime runs slower in 8 bits than in float32."""
+PICTURES = 4
+"""Sampled to compare precisions,"""
+PICTURE_STEPS = 4
+"""in so many steps,"""
+PROMPTS = ("a red apple", "a sleeping cat", "a sailboat", "a red house with a door", "a yellow flower", "a blue bird")
+"""of these where a model names no prompts."""
 METHODS = ("euler", "lcm")
 """Names of ``SCHEDULERS`` that a host integrates by."""
 README = "README.md"
@@ -85,6 +92,7 @@ def export_bundle(
     decoder: TinyVAEDecoder | None = None,
     batch: int | Literal["dynamic"] = "dynamic",
     external_data: bool = False,
+    pictures: int = PICTURES,
 ) -> Manifest:
     """Writes a model as a bundle: its graphs, ``tokenizer.json``, ``README.md`` and ``manifest.json``.
 
@@ -95,22 +103,21 @@ def export_bundle(
         pipe: of any class and family; it is copied, to the CPU and float32.
         folder: a new or an empty one.
         model: where the weights come from, see ``model_facts``.
-        precision: one of ``PRECISIONS``. ``int8`` is that of text encoder and denoiser: convolutional autoencoders stay
-            in float32, being slower in 8 bits.
+        precision: of the weights, as ``parse_precision`` reads it. ``int8`` is that of text encoder and denoiser:
+            autoencoders then have 16 bits.
         size: pixels a side, or height and width (None: as the model was trained).
         depth: iterations in the denoiser's graph, where the family has them (None: as configured).
         decoder: stands in place of the autoencoder's own.
         batch: a number, or "dynamic" for any.
         external_data: weights in files beside the graphs, ``<graph>.data``, which ONNX Runtime maps into memory.
+        pictures: how many are sampled in ``precision`` and in float32, to be compared; 0 for none.
 
     Raises:
         PochadeError: an argument is out of range, the folder holds something, the model's scheduler is none that hosts
             have, or an optional library is missing.
         FailureError: a graph differs from eager; nothing is written.
     """
-    if precision not in PRECISIONS:
-        allowed = ", ".join(PRECISIONS)
-        raise PochadeError(f"precision: {precision!r} given, allowed are {allowed}{nearest(precision, PRECISIONS)}")
+    precisions = parse_precision(precision)
     height, width = (size, size) if isinstance(size, int) else size or (pipe.default_size, pipe.default_size)
     for name, value in (("height", height), ("width", width)):
         check_size(name, value, pipe.size_multiple)
@@ -136,7 +143,6 @@ def export_bundle(
         graphs["decoder"] = export_decoder(decoder or autoencoder, new / "decoder.onnx", **shared)
         if isinstance(autoencoder, ImageAutoencoder):
             graphs["encoder"] = export_encoder(autoencoder, new / "encoder.onnx", **shared)
-        described = {name: _described(name, graph, precision) for name, graph in graphs.items()}
         depth = spec.depth if depth is None else depth
         manifest = Manifest(
             FORMAT,
@@ -156,14 +162,44 @@ def export_bundle(
             ),
             TASKS if "encoder" in graphs else TASKS[:1],
             spec.tasks,
-            described,
+            {name: _described(graph, "fp32") for name, graph in graphs.items()},
             {} if depth is None else {str(depth): "denoiser"},
         )
+        if set(precisions.values()) != {"fp32"}:
+            exact = _pictures(new, manifest, pictures)
+            rounded = {name: _described(graph, precisions[name]) for name, graph in graphs.items()}
+            manifest = replace(manifest, graphs=rounded)
+            manifest = replace(manifest, picture_psnr=_psnr(exact, _pictures(new, manifest, pictures)))
         write_text(new / README, readme(manifest))
-        files = {path.name: File(path.stat().st_size, sha256(path)) for path in sorted(new.iterdir())}
-        manifest = Manifest(**{**vars(manifest), "files": files})
-        write_text(new / MANIFEST, manifest.to_json())
+        return _write_manifest(new, manifest)
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
+    """The manifest with the files that lie in the folder, as it was written there."""
+    paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    manifest = replace(manifest, files={path.name: File(path.stat().st_size, sha256(path)) for path in paths})
+    write_text(folder / MANIFEST, manifest.to_json())
     return manifest
+
+
+def _pictures(folder: Path, manifest: Manifest, count: int) -> list[np.ndarray]:
+    """So many pictures of the graphs in a folder, [H, W, 3] in bytes."""
+    _write_manifest(folder, manifest)
+    bundle = Bundle(folder)
+    prompts = manifest.model.prompts or PROMPTS
+    if manifest.text is None or manifest.text.classes:
+        prompts = ("",) if manifest.text is None else manifest.text.classes
+    return [
+        np.asarray(bundle.generate(prompts[i % len(prompts)], seed=i, steps=PICTURE_STEPS).image) for i in range(count)
+    ]
+
+
+def _psnr(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float | None:
+    """Peak signal-to-noise ratio in dB over pictures, at most 99; None of none."""
+    if not first:
+        return None
+    errors = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(first, second, strict=True)]
+    return min(99.0, float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9))))
 
 
 def _sampling(scheduler: Any, default_steps: int) -> Sampling:
@@ -200,11 +236,12 @@ def _text(encoder: Any) -> Text | None:
     return Text("class_label", classes=tuple(encoder.names))
 
 
-def _described(name: str, graph: Exported, precision: str) -> Graph:
+def _described(graph: Exported, precision: Precision) -> Graph:
     """A graph, rounded in its place."""
-    precision, error = "fp32" if name in KEPT_IN_FLOAT else precision, 0.0
-    if precision == "int8":
-        error = quantise(graph.path, graph.path, graph.inputs).error
+    error = 0.0
+    if precision != "fp32":
+        batch = graph.batch or 1
+        error = quantise(graph.path, graph.path, graph.inputs, precision=precision, batch=batch).error
     data = data_of(graph.path)
     inputs = [
         Value(i.name, (graph.batch, *i.shape), str(i.dtype).removeprefix("torch."), i.absent) for i in graph.inputs

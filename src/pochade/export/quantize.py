@@ -1,9 +1,12 @@
-"""8-bit weights for an exported graph, by ONNX Runtime's dynamic quantisation.
+"""Weights of an exported graph in fewer bits.
 
-The weights of matrix products and embeddings become unsigned 8-bit integers, their inputs are rounded when the graph
-runs. Unsigned, because signed ones saturate on processors without VNNI: on such a one they were 40 times farther off.
-Convolutions stay as they are: ONNX Runtime runs them slower in 8 bits than in float32. So do stacks of
-matrices, which it does not run in 8 bits by channel.
+``int8``: the weights of matrix products and embeddings become unsigned 8-bit integers, by ONNX Runtime's dynamic
+quantisation, their inputs are rounded when the graph runs. Unsigned, because signed ones saturate on processors without
+VNNI: on such a one they were 40 times farther off. Stacks of matrices, which it does not run in 8 bits by channel, keep
+16. Convolutions are stored in 8 bits, and computed in float32: ONNX Runtime runs them slower in 8 bits.
+
+``fp16``: all weights are stored in 16 bits, and computed in float32. A model that was saved in float16 stays as it is
+to the bit.
 """
 
 import logging
@@ -12,20 +15,21 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 
 from pochade.errors import PochadeError, missing_extra
 from pochade.export.parity import Input, random_inputs, run, session
-from pochade.export.weights import data_of, replacing, save_model
+from pochade.export.weights import data_of, replacing, save_model, store_in_fewer_bits
 
 OPERATORS = ("MatMul", "Gemm", "Gather")
 
 
 @dataclass(frozen=True)
 class Quantised:
-    """A graph with 8-bit weights."""
+    """A graph with smaller weights."""
 
     path: Path
     weights: int
@@ -35,9 +39,14 @@ class Quantised:
 
 
 def quantise(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], inputs: Sequence[Input], *, batch: int = 1
+    source: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    inputs: Sequence[Input],
+    *,
+    precision: Literal["fp16", "int8"] = "int8",
+    batch: int = 1,
 ) -> Quantised:
-    """Writes the graph at ``source`` with 8-bit weights to ``target``, and compares both on random inputs.
+    """Writes the graph at ``source`` with smaller weights to ``target``, and compares both on random inputs.
 
     The weights lie in a file beside the graph where those of the source do.
 
@@ -45,6 +54,7 @@ def quantise(
         source: a graph that ``pochade.export.onnx`` wrote.
         target: the file, replaced at once when it is complete.
         inputs: those of the graph; masks are all True here.
+        precision: see above.
         batch: of the comparison.
 
     Raises:
@@ -58,20 +68,22 @@ def quantise(
         from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise missing_extra(str(error.name), "export") from None
-    model = onnx.load(path)
+    made = onnx.load(path)
     with replacing(Path(target)) as temporary, _quiet():
-        stacked = {i.name for i in model.graph.initializer if len(i.dims) > 2}
-        quantize_dynamic(
-            model,
-            temporary,
-            nodes_to_exclude=[n.name for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in stacked],
-            op_types_to_quantize=list(OPERATORS),
-            per_channel=True,
-            weight_type=QuantType.QUInt8,
-        )
-        made = onnx.load(temporary)
-        save_model(made, temporary, data_of(path) is not None)
+        if precision == "int8":
+            stacked = {i.name for i in made.graph.initializer if len(i.dims) > 2}
+            quantize_dynamic(
+                made,
+                temporary,
+                nodes_to_exclude=[n.name for n in made.graph.node if n.op_type == "MatMul" and n.input[1] in stacked],
+                op_types_to_quantize=list(OPERATORS),
+                per_channel=True,
+                weight_type=QuantType.QUInt8,
+            )
+            made = onnx.load(temporary)
         weights = sum(i.data_type == onnx.TensorProto.UINT8 and len(i.dims) > 1 for i in made.graph.initializer)
+        store_in_fewer_bits(made, convolutions=precision == "int8")
+        save_model(made, temporary, data_of(path) is not None)
         error = difference(path, temporary, inputs, batch)
     return Quantised(Path(target), weights, error)
 

@@ -23,6 +23,12 @@ EXAMPLES = """examples:
 REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength", "factor", "image_guidance")
 """What ``--like`` takes from a recipe besides prompt, task, source, mask and interval."""
 
+NOT_IN_A_BUNDLE = (
+    *("control", "image_prompt", "scheduler", "decoder", "size", "soft_mask", "mask_blur", "invert_mask"),
+    "loras",
+)
+"""What a picture of PyTorch may have been made with, and a host cannot repeat."""
+
 
 def main(arguments: Sequence[str] | None = None, program: str = "pochade-run") -> NoReturn:
     """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C."""
@@ -107,8 +113,15 @@ def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     if recipe.get("model_sha256") != bundle.manifest.model.sha256:
         made = recipe.get("model", "another model")
         raise PochadeError(f"like: {given.like!r} was made by {made}, or other weights of it, the bundle is of others")
-    if recipe.get("control") or recipe.get("image_prompt"):
-        raise PochadeError(f"like: {given.like!r} was made with a control or an image prompt, which a bundle has not")
+    for name in NOT_IN_A_BUNDLE:
+        if recipe.get(name) not in (None, False, "", 0, [], "model"):
+            raise PochadeError(
+                f"like: {given.like!r} was made with {name} {recipe[name]!r}, which a bundle does not have"
+            )
+    if recipe.get("mask") == "alpha":
+        raise PochadeError(
+            f"like: {given.like!r} was made with its transparent part as the mask, a bundle takes a file"
+        )
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
     taken |= {"task": task, "prompt": given.prompt or recipe["prompt"]}

@@ -94,5 +94,13 @@ class Graphs:
         return self._loaded[name]
 
     def run(self, name: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs of a graph for its inputs by name."""
-        return self.load(name).run(None, dict(values))
+        """The outputs of a graph for its inputs by name, in as many calls as its batch needs where that is fixed."""
+        runs, batch = self.load(name), self._manifest.graphs[name].inputs[0].shape[0]
+        rows = len(next(iter(values.values())))
+        if batch is None or batch == rows:
+            return runs.run(None, dict(values))
+        parts: list[list[np.ndarray]] = []
+        for start in range(0, rows, batch):
+            taken = np.arange(start, start + batch).clip(max=rows - 1)
+            parts.append(runs.run(None, {key: value[taken] for key, value in values.items()}))
+        return [np.concatenate(outputs)[:rows] for outputs in zip(*parts, strict=True)]

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -153,6 +153,8 @@ class Manifest:
     """Depth -> the name of the denoiser's graph with as many iterations; empty where the family has none."""
     files: Mapping[str, File] = field(default_factory=dict[str, File])
     """All files but the manifest."""
+    picture_psnr: float | None = None
+    """Decibels of pictures in this precision beside those in float32, as measured at export; None in float32."""
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -184,7 +186,7 @@ def read_manifest(folder: Path) -> Manifest:
 
 
 def _manifest(given: dict[str, Any]) -> Manifest:
-    values = {f.name: given[f.name] for f in fields(Manifest)}
+    values = {f.name: given[f.name] for f in fields(Manifest) if f.name in given or f.default is MISSING}
     return Manifest(
         **{
             **values,
