@@ -249,9 +249,10 @@ class Bundle:
         small = to_array(self._source("super_resolution", "image", image))
         H, W = (factor * side for side in _size(small))
         tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
-        outer = tuple(max(part, -(-side // f) * f) for side, part in zip((H, W), tile, strict=True))
-        fits = outer == tile
-        canvas = Canvas.fit((H, W), tile) if fits else Canvas((H, W), (H, W), (outer[0], outer[1]))
+        inner = Canvas.fit((H, W), tile).inner if tile[0] >= H and tile[1] >= W else (H, W)
+        # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
+        outer = tuple(max(t, -(-(side + 2 * (t // 4)) // f) * f) for side, t in zip(inner, tile, strict=True))
+        canvas = Canvas((H, W), inner, (outer[0], outer[1]))
         edited = self._edited(call, canvas, resample(small, H, W), strength, "super_resolution")
         more = {"strength": strength, "factor": factor, "instruction": False, "image_guidance": None}
         return self._picture(call, agree(edited, small), "super_resolution", {**more, **_named("source", image)})

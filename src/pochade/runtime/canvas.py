@@ -126,11 +126,21 @@ def _erode(mask: np.ndarray) -> np.ndarray:
 
 
 def agree(image: np.ndarray, small: np.ndarray, rounds: int = 8) -> np.ndarray:
-    """The picture changed so that, made smaller, it is ``small``: back-projection (Irani and Peleg, 1991)."""
+    """The picture changed so that, made smaller, it is ``small``: back-projection (Irani and Peleg, 1991).
+
+    A pixel stays within twice the range of the colours around it in ``small``.
+    """
     (h, w), (H, W) = small.shape[:2], image.shape[:2]
+    padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge")
+    around = np.stack([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)])
+    most, least = around.max(0), around.min(0)
+    high, low = (
+        bound.repeat(H // h, 0).repeat(W // w, 1)
+        for bound in ((2 * most - least).clip(max=1), (2 * least - most).clip(min=0))
+    )
     for _ in range(rounds):
         missing = small - image.reshape(h, H // h, w, W // w, 3).mean((1, 3))
-        image = (image + _bicubic(missing, H, W)).clip(0, 1)
+        image = (image + _bicubic(missing, H, W)).clip(low, high)
     return image
 
 
