@@ -104,7 +104,15 @@ def read(values: dict[str, Any]) -> PictureMetadata:
 
 def test_generations_of_earlier_versions() -> None:
     request = GenerationRequest(
-        "a red apple", seed=7, steps=50, guidance=3.0, height=64, width=96, device="cpu", precision="fp32"
+        "a red apple",
+        model="lrf-openmoji",
+        seed=7,
+        steps=50,
+        guidance=3.0,
+        height=64,
+        width=96,
+        device="cpu",
+        precision="fp32",
     )
     expected = PictureMetadata(request, 64, 96, SHA256, {"pochade": "0.0.1"})
     assert read(EARLIER) == expected
@@ -119,6 +127,7 @@ def test_edits_of_earlier_versions() -> None:
     request = EditRequest(
         "a red apple",
         source="in.png",
+        model="lrf-openmoji",
         seed=7,
         steps=50,
         guidance=3.0,

@@ -113,6 +113,16 @@ def test_storage_that_is_refused_or_full(host: Host, visitors: Any) -> None:
     assert page.locator("#shelf li").count() == 1
 
 
+def test_a_disk_without_room_for_the_model(host: Host, visitors: Any) -> None:
+    page = visitors.context().new_page()
+    origin = "/".join(host.url.split("/")[:3])
+    room = {"origin": origin, "quotaSize": 3_000_000}
+    page.context.new_cdp_session(page).send("Storage.overrideQuotaForOrigin", room)
+    page.goto(f"{host.url}?backend=wasm")
+    page.wait_for_selector(READY)
+    page.get_by_text("the model is downloaded again at the next visit").wait_for()
+
+
 def test_two_tabs_at_once_download_once(toy_site: Path, visitors: Any) -> None:
     with serve(toy_site) as host:
         context = visitors.context()

@@ -10,6 +10,7 @@ from PIL import Image
 
 from export.web.conftest import FLAGS, PATIENCE, PLAIN, find_browser
 from export.web.serving import Host, serve
+from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
 from pochade.runtime import Bundle
 
@@ -65,7 +66,9 @@ def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, t
     path = saved(page, tmp_path)
     assert path.name == "a-red-apple-2147483653.png"
     near(path, Bundle(toy_bundle).generate("A red Apple!", seed=2**31 + 5, steps=4).image)
-    request = read_metadata(path).request
+    metadata = read_metadata(path)
+    assert metadata.versions["onnxruntime-web"] == VERSION
+    request = metadata.request
     assert (request.prompt, request.seed, request.steps, request.model) == ("A red Apple!", 2**31 + 5, 4, "toy-editor")
 
 
@@ -93,6 +96,7 @@ def test_what_is_outside_the_mask_stays(
 ) -> None:
     page = visitor("edit")
     page.set_input_files("#file", a_picture(tmp_path / "mine.png", width, height))
+    page.wait_for_selector("#easel:not([hidden])")
     box = page.locator("#mask").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
     page.mouse.down()

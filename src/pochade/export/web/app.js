@@ -15,6 +15,7 @@ const PATIENCE = 20_000; // milliseconds that the service worker may take at the
 
 let manifest, files, gallery, viewer, editor, worker;
 let ready = false;
+let runtimeVersion = "";
 let times = null; // graph -> milliseconds of a call with one row
 let job = null; // what is under way: { id, kind, tile, resolve, reject }
 let jobs = 0;
@@ -299,8 +300,9 @@ const HANDLERS = {
     progress(received / total);
     status(`Downloading the model: ${(received / 1e6).toFixed(0)} of ${(total / 1e6).toFixed(0)} MB. It is kept for later visits.`);
   },
-  ready({ threads, gpu }) {
+  ready({ version, threads, gpu }) {
     ready = true;
+    runtimeVersion = version;
     progress(null);
     document.body.dataset.backend = gpu ? "webgpu" : "wasm";
     document.body.dataset.threads = threads;
@@ -409,7 +411,7 @@ async function keep(one, picture) {
     bundle_sha256: files.sha256("model/manifest.json"),
     height: picture.height,
     width: picture.width,
-    versions: { pochade, browser: navigator.userAgent },
+    versions: { pochade, "onnxruntime-web": runtimeVersion },
   };
   return gallery.add({ blob: await encodePng(picture, recipe), recipe, ...parts });
 }

@@ -46,7 +46,7 @@ async function open({ backend, threads, providers }) {
   const known = backend === "webgpu" ? Object.fromEntries(compared(manifest).map((name) => [name, "webgpu"])) : remembered;
   const model = new Model(ort, manifest, load, (build.gpu && known) || {});
   await model.prepare();
-  say({ type: "ready", threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
+  say({ type: "ready", version: ort.env.versions.web, threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
   queue = queue.then(() => warmUp(model, build, known, files.version)).catch((error) => notice(explain(error)));
   return model;
 }
