@@ -193,19 +193,16 @@ def activation_bytes(task: Task, batch: Batch, precision: str) -> int:
     """
     known = {p.untyped_storage().data_ptr() for p in task.parameters()}
     known |= {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
-    saved: dict[int, int] = {}
+    saved: dict[int, torch.UntypedStorage] = {}
 
-    def pack(tensor: Tensor) -> Tensor:
+    def pack(tensor: Tensor) -> None:  # a tensor that it returned would keep the graph, and the graph that tensor
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage.nbytes()
-        return tensor
+            saved[storage.data_ptr()] = storage
 
     task.train()
     device = next(task.parameters()).device.type
-    with saved_tensors_hooks(pack, lambda tensor: tensor):
+    with saved_tensors_hooks(pack, lambda nothing: nothing):
         with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            loss = task(batch)["loss"]
-        total = sum(saved.values())
-    del loss
-    return total
+            task(batch)
+    return sum(storage.nbytes() for storage in saved.values())
