@@ -202,7 +202,7 @@ def activation_bytes(task: Task, batch: Batch, precision: str) -> int:
 
     task.train()
     device = next(task.parameters()).device.type
-    with saved_tensors_hooks(pack, lambda nothing: nothing):
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-            task(batch)
+    hooks = saved_tensors_hooks(pack, lambda nothing: nothing)
+    with hooks, torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        task(batch)
     return sum(storage.nbytes() for storage in saved.values())
