@@ -6,6 +6,9 @@ import sys
 
 def run() -> None:
     """The command line, of a process that ends with it."""
+    # Threads of OpenMP that wait for each other keep their cores busy otherwise, and on a machine that has other work
+    # take the cores from the threads that they wait for. It is read when torch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     try:
         from pochade.cli import main
 

@@ -247,3 +247,22 @@ def test_ctrl_c_leaves_no_part_of_a_picture(toy_pipeline_folder: Path, tmp_path:
     assert error.strip() == "interrupted: stopped by Ctrl-C"
     assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".png"}
     assert not list((tmp_path / "out").glob(".*"))
+
+
+ENTRY = """
+import os, sys
+from pochade.__main__ import run
+sys.argv = ["pochade", "--version"]
+try:
+    run()
+except SystemExit:
+    print(os.environ["OMP_WAIT_POLICY"], "torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("given", "used"), [(None, "passive"), ("active", "active")])
+def test_threads_wait_without_their_cores(given: str | None, used: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if given is None else {"OMP_WAIT_POLICY": given}
+    done = subprocess.run([sys.executable, "-c", ENTRY], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{used} False"
