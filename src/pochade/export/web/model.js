@@ -12,7 +12,7 @@ const TASKS = ["generate", "edit", "inpaint", "super_resolution"];
 const TEXT = ["tokens", "mask", "pooled", "class_label", "image_prompt"]; // absent in the second row of guidance
 const SOURCE = ["source", "source_mask", "task"]; // and in the third
 const ARRAYS = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array };
-const PREVIEW_SHARE = 0.2; // of the time of a picture that previews may take
+const PREVIEW_SHARE = 0.35; // of the time of a picture that previews may take
 const KEPT_PROMPTS = 32;
 
 /** Refuses a manifest that this page cannot go by. */
@@ -159,7 +159,7 @@ export class Model {
     const onStep = async (taken, total, predicted) => {
       let picture = null;
       const now = performance.now();
-      if (taken < total && previews <= PREVIEW_SHARE * (now - begun)) {
+      if (taken < total && previews + (this.times.decoder ?? 0) <= PREVIEW_SHARE * (now - begun)) {
         picture = toPicture({ width: this.manifest.width, height: this.manifest.height, data: await this.#decoded(predicted) });
         previews += performance.now() - now;
       }
