@@ -208,7 +208,7 @@ def test_marks_choose_the_figures_between_them(tmp_path: Path) -> None:
 STEPS = ("denoiser_step", "lira_step", "iris_step", "microforge_step")
 
 
-@pytest.mark.parametrize("name", ["scans", "scans_cuda", "grid_mixers", "startup", "lira", *STEPS])
+@pytest.mark.parametrize("name", ["scans", "scans_cuda", "grid_mixers", "startup", "lira", "schedulers", *STEPS])
 def test_the_page_on_benchmarks_shows_each_of_them(name: str) -> None:
     text = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     script = figures_script()

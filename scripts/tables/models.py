@@ -286,6 +286,18 @@ def sampling(record: dict[str, Any]) -> str:
     return f"{head}\n\n{table(columns, rows)}"
 
 
+def schedulers(record: dict[str, Any]) -> str:
+    """Similarity to a model's own pictures: a row for each model and scheduler, a column for each number of steps."""
+    rows: list[list[str]] = []
+    for found in record["models"]:
+        for name, cosines in found["cosines"].items():
+            about = [found["model"], str(found["steps"]), f"{found['unrelated']:.2f}"]
+            rows.append([*about, name, *(f"{value:.2f}" for value in cosines.values())])
+    steps = list(record["models"][0]["cosines"]["euler"])
+    columns = ["model", "its steps", "unrelated", "scheduler", *(f"{n} steps" for n in steps)]
+    return table(columns, rows)
+
+
 def denoiser_step(record: dict[str, Any]) -> str:
     """A family's step against the faster peer at each size and number of tokens."""
     title = record["entries"][0]["name"]
