@@ -1,24 +1,28 @@
-"""The bytes of a picture depend on its recipe, not on the processor's threads."""
+"""A picture depends on its request, not on the processor's threads."""
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pytest
 import torch
+from PIL import Image
 
 from cli.run import cli
 from pochade.pipelines.hub import DEFAULT_MODEL
 
 
-def test_one_and_two_threads_give_the_same_bytes(capsys: Any, tmp_path: Path) -> None:
-    before, pictures = torch.get_num_threads(), list[bytes]()
+@pytest.mark.parametrize(("model", "difference"), [("lrf-openmoji", 0), (DEFAULT_MODEL, 1)])
+def test_one_and_two_threads_give_the_same_picture(capsys: Any, tmp_path: Path, model: str, difference: int) -> None:
+    """To the last bit, but for the larger products of the default model, whose sums are divided among the threads."""
+    before, pictures = torch.get_num_threads(), list[np.ndarray]()
     try:
         for threads in (1, 2):
             torch.set_num_threads(threads)
             out = tmp_path / str(threads)
-            given = ["generate", "a red apple", "--seed", "7", "--steps", "10", "--no-metadata"]
-            cli(capsys, *given, "--model", DEFAULT_MODEL, "-o", str(out))
-            (picture,) = out.glob("*.png")
-            pictures.append(picture.read_bytes())
+            cli(capsys, "generate", "a red apple", "--seed", "7", "--steps", "4", "--model", model, "-o", str(out))
+            (file,) = out.glob("*.png")
+            pictures.append(np.asarray(Image.open(file), dtype=int))
     finally:
         torch.set_num_threads(before)
-    assert pictures[0] == pictures[1]
+    assert np.abs(pictures[0] - pictures[1]).max() <= difference

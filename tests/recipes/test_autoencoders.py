@@ -98,7 +98,11 @@ def test_a_run_from_before_there_were_kinds_goes_on() -> None:
 def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path: Path) -> None:
     data, out = ImageData(FolderSource(pictures), 64), tmp_path / "run"
     for match, settings, size in (
-        ("size: 'bse' given, wavelet comes as nano, base .did you mean 'base'", {"kind": "wavelet", "size": "bse"}, 64),
+        (
+            "size: 'bse' given, wavelet comes as nano, small, base .did you mean 'base'",
+            {"kind": "wavelet", "size": "bse"},
+            64,
+        ),
         ("size: 'base' given, allowed with a kind alone", {"size": "base"}, 64),
         ("width: given, but the shape of a wavelet autoencoder is its size", {"kind": "wavelet", "width": 8}, 64),
         ("options: 'widht=8' given, wavelet takes", {"kind": "wavelet", "changes": ("widht=8",)}, 64),

@@ -53,7 +53,7 @@ def generator_folder(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPat
     for parameter in denoiser.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp("models") / "iris"
-    pipe = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval()}, default_steps=2)
+    pipe = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval(), "default_steps": 2})
     pipe.save_pretrained(folder, dtype=torch.float16)
     return folder
 

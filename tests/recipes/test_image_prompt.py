@@ -54,7 +54,7 @@ def generator_folder(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPat
     for parameter in denoiser.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)
     folder = tmp_path_factory.mktemp("models") / "microforge"
-    pipe = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval()}, default_steps=2)
+    pipe = TextToImagePipeline(**{**parts, "denoiser": denoiser.eval(), "default_steps": 2})
     pipe.save_pretrained(folder, dtype=torch.float16)
     return folder
 
@@ -247,7 +247,7 @@ def test_the_command_line(
         return cli(capsys, "generate", *arguments, "-o", "none", code=2).error
 
     assert "image_prompt: 'x.png' cannot be read" in refused("a cat", "--image-prompt", "x.png", *usual)
-    assert "not a PNG, JPEG or WebP" in refused("a cat", "--image-prompt", str(pictures / "3.txt"), *usual)
+    assert "unsupported format" in refused("a cat", "--image-prompt", str(pictures / "3.txt"), *usual)
     assert "image_prompt_scale: 2.0 given without an image prompt" in refused(
         "a cat", "--image-prompt-scale", "2", *usual
     )
