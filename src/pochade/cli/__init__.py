@@ -13,5 +13,6 @@ def main(arguments: list[str] | None = None) -> None:
 
             start(sys.argv[1:] if arguments is None else arguments, stop)
         except KeyboardInterrupt:
+            stop.arrived()
             print(f"interrupted: {stop.reason}", file=sys.stderr)
             sys.exit(EXIT_CODE)

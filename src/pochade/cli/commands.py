@@ -89,6 +89,7 @@ def start(arguments: Sequence[str], stop: Stop) -> None:
             app(arguments, prog_name="pochade")
     except SystemExit as leave:
         if leave.code == EXIT_CODE:
+            stop.arrived()
             # typer has made an exit of the KeyboardInterrupt; a training run says in it where it stopped.
             reason = leave.__context__ and leave.__context__.__cause__
             complain("interrupted", reason if reason and str(reason) else "stopped by Ctrl-C")
@@ -118,5 +119,6 @@ def start(arguments: Sequence[str], stop: Stop) -> None:
 def _leave(stop: Stop, debug: bool) -> None:
     """Leaves the process where it was told to stop: whatever error there is then came of it."""
     if stop.reason is not None and not debug:
+        stop.arrived()
         complain("interrupted", stop.reason)
         sys.exit(EXIT_CODE)

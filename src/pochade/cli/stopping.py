@@ -23,6 +23,11 @@ class Stop:
 
     reason: str | None = None
 
+    def arrived(self) -> None:
+        """Called where the interruption is answered: it is not raised again."""
+        if _HAS_TIMER and self.reason is not None:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
 
 @contextmanager
 def stoppable() -> Iterator[Stop]:
