@@ -14,7 +14,9 @@ from test_docs import ROOT, pochade_arguments, shell_lines
 
 FLOW = ["steps=2", "batch_size=4", "warmup_steps=1", "save_every=1", "sample_every=2", "log_every=1"]
 SMALL = {
-    "data": ["--limit", "24"],
+    "data prepare": ["--limit", "24"],
+    "data pairs": ["--limit", "24"],
+    "data check": [],
     "train": [*FLOW],
     "generate": ["--steps", "2"],
     "evaluate": ["--samples", "2", "--steps", "1"],
@@ -26,7 +28,7 @@ def run(arguments: list[str]) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         with pytest.raises(SystemExit) as end:
-            main([*arguments, *SMALL[arguments[0]]])
+            main([*arguments, *SMALL[" ".join(arguments[: 1 + (arguments[0] == "data")])]])
     assert end.value.code in (0, None), f"pochade {' '.join(arguments)} ended with {end.value.code}"
 
 

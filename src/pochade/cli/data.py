@@ -1,4 +1,4 @@
-"""``pochade data prepare`` and ``pochade data pairs``."""
+"""``pochade data prepare``, ``pochade data pairs`` and ``pochade data check``."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli.common import complain, print_json
+from pochade.cli.common import check_folder, complain, loading, print_json, quiet_libraries
 from pochade.errors import PochadeError, nearest
+from pochade.pipelines.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from pochade.data.prepare.target import Target
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 PICTURES = ("openmoji", "drawings", "openclipart", "folder", "cifar10", "datasets")
 PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
 
-data = typer.Typer(help="Make data sets.", no_args_is_help=True)
+data = typer.Typer(help="Make data sets, and check them.", no_args_is_help=True)
 
 Out = Annotated[Path, typer.Argument(help="Folder to write.")]
 Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
@@ -111,6 +112,66 @@ def pairs(
     target = _target(out, size, split, format_, limit, overwrite)
     reading = read_limits(max_megapixels, max_skipped)
     _show(out, prepare_pairs(found, target, reading=reading, progress=not as_json), as_json)
+
+
+@data.command("check")
+def check(
+    *,
+    source: Annotated[str, typer.Argument(help="A folder of pictures or shards, or another source as train takes it.")],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("data-check"),
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Name, folder, or OWNER/NAME: how well its autoencoder gives each picture back, and how much of the "
+            f"captions it reads. Left out: the captions alone, as {DEFAULT_MODEL} reads them."
+        ),
+    ] = None,
+    size: Annotated[int | None, typer.Option(help="Pixels to train at; left out, the model's own.")] = None,
+    background: Background = "white",
+    max_megapixels: MaxMegapixels = None,
+    max_skipped: MaxSkipped = None,
+    overwrite: Overwrite = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Look at every picture and caption before training: what is broken, alike, too long or too fine.
+
+    A page with small pictures and a JSON file; the exit code is 1 where something is to be mended.
+
+    For example: pochade data check my-pictures --model open-drawings
+    """
+    from pochade.data.sources import parse_source
+    from pochade.evaluation.data_page import FILES, write_check
+    from pochade.files import check_absent
+
+    found = parse_source(source)
+    reading = read_limits(max_megapixels, max_skipped, background)
+    check_folder("out", out)
+    if not overwrite:
+        check_absent("out", out, FILES)
+    name = model or DEFAULT_MODEL
+    with loading(name):
+        from pochade.evaluation.data_check import check_data, parts_of
+
+        quiet_libraries()
+        encoder, autoencoder, own = parts_of(name)
+    checked, dataset = check_data(
+        found,
+        encoder,
+        own if size is None else size,
+        autoencoder=None if model is None else autoencoder,
+        model=name,
+        reading=reading,
+        progress=not as_json,
+    )
+    json, page = write_check(out, checked, dataset)
+    if as_json:
+        print_json(checked.to_dict())
+    else:
+        for finding in checked.findings:
+            print(f"{'to mend' if finding.problem else 'to know'}: {finding.text}")
+        print(f"{json}\n{page}")
+    if checked.problems:
+        raise typer.Exit(1)
 
 
 def _pictures(kind: str, path: str | None, config: str | None, columns: str | None) -> "Source | HubSource":

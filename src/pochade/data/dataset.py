@@ -83,6 +83,10 @@ class Dataset(ABC):
     def identity(self, index: int) -> str:
         """A hexadecimal text that changes with the bytes of picture ``index``, not with its place or time."""
 
+    def dimensions(self, index: int) -> tuple[int, int] | None:  # noqa: ARG002
+        """Width and height in pixels of picture ``index`` as stored; None where it is drawn, square, at any size."""
+        return None
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names that the labels of ``stored`` index: ``classes``, also where captions are preferred to them."""
@@ -135,6 +139,9 @@ class Subset(Dataset):
 
     def identity(self, index: int) -> str:
         return self.dataset.identity(self.indices[index])
+
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        return self.dataset.dimensions(self.indices[index])
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -82,14 +82,18 @@ class Report:
 
     def check(self) -> None:
         """Raises `FailureError` where more samples are skipped than ``total`` allows."""
-        allowed = max(1, int(self.max_skipped * self.total)) if self.max_skipped else 0
+        allowed = self.allowed(self.max_skipped)
         if self.skipped_count > allowed:
             self.write()
             raise FailureError(
                 f"{self.source}: {self.skipped_count} of {self.total} samples cannot be used, {allowed} are allowed "
-                f"(max_skipped {self.max_skipped:g}; data.max_skipped in training): {self._reasons()}; all named in "
+                f"(max_skipped {self.max_skipped:g}; data.max_skipped in training): {self.reasons()}; all named in "
                 f"{self.path}"
             )
+
+    def allowed(self, max_skipped: float) -> int:
+        """Samples that may be skipped where the fraction ``max_skipped`` may be."""
+        return max(1, int(max_skipped * self.total)) if max_skipped else 0
 
     def summary(self) -> str:
         """One line about what is used and what is not, and where the report names it."""
@@ -97,7 +101,7 @@ class Report:
         return f"{self.source}: {self._summary()}{named}"
 
     def _summary(self) -> str:
-        parts = [f"{self.used} used", f"{self.skipped_count} skipped" + f" ({self._reasons()})" * bool(self.skipped)]
+        parts = [f"{self.used} used", f"{self.skipped_count} skipped" + f" ({self.reasons()})" * bool(self.skipped)]
         if self.captions:
             parts.append(f"captions from {', '.join(f'{what} ({n})' for what, n in self.captions.most_common())}")
         parts += [f"{count} {what} ({_named(self._noted[what], count)})" for what, count in self.notes.items()]
@@ -127,7 +131,7 @@ class Report:
             reasons[entry["reason"]] += entry["samples"]
         return dict(sorted(reasons.items()))
 
-    def _reasons(self) -> str:
+    def reasons(self) -> str:
         """Each reason with its number, the first of its files and, where they share it, the detail."""
         files: dict[str, list[dict[str, Any]]] = {}
         for entry in self.skipped:

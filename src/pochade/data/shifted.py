@@ -59,6 +59,9 @@ class Shifted(Dataset):
         page.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, top))
         return page
 
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        return self.dataset.dimensions(index // self.rows)
+
     def identity(self, index: int) -> str:
         picture, row = divmod(index, self.rows)
         return self.dataset.identity(picture) if row < PLAIN else self._copy_of(picture, row)

@@ -6,12 +6,21 @@ from PIL import Image
 from torch import Tensor
 
 from pochade.errors import FailureError, PochadeError
-from pochade.runtime.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, load_image, upright_grey, upright_rgb
+from pochade.runtime.decode import (
+    MAX_MEGAPIXELS,
+    UNSUPPORTED,
+    BadImage,
+    dimensions,
+    load_image,
+    upright_grey,
+    upright_rgb,
+)
 
 __all__ = [
     "MAX_MEGAPIXELS",
     "UNSUPPORTED",
     "BadImage",
+    "dimensions",
     "load_image",
     "square",
     "to_image",

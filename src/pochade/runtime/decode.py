@@ -85,6 +85,15 @@ def load_image(
     return rgb, tuple(sorted(conversions))
 
 
+def dimensions(data: bytes, name: str = "image") -> tuple[int, int]:
+    """Columns and rows of the pixels in a file's bytes, by its header alone, as they lie. Raises `BadImage`."""
+    reader = _reader(data, name)
+    try:
+        return reader(io.BytesIO(data)).size
+    except Exception as error:
+        raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
+
+
 def upright_rgb(
     image: Image.Image, background: str | tuple[int, int, int] | None = "white"
 ) -> tuple[Image.Image, list[str]]:

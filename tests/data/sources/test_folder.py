@@ -624,3 +624,18 @@ def test_links_are_followed_once(tmp_path: Path):
     (tmp_path / "in" / "link").symlink_to(tmp_path / "real")
     (tmp_path / "in" / "loop").symlink_to(tmp_path / "in")
     assert names(opened(tmp_path / "in")) == [f"link/p{i:03d}.png" for i in range(3)]
+
+
+def test_dimensions_are_those_of_the_upright_picture(tmp_path: Path):
+    wide = Image.new("RGB", (600, 400), "teal")
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    wide.save(tmp_path / "a.jpg")
+    wide.save(tmp_path / "b.jpg", exif=turned)
+    wide.save(tmp_path / "c.png", exif=turned)
+    Image.new("RGB", (7, 31)).save(tmp_path / "d.png")
+    for name in "abcd":
+        (tmp_path / f"{name}.txt").write_text(name)
+    for _ in range(2):  # decoded, then remembered
+        data = opened(tmp_path)
+        assert [data.dimensions(i) for i in range(4)] == [(600, 400), (400, 600), (400, 600), (7, 31)]

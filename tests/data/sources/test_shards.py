@@ -68,6 +68,7 @@ def test_what_is_written_is_read(tmp_path: Path):
         assert level(data, i) == i
         assert data.item(i).captions == (f"grey {i}", f"shade {i}")
     assert data.item(13).name == "000001.tar/k0013.png"
+    assert data.dimensions(13) == (8, 8)
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         ".pochade",
         "000000.tar",

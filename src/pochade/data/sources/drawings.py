@@ -65,6 +65,9 @@ class DrawnPicture(Picture):
     def read(self) -> bytes:
         return self.svg.encode() if self.svg else Picture.read(self)
 
+    def pixels(self, data: bytes) -> None:  # noqa: ARG002
+        return None
+
     def load(self, data: bytes, size: int, reading: Reading) -> tuple[Image.Image, tuple[str, ...]]:
         try:
             pixels = on_colour(rasterise(data.decode(), size), reading.colour(self.name))

@@ -19,10 +19,10 @@ from pochade.data.sources.formats import READERS
 from pochade.data.store import read_store, stamp
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import write_json
-from pochade.images.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, load_image, square
+from pochade.images.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, dimensions, load_image, square
 
 CHECKED = "checked.json"
-CHECK = 2
+CHECK = 3
 """Changes with the form of what is remembered of a check."""
 CHECKED_SIDE = 32
 """Pixels: at a small size a JPEG is read to its end, which finds truncation, in a fraction of the time."""
@@ -103,6 +103,20 @@ class Picture:
         limit = reading.max_megapixels
         return load_image(data, size=size, max_megapixels=limit, background=colour, name=self.name)
 
+    def pixels(self, data: bytes) -> tuple[int, int] | None:
+        """Columns and rows as they lie in its bytes; None where it is drawn, square, at any size. Raises `BadImage`."""
+        return dimensions(data, self.name)
+
+    def examine(self, data: bytes, reading: Reading) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+        """Decodes all of it: the conversions it took, and its width and height upright; raises `BadImage`."""
+        image, conversions = self.load(data, CHECKED_SIDE, reading)
+        lying = self.pixels(data)
+        if lying is None:
+            return conversions, None
+        width, height = lying
+        turned = "rotated" in conversions and (width > height) != (image.width > image.height)
+        return conversions, (height, width) if turned else (width, height)
+
     @property
     def own_group(self) -> str:
         """The group that is stored, else the first caption, else the name."""
@@ -133,6 +147,10 @@ class Records(ABC):
     @abstractmethod
     def digest(self, index: int) -> str:
         """The SHA-256 of the bytes of a picture."""
+
+    @abstractmethod
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        """Width and height in pixels of a picture, upright; None where it is drawn, square, at any size."""
 
     def chosen(self, split: Split) -> np.ndarray:
         """Which pictures are of a split, [n] bool."""
@@ -248,6 +266,9 @@ class ImageFiles(Dataset):
         picture = self.picture(index)
         return square(picture.load(picture.read(), size, self.reading)[0], size)
 
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        return self.records.dimensions(int(self._rows[index]))
+
     def identity(self, index: int) -> str:
         digest = self.records.digest(int(self._rows[index]))
         if self.reading.background == "white":
@@ -276,20 +297,25 @@ class CheckedPictures(Records):
         checked = _check(pictures, report, store / CHECKED, reading)
         self._class = type(pictures[0]) if pictures else Picture
         self._facts, ends = bytearray(), array("q", [0])
-        for p, _ in checked:
+        for p, *_ in checked:
             _, _, *others = (getattr(p, f.name) for f in fields(p))
             self._facts += json.dumps([p.name, str(p.file), *others]).encode()
             ends.append(len(self._facts))
         self._ends = np.array(ends)
-        self._digests = b"".join(bytes.fromhex(digest) for _, digest in checked)
-        self.labels = np.array([-1 if p.label is None else p.label for p, _ in checked], np.int64)
-        self.captioned = np.array([bool(picture.captions) for picture, _ in checked], bool)
-        self.held_out = np.array([picture.held_out for picture, _ in checked], bool)
+        self._digests = b"".join(bytes.fromhex(digest) for _, digest, _ in checked)
+        self._pixels = np.array([pixels or (0, 0) for *_, pixels in checked], np.int32).reshape(-1, 2)
+        self.labels = np.array([-1 if p.label is None else p.label for p, *_ in checked], np.int64)
+        self.captioned = np.array([bool(picture.captions) for picture, *_ in checked], bool)
+        self.held_out = np.array([picture.held_out for picture, *_ in checked], bool)
 
     def picture(self, index: int) -> Picture:
         start, end = self._ends[index : index + 2].tolist()
         name, file, captions, *others = json.loads(self._facts[start:end])
         return self._class(name, Path(file), tuple(captions), *others)
+
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        width, height = self._pixels[index].tolist()
+        return (width, height) if width else None
 
     def digest(self, index: int) -> str:
         return self._digests[32 * index : 32 * index + 32].hex()
@@ -309,8 +335,10 @@ def skip_all(report: Report, skipped: Iterable[tuple[str, str, str, int]]) -> No
         report.skip(name, reason, detail, samples=samples)
 
 
-def _check(pictures: Sequence[Picture], report: Report, store: Path, reading: Reading) -> list[tuple[Picture, str]]:
-    """Decodes every picture that ``store`` does not know unchanged; the usable ones with their SHA-256.
+def _check(
+    pictures: Sequence[Picture], report: Report, store: Path, reading: Reading
+) -> list[tuple[Picture, str, tuple[int, int] | None]]:
+    """Decodes every picture that ``store`` does not know unchanged; the usable ones with their SHA-256 and dimensions.
 
     What is not usable goes into the report.
     """
@@ -334,20 +362,21 @@ def _check(pictures: Sequence[Picture], report: Report, store: Path, reading: Re
             return outcome
         try:
             data = picture.read()
-            _, conversions = picture.load(data, CHECKED_SIDE, reading)
+            conversions, pixels = picture.examine(data, reading)
         except BadImage as error:
             return {"stamp": at, "bad": [error.reason, readable(error.detail)]}
-        return {"stamp": at, "converted": list(conversions), "sha256": sha256(data).hexdigest()}
+        found = {"stamp": at, "converted": list(conversions), "pixels": pixels}
+        return {**found, "sha256": sha256(data).hexdigest()}
 
     outcomes: dict[str, Any] = {}
-    usable: list[tuple[Picture, str]] = []
+    usable: list[tuple[Picture, str, tuple[int, int] | None]] = []
     for picture, outcome in each(examine, pictures, f"checking {report.source}", reading.progress):
         outcomes[readable(picture.name)] = outcome
         if "bad" in outcome:
             report.skip(picture.name, *outcome["bad"])
         else:
             report.use(outcome["converted"], picture.origin)
-            usable.append((picture, outcome["sha256"]))
+            usable.append((picture, outcome["sha256"], outcome["pixels"]))
     if outcomes != known or not same_readers:
         about = {"form": CHECK, "max_megapixels": reading.max_megapixels, "readers": READERS}
         write_json(store, {**about, "pictures": outcomes})

@@ -40,6 +40,10 @@ class Joined(Dataset):
         number, inside = self._at(index)
         return self.parts[number].image(inside, size)
 
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        number, inside = self._at(index)
+        return self.parts[number].dimensions(inside)
+
     def identity(self, index: int) -> str:
         number, inside = self._at(index)
         return self.parts[number].identity(inside)

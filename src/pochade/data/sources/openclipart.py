@@ -36,6 +36,9 @@ _HEAD = 8192
 class SvgPicture(Picture):
     """An SVG file, drawn centred and as large as fits."""
 
+    def pixels(self, data: bytes) -> None:  # noqa: ARG002
+        return None
+
     def load(self, data: bytes, size: int, reading: Reading) -> tuple[Image.Image, tuple[str, ...]]:
         text = _without_page(data.decode("utf-8", "replace"))
         drawn = self._drawn(text, 2 * size)

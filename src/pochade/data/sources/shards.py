@@ -33,14 +33,14 @@ from pochade.data.sources.formats import (
     split_folders,
     split_name,
 )
-from pochade.data.sources.image_files import CHECKED_SIDE, ImageFiles, Picture, Reading, Records
+from pochade.data.sources.image_files import ImageFiles, Picture, Reading, Records
 from pochade.data.sources.tars import Contents, Member, Shard, find_shards, read_shard, top_folders
 from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
-FORM = 3
+FORM = 4
 """Changes with the form of what is remembered of a shard."""
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 STORED = 2
@@ -128,13 +128,16 @@ class _Part:
             first.setdefault(what, name)
         converted = Counter[str]()
         captions = Counter[str]()
-        usable: list[tuple[Picture, bytes]] = []
+        usable: list[_Usable] = []
         for picture in contents.samples:
             try:
                 data = picture.read()
                 if shard.entry is None or not shard.entry.decoded:
-                    converted.update(picture.load(data, CHECKED_SIDE, reading)[1])
-                usable.append((picture, sha256(data).digest()))
+                    conversions, pixels = picture.examine(data, reading)
+                    converted.update(conversions)
+                else:
+                    pixels = picture.pixels(data)
+                usable.append((picture, sha256(data).digest(), pixels))
                 captions.update([picture.origin] if picture.origin else [])
             except BadImage as error:
                 skipped.append((error.name, error.reason, error.detail, 1))
@@ -183,21 +186,26 @@ class _Part:
         )
 
 
-def _columns(usable: Sequence[tuple[Picture, bytes]], prefix: int) -> dict[str, np.ndarray]:
-    """The columns of pictures [n] with their hashes; ``prefix`` letters of their names are those of the shard."""
-    texts = [json.dumps([p.name[prefix:], p.captions, p.group, p.licence]).encode() for p, _ in usable]
+_Usable = tuple[Picture, bytes, tuple[int, int] | None]
+"""A picture, the SHA-256 of its bytes, and its width and height."""
+
+
+def _columns(usable: Sequence[_Usable], prefix: int) -> dict[str, np.ndarray]:
+    """The columns of usable pictures [n]; ``prefix`` letters of their names are those of the shard."""
+    texts = [json.dumps([p.name[prefix:], p.captions, p.group, p.licence]).encode() for p, *_ in usable]
     sides: list[int] = []
-    for picture, _ in usable:
+    for picture, *_ in usable:
         sides.append(int(picture.held_out) + (STORED if picture.split else 0))
     return {
         "facts": np.frombuffer(b"".join(texts), np.uint8).copy(),
         "facts_end": np.cumsum([len(text) for text in texts], dtype=np.int64),
-        "offset": np.array([picture.offset for picture, _ in usable], np.int64),
-        "length": np.array([picture.length or 0 for picture, _ in usable], np.int64),
-        "label": np.array([-1 if p.label is None else p.label for p, _ in usable], np.int32),
-        "captioned": np.array([bool(picture.captions) for picture, _ in usable], np.uint8),
+        "offset": np.array([picture.offset for picture, *_ in usable], np.int64),
+        "length": np.array([picture.length or 0 for picture, *_ in usable], np.int64),
+        "label": np.array([-1 if p.label is None else p.label for p, *_ in usable], np.int32),
+        "captioned": np.array([bool(picture.captions) for picture, *_ in usable], np.uint8),
         "side": np.array(sides, np.uint8),
-        "digest": np.frombuffer(b"".join(digest for _, digest in usable), np.uint8).reshape(-1, 32).copy(),
+        "pixels": np.array([pixels or (0, 0) for *_, pixels in usable], np.int32).reshape(-1, 2),
+        "digest": np.frombuffer(b"".join(digest for _, digest, _ in usable), np.uint8).reshape(-1, 32).copy(),
     }
 
 
@@ -227,6 +235,11 @@ class _ShardRecords(Records):
     def picture(self, index: int) -> Picture:
         part, row = self._at(index)
         return part.picture(row)
+
+    def dimensions(self, index: int) -> tuple[int, int] | None:
+        part, row = self._at(index)
+        width, height = part.columns["pixels"][row].tolist()
+        return (width, height) if width else None
 
     def digest(self, index: int) -> str:
         part, row = self._at(index)
