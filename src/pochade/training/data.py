@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pochade.data.captioned import DRAWS, PLACE, Captioned, Wording
 from pochade.data.dataset import Dataset, Split
 from pochade.data.report import MAX_SKIPPED
 from pochade.data.scores import keep_best
@@ -40,6 +41,16 @@ class ImageData(DataSettings):
     shifts: int | None = None
     """Copies of each picture that are drawn beside it, smaller and moved on white, for drawings; two are seen in two
     draws of five. None: no copies."""
+    trigger: str | None = None
+    """Words that call up what is learned: they stand before every caption that does not have them. None: none."""
+    template: str | None = None
+    """What stands around a caption, {}, as in "a drawing of {}"; alternatives are separated by |. None: nothing."""
+    keep_tags: int | None = None
+    """Captions are tags separated by commas: so many stay in front, the others come in any order. None: as written."""
+    word_dropout: float | None = None
+    """Probability that a tag is left out, but those in front; of a caption without commas, a word. None: none is."""
+    wordings: int | None = None
+    """How many of the random orders and omissions are encoded of each caption; None: 8."""
     cached: bool = True
     """Encode every picture once, into the cache of the run; else anew whenever it is drawn, where encoding is cheap or
     the data have no end."""
@@ -56,6 +67,20 @@ class ImageData(DataSettings):
         """The limits. Raises PochadeError for one out of range."""
         return Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
 
+    @property
+    def wording(self) -> Wording | None:
+        """What becomes of captions; None where they stay. Raises PochadeError for a value out of range."""
+        changes = self.trigger, self.template, self.keep_tags, self.word_dropout
+        if not any(value is not None for value in changes):
+            return None
+        return Wording(
+            self.trigger or "",
+            tuple((self.template or PLACE).split("|")),
+            self.keep_tags,
+            self.word_dropout or 0.0,
+            DRAWS if self.wordings is None else self.wordings,
+        )
+
     def open(self, split: Split = "train", *, stage: str = "") -> Dataset:
         """The data set of one split.
 
@@ -65,9 +90,11 @@ class ImageData(DataSettings):
         if self.size < 8 or self.size % 8:
             raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
         source = required(self.source, "data.source", stage)
+        wording = self.wording
         dataset = source.open(split if self.held_out else "all", reading=self.reading)
         dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
-        return dataset if self.shifts is None else Shifted(dataset, self.shifts)
+        dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
+        return dataset if wording is None else Captioned(dataset, wording)
 
 
 @dataclass(frozen=True)

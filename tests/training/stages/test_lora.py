@@ -111,7 +111,7 @@ def test_a_consistent_network_has_no_loss_of_consistency() -> None:
 @pytest.fixture(scope="module")
 def trained(pictures: Path, toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "lora"
-    changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", "task.rank=3", "task.trigger=of mine"]
+    changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", "task.rank=3", "data.trigger=of mine"]
     changes += [*FAST, "learning_rate=0.05"]
     folder = train("lora", changes, out)
     assert folder == out / "1-lora" / "model"

@@ -35,8 +35,9 @@ EXPECTED = (
     "for each class"
 )
 OTHER, LONELY = "file that is no picture, caption or list", "caption file without a picture"
+NUMBERED = "folder whose name is a caption and whose number of repetitions is not"
 SPELLED = "found by a name in another spelling"
-_REPEATED = re.compile(r"\d+_\D")
+_REPEATED = re.compile(r"\d+_(?=\D)")
 """What another trainer calls its folders: how often their pictures are repeated, and what they show."""
 
 
@@ -101,7 +102,7 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     sides = split_folders(_top(candidate.picture.name) for candidate in found.candidates)
     captioned = bool(tree.lists) or bool(found.of_pictures)
     if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
-        _name_by_folder(found, sides, bool(classes))
+        _name_by_folder(found, sides, classes)
     names = _class_names(path, tree, found)
     numbers = {str(number): number for number in range(len(names))} | {name: n for n, name in enumerate(names)}
     pictures: list[Picture] = []
@@ -146,7 +147,7 @@ def _nothing(found: _Found) -> str:
     if not count:
         return "no pictures"
     if repeated:
-        return f"{count} pictures but no captions ({repeated[0]!r} is a class for classes:FOLDER only)"
+        return f"{count} pictures but no captions ({repeated[0]!r} is a caption for captions:FOLDER only)"
     unread = [name for what, name in found.notes if what in (OTHER, LONELY)]
     more = f" (not used: {', '.join(unread[:SHOWN])}{' ...' * (len(unread) > SHOWN)})" if unread else ""
     return f"{count} pictures but no captions{more}"
@@ -275,19 +276,21 @@ def _read_captions(folder: Path, tree: _Tree, listed: set[str], found: _Found) -
     found.of_pictures = [*used, *(name for name in left if PurePosixPath(split_name(name)[0]).name in bases)]
 
 
-def _name_by_folder(found: _Found, sides: dict[str, Split], wanted: bool) -> None:
+def _name_by_folder(found: _Found, sides: dict[str, Split], wanted: bool | None) -> None:
     """Gives each picture the subfolder that it lies in directly as its class, where these are classes.
 
     Unless classes are ``wanted``, there must be several of them, no picture elsewhere, and other names than those of
-    splits and of repetitions.
+    splits and of repetitions. Where they are not, but captions are (False), the latter have their numbers taken off.
     """
     names = [candidate.picture.name for candidate in found.candidates]
     below = [name.partition("/")[2] if sides else name for name in names]
     tops = [_top(name) if name.count("/") == 1 else "" for name in below]
     different = set(tops) - {""}
-    if not wanted and ("" in tops or len(different) == 1 or different <= set(SPLIT_NAMES)):
-        return
-    if not wanted and all(_REPEATED.match(top) for top in different):
+    repeated = bool(different) and all(_REPEATED.match(top) for top in different)
+    if repeated and wanted is False:
+        found.notes += [(NUMBERED, top) for top in sorted(different)]
+        tops = [_REPEATED.sub("", top, count=1) for top in tops]
+    elif not wanted and (repeated or "" in tops or len(different) == 1 or different <= set(SPLIT_NAMES)):
         return
     reason = ("no class", "not directly in a subfolder") if wanted else ("", "")
     found.candidates = [

@@ -58,8 +58,6 @@ class AdapterForm(Settings):
     layers: tuple[str, ...] = ()
     """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
     layers of the network's blocks, but for those that make modulations."""
-    trigger: tuple[str, ...] = ()
-    """Words of the captions that call up what is learned; they are stored with the LoRA."""
     density: Density = "logit_normal"
     density_scale: float | None = None
     """Width of the density; None: as published."""
@@ -83,14 +81,14 @@ class AdapterForm(Settings):
         own = {f.name for f in fields(self)} & {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
         return kind(**{name: getattr(self, name) for name in own})
 
-    def metadata(self, folder: Path) -> dict[str, str]:
-        """The words in the head of a LoRA's file; ``folder`` is that of the model."""
+    def metadata(self, folder: Path, trigger: str = "") -> dict[str, str]:
+        """The words in the head of a LoRA's file; ``folder`` is that of the model, ``trigger`` calls up the LoRA."""
         return {
             BASE: str(self.base),
             BASE_SHA256: weights_sha256(folder),
             RANK: str(self.rank),
             ALPHA: f"{self.rank if self.alpha is None else self.alpha:g}",
-            TRIGGER: ", ".join(self.trigger),
+            TRIGGER: trigger,
         }
 
     def describe(self, adapters: nn.Module) -> str:
@@ -217,6 +215,7 @@ class LoRAWork(ModelWork):
     """A model with adapters, which alone are saved."""
 
     settings: LoRASettings
+    trigger: str
 
     def notes(self) -> list[str]:
         how = "consistency training, which keeps its few steps" if takes_few_steps(self.pipeline) else "flow matching"
@@ -224,7 +223,7 @@ class LoRAWork(ModelWork):
 
     def save(self, folder: Path) -> None:
         assert self.start is not None
-        self.pipeline.save_lora_weights(folder, ADAPTER, metadata=self.settings.metadata(self.start))
+        self.pipeline.save_lora_weights(folder, ADAPTER, metadata=self.settings.metadata(self.start, self.trigger))
 
 
 class LoRAKind(Kind[LoRASettings, ImageData]):
@@ -280,6 +279,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             pipeline=pipeline,
             prompts=prompts_of(dataset),
             settings=settings,
+            trigger=stage.data.trigger or "",
         )
 
     def synthetic(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> LoRAStage:
