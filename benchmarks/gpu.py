@@ -44,6 +44,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import scans
 from measuring import processor
+from pochade.data.samples import Samples
 from pochade.denoisers import build
 from pochade.files import write_text
 from pochade.flow.guidance import Guidance, GuidedDenoiser
@@ -196,7 +197,7 @@ def parity(bench: Bench) -> None:
 # Training.
 
 
-class InMemory:
+class InMemory(Samples):
     """Latents and text on the device (``pochade.data.samples.Samples``)."""
 
     def __init__(self, config: Any, count: int, device: torch.device) -> None:

@@ -96,7 +96,7 @@ def samples_per_second(samples: Samples, batch: int, rounds: int) -> int:
 
     def epoch() -> None:
         for first in range(0, len(samples), batch):
-            draw(samples, 1, range(first, first + batch))
+            draw(samples, 1, range(first, first + batch), batch)
 
     epoch()
     return round(-(-len(samples) // batch) * batch / fastest(epoch, rounds))

@@ -55,7 +55,7 @@ def test_the_samples_of_a_step_do_not_depend_on_who_computes_them(world_size: in
 
 
 def test_what_is_random_differs_between_epochs_and_keys_are_distinct() -> None:
-    batch = draw(ToyDataset(5), 0, range(200))
+    batch = draw(ToyDataset(5), 0, range(200), 8)
     assert len(set(batch["seed"].tolist())) == 200
     assert int(batch["seed"].min()) >= 0
     assert Counter(batch["index"].tolist()) == dict.fromkeys(range(5), 40)

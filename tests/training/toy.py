@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pochade.data.samples import Samples
 from pochade.nn.keyed_random import keyed_normal
 from pochade.training.loader import draw
 from pochade.training.stage import Stage
@@ -28,7 +29,7 @@ class ToyData:
     size: int = 40
 
 
-class ToyDataset:
+class ToyDataset(Samples):
     """Samples of numbers; the numbers come from the key, the name from the index."""
 
     def __init__(self, size: int = 40) -> None:
@@ -110,7 +111,7 @@ def toy_stage(**changes: Any) -> Stage:
 
 def order(size: int, seed: int, count: int) -> list[int]:
     """The indices that a run draws first."""
-    return draw(ToyDataset(size), seed, range(count))["index"].tolist()
+    return draw(ToyDataset(size), seed, range(count), count)["index"].tolist()
 
 
 def fingerprint(checkpoint: Path) -> dict[str, str]:

@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 from PIL import Image
 
-from pochade.data.dataset import Dataset, Item
+from pochade.data.dataset import Dataset, Item, Shape
 from pochade.data.report import Report
 from pochade.errors import PochadeError
 
@@ -123,7 +123,10 @@ class Captioned(Dataset):
     def image(self, index: int, size: int) -> Image.Image:
         return self.dataset.image(index, size)
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        return self.dataset.fitted(index, width, height)
+
+    def dimensions(self, index: int) -> Shape | None:
         return self.dataset.dimensions(index)
 
     def identity(self, index: int) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 from PIL import Image
 
 from pochade.errors import PochadeError
+from pochade.images.decode import fitted
 
 if TYPE_CHECKING:
     from pochade.data.report import Report
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 Split = Literal["train", "held_out", "composed", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
 HELD_OUT_FRACTION = 0.1
+Shape = tuple[int, int]
+"""Width and height of a picture in pixels."""
 LARGEST = 8192
 """Rows and columns in pixels that a picture can have."""
 
@@ -79,11 +82,18 @@ class Dataset(ABC):
             PochadeError: a size outside 1 to 8192.
         """
 
+    def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        """Picture ``index``, RGB, ``width`` by ``height`` pixels: the largest part of that ratio in its middle.
+
+        Raises as ``image``.
+        """
+        return fitted(self.image(index, max(width, height)), width, height)
+
     @abstractmethod
     def identity(self, index: int) -> str:
         """A hexadecimal text that changes with the bytes of picture ``index``, not with its place or time."""
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:  # noqa: ARG002
+    def dimensions(self, index: int) -> Shape | None:  # noqa: ARG002
         """Width and height in pixels of picture ``index`` as stored; None where it is drawn, square, at any size."""
         return None
 
@@ -137,10 +147,13 @@ class Subset(Dataset):
     def image(self, index: int, size: int) -> Image.Image:
         return self.dataset.image(self.indices[index], size)
 
+    def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        return self.dataset.fitted(self.indices[index], width, height)
+
     def identity(self, index: int) -> str:
         return self.dataset.identity(self.indices[index])
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         return self.dataset.dimensions(self.indices[index])
 
     @property

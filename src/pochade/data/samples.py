@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pochade.data.dataset import Dataset
-from pochade.nn.keyed_random import keyed_integers
+from pochade.nn.keyed_random import keyed_integers, permuted
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -38,11 +38,20 @@ class Samples(Protocol):
 
     ``len`` is the number of samples that an epoch shows. ``batch`` gives those at ``indices`` [B] int64 in [0, len);
     whatever is random in them comes from ``keys`` [B] int64, so that a sample is the same alone and in any batch.
+    ``order`` says which samples are seen at ``positions`` [B] int64 of a run with ``seed``, in steps of ``batch_size``:
+    each epoch is a permutation of its own. ``notes`` are lines to print before a training.
     """
 
     def __len__(self) -> int: ...
 
     def batch(self, indices: Tensor, keys: Tensor) -> Batch: ...
+
+    def order(self, seed: int, positions: Tensor, batch_size: int) -> Tensor:
+        del batch_size
+        return permuted(seed, positions, len(self))
+
+    def notes(self) -> list[str]:
+        return []
 
 
 class Groups:
@@ -112,17 +121,17 @@ def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
         return list(pool.map(function, items))
 
 
-def decode(dataset: Dataset, pictures: Sequence[int], size: int) -> Tensor:
-    """Pictures of a data set as [B, 3, size, size] float32 in [-1, 1].
+def decode(dataset: Dataset, pictures: Sequence[int], width: int, height: int) -> Tensor:
+    """Pictures of a data set as [B, 3, height, width] float32 in [-1, 1].
 
     Raises:
         BadImage: one cannot be read any more.
     """
-    pixels = np.stack(in_threads(lambda picture: np.asarray(dataset.image(picture, size)), pictures))
+    pixels = np.stack(in_threads(lambda picture: np.asarray(dataset.fitted(picture, width, height)), pictures))
     return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
-class PixelSamples:
+class PixelSamples(Samples):
     """Pictures as pixels: ``{"image" [B, 3, size, size] in [-1, 1], "name"}``, a variant of each group drawn evenly."""
 
     def __init__(self, dataset: Dataset, size: int) -> None:
@@ -135,4 +144,4 @@ class PixelSamples:
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         pictures: list[int] = self._groups.draw(indices, keys).tolist()
         names = [self.dataset.item(picture).name for picture in pictures]
-        return {"image": decode(self.dataset, pictures, self.size), "name": names}
+        return {"image": decode(self.dataset, pictures, self.size, self.size), "name": names}

@@ -6,7 +6,7 @@ from hashlib import sha256
 import numpy as np
 from PIL import Image
 
-from pochade.data.dataset import Dataset, Item
+from pochade.data.dataset import Dataset, Item, Shape
 from pochade.data.report import Report
 from pochade.errors import PochadeError
 
@@ -59,7 +59,7 @@ class Shifted(Dataset):
         page.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, top))
         return page
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         return self.dataset.dimensions(index // self.rows)
 
     def identity(self, index: int) -> str:

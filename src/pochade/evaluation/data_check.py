@@ -273,7 +273,7 @@ def _reconstruction(
     with progress_bar(progress) as bar:
         for start in bar.track(range(0, len(dataset), _BATCH), description="encoding and decoding"):
             places = range(start, min(len(dataset), start + _BATCH))
-            images = decode(dataset, places, size)
+            images = decode(dataset, places, size, size)
             given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1)
             found = psnr(given.float(), images).clamp(max=BEST).tolist()
             values += [(dataset.item(index).name, value) for index, value in zip(places, found, strict=True)]

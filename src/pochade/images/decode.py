@@ -21,6 +21,7 @@ __all__ = [
     "UNSUPPORTED",
     "BadImage",
     "dimensions",
+    "fitted",
     "load_image",
     "square",
     "to_image",
@@ -32,11 +33,20 @@ __all__ = [
 
 def square(image: Image.Image, size: int) -> Image.Image:
     """The largest centred square of ``image``, resampled to ``size`` by ``size`` (Lanczos, antialiased)."""
-    side = min(image.size)
-    left, top = (image.width - side) / 2, (image.height - side) / 2
-    if image.size == (size, size):
+    return fitted(image, size, size)
+
+
+def fitted(image: Image.Image, width: int, height: int) -> Image.Image:
+    """The largest centred part of ``image`` of that ratio, resampled to that size (Lanczos, antialiased)."""
+    if image.size == (width, height):
         return image
-    return image.resize((size, size), Image.Resampling.LANCZOS, box=(left, top, left + side, top + side))
+    wide, high = image.size
+    if wide * height > high * width:
+        wide = high * width / height
+    else:
+        high = wide * height / width
+    left, top = (image.width - wide) / 2, (image.height - high) / 2
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=(left, top, left + wide, top + high))
 
 
 def to_tensor(image: Image.Image) -> Tensor:

@@ -64,7 +64,7 @@ def edit() -> list[AnyStage]:
 
 def lora() -> list[AnyStage]:
     """A LoRA for a trained model of any family (set task.base) on your own pictures (set data.source)."""
-    return [lora_stage(ImageData(None, 0), LoRASettings())]
+    return [lora_stage(ImageData(None, 0, ratios=2.0), LoRASettings())]
 
 
 def edit_lora() -> list[AnyStage]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from pochade.data.buckets import check_ratio
 from pochade.data.captioned import DRAWS, PLACE, Captioned, Wording
 from pochade.data.dataset import Dataset, Split
 from pochade.data.report import MAX_SKIPPED
@@ -17,7 +18,7 @@ from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
 from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
 from pochade.images.decode import MAX_MEGAPIXELS
-from pochade.training.stage import DataSettings
+from pochade.training.stage import DataSettings, Settings, Stage
 
 T = TypeVar("T")
 
@@ -33,6 +34,9 @@ class ImageData(DataSettings):
     set."""
     size: int = 64
     """Rows and columns in pixels; 0: those of the model that a LoRA is trained for."""
+    ratios: float | None = None
+    """Pictures keep their ratio of width to height up to so many to one, in shapes of about ``size`` x ``size`` pixels,
+    each batch of one. None: they are cropped to squares."""
     held_out: bool = True
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
     best: float = 1.0
@@ -89,6 +93,10 @@ class ImageData(DataSettings):
         """
         if self.size < 8 or self.size % 8:
             raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
+        if self.ratios is not None:
+            check_ratio(self.ratios)
+            if self.shifts is not None:
+                raise PochadeError(f"data.ratios: {self.ratios:g} given with data.shifts, whose copies are squares")
         source = required(self.source, "data.source", stage)
         wording = self.wording
         dataset = source.open(split if self.held_out else "all", reading=self.reading)
@@ -143,6 +151,15 @@ class PairData(DataSettings):
             source = source.with_pictures(self.source)
         reading = Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
         return source.open(size, "train" if self.held_out else "all", tasks=tasks, reading=reading)
+
+
+def check_squares(stage: Stage[Settings, ImageData]) -> None:
+    """Raises PochadeError where a stage that works on squares is to keep the ratios of pictures."""
+    if stage.data.ratios is not None:
+        raise PochadeError(
+            f"data.ratios: {stage.data.ratios:g} given for {stage.name}, which works on squares: allowed is none, or "
+            f"FIELD of another stage alone, as flow.data.ratios"
+        )
 
 
 def _missing(name: str, source: Source | PairSource | None) -> list[str]:

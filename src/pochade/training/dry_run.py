@@ -139,7 +139,7 @@ def _trial(
     seconds = fastest * stage.batch_size / short.batch_size
     sample = short.batch_size // short.accumulate
     own = stage.batch_size // stage.accumulate
-    drawn = draw(work.samples, short.seed, range(sample))
+    drawn = draw(work.samples, short.seed, range(sample), short.batch_size)
     batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in drawn.items()}
     activations = activation_bytes(work.task, batch, short.precision)
     fixed, trained = fixed_memory(work.task)

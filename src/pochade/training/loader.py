@@ -1,7 +1,8 @@
 """Batches as a pure function of the seed and the position in the run.
 
-Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L``, and all that is random in
-it comes from its key; both are functions of (seed, p) alone (``pochade.nn.keyed_random``). The position is one integer,
+Sample p of a run (p = 0, 1, ...) is entry ``p mod L`` of the permutation of epoch ``p // L`` (or what ``Samples.order``
+makes of p, where batches are of one shape each), and all that is random in it comes from its key; both are functions of
+(seed, p) alone (``pochade.nn.keyed_random``). The position is one integer,
 so a run resumes exactly and any number of processes sees the same samples: rank r of R takes rows r, r + R, ... of each
 batch.
 """
@@ -16,15 +17,15 @@ from torch import Tensor
 
 from pochade.data.samples import Samples
 from pochade.errors import PochadeError
-from pochade.nn.keyed_random import permuted, sample_keys
+from pochade.nn.keyed_random import sample_keys
 from pochade.training.task import Batch
 
 
-def draw(samples: Samples, seed: int, positions: Sequence[int]) -> Batch:
-    """The samples at ``positions`` of the run, with their keys as ``"seed"`` [B] int64."""
+def draw(samples: Samples, seed: int, positions: Sequence[int], batch_size: int) -> Batch:
+    """The samples at ``positions`` of the run in steps of ``batch_size``, with their keys as ``"seed"`` [B] int64."""
     where = torch.tensor(positions)
     keys = sample_keys(seed, where)
-    return {**samples.batch(permuted(seed, where, len(samples)), keys), "seed": keys}
+    return {**samples.batch(samples.order(seed, where, batch_size), keys), "seed": keys}
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Loader:
                 for part in range(self.accumulate):
                     if self._closed.is_set():
                         return
-                    self._put(self._moved(draw(self.samples, self.seed, self.positions(step, part))))
+                    self._put(self._moved(draw(self.samples, self.seed, self.positions(step, part), self.batch_size)))
             self._put(None)
         except BaseException as error:
             self._put(error)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pochade.data.samples import Batch
+from pochade.data.samples import Batch, Samples
 from pochade.errors import PochadeError
 from pochade.flow.consistency import euler_step, grid, step_weight
 from pochade.flow.sampling import sample
@@ -292,7 +292,7 @@ def families() -> list[str]:
     return list(FAMILIES)
 
 
-class Latents:
+class Latents(Samples):
     """Rows in the form of the latent cache."""
 
     def __init__(self, denoiser: Any) -> None:

@@ -9,7 +9,7 @@ from pochade.data.cache.build import build_cache
 from pochade.data.cache.latents import CachedLatents, LatentEncoders, check_pictures
 from pochade.data.cache.part_cache import Contents, PartCache, Values
 from pochade.data.dataset import Dataset
-from pochade.data.samples import Batch, in_threads
+from pochade.data.samples import Batch, Samples, in_threads
 from pochade.images.edges import edges, encode_lines, load_canny
 
 VERSION = 1
@@ -45,7 +45,7 @@ def cache_edges(
     return CachedEdges(latents, build_cache(contents, folder, progress=progress))
 
 
-class CachedEdges:
+class CachedEdges(Samples):
     """Samples of cached latents, each with ``"control"`` [B, C, h, w], the latents of its picture's edges."""
 
     def __init__(self, latents: CachedLatents, cache: PartCache) -> None:

@@ -16,7 +16,7 @@ from pochade.data.cache.build import build_cache
 from pochade.data.cache.latents import CachedLatents, channel_statistics, check_pictures
 from pochade.data.cache.part_cache import Contents, PartCache, Values
 from pochade.data.dataset import Dataset
-from pochade.data.samples import Batch, Stream, in_threads
+from pochade.data.samples import Batch, Samples, Stream, in_threads
 from pochade.errors import PochadeError
 from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_integers
@@ -84,7 +84,7 @@ def cache_image_prompts(
     return CachedImagePrompts(latents, build_cache(contents, folder, progress=progress))
 
 
-class CachedImagePrompts:
+class CachedImagePrompts(Samples):
     """Samples of cached latents, each with ``"image_prompt"`` [B, R, D_image] float32, the features of a view of its
     picture."""
 

@@ -20,8 +20,8 @@ from pochade.data.cache.build import build_cache
 from pochade.data.cache.part_cache import INDEX, Contents, PartCache, Values
 from pochade.data.cache.parts import KEYS as _KEYS
 from pochade.data.cache.parts import DamagedPart, as_bytes, as_text, keys_array, keys_tensor, map_tensors
-from pochade.data.dataset import Dataset
-from pochade.data.samples import Batch, Groups, Stream, decode, digest, digests, distinct
+from pochade.data.dataset import Dataset, Shape
+from pochade.data.samples import Batch, Groups, Samples, Stream, decode, digest, digests, distinct
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import keyed_integers
 from pochade.tensors import write_tensors
@@ -52,11 +52,12 @@ class LatentEncoders:
 
 
 def cache_latents(
-    dataset: Dataset, size: int, encoders: LatentEncoders, folder: Path, *, progress: bool = True
+    dataset: Dataset, size: int | Shape, encoders: LatentEncoders, folder: Path, *, progress: bool = True
 ) -> "CachedLatents":
-    """Latents of all pictures of ``dataset`` at ``size`` pixels, with the vectors of their captions, or classes.
+    """Latents of all pictures of ``dataset``, with the vectors of their captions, or their classes.
 
     Args:
+        size: in pixels, of a side or the width and the height.
         folder: of all caches of a run; what of it fits is used, what is missing is made by all processes that call this
             at once (``pochade.data.cache.build``), and what does not fit is left as it is.
 
@@ -80,7 +81,7 @@ def cache_latents(
     return CachedLatents(own)
 
 
-class CachedLatents:
+class CachedLatents(Samples):
     """Samples of cached latents: ``{"latents" [B, C, h, w] float32, "name"}`` with text vectors, words or classes.
 
     - text vectors: "tokens" [B, M, D_text] float32, M the longest of the batch, "mask" [B, M], "pooled" [B, D_pool];
@@ -237,9 +238,11 @@ class _Table:
         write_tensors(folder / INDEX, tensors, {"about": json.dumps(about)})
 
 
-def _images(dataset: Dataset, size: int, encoders: LatentEncoders, table: _Table) -> Contents[Tensor]:
+def _images(dataset: Dataset, size: int | Shape, encoders: LatentEncoders, table: _Table) -> Contents[Tensor]:
+    width, height = (size, size) if isinstance(size, int) else size
+
     def load(rows: list[int]) -> Tensor:
-        return decode(dataset, table.first_picture[rows].tolist(), size)
+        return decode(dataset, table.first_picture[rows].tolist(), width, height)
 
     def encode(images: Tensor) -> Values:
         return {"latents": encoders.encode_images(images).float()}

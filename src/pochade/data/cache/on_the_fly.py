@@ -4,13 +4,13 @@ import torch
 from torch import Tensor
 
 from pochade.data.cache.latents import LatentEncoders
-from pochade.data.dataset import Dataset
+from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Batch, Samples, Stream, decode, groups_of
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import keyed_integers
 
 
-def encode_on_the_fly(dataset: Dataset, size: int, encoders: LatentEncoders) -> Samples:
+def encode_on_the_fly(dataset: Dataset, size: int | Shape, encoders: LatentEncoders) -> Samples:
     """The batches of ``pochade.data.cache.latents.cache_latents``, but for rounding, without a cache.
 
     They come from the device of the encoders, which are run by the thread that requests a batch.
@@ -23,9 +23,10 @@ def encode_on_the_fly(dataset: Dataset, size: int, encoders: LatentEncoders) -> 
     return _Encoded(dataset, size, encoders)
 
 
-class _Encoded:
-    def __init__(self, dataset: Dataset, size: int, encoders: LatentEncoders) -> None:
-        self.dataset, self.size, self.encoders = dataset, size, encoders
+class _Encoded(Samples):
+    def __init__(self, dataset: Dataset, size: int | Shape, encoders: LatentEncoders) -> None:
+        self.dataset, self.encoders = dataset, encoders
+        self.width, self.height = (size, size) if isinstance(size, int) else size
         self.groups = groups_of(dataset)
 
     def __len__(self) -> int:
@@ -35,7 +36,7 @@ class _Encoded:
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         pictures: list[int] = self.groups.draw(indices, keys).tolist()
         items = [self.dataset.item(picture) for picture in pictures]
-        latents = self.encoders.encode_images(decode(self.dataset, pictures, self.size)).float()
+        latents = self.encoders.encode_images(decode(self.dataset, pictures, self.width, self.height)).float()
         batch: Batch = {"latents": latents, "name": [item.name for item in items]}
         if self.dataset.classes:
             return {**batch, "class_label": torch.tensor([-1 if item.label is None else item.label for item in items])}

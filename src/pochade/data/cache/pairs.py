@@ -17,7 +17,7 @@ from pochade.data.cache.build import build_cache
 from pochade.data.cache.latents import CachedLatents, LatentEncoders, caption_contents
 from pochade.data.cache.part_cache import INDEX, Contents, PartCache, Values
 from pochade.data.cache.parts import DamagedPart, as_bytes, map_tensors
-from pochade.data.samples import Batch, Stream, digest, digests, distinct, in_threads
+from pochade.data.samples import Batch, Samples, Stream, digest, digests, distinct, in_threads
 from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import keyed_integers, keyed_uniform
@@ -94,7 +94,7 @@ def _chunks(count: int) -> list[Tensor]:
     return list(torch.arange(count).split(4096))
 
 
-class CachedPairs:
+class CachedPairs(Samples):
     """Samples of cached pairs.
 
     ``{"latents" and "source" [B, C, h, w], "source_mask" [B, 1, h, w] in {0, 1}, "task" [B], "tokens" [B, M, D_text],
@@ -163,7 +163,7 @@ class CachedPairs:
         return self.cache.texts(rows, "instruction")
 
 
-class PairsAndPictures:
+class PairsAndPictures(Samples):
     """Pairs, and in place of a fraction of them pictures with their captions: their source is zero, their task -1.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 from pochade.data.cache.build import build_cache
 from pochade.data.cache.latents import CachedLatents
 from pochade.data.cache.part_cache import Contents, PartCache, Values
-from pochade.data.samples import Batch, Stream
+from pochade.data.samples import Batch, Samples, Stream
 from pochade.errors import FailureError, PochadeError
 from pochade.nn.keyed_random import keyed_integers, sample_keys
 
@@ -65,7 +65,7 @@ def record_keys(latents: CachedLatents, pictures: Tensor, records: Tensor) -> Te
     return sample_keys(Stream.RECORD, words[pictures] + records)
 
 
-class CachedVelocities:
+class CachedVelocities(Samples):
     """Samples of cached latents, each with a record of the teacher.
 
     Beside the picture and its caption, vectors, or class: ``"record_seed"`` [B] int64, from which noise, time and

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
-from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, split_of
+from pochade.data.dataset import Dataset, Item, Shape, Split, check_size, check_split, split_of
 from pochade.data.progress import each
 from pochade.data.report import MAX_SKIPPED, Report, readable
 from pochade.data.sources.formats import READERS
 from pochade.data.store import read_store, stamp
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.files import write_json
-from pochade.images.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, dimensions, load_image, square
+from pochade.images.decode import MAX_MEGAPIXELS, UNSUPPORTED, BadImage, dimensions, fitted, load_image
 
 CHECKED = "checked.json"
 CHECK = 3
@@ -103,11 +103,11 @@ class Picture:
         limit = reading.max_megapixels
         return load_image(data, size=size, max_megapixels=limit, background=colour, name=self.name)
 
-    def pixels(self, data: bytes) -> tuple[int, int] | None:
+    def pixels(self, data: bytes) -> Shape | None:
         """Columns and rows as they lie in its bytes; None where it is drawn, square, at any size. Raises `BadImage`."""
         return dimensions(data, self.name)
 
-    def examine(self, data: bytes, reading: Reading) -> tuple[tuple[str, ...], tuple[int, int] | None]:
+    def examine(self, data: bytes, reading: Reading) -> tuple[tuple[str, ...], Shape | None]:
         """Decodes all of it: the conversions it took, and its width and height upright; raises `BadImage`."""
         image, conversions = self.load(data, CHECKED_SIDE, reading)
         lying = self.pixels(data)
@@ -149,7 +149,7 @@ class Records(ABC):
         """The SHA-256 of the bytes of a picture."""
 
     @abstractmethod
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         """Width and height in pixels of a picture, upright; None where it is drawn, square, at any size."""
 
     def chosen(self, split: Split) -> np.ndarray:
@@ -262,11 +262,15 @@ class ImageFiles(Dataset):
         return self.records.picture(row), self.records.side(row)
 
     def image(self, index: int, size: int) -> Image.Image:
+        return self.fitted(index, size, size)
+
+    def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        size = max(width, height)
         check_size(size)
         picture = self.picture(index)
-        return square(picture.load(picture.read(), size, self.reading)[0], size)
+        return fitted(picture.load(picture.read(), size, self.reading)[0], width, height)
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         return self.records.dimensions(int(self._rows[index]))
 
     def identity(self, index: int) -> str:
@@ -313,7 +317,7 @@ class CheckedPictures(Records):
         name, file, captions, *others = json.loads(self._facts[start:end])
         return self._class(name, Path(file), tuple(captions), *others)
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         width, height = self._pixels[index].tolist()
         return (width, height) if width else None
 
@@ -337,7 +341,7 @@ def skip_all(report: Report, skipped: Iterable[tuple[str, str, str, int]]) -> No
 
 def _check(
     pictures: Sequence[Picture], report: Report, store: Path, reading: Reading
-) -> list[tuple[Picture, str, tuple[int, int] | None]]:
+) -> list[tuple[Picture, str, Shape | None]]:
     """Decodes every picture that ``store`` does not know unchanged; the usable ones with their SHA-256 and dimensions.
 
     What is not usable goes into the report.
@@ -369,7 +373,7 @@ def _check(
         return {**found, "sha256": sha256(data).hexdigest()}
 
     outcomes: dict[str, Any] = {}
-    usable: list[tuple[Picture, str, tuple[int, int] | None]] = []
+    usable: list[tuple[Picture, str, Shape | None]] = []
     for picture, outcome in each(examine, pictures, f"checking {report.source}", reading.progress):
         outcomes[readable(picture.name)] = outcome
         if "bad" in outcome:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from PIL import Image
 
-from pochade.data.dataset import Dataset, Item
+from pochade.data.dataset import Dataset, Item, Shape
 from pochade.data.report import Report
 
 
@@ -40,7 +40,11 @@ class Joined(Dataset):
         number, inside = self._at(index)
         return self.parts[number].image(inside, size)
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        number, inside = self._at(index)
+        return self.parts[number].fitted(inside, width, height)
+
+    def dimensions(self, index: int) -> Shape | None:
         number, inside = self._at(index)
         return self.parts[number].dimensions(inside)
 

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pochade.data.dataset import Split
+from pochade.data.dataset import Shape, Split
 from pochade.data.progress import each
 from pochade.data.report import Report
 from pochade.data.sources.class_names import MOST_CLASSES, read_class_names
@@ -186,7 +186,7 @@ class _Part:
         )
 
 
-_Usable = tuple[Picture, bytes, tuple[int, int] | None]
+_Usable = tuple[Picture, bytes, Shape | None]
 """A picture, the SHA-256 of its bytes, and its width and height."""
 
 
@@ -236,7 +236,7 @@ class _ShardRecords(Records):
         part, row = self._at(index)
         return part.picture(row)
 
-    def dimensions(self, index: int) -> tuple[int, int] | None:
+    def dimensions(self, index: int) -> Shape | None:
         part, row = self._at(index)
         width, height = part.columns["pixels"][row].tolist()
         return (width, height) if width else None

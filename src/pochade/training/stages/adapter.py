@@ -16,7 +16,7 @@ from pochade.flow.weighting import Weighting
 from pochade.images.sheets import sheet
 from pochade.nn.keyed_random import keyed_uniform
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.training.data import ImageData
+from pochade.training.data import ImageData, check_squares
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask
@@ -115,6 +115,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
         """The stage made ready, given the latents of the data."""
 
     def check(self, stage: Stage[A, ImageData], earlier: Sequence[AnyStage], components: Components) -> Data:
+        check_squares(stage)
         check_cached(stage)
         pipeline = self.model(stage, components)
         self.with_input(stage, pipeline)

@@ -21,7 +21,7 @@ from pochade.data.samples import PixelSamples
 from pochade.errors import PochadeError, nearest
 from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_normal
-from pochade.training.data import ImageData
+from pochade.training.data import ImageData, check_squares
 from pochade.training.overrides import read_options
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
@@ -183,6 +183,7 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
     weights = "model"
 
     def check(self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        check_squares(stage)
         data = {} if stage.task.ready is not None else {"data.source": stage.data.open(stage=stage.name)}
         check_size(stage.data.size, self.autoencoder(stage, earlier, components).downsampling)
         return data

@@ -230,7 +230,7 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         torch.manual_seed(stage.seed)
         task = ConsistencyTask(teacher.denoiser, stage.task)
         started = with_start(stage, task.student)
-        samples = latents_of(stage.data, dataset, teacher.autoencoder, text_of(teacher), inputs)
+        samples = latents_of(stage.data, dataset, teacher, text_of(teacher), inputs)
         distilled = TextToImagePipeline(
             teacher.autoencoder,
             task.student,

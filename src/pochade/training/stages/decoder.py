@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pochade.autoencoders.tiny_decoder import for_autoencoder
 from pochade.data.samples import PixelSamples
 from pochade.nn.keyed_random import keyed_normal
-from pochade.training.data import ImageData
+from pochade.training.data import ImageData, check_squares
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
@@ -97,6 +97,7 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
     weights = "model"
 
     def check(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        check_squares(stage)
         dataset = stage.data.open(stage=stage.name)
         autoencoder = self.autoencoder(stage, earlier, components)
         with torch.device("meta"):

@@ -15,7 +15,7 @@ from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
 from pochade.pipelines import hub
-from pochade.training.data import ImageData
+from pochade.training.data import ImageData, check_squares
 from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
@@ -150,6 +150,7 @@ class DistillationKind(FlowKind[DistillationSettings]):
     """Training a denoiser by another's velocities: ``FlowKind`` on the teacher's latents, beside its cached answers."""
 
     def check(self, stage: DistillationStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        check_squares(stage)
         check_cached(stage)
         teacher = stage.task.teacher
         if teacher is None:

@@ -311,7 +311,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         pipeline = self.pipeline(stage, dataset, autoencoder, inputs)
         started = with_start(stage, pipeline.denoiser)  # a start that does not fit is found before the data are encoded
         frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
-        samples = latents_of(stage.data, dataset, autoencoder, frozen, inputs)
+        samples = latents_of(stage.data, dataset, pipeline, frozen, inputs)
         return self.work(stage, started, pipeline, samples, dataset, inputs.components.folder(name), FlowTask)
 
     def pipeline(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 
+from pochade.data.buckets import lost
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Samples
 from pochade.data.sources import SyntheticSource
@@ -32,6 +33,8 @@ Data = Mapping[str, Dataset | PairDataset]
 SYNTHETIC_PICTURES = 16
 """Pictures of the data set of a dry run."""
 SYNTHETIC_CLASSES = 10
+CROPPED = 0.001
+"""Share of the pixels that are lost by cropping, from which it is said."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +93,11 @@ class Work(ABC):
         return [dataset for dataset in self.data.values() if isinstance(dataset, Dataset)]
 
     def notes(self) -> list[str]:
-        """What became of the files of the data, a line for each data set that is read from files."""
+        """What became of the files of the data, a line for each data set that is read from files, and of the pictures'
+        ratios."""
         opened = ((dataset.report, len(dataset)) for dataset in self.datasets)
-        return [f"{count} samples to train on; {report.summary()}" for report, count in opened if report is not None]
+        files = [f"{count} samples to train on; {report.summary()}" for report, count in opened if report is not None]
+        return [*files, *(self.samples.notes() or cropped_to_squares(self.datasets))]
 
     def preview(self) -> "Image.Image | None":
         """A sheet of what the network gives as it is; None where there is nothing to show yet."""
@@ -136,6 +141,12 @@ class Kind(ABC, Generic[S, D]):
         Raises PochadeError where there is none.
         """
         raise PochadeError(f"task: {stage.name} works on no latents")
+
+
+def cropped_to_squares(datasets: Sequence[Dataset]) -> list[str]:
+    """How much is lost where pictures are cropped to squares, a line for each data set of which something is."""
+    shares = [lost([data.dimensions(i) for i in range(len(data))], lambda _: (1, 1)) for data in datasets]
+    return [f"{share:.1%} of the pixels are cropped, to squares" for share in shares if share >= CROPPED]
 
 
 def with_synthetic_pictures(stage: Stage[S, D], classes: Sequence[str] = ()) -> Stage[S, D]:

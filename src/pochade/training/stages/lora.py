@@ -265,7 +265,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         pipeline, sized = self.model(stage, inputs.components)
         dataset = sized.data.open(stage=stage.name)
         frozen = None if settings.text else text_of(pipeline)
-        samples = latents_of(sized.data, dataset, pipeline.autoencoder, frozen, inputs)
+        samples = latents_of(sized.data, dataset, pipeline, frozen, inputs)
         add_adapters(pipeline, settings, stage.seed, text=settings.text)
         trained = pipeline.denoiser, settings, pipeline.text_encoder if settings.text else None
         few = takes_few_steps(pipeline)

@@ -11,9 +11,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pochade import denoisers
+from pochade.data.buckets import Bucketed, shapes
 from pochade.data.cache.latents import LatentEncoders, cache_latents
 from pochade.data.cache.on_the_fly import encode_on_the_fly
-from pochade.data.dataset import Dataset
+from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Samples
 from pochade.errors import PochadeError, naming
 from pochade.images.sheets import sheet
@@ -278,10 +279,25 @@ def check_cached(stage: Stage[Settings, ImageData]) -> None:
 
 
 def latents_of(
-    data: ImageData, dataset: Dataset, autoencoder: Any, text_encoder: PromptEncoder | None, inputs: Inputs
+    data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline, text_encoder: PromptEncoder | None, inputs: Inputs
 ) -> Samples:
-    """The latents of a data set with their text, cached below the run or, where the data say so, encoded as drawn."""
+    """The latents of a data set with their text, cached below the run or, where the data say so, encoded as drawn.
+
+    Where the data keep the ratios of pictures, in buckets of one shape each.
+    """
+    autoencoder = pipeline.autoencoder
+
+    def encoded(encoders: LatentEncoders) -> Samples:
+        def at(part: Dataset, size: int | Shape) -> Samples:
+            if not data.cached:
+                return encode_on_the_fly(part, size, encoders)
+            return cache_latents(part, size, encoders, inputs.cache, progress=inputs.progress)
+
+        if data.ratios is None:
+            return at(dataset, data.size)
+        return Bucketed(dataset, shapes(data.size, pipeline.size_multiple, data.ratios), at)
+
     if not data.cached:
-        return encode_on_the_fly(dataset, data.size, latent_encoders(autoencoder, text_encoder, inputs.device))
+        return encoded(latent_encoders(autoencoder, text_encoder, inputs.device))
     with encoding_on(inputs.device, autoencoder, text_encoder) as encoders:
-        return cache_latents(dataset, data.size, encoders, inputs.cache, progress=inputs.progress)
+        return encoded(encoders)
