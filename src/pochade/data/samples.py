@@ -12,7 +12,11 @@ import torch
 from torch import Tensor
 
 from pochade.data.dataset import Dataset
+from pochade.device import device_memory
 from pochade.nn.keyed_random import keyed_integers, permuted
+
+KEPT_SHARE = 0.25
+"""Of the free memory, for pictures that are decoded."""
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -117,7 +121,7 @@ def groups_of(dataset: Dataset) -> Groups:
 
 def in_threads(function: Callable[[T], R], items: Sequence[T]) -> list[R]:
     """``function`` of each of ``items``, in a few threads: for what releases the interpreter, as decoding does."""
-    with ThreadPoolExecutor(max(1, min(8, os.cpu_count() or 1, len(items))), "pochade-decoder") as pool:
+    with ThreadPoolExecutor(max(1, min(16, os.cpu_count() or 1, len(items))), "pochade-decoder") as pool:
         return list(pool.map(function, items))
 
 
@@ -127,16 +131,31 @@ def decode(dataset: Dataset, pictures: Sequence[int], width: int, height: int) -
     Raises:
         BadImage: one cannot be read any more.
     """
-    pixels = np.stack(in_threads(lambda picture: np.asarray(dataset.fitted(picture, width, height)), pictures))
-    return (torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
+    return _normalised(_pixels(dataset, pictures, width, height))
+
+
+def _pixels(dataset: Dataset, pictures: Sequence[int], width: int, height: int) -> list[np.ndarray]:
+    """Of each picture [height, width, 3] uint8."""
+    return in_threads(lambda picture: np.asarray(dataset.fitted(picture, width, height)), pictures)
+
+
+def _normalised(pixels: Sequence[np.ndarray]) -> Tensor:
+    return (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
 class PixelSamples(Samples):
-    """Pictures as pixels: ``{"image" [B, 3, size, size] in [-1, 1], "name"}``, a variant of each group drawn evenly."""
+    """Pictures as pixels: ``{"image" [B, 3, size, size] in [-1, 1], "name"}``, a variant of each group drawn evenly.
+
+    What was decoded stays in memory while a quarter of what was free has room for it: decoding takes longer than a
+    step of an autoencoder on a GPU.
+    """
 
     def __init__(self, dataset: Dataset, size: int) -> None:
         self.dataset, self.size = dataset, size
         self._groups = groups_of(dataset)
+        memory = device_memory(torch.device("cpu"))
+        self._room = 0 if memory is None else int(KEPT_SHARE * memory.free) // (3 * size**2)
+        self._kept: dict[int, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self._groups)
@@ -144,4 +163,8 @@ class PixelSamples(Samples):
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
         pictures: list[int] = self._groups.draw(indices, keys).tolist()
         names = [self.dataset.item(picture).name for picture in pictures]
-        return {"image": decode(self.dataset, pictures, self.size, self.size), "name": names}
+        unknown = [picture for picture in dict.fromkeys(pictures) if picture not in self._kept]
+        known = dict(zip(unknown, _pixels(self.dataset, unknown, self.size, self.size), strict=True))
+        image = _normalised([known[p] if p in known else self._kept[p] for p in pictures])
+        self._kept |= dict(list(known.items())[: self._room - len(self._kept)])
+        return {"image": image, "name": names}

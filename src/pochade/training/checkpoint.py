@@ -7,7 +7,7 @@ that model with the averaged weights. Nothing in it is a pickle.
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,8 @@ from pochade.files import atomic_folder, remove_folder, sha256, write_json, writ
 from pochade.tensors import read_tensors, tensor_entries, write_tensors
 from pochade.training.ema import module_tensors
 
+NAMED = 8
+"""Tensors that an error names at most, of each fault."""
 _WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
 
 Tensors = dict[str, Tensor]
@@ -133,8 +135,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model.
 
     Of a checkpoint the averaged weights are taken. Returns the file. Other floating types are converted.
-    Raises PochadeError, with all of them named, where tensors are missing, extra or of another shape, and
-    for a file that is no safetensors file.
+    Raises PochadeError where tensors are missing, extra or of another shape, and for a file that is no safetensors file.
     """
     file = _weight_file(Path(path))
     shapes = {name: entry.shape for name, entry in tensor_entries(file).items()}
@@ -146,8 +147,13 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     return file
 
 
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - NAMED
+    return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
+
+
 def check_tensors(source: str, given: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]]) -> None:
-    """Raises PochadeError naming every tensor that is missing, extra or of another shape."""
+    """Raises PochadeError naming tensors that are missing, extra or of another shape, the first ``NAMED`` of each."""
     faults = {
         "missing": [n for n in wanted if n not in given],
         "extra": sorted(n for n in given if n not in wanted),
@@ -156,7 +162,7 @@ def check_tensors(source: str, given: Mapping[str, tuple[int, ...]], wanted: Map
         ],
     }
     if any(faults.values()):
-        text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in faults.items() if names)
+        text = "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names)
         raise PochadeError(f"{source}: its tensors do not fit the network: {text}")
 
 

@@ -6,7 +6,8 @@ import pytest
 
 from data.sources.iconify_sets import disc, write_folder, write_packed
 from pochade.data.sources.iconify import find_sets, read_set
-from pochade.data.sources.openmoji import on_colour, rasterise
+from pochade.data.sources.openmoji import on_colour
+from pochade.data.sources.svg import rasterise
 from pochade.errors import PochadeError
 
 WHITE = (255, 255, 255)

@@ -25,8 +25,8 @@ from pochade.data.sources.openmoji import (
     all_drawings,
     concept_of,
     on_colour,
-    rasterise,
 )
+from pochade.data.sources.svg import rasterise
 from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.images.decode import BadImage

@@ -1,6 +1,5 @@
 """OpenMoji: about 3,950 drawings with names, from installed packages alone (drawings CC BY-SA 4.0)."""
 
-import io
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from PIL import Image
 from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, is_held_out, split_of
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.openmoji_groups import GROUPS, group_of_codes
+from pochade.data.sources.svg import rasterise
 from pochade.errors import missing_extra
 
 KEPT_BYTES = 256 * 2**20
@@ -110,17 +110,6 @@ def all_drawings() -> tuple[Drawing, ...]:
         keywords.pop(name.casefold(), None)
         items.append(Drawing(name, tuple(keywords.values()), concept_of(name), path.stem, path))
     return tuple(items)
-
-
-def rasterise(svg: Path | str, size: int) -> np.ndarray:
-    """A drawing, a file or SVG itself, as [size, size, 4] uint8, straight alpha."""
-    try:
-        import resvg_py
-    except ImportError as error:
-        raise missing_extra("resvg-py", "train") from error
-    path, string = (str(svg), None) if isinstance(svg, Path) else (None, svg)
-    png = resvg_py.svg_to_bytes(svg_path=path, svg_string=string, width=size, height=size, skip_system_fonts=True)
-    return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
 
 
 def on_colour(rgba: np.ndarray, colour: tuple[int, int, int]) -> np.ndarray:

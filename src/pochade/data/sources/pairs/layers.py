@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pochade.data.sources.openmoji import rasterise
+from pochade.data.sources.svg import rasterise
 
 PALETTE = {
     "red": ("EA5A47", "D22F27", "781E32"),
