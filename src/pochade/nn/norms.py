@@ -9,11 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+_AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.amp.is_autocast_available(kind))
+"""Found here and not when a norm runs: compilers of some versions cannot look into the question."""
+
 
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for the device of x."""
-    kind = x.device.type
-    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return x.device.type in _AUTOCAST and torch.is_autocast_enabled(x.device.type)
 
 
 def as_stream(x: Tensor) -> Tensor:

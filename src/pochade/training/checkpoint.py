@@ -135,7 +135,7 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model.
 
     Of a checkpoint the averaged weights are taken. Returns the file. Other floating types are converted.
-    Raises PochadeError where tensors are missing, extra or of another shape, and for a file that is no safetensors file.
+    Raises PochadeError where tensors are missing, extra or of another shape, and for a file of another kind.
     """
     file = _weight_file(Path(path))
     shapes = {name: entry.shape for name, entry in tensor_entries(file).items()}
@@ -147,7 +147,8 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     return file
 
 
-def _first(names: Sequence[str]) -> str:
+def first_names(names: Sequence[str]) -> str:
+    """The first ``NAMED``, and how many more there are."""
     more = len(names) - NAMED
     return ", ".join(names[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
@@ -162,7 +163,7 @@ def check_tensors(source: str, given: Mapping[str, tuple[int, ...]], wanted: Map
         ],
     }
     if any(faults.values()):
-        text = "; ".join(f"{kind}: {_first(names)}" for kind, names in faults.items() if names)
+        text = "; ".join(f"{kind}: {first_names(names)}" for kind, names in faults.items() if names)
         raise PochadeError(f"{source}: its tensors do not fit the network: {text}")
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.data.cache.build import build_cache
@@ -52,7 +53,13 @@ class LatentEncoders:
 
 
 def cache_latents(
-    dataset: Dataset, size: int | Shape, encoders: LatentEncoders, folder: Path, *, progress: bool = True
+    dataset: Dataset,
+    size: int | Shape,
+    encoders: LatentEncoders,
+    folder: Path,
+    *,
+    progress: bool = True,
+    one_length: bool = False,
 ) -> "CachedLatents":
     """Latents of all pictures of ``dataset``, with the vectors of their captions, or their classes.
 
@@ -60,6 +67,7 @@ def cache_latents(
         size: in pixels, of a side or the width and the height.
         folder: of all caches of a run; what of it fits is used, what is missing is made by all processes that call this
             at once (``pochade.data.cache.build``), and what does not fit is left as it is.
+        one_length: see ``CachedLatents``.
 
     Raises:
         PochadeError: there are no pictures, or one has neither a caption nor a class.
@@ -73,18 +81,20 @@ def cache_latents(
     own = folder / f"latents-{sha256(json.dumps(facts).encode()).hexdigest()[:16]}"
     found = CachedLatents.find(own)
     if found is not None:
+        found.one_length = one_length
         return found
     table = _Table(dataset)
     images = build_cache(_images(dataset, size, encoders, table), folder, progress=progress)
     captions = None if dataset.classes else build_cache(_captions(dataset, encoders, table), folder, progress=progress)
     table.write(own, images, captions)
-    return CachedLatents(own)
+    return CachedLatents(own, one_length=one_length)
 
 
 class CachedLatents(Samples):
     """Samples of cached latents: ``{"latents" [B, C, h, w] float32, "name"}`` with text vectors, words or classes.
 
-    - text vectors: "tokens" [B, M, D_text] float32, M the longest of the batch, "mask" [B, M], "pooled" [B, D_pool];
+    - text vectors: "tokens" [B, M, D_text] float32, M the longest of the batch, or of all with ``one_length``, "mask"
+      [B, M], "pooled" [B, D_pool];
     - words: "caption", a list;
     - classes: "class_label" [B] int64.
 
@@ -96,12 +106,14 @@ class CachedLatents(Samples):
         dataset: the fingerprint of the data set.
         images, captions: the part caches; without captions there are classes.
         longest: the most tokens of a caption; 0 where there are no text vectors.
+        one_length: whether all batches have the same M: compiled code serves one length.
 
     Raises:
         DamagedPart: there is no finished cache in ``folder``.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, one_length: bool = False) -> None:
+        self.one_length = one_length
         table, words = map_tensors(folder / INDEX)
         try:
             about = json.loads(words["about"])
@@ -159,6 +171,8 @@ class CachedLatents(Samples):
         if words or not self.longest:
             return {**batch, "caption": self.captions.texts(rows, "caption")}
         tokens, lengths = self.captions.gather_ragged(rows, "tokens")
+        if self.one_length:
+            tokens = F.pad(tokens, (0, 0, 0, self.longest - tokens.shape[1]))
         mask = torch.arange(tokens.shape[1]) < lengths[:, None]
         return {**batch, "tokens": tokens, "mask": mask, "pooled": self.captions.gather(rows, "pooled")}
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from PIL import Image
 
 from pochade import denoisers
-from pochade.data.cache.latents import CachedLatents, LatentEncoders, cache_latents
+from pochade.data.cache.latents import CachedLatents, LatentEncoders
 from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
@@ -154,7 +154,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
         is_new = self.with_input(stage, pipeline)
         dataset = stage.data.open(stage=stage.name)
         with encoding_on(inputs.device, pipeline.autoencoder, text_of(pipeline)) as encoders:
-            latents = cache_latents(dataset, stage.data.size, encoders, inputs.cache, progress=inputs.progress)
+            latents = inputs.cache_latents(dataset, stage.data.size, encoders)
             return self.work(stage, pipeline, is_new, dataset, latents, encoders, inputs)
 
     def synthetic(

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from pochade.data.cache.latents import cache_latents
 from pochade.data.cache.velocities import cache_velocities
 from pochade.errors import PochadeError
 from pochade.flow.guidance import Guidance, GuidedDenoiser
@@ -175,7 +174,7 @@ class DistillationKind(FlowKind[DistillationSettings]):
         started = with_start(stage, pipeline.denoiser)
         frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
         with encoding_on(inputs.device, teacher.autoencoder, frozen) as encoders:
-            latents = cache_latents(dataset, stage.data.size, encoders, inputs.cache, progress=inputs.progress)
+            latents = inputs.cache_latents(dataset, stage.data.size, encoders)
         identity = json.dumps([hub.model_sha256(folder), *(getattr(settings, name) for name in TEACHER_SHAPE)])
         answer = answers_of(teacher.denoiser, teacher.text_encoder, settings, inputs.device)
         samples = cache_velocities(latents, answer, settings.records, identity, inputs.cache, progress=inputs.progress)

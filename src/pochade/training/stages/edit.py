@@ -10,7 +10,6 @@ from PIL import Image
 from torch import Tensor
 
 from pochade import denoisers
-from pochade.data.cache.latents import cache_latents
 from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, cache_pairs
 from pochade.data.dataset import Dataset
 from pochade.data.report import Report
@@ -237,7 +236,7 @@ class EditKind(Kind[EditSettings, PairData]):
             samples: Samples = cached
             if settings.generate:
                 dataset = stage.data.images(size).open(stage=stage.name)
-                latents = cache_latents(dataset, size, encoders, inputs.cache, progress=inputs.progress)
+                latents = inputs.cache_latents(dataset, size, encoders)
                 samples = PairsAndPictures(cached, latents, settings.generate)
                 data["data.source"] = dataset
         return EditWork(

@@ -106,8 +106,7 @@ def encoded_conditioning(batch: Batch) -> Conditioning:
 def lengthened(tokens: Tensor, mask: Tensor, multiple: int = 8) -> tuple[Tensor, Tensor]:
     """Text [B, M, D] and its mask [B, M] with padding, so that M + 1, with a network's own first token, is a multiple.
 
-    Compiled code serves one length, and there would be one for each batch's longest text. Attention on GPUs wants
-    masks of such a length.
+    Attention on GPUs wants masks of such a length.
     """
     missing = -(tokens.shape[1] + 1) % multiple
     return F.pad(tokens, (0, 0, 0, missing)), F.pad(mask, (0, missing))

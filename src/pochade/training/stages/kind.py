@@ -10,7 +10,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 
 from pochade.data.buckets import lost
-from pochade.data.dataset import Dataset
+from pochade.data.cache.latents import CachedLatents, LatentEncoders, cache_latents
+from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Samples
 from pochade.data.sources import SyntheticSource
 from pochade.data.sources.pairs.pair import PairDataset
@@ -64,6 +65,11 @@ class Inputs:
     def model(self, name: str | None, role: Role) -> str:
         """The model that a stage names, or else the latest of a role (``check`` has made sure that there is one)."""
         return name if name is not None else str(self.models[role])
+
+    def cache_latents(self, dataset: Dataset, size: int | Shape, encoders: LatentEncoders) -> CachedLatents:
+        """See ``pochade.data.cache.latents``; on a GPU all batches have text of one length."""
+        one_length = self.device.type == "cuda"
+        return cache_latents(dataset, size, encoders, self.cache, progress=self.progress, one_length=one_length)
 
 
 @dataclass(kw_only=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pochade import denoisers
 from pochade.data.buckets import Bucketed, shapes
-from pochade.data.cache.latents import LatentEncoders, cache_latents
+from pochade.data.cache.latents import LatentEncoders
 from pochade.data.cache.on_the_fly import encode_on_the_fly
 from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Samples
@@ -23,6 +23,7 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
+from pochade.training.checkpoint import first_names
 from pochade.training.data import ImageData
 from pochade.training.overrides import read_options
 from pochade.training.stage import AnyStage, Settings, Stage
@@ -117,7 +118,7 @@ def latest_autoencoder(earlier: Sequence[AnyStage], components: Components) -> A
 def with_start(stage: Stage[Settings, ImageData], denoiser: Any) -> Stage[Settings, ImageData]:
     """The stage with its start weights settled: those of a whole model are loaded here, files by the loop.
 
-    Raises PochadeError, with all differences named, where the model holds another network.
+    Raises PochadeError where the model holds another network.
     """
     start = stage.initialise_from
     if start is None or not is_model(start):
@@ -135,7 +136,7 @@ def with_start(stage: Stage[Settings, ImageData], denoiser: Any) -> Stage[Settin
                 f"data.size: {stage.data.size} given, but initialise_from={start} was trained on {own}: allowed are "
                 f"data.size={own}, or task.options=sample_size={sides[1]} besides, which interpolates the positions"
             )
-        raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {', '.join(wrong)}")
+        raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {first_names(wrong)}")
     denoiser.load_state_dict(weights)
     return replace(stage, initialise_from=None)
 
@@ -291,7 +292,7 @@ def latents_of(
         def at(part: Dataset, size: int | Shape) -> Samples:
             if not data.cached:
                 return encode_on_the_fly(part, size, encoders)
-            return cache_latents(part, size, encoders, inputs.cache, progress=inputs.progress)
+            return inputs.cache_latents(part, size, encoders)
 
         if data.ratios is None:
             return at(dataset, data.size)
