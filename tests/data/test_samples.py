@@ -84,3 +84,20 @@ def test_a_picture_that_is_gone_is_named() -> None:
     samples = PixelSamples(Gone([Flat((0, 0, i), ("x",), name=f"{i}.png") for i in range(3)]), 4)
     with pytest.raises(BadImage, match=r"1\.png: unreadable"):
         samples.batch(torch.arange(3), keys(3))
+
+
+def test_pictures_are_decoded_once_while_there_is_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counted(MemoryDataset):
+        decoded = 0
+
+        def image(self, index, size):
+            Counted.decoded += 1
+            return super().image(index, size)
+
+    dataset = Counted([Flat((0, 0, i), ("x",), name=f"{i}.png") for i in range(6)])
+    samples = PixelSamples(dataset, 4)
+    monkeypatch.setattr(samples, "_room", 4)
+    first = samples.batch(torch.arange(6), keys(6))["image"]
+    assert torch.equal(samples.batch(torch.arange(6), keys(6))["image"], first)
+    assert Counted.decoded == 6 + 2
+    assert len(samples._kept) == 4

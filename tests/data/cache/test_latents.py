@@ -55,6 +55,19 @@ def test_latents_and_text_are_those_of_encoding_directly(tmp_path: Path) -> None
         assert seen == {(i, caption) for i in members for caption in dataset.item(i).captions}
 
 
+def test_text_can_have_one_length_in_all_batches(tmp_path: Path) -> None:
+    plain = cached(tmp_path)
+    padded = cache_latents(captioned(), SIZE, Counting().encoders, tmp_path, progress=False, one_length=True)
+    for index in range(len(plain)):
+        short, long = drawn(plain, index, 3), drawn(padded, index, 3)
+        width = short["tokens"].shape[1]
+        assert long["tokens"].shape[1] == long["mask"].shape[1] == plain.longest
+        assert torch.equal(long["tokens"][:, :width], short["tokens"])
+        assert torch.equal(long["mask"][:, :width], short["mask"])
+        assert not long["tokens"][:, width:].any()
+        assert not long["mask"][:, width:].any()
+
+
 def test_every_variant_and_caption_is_drawn_evenly(tmp_path: Path) -> None:
     batch = drawn(cached(tmp_path), 2, 9000)
     pictures = torch.tensor([number(name) for name in batch["name"]])
