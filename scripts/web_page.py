@@ -57,11 +57,11 @@ def windows(url: str, browser: Any, folder: Path) -> list[Path]:
     phone.screenshot(path=folder / "gallery.png")
 
     phone.emulate_media(color_scheme="light")
-    phone.click("nav a[href='#create']")
+    phone.click("nav a[href='#generate']")
     create(phone, "a red apple")
     phone.click(FINISHED)
     phone.click("#edit-this")
-    phone.wait_for_selector("#easel:not([hidden])")
+    phone.wait_for_selector("#workspace:not([hidden])")
     box = phone.locator("#mask").bounding_box()
     phone.mouse.move(box["x"] + 0.52 * box["width"], box["y"] + 0.2 * box["height"])
     phone.mouse.down()

@@ -135,10 +135,7 @@ def _notes(found: "Profile") -> str:
     if any(row["device_mb"] is not None for row in found["rows"]):
         lines.append(f"GPU MB: the most that the process has allocated on {found['device']}.")
     if any(row["error"] is not None for row in found["rows"]):
-        lines.append(
-            "error: of int8 against fp32, in deviations of the output. The decoder stays fp32: convolutions are slower "
-            "in int8."
-        )
+        lines.append("error: of int8 against fp32, in deviations of the output. The decoder stays fp32.")
     if any(part["random"] for part in found["components"].values()):
         lines.append("Random weights: sizes, memory and times are those of a trained model, errors are not.")
     return "\n".join(lines)

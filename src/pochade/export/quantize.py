@@ -1,18 +1,12 @@
-"""Weights of an exported graph in fewer bits.
+"""Weights of an exported graph in fewer bits; all is computed in float32, whatever they are stored in.
 
-``int8``: the weights of matrix products and embeddings become unsigned 8-bit integers, by ONNX Runtime's dynamic
-quantisation, their inputs are rounded when the graph runs. Unsigned, because signed ones saturate on processors without
-VNNI: on such a one they were 40 times farther off. Stacks of matrices, which it does not run in 8 bits by channel, keep
-16. Convolutions are stored in 8 bits, and computed in float32: ONNX Runtime runs them slower in 8 bits.
-
-``fp16``: all weights are stored in 16 bits, and computed in float32. A model that was saved in float16 stays as it is
-to the bit.
+``int8``: weights of matrix products and embeddings, see ``weights.store_matrices_in_8_bits``, and those of
+convolutions, by channel. ``fp16``: all weights; a model that was saved in float16 stays as it is to the bit. What
+``int8`` does not store in 8 bits has 16.
 """
 
-import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,9 +16,13 @@ import torch
 
 from pochade.errors import PochadeError, missing_extra
 from pochade.export.parity import Input, random_inputs, run, session
-from pochade.export.weights import data_of, replacing, save_model, store_in_fewer_bits
-
-OPERATORS = ("MatMul", "Gemm", "Gather")
+from pochade.export.weights import (
+    data_of,
+    replacing,
+    save_model,
+    store_in_fewer_bits,
+    store_matrices_in_8_bits,
+)
 
 
 @dataclass(frozen=True)
@@ -33,7 +31,7 @@ class Quantised:
 
     path: Path
     weights: int
-    """How many matrices became 8-bit."""
+    """How many matrices and embeddings became 8-bit."""
     error: float
     """Root mean square of the difference from the graph it was made of, over that one's standard deviation."""
 
@@ -65,23 +63,11 @@ def quantise(
         raise PochadeError(f"source: {path} is no file, allowed is an exported graph")
     try:
         import onnx
-        from onnxruntime.quantization import QuantType, quantize_dynamic
     except ImportError as error:
         raise missing_extra(str(error.name), "export") from None
     made = onnx.load(path)
-    with replacing(Path(target)) as temporary, _quiet():
-        if precision == "int8":
-            stacked = {i.name for i in made.graph.initializer if len(i.dims) > 2}
-            quantize_dynamic(
-                made,
-                temporary,
-                nodes_to_exclude=[n.name for n in made.graph.node if n.op_type == "MatMul" and n.input[1] in stacked],
-                op_types_to_quantize=list(OPERATORS),
-                per_channel=True,
-                weight_type=QuantType.QUInt8,
-            )
-            made = onnx.load(temporary)
-        weights = sum(i.data_type == onnx.TensorProto.UINT8 and len(i.dims) > 1 for i in made.graph.initializer)
+    weights = store_matrices_in_8_bits(made) if precision == "int8" else 0
+    with replacing(Path(target)) as temporary:
         store_in_fewer_bits(made, convolutions=precision == "int8")
         save_model(made, temporary, data_of(path) is not None)
         error = difference(path, temporary, inputs, batch)
@@ -103,15 +89,3 @@ def difference(
             values[item.name] = item.random(batch, torch.Generator().manual_seed(1))
     pairs = zip(run(session(Path(first)), values), run(session(Path(second)), values), strict=True)
     return max(float(np.sqrt(np.mean((b - a) ** 2)) / max(float(np.std(a)), 1e-12)) for a, b in pairs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the advice to look for shapes first, which the exporter has done."""
-    logger = logging.getLogger()
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)

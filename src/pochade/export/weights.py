@@ -1,5 +1,6 @@
 """Weights of ONNX graphs: how they lie, and the files that hold them."""
 
+import math
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,15 @@ DATA = ".data"
 """What the name of a file of weights has beyond that of its graph."""
 _LEAST = 1024
 """Numbers that a weight has which is stored in fewer bits."""
+BLOCK = 32
+"""Numbers of a column that share a scale and a zero point, at most."""
+_LEAST_BLOCK = 16
+"""Where a column has no such divisor, it has one scale."""
+_SMALLEST = np.float32(1e-30)
+_WIDENING = ("DequantizeLinear", "Reshape", "Transpose")
+"""The nodes in front of a product. ONNX Runtime joins the last one with it."""
+_LEAST_CHANNEL = 64
+"""Numbers that a channel of a convolution has which is stored in 8 bits."""
 _LARGEST_FP16 = 65504.0
 _LIMIT = 2**31 - 2**24
 """Bytes of weights that a single ONNX file can hold, with some left for the graph."""
@@ -58,7 +68,8 @@ def store_in_fewer_bits(model: Any, *, convolutions: bool) -> None:
 
     Args:
         model: is changed.
-        convolutions: whether those of convolutions get 8 bits.
+        convolutions: whether those of convolutions get 8 bits, where a channel has at least ``_LEAST_CHANNEL`` numbers:
+            depthwise ones are small.
     """
     from onnx import TensorProto, helper, numpy_helper
 
@@ -77,7 +88,7 @@ def store_in_fewer_bits(model: Any, *, convolutions: bool) -> None:
         largest = float(np.abs(values).max(initial=0))
         if values.size < _LEAST or not 0 < largest <= _LARGEST_FP16:
             continue
-        if name not in channels:
+        if name not in channels or values.size < _LEAST_CHANNEL * values.shape[channels[name]]:
             stored[-1] = numpy_helper.from_array(values.astype(np.float16), f"{name}_fp16")
             nodes.append(helper.make_node("Cast", [f"{name}_fp16"], [name], to=TensorProto.FLOAT))
             continue
@@ -93,11 +104,98 @@ def store_in_fewer_bits(model: Any, *, convolutions: bool) -> None:
         getattr(graph, field).extend(items)
 
 
+def store_matrices_in_8_bits(model: Any) -> int:
+    """Stores weights of matrix products in 8 bits with a scale and a zero point for each ``BLOCK`` numbers of a column,
+    those of embeddings with a scale for each row; the count of those weights.
+
+    Products are computed in float32: nodes in front, of ONNX alone, turn the weights into it at every call, which keeps
+    8 bits of them in memory, and costs little beside a product. Inputs are not rounded, so that every processor gives
+    the same but for the order of sums.
+    """
+    from onnx import TensorProto, numpy_helper
+
+    graph = model.graph
+    uses: dict[str, set[tuple[str, int]]] = {}
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            uses.setdefault(name, set()).add((node.op_type, i))
+    stored: list[Any] = []
+    nodes: list[Any] = []
+    embeddings: set[str] = set()
+    for weight in graph.initializer:
+        kinds = uses.get(weight.name, set())
+        large = weight.data_type == TensorProto.FLOAT and len(weight.dims) > 1 and math.prod(weight.dims) >= _LEAST
+        if large and kinds and kinds <= {("MatMul", 1), ("Gemm", 1)}:
+            tensors, made = _blocks_of_columns(weight.name, numpy_helper.to_array(weight))
+            nodes += made
+        elif large and kinds == {("Gather", 0)} and len(weight.dims) == 2:
+            tensors = _rows(weight.name, numpy_helper.to_array(weight))
+            embeddings.add(weight.name)
+        else:
+            tensors = [weight]
+        stored += tensors
+    count = len(nodes) // len(_WIDENING) + len(embeddings)
+    for node in graph.node:
+        looked_up = node.op_type == "Gather" and node.input[0] in embeddings
+        nodes += _looked_up(*node.input, node.output[0]) if looked_up else [node]
+    for field, items in (("initializer", stored), ("node", nodes)):
+        graph.ClearField(field)
+        getattr(graph, field).extend(items)
+    return count
+
+
+def _blocks_of_columns(name: str, values: np.ndarray) -> tuple[list[Any], list[Any]]:
+    """Matrices [..., K, N] as tensors in 8 bits, and the nodes ``_WIDENING`` that make them float32 again."""
+    from onnx import helper, numpy_helper
+
+    columns = np.ascontiguousarray(values.swapaxes(-1, -2))
+    block = math.gcd(columns.shape[-1], BLOCK)
+    blocks = columns.reshape(-1, block if block >= _LEAST_BLOCK else columns.shape[-1])
+    least, most = blocks.min(1).clip(max=0), blocks.max(1).clip(min=0)
+    scale = np.maximum((most - least) / np.float32(255), _SMALLEST)
+    zero = np.round(-least / scale)
+    numbers = (np.round(blocks / scale[:, None]) + zero[:, None]).clip(0, 255)
+    tensors = {
+        "uint8": numbers.astype(np.uint8),
+        "scale": scale,
+        "zero": zero.astype(np.uint8),
+        "shape": np.array(columns.shape, dtype=np.int64),
+    }
+    axes = [*range(values.ndim - 2), values.ndim - 1, values.ndim - 2]
+    widen, shape, turn = _WIDENING
+    nodes = [
+        helper.make_node(widen, [f"{name}_{part}" for part in ("uint8", "scale", "zero")], [f"{name}_blocks"], axis=0),
+        helper.make_node(shape, [f"{name}_blocks", f"{name}_shape"], [f"{name}_columns"]),
+        helper.make_node(turn, [f"{name}_columns"], [name], perm=axes),
+    ]
+    return [numpy_helper.from_array(tensor, f"{name}_{part}") for part, tensor in tensors.items()], nodes
+
+
+def _rows(name: str, values: np.ndarray) -> list[Any]:
+    """An embedding [V, D] as tensors in 8 bits, of which ``_looked_up`` makes float32 again."""
+    from onnx import numpy_helper
+
+    scale = np.maximum(np.abs(values).max(1, keepdims=True) / np.float32(127), _SMALLEST)
+    tensors = {"int8": np.round(values / scale).astype(np.int8), "scale": scale}
+    return [numpy_helper.from_array(tensor, f"{name}_{part}") for part, tensor in tensors.items()]
+
+
+def _looked_up(name: str, ids: str, out: str) -> list[Any]:
+    from onnx import TensorProto, helper
+
+    return [
+        helper.make_node("Gather", [f"{name}_int8", ids], [f"{out}_int8"]),
+        helper.make_node("Cast", [f"{out}_int8"], [f"{out}_steps"], to=TensorProto.FLOAT),
+        helper.make_node("Gather", [f"{name}_scale", ids], [f"{out}_scale"]),
+        helper.make_node("Mul", [f"{out}_steps", f"{out}_scale"], [out]),
+    ]
+
+
 def transpose_weights(model: Any) -> None:
     """Turns weights that the graph transposes before a product into transposed weights, each once.
 
-    ONNX Runtime would make transposed copies when it loads the graph. And only weights as such are quantised, where its
-    own way of transposing those of ``Gemm`` goes wrong for two nodes that share them, as in an iterated core.
+    ONNX Runtime would make transposed copies when it loads the graph, and only weights as such are stored in fewer
+    bits.
     """
     from onnx import helper, numpy_helper
 

@@ -32,6 +32,7 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
         import onnxruntime
     except ImportError:
         raise PochadeError("onnxruntime is not installed: pip install onnxruntime") from None
+    _keep_freed_memory()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.enable_mem_pattern = False
@@ -41,11 +42,31 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
+"""Of glibc's ``mallopt``."""
+_KEPT = 32 * 2**20
+"""Bytes, the most that glibc allows for the first."""
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc hand out again what was freed: the pages of a block that it takes from the system for each call anew
+    cost as much time as the matrix products that use it."""
+    keep = _c_function("mallopt")
+    if keep is not None:
+        keep(_MMAP_THRESHOLD, _KEPT)
+        keep(_TRIM_THRESHOLD, 2 * _KEPT)
+
+
 def release_memory() -> None:
     """Gives back to the system what was freed, where the C library keeps it (glibc)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    trim = _c_function("malloc_trim")
     if trim is not None:
         trim(0)
+
+
+def _c_function(name: str) -> Any:
+    """A function of glibc; None elsewhere."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 class Graphs:

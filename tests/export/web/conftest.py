@@ -24,8 +24,8 @@ PATIENCE = 120_000
 
 @pytest.fixture(scope="session")
 def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a toy model that edits, 32 px, in float32: with weights of 8 bits the last bit of an activation moves
-    pictures by as much as rounding. Read only. One process makes it for all."""
+    """The page of a toy model that edits, 32 px, its weights in 8 bits as those of pages are. Read only. One process
+    makes it for all."""
     from pochade.export.bundle import model_facts
     from pochade.export.site import export_site
     from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -38,7 +38,7 @@ def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         if not place.exists():
             facts = model_facts("toy-editor", toy_editor_folder)
             pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
-            export_site(pipe, place, facts, precision="fp32", size=32)
+            export_site(pipe, place, facts, size=32)
     return place
 
 
@@ -125,7 +125,7 @@ def visitor(browser: Any, host: Host) -> Iterator[Callable[..., Any]]:
     watched = Watched(browser)
     context = watched.context(accept_downloads=True)
 
-    def opened(view: str = "create", query: str = "?backend=wasm&threads=2") -> Any:
+    def opened(view: str = "generate", query: str = "?backend=wasm&threads=2") -> Any:
         for old in context.pages:
             old.close()
         page = context.new_page()

@@ -96,7 +96,7 @@ def test_what_is_outside_the_mask_stays(
 ) -> None:
     page = visitor("edit")
     page.set_input_files("#file", a_picture(tmp_path / "mine.png", width, height))
-    page.wait_for_selector("#easel:not([hidden])")
+    page.wait_for_selector("#workspace:not([hidden])")
     box = page.locator("#mask").bounding_box()
     page.mouse.move(box["x"] + box["width"] * 0.3, box["y"] + box["height"] * 0.5)
     page.mouse.down()
@@ -149,7 +149,7 @@ def test_the_keyboard_alone_creates_and_edits(visitor: Open) -> None:
     page.wait_for_selector("#viewer[open]")
     page.focus("#edit-this")
     page.keyboard.press("Enter")
-    page.wait_for_selector("#easel:not([hidden])")
+    page.wait_for_selector("#workspace:not([hidden])")
     page.focus("#mask")
     for key in ("ArrowLeft", "ArrowUp", " "):
         page.keyboard.press(key)
@@ -201,7 +201,7 @@ def test_one_thread_where_a_page_cannot_be_isolated(host: Host, visitors: Any) -
     page.get_by_text("This browser keeps no files for this page").wait_for()
 
 
-@pytest.mark.parametrize("view", ["create", "edit", "gallery"])
+@pytest.mark.parametrize("view", ["generate", "edit", "gallery"])
 def test_a_narrow_phone(visitor: Open, view: str) -> None:
     page = visitor(view)
     page.set_viewport_size({"width": 320, "height": 640})

@@ -3,7 +3,6 @@
 The process holds ONNX Runtime, numpy and the tokenizer, never torch.
 """
 
-import ctypes
 import json
 import sys
 from collections.abc import Callable
@@ -12,28 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 
 from pochade.evaluation.profile import IN_TURN, PICTURE, measure
 from pochade.evaluation.profile.figures import Graphs, GraphsJob
 from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
+from pochade.runtime.graphs import release_memory, session
 
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
-
-
-def session(path: str, threads: int, *, as_mapped: bool = False) -> Any:
-    """A session on the CPU with so many threads, that gives back what a call does not need any more.
-
-    From the second call on ONNX Runtime would hold a plan of the memory beside the memory itself, and each graph the
-    most that it ever needed: 300 MB of 970 for LiRA small at 1024 px, for no time. Weights in a file of their own are
-    mapped; with ``as_mapped`` they are used like that, and not copied into an order that is faster.
-    """
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.enable_mem_pattern = False
-    options.enable_cpu_mem_arena = False
-    options.add_session_config_entry("session.disable_prepacking", str(int(as_mapped)))
-    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 
 
 def inputs_of(graph: Any) -> dict[str, np.ndarray]:
@@ -69,9 +53,7 @@ def picture(
 
 def _in_place_of_the_last(path: str, threads: int) -> Any:
     """A session that uses its weights as mapped, after what the one before has left is given back (on Linux)."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
+    release_memory()
     return session(path, threads, as_mapped=True)
 
 

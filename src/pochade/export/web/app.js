@@ -10,7 +10,7 @@ import { $, make, memory, notice, seconds, show } from "./ui.js";
 import { Viewer } from "./viewer.js";
 
 const SEEDS = 2 ** 31; // drawn below this: small enough to be read out
-const VIEWS = ["create", "edit", "gallery"];
+const VIEWS = ["generate", "edit", "gallery"];
 const PATIENCE = 20_000; // milliseconds that the service worker may take at the first visit
 
 let manifest, files, gallery, viewer, editor, worker;
@@ -169,7 +169,7 @@ function updateForm() {
   $("strength-field").hidden = instructed();
   $("prompt-label").textContent = !editing() ? "Prompt" : instructed() ? "What to do" : editor?.mask ? "What is there, in and around the mask" : "What the new picture shows";
   const busy = job !== null, canGo = ready && !busy && (!editing() || editor?.picture);
-  $("go").textContent = editing() ? (editor?.mask ? "Paint the mask anew" : "Edit") : "Create";
+  $("go").textContent = editing() ? (editor?.mask ? "Generate inside the mask" : "Edit") : "Generate";
   $("go").hidden = $("reroll").hidden = busy;
   $("cancel").hidden = !busy;
   $("go").disabled = $("reroll").disabled = !canGo;
@@ -202,7 +202,7 @@ function wire() {
 
 function go() {
   const wanted = location.hash.slice(1);
-  const to = VIEWS.includes(wanted) && !document.querySelector(`[data-for="${wanted}"]`).hidden ? wanted : "create";
+  const to = VIEWS.includes(wanted) && !document.querySelector(`[data-for="${wanted}"]`).hidden ? wanted : "generate";
   document.body.dataset.view = to;
   for (const link of document.querySelectorAll("nav a")) {
     if (link.dataset.for === to) link.setAttribute("aria-current", "page");
@@ -210,8 +210,8 @@ function go() {
   }
   $("gallery").hidden = to !== "gallery";
   $("editor").hidden = to !== "edit";
-  $("pictures").hidden = to !== "create";
-  if ($("welcome")) $("welcome").hidden = to !== "create" || $("pictures").children.length > 0;
+  $("pictures").hidden = to !== "generate";
+  if ($("welcome")) $("welcome").hidden = to !== "generate" || $("pictures").children.length > 0;
   updateForm();
 }
 
@@ -256,7 +256,7 @@ async function submit() {
   try {
     for (let i = 0; i < count; i++) {
       const one = { ...given, seed: given.seed + i };
-      const picture = await paint(one, tiles[i], i, count);
+      const picture = await generate(one, tiles[i], i, count);
       if (picture.cut) note(`The prompt is longer than the model reads: its last ${picture.cut} tokens are left out.`);
       const record = await keep(one, picture);
       if (tiles[i]) finishTile(tiles[i], picture, record);
@@ -277,13 +277,13 @@ async function submit() {
   updateForm();
 }
 
-function paint(one, tile, index, count) {
+function generate(one, tile, index, count) {
   const id = ++jobs;
   const promise = new Promise((resolve, reject) => (job = { id, tile, index, count, resolve, reject, began: performance.now() }));
   status(count > 1 ? `Picture ${index + 1} of ${count}…` : "Reading the prompt…");
   progress(index / count);
   updateForm();
-  worker.postMessage({ type: "paint", id, request: one });
+  worker.postMessage({ type: "generate", id, request: one });
   return promise;
 }
 
@@ -325,7 +325,7 @@ const HANDLERS = {
     status(`${job.count > 1 ? `Picture ${job.index + 1} of ${job.count}, step` : "Step"} ${taken} of ${total} · ${seconds(spent)}`);
     job.tile?.style.setProperty("--done", taken / total);
     if (picture && job.tile) show(job.tile.firstElementChild, picture);
-    else if (picture) show($("source"), onEasel(picture));
+    else if (picture) show($("source"), onSource(picture));
   },
   picture({ id, picture }) {
     if (job?.id === id) job.resolve(picture);
@@ -338,8 +338,8 @@ const HANDLERS = {
   },
 };
 
-/** A preview of an edit has the model's size; the easel shows it over the picture only where the shapes agree. */
-function onEasel(preview) {
+/** A preview of an edit has the model's size; the workspace shows it over the picture only where the shapes agree. */
+function onSource(preview) {
   const { picture } = editor;
   return Math.abs(picture.width / picture.height - preview.width / preview.height) < 0.01 ? preview : picture;
 }
@@ -368,7 +368,7 @@ function showResult(record) {
   result = record;
   const there = record !== null && editing();
   $("compare").hidden = $("compare-tools").hidden = !there;
-  $("easel").hidden = there || !editor.picture;
+  $("workspace").hidden = there || !editor.picture;
   if (editor.picture) show($("source"), editor.picture);
   if (!there) return;
   const { width, height } = record.recipe;
@@ -434,7 +434,7 @@ function reuse({ recipe }) {
   const place = stepChoices().indexOf(recipe.steps);
   if (place >= 0) $("steps").value = place;
   if (recipe.strength) $("strength").value = recipe.strength;
-  location.hash = recipe.task === "generate" ? "create" : "edit";
+  location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
   $("prompt").focus();
 }
@@ -442,7 +442,7 @@ function reuse({ recipe }) {
 function deleted(record) {
   document.querySelector(`.tile[data-id="${record.id}"]`)?.remove();
   if (result?.id === record.id) showResult(null);
-  if ($("welcome")) $("welcome").hidden = view() !== "create" || $("pictures").children.length > 0;
+  if ($("welcome")) $("welcome").hidden = view() !== "generate" || $("pictures").children.length > 0;
 }
 
 function editorChanged() {

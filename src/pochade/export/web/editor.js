@@ -1,4 +1,4 @@
-// The easel: a picture to edit, and a mask that is painted over it with a finger, a mouse or the keyboard.
+// The workspace: a picture to edit, and a mask that is drawn over it with a finger, a mouse or the keyboard.
 
 import { $, notice, show } from "./ui.js";
 
@@ -19,11 +19,11 @@ export class Editor {
     mask.addEventListener("pointerdown", (event) => {
       mask.setPointerCapture(event.pointerId);
       this.#last = null;
-      this.#paint(this.#place(event));
+      this.#mark(this.#place(event));
     });
     mask.addEventListener("pointermove", (event) => {
       if (!mask.hasPointerCapture(event.pointerId)) return;
-      for (const one of event.getCoalescedEvents?.() ?? [event]) this.#paint(this.#place(one));
+      for (const one of event.getCoalescedEvents?.() ?? [event]) this.#mark(this.#place(one));
     });
     mask.addEventListener("keydown", (event) => this.#key(event));
     mask.addEventListener("blur", () => this.#draw());
@@ -54,14 +54,14 @@ export class Editor {
     return this.#picture;
   }
 
-  /** 1 where the picture is made anew, [height, width]; null where nothing is painted. */
+  /** 1 where the picture is made anew, [height, width]; null where nothing is marked. */
   get mask() {
-    return this.#painted?.some(Boolean) ? this.#painted : null;
+    return this.#marked?.some(Boolean) ? this.#marked : null;
   }
 
-  #painted = null;
+  #marked = null;
 
-  /** Puts a file on the easel. */
+  /** Puts a file on the workspace. */
   async take(file) {
     if (!file) return;
     let bitmap;
@@ -82,24 +82,24 @@ export class Editor {
     this.set({ width, height, data: context.getImageData(0, 0, width, height).data, name: file.name ?? "picture.png" });
   }
 
-  /** Puts a picture { width, height, data: RGBA, name } on the easel. */
+  /** Puts a picture { width, height, data: RGBA, name } on the workspace. */
   set(picture) {
     this.#picture = picture;
-    this.#painted = new Uint8Array(picture.width * picture.height);
+    this.#marked = new Uint8Array(picture.width * picture.height);
     this.#cursor = { x: picture.width / 2, y: picture.height / 2 };
     show($("source"), picture);
     Object.assign($("mask"), { width: picture.width, height: picture.height });
-    $("easel").firstElementChild.style.setProperty("--ratio", picture.width / picture.height);
-    $("easel").hidden = false;
+    $("workspace").firstElementChild.style.setProperty("--ratio", picture.width / picture.height);
+    $("workspace").hidden = false;
     $("drop").hidden = true;
     this.#draw();
     this.#changed();
   }
 
   close() {
-    this.#picture = this.#painted = null;
+    this.#picture = this.#marked = null;
     $("file").value = "";
-    $("easel").hidden = true;
+    $("workspace").hidden = true;
     $("drop").hidden = false;
     this.#changed();
     $("file").focus();
@@ -115,14 +115,14 @@ export class Editor {
   }
 
   /** Discs along the line from the last place. */
-  #paint(to, erase = this.#erase) {
+  #mark(to, erase = this.#erase) {
     const from = this.#last ?? to, radius = this.#radius, { width, height } = this.#picture;
     const count = Math.max(1, Math.ceil(Math.hypot(to.x - from.x, to.y - from.y) / Math.max(0.5, radius / 3)));
     for (let i = 0; i <= count; i++) {
       const x = from.x + ((to.x - from.x) * i) / count, y = from.y + ((to.y - from.y) * i) / count;
       for (let v = Math.max(0, Math.floor(y - radius)); v < Math.min(height, y + radius + 1); v++) {
         for (let u = Math.max(0, Math.floor(x - radius)); u < Math.min(width, x + radius + 1); u++) {
-          if (Math.hypot(u + 0.5 - x, v + 0.5 - y) <= Math.max(radius, 0.75)) this.#painted[v * width + u] = +!erase;
+          if (Math.hypot(u + 0.5 - x, v + 0.5 - y) <= Math.max(radius, 0.75)) this.#marked[v * width + u] = +!erase;
         }
       }
     }
@@ -132,7 +132,7 @@ export class Editor {
   }
 
   #clear() {
-    this.#painted.fill(0);
+    this.#marked.fill(0);
     this.#draw();
     this.#changed();
   }
@@ -149,14 +149,14 @@ export class Editor {
       return;
     }
     this.#last = null;
-    this.#paint({ ...this.#cursor }, event.key !== " ");
+    this.#mark({ ...this.#cursor }, event.key !== " ");
   }
 
   #draw() {
     const { width, height } = this.#picture ?? {};
     if (!width) return;
     const data = new Uint8ClampedArray(4 * width * height);
-    this.#painted.forEach((value, i) => value && data.set([...MASK, 255], 4 * i));
+    this.#marked.forEach((value, i) => value && data.set([...MASK, 255], 4 * i));
     const context = $("mask").getContext("2d");
     context.putImageData(new ImageData(data, width, height), 0, 0);
     $("clear").disabled = !this.mask;

@@ -95,7 +95,7 @@ export class Model {
    * strength, instruction, imageGuidance, source, mask }. `hooks.step(taken, total, picture or null)` is called after
    * each step, `hooks.pause()` is awaited before, and may throw to cancel.
    */
-  async paint(request, hooks) {
+  async sample(request, hooks) {
     const [text, negative] = [await this.#prompt(request.prompt), await this.#prompt(request.negativePrompt ?? "")];
     const picture = request.task === "generate" ? await this.#generated(request, text, negative, hooks) : await this.#edited(request, text, negative, hooks);
     return { ...picture, cut: text.cut };

@@ -9,8 +9,6 @@ class Cancelled extends Error {
 }
 
 const WARMED = ["denoiser", "decoder"];
-/** Graphs that a GPU may run: one with weights of 8 bits has operators that it lacks, and rounds otherwise. */
-const compared = ({ graphs }) => WARMED.filter((name) => name === "decoder" || graphs[name].precision !== "int8");
 const cancelled = new Set();
 let opened = null; // a promise of the model
 let queue = Promise.resolve();
@@ -43,7 +41,7 @@ async function open({ backend, threads, providers }) {
   say({ type: "download", received, total });
   const ort = await openRuntime(build, await load(build.wasm));
   const remembered = providers?.version === files.version ? providers.chosen : null;
-  const known = backend === "webgpu" ? Object.fromEntries(compared(manifest).map((name) => [name, "webgpu"])) : remembered;
+  const known = backend === "webgpu" ? Object.fromEntries(WARMED.map((name) => [name, "webgpu"])) : remembered;
   const model = new Model(ort, manifest, load, (build.gpu && known) || {});
   await model.prepare();
   say({ type: "ready", version: ort.env.versions.web, threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
@@ -59,7 +57,7 @@ async function warmUp(model, build, known, version) {
   };
   try {
     if (build.gpu && !known) {
-      const chosen = await model.compareProviders(compared(model.manifest), pause);
+      const chosen = await model.compareProviders(WARMED, pause);
       say({ type: "providers", providers: { version, chosen } });
     }
     await model.warmUp(WARMED, pause);
@@ -69,7 +67,7 @@ async function warmUp(model, build, known, version) {
   }
 }
 
-async function paint(id, request) {
+async function generate(id, request) {
   const pause = async () => {
     await breathe();
     if (cancelled.delete(id)) throw new Cancelled();
@@ -78,7 +76,7 @@ async function paint(id, request) {
   try {
     const model = await opened;
     await pause();
-    const picture = await model.paint(request, { pause, step });
+    const picture = await model.sample(request, { pause, step });
     say({ type: "speed", times: model.times });
     say({ type: "picture", id, picture }, [picture.data.buffer]);
   } catch (error) {
@@ -91,9 +89,9 @@ async function paint(id, request) {
 
 self.onmessage = ({ data }) => {
   if (data.type === "cancel") cancelled.add(data.id);
-  if (data.type === "paint") {
+  if (data.type === "generate") {
     waiting++;
-    queue = queue.then(() => paint(data.id, data.request));
+    queue = queue.then(() => generate(data.id, data.request));
   }
   if (data.type === "open") {
     opened = open(data);
