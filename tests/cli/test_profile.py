@@ -27,7 +27,7 @@ def test_profile_in_eager_as_json_and_as_tables(capsys: Any, toy_class_pipeline_
     found["rows"].append({**found["rows"][0], "runtime": "onnx", "precision": "int8", "error": 0.05})
     assert list(_rows(found).columns[-1].cells) == ["-", "-", "-", "5.0%"]
     assert list(_components(found).columns[-2].cells) == [f"{found['rows'][0]['weights_mb']:,.1f}", "-"]
-    assert "convolutions are slower" in _notes(found)
+    assert "of int8 against fp32" in _notes(found)
 
 
 def test_errors_are_one_line(capsys: Any) -> None:
