@@ -17,10 +17,10 @@ from pochade.autoencoders.tiling import decode_tiled
 from pochade.errors import PochadeError
 from pochade.images.canvas import resample
 from pochade.pipelines import hub
-from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler
 from pochade.pipelines.super_resolution import agree
 from pochade.pipelines.tiles import TiledDenoiser
+from pochade.runtime.masks import EditingWarning
 from pochade.types import Conditioning, DenoiserOutput
 
 APPLE, CAT = "a red apple", "a sleeping cat"

@@ -12,8 +12,8 @@ import pochade
 from conftest import toy_components
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
-from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.tiles import TiledDenoiser
+from pochade.runtime.masks import EditingWarning
 from pochade.types import TASKS, Conditioning, DenoiserOutput
 
 MAKE_IT_GREEN = "a green apple"

@@ -14,11 +14,11 @@ import pochade
 from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.pipelines.metadata import KEY, read_metadata
-from pochade.pipelines.pictures import EditingWarning
 from pochade.pipelines.prepare import RepeatWarning, prepare
 from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.pipelines.run_request import load_pipeline, open_pipeline, pipeline_arguments, read_files, run
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler, shift_of
+from pochade.runtime.masks import EditingWarning
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.inpaint import InpaintPipeline
 from pochade.pipelines.schedulers import SCHEDULERS, StepsWarning, make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
-from pochade.pipelines.text_to_image import PromptTruncatedWarning, TextToImagePipeline
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime.tokens import PromptTruncatedWarning
 
 APPLE, CAT, HOUSE = "a red apple", "a sleeping cat", "a blue house with a door and two green pears"
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines.image_to_image import ImageToImagePipeline
@@ -18,8 +19,10 @@ from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle, Step
+from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
-from pochade.runtime.prompts import PromptTruncatedWarning
+from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
+from pochade.text_encoders.minilm import MiniLMEncoder
 
 STEPS = 3
 
@@ -165,10 +168,59 @@ def test_a_prompt_that_is_too_long_is_cut_with_a_word(bundle: Bundle, toy_editor
     assert difference(got, want) <= 2
 
 
+def test_prompts_are_read_as_by_the_text_encoder() -> None:
+    """MiniLM names emoji that its vocabulary does not have; most of another script is unknown to it."""
+    encoder = MiniLMEncoder()
+    words = Tokenizer.from_str(encoder.tokenizer_json())
+    for prompt in ("a 🍎 in the ❄️", "👍🏽", "25° ★", "ꦲꦏ ꦱꦫ", "a fox", "\udcff", "", "🐱" * 40):
+        ids, _ = encoder.tokenize([prompt])
+        assert cut(token_ids(words, prompt), encoder.max_tokens, encoder.closing_tokens) == ids[0].tolist()
+        assert unknown_share(words, prompt) == encoder.unknown(prompt)
+    with pytest.warns(PromptUnknownWarning, match="prompt: 'ꦲꦏ ꦱꦫ' is mostly unknown"):
+        warn_of("ꦲꦏ ꦱꦫ", 4, 64, unknown_share(words, "ꦲꦏ ꦱꦫ"), stacklevel=1)
+
+
+def test_masks_are_those_of_eager(
+    bundle: Bundle, toy_editor_folder: Path, picture: Image.Image, mask: Image.Image, tmp_path: Path
+) -> None:
+    """Soft, blurred, inverted, and a source that is transparent, which stays so outside the mask."""
+    soft, clear = Image.new("L", (32, 32)), picture.convert("RGBA")
+    soft.paste(Image.linear_gradient("L").resize((16, 20)), (8, 6))
+    clear.putalpha(Image.linear_gradient("L").resize((32, 32)))
+    for source, marked, more in (
+        (picture, soft, {"soft_mask": True}),
+        (picture, mask, {"mask_blur": np.float32(2)}),
+        (picture, mask, {"invert_mask": True}),
+        (clear, mask, {}),
+        (clear, soft, {"soft_mask": True, "mask_blur": 1.5}),
+        (clear, "alpha", {}),
+    ):
+        before = source.tobytes()
+        got = bundle.inpaint("two pears", source, marked, seed=7, steps=np.int64(STEPS), **more)
+        arguments = {"prompt": "two pears", "image": source, "mask_image": marked, **more}
+        want = eager(InpaintPipeline, toy_editor_folder, **arguments)
+        assert got.image.mode == want.mode == ("RGBA" if source is clear and marked != "alpha" else "RGB")
+        assert difference(got, want) <= 2
+        assert source.tobytes() == before, "what was given is not changed"
+        recipe = read_recipe(got.save(tmp_path / "a.png"))
+        assert {name: recipe[name] for name in more} == more
+    outside = np.asarray(mask) == 0
+    got = bundle.inpaint("two pears", clear, mask, seed=7, steps=1)
+    assert (np.asarray(got.image)[outside] == np.asarray(clear)[outside]).all()
+    with pytest.raises(PochadeError, match="mask: 'alpha' given, but the picture has no transparent part"):
+        bundle.inpaint("two pears", picture, "alpha")
+    grey = mask.copy()
+    grey.paste(100, (0, 0, 32, 1))
+    with pytest.warns(EditingWarning, match="mask: 32 of 1024 pixels are grey"):
+        bundle.inpaint("two pears", picture, grey, steps=1)
+    with pytest.warns(EditingWarning, match="image: picture: what is transparent is taken as white"):
+        bundle.edit("two pears", clear, steps=1)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda b, p: b.generate("a", seed=-1), r"seed: -1 given, allowed is a whole number in \[0, "),
+        (lambda b, p: b.generate("a", seed=-1), r"seed: -1 given, allowed are whole numbers in \[0, "),
         (lambda b, p: b.generate("a", steps=0), "steps: 0 given, allowed is a whole number of at least 1"),
         (lambda b, p: b.generate("a", guidance=float("nan")), "guidance: nan given"),
         (lambda b, p: b.generate("a", guidance_interval=(0.5, 0.5)), "guidance_interval: "),

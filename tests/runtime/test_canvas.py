@@ -7,9 +7,8 @@ import torch.nn.functional as F
 from numpy.random import default_rng
 
 from pochade.images import canvas as torch_canvas
-from pochade.images import masks
 from pochade.pipelines import super_resolution
-from pochade.runtime.canvas import Box, Canvas, Tiles, agree, inside_seam, resample
+from pochade.runtime.canvas import Canvas, Tiles, agree, resample
 
 
 def picture(height: int, width: int, seed: int = 0) -> np.ndarray:
@@ -46,17 +45,6 @@ def test_any_other_picture_lies_inside_in_its_proportions(size: tuple[int, int])
     assert canvas.put(picture(*size)).shape == (32, 48, 3)
     assert canvas.take(picture(32, 48)).shape == (*size, 3)
     assert canvas.put_mask(np.ones(size, dtype=np.float32), 8).min() == 1
-
-
-@pytest.mark.parametrize("width", [1, 3, 20])
-def test_a_seam_as_the_pipelines_make_it(width: int) -> None:
-    mask = np.zeros((40, 30), dtype=np.float32)
-    mask[5:25, 3:20], mask[30, :] = 1, 1
-    shown, most = masks.inside_seam(torch.from_numpy(mask > 0), width)
-    np.testing.assert_allclose(inside_seam(mask, width), shown.numpy() / most, atol=1e-6)
-    ours, theirs = Box.around(mask, 8 * width), masks.crop_around(torch.from_numpy(mask > 0), 8 * width)
-    assert ours.rows == slice(theirs.top, theirs.top + theirs.height)
-    assert ours.columns == slice(theirs.left, theirs.left + theirs.width)
 
 
 def test_back_projection_as_the_pipelines_do_it() -> None:

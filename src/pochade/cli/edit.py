@@ -6,18 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pochade.arguments import ALPHA, FACTORS
 from pochade.cli import options
 from pochade.cli.common import check_folder, console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.pipelines.checks import (
-    ALPHA,
-    EDIT_STRENGTH,
-    FACTORS,
-    INPAINT_STRENGTH,
-    UPSCALE_GUIDANCE,
-    UPSCALE_STRENGTH,
-)
+from pochade.pipelines.checks import EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_GUIDANCE, UPSCALE_STRENGTH
 from pochade.pipelines.metadata import read_metadata, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, EditTask
@@ -306,7 +300,6 @@ def _requests(
 
 def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Path:
     """Write before, the mask where there is one, and after side by side; the path."""
-    import torch
     from PIL import Image
 
     from pochade.images.sheets import side_by_side
@@ -318,7 +311,6 @@ def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Pat
         with warnings.catch_warnings():  # the pipeline gave them already
             warnings.simplefilter("ignore")
             options = {name: arguments[f"{name}_mask"] for name in ("soft", "invert")}
-            marked = read_masks(mask, source, blur=arguments["mask_blur"], **options)
-        values = marked if marked.dtype == torch.uint8 else marked * 255
-        shown.append(Image.fromarray(values[0, 0].byte().numpy()))
+            (marked,) = read_masks(mask, source, blur=arguments["mask_blur"], **options)
+        shown.append(Image.fromarray(marked).convert("L"))
     return write_png(side_by_side([*shown, image]), path.parent, f"{path.stem}-compare")

@@ -6,8 +6,8 @@ from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
+from pochade.arguments import check_seed
 from pochade.errors import PochadeError
-from pochade.pipelines.checks import check_seed
 from pochade.pipelines.metadata import PictureMetadata
 from pochade.pipelines.prepare import PreparedRequest
 

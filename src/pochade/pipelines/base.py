@@ -16,6 +16,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from pochade.arguments import check_count
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
@@ -25,14 +26,7 @@ from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
 from pochade.pipelines.call import CallArguments, GuidanceWarning, check_call, encode_prompts
 from pochade.pipelines.callbacks import LOCK, Callback, callback_tensors, replace_text, wanted_tensors
-from pochade.pipelines.checks import (
-    CALLBACK_TENSORS,
-    check_components,
-    check_count,
-    check_scale,
-    check_size,
-    picture_generators,
-)
+from pochade.pipelines.checks import CALLBACK_TENSORS, check_components, check_scale, check_size, picture_generators
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.lora import LoRAMixin

@@ -1,6 +1,5 @@
 """The arguments of one call of a pipeline, and the conditioning that its prompts give."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,28 +7,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.arguments import check_guidance_interval
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
-from pochade.pipelines.checks import check_guidance_interval
+from pochade.runtime.tokens import warn_of
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.types import Conditioning, TextEncoding
 
 
-class PromptTruncatedWarning(UserWarning):
-    """A prompt is longer than the text encoder reads."""
-
-
-MOSTLY = 0.5
-"""Share of the words of a prompt that are unknown, from which on there is a warning."""
-
-
 class GuidanceWarning(UserWarning):
     """A guidance scale does something that the caller may not expect."""
-
-
-class PromptUnknownWarning(UserWarning):
-    """The text encoder knows hardly anything of a prompt."""
 
 
 @dataclass(frozen=True)
@@ -211,21 +199,7 @@ def encode_prompts(
         both = Conditioning(class_label=encoder.encode_labels(texts))
     else:
         for text in dict.fromkeys(texts):
-            tokens = encoder.count_tokens(text)
-            if tokens > encoder.max_tokens:
-                warnings.warn(
-                    f"prompt: {tokens} tokens, the text encoder reads {encoder.max_tokens}: "
-                    f"the last {tokens - encoder.max_tokens} are cut",
-                    PromptTruncatedWarning,
-                    stacklevel=6,
-                )
-            if encoder.unknown(text) >= MOSTLY:
-                warnings.warn(
-                    f"prompt: {text!r} is mostly unknown to the text encoder, so that others like it give the same "
-                    "picture",
-                    PromptUnknownWarning,
-                    stacklevel=6,
-                )
+            warn_of(text, encoder.count_tokens(text), encoder.max_tokens, encoder.unknown(text), stacklevel=6)
         out = encoder.encode(texts)
         both = Conditioning(tokens=out.tokens, mask=out.mask, pooled=out.pooled)
         blank = torch.tensor([not text.strip() for text in texts], device=out.mask.device)

@@ -1,10 +1,9 @@
 """Checks of arguments, before any work; none imports torch unless it is given a tensor."""
 
-import math
 from collections.abc import Sequence
-from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
+from pochade.arguments import MAX_SEED, check_seed, is_number, is_whole
 from pochade.errors import PochadeError
 
 # The command line checks its arguments before it spends seconds on importing torch.
@@ -13,7 +12,6 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
-MAX_SEED = 2**63
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 CALLBACK_TENSORS = (
     "latents",
@@ -23,16 +21,12 @@ CALLBACK_TENSORS = (
     "negative_prompt_embeds",
     "pooled_prompt_embeds",
 )
-FACTORS = (2, 4)
-"""How many times larger super-resolution makes a picture."""
 EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
 """The default strength of each task, by a model that was not trained for it."""
 UPSCALE_GUIDANCE = 1.0
 """The default guidance scale of super-resolution: details follow from the picture, guidance would add the prompt's."""
 IMAGE_GUIDANCE = 1.5
 """The default scale of guidance towards the source where there is an instruction, as published (2211.09800)."""
-ALPHA = "alpha"
-"""What stands for the transparent part of a picture as its mask."""
 
 
 def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:
@@ -64,29 +58,6 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
         raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {spec.text_dim}")
 
 
-def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number, numpy's included; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-
-
-def is_whole(value: Any) -> bool:
-    """Whether ``value`` is a whole number, numpy's included; True and False are none."""
-    return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-def plain(value: Any) -> Any:
-    """A number of numpy as one of Python, which JSON takes; anything else as it is."""
-    if is_whole(value):
-        return int(value)
-    return float(value) if is_number(value) else value
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raises PochadeError where ``value`` is no whole number of at least 1."""
-    if not is_whole(value) or value < 1:
-        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
-
-
 def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     """Raises PochadeError where a guidance scale is not finite."""
     scales: Any = guidance_scale
@@ -102,38 +73,10 @@ def without_guidance(scale: float, default: float) -> float:
     return 1.0 if default == 1 and scale == 0 else scale
 
 
-def check_guidance_interval(interval: Any) -> None:
-    """Raises PochadeError where an interval of guidance is no pair LOW < HIGH in [0, 1]."""
-    pair = tuple(interval) if isinstance(interval, list | tuple) else ()
-    if len(pair) != 2 or not all(is_number(t) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
-        raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
-
-
-def check_number(name: str, value: Any) -> None:
-    """Raises PochadeError where ``value`` is neither None nor a finite number."""
-    if value is None:
-        return
-    if not is_number(value):
-        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
-
-
-def check_blur(value: Any) -> None:
-    """Raises PochadeError where the blur of a mask is no finite number of pixels from 0 on."""
-    check_number("mask_blur", value)
-    if value is None or value < 0:
-        raise PochadeError(f"mask_blur: {value!r} given, allowed are pixels from 0 on")
-
-
 def check_size(name: str, value: Any, multiple: int) -> None:
     """Raises PochadeError where ``value`` is neither None nor a positive multiple."""
     if value is not None and (not is_whole(value) or value < multiple or value % multiple):
         raise PochadeError(f"{name}: {value!r} given, allowed are multiples of {multiple}, from {multiple} on")
-
-
-def check_strength(strength: Any) -> None:
-    """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
-    if not is_number(strength) or not 0 < strength <= 1:
-        raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
 
 
 def usual_strength(task: str, trained: bool, factor: int | None = None) -> float:
@@ -143,12 +86,6 @@ def usual_strength(task: str, trained: bool, factor: int | None = None) -> float
     """
     usual = {"edit": EDIT_STRENGTH, "inpaint": INPAINT_STRENGTH, "super_resolution": UPSCALE_STRENGTH}
     return 1.0 if trained and factor != 2 else usual[task]
-
-
-def check_factor(factor: Any) -> None:
-    """Raises PochadeError where ``factor`` is not in ``FACTORS``."""
-    if factor not in FACTORS:
-        raise PochadeError(f"factor: {factor!r} given, allowed are {' and '.join(map(str, FACTORS))}")
 
 
 def check_control(controlled: bool) -> None:
@@ -250,10 +187,3 @@ def picture_generators(
     check_seed(seed, B)
     generators[0].manual_seed(seed + B)
     return [torch.Generator().manual_seed(seed + i) for i in range(B)]
-
-
-def check_seed(seed: int, pictures: int = 1) -> None:
-    """Raises PochadeError where ``seed`` to ``seed + pictures - 1`` do not lie in [0, 2^63)."""
-    if not is_whole(seed) or not 0 <= seed <= MAX_SEED - pictures:
-        high = "2^63" if pictures == 1 else f"2^63 - {pictures - 1} for {pictures} pictures"
-        raise PochadeError(f"seed: {seed!r} given, allowed are whole numbers in [0, {high})")

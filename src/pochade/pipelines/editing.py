@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
+from pochade.arguments import check_count, check_number, check_strength
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
@@ -16,17 +17,10 @@ from pochade.pipelines import hub
 from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.call import CallArguments
 from pochade.pipelines.callbacks import Callback
-from pochade.pipelines.checks import (
-    IMAGE_GUIDANCE,
-    check_count,
-    check_number,
-    check_output,
-    check_scale,
-    check_size,
-    check_strength,
-)
-from pochade.pipelines.pictures import EditingWarning, NewPictures
+from pochade.pipelines.checks import IMAGE_GUIDANCE, check_output, check_scale, check_size
+from pochade.pipelines.pictures import NewPictures
 from pochade.pipelines.tiles import TiledDenoiser
+from pochade.runtime.masks import EditingWarning
 from pochade.types import TASKS, Conditioning, Denoiser, TextEncoding
 
 OUTPUT_TYPES = ("pil", "np", "pt")

@@ -5,17 +5,19 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from pochade.arguments import check_blur
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, bands
-from pochade.images.masks import Box, crop_around, inside_seam
 from pochade.pipelines.callbacks import Callback
-from pochade.pipelines.checks import INPAINT_STRENGTH, check_blur, picture_generators
+from pochade.pipelines.checks import INPAINT_STRENGTH, picture_generators
 from pochade.pipelines.editing import EditingPipeline
-from pochade.pipelines.pictures import NewPictures, Pictures, full, read_masks, read_pictures
+from pochade.pipelines.pictures import NewPictures, Pictures, read_masks, read_pictures
+from pochade.runtime.masks import Box, crop_around, greatest, lay_over, shown_of
 from pochade.types import Conditioning, TextEncoding
 
 
@@ -114,10 +116,10 @@ class InpaintPipeline(EditingPipeline):
             )
         generators = picture_generators(generator, call.batch)
         side = size or self.default_size
-        holes = [_Hole.of(mask[0], side, self.size_multiple) for mask in masks]
+        holes = [_Hole.of(mask, side, self.size_multiple) for mask in masks]
         if isinstance(mask_image, str):
             assert pictures.alpha is not None
-            holes = [hole.beneath(alpha[0]) for hole, alpha in zip(holes, pictures.alpha, strict=True)]
+            holes = [hole.beneath(alpha[0].numpy()) for hole, alpha in zip(holes, pictures.alpha, strict=True)]
             pictures = Pictures(pictures.shown, pictures.colour)
         out = NewPictures(call.batch, 3 if pictures.alpha is None else 4, pictures.size, output_type)
         # Squares are sampled together; crops of a picture that is no square may have several proportions.
@@ -126,7 +128,7 @@ class InpaintPipeline(EditingPipeline):
             cut = [(holes[i % len(holes)], pictures.of(i % len(pictures))) for i in prompts]
             places = call.pictures_of(prompts)
             edited = self._edit(
-                torch.cat([hole.canvas.put(hole.box.of(picture.shown)) for hole, picture in cut]),
+                torch.cat([hole.canvas.put(picture.shown[hole.box.place]) for hole, picture in cut]),
                 call.of(prompts),
                 strength=strength,
                 generator=[generators[place] for place in places],
@@ -134,7 +136,7 @@ class InpaintPipeline(EditingPipeline):
                 tensors=callback_on_step_end_tensor_inputs,
                 depth=depth,
                 may_be_flat=pictures.one_colour,
-                mask=torch.cat([hole.canvas.put_mask(hole.marked[None, None]) for hole, _ in cut]),
+                mask=torch.cat([hole.canvas.put_mask(torch.from_numpy(hole.marked)[None, None]) for hole, _ in cut]),
                 task="inpaint" if instruction is None else "edit",
                 image_scale=image_scale,
             )
@@ -161,24 +163,22 @@ class _Hole:
 
     box: Box
     canvas: Canvas
-    marked: Tensor
-    shown: Tensor
+    marked: np.ndarray
+    shown: np.ndarray
     most: int
 
     @classmethod
-    def of(cls, mask: Tensor, side: int, multiple: int) -> "_Hole":
-        """That of a mask [H, W], bool or of bytes, for a model that samples ``side`` x ``side`` pixels in multiples."""
-        box = crop_around(mask > 0, side)
+    def of(cls, mask: np.ndarray, side: int, multiple: int) -> "_Hole":
+        """That of a mask as ``read_masks`` gives it, for a model that samples ``side`` x ``side`` pixels in
+        multiples."""
+        box = crop_around(mask, side)
         canvas = Canvas.fit(box.height, box.width, side, multiple)
-        inside = box.of(mask).clone()
-        if mask.dtype != torch.bool:
-            return cls(box, canvas, inside > 0, inside, full(inside))
-        shown, most = inside_seam(inside, math.ceil(canvas.magnification))
-        return cls(box, canvas, inside, shown, most)
+        inside = mask[box.place].copy()
+        return cls(box, canvas, inside > 0, *shown_of(inside, math.ceil(canvas.magnification)))
 
-    def beneath(self, alpha: Tensor) -> "_Hole":
+    def beneath(self, alpha: np.ndarray) -> "_Hole":
         """The same, but what is new lies beneath a picture whose transparency is ``alpha`` [H, W]."""
-        return replace(self, shown=full(alpha) - self.box.of(alpha), most=full(alpha))
+        return replace(self, shown=greatest(alpha) - alpha[self.box.place], most=greatest(alpha))
 
     def filled(self, picture: Pictures, new: Tensor) -> Iterator[tuple[Tensor, int]]:
         """The box, what is new, [3, *outer] on the canvas, lying over one picture: parts [3 or 4, h, w] in [0, 1] and
@@ -186,13 +186,5 @@ class _Hole:
         for rows, band in self.canvas.bands(new[None]):
             inside = slice(self.box.top + rows.start, self.box.top + rows.stop)
             old = as_floats(picture.channels(inside)[0, :, :, self.box.left : self.box.left + self.box.width])
-            weight = self.shown[rows] / self.most
-            if picture.alpha is None:
-                yield old + weight * (band[0] - old), inside.start
-                continue
-            # The old picture fades, the new one is opaque: colours are weighted by what is seen of them (over, Porter
-            # and Duff, 1984).
-            seen = (1 - weight) * old[3:]
-            alpha = weight + seen
-            mixed = (weight * band[0] + seen * old[:3]) / alpha.clamp(min=1e-6)
-            yield torch.cat((torch.where(weight > 0, mixed, old[:3]), alpha)), inside.start
+            weight = self.shown[rows] / np.float32(self.most)
+            yield torch.from_numpy(lay_over(old.numpy(), band[0].numpy(), weight)), inside.start

@@ -1,6 +1,5 @@
 """Pictures and masks as callers hand them over, to tensors: every mode, one size."""
 
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -8,20 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
+from pochade.arguments import ALPHA
 from pochade.errors import PochadeError
 from pochade.images.canvas import as_floats, bands
 from pochade.images.decode import MAX_MEGAPIXELS, upright_grey, upright_rgb
-from pochade.pipelines.checks import ALPHA
-
-NOISE = 8
-"""Of 255: what compression does to black and white in a soft mask."""
-
-
-class EditingWarning(UserWarning):
-    """Something is done to a picture or a mask that the caller may not expect."""
+from pochade.runtime.masks import greatest, read_mask
 
 
 @dataclass(frozen=True)
@@ -62,6 +55,11 @@ class Pictures:
         colour = self.colour[:, :, rows]
         return colour if self.alpha is None else torch.cat((colour, self.alpha[:, :, rows]), dim=1)
 
+    def opacity(self) -> Tensor:
+        """``alpha``, or as much of nothing transparent."""
+        most = 255 if self.shown.dtype == torch.uint8 else 1
+        return torch.full_like(self.shown[:, :1], most) if self.alpha is None else self.alpha
+
     def of(self, i: int) -> "Pictures":
         """Picture i alone."""
         one = slice(i, i + 1)
@@ -74,7 +72,7 @@ class Pictures:
             return parts[0]
         if len({part.shown.dtype for part in parts}) > 1:
             parts = [part._floats() for part in parts]
-        alpha = [full_like(p.shown[:, :1]) if p.alpha is None else p.alpha for p in parts]
+        alpha = [p.opacity() for p in parts]
         opaque = all(part.alpha is None for part in parts)
         shown, colour = torch.cat([p.shown for p in parts]), torch.cat([p.colour for p in parts])
         return cls(shown, colour, None if opaque else torch.cat(alpha))
@@ -116,16 +114,6 @@ class NewPictures:
         self.images[i].paste(Image.fromarray(rounded.permute(1, 2, 0).contiguous().numpy()), (left, top))
 
 
-def full(values: Tensor) -> int:
-    """The greatest value: 255 of bytes, 1 of floats."""
-    return 255 if values.dtype == torch.uint8 else 1
-
-
-def full_like(values: Tensor) -> Tensor:
-    """The same shape and kind, all of the greatest value."""
-    return torch.full_like(values, full(values))
-
-
 def read_pictures(image: Any) -> Pictures:
     """Pictures to start from.
 
@@ -146,18 +134,16 @@ def read_pictures(image: Any) -> Pictures:
 
 def read_masks(
     mask_image: Any, pictures: Pictures, *, soft: bool = False, blur: float = 0.0, invert: bool = False
-) -> Tensor:
-    """Masks [m, 1, H, W] bool, True where the picture is generated anew: white, from the middle grey on.
-
-    A soft or blurred one is of bytes instead, how much of the new picture is shown, of 255.
+) -> list[np.ndarray]:
+    """Masks [H, W], as ``pochade.runtime.masks.read_mask`` reads each: bool, or bytes where they are soft or blurred.
 
     Args:
         mask_image: a PIL picture, an array [H, W] of bytes, of floats in [0, 1] or of truth values, a tensor
             [H, W], [1, H, W] or [m, 1, H, W], or a list of them; ``ALPHA`` for what is transparent in the pictures,
             be it in part.
         pictures: of the same size.
-        soft: grey is taken as it is, but for what lies within 3 % of black or white, where compression leaves noise.
-        blur: standard deviation in pixels of a Gaussian that the mask is convolved with; 0 for none.
+        soft: grey is taken as it is.
+        blur: standard deviation in pixels of a Gaussian that a mask is convolved with; 0 for none.
         invert: what is black is generated anew.
 
     Raises:
@@ -172,74 +158,14 @@ def read_masks(
             raise PochadeError(f"mask_image: {mask_image!r} given, allowed are a picture and {ALPHA!r}")
         if soft or blur or invert:
             raise PochadeError(f"mask_image: {ALPHA!r} given with soft_mask, mask_blur or invert_mask, allowed is none")
-        alpha = pictures.alpha
-        marked = None if alpha is None else alpha < full(alpha)
-        if marked is None or not bool(marked.flatten(1).any(1).all()):
+        given = [] if pictures.alpha is None else [alpha.numpy() for alpha in pictures.alpha[:, 0]]
+        masks = [alpha < greatest(alpha) for alpha in given]
+        if not masks or not all(mask.any() for mask in masks):
             raise PochadeError(f"mask_image: {ALPHA!r} given, but the picture has no transparent part")
-    else:
-        parts = [_grey(one) for one in _listed(mask_image, "mask_image")]
-        parts = [full(part) - part for part in parts] if invert else parts
-        marked = _levels(parts, pictures.size) if soft else _threshold(parts, pictures.size)
-        marked = _blurred(marked, blur) if blur else marked
-    if bool((marked == (255 if marked.dtype == torch.uint8 else 1)).flatten(1).all(1).any()):
-        warnings.warn("mask: all of it is white, so that nothing of the picture is kept", EditingWarning, stacklevel=3)
-    return marked
-
-
-def _threshold(parts: list[Tensor], size: tuple[int, int]) -> Tensor:
-    _check_one_size("mask_image", parts)
-    marked: list[Tensor] = []
-    grey = 0
-    for masks in parts:
-        _check_mask_size(masks, size)
-        most = full(masks)
-        grey += masks.numel() - int((masks == 0).sum()) - int((masks == most).sum())
-        marked.append(masks >= most / 2)
-        _check_marked(masks, marked[-1])
-    if grey:
-        warnings.warn(
-            f"mask: {grey} of {sum(m.numel() for m in marked)} pixels are grey, those from the middle on are taken as "
-            "white (soft_mask=True, --soft-mask, takes them as they are)",
-            EditingWarning,
-            stacklevel=4,
-        )
-    return torch.cat(marked)
-
-
-def _levels(parts: list[Tensor], size: tuple[int, int]) -> Tensor:
-    """Soft masks in bytes, black and white where they nearly are."""
-    _check_one_size("mask_image", parts)
-    levels: list[Tensor] = []
-    for masks in parts:
-        _check_mask_size(masks, size)
-        values = masks if masks.dtype == torch.uint8 else (masks * 255).round().to(torch.uint8)
-        levels.append(values.masked_fill(values < NOISE, 0).masked_fill_(values > 255 - NOISE, 255))
-        _check_marked(masks, levels[-1] > 0)
-    return torch.cat(levels)
-
-
-def _blurred(masks: Tensor, deviation: float) -> Tensor:
-    """Masks [m, 1, H, W], bool or of bytes, convolved with a Gaussian, as bytes; beyond the border as at it."""
-    values = masks.to(torch.uint8) * 255 if masks.dtype == torch.bool else masks
-    blur = ImageFilter.GaussianBlur(deviation)
-    blurred = torch.cat([_bytes(Image.fromarray(mask[0].numpy()).filter(blur)) for mask in values])
-    if not bool(blurred.flatten(1).any(1).all()):
-        raise PochadeError(f"mask_blur: {deviation:g} pixels given, which leave nothing of the mask")
-    return blurred
-
-
-def _check_mask_size(masks: Tensor, size: tuple[int, int]) -> None:
-    if tuple(masks.shape[2:]) != size:
-        (H, W), (h, w) = size, masks.shape[2:]
-        raise PochadeError(f"mask_image: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
-
-
-def _check_marked(masks: Tensor, marked: Tensor) -> None:
-    if not bool(marked.flatten(1).any(1).all()):
-        raise PochadeError(
-            f"mask_image: nothing is white (its brightest value is {float(masks.max()) / full(masks):.3g} of 1), "
-            "allowed is a mask that is white where the picture is generated anew"
-        )
+        return masks
+    parts = [mask.numpy() for one in _listed(mask_image, "mask_image") for mask in _grey(one)[:, 0]]
+    options: dict[str, Any] = {"soft": soft, "blur": blur, "invert": invert}
+    return [read_mask("mask_image", part, pictures.size, **options, stacklevel=4) for part in parts]
 
 
 def _listed(value: Any, name: str) -> Sequence[Any]:

@@ -12,25 +12,27 @@ from dataclasses import KW_ONLY, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from pochade.device import check_device, check_precision
-from pochade.errors import PochadeError, nearest
-from pochade.pipelines import decoders, hub
-from pochade.pipelines.checks import (
+from pochade.arguments import (
     ALPHA,
     FACTORS,
-    IMAGE_GUIDANCE,
-    UPSCALE_GUIDANCE,
     check_blur,
-    check_control,
     check_count,
     check_factor,
     check_guidance_interval,
-    check_image_prompt,
-    check_image_prompt_scale,
     check_number,
     check_seed,
     check_strength,
     plain,
+)
+from pochade.device import check_device, check_precision
+from pochade.errors import PochadeError, nearest
+from pochade.pipelines import decoders, hub
+from pochade.pipelines.checks import (
+    IMAGE_GUIDANCE,
+    UPSCALE_GUIDANCE,
+    check_control,
+    check_image_prompt,
+    check_image_prompt_scale,
     usual_strength,
     without_guidance,
 )

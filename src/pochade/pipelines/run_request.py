@@ -1,16 +1,15 @@
 """From a request to its picture: load the model, read the files, sample; and the same request again from a PNG."""
 
 import os
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pochade.arguments import ALPHA
 from pochade.device import precision_name
 from pochade.errors import PochadeError
 from pochade.pipelines import decoders
-from pochade.pipelines.checks import ALPHA
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
@@ -137,22 +136,15 @@ def read_files(prepared: PreparedRequest) -> "dict[str, Image.Image]":
 def read_picture(path: Path, name: str, background: str | None) -> "Image.Image":
     """One of ``read_files``: in sRGB, what is transparent showing ``background``; None keeps it."""
     from pochade.images.decode import BadImage, load_image
-    from pochade.pipelines.pictures import EditingWarning
+    from pochade.runtime.pictures import warn_of_conversions
 
     try:
         image, conversions = load_image(path, background=background)
     except BadImage as error:
         advice = ADVICE.get(error.reason)
         raise PochadeError(f"{name}: {error}" + (f": {advice}" if advice else "")) from error
-    told = {
-        "animated": "animated, the first picture is taken",
-        "profile ignored": "its colour profile cannot be used, its colours are taken as sRGB",
-    }
-    if name == "source" and background is not None:
-        told["alpha"] = "what is transparent is taken as white"
-    for conversion in conversions:
-        if conversion in told:
-            warnings.warn(f"{path}: {told[conversion]}", EditingWarning, stacklevel=4)
+    flattened = name == "source" and background is not None
+    warn_of_conversions(str(path), conversions, flattened=flattened, stacklevel=4)
     return image.convert("L") if name == "mask" else image
 
 

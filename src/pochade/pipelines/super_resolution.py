@@ -7,10 +7,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.arguments import check_factor
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, resample
 from pochade.pipelines.callbacks import Callback
-from pochade.pipelines.checks import UPSCALE_GUIDANCE, check_factor, usual_strength
+from pochade.pipelines.checks import UPSCALE_GUIDANCE, usual_strength
 from pochade.pipelines.editing import EditingPipeline
 from pochade.pipelines.pictures import NewPictures, check_megapixels, read_pictures
 from pochade.types import Conditioning, TextEncoding

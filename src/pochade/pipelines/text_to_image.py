@@ -9,6 +9,7 @@ from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from PIL import Image
 from torch import Tensor
 
+from pochade.arguments import check_count
 from pochade.autoencoders.tiling import encode_tiled
 from pochade.errors import PochadeError
 from pochade.features import style
@@ -16,10 +17,8 @@ from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import as_floats
 from pochade.images.edges import encode_lines
 from pochade.pipelines.base import GenerationPipeline, finite
-from pochade.pipelines.call import PromptTruncatedWarning
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import (
-    check_count,
     check_image_prompt,
     check_image_prompt_scale,
     check_output,
@@ -29,8 +28,6 @@ from pochade.pipelines.checks import (
 )
 from pochade.pipelines.pictures import read_pictures
 from pochade.types import Conditioning, TextEncoding
-
-__all__ = ["PromptTruncatedWarning", "TextToImagePipeline"]
 
 
 class TextToImagePipeline(GenerationPipeline):

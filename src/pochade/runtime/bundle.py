@@ -11,18 +11,29 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..arguments import (
+    ALPHA,
+    check_blur,
+    check_count,
+    check_factor,
+    check_guidance_interval,
+    check_number,
+    check_seed,
+    check_strength,
+    plain,
+)
 from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
-from .canvas import HOLE, Box, Canvas, Tiles, agree, inside_seam, resample
+from .canvas import HOLE, Canvas, Tiles, agree, resample
 from .graphs import Graphs
 from .manifest import MANIFEST, TASKS, Manifest, read_manifest
+from .masks import crop_around, lay_over, read_mask, shown_of
 from .noise import Noise
-from .pictures import Picture, read_picture, to_array, to_image
+from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
 from .sampling import Denoiser, Guidance, noise_times, sample
 
-MAX_SEED = 2**63
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
 EVERYWHERE = (0.0, 1.0)
@@ -115,12 +126,13 @@ class Bundle:
 
         Warns:
             PromptTruncatedWarning: the prompt is longer than the text encoder reads.
+            PromptUnknownWarning: it knows less than half of the words of a prompt.
         """
         call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
         tiles = Tiles(self._cells, self._cells)
         pixels = self._pixels(self._sample(call, tiles, {}, 1.0), tiles)
         _check_picture(pixels)
-        return self._picture(call, pixels, "generate", {})
+        return self._picture(call, to_image(pixels), "generate", {})
 
     def edit(
         self,
@@ -154,13 +166,14 @@ class Bundle:
         instruction = follows if instruction is None else instruction
         scale = self._image_guidance(instruction, image_guidance)
         usual = 1.0 if instruction else self.manifest.defaults.strength["edit"]
-        strength = _strength(usual if strength is None else strength)
+        strength = usual if strength is None else strength
+        check_strength(strength)
         call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
-        source = to_array(self._source("edit", "image", image))
+        source = to_array(self._source("edit", image))
         canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
         pixels = self._edited(call, canvas, source, strength, "edit" if instruction else None)
-        more = {"strength": strength, "instruction": instruction, "image_guidance": scale}
-        return self._picture(call, pixels, "edit", {**more, **_named("source", image)})
+        more = {"strength": plain(strength), "instruction": instruction, "image_guidance": scale}
+        return self._picture(call, to_image(pixels), "edit", {**more, **_named("source", image)})
 
     def inpaint(
         self,
@@ -169,6 +182,9 @@ class Bundle:
         mask: Given,
         *,
         strength: float | None = None,
+        soft_mask: bool = False,
+        mask_blur: float = 0.0,
+        invert_mask: bool = False,
         instruction: bool = False,
         image_guidance: float | None = None,
         seed: int | None = None,
@@ -179,39 +195,62 @@ class Bundle:
         depth: int | None = None,
         on_step: OnStep | None = None,
     ) -> Picture:
-        """``image`` with what ``mask`` marks generated anew; outside it no pixel changes.
+        """``image`` with what ``mask`` marks generated anew; outside it no pixel changes, be it transparent or not.
 
         Args:
             prompt: of the square around the mask that is sampled, or an instruction for what the mask marks.
             image: the source.
-            mask: of its size, white (from the middle grey on) where it is generated anew.
+            mask: of its size, white (from the middle grey on) where it is generated anew; ``"alpha"`` for what is
+                transparent in the source, be it in part: what is new lies beneath it.
             strength: in (0, 1]; at 1 what the mask marks is forgotten; None for the usual one.
+            soft_mask: grey shows as much of the new picture as it is bright.
+            mask_blur: standard deviation in pixels of a Gaussian that the mask is convolved with; 0 for none.
+            invert_mask: black is generated anew.
             instruction: whether the prompt is one.
             image_guidance, seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``edit``.
 
         Raises as ``edit``; also where the mask has another size or nothing white.
+
+        Warns: as ``generate``, ``read_mask`` and ``warn_of_conversions``.
         """
         scale = self._image_guidance(instruction, image_guidance)
-        strength = _strength(self.manifest.defaults.strength["inpaint"] if strength is None else strength)
+        strength = self.manifest.defaults.strength["inpaint"] if strength is None else strength
+        check_strength(strength)
+        check_blur(mask_blur)
         call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
-        source = to_array(self._source("inpaint", "image", image))
-        marked = (to_array(read_picture("mask", mask, "black").convert("L")) >= 0.5).astype(np.float32)
-        if marked.shape != _size(source):
-            (h, w), (H, W) = marked.shape, _size(source)
-            raise PochadeError(f"mask: {w} x {h} pixels given, allowed is the size of the picture, {W} x {H}")
-        if not marked.any():
-            raise PochadeError("mask: nothing is white, allowed is one that is where the picture is generated anew")
+        source = self._source("inpaint", image, flattened=False)
+        alpha = np.asarray(source.getchannel("A")) if source.mode == "RGBA" else None
+        beneath = mask == ALPHA
+        soft = {"soft_mask": soft_mask, "mask_blur": plain(mask_blur), "invert_mask": invert_mask}
+        if beneath and any(soft.values()):
+            raise PochadeError(f"mask: {ALPHA!r} given with soft_mask, mask_blur or invert_mask, allowed is none")
+        if beneath and alpha is None:
+            raise PochadeError(f"mask: {ALPHA!r} given, but the picture has no transparent part")
+        size = (source.height, source.width)
+        if alpha is not None and beneath:
+            marked = alpha < 255
+        else:
+            options: dict[str, Any] = {"soft": soft_mask, "blur": mask_blur, "invert": invert_mask}
+            marked = read_mask("mask", read_grey("mask", mask), size, **options, stacklevel=3)
         outer = (self.manifest.height, self.manifest.width)
-        box = Box.around(marked, max(outer))
-        old, hole = box.of(source), box.of(marked)
+        box = crop_around(marked, max(outer))
+        hole = marked[box.place].copy()
+        cut = source.crop((box.left, box.top, box.left + box.width, box.top + box.height))
+        old = to_array(on_white(cut))
         canvas = Canvas.fit(_size(old), outer)
-        edited = self._edited(call, canvas, old, strength, "edit" if instruction else "inpaint", hole)
-        weight = inside_seam(hole, math.ceil(canvas.magnification))[..., None]
-        pixels = source.copy()
-        box.of(pixels)[:] = old + weight * (edited - old)
-        more = {"strength": strength, "instruction": instruction, "image_guidance": scale}
-        named = {**_named("source", image), **_named("mask", mask)}
-        return self._picture(call, pixels, "inpaint", {**more, **named})
+        task = "edit" if instruction else "inpaint"
+        edited = self._edited(call, canvas, old, strength, task, (hole > 0).astype(np.float32))
+        if alpha is not None and beneath:
+            # Colours fade as they are, not as they look on white.
+            shown, most, cut, source = 255 - alpha[box.place], 255, cut.convert("RGB"), source.convert("RGB")
+        else:
+            shown, most = shown_of(hole, math.ceil(canvas.magnification))
+        weight = shown / np.float32(most)
+        over = lay_over(to_array(cut).transpose(2, 0, 1), edited.transpose(2, 0, 1), weight)
+        source.paste(to_image(over.transpose(1, 2, 0)), (box.left, box.top))
+        more = {"strength": plain(strength), "instruction": instruction, "image_guidance": scale}
+        named = {**_named("source", image), **({"mask": ALPHA} if beneath else _named("mask", mask))}
+        return self._picture(call, source, "inpaint", {**more, **soft, **named})
 
     def upscale(
         self,
@@ -239,14 +278,13 @@ class Bundle:
 
         Raises as ``edit``.
         """
-        if factor not in (2, 4):
-            raise PochadeError(f"factor: {factor!r} given, allowed are 2 and 4")
+        check_factor(factor)
         if strength is None:
             trained = "super_resolution" in self.manifest.trained_tasks and factor == 4
             strength = 1.0 if trained else self.manifest.defaults.strength["super_resolution"]
-        strength = _strength(strength)
+        check_strength(strength)
         call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
-        small = to_array(self._source("super_resolution", "image", image))
+        small = to_array(self._source("super_resolution", image))
         H, W = (factor * side for side in _size(small))
         tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
         inner = Canvas.fit((H, W), tile).inner if tile[0] >= H and tile[1] >= W else (H, W)
@@ -254,8 +292,9 @@ class Bundle:
         outer = tuple(max(t, -(-(side + 2 * (t // 4)) // f) * f) for side, t in zip(inner, tile, strict=True))
         canvas = Canvas((H, W), inner, (outer[0], outer[1]))
         edited = self._edited(call, canvas, resample(small, H, W), strength, "super_resolution")
-        more = {"strength": strength, "factor": factor, "instruction": False, "image_guidance": None}
-        return self._picture(call, agree(edited, small), "super_resolution", {**more, **_named("source", image)})
+        more = {"strength": plain(strength), "factor": plain(factor), "instruction": False, "image_guidance": None}
+        large = to_image(agree(edited, small))
+        return self._picture(call, large, "super_resolution", {**more, **_named("source", image)})
 
     @property
     def _cells(self) -> tuple[int, int]:
@@ -278,11 +317,10 @@ class Bundle:
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
         steps = defaults.steps if steps is None else steps
         guidance = defaults.guidance if guidance is None else guidance
-        _check_whole("seed", seed, 0, MAX_SEED)
-        _check_whole("steps", steps, 1, None)
-        _check_number("guidance", guidance)
-        if len(interval) != 2 or not 0 <= interval[0] < interval[1] <= 1:
-            raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
+        check_seed(seed)
+        check_count("steps", steps)
+        check_number("guidance", guidance)
+        check_guidance_interval(interval)
         if negative_prompt.strip() and guidance == 1:
             raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
         if depth is not None and str(depth) not in self.manifest.depths:
@@ -291,7 +329,7 @@ class Bundle:
         for text in (prompt, negative_prompt):
             self._prompts.check(text)
         scales = Guidance(float(guidance), image_guidance, (float(interval[0]), float(interval[1])))
-        return _Call(prompt, negative_prompt, seed, steps, scales, depth, on_step)
+        return _Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:
         """Raises PochadeError where there is no instruction to go with it, or the model follows none."""
@@ -302,13 +340,13 @@ class Bundle:
         if "edit" not in self.manifest.trained_tasks:
             raise PochadeError("instruction: given, but this model follows none, allowed is a description")
         scale = self.manifest.defaults.instruction_guidance if given is None else given
-        _check_number("image_guidance", scale)
+        check_number("image_guidance", scale)
         return float(scale)
 
-    def _source(self, task: str, name: str, given: Given) -> Image.Image:
+    def _source(self, task: str, given: Given, *, flattened: bool = True) -> Image.Image:
         if task not in self.manifest.tasks:
-            raise PochadeError(f"{name}: given, but the bundle has no encoder: its tasks are generate alone")
-        return read_picture(name, given)
+            raise PochadeError("image: given, but the bundle has no encoder: its tasks are generate alone")
+        return read_picture("image", given, flattened=flattened)
 
     def _edited(
         self,
@@ -400,7 +438,7 @@ class Bundle:
         parts = [self._graphs.run("decoder", {"latents": part})[0] for part in tiles.cut(latents)]
         return (tiles.join(parts)[0].transpose(1, 2, 0) / 2 + np.float32(0.5)).clip(0, 1)
 
-    def _picture(self, call: _Call, pixels: np.ndarray, task: str, more: Mapping[str, Any]) -> Picture:
+    def _picture(self, call: _Call, image: Image.Image, task: str, more: Mapping[str, Any]) -> Picture:
         recipe = {
             "task": task,
             "prompt": call.prompt,
@@ -414,11 +452,11 @@ class Bundle:
             **more,
             "model_sha256": self.manifest.model.sha256 or "",
             "bundle_sha256": sha256(self.folder / MANIFEST),
-            "height": pixels.shape[0],
-            "width": pixels.shape[1],
+            "height": image.height,
+            "width": image.width,
             "versions": versions(),
         }
-        return Picture(to_image(pixels), recipe)
+        return Picture(image, recipe)
 
 
 def versions() -> dict[str, str]:
@@ -449,20 +487,3 @@ def _check_picture(pixels: np.ndarray) -> None:
     colours = (pixels * 255).round().reshape(-1, 3)
     if (colours == colours[0]).all():
         raise FailureError("picture: one flat colour came out, which is no picture")
-
-
-def _check_whole(name: str, value: Any, low: int, high: int | None) -> None:
-    if type(value) is not int or value < low or (high is not None and value >= high):
-        limits = f"of at least {low}" if high is None else f"in [{low}, {high})"
-        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number {limits}")
-
-
-def _check_number(name: str, value: Any) -> None:
-    if type(value) not in (int, float) or not math.isfinite(value):
-        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
-
-
-def _strength(value: Any) -> float:
-    if type(value) not in (int, float) or not 0 < value <= 1:
-        raise PochadeError(f"strength: {value!r} given, allowed are numbers above 0, up to 1")
-    return float(value)

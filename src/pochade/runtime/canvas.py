@@ -13,10 +13,6 @@ HOLE = 128 / 255
 """The grey of what is to be inpainted, in the source that a model is shown which was trained for that."""
 
 
-CROP = 1.5
-"""Side of what is sampled around a mask, as a multiple of the longer side of what the mask marks."""
-
-
 def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """A picture [H, W, C] at another size: bicubic, antialiased where it shrinks."""
     if image.shape[:2] == (height, width):
@@ -82,47 +78,6 @@ class Canvas:
         inside = image[top : self.outer[0] - bottom, left : self.outer[1] - right]
         # Rows first, as the pipelines do: what goes beyond [0, 1] is cut after each direction.
         return resample(resample(inside, self.size[0], self.inner[1]), *self.size)
-
-
-@dataclass(frozen=True)
-class Box:
-    """A part of a picture, in pixels."""
-
-    rows: slice
-    columns: slice
-
-    @classmethod
-    def around(cls, marked: np.ndarray, least: int) -> "Box":
-        """The square around what is marked [H, W] in which it is sampled: its side is 1.5 times that of what is marked,
-        and at least ``least``; moved into the picture, and cut where that is smaller."""
-        spans = [np.flatnonzero(marked.any(axis))[[0, -1]] for axis in (1, 0)]
-        side = max(least, round(CROP * max(int(last - first) + 1 for first, last in spans)))
-        parts: list[slice] = []
-        for (first, last), length in zip(spans, marked.shape, strict=True):
-            taken = min(side, length)
-            start = min(max(0, (int(first) + int(last) + 1 - taken) // 2), length - taken)
-            parts.append(slice(start, start + taken))
-        return cls(*parts)
-
-    def of(self, pixels: np.ndarray) -> np.ndarray:
-        """That part of pixels [H, W, ...]; a view."""
-        return pixels[self.rows, self.columns]
-
-
-def inside_seam(mask: np.ndarray, width: int) -> np.ndarray:
-    """How much of the new picture is shown, [H, W] in [0, 1]: 0 outside the mask, rising within it over ``width``
-    pixels, or over half of how deep the mask is where that is less."""
-    depth, rest = np.zeros(mask.shape, dtype=np.float32), mask
-    while depth.max() < 2 * width and rest.any():
-        depth, rest = depth + rest, _erode(rest)
-    steps = min(width, int(depth.max()) // 2)
-    return np.minimum(depth, steps + 1) / np.float32(steps + 1)
-
-
-def _erode(mask: np.ndarray) -> np.ndarray:
-    """Without the pixels that touch what is outside the mask; beyond the picture nothing is."""
-    padded, (H, W) = np.pad(mask, 1, constant_values=1), mask.shape
-    return np.min([padded[y : y + H, x : x + W] for y in range(3) for x in range(3)], axis=0)
 
 
 def agree(image: np.ndarray, small: np.ndarray, rounds: int = 8) -> np.ndarray:

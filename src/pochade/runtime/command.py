@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from ..arguments import ALPHA
 from ..errors import PochadeError
 from ..files import atomic_file, sha256
 from .bundle import Bundle, OnStep, Step
@@ -23,10 +24,10 @@ EXAMPLES = """examples:
 REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength", "factor", "image_guidance")
 """What ``--like`` takes from a recipe besides prompt, task, source, mask and interval."""
 
-NOT_IN_A_BUNDLE = (
-    *("control", "image_prompt", "scheduler", "decoder", "size", "soft_mask", "mask_blur", "invert_mask"),
-    "loras",
-)
+MASKS = ("soft_mask", "mask_blur", "invert_mask")
+"""What it takes besides where they are set: recipes of other tasks have them too."""
+
+NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "loras")
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
@@ -69,7 +70,18 @@ def _parser(program: str) -> argparse.ArgumentParser:
     task.add_argument("--inpaint", metavar="FILE", help="a picture of which --mask marks what is generated anew")
     task.add_argument("--upscale", metavar="FILE", help="a picture to make larger")
     task.add_argument("--like", metavar="FILE", help="repeat this picture; other options given here change it")
-    parser.add_argument("--mask", metavar="FILE", help="white where the picture is generated anew")
+    parser.add_argument(
+        "--mask",
+        metavar=f"FILE|{ALPHA}",
+        help=f"white where the picture is generated anew, or {ALPHA} for what is transparent in it",
+    )
+    parser.add_argument(
+        "--soft-mask",
+        action=argparse.BooleanOptionalAction,
+        help="grey in the mask shows as much of the new picture as it is bright",
+    )
+    parser.add_argument("--mask-blur", type=float, metavar="PIXELS", help="blur the mask by a Gaussian")
+    parser.add_argument("--invert-mask", action=argparse.BooleanOptionalAction, help="black is generated anew")
     parser.add_argument("--seed", type=int, help="of the noise (default: drawn)")
     parser.add_argument("--steps", type=int, help="sampling steps (default: the model's own)")
     parser.add_argument("--guidance", type=float, help="scale; 1 is none (default: the model's own)")
@@ -90,7 +102,7 @@ def _run(given: argparse.Namespace) -> Path:
     bundle = Bundle(given.bundle, threads=given.threads, low_memory=given.low_memory)
     if given.out is not None and given.out.suffix.lower() != ".png":
         raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
-    asked = {name: getattr(given, name) for name in REPEATED if getattr(given, name) is not None}
+    asked = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
     if given.like is not None:
         asked = _like(bundle, given) | asked
     else:
@@ -118,15 +130,12 @@ def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
             raise PochadeError(
                 f"like: {given.like!r} was made with {name} {recipe[name]!r}, which a bundle does not have"
             )
-    if recipe.get("mask") == "alpha":
-        raise PochadeError(
-            f"like: {given.like!r} was made with its transparent part as the mask, a bundle takes a file"
-        )
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
+    taken |= {name: recipe[name] for name in MASKS if recipe.get(name)}
     taken |= {"task": task, "prompt": given.prompt or recipe["prompt"]}
     for name, argument in (("source", "image"), ("mask", "mask")):
-        if recipe.get(name) is None:
+        if recipe.get(name) in (None, ALPHA):
             continue
         path = Path(recipe[name])
         if not path.is_file() or sha256(path) != recipe.get(f"{name}_sha256"):
@@ -134,6 +143,8 @@ def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
                 f"like: the {name} of {given.like!r} is {str(path)!r}, which is not there, or another file"
             )
         taken[argument] = path
+    if recipe.get("mask") == ALPHA:
+        taken["mask"] = ALPHA
     if recipe.get("guidance_interval") is not None:
         taken["guidance_interval"] = tuple(recipe["guidance_interval"])
     if task in ("edit", "inpaint") and recipe.get("instruction") is not None:

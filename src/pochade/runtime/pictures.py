@@ -2,6 +2,8 @@
 
 import json
 import re
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..errors import PochadeError
 from ..files import write_new
-from .decode import load_image, upright_rgb
+from .decode import load_image, upright_grey, upright_rgb
+from .masks import EditingWarning
 
 KEY = "pochade"
 """Keyword of the PNG text chunk."""
@@ -29,7 +32,7 @@ class Picture:
     """A picture that a bundle gave.
 
     Attributes:
-        image: in RGB.
+        image: in RGB, or in RGBA where the source of an inpainted picture is transparent.
         recipe: what gives it again, in the words of the metadata of ``pochade generate``.
     """
 
@@ -70,22 +73,72 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def read_picture(name: str, given: str | Path | Image.Image, background: str = "white") -> Image.Image:
-    """A picture, or that of a file, upright and in RGB, on ``background`` where it is transparent.
+TOLD = {
+    "animated": "animated, the first picture is taken",
+    "profile ignored": "its colour profile cannot be used, its colours are taken as sRGB",
+}
+"""What is said of a conversion of ``load_image``."""
+FLATTENED = "what is transparent is taken as white"
+
+
+def warn_of_conversions(name: str, conversions: Sequence[str], *, flattened: bool, stacklevel: int) -> None:
+    """Warn of what a picture lost when it was read.
+
+    Args:
+        name: of the picture.
+        conversions: as ``load_image`` gives them.
+        flattened: whether what is transparent was to be seen, and is white now.
+        stacklevel: of ``warnings.warn``, seen from the caller.
+
+    Warns:
+        EditingWarning: a film, of which the first picture is taken; a transparent part that is taken as white; a colour
+            profile that cannot be used.
+    """
+    told = TOLD | {"alpha": FLATTENED} if flattened else TOLD
+    for conversion in conversions:
+        if conversion in told:
+            warnings.warn(f"{name}: {told[conversion]}", EditingWarning, stacklevel=stacklevel + 1)
+
+
+def read_picture(name: str, given: str | Path | Image.Image, *, flattened: bool) -> Image.Image:
+    """A picture, or that of a file, upright and in sRGB: in RGB on white if it is to be ``flattened``, else in RGBA
+    where it is transparent.
 
     Raises:
         PochadeError: the file is none that can be read, see ``load_image``.
+
+    Warns: as ``warn_of_conversions``.
     """
+    background = "white" if flattened else None
     if isinstance(given, Image.Image):
-        return upright_rgb(given, background)[0]
-    return load_image(given, background=background, name=f"{name}: {given}")[0]
+        image, conversions = upright_rgb(given, background)
+        image, given = image.copy() if image is given else image, "picture"
+    else:
+        image, conversions = load_image(given, background=background, name=f"{name}: {given}")
+    warn_of_conversions(f"{name}: {given}", conversions, flattened=flattened, stacklevel=4)
+    return image
+
+
+def read_grey(name: str, given: str | Path | Image.Image) -> np.ndarray:
+    """The brightness of a picture, or of that of a file, [H, W] in bytes; what is transparent is black.
+
+    Raises as ``read_picture``.
+    """
+    if not isinstance(given, Image.Image):
+        given = load_image(given, background=None, name=f"{name}: {given}")[0]
+    return np.asarray(upright_grey(given))
+
+
+def on_white(image: Image.Image) -> Image.Image:
+    """A picture in RGB or RGBA as it looks on white, in RGB."""
+    return image if image.mode == "RGB" else upright_rgb(image)[0]
 
 
 def to_array(image: Image.Image) -> np.ndarray:
-    """An RGB picture as float32 [H, W, 3] in [0, 1]."""
+    """A picture in RGB or RGBA as float32 [H, W, 3 or 4] in [0, 1]."""
     return np.asarray(image, dtype=np.float32) / np.float32(255)
 
 
 def to_image(pixels: np.ndarray) -> Image.Image:
-    """Float [H, W, 3] in [0, 1] as a picture."""
+    """Float [H, W, 3 or 4] in [0, 1] as a picture."""
     return Image.fromarray((pixels * 255).round().astype(np.uint8))

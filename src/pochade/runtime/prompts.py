@@ -1,6 +1,5 @@
 """From a prompt to what the denoiser takes of it."""
 
-import warnings
 from difflib import get_close_matches
 from typing import Any
 
@@ -9,12 +8,9 @@ import numpy as np
 from ..errors import PochadeError
 from .graphs import Graphs
 from .manifest import Text
+from .tokens import cut, token_ids, unknown_share, warn_of
 
 Arrays = dict[str, np.ndarray]
-
-
-class PromptTruncatedWarning(UserWarning):
-    """A prompt is longer than the text encoder reads."""
 
 
 class Prompts:
@@ -31,21 +27,16 @@ class Prompts:
         self._tokenizer: Any = None
 
     def check(self, prompt: str) -> None:
-        """Raises PochadeError for a prompt that no row can be made of; warns PromptTruncatedWarning for a long one."""
+        """Raises PochadeError for a prompt that no row can be made of; warns as ``warn_of`` does."""
         text = self._text
         if text is None and prompt.strip():
             raise PochadeError("prompt: a sentence given, but the model reads none: allowed is the empty one")
         if text is not None and text.classes:
             self._label(prompt, text)
         elif text is not None:
-            tokens = len(self._ids(prompt))
-            if tokens > text.max_tokens:
-                warnings.warn(
-                    f"prompt: {tokens} tokens, the text encoder reads {text.max_tokens}: "
-                    f"the last {tokens - text.max_tokens} are cut",
-                    PromptTruncatedWarning,
-                    stacklevel=3,
-                )
+            words = self._words()
+            tokens, unknown = len(token_ids(words, prompt)), unknown_share(words, prompt)
+            warn_of(prompt, tokens, text.max_tokens, unknown, stacklevel=4)
 
     def encode(self, prompt: str) -> Arrays:
         """The row of a prompt; an empty one is no text, and has nothing in it."""
@@ -54,24 +45,21 @@ class Prompts:
             return {}
         if text.classes:
             return {"class_label": np.array([self._label(prompt, text)], dtype=np.int64)}
-        ids = self._ids(prompt)
-        if len(ids) > text.max_tokens:
-            ids = ids[: text.max_tokens - text.closing_tokens] + ids[len(ids) - text.closing_tokens :]
+        ids = cut(token_ids(self._words(), prompt), text.max_tokens, text.closing_tokens)
         padded = np.zeros((1, text.max_tokens), dtype=np.int64)
         padded[0, : len(ids)] = ids
         mask = np.arange(text.max_tokens)[None] < len(ids)
         tokens, pooled = self._graphs.run("text_encoder", {"ids": padded, "mask": mask})
         return {"tokens": tokens, "mask": mask, "pooled": pooled}
 
-    def _ids(self, prompt: str) -> list[int]:
+    def _words(self) -> Any:
         if self._tokenizer is None:
             from tokenizers import Tokenizer
 
             assert self._text is not None
             assert self._text.tokenizer is not None
             self._tokenizer = Tokenizer.from_file(str(self._graphs.check_file(self._text.tokenizer)))
-        # Undecodable bytes from a command line arrive as lone surrogates, which no tokenizer takes.
-        return self._tokenizer.encode(prompt.encode("utf-8", "replace").decode("utf-8")).ids
+        return self._tokenizer
 
     @staticmethod
     def _label(prompt: str, text: Text) -> int:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
+from pochade.runtime.tokens import cut, token_ids, unknown_share, valid
 from pochade.types import TextEncoding
 
 if TYPE_CHECKING:
@@ -24,8 +25,7 @@ def check_prompts(prompts: Sequence[str]) -> list[str]:
     for prompt in prompts:
         if not isinstance(prompt, str):
             raise PochadeError(f"prompts: {type(prompt).__name__} given, every prompt must be a string")
-    # Undecodable bytes from a command line arrive as lone surrogates, which no tokenizer takes.
-    return [prompt.encode("utf-8", "replace").decode("utf-8") for prompt in prompts]
+    return [valid(prompt) for prompt in prompts]
 
 
 class PromptEncoder(ModelMixin, ConfigMixin):
@@ -76,28 +76,22 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """Vectors of token ids [B, M] int64 with mask [B, M] bool, True where real, padded on the right."""
         raise NotImplementedError
 
-    def _ids(self, prompt: str) -> list[int]:
-        return self._tokenizer.encode(prompt).ids
-
-    def unknown(self, prompt: str) -> float:  # noqa: ARG002 - of vocabularies that do not cover all characters
+    def unknown(self, prompt: str) -> float:
         """The share of the words of a prompt that are not in the vocabulary, which all read alike."""
-        return 0.0
+        return unknown_share(self._tokenizer, prompt)
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of ``prompt`` before truncation; above ``max_tokens`` its end is not used."""
-        return len(self._ids(check_prompts([prompt])[0]))
+        return len(token_ids(self._tokenizer, check_prompts([prompt])[0]))
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [B, M] int64 and mask [B, M] bool, M the longest of the batch (at least 1).
 
         What exceeds ``max_tokens`` is cut off. Raises PochadeError as ``check_prompts`` does.
         """
-        rows: list[list[int]] = []
-        for prompt in check_prompts(prompts):
-            ids = self._ids(prompt)
-            if len(ids) > self.max_tokens:
-                ids = ids[: self.max_tokens - self._suffix] + ids[len(ids) - self._suffix :]
-            rows.append(ids)
+        rows = [
+            cut(token_ids(self._tokenizer, prompt), self.max_tokens, self._suffix) for prompt in check_prompts(prompts)
+        ]
         length = max(1, *(len(row) for row in rows))
         ids = torch.zeros(len(rows), length, dtype=torch.int64)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)

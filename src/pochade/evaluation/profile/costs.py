@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from pochade.arguments import check_count
 from pochade.device import precision_name, resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, model_size
@@ -39,7 +40,6 @@ from pochade.export.onnx import (
 )
 from pochade.export.quantize import quantise
 from pochade.files import write_text
-from pochade.pipelines.checks import check_count
 from pochade.pipelines.metadata import versions
 from pochade.types import InputSpec
 

@@ -1,0 +1,77 @@
+"""Checks of arguments that pipelines and the host of a bundle share; they know numbers alone."""
+
+import math
+from numbers import Integral, Real
+from typing import Any
+
+from .errors import PochadeError
+
+MAX_SEED = 2**63
+FACTORS = (2, 4)
+"""How many times larger super-resolution makes a picture."""
+ALPHA = "alpha"
+"""What stands for the transparent part of a picture as its mask."""
+
+
+def is_number(value: Any) -> bool:
+    """Whether ``value`` is a finite number, numpy's included; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def is_whole(value: Any) -> bool:
+    """Whether ``value`` is a whole number, numpy's included; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def plain(value: Any) -> Any:
+    """A number of numpy as one of Python, which JSON takes; anything else as it is."""
+    if is_whole(value):
+        return int(value)
+    return float(value) if is_number(value) else value
+
+
+def check_count(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is no whole number of at least 1."""
+    if not is_whole(value) or value < 1:
+        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
+
+
+def check_number(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is neither None nor a finite number."""
+    if value is None:
+        return
+    if not is_number(value):
+        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
+
+
+def check_blur(value: Any) -> None:
+    """Raises PochadeError where the blur of a mask is no finite number of pixels from 0 on."""
+    check_number("mask_blur", value)
+    if value is None or value < 0:
+        raise PochadeError(f"mask_blur: {value!r} given, allowed are pixels from 0 on")
+
+
+def check_guidance_interval(interval: Any) -> None:
+    """Raises PochadeError where an interval of guidance is no pair LOW < HIGH in [0, 1]."""
+    pair = tuple(interval) if isinstance(interval, list | tuple) else ()
+    if len(pair) != 2 or not all(is_number(t) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
+        raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
+
+
+def check_strength(strength: Any) -> None:
+    """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
+    if not is_number(strength) or not 0 < strength <= 1:
+        raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
+
+
+def check_factor(factor: Any) -> None:
+    """Raises PochadeError where ``factor`` is not in ``FACTORS``."""
+    if not is_whole(factor) or factor not in FACTORS:
+        raise PochadeError(f"factor: {factor!r} given, allowed are {' and '.join(map(str, FACTORS))}")
+
+
+def check_seed(seed: int, pictures: int = 1) -> None:
+    """Raises PochadeError where ``seed`` to ``seed + pictures - 1`` do not lie in [0, 2^63)."""
+    if not is_whole(seed) or not 0 <= seed <= MAX_SEED - pictures:
+        high = "2^63" if pictures == 1 else f"2^63 - {pictures - 1} for {pictures} pictures"
+        raise PochadeError(f"seed: {seed!r} given, allowed are whole numbers in [0, {high})")

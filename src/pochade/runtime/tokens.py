@@ -1,0 +1,87 @@
+"""How a prompt becomes tokens, in pipelines and hosts alike: emoji by name, what is unknown, what is cut."""
+
+import unicodedata
+import warnings
+from typing import Any
+
+MOSTLY = 0.5
+"""Share of the words of a prompt that are unknown, from which on there is a warning."""
+SILENT = dict.fromkeys(map(chr, (*range(0xFE00, 0xFE10), 0x200D, *range(0x1F3FB, 0x1F400))), "")
+"""What joins emoji and chooses their style and skin."""
+
+
+class PromptTruncatedWarning(UserWarning):
+    """A prompt is longer than the text encoder reads."""
+
+
+class PromptUnknownWarning(UserWarning):
+    """The text encoder knows hardly anything of a prompt."""
+
+
+def valid(prompt: str) -> str:
+    """The prompt without lone surrogates, as undecodable bytes from a command line arrive, which no tokenizer takes."""
+    return prompt.encode("utf-8", "replace").decode("utf-8")
+
+
+def token_ids(tokenizer: Any, prompt: str) -> list[int]:
+    """The ids of a prompt, opening and closing ones included, before anything is cut.
+
+    Args:
+        tokenizer: of the library ``tokenizers``, without truncation or padding of its own.
+        prompt: any text; emoji that the vocabulary does not have are read by their names in Unicode.
+    """
+    return tokenizer.encode(_named_emoji(tokenizer, valid(prompt))).ids
+
+
+def cut(ids: list[int], max_tokens: int, closing_tokens: int) -> list[int]:
+    """At most ``max_tokens`` ids: the last ``closing_tokens`` stay, those before them go."""
+    if len(ids) <= max_tokens:
+        return ids
+    return ids[: max_tokens - closing_tokens] + ids[len(ids) - closing_tokens :]
+
+
+def unknown_share(tokenizer: Any, prompt: str) -> float:
+    """The share of the words of a prompt that are not in the vocabulary, which all read alike."""
+    words = _words(tokenizer, _named_emoji(tokenizer, valid(prompt)))
+    return words.count(tokenizer.model.unk_token) / len(words) if words else 0.0
+
+
+def warn_of(prompt: str, tokens: int, max_tokens: int, unknown: float, *, stacklevel: int) -> None:
+    """Warn of what a text encoder does not read.
+
+    Args:
+        prompt: as it was given.
+        tokens: that it has.
+        max_tokens: that are read.
+        unknown: share of its words that are not in the vocabulary.
+        stacklevel: of ``warnings.warn``, seen from the caller.
+
+    Warns:
+        PromptTruncatedWarning: some are cut.
+        PromptUnknownWarning: half of it or more is unknown.
+    """
+    if tokens > max_tokens:
+        warnings.warn(
+            f"prompt: {tokens} tokens, the text encoder reads {max_tokens}: the last {tokens - max_tokens} are cut",
+            PromptTruncatedWarning,
+            stacklevel=stacklevel + 1,
+        )
+    if unknown >= MOSTLY:
+        warnings.warn(
+            f"prompt: {prompt!r} is mostly unknown to the text encoder, so that others like it give the same picture",
+            PromptUnknownWarning,
+            stacklevel=stacklevel + 1,
+        )
+
+
+def _words(tokenizer: Any, text: str) -> list[str]:
+    return tokenizer.encode(text, add_special_tokens=False).tokens
+
+
+def _named_emoji(tokenizer: Any, text: str) -> str:
+    unknown = tokenizer.model.unk_token
+    if text.isascii() or unknown is None:
+        return text
+    symbols = [c for c in set(text) if unicodedata.category(c) == "So" and unknown in _words(tokenizer, c)]
+    named = {c: f" {unicodedata.name(c, c).lower()} " for c in symbols}
+    return "".join((SILENT | named).get(c, c) for c in text)
