@@ -62,6 +62,24 @@ def test_torch_dtype_is_of_all_components(toy_pipeline_folder: Path) -> None:
     assert {part.dtype for part in (pipe.denoiser, pipe.autoencoder, pipe.text_encoder)} == {torch.float64}
 
 
+@pytest.mark.parametrize("name", ["torch_dtype", "dtype"])
+def test_torch_dtype_as_diffusers_documents_it(
+    toy_pipeline_folder: Path, name: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without a word: every component in bfloat16 samples nearly the same picture."""
+    given: dict[str, Any] = {name: torch.bfloat16}
+    pipe = loaded(toy_pipeline_folder, **given)
+    assert {part.dtype for part in (pipe.denoiser, pipe.autoencoder, pipe.text_encoder)} == {torch.bfloat16}
+    half, exact = generate(pipe), generate(loaded(toy_pipeline_folder))
+    other = ImageToImagePipeline.from_pipe(loaded(toy_pipeline_folder).to(torch.bfloat16))
+    assert other.text_encoder.identity == loaded(toy_pipeline_folder).text_encoder.identity
+    assert 0 < float((half - exact).abs().mean()) < 0.03
+    assert not caplog.records
+    assert capfd.readouterr().err == ""
+    with pytest.raises(PochadeError, match="torch_dtype: 'auto' given, allowed is one of torch, such as"):
+        loaded(toy_pipeline_folder, **{name: "auto"})
+
+
 def test_unknown_places(toy_pipeline_folder: Path) -> None:
     with pytest.raises(PochadeError, match="device: 'gpu' given, allowed are auto, cpu, cuda, mps"):
         loaded(toy_pipeline_folder, device="gpu")

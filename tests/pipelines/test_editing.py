@@ -219,6 +219,22 @@ def test_masks_whose_crops_have_other_proportions_are_sampled_apart(pipes: dict[
         assert (together[2 * i : 2 * i + 2] - alone).abs().max() < 1e-4
 
 
+def test_an_interruption_ends_the_whole_call(pipes: dict[str, Any]) -> None:
+    """Also where masks are sampled one after the other: those that follow are left at their first step."""
+    image, masks = picture(300, 60), [Image.new("L", (300, 60)) for _ in range(2)]
+    for mask, box in zip(masks, ((20, 20, 40, 40), (0, 0, 250, 60)), strict=True):
+        mask.paste(255, box)
+    seen: list[int] = []
+
+    def stop(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+        seen.append(i)
+        p._interrupt = i == 1
+
+    out = make(pipes, "inpaint", image, [APPLE, CAT], mask_image=masks, callback_on_step_end=stop)
+    assert seen == [0, 1]
+    assert out.shape == (2, 3, 60, 300)
+
+
 class Local:
     """A denoiser without a view of its neighbours; it remembers what it sees, and its state counts the calls."""
 
@@ -254,6 +270,18 @@ def test_tiles_leave_no_seams(size: tuple[int, int]) -> None:
     again = tiled(z, t, conditioning, state=out.state)
     assert again.state is not None
     assert torch.equal(again.state, out.state + 1)
+
+
+def test_details_go_where_a_model_does_not_know_the_picture() -> None:
+    """Two pixels out of four are raised, two lowered: they stay where the blocks are right, and go where they are off
+    by more than half the range of the colours around."""
+    small = torch.rand(1, 3, 6, 6, generator=seed(0)) * 0.4 + 0.3
+    details = torch.kron(torch.ones(1, 1, 6, 6), torch.tensor([[0.05, -0.05], [-0.05, 0.05]]))
+    right = resample(small, 12, 12)
+    bare = agree(right, small)
+    kept, gone = agree(bare + details, small) - bare, agree(bare + details + 0.3, small) - bare
+    assert (kept[..., 3:-3, 3:-3] - details[..., 3:-3, 3:-3]).abs().max() < 0.02
+    assert gone.abs().max() < 0.02
 
 
 def test_a_small_picture_made_larger_agrees_with_it() -> None:

@@ -3,6 +3,7 @@
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Barrier, Event
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from conftest import toy_components
+from pochade.denoisers.lrf.model import LRFDenoiser
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.call import GuidanceWarning
@@ -19,7 +21,8 @@ from pochade.pipelines.inpaint import InpaintPipeline
 from pochade.pipelines.schedulers import SCHEDULERS, StepsWarning, make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.runtime.tokens import PromptTruncatedWarning
+from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning
+from pochade.text_encoders.minilm import MiniLMEncoder
 
 APPLE, CAT, HOUSE = "a red apple", "a sleeping cat", "a blue house with a door and two green pears"
 
@@ -277,6 +280,53 @@ def test_one_pipeline_in_several_threads(pipe: TextToImagePipeline, name: str) -
             assert torch.equal(one, other)
 
 
+def test_callbacks_of_two_threads_do_not_meet(pipe: TextToImagePipeline) -> None:
+    """Each call has its own flag and guidance; callbacks may wait for each other."""
+    together = Barrier(2, timeout=60)
+
+    def made(stop_at: int, scale: float, alone: bool) -> torch.Tensor:
+        def callback(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+            p._interrupt, p._guidance_scale = i == stop_at, scale
+            if not alone and i <= 1:
+                together.wait()
+            assert (p.interrupt, p.guidance_scale, p.num_timesteps) == (i == stop_at, scale, 5)
+
+        latents = {"output_type": "latent", "callback_on_step_end": callback}
+        return sample(pipe, APPLE, seed(7), num_inference_steps=5, **latents)
+
+    expected = made(1, 2.0, True), made(3, 5.0, True)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(made, (1, 3), (2.0, 5.0), (False, False)))
+    assert torch.equal(found[0], expected[0])
+    assert torch.equal(found[1], expected[1])
+
+
+def test_a_button_stops_all_calls_that_run(pipe: TextToImagePipeline) -> None:
+    """``_interrupt`` set outside of callbacks; what starts later is not stopped."""
+    begun = Barrier(3, timeout=60)
+    pressed = Event()
+    seen: list[int] = []
+
+    def callback(p: Any, i: int, t: Any, tensors: dict[str, Any]) -> None:
+        seen.append(i)
+        begun.wait()
+        assert pressed.wait(60)
+
+    def made() -> torch.Tensor:
+        return sample(pipe, APPLE, seed(7), num_inference_steps=5, callback_on_step_end=callback)
+
+    with ThreadPoolExecutor(2) as pool:
+        runs = [pool.submit(made) for _ in range(2)]
+        begun.wait()
+        pipe._interrupt = True
+        pressed.set()
+        assert torch.equal(runs[0].result(), runs[1].result())
+    assert seen == [0, 0]
+    steps: list[int] = []
+    sample(pipe, APPLE, seed(7), callback_on_step_end=lambda p, i, t, k: steps.append(i))
+    assert steps == [0, 1, 2]
+
+
 def test_the_defaults_of_a_model_go_with_its_components() -> None:
     pipe = TextToImagePipeline(**toy_components(), default_steps=4, default_guidance=1.0, default_size=48)
     for kind in (TextToImagePipeline, ImageToImagePipeline, InpaintPipeline, SuperResolutionPipeline):
@@ -390,6 +440,22 @@ def test_long_prompt_is_cut_with_a_warning(pipe: TextToImagePipeline) -> None:
     tokens = pipe.text_encoder.count_tokens("apple " * 2000)
     with pytest.warns(PromptTruncatedWarning, match=f"{tokens} tokens, .* reads 32: the last {tokens - 32} are cut"):
         sample(pipe, "apple " * 2000, seed(1))
+
+
+def test_a_prompt_that_cannot_be_read_gives_a_warning() -> None:
+    """By MiniLM, whose vocabulary lacks most characters of other scripts; the warning stands at the caller's line."""
+    encoder = MiniLMEncoder()
+    components = toy_components() | {"text_encoder": encoder}
+    sizes = {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim, "text_encoder": encoder.identity}
+    small = {"latent_channels": 4, "sample_size": 4, "patch_size": 2, "dim": 16, "heads": 2, "hidden": 32, "blocks": 1}
+    pipe = TextToImagePipeline(**components | {"denoiser": LRFDenoiser(**small, **sizes)})
+    for prompt, negative in (("ꦲꦏ ꦱꦫ", None), ("an apple", "狐狸"), (["an apple", "狐狸"], None)):
+        with pytest.warns(PromptUnknownWarning, match="is mostly unknown to the text encoder") as found:
+            sample(pipe, prompt, seed(1), num_inference_steps=1, negative_prompt=negative)
+        assert len(found) == 1
+        assert found[0].filename == __file__
+    for prompt in ("a 狐 in the forest", "🍎", "", "Ängström"):
+        sample(pipe, prompt, seed(1), num_inference_steps=1)  # a warning is an error here
 
 
 def test_nan_and_flat_pictures_are_failures() -> None:

@@ -1,6 +1,7 @@
 """The base of all pipelines: components, their folder, device and precision, sampling, decoding."""
 
 import inspect
+import logging
 import os
 import warnings
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,7 @@ from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
 from pochade.pipelines.call import CallArguments, GuidanceWarning, check_call, encode_prompts
-from pochade.pipelines.callbacks import LOCK, Callback, callback_tensors, replace_text, wanted_tensors
+from pochade.pipelines.callbacks import Callback, Runs, callback_tensors, calling_back, replace_text, wanted_tensors
 from pochade.pipelines.checks import CALLBACK_TENSORS, check_components, check_scale, check_size, picture_generators
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
@@ -92,9 +93,7 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         self.register_to_config(
             default_steps=default_steps, default_guidance=default_guidance, default_size=default_size
         )
-        self._interrupt = False
-        self._num_timesteps = 0
-        self._guidance_scale: float | Tensor = 1.0
+        self._runs = Runs()
 
     @property
     def components(self) -> dict[str, Any]:
@@ -119,20 +118,39 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
             raise PochadeError(f"{unknown[0]}: given, allowed are {', '.join(pipeline.components)}")
         return cls(**{**pipeline.components, **changes})
 
+    # A callback sets these two, by the names that diffusers' pipelines have for them.
+
+    @property
+    def _interrupt(self) -> bool:
+        return self._runs.current.interrupted
+
+    @_interrupt.setter
+    def _interrupt(self, value: bool) -> None:
+        self._runs.set_interrupted(value)
+
+    @property
+    def _guidance_scale(self) -> float | Tensor:
+        return self._runs.current.scale
+
+    @_guidance_scale.setter
+    def _guidance_scale(self, value: float | Tensor) -> None:
+        self._runs.current.scale = value
+
     @property
     def interrupt(self) -> bool:
-        """Set ``pipe._interrupt = True`` in a callback to stop; the picture as predicted so far is returned."""
+        """Set ``pipe._interrupt = True`` in a callback to stop its call, outside callbacks to stop all that run; the
+        picture as predicted so far is returned."""
         return self._interrupt
 
     @property
     def num_timesteps(self) -> int:
         """Calls of the denoiser in a run (a second-order scheduler makes more than its steps)."""
-        return self._num_timesteps
+        return self._runs.current.steps
 
     @property
     def guidance_scale(self) -> float | Tensor:
-        """Of the last run. A callback may set ``pipe._guidance_scale`` for the steps that follow; 0 is then no
-        guidance, as 1 is: diffusers' own callbacks mean that by it."""
+        """Of the call of a callback, else of the last one. A callback may set ``pipe._guidance_scale`` for the steps
+        that follow; 0 is then no guidance, as 1 is: diffusers' own callbacks mean that by it."""
         return self._guidance_scale
 
     @property
@@ -230,6 +248,15 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
             )  # diffusers' own ``to`` warns of modules to keep in float32: there are none
         return self
 
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move all components to a device or cast them to a precision, as in diffusers."""
+        logger = logging.getLogger("diffusers.models.modeling_utils")
+        logger.addFilter(_keeps_something)
+        try:
+            return super().to(*args, **kwargs)
+        finally:
+            logger.removeFilter(_keeps_something)
+
     def save_pretrained(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
         save_directory: str | os.PathLike[str],
@@ -272,7 +299,7 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         return (images.float().cpu() / 2 + 0.5).clamp(0, 1)
 
     def _call(self, *arguments: Any, **options: Any) -> CallArguments:
-        """``check_call`` with this pipeline's text encoder, the guidance scale being remembered."""
+        """``check_call`` with this pipeline's text encoder."""
         call = check_call(*arguments, **options, reads_text=self.text_encoder is not None)
         scales = torch.as_tensor(call.scale, dtype=torch.float32)
         if bool((scales == 0).any()):
@@ -283,7 +310,6 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
                 message = "guidance_scale: at 0 the prompt has no effect (unconditional), 1 is no guidance"
                 warnings.warn(message, GuidanceWarning, stacklevel=4)
         check_flow_scheduler(self.scheduler, call.steps)
-        self._guidance_scale = call.scale
         return call
 
     def _sampling_denoiser(self) -> Denoiser:
@@ -335,30 +361,28 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
         guided = GuidedDenoiser(denoiser or self._sampling_denoiser(), guidance, negative)
         # One for each call, so that a pipeline can run in several threads: a scheduler counts its steps.
         scheduler = deepcopy(self.scheduler)
-        self._interrupt = False
-        total = steps_from(strength, call.steps)
-        with self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
+        run, total = call.run, steps_from(strength, call.steps)
+        run.scale = call.scale
+        with self._runs.active(run), self.progress_bar(total=total) as bar:  # pyright: ignore[reportCallIssue, reportAttributeAccessIssue]
 
             def on_step(i: int, _: Tensor, z: Tensor, predicted: Tensor, aux: Mapping[str, Tensor]) -> Tensor | None:
                 timesteps = scheduler.timesteps
-                bar.total = len(timesteps)
+                bar.total = run.steps = len(timesteps)
                 bar.update()
-                with LOCK:
-                    self._num_timesteps = len(timesteps)
-                    replaced = None
-                    if callback is not None:
-                        step = {"latents": z, "predicted_data": predicted, "aux": aux}
-                        given = callback_tensors(wanted, guided, step)
-                        self._guidance_scale = guided.guidance.scale
+                replaced = None
+                if callback is not None and not run.interrupted:
+                    step = {"latents": z, "predicted_data": predicted, "aux": aux}
+                    given = callback_tensors(wanted, guided, step)
+                    with calling_back(run):
                         returned = callback(self, i, timesteps[i], dict(given)) or {}
-                        replaced = returned.get("latents")
-                        replace_text(guided, given, returned)
-                        if self._guidance_scale is not guided.guidance.scale:
-                            check_scale(self._guidance_scale)
-                            off = not isinstance(self._guidance_scale, Tensor) and self._guidance_scale == 0
-                            guided.guidance = replace(guided.guidance, scale=1.0 if off else self._guidance_scale)
-                    if self._interrupt:
-                        raise _InterruptedSampling(predicted)
+                    replaced = returned.get("latents")
+                    replace_text(guided, given, returned)
+                    if run.scale is not guided.guidance.scale:
+                        check_scale(run.scale)
+                        off = not isinstance(run.scale, Tensor) and run.scale == 0
+                        guided.guidance = replace(guided.guidance, scale=1.0 if off else run.scale)
+                if run.interrupted:
+                    raise _InterruptedSampling(predicted)
                 return replaced
 
             dtype = _at_least_float32(self.denoiser.dtype)
@@ -419,6 +443,11 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
             return images
         arrays = images.permute(0, 2, 3, 1).numpy()
         return arrays if output_type == "np" else self.numpy_to_pil(np.ascontiguousarray(arrays))
+
+
+def _keeps_something(record: logging.LogRecord) -> bool:
+    """diffusers warns of modules to keep in float32, also where there are none."""
+    return "kept in float32: []" not in record.getMessage()
 
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:

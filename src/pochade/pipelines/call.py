@@ -1,7 +1,7 @@
 """The arguments of one call of a pipeline, and the conditioning that its prompts give."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +10,7 @@ from torch import Tensor
 from pochade.arguments import check_guidance_interval
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
+from pochade.pipelines.callbacks import Run
 from pochade.runtime.tokens import warn_of
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -34,6 +35,7 @@ class CallArguments:
         steps: of the scheduler.
         scale: of guidance; a number, or [B].
         interval: times at which guidance applies.
+        run: what callbacks see and set of the call.
     """
 
     prompts: list[str] | None
@@ -45,6 +47,7 @@ class CallArguments:
     steps: int
     scale: float | Tensor
     interval: tuple[float, float]
+    run: Run = field(default_factory=lambda: Run(1.0))
 
     @property
     def batch(self) -> int:

@@ -1,8 +1,9 @@
 """What a callback of a pipeline sees after a step, and what it may replace: the contract of diffusers' callbacks."""
 
-import threading
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,8 +18,68 @@ from pochade.types import Conditioning
 Callback = Callable[[Any, int, Any, dict[str, Any]], Mapping[str, Any] | None]
 """(pipe, step, timestep, tensors) -> replaced tensors, after each step."""
 
-LOCK = threading.RLock()
-"""Held while a callback runs: what it sets on the pipeline counts for the run that called it."""
+
+@dataclass(eq=False)
+class Run:
+    """What callbacks may see and set of one call of a pipeline.
+
+    Attributes:
+        scale: of guidance in the steps that follow; a number, or [B].
+        steps: calls of the denoiser.
+        interrupted: whether it is to end after this step.
+    """
+
+    scale: float | Tensor
+    steps: int = 0
+    interrupted: bool = False
+
+
+_CALLER: ContextVar[Run | None] = ContextVar("caller", default=None)
+
+
+class Runs:
+    """The calls of one pipeline, of which several threads may make one each.
+
+    Inside a callback ``current`` is the call that it belongs to. Elsewhere, as for a button that stops the work, it is
+    the latest one.
+    """
+
+    def __init__(self) -> None:
+        self.latest = Run(1.0)
+        self._active: set[Run] = set()
+
+    @property
+    def current(self) -> Run:
+        """The call of the callback that is running, or the latest one."""
+        caller = _CALLER.get()
+        return self.latest if caller is None or caller not in self._active else caller
+
+    def set_interrupted(self, value: bool) -> None:
+        """Of the call whose callback is running; outside callbacks of all that are running."""
+        current = self.current
+        for run in (current,) if current is _CALLER.get() else tuple(self._active):
+            run.interrupted = value
+
+    @contextmanager
+    def active(self, run: Run) -> Iterator[None]:
+        """While it samples."""
+        self.latest = run
+        self._active.add(run)
+        try:
+            yield
+        finally:
+            self._active.discard(run)
+
+
+@contextmanager
+def calling_back(run: Run) -> Iterator[None]:
+    """While a callback of that call runs."""
+    token = _CALLER.set(run)
+    try:
+        yield
+    finally:
+        _CALLER.reset(token)
+
 
 EMBEDS = {"prompt_embeds": "tokens", "pooled_prompt_embeds": "pooled"}
 """Tensor of a callback -> part of the conditioning; with guidance both branches, the unconditional one first."""

@@ -83,19 +83,29 @@ class Canvas:
 def agree(image: np.ndarray, small: np.ndarray, rounds: int = 8) -> np.ndarray:
     """The picture changed so that, made smaller, it is ``small``: back-projection (Irani and Peleg, 1991).
 
-    A pixel stays within twice the range of the colours around it in ``small``.
+    A pixel stays within twice the range of the colours around it in ``small``, and details fade where the picture, made
+    smaller, is far from it: see ``pochade.pipelines.super_resolution.agree``.
     """
     (h, w), (H, W) = small.shape[:2], image.shape[:2]
+
+    def shrunk() -> np.ndarray:
+        return image.reshape(h, H // h, w, W // w, 3).mean((1, 3))
+
     padded = np.pad(small, ((1, 1), (1, 1), (0, 0)), mode="edge")
     around = np.stack([padded[y : y + h, x : x + w] for y in range(3) for x in range(3)])
     most, least = around.max(0), around.min(0)
+    error, span = (np.square(a - b).mean(-1) for a, b in ((small, shrunk()), (most, least)))
+    kept = np.maximum(1 - 4 * error / np.maximum(span, np.float32(1e-8)), 0)
+    kept = np.asarray(Image.fromarray(kept).resize((W, H), Image.Resampling.BILINEAR))[..., None]
+    image = _bicubic(small, H, W) + kept * (image - _bicubic(shrunk(), H, W))
     high, low = (
         bound.repeat(H // h, 0).repeat(W // w, 1)
         for bound in ((2 * most - least).clip(max=1), (2 * least - most).clip(min=0))
     )
-    for _ in range(rounds):
-        missing = small - image.reshape(h, H // h, w, W // w, 3).mean((1, 3))
-        image = (image + _bicubic(missing, H, W)).clip(low, high)
+    for done in range(rounds):
+        if done:
+            image = image + _bicubic(small - shrunk(), H, W)
+        image = image.clip(low, high)
     return image
 
 

@@ -5,8 +5,10 @@ The order of words is not seen, which names and keywords do without. It trains j
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Self
 
+import torch
 import torch.nn.functional as F
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
@@ -47,6 +49,7 @@ class BagEncoder(PeftAdapterMixin, PromptEncoder, ModelMixin):
         self.contract = nn.Linear(hidden_dim, dim)
         self.norm_out = nn.RMSNorm(dim, eps=1e-6)
         nn.init.normal_(self.embedding.weight)
+        self._identity: str | None = None
 
     @staticmethod
     def train_tokenizer(captions: Iterable[str], size: int = MAX_VOCABULARY) -> str:
@@ -74,9 +77,20 @@ class BagEncoder(PeftAdapterMixin, PromptEncoder, ModelMixin):
         tokenizer.train_from_iterator(texts, trainer)
         return tokenizer.to_str()
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # Rounded weights are those of the same encoder.
+        held = self.embedding.weight.dtype
+        taken = fn(self.embedding.weight.new_empty(0)).dtype
+        if torch.finfo(taken).bits < torch.finfo(held).bits:
+            self._identity = self.identity
+        return super()._apply(fn, recurse)
+
     @property
     def identity(self) -> str:
-        """``bag:`` and 8 hexadecimal digits of its vocabulary and its weights as they are now."""
+        """``bag:`` and 8 hexadecimal digits of its vocabulary and its weights as they are now, or were before they were
+        rounded to another precision."""
+        if self._identity is not None:
+            return self._identity
         digest = hashlib.sha256(self._vocabulary)
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode())
