@@ -1,6 +1,7 @@
 """Editing from the recipe to a model: trained on toy pairs, stored with its tasks, and what it cannot be."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,20 @@ def trained(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     assert train("edit", [*changes, "learning_rate=0.02"], out, resume=True) == model
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
     return model
+
+
+def test_instructions_that_are_cut_are_counted(
+    changes: list[str], pairs: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each once, however often its pair is drawn."""
+    rows = [json.loads(line) for line in (pairs / "pairs.jsonl").read_text().splitlines()]
+    rows[0]["instruction"] = ["make it green", "make it " + "very " * 200 + "green"]
+    rows[5]["instruction"] = "a dot " * 100
+    folder = shutil.copytree(pairs, tmp_path / "pairs", ignore=shutil.ignore_patterns(".pochade"))
+    (folder / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    train("edit", [*changes, f"data.pairs={folder}", "data.draws=8", "steps=1"], tmp_path / "run")
+    said = capsys.readouterr().err
+    assert "edit: 2 instructions cut at 32 tokens (" in said
 
 
 def test_a_model_that_edits(trained: Path) -> None:

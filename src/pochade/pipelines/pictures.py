@@ -1,6 +1,6 @@
 """Pictures and masks as callers hand them over, to tensors: every mode, one size."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +15,7 @@ from pochade.errors import PochadeError
 from pochade.images.canvas import as_floats, bands
 from pochade.images.decode import MAX_MEGAPIXELS, upright_grey, upright_rgb
 from pochade.runtime.masks import greatest, read_mask
+from pochade.runtime.pictures import on_white
 
 
 @dataclass(frozen=True)
@@ -192,13 +193,17 @@ def check_megapixels(name: str, width: int, height: int) -> None:
         )
 
 
-def _bytes(image: Image.Image) -> Tensor:
-    """[1, C, H, W]."""
+def _bytes(image: Image.Image, shown: Callable[[Image.Image], Image.Image] | None = None) -> Tensor:
+    """[1, C, H, W] of a picture, or of how it is ``shown``, which is asked for one band of rows after the other."""
     width, height = image.size
-    pixels = torch.empty(1, height, width, len(image.getbands()), dtype=torch.uint8)
+    pixels: Tensor | None = None
     for rows in bands(height, width):
-        part = torch.from_numpy(np.array(image.crop((0, rows.start, width, rows.stop))))
+        band = image.crop((0, rows.start, width, rows.stop))
+        part = torch.from_numpy(np.array(band if shown is None else shown(band)))
+        if pixels is None:
+            pixels = torch.empty(1, height, width, part[0, 0].numel(), dtype=torch.uint8)
         pixels[0, rows] = part.view(*part.shape[:2], -1)
+    assert pixels is not None
     return pixels.permute(0, 3, 1, 2)
 
 
@@ -213,7 +218,7 @@ def _picture(image: Any) -> Pictures:
             colour = _bytes(upright)
             return Pictures(colour, colour)
         pixels = _bytes(upright)
-        return Pictures(_bytes(upright_rgb(upright)[0]), pixels[:, :3], pixels[:, 3:])
+        return Pictures(_bytes(upright, on_white), pixels[:, :3], pixels[:, 3:])
     if isinstance(image, np.ndarray):
         rows = torch.from_numpy(image.copy())
         rows = rows[..., None].expand(*rows.shape, 3) if rows.ndim == 2 else rows

@@ -201,8 +201,10 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
             pass
     alpha: Image.Image | None = None
     if image.has_transparency_data:
-        alpha = image.convert("RGBA").getchannel("A")
+        alpha = (image if image.mode in ("LA", "RGBA") else image.convert("RGBA")).getchannel("A")
         alpha = None if alpha.getextrema() == (255, 255) else alpha
+    if alpha is not None and image.mode == "RGBA" and not image.info.get("icc_profile"):
+        return image, [*conversions, "alpha"]
     picture, profile = _by_profile(image)
     if profile is not None:
         conversions.append(profile)

@@ -4,6 +4,7 @@ Latents are float32, text vectors float16, a mask a bit for each cell of the lat
 """
 
 import json
+from collections.abc import Iterator
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from pochade.errors import PochadeError
 from pochade.nn.keyed_random import keyed_integers, keyed_uniform
 from pochade.tensors import write_tensors
 
+AT_ONCE = 4096
+"""Rows of a cache whose words are read at once."""
 VERSION = 1
 """Changes with how a pair is drawn."""
 
@@ -157,6 +160,16 @@ class CachedPairs(Samples):
             "pooled": self.captions.gather(captions, "pooled"),
             "name": self.cache.texts(rows, "name"),
         }
+
+    def named_instructions(self) -> Iterator[tuple[str, str]]:
+        """Each instruction of each pair once, behind the name of the pair."""
+        seen = set[tuple[str, str]]()
+        for start in range(0, len(self.cache), AT_ONCE):
+            rows = torch.arange(start, min(start + AT_ONCE, len(self.cache)))
+            for both in zip(self.cache.texts(rows, "name"), self.instructions(rows), strict=True):
+                if both not in seen:
+                    seen.add(both)
+                    yield both
 
     def instructions(self, rows: Tensor) -> list[str]:
         """The instructions of those rows [B]."""

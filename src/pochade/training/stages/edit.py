@@ -39,7 +39,14 @@ from pochade.training.stages.kind import (
     check_size,
     with_synthetic_pictures,
 )
-from pochade.training.stages.models import ModelWork, check_conditioning, check_teacher, encoding_on
+from pochade.training.stages.models import (
+    ModelWork,
+    check_conditioning,
+    check_teacher,
+    cut_texts,
+    encoding_on,
+    text_of,
+)
 from pochade.training.task import Batch, Stream
 from pochade.types import TASKS, Conditioning
 
@@ -140,7 +147,10 @@ class EditWork(ModelWork):
 
     def notes(self) -> list[str]:
         of_pairs = [] if self.report is None else [f"{self.pairs.pairs} pairs to train on; {self.report.summary()}"]
-        return [*of_pairs, *super().notes()]
+        encoder, cut = text_of(self.pipeline), ""
+        if encoder is not None and self.pairs.longest == encoder.max_tokens:  # else none was cut
+            cut = cut_texts("instruction", self.pairs.named_instructions(), encoder)
+        return [*of_pairs, *([cut] if cut else []), *super().notes()]
 
     def preview(self) -> Image.Image:
         total = self.pairs.pairs * self.pairs.draws

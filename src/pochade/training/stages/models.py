@@ -1,6 +1,6 @@
 """The common parts of stages on latents: networks by settings, encoders, starts, sheets, and saving a model."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -216,19 +216,25 @@ def images_identity(autoencoder: Any) -> str:
 
 def cut_captions(dataset: Dataset, encoder: PromptEncoder) -> str:
     """How many captions are longer than a text encoder reads, with the names of the first; "" for none."""
+    items = (dataset.item(index) for index in range(len(dataset)))
+    return cut_texts("caption", ((item.name, text) for item in items for text in item.captions), encoder)
+
+
+def cut_texts(kind: str, texts: Iterable[tuple[str, str]], encoder: PromptEncoder) -> str:
+    """How many texts, each with the name of what it belongs to, are longer than a text encoder reads; "" for none."""
     limit = encoder.max_tokens
     count, names = 0, dict[str, None]()
-    for index in range(len(dataset)):
-        item = dataset.item(index)
-        # A token is a byte at least, and few are added around a prompt: most captions need not be counted.
-        cut = sum(len(c.encode()) + ADDED > limit and encoder.count_tokens(c) > limit for c in item.captions)
-        count += cut
-        if cut and len(names) < NAMED:
-            names[item.name] = None
+    for name, text in texts:
+        # A token is a byte at least, but for symbols that are read by their names, of at most four words a byte, and
+        # few are added around a prompt: most texts need not be counted.
+        most = len(text) if text.isascii() else 4 * len(text.encode("utf-8", "replace"))
+        if most + ADDED > limit and encoder.count_tokens(text) > limit:
+            count += 1
+            names |= {name: None} if len(names) < NAMED else {}
     if not count:
         return ""
     more = " ..." if count > len(names) else ""
-    return f"{count} caption{'s' * (count > 1)} cut at {limit} tokens ({', '.join(names)}{more})"
+    return f"{count} {kind}{'s' * (count > 1)} cut at {limit} tokens ({', '.join(names)}{more})"
 
 
 def text_of(pipeline: TextToImagePipeline) -> PromptEncoder | None:
