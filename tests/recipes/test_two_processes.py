@@ -18,7 +18,7 @@ from pochade.recipes import stages_of
 from recipes.running import FISH, fish_shards
 
 SHARED = (
-    *("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2", "precision=fp32"),
+    *("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2", "precision=fp32"),
     *("data.size=32", "ema_decay=0.5", "task.variant=nano"),
 )
 FEW_STEPS = "task.last_intervals=8"
@@ -37,7 +37,7 @@ CURRICULA = {
         *("data.size=64", "high.data.size=128"),
     ),
     "lrf-curriculum": (
-        *("autoencoder.task.width=8", "autoencoder.task.latent_channels=4", "autoencoder.task.perceptual=0"),
+        *("sample_every=2", "autoencoder.task.width=8", "autoencoder.task.latent_channels=4", "autoencoder.task.perceptual=0"),
         *("autoencoder.task.encoder_blocks=0,0,1,0", "autoencoder.task.decoder_blocks=0,1,0,0"),
         *("task.options=sample_size=8,dim=16,heads=2,hidden=24,blocks=1", "edit.task.options=", FEW_STEPS, *PAIRS),
         *(f"{stage}.data.size=64" for stage in ("flow_high", "consistency", "edit")),
