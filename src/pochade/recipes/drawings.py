@@ -32,7 +32,7 @@ def drawings() -> list[AnyStage]:
     flow = flow_stage(
         shifted,
         FlowSettings("lrf", "tiny", time_shift=TEXT_SHIFT),
-        steps=6000,
+        steps=8000,
         batch_size=512,
         precision="bf16",
         ema_decay=0.9995,
