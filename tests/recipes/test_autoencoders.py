@@ -72,8 +72,9 @@ def test_each_kind_from_end_to_end(kind: Any, cls: Any, f: int, kl: float, pictu
     inside = load_autoencoder(str(model))
     assert type(inside) is cls
     assert inside.config.latents_std == trained.config.latents_std
-    (cache,) = (tmp_path / "run" / "cache").glob("latents-*")
-    assert CachedLatents(cache).latent_shape == (16, 64 // f, 64 // f)
+    caches = [CachedLatents(path) for path in (tmp_path / "run" / "cache").glob("latents-*")]
+    assert sorted(cache.pictures for cache in caches) == [1, 23]  # held out, and trained on
+    assert {cache.latent_shape for cache in caches} == {(16, 64 // f, 64 // f)}
     assert sample(model).shape == (1, 64, 64, 3)
     assert run(stages, tmp_path / "run", resume=True) == model
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from pochade.errors import FailureError, PochadeError
 from pochade.training import checkpoint
 from pochade.training.checkpoint import load_weights
-from pochade.training.loop import TrainingInterrupted, train
+from pochade.training.interruption import TrainingInterrupted
+from pochade.training.loop import train
 from pochade.training.task import Batch
 from training.toy import PlainTask, ToyData, ToyDataset, ToySettings, ToyTask, fingerprint, order, toy_stage
 

@@ -72,7 +72,7 @@ def test_override_leaves_the_given_stages_alone_and_applies_in_turn() -> None:
         ("steps", ["field=value"]),
         ("steps=many", ["steps", "'many'", "a whole number"]),
         ("steps=1.5", ["'1.5'", "a whole number"]),
-        ("steps=0", ["steps", "at least 1"]),
+        ("steps=-1", ["steps", "at least 0"]),
         ("learning_rate=nan", ["'nan'", "a number"]),
         ("learning_rate=-1", ["above 0"]),
         ("betas=0.9", ["a number, a number"]),

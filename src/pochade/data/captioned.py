@@ -107,7 +107,6 @@ class Captioned(Dataset):
         if len(had) < len(self.dataset):
             for name in had:
                 self.report.note(HAD_TRIGGER, name)
-            self.report.write()
 
     @property
     def report(self) -> Report | None:

@@ -69,7 +69,7 @@ def lora() -> list[AnyStage]:
 
 def edit_lora() -> list[AnyStage]:
     """A LoRA for a model that edits (set task.base), on pairs of pictures (set data.pairs, else OpenMoji's)."""
-    return [lora_stage(PairData(), EditLoRASettings(), name="edit_lora")]
+    return [lora_stage(PairData(), EditLoRASettings(), name="edit_lora", steps=1000)]
 
 
 def tiny_decoder() -> list[AnyStage]:

@@ -150,7 +150,7 @@ def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
         "name": "lora",
         "task": task,
         "data": data,
-        "steps": 1000,
+        "steps": 0,
         "batch_size": 16,
         "accumulate": 2,
         "learning_rate": 1e-3,
@@ -158,7 +158,8 @@ def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
         "weight_decay": 0.01,
         "clip": 1.0,
         "ema_decay": 0.99,
-        "save_every": 250,
+        "save_every": 100,
         "sample_every": 250,
+        "log_every": 10,
     }
     return Stage(**{**settings, **changes})

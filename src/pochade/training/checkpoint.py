@@ -131,6 +131,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, int(state["step"]), tensors, state)
 
 
+def load_tensors(network: nn.Module, saved: Checkpoint) -> None:
+    """Fills a network with the weights of a checkpoint. Raises PochadeError as ``load_weights``."""
+    tensors = module_tensors(network)
+    shapes = {name: tuple(tensor.shape) for name, tensor in saved.tensors["model"].items()}
+    check_tensors(str(saved.path), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
+    with torch.no_grad():
+        for name, value in saved.tensors["model"].items():
+            tensors[name].copy_(value)
+
+
 def load_weights(module: nn.Module, path: str | Path) -> Path:
     """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model.
 

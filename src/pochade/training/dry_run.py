@@ -17,7 +17,7 @@ from pochade.device import device_memory, resolve_device
 from pochade.errors import PochadeError
 from pochade.training.executor import check, free_memory, take_or_run
 from pochade.training.loader import draw
-from pochade.training.stage import AnyStage
+from pochade.training.stage import AnyStage, steps_for
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
 from pochade.training.stages.kind import Inputs, Result, Role, Work
@@ -29,6 +29,8 @@ MOST_ON_CPU = 1
 """Samples at once in a trial on a processor: one of the largest networks at 512 px keeps 2.6 GB for its gradient."""
 MOST_PARTS = 2
 """Accumulated parts of a trial's batch."""
+PICTURES = 800
+"""Whose steps are counted where a stage has as many as follow from its data."""
 HOUR = 3600
 
 
@@ -86,6 +88,8 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
     if steps < 1:
         raise PochadeError(f"steps: {steps} given, allowed is at least 1")
     components = StandIns()
+    without = [stage.name for stage in stages if not stage.steps]
+    stages = [stage if stage.steps else replace(stage, steps=steps_for(PICTURES, stage.batch_size)) for stage in stages]
     tried: list[AnyStage] = []
     for stage in stages:
         tried.append(_shortened(kind_of(stage).synthetic(stage, tried, components), steps))
@@ -103,7 +107,8 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
             work = take_or_run(short, inputs, folder / "model", quiet=True)
             results.append(Result(folder / "model", folder / kind_of(stage).weights))
             if work is not None:
-                assumed = (*stage.data.missing(), *components.assumed)
+                usual = [f"steps are those for {PICTURES} pictures"] if stage.name in without else []
+                assumed = (*stage.data.missing(), *usual, *components.assumed)
                 yield _trial(stage, short, work, folder, device, assumed)
             del work
             free_memory()

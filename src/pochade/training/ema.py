@@ -53,16 +53,17 @@ class EMA:
             tensor.copy_(tensors[name])
 
     @torch.no_grad()
-    def copy_to_module(self) -> None:
-        """Overwrites the network with its average."""
+    def copy_to_module(self, tensors: Mapping[str, Tensor] | None = None) -> None:
+        """Overwrites the network with its average, or with an earlier one, ``tensors``."""
+        tensors = self.tensors if tensors is None else tensors
         for name, tensor in self._live.items():
-            tensor.copy_(self.tensors[name])
+            tensor.copy_(tensors[name])
 
     @contextmanager
-    def applied(self) -> Iterator[None]:
-        """Within the block the network holds its average."""
+    def applied(self, tensors: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Within the block the network holds its average, or an earlier one, ``tensors``."""
         kept = {name: tensor.clone() for name, tensor in self._live.items()}
-        self.copy_to_module()
+        self.copy_to_module(tensors)
         try:
             yield
         finally:

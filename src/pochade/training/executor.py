@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from pochade.data.cache.claims import holder, take
+from pochade.data.dataset import Dataset
+from pochade.data.samples import groups_of
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
@@ -19,7 +21,7 @@ from pochade.pipelines import hub, lora_files
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
 from pochade.training.record import DataStage, identity_of, read_record, record_of
-from pochade.training.stage import AnyStage, Identity
+from pochade.training.stage import AnyStage, Identity, steps_for
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
@@ -72,6 +74,7 @@ def run(
             check_is_new(folder)
     with main_first():
         data = check(stages, components, start=finished)
+    stages = [settled(stage, data.get(stage.name, {})) for stage in stages]
     if resume:
         for number, stage in enumerate(stages[finished:], finished + 1):
             _check_resumed(stages, number, out, data[stage.name])
@@ -92,6 +95,16 @@ def run(
                 free_memory()
         results.append(result)
     return results[-1].model
+
+
+def settled(stage: AnyStage, data: Data) -> AnyStage:
+    """The stage with the steps that follow from its data where it names none."""
+    if stage.steps or not data:
+        return stage
+    samples = sum(len(groups_of(one)) if isinstance(one, Dataset) else len(one) for one in data.values())
+    steps = steps_for(samples, stage.batch_size)
+    _print(f"{stage.name}: {steps} steps, from the number of samples, {samples}; steps=... gives others")
+    return replace(stage, steps=steps)
 
 
 def take_or_run(
@@ -134,6 +147,7 @@ def _take_or_run(stage: AnyStage, inputs: Inputs, model: Path, resume: bool, qui
             resume=resume,
             sample_sheet=lambda: _preview(work),
             save_model=save if work.usable else None,
+            held_out=None if quiet else work.held_out,
             console=not quiet,
         )
     except FailureError as error:

@@ -3,6 +3,7 @@
 A run's folder afterwards::
 
     checkpoint-00001000/   latest   metrics.jsonl   samples/step-000500.png   tensorboard/
+    best/                        where held-out samples are given, what ``save_model`` wrote at their lowest loss
     final/model.safetensors      the averaged (EMA) weights, when the last step is done
 
 Under ``torchrun`` every process holds the same weights and averages; rank 0 alone writes.
@@ -11,8 +12,6 @@ Under ``torchrun`` every process holds the same weights and averages; rank 0 alo
 import errno
 import json
 import math
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,20 +25,23 @@ from torch import Tensor, nn
 from pochade.data.samples import Samples
 from pochade.device import resolve_device
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, describe_error, remove_orphans
+from pochade.files import atomic_file, atomic_folder, describe_error, remove_orphans
 from pochade.tensors import write_tensors
 from pochade.training.checkpoint import (
     Checkpoint,
-    check_tensors,
     checkpoints,
     describe_last_good,
     find_checkpoint,
     load_checkpoint,
+    load_tensors,
     load_weights,
     save_checkpoint,
 )
 from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for
 from pochade.training.ema import EMA, module_tensors
+from pochade.training.estimate import AFTER, describe, estimate
+from pochade.training.held_out import HeldOut, Lowest, is_due
+from pochade.training.interruption import StopRequest, TrainingInterrupted
 from pochade.training.loader import Loader
 from pochade.training.metrics import MetricLog, Progress, Window
 from pochade.training.processes import join_processes
@@ -60,6 +62,10 @@ if TYPE_CHECKING:
 SampleSheet = Callable[[], "Image | None"]
 SaveModel = Callable[[Path], object]
 
+BEST = "best"
+"""In the folder of a stage: the model at the lowest held-out loss."""
+FIRST_SHEET = 100
+"""The first sample sheet comes after so small a part of the steps."""
 NAMED = 8
 """Pictures that an error names at most."""
 
@@ -74,10 +80,6 @@ class TrainResult:
     folder: Path
     weights: Path
     """``final/model.safetensors``, the averaged weights; ``task.trainable()`` holds the same."""
-
-
-class TrainingInterrupted(KeyboardInterrupt):
-    """Ctrl-C or SIGTERM: the step was finished and saved. Exit code 130 at the command line."""
 
 
 def check_same(folder: Path, before: Identity, now: Identity) -> None:
@@ -103,6 +105,7 @@ def train(
     resume: bool = False,
     sample_sheet: SampleSheet | None = None,
     save_model: SaveModel | None = None,
+    held_out: Samples | None = None,
     console: bool = True,
 ) -> TrainResult:
     """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
@@ -111,13 +114,16 @@ def train(
     is none); a finished run returns at once. ``identity`` is what a resumed run must have in common with it; None:
     the settings of the stage. ``sample_sheet``, and ``save_model``, which writes a folder into each checkpoint, are
     called with the averaged weights in the network, in eval mode, without gradients; what they draw from global
-    generators does not disturb the run.
+    generators does not disturb the run. ``held_out`` are samples that are not trained on: their loss, always with the
+    same noises, stands in about fifty lines of the log, and ``best`` holds the model at the lowest.
 
     Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not given
     for, where a resumed run has other settings than before, or where weights do not fit; FailureError for a
     loss or gradient that is not finite and where something cannot be read or written; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
+    if not stage.steps:
+        raise PochadeError("steps: 0 given, must be at least 1")
     if not resume:
         check_is_new(folder)
     run = _Run(
@@ -129,10 +135,11 @@ def train(
         resume=resume,
         sample_sheet=sample_sheet,
         save_model=save_model,
+        held_out=held_out,
         console=console,
     )
     try:
-        with run.interruptible(), products_for(stage.precision, run.device):
+        with run.stop_request.heeded(alone=run.world_size == 1), products_for(stage.precision, run.device):
             run.steps()
         return run.finish()
     except OSError as error:
@@ -166,6 +173,7 @@ class _Run:
         resume: bool,
         sample_sheet: SampleSheet | None,
         save_model: SaveModel | None,
+        held_out: Samples | None,
         console: bool,
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
@@ -183,7 +191,7 @@ class _Run:
         if saved is None and stage.initialise_from is not None:
             notes.append(f"start weights from {load_weights(self.network, stage.initialise_from)}")
         if saved is not None:
-            _load_tensors(self.network, saved)
+            load_tensors(self.network, saved)
             notes.append(f"resumed from {saved.path}")
         self.step = saved.step if saved else 0
         self.loss = float(saved.state["loss"]) if saved else math.nan
@@ -199,7 +207,11 @@ class _Run:
             device=self.device,
         )
         self._prepare(saved)
-        self.stop_requested = False  # by a signal to this process, at any moment
+        share = stage.batch_size // (self.world_size * stage.accumulate)
+        self.held_out = HeldOut(held_out, share, self.device) if held_out is not None and self.main else None
+        self.lowest = Lowest(saved.state.get("held_out") if saved else None)
+        self.best: dict[str, Tensor] | None = None  # the weights of the lowest loss, until they are written
+        self.stop_request = StopRequest()
         self.stop = False  # agreed on by all processes, after the same step
         if self.main:
             try:
@@ -211,7 +223,9 @@ class _Run:
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
         if (many := stage.warn_of_passes(len(dataset))) is not None:
             notes.append(f"warning: {many}")
-        for note in [*notes, self._describe()]:
+        trained = sum(p.numel() for p in self.parameters)
+        place = describe(stage, len(dataset), trained, self.step, self.world_size, self.device)
+        for note in [*notes, place]:
             self.progress.message(f"{stage.name}: {note}")
 
     def _find(self, notes: list[str]) -> Checkpoint | None:
@@ -256,23 +270,11 @@ class _Run:
         else:
             seed_all(stage.seed, self.step)
 
-    def _describe(self) -> str:
-        stage, world = self.stage, self.world_size
-        trained = sum(p.numel() for p in self.parameters)
-        share = stage.batch_size // (world * stage.accumulate)
-        passes = stage.passes(len(self.dataset))
-        return (
-            f"{world} process{'es' if world > 1 else ''} on {self.device.type}, "
-            f"threads of each: {torch.get_num_threads()}; batch {stage.batch_size} = "
-            f"{world} x {stage.accumulate} x {share}; {len(self.dataset)} samples; "
-            f"{trained:,} parameters trained; steps {self.step} to {stage.steps}, "
-            f"{passes:,.{0 if passes >= 10 else 1}f} passes over the data"
-        )
-
     def steps(self) -> None:
         stage, window = self.stage, Window()
         batches = iter(self.loader)
         before: _Outcome | None = None
+        first, started = self.step, time.perf_counter()
         try:
             while self.step < stage.steps:
                 began = time.perf_counter()
@@ -286,12 +288,17 @@ class _Run:
                     before = None
                 window.add_step(waited, time.perf_counter() - began - waited)
                 self.progress.step(self.step)
+                if self.step == first + 1:
+                    started = time.perf_counter()
+                elif self.step == first + AFTER:
+                    self._estimate((time.perf_counter() - started) / (AFTER - 1))
                 if self._due(stage.log_every):
                     self._write_log(window, rate * stage.learning_rate)
                     window = Window()
                 if self._due(stage.save_every):
                     self._save()
-                if stage.sample_every and self._due(stage.sample_every) and not self.stop:
+                early = self.step == stage.steps // FIRST_SHEET
+                if stage.sample_every and (early or self._due(stage.sample_every)) and not self.stop:
                     self._sample()
                 if self.stop and self.step < stage.steps:
                     raise TrainingInterrupted(f"stopped and saved at step {self.step}; --resume continues")
@@ -326,7 +333,7 @@ class _Run:
         self.optimizer.zero_grad(set_to_none=True)
         self.ema.update(self.step)
         loss = torch.stack([outputs["loss"].float() for _, outputs in seen]).mean()
-        stops = torch.full_like(loss, float(self.stop_requested))
+        stops = torch.full_like(loss, float(self.stop_request.made))
         numbers = LateNumbers(self._sum(torch.stack([loss, norm.float(), stops])))
         return waited, _Outcome(self.step + 1, numbers, seen)
 
@@ -336,7 +343,7 @@ class _Run:
         Called for a step when the next one is under way, and before anything is written.
         """
         if self.world_size == 1:
-            self.stop = self.stop_requested
+            self.stop = self.stop_request.made
         if outcome is None:
             return
         loss, norm, stops = outcome.numbers.read()
@@ -367,10 +374,39 @@ class _Run:
         self.loss = line["loss"]
         if self.log is not None:
             epoch = self.step * self.stage.batch_size / len(self.dataset)
-            head = {"step": self.step, "epoch": epoch, "loss": self.loss, "learning_rate": rate}
+            head = {"step": self.step, "epoch": epoch, "loss": self.loss, **self._validated(), "learning_rate": rate}
             line = head | line | {"processes": self.world_size}
             self.log.write(line)
             self.progress.log(line)
+
+    def _validated(self) -> dict[str, float]:
+        """The loss on held-out samples where it is due; the lowest one's weights are kept."""
+        stage = self.stage
+        if self.held_out is None or not is_due(self.step, stage.steps, stage.log_every):
+            return {}
+        with self._averaged():
+            loss = self.held_out.loss(self.task)
+        if self.lowest.see(self.step, loss) and self.save_model is not None:
+            self.best = {name: tensor.clone() for name, tensor in self.ema.tensors.items()}
+        if (warning := self.lowest.warn(self.step, loss, stage.steps)) is not None:
+            self.progress.message(f"{stage.name}: {warning}")
+        return {"held_out_loss": loss}
+
+    def _save_best(self) -> None:
+        if self.best is None or self.save_model is None:
+            return
+        with atomic_folder(self.folder / BEST, replace=True) as folder, self._averaged(self.best):
+            self.save_model(folder)
+        self.best = None
+
+    def _estimate(self, seconds_per_step: float) -> None:
+        if not self.main or self.step >= self.stage.steps:
+            return
+        network = sum(tensor.nbytes for tensor in self.ema.tensors.values())
+        trained = sum(parameter.nbytes for parameter in self.parameters)
+        size, left = 2 * network + 2 * trained, self.stage.steps - self.step
+        line = estimate(seconds_per_step, left, size, self.stage.keep, self.folder, self.device)
+        self.progress.message(f"{self.stage.name}: {line}")
 
     def _save(self) -> None:
         states = self._gather([random_state(self.device)])
@@ -390,8 +426,10 @@ class _Run:
                 "position": self.step * self.stage.batch_size,
                 "loss": self.loss,
                 "random": {str(rank): state for rank, state in enumerate(states)},
+                "held_out": self.lowest.state(),
             }
             try:
+                self._save_best()
                 save_model = None if self.save_model is None else self._write_model
                 save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model)
             except FailureError as failure:
@@ -401,13 +439,13 @@ class _Run:
             raise FailureError(error[0])
 
     @contextmanager
-    def _averaged(self) -> Iterator[None]:
-        """Within it the network has the averaged weights, in eval mode; afterwards nothing has changed."""
+    def _averaged(self, tensors: Mapping[str, Tensor] | None = None) -> Iterator[None]:
+        """Within it the network has the averaged weights, or earlier ones, in eval mode; then nothing has changed."""
         state = random_state(self.device)
         modes = [(module, module.training) for module in self.task.modules()]
         self.task.eval()
         try:
-            with self.compiled.suspended(), self.ema.applied(), torch.no_grad():
+            with self.compiled.suspended(), self.ema.applied(tensors), torch.no_grad():
                 yield
         finally:
             for module, training in modes:
@@ -439,6 +477,8 @@ class _Run:
         if self.main:
             write_tensors(weights, self.ema.tensors)
             self.progress.message(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
+            if (lowest := self.lowest.conclude(self.step, self.folder / BEST)) is not None:
+                self.progress.message(f"{self.stage.name}: {lowest}")
         self.accelerator.wait_for_everyone()
         return TrainResult(self.step, self.loss, self.folder, weights)
 
@@ -447,34 +487,6 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.compiled.stop()
-
-    @contextmanager
-    def interruptible(self) -> Iterator[None]:
-        """Within it Ctrl-C and SIGTERM ask for a stop after the step; a second Ctrl-C stops at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def on_signal(number: int, _: Any) -> None:
-            if self.stop_requested and number == signal.SIGINT and self.world_size == 1:
-                raise KeyboardInterrupt
-            self.stop_requested = True
-
-        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-
-def _load_tensors(network: nn.Module, saved: Checkpoint) -> None:
-    tensors = module_tensors(network)
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.tensors["model"].items()}
-    check_tensors(str(saved.path), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.no_grad():
-        for name, value in saved.tensors["model"].items():
-            tensors[name].copy_(value)
 
 
 def _suspects(batch: Batch, outputs: Mapping[str, Tensor]) -> list[str]:

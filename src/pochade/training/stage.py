@@ -21,6 +21,16 @@ USUAL_PASSES = 200
 """About those of ``lrf-folder`` on 800 pictures."""
 
 
+SEEN = 560
+"""Samples that are seen in all, over the square root of those that there are: 20 passes over 800, 80 over 50."""
+FEWEST_STEPS = 100
+
+
+def steps_for(samples: int, batch_size: int) -> int:
+    """The steps of a stage that names none: with four times the pictures twice as many."""
+    return max(FEWEST_STEPS, math.ceil(SEEN * math.sqrt(samples) / batch_size))
+
+
 class Settings:
     """What a kind of stage can be given, as a frozen dataclass."""
 
@@ -50,7 +60,7 @@ class Stage(Generic[S_co, D_co]):
     data: D_co
     """Settings of the data."""
     steps: int
-    """Optimiser steps."""
+    """Optimiser steps; 0: from the number of pictures (``steps_for``)."""
     batch_size: int = 128
     """Samples of one optimiser step, over all processes and accumulated parts together."""
     accumulate: int = 1
@@ -100,9 +110,9 @@ class Stage(Generic[S_co, D_co]):
             value = getattr(self, name)
             if not dataclasses.is_dataclass(value) or isinstance(value, type):
                 raise PochadeError(f"{name}: {value!r} given, must be a dataclass of settings")
-        for name in ("steps", "batch_size", "accumulate", "save_every", "log_every", "keep"):
+        for name in ("batch_size", "accumulate", "save_every", "log_every", "keep"):
             self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("warmup_steps", "sample_every", "seed", "weight_decay", "final_learning_rate"):
+        for name in ("steps", "warmup_steps", "sample_every", "seed", "weight_decay", "final_learning_rate"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
         for name in ("learning_rate", "clip", "epsilon"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")

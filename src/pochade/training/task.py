@@ -42,6 +42,10 @@ class Task(nn.Module, ABC):
         ``"per_sample"`` [B], the loss of each sample, which together give the loss binned by t.
         """
 
+    def validate(self, batch: Batch) -> Tensor:
+        """The loss, a scalar, by which a network is compared with itself at other steps: the same at any progress."""
+        return self(batch)["loss"]
+
     @abstractmethod
     def trainable(self) -> nn.Module:
         """The part that is optimised, averaged (EMA) and saved."""

@@ -11,6 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from contracts.families import FAMILIES, make, stir
+from pochade.data.dataset import is_held_out
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import row_keys
@@ -138,6 +139,34 @@ def test_a_recipe_leaves_a_lora(trained: Path, toy_pipeline_folder: Path) -> Non
     pipe.load_lora_weights(trained, adapter_name="mine")
     after = pipe("a red apple", generator=torch.Generator().manual_seed(0), **call).images
     assert not np.array_equal(before, after)
+
+
+def test_a_run_that_names_no_steps(
+    pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Steps follow from the data, a sheet comes at once, held-out pictures are measured, and the best is kept."""
+    source = tmp_path / "pictures"
+    source.mkdir()
+    for path in pictures.iterdir():
+        if path.suffix in (".png", ".txt"):
+            (source / path.name).write_bytes(path.read_bytes())
+    held = next(name for name in (f"thing {i}" for i in range(100)) if is_held_out(name))
+    (source / "0.txt").write_text(held)
+    changes = [f"data.source={source}", f"task.base={toy_pipeline_folder}", "batch_size=2", "learning_rate=0.05"]
+    changes += ["warmup_steps=1", "sample_every=1000", "save_every=50", "ema_decay=0"]
+    count = sum(not is_held_out((source / f"{i}.txt").read_text()) for i in range(10))
+    folder = train("lora", [*changes, "batch_size=16", "accumulate=1"], tmp_path / "run")
+    told = capfd.readouterr().err
+    assert f"lora: 100 steps, from the number of samples, {count}; steps=... gives others" in told
+    stage = folder.parent
+    assert [path.name for path in sorted((stage / "samples").iterdir())] == ["step-000001.png", "step-000100.png"]
+    lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "held_out_loss" in line] == list(range(10, 101, 10))
+    record = json.loads((stage / "best" / "training.json").read_text())
+    assert record["stage"]["steps"] == 100
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    pipe.load_lora_weights(stage / "best")
+    assert train("lora", [*changes, "batch_size=16", "accumulate=1"], tmp_path / "run", resume=True) == folder
 
 
 def test_a_text_encoder_of_its_own_is_adapted_too(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ from pochade.training.stages.kind import (
 from pochade.training.stages.models import (
     ModelWork,
     build_denoiser,
+    held_out_of,
     latents_of,
     latest_autoencoder,
     prompts_of,
@@ -226,6 +227,11 @@ class FlowTask(Task):
         )
         return (weights * error).mean(), {"per_sample": error.detach()}
 
+    def validate(self, batch: Batch) -> Tensor:
+        """The error of the velocity, without curriculum and further terms."""
+        draw = draw_flow(batch["latents"], batch["seed"], self.settings)
+        return self.objective(batch, draw, self.predict(batch, draw).velocity)[0]
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         settings = self.settings
         draw = draw_flow(batch["latents"], batch["seed"], settings)
@@ -311,7 +317,8 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         started = with_start(stage, pipeline.denoiser)  # a start that does not fit is found before the data are encoded
         frozen = None if settings.text_encoder in (None, JOINT) else text_of(pipeline)
         samples = latents_of(stage.data, dataset, pipeline, frozen, inputs)
-        return self.work(stage, started, pipeline, samples, dataset, inputs.components.folder(name), FlowTask)
+        work = self.work(stage, started, pipeline, samples, dataset, inputs.components.folder(name), FlowTask)
+        return replace(work, held_out=held_out_of(stage.data, pipeline, frozen, inputs))
 
     def pipeline(
         self, stage: Stage[FlowS, ImageData], dataset: Dataset, autoencoder: Any, inputs: Inputs, **defaults: Any

@@ -82,6 +82,8 @@ class Work(ABC):
     samples: Samples
     data: Data
     """What was trained on."""
+    held_out: Samples | None = None
+    """Samples that are kept out of training, by whose loss it is judged; None: it is not."""
     start: Path | None = None
     """The folder of the model that the settings of the kind name as its start, whose record is kept as well;"""
     autoencoder: Path | None = None

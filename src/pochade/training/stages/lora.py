@@ -29,6 +29,7 @@ from pochade.training.stages.models import (
     ModelWork,
     check_conditioning,
     classes_of,
+    held_out_of,
     latents_of,
     prompts_of,
     takes_few_steps,
@@ -266,6 +267,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         dataset = sized.data.open(stage=stage.name)
         frozen = None if settings.text else text_of(pipeline)
         samples = latents_of(sized.data, dataset, pipeline, frozen, inputs)
+        held_out = held_out_of(sized.data, pipeline, frozen, inputs)
         add_adapters(pipeline, settings, stage.seed, text=settings.text)
         trained = pipeline.denoiser, settings, pipeline.text_encoder if settings.text else None
         few = takes_few_steps(pipeline)
@@ -273,6 +275,7 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             stage=sized,
             task=FewStepsLoRATask(*trained, **phases_of(pipeline, settings)) if few else LoRATask(*trained),
             samples=samples,
+            held_out=held_out,
             data={"data.source": dataset},
             start=hub.resolve(str(settings.base)),
             autoencoder=hub.resolve(str(settings.base)),

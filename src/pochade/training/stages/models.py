@@ -16,7 +16,7 @@ from pochade.data.cache.latents import LatentEncoders
 from pochade.data.cache.on_the_fly import encode_on_the_fly
 from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Samples
-from pochade.errors import PochadeError, naming
+from pochade.errors import EmptySplitError, PochadeError, naming
 from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
@@ -25,6 +25,7 @@ from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.checkpoint import first_names
 from pochade.training.data import ImageData
+from pochade.training.held_out import DRAWS
 from pochade.training.overrides import read_options
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages import kind_of
@@ -308,3 +309,17 @@ def latents_of(
         return encoded(latent_encoders(autoencoder, text_encoder, inputs.device))
     with encoding_on(inputs.device, autoencoder, text_encoder) as encoders:
         return encoded(encoders)
+
+
+def held_out_of(
+    data: ImageData, pipeline: TextToImagePipeline, text_encoder: PromptEncoder | None, inputs: Inputs
+) -> Samples | None:
+    """Latents of some pictures that are kept out of training, spread evenly; None where none are."""
+    if not data.held_out:
+        return None
+    try:
+        dataset = data.open("held_out")
+    except EmptySplitError:
+        return None
+    some = dataset.subset(range(0, len(dataset), -(-len(dataset) // DRAWS)))
+    return latents_of(data, some, pipeline, text_encoder, inputs)
