@@ -89,5 +89,19 @@ def test_wrong_use_is_one_line(
     assert "\n" not in done.error
 
 
+def test_a_preview_replaces_previews_alone(
+    toy_bundle: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = ("run", str(toy_bundle), "a cat", "--steps", "1", "--preview")
+    for _ in range(2):
+        cli(capsys, *given, "new.png")
+    Image.new("RGB", (4, 4)).save("holiday.png")
+    before = Path("holiday.png").read_bytes()
+    done = cli(capsys, *given, "holiday.png", code=2)
+    assert done.error == "error: preview: 'holiday.png' is there, and no preview: allowed is a new name"
+    assert Path("holiday.png").read_bytes() == before
+
+
 def test_help_says_what_there_is(capsys: object) -> None:
     assert "--low-memory" in cli(capsys, "run", "--help").out

@@ -59,6 +59,8 @@ def export(
     """Write a model as a bundle: ONNX graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
     if target not in TARGETS:
         raise PochadeError(f"for: {target!r} given, allowed are {', '.join(TARGETS)}{nearest(target, TARGETS)}")
+    from pochade.runtime.graphs import check_openable
+
     page = target == "web"
     if page and (batch is not None or external_data):
         raise PochadeError("batch and external_data: given for web, allowed are neither: the page decides them")
@@ -66,6 +68,7 @@ def export(
         raise PochadeError("onnxruntime_web: given for onnx, allowed is web")
     precision = precision or ("int8" if page else "fp32")
     parse_precision(precision)
+    check_openable("out", out)
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
     width, height = (None, None) if size is None else options.parse_size(size)

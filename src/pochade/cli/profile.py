@@ -57,6 +57,10 @@ def profile(
     """
     check_device(device or "auto")
     check_precision(precision)
+    if keep is not None:
+        from pochade.runtime.graphs import check_openable
+
+        check_openable("keep", keep)
     quiet_libraries()
     with console(stderr=True).status("reading the model") as status:
         from pochade.evaluation.profile.costs import profile as measure

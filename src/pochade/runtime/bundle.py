@@ -26,7 +26,7 @@ from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
 from .canvas import HOLE, Canvas, Tiles, agree, resample
-from .graphs import Graphs
+from .graphs import Graphs, check_openable
 from .manifest import MANIFEST, TASKS, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of
 from .noise import Noise
@@ -87,11 +87,13 @@ class Bundle:
             their file (where the bundle was exported with ``--external-data``).
 
     Raises:
-        PochadeError: there is no manifest, it is damaged, or of a newer format.
+        PochadeError: there is no manifest, it is damaged, or of a newer format; or the name of the folder is not in
+            UTF-8.
     """
 
     def __init__(self, folder: str | Path, *, threads: int | None = None, low_memory: bool = False) -> None:
         self.folder = Path(folder)
+        check_openable("bundle", self.folder)
         self.manifest: Manifest = read_manifest(self.folder)
         self._graphs = Graphs(self.folder, self.manifest, threads, low_memory)
         self._prompts = Prompts(self._graphs, self.manifest.text)

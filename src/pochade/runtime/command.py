@@ -10,9 +10,9 @@ from typing import Any, NoReturn
 
 from ..arguments import ALPHA
 from ..errors import PochadeError
-from ..files import atomic_file, sha256
+from ..files import sha256
 from .bundle import Bundle, OnStep, Step
-from .pictures import Picture, read_recipe, slug
+from .pictures import Picture, check_preview, read_recipe, slug, write_preview
 
 EXAMPLES = """examples:
   pochade run bundle/ "a red apple" -o apple.png --seed 7
@@ -91,7 +91,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--image-guidance", type=float, help="scale of guidance towards the source of an instruction")
     parser.add_argument("--describe", action="store_true", help="the prompt of --edit describes the new picture")
     parser.add_argument("--factor", type=int, help="of --upscale, 2 or 4 (default: 2)")
-    parser.add_argument("--preview", type=Path, metavar="FILE", help="keep this PNG up to date while sampling")
+    parser.add_argument("--preview", type=Path, metavar="FILE", help="keep a PNG of a new name up to date")
     parser.add_argument("--threads", type=int, help="of the processor (default: one a core)")
     parser.add_argument("--low-memory", action="store_true", help="load one graph at a time")
     return parser
@@ -102,6 +102,8 @@ def _run(given: argparse.Namespace) -> Path:
     bundle = Bundle(given.bundle, threads=given.threads, low_memory=given.low_memory)
     if given.out is not None and given.out.suffix.lower() != ".png":
         raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
+    if given.preview is not None:
+        check_preview(given.preview)
     asked = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
     if given.like is not None:
         asked = _like(bundle, given) | asked
@@ -180,7 +182,6 @@ def _watch(preview: Path | None) -> OnStep:
             end = "\r" if step.number < step.total else "\r\033[K"
             print(f"step {step.number} of {step.total}", end=end, file=sys.stderr, flush=True)
         if preview is not None:
-            with atomic_file(preview) as file:
-                step.preview().save(file, format="PNG")
+            write_preview(step.preview(), preview)
 
     return on_step

@@ -13,6 +13,16 @@ from ..files import sha256
 from .manifest import Manifest
 
 
+def check_openable(name: str, path: str | Path) -> None:
+    """Raises PochadeError where a path is not in UTF-8: ONNX Runtime and ``tokenizers`` cannot open it."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        raise PochadeError(
+            f"{name}: {str(path)!r} given, allowed is a name in UTF-8, which ONNX Runtime opens"
+        ) from None
+
+
 def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = False) -> Any:
     """A session on the CPU that gives back what a call does not need any more.
 
@@ -26,8 +36,9 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
         as_mapped: as said above.
 
     Raises:
-        PochadeError: ONNX Runtime is not installed.
+        PochadeError: ONNX Runtime is not installed, or cannot open a file of such a name.
     """
+    check_openable("graph", path)
     try:
         import onnxruntime
     except ImportError:

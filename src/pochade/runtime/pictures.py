@@ -13,12 +13,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..errors import PochadeError
-from ..files import write_new
+from ..files import atomic_file, write_new
 from .decode import load_image, upright_grey, upright_rgb
 from .masks import EditingWarning
 
 KEY = "pochade"
 """Keyword of the PNG text chunk."""
+PREVIEW = "preview"
+"""Its text in a picture that is not finished."""
 
 
 def slug(prompt: str, length: int = 48) -> str:
@@ -54,6 +56,31 @@ class Picture:
         return write_new(
             place.parent, place.stem, place.suffix, lambda file: self.image.save(file, format="PNG", pnginfo=info)
         )
+
+
+def check_preview(path: Path) -> None:
+    """Raises PochadeError where there is something that is no preview, and would be lost."""
+    if path.suffix.lower() != ".png":
+        raise PochadeError(f"preview: {str(path)!r} given, allowed is a name that ends in .png")
+    if path.exists() and _text(path) != PREVIEW:
+        raise PochadeError(f"preview: {str(path)!r} is there, and no preview: allowed is a new name")
+
+
+def write_preview(image: Image.Image, path: Path) -> None:
+    """Write a preview, over an earlier one."""
+    info = PngInfo()
+    info.add_text(KEY, PREVIEW)
+    with atomic_file(path) as file:
+        image.save(file, format="PNG", pnginfo=info)
+
+
+def _text(path: Path) -> str | None:
+    """What the PNG says of itself; None for none, or another file."""
+    try:
+        with Image.open(path, formats=["PNG"]) as image:
+            return image.info.get(KEY)
+    except (OSError, ValueError, SyntaxError):
+        return None
 
 
 def read_recipe(path: str | Path) -> dict[str, Any]:
