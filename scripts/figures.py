@@ -13,13 +13,14 @@ import json
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import editing, models, scans  # noqa: E402
+from tables import claims, editing, models, scans  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -86,10 +87,17 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
 }
 """Name -> where its measurements lie, and what makes a table of them."""
 
+CLAIMS: dict[str, Callable[[dict[str, Any]], str]] = {
+    **{f"claims_{name}": partial(claims.design, name) for name in claims.DESIGNS},
+    "claims_counts": lambda _: claims.counts(),
+}
+"""Name -> what makes a table of all measurements."""
+
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("drawings_checkpoint", "startup", "denoiser_step"),
     "docs/results.md": ("drawings_checkpoint", "checkpoint", "autoencoder_channels", "cifar10_training"),
     "docs/benchmarks.md": (),
+    "docs/claims.md": (),
     "docs/editing.md": (),
     "docs/iris.md": (),
     "docs/lira.md": (),
@@ -105,10 +113,23 @@ PAGES: dict[str, tuple[str, ...]] = {
 """Page -> what it shows between marks that name nothing."""
 
 
+def everything(root: Path) -> dict[str, Any]:
+    """All measurements: of benchmarks by the name of their file, of checkpoints by the name of the model."""
+    metrics = [path for folder in (CHECKPOINTS, BESIDE) for path in (root / folder).glob("*/metrics.json")]
+    records = {path.stem: read(path) for path in (root / BENCHMARKS).glob("*.json")}
+    return records | {path.parent.name: read(path) for path in metrics}
+
+
 def figures(root: Path, names: Sequence[str]) -> str:
     """The tables for which there are measurements."""
-    records = ((KNOWN[name][1], read(root / KNOWN[name][0])) for name in names)
-    return "".join(f"\n{render(record)}\n" for render, record in records if record)
+    made = (CLAIMS[name](everything(root)) if name in CLAIMS else one(root, *KNOWN[name]) for name in names)
+    return "".join(f"\n{table}\n" for table in made if table)
+
+
+def one(root: Path, path: str, render: Callable[[Any], str]) -> str:
+    """The table of one record; empty where it is not there."""
+    record = read(root / path)
+    return render(record) if record else ""
 
 
 def fill(page: str, root: Path, names: Sequence[str]) -> str:
