@@ -310,7 +310,7 @@ def _findings(check: DataCheck, report: Report | None, max_skipped: float) -> li
     if check.small:
         remark(f"{_count(len(check.small), 'picture')} smaller than {check.size} pixels will be enlarged")
     if check.cropped >= 0.01:
-        remark(f"cropping to squares loses {check.cropped:.0%} of the pixels")
+        remark(f"cropping to squares loses {check.cropped:.0%} of the pixels (data.ratios=2 keeps 1:2 to 2:1)")
     if check.captions is not None:
         found += _of_captions(check.captions, check.pictures)
     between = [one for one in check.alike if one.groups > 1 or one.identical]
