@@ -37,7 +37,8 @@ CURRICULA = {
         *("data.size=64", "high.data.size=128"),
     ),
     "lrf-curriculum": (
-        *("sample_every=2", "autoencoder.task.width=8", "autoencoder.task.latent_channels=4", "autoencoder.task.perceptual=0"),
+        *("sample_every=2", "autoencoder.task.width=8", "autoencoder.task.latent_channels=4"),
+        "autoencoder.task.perceptual=0",
         *("autoencoder.task.encoder_blocks=0,0,1,0", "autoencoder.task.decoder_blocks=0,1,0,0"),
         *("task.options=sample_size=8,dim=16,heads=2,hidden=24,blocks=1", "edit.task.options=", FEW_STEPS, *PAIRS),
         *(f"{stage}.data.size=64" for stage in ("flow_high", "consistency", "edit")),
