@@ -19,6 +19,8 @@ from ..errors import PochadeError, missing_extra
 MAX_MEGAPIXELS = 25.0
 REDUCTIONS = (1, 2, 4, 8)
 """By which a JPEG is divided in rows and columns while it is decoded."""
+PROGRESSIVE = 2
+"""By which the pixels of a progressive JPEG that is reduced may exceed the limit."""
 FORMATS = "PNG, JPEG, WebP, GIF, BMP, TIFF, AVIF and HEIC"
 UNSUPPORTED = "unsupported format"
 """The reason of a picture in a format that is not read here, or not without another package."""
@@ -47,8 +49,8 @@ def load_image(
     ``background``; with None it stays, in RGBA. PNG, JPEG, WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have
     them, AVIF and HEIC, known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is
     refused from its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least
-    twice ``size``, and a larger one, unless it is progressive, at the scale at which it is within ``max_megapixels``.
-    Raises `BadImage`, whose text starts with ``name`` (default: the path).
+    twice ``size``, and one of up to 64 times ``max_megapixels``, a progressive one of up to twice, at the scale at
+    which it is within the limit. Raises `BadImage`, whose text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -63,7 +65,7 @@ def load_image(
     reader = _reader(data, name)
     try:
         image = reader(io.BytesIO(data))  # of its header alone
-        _refuse_bomb(name, *image.size, max_megapixels, _reduction(image) if size is not None else 1)
+        _refuse_bomb(name, *image.size, max_megapixels, _larger(image) if size is not None else 1)
         if image.mode == "F":
             raise BadImage(name, UNSUPPORTED, "its pixels are fractions, of a range that is not known")
         if size is not None:
@@ -146,12 +148,15 @@ _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1")
 """Brands of the photographs of phones."""
 
 
-def _reduction(image: ImageFile.ImageFile) -> int:
-    """By how much the sides of a picture can be divided while it is decoded.
+def _larger(image: ImageFile.ImageFile) -> int:
+    """How many times the pixels of the limit a picture may have that is reduced while it is decoded.
 
-    The decoder of a progressive JPEG needs memory for all of it.
+    The decoder of a progressive JPEG holds the coefficients of all of it, two bytes each, so that 50 megapixels take as
+    much memory as three times the plain limit, 310 MB.
     """
-    return REDUCTIONS[-1] if isinstance(image, JpegImageFile) and not image.info.get("progressive") else 1
+    if not isinstance(image, JpegImageFile):
+        return 1
+    return PROGRESSIVE if image.info.get("progressive") else REDUCTIONS[-1] ** 2
 
 
 def _reduce(image: ImageFile.ImageFile, side: int, max_megapixels: float) -> None:
@@ -161,11 +166,9 @@ def _reduce(image: ImageFile.ImageFile, side: int, max_megapixels: float) -> Non
     image.draft(None, (max(1, min(side, width // least)), max(1, min(side, height // least))))
 
 
-def _refuse_bomb(name: str, width: int, height: int, max_megapixels: float, reduction: int) -> None:
-    if width * height > max_megapixels * 1e6 * reduction**2:
-        raise BadImage(
-            name, "too large", f"{width} x {height} pixels, {max_megapixels * reduction**2:g} megapixels allowed"
-        )
+def _refuse_bomb(name: str, width: int, height: int, max_megapixels: float, larger: int) -> None:
+    if width * height > max_megapixels * 1e6 * larger:
+        raise BadImage(name, "too large", f"{width} x {height} pixels, {max_megapixels * larger:g} megapixels allowed")
     if not width or not height:
         raise BadImage(name, "corrupt or truncated", f"{width} x {height} pixels")
 

@@ -61,7 +61,7 @@ class ImageData(DataSettings):
     max_skipped: float = MAX_SKIPPED
     """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
     max_megapixels: float = MAX_MEGAPIXELS
-    """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
+    """Larger pictures are not read; a JPEG may have 64 times as much, a progressive one twice."""
 
     def missing(self) -> list[str]:
         return _missing("data.source", self.source)
@@ -124,7 +124,7 @@ class PairData(DataSettings):
     max_skipped: float = MAX_SKIPPED
     """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
     max_megapixels: float = MAX_MEGAPIXELS
-    """Larger pictures are not read; a JPEG, unless it is progressive, may have 64 times as much."""
+    """Larger pictures are not read; a JPEG may have 64 times as much, a progressive one twice."""
 
     def missing(self) -> list[str]:
         return [*_missing("data.pairs", self.pairs), *_missing("data.source", self.source)]
