@@ -159,5 +159,7 @@ def test_the_command(faults: Path, toy_pipeline_folder: Path, tmp_path: Path, ca
     assert page.count('<img src="data:image/png;base64,') > 6
     assert "http" not in page
     assert "holds check.json, check.html already" in cli(capsys, *arguments, code=2).error
+    for size, named in (("0", "1 to 8192"), ("9000", "1 to 8192"), ("33", "multiples of 8")):
+        assert named in cli(capsys, *arguments, "--overwrite", "--size", size, code=2).error
     again = cli(capsys, *arguments, "--overwrite", "--json", code=1)
     assert json.loads(again.out) == found

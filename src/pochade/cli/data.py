@@ -139,12 +139,15 @@ def check(
 
     For example: pochade data check my-pictures --model open-drawings
     """
+    from pochade.data.dataset import check_size
     from pochade.data.sources import parse_source
     from pochade.evaluation.data_page import FILES, write_check
     from pochade.files import check_absent
 
     found = parse_source(source)
     reading = read_limits(max_megapixels, max_skipped, background)
+    if size is not None:
+        check_size(size)
     check_folder("out", out)
     if not overwrite:
         check_absent("out", out, FILES)
@@ -154,6 +157,8 @@ def check(
 
         quiet_libraries()
         encoder, autoencoder, own = parts_of(name)
+    if model is not None and size is not None and size % autoencoder.downsampling:
+        raise PochadeError(f"size: {size} given, allowed are multiples of {autoencoder.downsampling} with this model")
     checked, dataset = check_data(
         found,
         encoder,

@@ -43,7 +43,7 @@ def runs(
 
     from pochade.training.estimate import span
 
-    table = Table("run", "state", "step", "loss", "held out", "lowest", "s/step", "left")
+    table = Table("run", "state", "step", "loss", "held out", "lowest", "left")
     table.columns[0].overflow = "fold"
     for column in table.columns[1:]:
         column.no_wrap = True
@@ -56,7 +56,6 @@ def runs(
             "" if run.loss is None else f"{run.loss:.4g}",
             "" if run.held_out_loss is None else f"{run.held_out_loss:.4g}",
             lowest,
-            f"{run.seconds_per_step:.2g}",
             span(run.seconds_left) if run.state == "running" else "",
         )
     out = console()
