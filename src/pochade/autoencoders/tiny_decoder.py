@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin, register_to_config
 from pochade.errors import PochadeError
+from pochade.nn.layout import channels_last
 
 
 class SeparableBlock(nn.Module):
@@ -96,7 +97,7 @@ class TinyVAEDecoder(ModelMixin, ConfigMixin):
 
     def decode_raw(self, latents: Tensor) -> Tensor:
         """Latents [B, C, H, W] of unit variance -> images [B, 3, f H, f W], unclamped, around [-1, 1]; for training."""
-        x = self.layers(latents.contiguous(memory_format=torch.channels_last))
+        x = self.layers(channels_last(latents))
         return self.shuffle(self.head(x))
 
     def decode(self, latents: Tensor) -> Tensor:

@@ -7,30 +7,35 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
-from pochade.errors import PochadeError, nearest
-from pochade.export.precision import parse_precision
 from pochade.pipelines import decoders, hub
 
-TARGETS = ("onnx", "web")
 EXAMPLES = """[bold]Examples[/bold]
 
 pochade export lrf-openmoji bundle/
 
 pochade export microforge-edit bundle/ --precision int8
 
-pochade export lrf-openmoji site/ --for web"""
+pochade export lrf-openmoji site/ --for web
+
+pochade export lrf-openmoji phone/ --for executorch --precision int8"""
 
 
 def export(
     model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
     out: Annotated[Path, typer.Argument(help="Folder to write, a new or an empty one.")],
     target: Annotated[
-        str, typer.Option("--for", help="What is written: onnx, a bundle; web, a page that runs it.", metavar="NAME")
+        str,
+        typer.Option(
+            "--for",
+            help="What runs it: onnx, web (a page), openvino, coreml, executorch, litert.",
+            metavar="NAME",
+        ),
     ] = "onnx",
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Of the weights: fp32, fp16, int8; with changes: int8,decoder=int8. Left out: fp32, of a page int8.",
+            help="Of the weights: fp32, fp16, int8; with changes: int8,decoder=int8. Left out: fp32, for web int8, for "
+            "coreml fp16.",
             metavar="NAME",
         ),
     ] = None,
@@ -42,7 +47,7 @@ def export(
         int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
     ] = None,
     batch: Annotated[
-        int | None, typer.Option(help="A fixed batch size; left out, it is free when the graph runs.")
+        int | None, typer.Option(help="A fixed batch size; left out, it is free where graphs can have that, else 1.")
     ] = None,
     external_data: Annotated[
         bool, typer.Option("--external-data", help="Weights in files beside the graphs, which a host can map.")
@@ -56,66 +61,46 @@ def export(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
-    """Write a model as a bundle: ONNX graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
-    if target not in TARGETS:
-        raise PochadeError(f"for: {target!r} given, allowed are {', '.join(TARGETS)}{nearest(target, TARGETS)}")
-    from pochade.runtime.graphs import check_openable
+    """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
+    options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
+    given = {name: value for name, value in options_of.items() if value not in (None, False)}
+    with loading("pochade"):
+        from pochade.export.bundle import model_facts
+        from pochade.export.targets import Request, find_target
+        from pochade.pipelines.run_request import open_pipeline
+        from pochade.runtime.graphs import check_openable
 
-    page = target == "web"
-    if page and (batch is not None or external_data):
-        raise PochadeError("batch and external_data: given for web, allowed are neither: the page decides them")
-    if not page and onnxruntime_web is not None:
-        raise PochadeError("onnxruntime_web: given for onnx, allowed is web")
-    precision = precision or ("int8" if page else "fp32")
-    parse_precision(precision)
+        found = find_target(target, given, precision)
     check_openable("out", out)
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
     width, height = (None, None) if size is None else options.parse_size(size)
     with loading(model):
-        from pochade.export.bundle import export_bundle, model_facts
-        from pochade.export.site import export_site
-        from pochade.pipelines.run_request import open_pipeline
-
         quiet_libraries()
         # Graphs are compared with the model on the CPU, where they run too.
         pipe = open_pipeline("TextToImagePipeline", folder, device="cpu", precision="fp32")
-        facts = model_facts(Path(model).resolve().name, folder)
-        shape = None if width is None or height is None else (height, width)
-        own = None if small is None else decoders.load_decoder(pipe.autoencoder, small)
-        site = None
-        if page:
-            site = export_site(
+        manifest, lines = found.write(
+            Request(
                 pipe,
                 out,
-                facts,
-                precision=precision,
-                size=shape,
-                depth=depth,
-                decoder=own,
-                runtime=onnxruntime_web,
+                model_facts(Path(model).resolve().name, folder),
+                precision,
+                None if width is None or height is None else (height, width),
+                depth,
+                None if small is None else decoders.load_decoder(pipe.autoencoder, small),
+                given,
             )
-            manifest = site.manifest
-        else:
-            manifest = export_bundle(
-                pipe,
-                out,
-                facts,
-                precision=precision,
-                size=shape,
-                depth=depth,
-                decoder=own,
-                batch="dynamic" if batch is None else batch,
-                external_data=external_data,
-            )
+        )
     if as_json:
         print(manifest.to_json(), end="")
         return
     for name, graph in manifest.graphs.items():
-        size_mb = sum(manifest.files[file].bytes for file in (graph.file, graph.data) if file) / 1e6
-        print(f"{name}: {graph.precision}, {size_mb:.1f} MB, {graph.milliseconds:.1f} ms a call")
+        own = [f for f in manifest.files if f in (graph.file, graph.data) or f.startswith(f"{graph.file}/")]
+        size_mb = sum(manifest.files[file].bytes for file in own) / 1e6
+        took = "not run here" if graph.milliseconds is None else f"{graph.milliseconds:.1f} ms a call"
+        print(f"{name}: {graph.precision}, {graph.file}, {size_mb:.1f} MB, {took}")
     if manifest.picture_psnr is not None:
         print(f"pictures: {manifest.picture_psnr:.1f} dB from float32")
-    if site is not None:
-        print(f"download: {site.download / 1e6:.1f} MB, to edit {site.editing / 1e6:.1f} MB more")
+    for line in lines:
+        print(line)
     print(out)

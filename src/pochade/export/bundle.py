@@ -2,11 +2,10 @@
 
 import copy
 import os
-import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,18 +14,17 @@ from pochade import __version__
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
-from pochade.export.onnx import (
-    Exported,
-    export_decoder,
-    export_denoiser,
-    export_encoder,
-    export_text_encoder,
+from pochade.export.formats.base import Batch, Format, Options
+from pochade.export.formats.onnx import Onnx
+from pochade.export.networks import (
+    Network,
+    decoder_network,
+    denoiser_network,
+    encoder_network,
+    text_encoder_network,
 )
-from pochade.export.parity import random_inputs, run, session
-from pochade.export.precision import Precision, parse_precision
-from pochade.export.quantize import quantise
+from pochade.export.precision import parse_precision
 from pochade.export.readme import readme
-from pochade.export.weights import data_of
 from pochade.files import atomic_folder, sha256, write_text
 from pochade.flow.sampling import set_timesteps
 from pochade.pipelines import hub
@@ -41,13 +39,11 @@ from pochade.runtime.manifest import (
     TOKENIZER,
     Defaults,
     File,
-    Graph,
     Latents,
     Manifest,
     Model,
     Sampling,
     Text,
-    Value,
 )
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TASKS
@@ -86,11 +82,12 @@ def export_bundle(
     folder: str | os.PathLike[str],
     model: Model,
     *,
-    precision: str = "fp32",
+    form: Format | None = None,
+    precision: str | None = None,
     size: int | tuple[int, int] | None = None,
     depth: int | None = None,
     decoder: TinyVAEDecoder | None = None,
-    batch: int | Literal["dynamic"] = "dynamic",
+    batch: Batch | None = None,
     external_data: bool = False,
     pictures: int = PICTURES,
 ) -> Manifest:
@@ -103,12 +100,12 @@ def export_bundle(
         pipe: of any class and family; it is copied, to the CPU and float32.
         folder: a new or an empty one.
         model: where the weights come from, see ``model_facts``.
-        precision: of the weights, as ``parse_precision`` reads it. ``int8`` is that of text encoder and denoiser:
-            autoencoders then have 16 bits.
+        form: of the graphs (None: ONNX).
+        precision: of the weights, as ``parse_precision`` reads it from the form's presets (None: the form's own).
         size: pixels a side, or height and width (None: as the model was trained).
         depth: iterations in the denoiser's graph, where the family has them (None: as configured).
         decoder: stands in place of the autoencoder's own.
-        batch: a number, or "dynamic" for any.
+        batch: a number, or "dynamic" for any (None: any where the form can, else 1).
         external_data: weights in files beside the graphs, ``<graph>.data``, which ONNX Runtime maps into memory.
         pictures: how many are sampled in ``precision`` and in float32, to be compared; 0 for none.
 
@@ -117,32 +114,25 @@ def export_bundle(
             have, or an optional library is missing.
         FailureError: a graph differs from eager; nothing is written.
     """
-    precisions = parse_precision(precision)
+    form = Onnx() if form is None else form
+    precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)
+    if external_data and not form.external_data:
+        raise PochadeError(f"external_data: given for {form.name}, allowed is onnx")
+    options = Options(form.batch(batch), external_data)
     height, width = (size, size) if isinstance(size, int) else size or (pipe.default_size, pipe.default_size)
     for name, value in (("height", height), ("width", width)):
         check_size(name, value, pipe.size_multiple)
-    autoencoder, spec = pipe.autoencoder, pipe.denoiser.input_spec()
-    down = int(autoencoder.downsampling)
+    form.check()
+    spec, down = pipe.denoiser.input_spec(), int(pipe.autoencoder.downsampling)
     cells = (height // down, width // down)
     sampling = _sampling(pipe.scheduler, pipe.default_steps)
-    tokens = pipe.text_encoder.max_tokens if isinstance(pipe.text_encoder, PromptEncoder) else 1
-    shared: dict[str, Any] = {"batch": batch, "external_data": external_data}
     place = Path(folder)
     empty = place.is_dir() and not any(place.iterdir())
     with atomic_folder(place, replace=empty) as new:
-        graphs: dict[str, Exported] = {}
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
-            path = new / "text_encoder.onnx"
-            graphs["text_encoder"] = export_text_encoder(pipe.text_encoder, path, text_tokens=tokens, **shared)
-        path = new / "denoiser.onnx"
-        graphs["denoiser"] = export_denoiser(
-            pipe.denoiser, path, latent_size=cells, text_tokens=tokens, depth=depth, **shared
-        )
-        shared["latent_size"] = cells
-        graphs["decoder"] = export_decoder(decoder or autoencoder, new / "decoder.onnx", **shared)
-        if isinstance(autoencoder, ImageAutoencoder):
-            graphs["encoder"] = export_encoder(autoencoder, new / "encoder.onnx", **shared)
+        networks = _networks(pipe, cells, depth, decoder)
+        graphs = form.convert(networks, new, options)
         depth = spec.depth if depth is None else depth
         manifest = Manifest(
             FORMAT,
@@ -150,7 +140,7 @@ def export_bundle(
             model,
             height,
             width,
-            _latents(autoencoder, cells),
+            _latents(pipe.autoencoder, cells),
             _text(pipe.text_encoder),
             sampling,
             Defaults(
@@ -162,30 +152,49 @@ def export_bundle(
             ),
             TASKS if "encoder" in graphs else TASKS[:1],
             spec.tasks,
-            {name: _described(graph, "fp32") for name, graph in graphs.items()},
+            graphs,
             {} if depth is None else {str(depth): "denoiser"},
+            target=form.name,
         )
         if set(precisions.values()) != {"fp32"}:
-            exact = _pictures(new, manifest, pictures)
-            rounded = {name: _described(graph, precisions[name]) for name, graph in graphs.items()}
-            manifest = replace(manifest, graphs=rounded)
-            manifest = replace(manifest, picture_psnr=_psnr(exact, _pictures(new, manifest, pictures)))
+            count = pictures if form.runs_here() else 0
+            exact = _pictures(new, manifest, form, count)
+            manifest = replace(manifest, graphs=form.round(networks, new, graphs, precisions))
+            manifest = replace(manifest, picture_psnr=_psnr(exact, _pictures(new, manifest, form, count)))
         write_text(new / README, readme(manifest))
         return _write_manifest(new, manifest)
 
 
+def _networks(
+    pipe: GenerationPipeline, cells: tuple[int, int], depth: int | None, decoder: TinyVAEDecoder | None
+) -> list[Network]:
+    """Those that the pipeline has, in the order of ``precision.GRAPHS``."""
+    encoder, autoencoder = pipe.text_encoder, pipe.autoencoder
+    networks: list[Network] = []
+    tokens = 1
+    if isinstance(encoder, PromptEncoder):
+        tokens = encoder.max_tokens
+        networks.append(text_encoder_network(encoder, text_tokens=tokens))
+    networks.append(denoiser_network(pipe.denoiser, latent_size=cells, text_tokens=tokens, depth=depth))
+    networks.append(decoder_network(decoder or autoencoder, latent_size=cells))
+    if isinstance(autoencoder, ImageAutoencoder):
+        networks.append(encoder_network(autoencoder, latent_size=cells))
+    return networks
+
+
 def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     """The manifest with the files that lie in the folder, as it was written there."""
-    paths = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
-    manifest = replace(manifest, files={path.name: File(path.stat().st_size, sha256(path)) for path in paths})
+    paths = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+    files = {path.relative_to(folder).as_posix(): File(path.stat().st_size, sha256(path)) for path in paths}
+    manifest = replace(manifest, files=files)
     write_text(folder / MANIFEST, manifest.to_json())
     return manifest
 
 
-def _pictures(folder: Path, manifest: Manifest, count: int) -> list[np.ndarray]:
+def _pictures(folder: Path, manifest: Manifest, form: Format, count: int) -> list[np.ndarray]:
     """So many pictures of the graphs in a folder, [H, W, 3] in bytes."""
     _write_manifest(folder, manifest)
-    bundle = Bundle(folder)
+    bundle = Bundle(folder, openers={form.name: form.open})
     prompts = manifest.model.prompts or PROMPTS
     if manifest.text is None or manifest.text.classes:
         prompts = ("",) if manifest.text is None else manifest.text.classes
@@ -234,41 +243,3 @@ def _text(encoder: Any) -> Text | None:
     if isinstance(encoder, PromptEncoder):
         return Text(encoder.identity, TOKENIZER, encoder.max_tokens, encoder.closing_tokens)
     return Text("class_label", classes=tuple(encoder.names))
-
-
-def _described(graph: Exported, precision: Precision) -> Graph:
-    """A graph, rounded in its place."""
-    error = 0.0
-    if precision != "fp32":
-        batch = graph.batch or 1
-        error = quantise(graph.path, graph.path, graph.inputs, precision=precision, batch=batch).error
-    data = data_of(graph.path)
-    inputs = [
-        Value(i.name, (graph.batch, *i.shape), str(i.dtype).removeprefix("torch."), i.absent) for i in graph.inputs
-    ]
-    outputs = [
-        Value(o, (graph.batch, *shape), "float32") for o, shape in zip(graph.outputs, graph.output_shapes, strict=True)
-    ]
-    return Graph(
-        graph.path.name,
-        None if data is None else data.name,
-        precision,
-        tuple(inputs),
-        tuple(outputs),
-        graph.parameters,
-        graph.difference,
-        error,
-        _milliseconds(graph),
-    )
-
-
-def _milliseconds(graph: Exported, repeats: Iterable[int] = range(3)) -> float:
-    """The fastest of a few calls, after one."""
-    runs, values = session(graph.path), random_inputs(graph.inputs, graph.batch or 1)
-    run(runs, values)
-    times: list[float] = []
-    for _ in repeats:
-        start = time.perf_counter()
-        run(runs, values)
-        times.append(time.perf_counter() - start)
-    return 1000 * min(times)

@@ -1,29 +1,31 @@
-"""Text encoders, denoisers and autoencoders as ONNX graphs: static shapes but for the batch, opset 20, parity checked.
+"""Networks as ONNX graphs: static shapes but for the batch, opset 20, parity checked."""
 
-One call of the denoiser is one run of its graph; the sampling loop stays in the host.
-"""
-
-import copy
 import inspect
 import logging
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict, Unpack
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.denoisers.base import DenoiserModel
 from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.export.networks import (
+    Network,
+    decoder_network,
+    denoiser_network,
+    encoder_network,
+    text_encoder_network,
+)
 from pochade.export.parity import TOLERANCE, Input, check
 from pochade.export.weights import data_of, replacing, save_model, transpose_weights
 from pochade.text_encoders.base import PromptEncoder
-from pochade.types import TASKS, Conditioning, InputSpec
 
 OPSET = 20
 _FOLDED = 2**22
@@ -48,103 +50,71 @@ class Exported:
     """The file of the weights, None where they are in the graph's own."""
 
 
-class _FlatDenoiser(nn.Module):
-    """Tensors in, velocity out: a conditioning is put together from the named parts. With a state, that too."""
+class Options(TypedDict, total=False):
+    """The arguments of ``export`` beside network and path."""
 
-    def __init__(self, denoiser: nn.Module, parts: Sequence[str], depth: int | None) -> None:
-        super().__init__()
-        self.denoiser = denoiser
-        self.parts = tuple(parts)
-        self.depth = depth
-
-    def forward(self, latents: Tensor, t: Tensor, *parts: Tensor) -> Tensor | tuple[Tensor, Tensor]:
-        values = dict(zip(self.parts, parts, strict=True))
-        state = values.pop("state", None)
-        out = self.denoiser(latents, t, Conditioning(**values), state=state, depth=self.depth)
-        return out.velocity if state is None else (out.velocity, out.state)
-
-
-class _FlatTextEncoder(nn.Module):
-    """Ids and mask in, tokens and pooled out."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        out = self.encoder(ids, mask)
-        return out.tokens, out.pooled
-
-
-class _Encoder(nn.Module):
-    def __init__(self, autoencoder: nn.Module) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.autoencoder.encode(images)  # pyright: ignore[reportCallIssue]
-
-
-class _Decoder(nn.Module):
-    def __init__(self, autoencoder: nn.Module) -> None:
-        super().__init__()
-        self.autoencoder = autoencoder
-
-    def forward(self, latents: Tensor) -> Tensor:
-        return self.autoencoder.decode(latents)  # pyright: ignore[reportCallIssue]
-
-
-def denoiser_inputs(spec: InputSpec, latent_size: tuple[int, int], text_tokens: int) -> tuple[Input, ...]:
-    """The inputs of a denoiser's graph: latents, t, then the conditioning that it takes, then its state.
-
-    One that was trained with a source takes the source's latents, the mask of what is to be changed, and the task, an
-    index into ``pochade.types.TASKS``. ``Input.absent`` fills what a picture is sampled without, as it fills the state
-    at the first step: a denoiser treats that as if it had no such input.
-    """
-    latents = (spec.latent_channels, *latent_size)
-    inputs = [Input("latents", latents), Input("t", (), bounded=True)]
-    if spec.text_dim:
-        inputs.append(Input("tokens", (text_tokens, spec.text_dim), absent=0))
-        inputs.append(Input("mask", (text_tokens,), torch.bool, absent=0))
-    if spec.pooled_dim:
-        inputs.append(Input("pooled", (spec.pooled_dim,), absent=0))
-    if spec.num_classes:
-        inputs.append(Input("class_label", (), torch.int64, low=-1, high=spec.num_classes, absent=-1))
-    if spec.tasks:
-        inputs.append(Input("source", latents, absent=0))
-        inputs.append(Input("source_mask", (1, *latent_size), bounded=True, absent=0))
-        inputs.append(Input("task", (), torch.int64, high=len(TASKS), absent=-1))
-    if spec.control:
-        inputs.append(Input("control", latents, absent=0))
-    if spec.image_prompt_dim:
-        inputs.append(Input("image_prompt", (1, spec.image_prompt_dim), absent=0))
-    if spec.state_shape is not None:
-        inputs.append(Input("state", spec.state_shape, absent=0))
-    return tuple(inputs)
+    batch: int | Literal["dynamic"]
+    external_data: bool
+    tolerance: float
 
 
 def export_denoiser(
     denoiser: DenoiserModel,
     path: str | os.PathLike[str],
     *,
-    batch: int | Literal["dynamic"] = "dynamic",
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int = 64,
     depth: int | None = None,
+    **options: Unpack[Options],
+) -> Exported:
+    """``export`` of a ``denoiser_network``."""
+    network = denoiser_network(denoiser, latent_size=latent_size, text_tokens=text_tokens, depth=depth)
+    return export(network, path, **options)
+
+
+def export_decoder(
+    autoencoder: nn.Module,
+    path: str | os.PathLike[str],
+    *,
+    latent_size: tuple[int, int] | int,
+    **options: Unpack[Options],
+) -> Exported:
+    """``export`` of a ``decoder_network``."""
+    return export(decoder_network(autoencoder, latent_size=latent_size), path, **options)
+
+
+def export_encoder(
+    autoencoder: ImageAutoencoder,
+    path: str | os.PathLike[str],
+    *,
+    latent_size: tuple[int, int] | int,
+    **options: Unpack[Options],
+) -> Exported:
+    """``export`` of an ``encoder_network``."""
+    return export(encoder_network(autoencoder, latent_size=latent_size), path, **options)
+
+
+def export_text_encoder(
+    encoder: PromptEncoder, path: str | os.PathLike[str], *, text_tokens: int | None = None, **options: Unpack[Options]
+) -> Exported:
+    """``export`` of a ``text_encoder_network``."""
+    return export(text_encoder_network(encoder, text_tokens=text_tokens), path, **options)
+
+
+def export(
+    network: Network,
+    path: str | os.PathLike[str],
+    *,
+    batch: int | Literal["dynamic"] = "dynamic",
     external_data: bool = False,
     tolerance: float = TOLERANCE,
 ) -> Exported:
-    """Writes one call of a denoiser, ``(latents, t, parts of the conditioning) -> velocity``, as ONNX.
-
-    Where the denoiser carries a state from step to step, that is the last input and a second output, ``next_state``.
+    """Writes a network as ONNX, and compares the graph with it.
 
     Args:
-        denoiser: any family; it is copied, to the CPU and float32.
+        network: what is written.
         path: the file, replaced at once when the graph was written and checked.
         batch: a number, or "dynamic" for any.
-        latent_size: rows and columns of the latents (None: the resolution it was trained at).
-        text_tokens: M; shorter prompts are padded to it with zeros and False.
-        depth: iterations in the graph, where the family has them (None: as configured).
         external_data: write the weights into ``<path>.data``, which ONNX Runtime maps into memory and does not copy;
             what is above 2 GB lies there anyway.
         tolerance: how far the graph may be from eager.
@@ -153,127 +123,6 @@ def export_denoiser(
         PochadeError: an argument is out of range, or an optional library is missing.
         FailureError: the graph differs from eager; nothing is written.
     """
-    spec = denoiser.input_spec()
-    rows, columns = _pair(latent_size if latent_size is not None else spec.sample_size)
-    multiple = spec.size_multiple
-    if rows < 1 or columns < 1 or rows % multiple or columns % multiple:
-        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed are multiples of {multiple}")
-    if text_tokens < 1:
-        raise PochadeError(f"text_tokens: {text_tokens} given, allowed is 1 and more")
-    inputs = denoiser_inputs(spec, (rows, columns), text_tokens)
-    flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
-    outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
-    return _export(flat, Path(path), inputs, outputs, batch=batch, external_data=external_data, tolerance=tolerance)
-
-
-def export_decoder(
-    autoencoder: nn.Module,
-    path: str | os.PathLike[str],
-    *,
-    latent_size: tuple[int, int] | int,
-    batch: int | Literal["dynamic"] = "dynamic",
-    external_data: bool = False,
-    tolerance: float = TOLERANCE,
-) -> Exported:
-    """Writes ``latents [B, C, H, W] -> images [B, 3, ...] in [-1, 1]`` of an autoencoder as ONNX.
-
-    Arguments and errors as for ``export_denoiser``.
-    """
-    rows, columns = _pair(latent_size)
-    if rows < 1 or columns < 1:
-        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed is 1 x 1 and more")
-    config: Any = autoencoder.config
-    inputs = (Input("latents", (config.latent_channels, rows, columns)),)
-    decoder = _Decoder(_cpu_copy(autoencoder)).eval()
-    return _export(
-        decoder, Path(path), inputs, ("images",), batch=batch, external_data=external_data, tolerance=tolerance
-    )
-
-
-def export_encoder(
-    autoencoder: ImageAutoencoder,
-    path: str | os.PathLike[str],
-    *,
-    latent_size: tuple[int, int] | int,
-    batch: int | Literal["dynamic"] = "dynamic",
-    external_data: bool = False,
-    tolerance: float = TOLERANCE,
-) -> Exported:
-    """Writes ``images [B, 3, ...] in [-1, 1] -> latents [B, C, H, W]`` of an autoencoder as ONNX, for editing.
-
-    Arguments and errors as for ``export_denoiser``.
-    """
-    rows, columns = _pair(latent_size)
-    if rows < 1 or columns < 1:
-        raise PochadeError(f"latent_size: {rows} x {columns} given, allowed is 1 x 1 and more")
-    f = autoencoder.downsampling
-    inputs = (Input("images", (3, f * rows, f * columns)),)
-    encoder = _Encoder(_cpu_copy(autoencoder)).eval()
-    return _export(
-        encoder, Path(path), inputs, ("latents",), batch=batch, external_data=external_data, tolerance=tolerance
-    )
-
-
-def text_encoder_inputs(encoder: PromptEncoder, text_tokens: int) -> tuple[Input, ...]:
-    """Ids and mask of M tokens; at least the opening and the closing token are real."""
-    real = min(2, text_tokens)
-    return (
-        Input("ids", (text_tokens,), torch.int64, high=encoder.vocabulary_size),
-        Input("mask", (text_tokens,), torch.bool, low=real),
-    )
-
-
-def export_text_encoder(
-    encoder: PromptEncoder,
-    path: str | os.PathLike[str],
-    *,
-    text_tokens: int | None = None,
-    batch: int | Literal["dynamic"] = "dynamic",
-    external_data: bool = False,
-    tolerance: float = TOLERANCE,
-) -> Exported:
-    """Writes ``ids, mask [B, M] -> tokens [B, M, D_text], pooled [B, D_pool]`` of a text encoder as ONNX.
-
-    Args:
-        encoder: a ``PromptEncoder``.
-        path: the file.
-        text_tokens: M (None: the most that the encoder reads).
-        batch, external_data, tolerance: as for ``export_denoiser``.
-
-    Raises as ``export_denoiser``.
-    """
-    limit = encoder.max_tokens
-    tokens = limit if text_tokens is None else text_tokens
-    if not 1 <= tokens <= limit:
-        raise PochadeError(f"text_tokens: {text_tokens} given, allowed are 1 to {limit}")
-    flat = _FlatTextEncoder(_cpu_copy(encoder)).eval()
-    inputs = text_encoder_inputs(encoder, tokens)
-    return _export(
-        flat, Path(path), inputs, ("tokens", "pooled"), batch=batch, external_data=external_data, tolerance=tolerance
-    )
-
-
-def _pair(size: tuple[int, int] | int | Sequence[int]) -> tuple[int, int]:
-    if isinstance(size, int):
-        return size, size
-    rows, columns = size
-    return int(rows), int(columns)
-
-
-def _cpu_copy(module: nn.Module) -> nn.Module:
-    return copy.deepcopy(module).cpu().float().eval().requires_grad_(False)
-
-
-def _export(
-    module: nn.Module,
-    path: Path,
-    inputs: tuple[Input, ...],
-    outputs: tuple[str, ...],
-    *,
-    batch: int | Literal["dynamic"],
-    external_data: bool,
-    tolerance: float,
-) -> Exported:
     if batch != "dynamic" and (not isinstance(batch, int) or batch < 1):
         raise PochadeError(f'batch: {batch!r} given, allowed are "dynamic" and whole numbers from 1')
     try:
@@ -281,6 +130,7 @@ def _export(
         import onnxscript  # noqa: F401  # torch.onnx needs both and would fail with a longer message
     except ImportError as error:
         raise missing_extra(str(error.name), "export") from None
+    path, module, inputs = Path(path), network.module, network.inputs
     # A batch of 1 as the example would be taken for a constant.
     size = 2 if batch == "dynamic" else batch
     generator = torch.Generator().manual_seed(0)
@@ -302,7 +152,7 @@ def _export(
                     opset_version=OPSET,
                     dynamic_shapes=dynamic,
                     input_names=[item.name for item in inputs],
-                    output_names=list(outputs),
+                    output_names=list(network.outputs),
                     optimize=False,
                     verbose=False,
                 )
@@ -327,10 +177,10 @@ def _export(
     return Exported(
         path,
         inputs,
-        outputs,
+        network.outputs,
         shapes,
         None if batch == "dynamic" else batch,
-        sum(p.numel() for p in module.parameters()),
+        network.parameters,
         difference,
         data_of(path),
     )

@@ -1,7 +1,8 @@
 """Does an exported graph compute what the network computes? ONNX Runtime against eager, on random inputs."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,10 @@ def run(graph: Any, values: Mapping[str, Tensor]) -> list[np.ndarray]:
     return graph.run(None, {name: value.numpy() for name, value in values.items()})
 
 
-@torch.no_grad()
+Run = Callable[[Mapping[str, Tensor]], Sequence[np.ndarray]]
+"""A graph in some runtime: inputs by name to outputs in order."""
+
+
 def check(
     path: str | Path,
     module: nn.Module,
@@ -82,17 +86,31 @@ def check(
     batches: Sequence[int],
     tolerance: float = TOLERANCE,
 ) -> float:
-    """The largest difference of the graph at ``path`` from ``module``, for random inputs of each batch size.
+    """``compare`` of the ONNX graph at ``path``."""
+    graph = session(path)
+    return compare(
+        Path(path).name, lambda values: run(graph, values), module, inputs, batches=batches, tolerance=tolerance
+    )
+
+
+@torch.no_grad()
+def compare(
+    name: str,
+    graph: Run,
+    module: nn.Module,
+    inputs: Sequence[Input],
+    *,
+    batches: Sequence[int],
+    tolerance: float = TOLERANCE,
+) -> float:
+    """The largest difference of ``graph``, called ``name``, from ``module``, for random inputs of each batch size.
 
     The difference is max |a - b| / max(1, max |b|). Raises FailureError above ``tolerance``, also for NaN.
     """
-    graph, name = session(path), Path(path).name
     worst = 0.0
     for seed, batch in enumerate(batches):
         values = random_inputs(inputs, batch, seed)
-        expected = module(*values.values())
-        expected = expected if isinstance(expected, tuple) else (expected,)
-        for got, want in zip(run(graph, values), expected, strict=True):
+        for got, want in zip(graph(values), _eager(module, values), strict=True):
             if got.shape != tuple(want.shape):
                 raise FailureError(f"{name}: gives shape {got.shape}, eager gives {tuple(want.shape)}")
             scale = max(1.0, float(want.abs().max()))
@@ -101,3 +119,32 @@ def check(
                 raise FailureError(f"{name}: {difference:.2e} from eager at batch {batch}, allowed is {tolerance:.0e}")
             worst = max(worst, difference)
     return worst
+
+
+@torch.no_grad()
+def error(graph: Run, module: nn.Module, inputs: Sequence[Input], batch: int) -> float:
+    """The root mean square of what ``graph`` gives less what ``module`` gives, over the deviation of the latter.
+
+    Of several outputs the largest; on random inputs, masks all True.
+    """
+    full = [replace(item, low=item.shape[-1]) if item.dtype == torch.bool else item for item in inputs]
+    values = random_inputs(full, batch)
+    pairs = [(got, want.numpy()) for got, want in zip(graph(values), _eager(module, values), strict=True)]
+    return max(float(np.sqrt(np.mean((a - b) ** 2)) / max(float(np.std(b)), 1e-12)) for a, b in pairs)
+
+
+def milliseconds(graph: Run, inputs: Sequence[Input], batch: int, repeats: int = 3) -> float:
+    """The fastest of a few calls, after one."""
+    values = random_inputs(inputs, batch)
+    graph(values)
+    times: list[float] = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        graph(values)
+        times.append(time.perf_counter() - start)
+    return 1000 * min(times)
+
+
+def _eager(module: nn.Module, values: Mapping[str, Tensor]) -> tuple[Tensor, ...]:
+    found = module(*values.values())
+    return found if isinstance(found, tuple) else (found,)

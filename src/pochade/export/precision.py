@@ -1,5 +1,6 @@
 """The precision of each graph of a bundle, by name; nothing here imports torch."""
 
+from collections.abc import Mapping
 from typing import Literal, cast
 
 from pochade.errors import PochadeError, nearest
@@ -14,21 +15,23 @@ PRESETS: dict[str, tuple[Precision, ...]] = {
 """Precisions of ``GRAPHS``. In 8 bits autoencoders are no faster, and lose more than they save."""
 
 
-def parse_precision(text: str) -> dict[str, Precision]:
-    """The precision of each of ``GRAPHS``, from one of ``PRESETS`` and changes of it: ``int8,decoder=int8``.
+def parse_precision(
+    text: str, presets: Mapping[str, tuple[Precision, ...]] = PRESETS, target: str = "onnx"
+) -> dict[str, Precision]:
+    """The precision of each of ``GRAPHS``, from one of ``presets`` and changes of it: ``int8,decoder=int8``.
 
     Raises:
-        PochadeError: a name is not allowed.
+        PochadeError: a name is not allowed for ``target``.
     """
     preset, *changes = text.split(",")
-    if preset not in PRESETS:
-        allowed = ", ".join(PRESETS)
-        raise PochadeError(f"precision: {preset!r} given, allowed are {allowed}{nearest(preset, PRESETS)}")
-    found: dict[str, Precision] = dict(zip(GRAPHS, PRESETS[preset], strict=True))
+    if preset not in presets:
+        allowed, known = ", ".join(presets), f" for {target}" if preset in PRESETS else ""
+        raise PochadeError(f"precision: {preset!r} given{known}, allowed are {allowed}{nearest(preset, presets)}")
+    found: dict[str, Precision] = dict(zip(GRAPHS, presets[preset], strict=True))
     for change in changes:
         graph, _, name = change.partition("=")
-        if graph not in GRAPHS or name not in PRESETS:
-            allowed = f"GRAPH=NAME with {', '.join(GRAPHS)} and {', '.join(PRESETS)}"
+        if graph not in GRAPHS or name not in presets:
+            allowed = f"GRAPH=NAME with {', '.join(GRAPHS)} and {', '.join(presets)}"
             raise PochadeError(f"precision: {change!r} given, allowed are changes {allowed}")
         found[graph] = cast(Precision, name)
     return found

@@ -115,20 +115,21 @@ def window_padding(length: int, window: int) -> int:
 
 def split_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
     """[B, H W, D] -> [B windows, h w, D], zeros where the last row or column of windows hangs over the grid."""
-    (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
+    h, (columns, w) = window_sides(height, window)[1], window_sides(width, window)
     below, right = window_padding(height, window), window_padding(width, window)
     grid = torch.unflatten(x, 1, (height, width))
     if below or right:
         grid = F.pad(grid, (0, 0, 0, right, 0, below))
-    windows = torch.unflatten(torch.unflatten(grid, 2, (columns, w)), 1, (rows, h)).transpose(2, 3)
-    return windows.flatten(3, 4).flatten(0, 2)
+    # Rows of windows are in the batch axis: runtimes of phones have tensors of five axes at most.
+    windows = torch.unflatten(torch.unflatten(grid.flatten(0, 1), 1, (columns, w)), 0, (-1, h)).transpose(1, 2)
+    return windows.flatten(2, 3).flatten(0, 1)
 
 
 def join_windows(x: Tensor, height: int, width: int, window: int) -> Tensor:
     """The inverse of ``split_windows``: [B windows, h w, D] -> [B, H W, D]."""
     (rows, h), (columns, w) = window_sides(height, window), window_sides(width, window)
-    grid = torch.unflatten(torch.unflatten(x, 1, (h, w)), 0, (-1, rows, columns)).transpose(2, 3)
-    grid = grid.flatten(3, 4).flatten(1, 2)
+    grid = torch.unflatten(torch.unflatten(x, 1, (h, w)), 0, (-1, columns)).transpose(1, 2)
+    grid = torch.unflatten(grid.flatten(2, 3).flatten(0, 1), 0, (-1, rows * h))
     return grid[:, :height, :width].flatten(1, 2)
 
 

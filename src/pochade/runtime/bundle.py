@@ -26,7 +26,8 @@ from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
 from .canvas import HOLE, Canvas, Tiles, agree, resample
-from .graphs import Graphs, check_openable
+from .engines import OPENERS
+from .graphs import Graphs, Open, check_openable
 from .manifest import MANIFEST, TASKS, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of
 from .noise import Noise
@@ -86,16 +87,28 @@ class Bundle:
         low_memory: one graph at a time is loaded and goes when the next one comes, its weights used as they lie in
             their file (where the bundle was exported with ``--external-data``).
 
+        openers: what loads graphs, by the target that they were exported for.
+
     Raises:
-        PochadeError: there is no manifest, it is damaged, or of a newer format; or the name of the folder is not in
-            UTF-8.
+        PochadeError: there is no manifest, it is damaged, of a newer format or for a target that is not in ``openers``;
+            or the name of the folder is not in UTF-8.
     """
 
-    def __init__(self, folder: str | Path, *, threads: int | None = None, low_memory: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        *,
+        threads: int | None = None,
+        low_memory: bool = False,
+        openers: Mapping[str, Open] = OPENERS,
+    ) -> None:
         self.folder = Path(folder)
         check_openable("bundle", self.folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self._graphs = Graphs(self.folder, self.manifest, threads, low_memory)
+        target = self.manifest.target
+        if target not in openers:
+            raise PochadeError(f"bundle: {str(folder)!r} is for {target!r}, allowed are {', '.join(openers)}")
+        self._graphs = Graphs(self.folder, self.manifest, threads, low_memory, openers[target])
         self._prompts = Prompts(self._graphs, self.manifest.text)
 
     def generate(

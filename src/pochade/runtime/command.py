@@ -31,15 +31,20 @@ NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "l
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
-def main(arguments: Sequence[str] | None = None, program: str = "pochade-run") -> NoReturn:
-    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C."""
+def main(
+    arguments: Sequence[str] | None = None, program: str = "pochade-run", opens: Callable[..., Bundle] = Bundle
+) -> NoReturn:
+    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C.
+
+    ``opens`` makes a bundle of a folder, and of ``threads`` and ``low_memory`` by name.
+    """
     try:
         # The prompt may stand on either side of the options.
         given = _parser(program).parse_intermixed_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             warnings.simplefilter("always", UserWarning)
-            print(_run(given))
+            print(_run(given, opens))
     except PochadeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
@@ -97,9 +102,9 @@ def _parser(program: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _run(given: argparse.Namespace) -> Path:
+def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     """The path of the picture. Raises PochadeError."""
-    bundle = Bundle(given.bundle, threads=given.threads, low_memory=given.low_memory)
+    bundle = opens(given.bundle, threads=given.threads, low_memory=given.low_memory)
     if given.out is not None and given.out.suffix.lower() != ".png":
         raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
     if given.preview is not None:

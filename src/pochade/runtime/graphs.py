@@ -2,7 +2,7 @@
 
 import ctypes
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,13 @@ import numpy as np
 
 from ..errors import PochadeError
 from ..files import sha256
-from .manifest import Manifest
+from .manifest import Graph, Manifest
+
+Run = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+"""A graph: its inputs by name, all that it has, to its outputs in order."""
+Open = Callable[[Path, str, Graph, int | None, bool], Run]
+"""What loads a graph: its file, its name, what the manifest says of it, the number of threads (None for one a core),
+and whether memory counts more than time."""
 
 
 def check_openable(name: str, path: str | Path) -> None:
@@ -68,6 +74,12 @@ def _keep_freed_memory() -> None:
         keep(_TRIM_THRESHOLD, 2 * _KEPT)
 
 
+def open_onnx(path: Path, _name: str, _graph: Graph, threads: int | None, low_memory: bool) -> Run:
+    """A graph in ONNX Runtime, see ``session``; with ``low_memory`` its weights are used as they are mapped."""
+    runs = session(path, threads, as_mapped=low_memory)
+    return lambda values: runs.run(None, dict(values))
+
+
 def release_memory() -> None:
     """Gives back to the system what was freed, where the C library keeps it (glibc)."""
     trim = _c_function("malloc_trim")
@@ -86,16 +98,20 @@ class Graphs:
     Args:
         folder: of the bundle.
         manifest: its manifest.
-        threads: of ONNX Runtime; None for one a core.
+        threads: None for one a core.
         low_memory: only one graph is loaded at a time, and weights in files of their own are used as mapped.
+        opens: loads a graph.
     """
 
-    def __init__(self, folder: Path, manifest: Manifest, threads: int | None, low_memory: bool) -> None:
+    def __init__(
+        self, folder: Path, manifest: Manifest, threads: int | None, low_memory: bool, opens: Open = open_onnx
+    ) -> None:
         self._folder = folder
         self._manifest = manifest
         self._threads = threads
         self._low_memory = low_memory
-        self._loaded: dict[str, Any] = {}
+        self._open = opens
+        self._loaded: dict[str, Run] = {}
 
     def check_file(self, name: str) -> Path:
         """The path of a file of the bundle. Raises PochadeError where it is missing or altered."""
@@ -112,8 +128,8 @@ class Graphs:
             )
         return path
 
-    def load(self, name: str) -> Any:
-        """The session of a graph. Raises PochadeError where a file of it is missing or altered."""
+    def load(self, name: str) -> Run:
+        """A graph, ready to run. Raises PochadeError where a file of it is missing or altered."""
         if name not in self._loaded:
             graph = self._manifest.graphs[name]
             path = self.check_file(graph.file)
@@ -122,7 +138,7 @@ class Graphs:
             if self._low_memory:
                 self._loaded.clear()
                 release_memory()
-            self._loaded[name] = session(path, self._threads, as_mapped=self._low_memory)
+            self._loaded[name] = self._open(path, name, graph, self._threads, self._low_memory)
         return self._loaded[name]
 
     def run(self, name: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
@@ -130,9 +146,9 @@ class Graphs:
         runs, batch = self.load(name), self._manifest.graphs[name].inputs[0].shape[0]
         rows = len(next(iter(values.values())))
         if batch is None or batch == rows:
-            return runs.run(None, dict(values))
+            return runs(values)
         parts: list[list[np.ndarray]] = []
         for start in range(0, rows, batch):
             taken = np.arange(start, start + batch).clip(max=rows - 1)
-            parts.append(runs.run(None, {key: value[taken] for key, value in values.items()}))
+            parts.append(runs({key: value[taken] for key, value in values.items()}))
         return [np.concatenate(outputs)[:rows] for outputs in zip(*parts, strict=True)]

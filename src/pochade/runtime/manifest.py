@@ -12,6 +12,8 @@ TASKS = ("generate", "edit", "inpaint", "super_resolution")
 """What the input ``task`` of a denoiser counts: the task where there is a source picture."""
 FORMAT = 1
 """The version of the format; a host refuses newer ones."""
+ONNX = "onnx"
+"""The target that a host in Python runs without PyTorch."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 TABLE_STEPS = (1, 2, 4, 8, 20)
@@ -26,7 +28,7 @@ class Value:
     shape: tuple[int | None, ...]
     """The batch axis is first, None where it is free."""
     dtype: str
-    """``float32``, ``int64`` or ``bool``."""
+    """``float32``, ``int64`` or ``bool``; LiteRT has ``int32`` in place of ``int64``, Core ML in place of both."""
     absent: float | None = None
     """The number that fills an input where there is none of it; None where there is always one."""
 
@@ -43,11 +45,12 @@ class Graph:
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     parameters: int
-    largest_difference: float
-    """Of the float32 graph from eager PyTorch, on random inputs, as a share of the largest magnitude above 1."""
-    precision_error: float
+    largest_difference: float | None
+    """Of the float32 graph from eager PyTorch, on random inputs, as a share of the largest magnitude above 1. This and
+    what follows is None where the graph cannot run on the machine that exported it (Core ML, but for a Mac)."""
+    precision_error: float | None
     """Of this precision from float32: root mean square over the standard deviation, on random inputs; 0 for fp32."""
-    milliseconds: float
+    milliseconds: float | None
     """Of one call at batch 1, on the machine that exported it: ratios between graphs hold elsewhere."""
 
 
@@ -154,7 +157,10 @@ class Manifest:
     files: Mapping[str, File] = field(default_factory=dict[str, File])
     """All files but the manifest."""
     picture_psnr: float | None = None
-    """Decibels of pictures in this precision beside those in float32, as measured at export; None in float32."""
+    """Decibels of pictures in this precision beside those in float32, as measured at export; None in float32, and where
+    the graphs cannot run on the machine that exported them."""
+    target: str = ONNX
+    """What runs the graphs, by the name that ``pochade export --for`` has for it."""
 
     def to_json(self) -> str:
         """The text of the file."""

@@ -67,8 +67,8 @@ def test_a_tokenizer_that_the_page_cannot_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["--for", "webb"], "for: 'webb' given, allowed are onnx, web (did you mean 'web'?)"),
-        (["--for", "web", "--batch", "2"], "batch and external_data: given for web, allowed are neither"),
+        (["--for", "webb"], "for: 'webb' given, allowed are onnx, web, openvino, coreml, executorch, litert (did"),
+        (["--for", "web", "--batch", "2"], "batch: given for web, allowed is onnx and openvino"),
         (["--onnxruntime-web", "x.tgz"], "onnxruntime_web: given for onnx, allowed is web"),
     ],
 )

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from nn.scan.cases import FORMS, close, selective
 from pochade.errors import PochadeError
-from pochade.nn.scan import backend, linear_recurrence, rg_lru, selective_scan, use_backend
+from pochade.nn.scan import backend, composed, exported, linear_recurrence, rg_lru, selective_scan, use_backend
+from pochade.nn.scan.contract import Inputs
+from pochade.nn.scan.operators import DECOMPOSITIONS
 
 BATCH = torch.export.Dim("batch", min=1, max=64)
 
@@ -67,6 +69,26 @@ def test_onnx_agrees_and_has_no_loop_over_the_tokens(structure, tmp_path):
     found = session.run(None, {session.get_inputs()[0].name: tokens(3).numpy()})
     for value, wanted in zip(found, module(tokens(3)), strict=True):
         assert close(torch.from_numpy(value), wanted, 1e-5)
+
+
+@pytest.mark.parametrize("tokens", [1, 5, 64, 70, 200])
+@pytest.mark.parametrize(("groups", "heads"), [(1, 4), (2, 4), (4, 4), (3, 12)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_the_scan_of_exported_graphs(tokens, groups, heads, reverse):
+    *leaves, initial = selective("scalar", tokens, groups=groups, heads=heads)
+    for first in (None, initial):
+        found = exported.selective_forward(Inputs(*leaves), first, reverse)
+        wanted = composed.selective_forward(Inputs(*leaves), first, reverse)
+        assert all(close(a, b, 1e-12) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.no_cover  # tracing a trace takes twice as long
+@pytest.mark.parametrize("structure", ["diagonal", "scalar"])
+@pytest.mark.filterwarnings("ignore:`isinstance\\(treespec, LeafSpec\\)`:FutureWarning")
+def test_no_tensor_of_an_exported_graph_has_six_axes(structure):
+    program = torch.export.export(Scans(structure).eval(), (tokens(1),)).run_decompositions(DECOMPOSITIONS)
+    shapes = [node.meta["val"].shape for node in program.graph.nodes if isinstance(node.meta.get("val"), Tensor)]
+    assert max(map(len, shapes)) <= 5
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
@@ -218,7 +240,7 @@ import sys
 sys.modules["numba"] = None
 import torch
 from pochade.errors import PochadeError
-from pochade.nn.scan import backend, linear_recurrence, use_backend
+from pochade.nn.scan import backend, composed, exported, linear_recurrence, use_backend
 assert backend("cpu") == "torch"
 linear_recurrence(torch.rand(1, 2, 3), torch.rand(1, 2, 3))
 try:

@@ -36,7 +36,7 @@ def marked_tokens(conditioning: Conditioning, patch: int, beside: bool) -> Tenso
     # Regions that mark nothing count nowhere: leaving them out saves time, which an exported graph cannot decide.
     if not torch.compiler.is_exporting() and not bool((mask > 0).any()):
         return None
-    marked = F.max_pool2d(mask, patch) > 0
+    marked = F.max_pool2d(mask, patch, patch) > 0  # Core ML has no default for the stride
     return torch.cat((marked, marked), 3).flatten(1) if beside else marked.flatten(1)
 
 

@@ -15,7 +15,7 @@ from pochade.evaluation.profile import COMPONENTS, MB, PICTURE, measure
 from pochade.evaluation.profile.figures import Eager, EagerJob
 from pochade.evaluation.profile.models import load
 from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
-from pochade.export.onnx import denoiser_inputs
+from pochade.export.networks import denoiser_inputs
 from pochade.flow.sampling import CastDenoiser
 from pochade.types import Conditioning, Denoiser
 

@@ -63,6 +63,8 @@ def tree(a: Tensor, b: Tensor, initial: Tensor) -> Tensor:
 
 def _before(initial: Tensor, h: Tensor) -> Tensor:
     """What every token of h [B, N, ...] found: initial [B, ...], then all of h but the last."""
+    if h.shape[1] == 1:  # else of nothing, which some runtimes have no tensor for
+        return initial[:, None]
     return torch.cat((initial[:, None], h[:, :-1]), 1)
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition  # pyright: ignore[reportUnknownVariableType]
 
-from pochade.nn.scan import composed
+from pochade.nn.scan import composed, exported
 from pochade.nn.scan.backends import form
 from pochade.nn.scan.contract import Inputs, chunks, state_dtype
 
@@ -177,13 +177,11 @@ for _name in ("linear_recurrence", "linear_recurrence_backward", "selective_scan
 # The composition, for exporters.
 
 
-@register_decomposition(torch.ops.pochade.linear_recurrence.default)
-def _(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
+def _linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
     return composed.linear_forward(a, b, initial, reverse, solve=composed.tree)
 
 
-@register_decomposition(torch.ops.pochade.selective_scan.default)
-def _(
+def _selective_scan(
     x: Tensor,
     dt: Tensor,
     A: Tensor,
@@ -193,4 +191,16 @@ def _(
     initial: Tensor | None,
     reverse: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return composed.selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse, segment=x.shape[1])
+    inputs = Inputs(x, dt, A, B, C, D)
+    if A.dim() == 1:
+        return exported.selective_forward(inputs, initial, reverse)
+    return composed.selective_forward(inputs, initial, reverse, segment=x.shape[1])
+
+
+DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
+    torch.ops.pochade.linear_recurrence.default: _linear_recurrence,
+    torch.ops.pochade.selective_scan.default: _selective_scan,
+}
+"""For ``ExportedProgram.run_decompositions``; ``torch.onnx.export`` finds them by itself."""
+for _operator_of, _rule in DECOMPOSITIONS.items():
+    register_decomposition(_operator_of)(_rule)

@@ -1,0 +1,145 @@
+"""What every form of a bundle's graphs answers, and how a graph is described."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from pochade.errors import PochadeError
+from pochade.export import parity
+from pochade.export.networks import Network
+from pochade.export.precision import Precision
+from pochade.runtime.engines import OPENERS
+from pochade.runtime.graphs import Run
+from pochade.runtime.manifest import Graph, Value
+
+Batch = int | Literal["dynamic"]
+Graphs = dict[str, Graph]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What is asked of a form beside the networks."""
+
+    batch: Batch
+    """A number, or "dynamic" for any."""
+    external_data: bool = False
+    """Whether weights get files beside the graphs."""
+
+
+class Format(ABC):
+    """One form of graphs, and the runtime that has it."""
+
+    name: ClassVar[str]
+    """Of ``pochade export --for``, and in the manifest."""
+    extra: ClassVar[str]
+    """Of the package, with the libraries that write it."""
+    precisions: ClassVar[Mapping[str, tuple[Precision, ...]]]
+    """Presets of ``parse_precision``; every graph has one of these names."""
+    default_precision: ClassVar[str] = "fp32"
+    free_batch: ClassVar[bool]
+    """Whether one graph takes any batch."""
+    external_data: ClassVar[bool] = False
+    """Whether weights may be asked to lie beside the graphs."""
+
+    def batch(self, given: Batch | None) -> Batch:
+        """The batch for what a user gave, None for nothing. Raises PochadeError where it cannot be."""
+        if given is None:
+            return "dynamic" if self.free_batch else 1
+        if given == "dynamic" and not self.free_batch:
+            raise PochadeError(f"batch: any given for {self.name}, allowed are whole numbers from 1")
+        if given != "dynamic" and given < 1:
+            raise PochadeError(f"batch: {given} given, allowed are whole numbers from 1")
+        return given
+
+    @abstractmethod
+    def check(self) -> None:
+        """Raises PochadeError where a library is missing that writes or runs it."""
+
+    @abstractmethod
+    def convert(self, networks: Sequence[Network], folder: Path, options: Options) -> Graphs:
+        """Writes networks in float32, each compared with eager PyTorch, into ``folder``.
+
+        Raises:
+            FailureError: a network has no such form, or differs from eager.
+        """
+
+    @abstractmethod
+    def round(
+        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+    ) -> Graphs:
+        """Replaces what ``convert`` wrote by graphs with smaller weights, for those that are not ``fp32``."""
+
+    def open(self, path: Path, name: str, graph: Graph, threads: int | None, low_memory: bool) -> Run:
+        """Loads the graph ``name``; see ``pochade.runtime.graphs.Open``.
+
+        Raises:
+            PochadeError: this machine cannot run it, or a library is missing.
+        """
+        return OPENERS[self.name](path, name, graph, threads, low_memory)
+
+    def runs_here(self) -> bool:
+        """Whether ``open`` can be called on this machine."""
+        return True
+
+
+def on_tensors(graph: Run) -> parity.Run:
+    """A graph that takes tensors."""
+    return lambda values: graph({name: value.numpy() for name, value in values.items()})
+
+
+def opened(form: Format, folder: Path, graph: Graph, name: str) -> parity.Run:
+    """A graph of ``folder``, which takes tensors."""
+    return on_tensors(form.open(folder / graph.file, name, graph, None, False))
+
+
+def batches(options: Options) -> tuple[int, ...]:
+    """Those at which graphs are compared with eager."""
+    return (1, 3) if options.batch == "dynamic" else (options.batch,)
+
+
+def described(
+    network: Network,
+    file: str,
+    options: Options,
+    *,
+    data: str | None = None,
+    precision: Precision = "fp32",
+    difference: float | None = None,
+    error: float | None = None,
+    milliseconds: float | None = None,
+) -> Graph:
+    """A graph for the manifest."""
+    batch = None if options.batch == "dynamic" else options.batch
+    inputs = [Value(i.name, (batch, *i.shape), str(i.dtype).removeprefix("torch."), i.absent) for i in network.inputs]
+    outputs = [
+        Value(name, (batch, *shape), "float32")
+        for name, shape in zip(network.outputs, output_shapes(network), strict=True)
+    ]
+    return Graph(
+        file,
+        data,
+        precision,
+        tuple(inputs),
+        tuple(outputs),
+        network.parameters,
+        difference,
+        error,
+        milliseconds,
+    )
+
+
+@torch.no_grad()
+def output_shapes(network: Network) -> list[tuple[int, ...]]:
+    """Without the batch axis."""
+    found = network.module(*parity.random_inputs(network.inputs, 1).values())
+    return [tuple(t.shape[1:]) for t in (found if isinstance(found, tuple) else (found,))]
+
+
+def example(network: Network, batch: int) -> tuple[Tensor, ...]:
+    """Random inputs in order."""
+    return tuple(parity.random_inputs(network.inputs, batch).values())

@@ -1,0 +1,134 @@
+"""What ``pochade export --for`` writes, run by the library of each target where that is installed."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import toy_components
+from pochade.errors import FailureError, PochadeError
+from pochade.export.bundle import export_bundle
+from pochade.export.formats import coreml
+from pochade.export.precision import parse_precision
+from pochade.export.targets import FORMATS, TARGETS, find_target, open_bundle
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime import Bundle
+from pochade.runtime.manifest import Manifest, Model, read_manifest
+
+LIBRARIES = {"openvino": "nncf", "coreml": "coremltools", "executorch": "executorch", "litert": "litert_torch"}
+"""Target -> one library of its extra."""
+
+
+def written(target: str, precision: str, folder: Path) -> Manifest:
+    """The toy as a bundle for a target; skipped where its libraries are not installed."""
+    try:
+        FORMATS[target].check()
+    except PochadeError as error:
+        pytest.skip(str(error))
+    pipe = TextToImagePipeline(**toy_components())
+    manifest = export_bundle(pipe, folder, Model("toy"), form=FORMATS[target], precision=precision)
+    assert read_manifest(folder) == manifest
+    assert manifest.target == target
+    return manifest
+
+
+def eager() -> Any:
+    pipe = TextToImagePipeline(**toy_components())
+    pipe.set_progress_bar_config(disable=True)
+    noise = [torch.Generator().manual_seed(7)]
+    return pipe("a red apple", num_inference_steps=3, guidance_scale=3.0, generator=noise, output_type="np").images[0]
+
+
+@pytest.mark.parametrize("target", ["openvino", "executorch", "litert"])
+def test_a_bundle_gives_the_pictures_of_pytorch(target: str, tmp_path: Path) -> None:
+    manifest = written(target, "fp32", tmp_path / "b")
+    assert list(manifest.graphs) == ["text_encoder", "denoiser", "decoder", "encoder"]
+    assert all(graph.largest_difference < 1e-4 for graph in manifest.graphs.values())  # type: ignore[operator]
+    batch = None if target == "openvino" else 1
+    assert {value.shape[0] for graph in manifest.graphs.values() for value in graph.inputs} == {batch}
+    bundle = open_bundle(tmp_path / "b", threads=1)
+    picture = bundle.generate("a red apple", seed=7, steps=3, guidance=3.0).image
+    np.testing.assert_allclose(np.asarray(picture) / 255, eager(), atol=2 / 255)
+    again = bundle.generate("a red apple", seed=7, steps=3, guidance=3.0).image
+    assert again.tobytes() == picture.tobytes()
+
+
+@pytest.mark.parametrize(
+    ("target", "precision"), [("openvino", "int8"), ("openvino", "fp16"), ("executorch", "int8"), ("litert", "int8")]
+)
+def test_weights_in_fewer_bits(target: str, precision: str, tmp_path: Path) -> None:
+    manifest = written(target, precision, tmp_path / "b")
+    wanted = parse_precision(precision, FORMATS[target].precisions)
+    assert {name: graph.precision for name, graph in manifest.graphs.items()} == wanted
+    for graph in manifest.graphs.values():
+        assert graph.precision_error is not None
+        assert (graph.precision_error == 0) == (graph.precision == "fp32")
+        assert graph.precision_error < 0.05
+    assert manifest.picture_psnr is not None
+    assert manifest.picture_psnr > 20
+    assert open_bundle(tmp_path / "b").generate("a red apple", seed=7, steps=2).image.size == (32, 32)
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="a Mac runs Core ML")
+@pytest.mark.parametrize("precision", ["fp16", "int8"])
+def test_core_ml_is_inspected_where_it_cannot_run(precision: str, tmp_path: Path) -> None:
+    manifest = written("coreml", precision, tmp_path / "b")
+    denoiser = manifest.graphs["denoiser"]
+    assert (denoiser.largest_difference, denoiser.precision_error, denoiser.milliseconds) == (None, None, None)
+    assert manifest.picture_psnr is None
+    assert {v.name: v.dtype for v in denoiser.inputs}["mask"] == "int32"
+    packages = {name.partition("/")[0] for name in manifest.files if "/" in name}
+    assert packages == {graph.file for graph in manifest.graphs.values()}
+    weights = {name: file.bytes for name, file in manifest.files.items() if name.endswith("weight.bin")}
+    assert len(weights) == 4
+    with pytest.raises(FailureError, match=r"decoder.mlpackage: the package has inputs"):
+        coreml.inspect(tmp_path / "b" / "decoder.mlpackage", denoiser)
+    with pytest.raises(PochadeError, match=r"Core ML runs on a Mac, this machine has "):
+        open_bundle(tmp_path / "b").generate("a red apple")
+
+
+def test_the_host_without_pytorch_refuses_other_targets(toy_bundle: Path, tmp_path: Path) -> None:
+    text = (toy_bundle / "manifest.json").read_text().replace('"target": "onnx"', '"target": "executorch"')
+    (tmp_path / "manifest.json").write_text(text)
+    with pytest.raises(PochadeError, match=r"^bundle: .* is for 'executorch', allowed are onnx, openvino, "):
+        Bundle(tmp_path)
+    (tmp_path / "manifest.json").write_text(text.replace("executorch", "ncnn"))
+    with pytest.raises(PochadeError, match=r"is for 'ncnn', allowed are onnx, openvino, coreml, executorch, litert"):
+        open_bundle(tmp_path)
+    assert open_bundle(toy_bundle).manifest.target == "onnx"
+
+
+@pytest.mark.parametrize("target", sorted(LIBRARIES))
+def test_an_absent_library_is_named_with_the_command_that_installs_it(
+    target: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, LIBRARIES[target], None)
+    with pytest.raises(PochadeError, match=rf"^[\w-]+ is not installed: pip install 'pochade\[{target}\]'$"):
+        find_target(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "precision", "message"),
+    [
+        ("openvin", {}, None, r"for: 'openvin' given, allowed are onnx, web, .* \(did you mean 'openvino'"),
+        ("litert", {}, "fp16", r"precision: 'fp16' given for litert, allowed are fp32, int8"),
+        ("executorch", {}, "int8,decoder=fp16", r"precision: 'decoder=fp16' given, allowed are changes GRAPH=NAME"),
+        ("litert", {"external_data": True}, None, r"external_data: given for litert, allowed is onnx$"),
+        ("onnx", {"onnxruntime_web": "x"}, None, r"onnxruntime_web: given for onnx, allowed is web$"),
+        ("web", {"batch": 2}, None, r"batch: given for web, allowed is onnx and openvino and"),
+    ],
+)
+def test_bad_arguments(name: str, given: dict[str, Any], precision: str | None, message: str) -> None:
+    with pytest.raises(PochadeError, match=message):
+        find_target(name, given, precision)
+
+
+def test_every_form_is_a_target_and_has_its_extra() -> None:
+    assert set(FORMATS) < set(TARGETS)
+    with pytest.raises(PochadeError, match="batch: any given for coreml, allowed are whole numbers from 1"):
+        FORMATS["coreml"].batch("dynamic")
+    with pytest.raises(PochadeError, match="batch: 0 given"):
+        FORMATS["onnx"].batch(0)
