@@ -94,3 +94,9 @@ def test_bad_index(tmp_path: Path, text: str) -> None:
     (tmp_path / hub.INDEX).write_text(text)
     with pytest.raises(PochadeError, match=r"model_index\.json"):
         hub.component_classes(tmp_path)
+
+
+def test_a_checkpoint_that_a_training_deleted_is_told_from_a_wrong_name(tmp_path: Path) -> None:
+    (tmp_path / "run" / "1-flow").mkdir(parents=True)
+    with pytest.raises(PochadeError, match=r"checkpoint-00000160/model' is not there: .* allowed is '.*run/1-flow'"):
+        hub.resolve(tmp_path / "run" / "1-flow" / "checkpoint-00000160" / "model")

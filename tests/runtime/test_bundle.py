@@ -178,6 +178,9 @@ def test_prompts_are_read_as_by_the_text_encoder() -> None:
         assert unknown_share(words, prompt) == encoder.unknown(prompt)
     with pytest.warns(PromptUnknownWarning, match="prompt: 'ꦲꦏ ꦱꦫ' is mostly unknown"):
         warn_of("ꦲꦏ ꦱꦫ", 4, 64, unknown_share(words, "ꦲꦏ ꦱꦫ"), stacklevel=1)
+    with pytest.warns(PromptUnknownWarning) as found:
+        warn_of("a" * 20_000, 3, 64, 1.0, stacklevel=1)
+    assert len(str(found[0].message)) < 200
 
 
 def test_masks_are_those_of_eager(

@@ -88,6 +88,12 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
         raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
     if _HUB_NAME.fullmatch(name):
         return _download(name, hub_options)
+    deleted = next((path for path in (folder, *folder.parents) if path.name.startswith(_CHECKPOINT)), None)
+    if deleted is not None and deleted.parent.is_dir():
+        raise PochadeError(
+            f"model: {name!r} is not there: a training keeps its newest checkpoints alone, allowed is "
+            f"{str(deleted.parent)!r}"
+        )
     names = ", ".join(known) or "none"
     raise PochadeError(
         f"model: {name!r} is neither a shipped model ({names}), nor a folder, nor a hub name OWNER/NAME"

@@ -6,6 +6,8 @@ from typing import Any
 
 MOSTLY = 0.5
 """Share of the words of a prompt that are unknown, from which on there is a warning."""
+SHOWN = 60
+"""Characters of a prompt that a warning shows."""
 SILENT = dict.fromkeys(map(chr, (*range(0xFE00, 0xFE10), 0x200D, *range(0x1F3FB, 0x1F400))), "")
 """What joins emoji and chooses their style and skin."""
 
@@ -67,8 +69,9 @@ def warn_of(prompt: str, tokens: int, max_tokens: int, unknown: float, *, stackl
             stacklevel=stacklevel + 1,
         )
     if unknown >= MOSTLY:
+        shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]} ..."
         warnings.warn(
-            f"prompt: {prompt!r} is mostly unknown to the text encoder, so that others like it give the same picture",
+            f"prompt: {shown!r} is mostly unknown to the text encoder, so that others like it give the same picture",
             PromptUnknownWarning,
             stacklevel=stacklevel + 1,
         )
