@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, scans  # noqa: E402
+from tables import claims, editing, models, runtimes, scans  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -65,6 +65,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "editing_generation": (f"{BENCHMARKS}/editing.json", editing.editing_generation),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
+    "runtimes": (f"{BENCHMARKS}/runtimes.json", runtimes.runtimes),
     "startup": (f"{BENCHMARKS}/startup.json", models.startup),
     "denoiser_step": (f"{BENCHMARKS}/denoiser_step.json", models.denoiser_step),
     "lira_step": (f"{BENCHMARKS}/lira_step.json", models.denoiser_step),
