@@ -28,10 +28,12 @@ def program(module: nn.Module, inputs: tuple[Tensor, ...], rules: Rules | None =
         exported = torch.export.export(module, inputs, strict=False)
         exported = exported.run_decompositions({**(rules or {}), **DECOMPOSITIONS})
     graph = exported.graph
-    for node in [n for n in graph.nodes if n.target in (_ALIAS, _ASSERTION)]:
-        if node.target is _ALIAS:
+    for node in list(graph.nodes):
+        if node.target is _ASSERTION:
+            graph.erase_node(node)
+        elif node.target is _ALIAS or (node.target is _FLIP and not node.args[1]):  # nothing happens to the tensor
             node.replace_all_uses_with(node.args[0])
-        graph.erase_node(node)
+            graph.erase_node(node)
     exported.graph_module.recompile()
     return exported
 
@@ -41,7 +43,8 @@ def networks_as_programs(networks: Iterable[Network], batch: int, rules: Rules |
     return {n.name: program(n.module, example(n, batch), rules) for n in networks}
 
 
-_ALIAS, _ASSERTION = torch.ops.aten.alias.default, torch.ops.aten._assert_tensor_metadata.default
+_ALIAS, _FLIP = torch.ops.aten.alias.default, torch.ops.aten.flip.default
+_ASSERTION = torch.ops.aten._assert_tensor_metadata.default
 
 
 def attention(
