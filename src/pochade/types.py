@@ -149,6 +149,8 @@ class InputSpec:
     """Of ``class_label``."""
     source: bool = False
     """``source`` and ``source_mask``."""
+    source_apart: bool = False
+    """Whether a sample without a source is computed in another way than one whose source and mask are zeros."""
     task: bool = False
     """``task``."""
     tasks: tuple[str, ...] = ()

@@ -44,7 +44,11 @@ def export(
     ] = None,
     decoder: options.Decoder = None,
     depth: Annotated[
-        int | None, typer.Option(help="Iterations in the graph, where the family has them; left out, as configured.")
+        str | None,
+        typer.Option(
+            help="Iterations in the graph, where the family has them; left out, as configured. 8,4: a graph each.",
+            metavar="N[,N]",
+        ),
     ] = None,
     batch: Annotated[
         int | None, typer.Option(help="A fixed batch size; left out, it is free where graphs can have that, else 1.")
@@ -67,10 +71,12 @@ def export(
     with loading("pochade"):
         from pochade.export.bundle import model_facts
         from pochade.export.targets import Request, find_target
+        from pochade.pipelines.budget import read_quality
         from pochade.pipelines.run_request import open_pipeline
         from pochade.runtime.graphs import check_openable
 
         found = find_target(target, given, precision)
+    depths = () if depth is None else options.parse_counts("depth", depth)
     check_openable("out", out)
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
@@ -86,9 +92,10 @@ def export(
                 model_facts(Path(model).resolve().name, folder),
                 precision,
                 None if width is None or height is None else (height, width),
-                depth,
+                depths,
                 None if small is None else decoders.load_decoder(pipe.autoencoder, small),
                 given,
+                read_quality(folder),
             )
         )
     if as_json:

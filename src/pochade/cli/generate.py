@@ -1,5 +1,6 @@
 """``pochade generate``: prompts to PNG files."""
 
+import time
 from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,7 @@ from pochade.files import write_new
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
+from pochade.runtime.budget import check_budget, parse_budget
 
 if TYPE_CHECKING:
     from pochade.cli.watch import Watch
@@ -27,6 +29,8 @@ pochade generate "a red apple" "a sleeping cat" -o out/ --seed 7
 pochade generate "a sailboat" --steps 20 --guidance 4 --preview
 
 pochade generate @prompts.txt -n 4 -o out/
+
+pochade generate "a red apple" --budget 300ms
 
 pochade generate --like out/a-red-apple-7.png -o again/
 
@@ -57,6 +61,7 @@ def generate(
     scheduler: options.Scheduler = None,
     decoder: options.Decoder = None,
     depth: options.Depth = None,
+    budget: options.Budget = None,
     control: Annotated[
         Path | None,
         typer.Option(help="White edges on black that the picture follows; for models that take them.", metavar="FILE"),
@@ -96,6 +101,9 @@ def generate(
     if control is not None and edges_of is not None:
         raise PochadeError("edges_of: given beside control, allowed is one of them")
     followed = control or edges_of
+    budget_ms = None if budget is None else parse_budget(budget)
+    if budget_ms is not None:
+        check_budget(budget_ms, steps=steps, depth=depth)
     width, height = (None, None) if size is None else options.parse_size(size)
     given = {
         "seed": seed,
@@ -129,6 +137,12 @@ def generate(
         pictures = read_files(requests[0])
         pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
         arguments = pipeline_arguments(requests[0].request, pipe, pictures)
+    choice = None
+    if budget_ms is not None:
+        from pochade.pipelines.budget import fit, spent
+
+        choice = fit(pipe, requests[0], arguments, budget_ms)
+        requests = [spent(prepared, choice) for prepared in requests]
     for folder in [out] * (single or preview) + [sheet.parent for sheet in [sheet] if sheet is not None]:
         make_folder(folder)
     done: list[Picture] = []  # for the sheet
@@ -136,7 +150,10 @@ def generate(
         with _watch(pipe, len(requests), out, preview) as watch:
             for prepared in requests:
                 watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
+                start = time.perf_counter()
                 picture = run(pipe, prepared, arguments, watch.step)
+                if choice is not None:
+                    console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
                 if sheet is not None:
                     done.append(picture)
                 if single:

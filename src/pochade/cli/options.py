@@ -79,6 +79,13 @@ Depth = Annotated[
     int | None,
     typer.Option(help="Iterations inside the denoiser, where the family has them. Left out: the model's own."),
 ]
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        help="Time of a picture, such as 300ms, in place of --steps and --depth: the best measured quality that fits.",
+        metavar="TIME",
+    ),
+]
 Device = Annotated[
     str | None,
     typer.Option(help="auto, cpu, cuda or mps; auto takes a GPU if there is one. [dim]\\[default: auto][/dim]"),
@@ -128,3 +135,11 @@ def parse_interval(text: str) -> tuple[float, float]:
     except ValueError as error:
         raise PochadeError(f"guidance_interval: {text!r} given, allowed are two times such as 0.2,0.8") from error
     return low, high
+
+
+def parse_counts(name: str, text: str) -> tuple[int, ...]:
+    """The whole numbers of ``4,8,12``, each once. Raises PochadeError for anything else; ``name`` is the option's."""
+    parts = text.split(",")
+    if not all(re.fullmatch(r"[1-9]\d{0,3}", part) for part in parts) or len(set(parts)) < len(parts):
+        raise PochadeError(f"{name}: {text!r} given, allowed are different numbers from 1 such as 4,8,12")
+    return tuple(map(int, parts))

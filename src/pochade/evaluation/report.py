@@ -181,7 +181,7 @@ def evaluate(
     """
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
     folder = Path(out)
-    _check_writable(folder)
+    check_writable(folder)
     _need_skimage()
     net = load_lite0()
     networks = _Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
@@ -202,7 +202,7 @@ def evaluate(
     store = PictureStore(folder, key)
     start = time.perf_counter()
     sides: dict[str, _Side] = {}
-    with _silent(pipeline), progress_bar(progress) as bar:
+    with silent(pipeline), progress_bar(progress) as bar:
         for split, pictures in real.present().items():
             count = min(samples, len(pictures))
             task = bar.add_task(f"pictures of {split}", total=count)
@@ -215,10 +215,10 @@ def evaluate(
                 seed=seed,
                 batch_size=batch_size,
                 options=options,
-                advance=_advance(bar, task),
+                advance=advance_of(bar, task),
             )
             task = bar.add_task(f"features of {split}", total=count + len(pictures))
-            features = [pooled_features(net, x, _advance(bar, task)) for x in (pictures.images, made)]
+            features = [pooled_features(net, x, advance_of(bar, task)) for x in (pictures.images, made)]
             sides[split] = _Side(pictures, features[0], caption_embeddings(pictures.captions), made, features[1])
     train, held_out = sides["train"], sides.get("held_out")
     probe = RetrievalProbe.fit(train.features, train.embeddings)
@@ -248,7 +248,7 @@ def evaluate(
 
 
 @contextmanager
-def _silent(pipeline: TextToImage) -> Generator[None]:
+def silent(pipeline: TextToImage) -> Generator[None]:
     """Without the pipeline's own bar for each batch."""
     before = dict(vars(pipeline).get("_progress_bar_config", {}))
     pipeline.set_progress_bar_config(**{**before, "disable": True})
@@ -258,7 +258,8 @@ def _silent(pipeline: TextToImage) -> Generator[None]:
         pipeline.set_progress_bar_config(**before)
 
 
-def _advance(bar: Progress, task: TaskID) -> Callable[[int], object]:
+def advance_of(bar: Progress, task: TaskID) -> Callable[[int], object]:
+    """What moves a bar on by a number of items."""
     return lambda count: bar.advance(task, count)
 
 
@@ -267,7 +268,7 @@ def _need_skimage() -> None:
         raise missing_extra("scikit-image", "eval")
 
 
-def _check_writable(folder: Path) -> None:
+def check_writable(folder: Path) -> None:
     """Without making it: bad data, found next, must not leave an empty folder behind."""
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):

@@ -37,11 +37,13 @@ from pochade.runtime.manifest import (
     MANIFEST,
     TABLE_STEPS,
     TOKENIZER,
+    WITHOUT_SOURCE,
     Defaults,
     File,
     Latents,
     Manifest,
     Model,
+    Quality,
     Sampling,
     Text,
 )
@@ -85,8 +87,9 @@ def export_bundle(
     form: Format | None = None,
     precision: str | None = None,
     size: int | tuple[int, int] | None = None,
-    depth: int | None = None,
+    depths: Sequence[int] = (),
     decoder: TinyVAEDecoder | None = None,
+    quality: tuple[Quality, ...] = (),
     batch: Batch | None = None,
     external_data: bool = False,
     pictures: int = PICTURES,
@@ -103,8 +106,10 @@ def export_bundle(
         form: of the graphs (None: ONNX).
         precision: of the weights, as ``parse_precision`` reads it from the form's presets (None: the form's own).
         size: pixels a side, or height and width (None: as the model was trained).
-        depth: iterations in the denoiser's graph, where the family has them (None: as configured).
+        depths: iterations in the denoiser's graph, where the family has them (none: as configured); of several, each
+            has a graph, and the first is that of a call that names none.
         decoder: stands in place of the autoencoder's own.
+        quality: the model's table, see ``pochade.pipelines.budget.read_quality``.
         batch: a number, or "dynamic" for any (None: any where the form can, else 1).
         external_data: weights in files beside the graphs, ``<graph>.data``, which ONNX Runtime maps into memory.
         pictures: how many are sampled in ``precision`` and in float32, to be compared; 0 for none.
@@ -131,9 +136,10 @@ def export_bundle(
     with atomic_folder(place, replace=empty) as new:
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
-        networks = _networks(pipe, cells, depth, decoder)
+        networks = _networks(pipe, cells, depths, decoder)
+        precisions |= {n.name: precisions["denoiser"] for n in networks if n.name.startswith("denoiser")}
         graphs = form.convert(networks, new, options)
-        depth = spec.depth if depth is None else depth
+        depth = depths[0] if depths else spec.depth
         manifest = Manifest(
             FORMAT,
             __version__,
@@ -153,7 +159,8 @@ def export_bundle(
             TASKS if "encoder" in graphs else TASKS[:1],
             spec.tasks,
             graphs,
-            {} if depth is None else {str(depth): "denoiser"},
+            {str(d): _denoiser(i) for i, d in enumerate(depths or ([] if depth is None else [depth]))},
+            quality=quality,
             target=form.name,
         )
         if set(precisions.values()) != {"fp32"}:
@@ -166,7 +173,7 @@ def export_bundle(
 
 
 def _networks(
-    pipe: GenerationPipeline, cells: tuple[int, int], depth: int | None, decoder: TinyVAEDecoder | None
+    pipe: GenerationPipeline, cells: tuple[int, int], depths: Sequence[int], decoder: TinyVAEDecoder | None
 ) -> list[Network]:
     """Those that the pipeline has, in the order of ``precision.GRAPHS``."""
     encoder, autoencoder = pipe.text_encoder, pipe.autoencoder
@@ -175,11 +182,21 @@ def _networks(
     if isinstance(encoder, PromptEncoder):
         tokens = encoder.max_tokens
         networks.append(text_encoder_network(encoder, text_tokens=tokens))
-    networks.append(denoiser_network(pipe.denoiser, latent_size=cells, text_tokens=tokens, depth=depth))
+    size: dict[str, Any] = {"latent_size": cells, "text_tokens": tokens}
+    for i, depth in enumerate(depths or (None,)):
+        networks.append(denoiser_network(pipe.denoiser, **size, depth=depth, name=_denoiser(i)))
+    spec = pipe.denoiser.input_spec()
+    if spec.source_apart and spec.tasks:
+        networks.append(denoiser_network(pipe.denoiser, **size, source=False, name=WITHOUT_SOURCE))
     networks.append(decoder_network(decoder or autoencoder, latent_size=cells))
     if isinstance(autoencoder, ImageAutoencoder):
         networks.append(encoder_network(autoencoder, latent_size=cells))
     return networks
+
+
+def _denoiser(i: int) -> str:
+    """The name of the graph of depth i of a bundle."""
+    return f"denoiser_{i}" if i else "denoiser"
 
 
 def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:

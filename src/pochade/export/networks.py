@@ -5,7 +5,7 @@ One call of the denoiser is one run of its graph; the sampling loop stays in the
 
 import copy
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -117,6 +117,8 @@ def denoiser_network(
     latent_size: tuple[int, int] | int | None = None,
     text_tokens: int = 64,
     depth: int | None = None,
+    source: bool = True,
+    name: str = "denoiser",
 ) -> Network:
     """One call of a denoiser: ``(latents, t, parts of the conditioning) -> velocity``.
 
@@ -127,11 +129,15 @@ def denoiser_network(
         latent_size: rows and columns of the latents (None: the resolution it was trained at).
         text_tokens: M; shorter prompts are padded to it with zeros and False.
         depth: iterations in the graph, where the family has them (None: as configured).
+        source: whether the graph takes a source and a task, where the network does.
+        name: of the graph.
 
     Raises:
         PochadeError: an argument is out of range.
     """
     spec = denoiser.input_spec()
+    if not source:
+        spec = replace(spec, source=False, task=False, tasks=())
     rows, columns = _pair(latent_size if latent_size is not None else spec.sample_size)
     multiple = spec.size_multiple
     if rows < 1 or columns < 1 or rows % multiple or columns % multiple:
@@ -141,7 +147,7 @@ def denoiser_network(
     inputs = denoiser_inputs(spec, (rows, columns), text_tokens)
     flat = _FlatDenoiser(_cpu_copy(denoiser), [i.name for i in inputs[2:]], depth).eval()
     outputs = ("velocity", "next_state") if inputs[-1].name == "state" else ("velocity",)
-    return Network("denoiser", flat, inputs, outputs)
+    return Network(name, flat, inputs, outputs)
 
 
 def decoder_network(autoencoder: nn.Module, *, latent_size: tuple[int, int] | int) -> Network:

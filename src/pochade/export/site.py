@@ -17,7 +17,7 @@ from pochade.export.icons import MASKABLE, SIZES, write_icons
 from pochade.export.onnxruntime_web import FILES, onnxruntime_web
 from pochade.files import atomic_folder, sha256, write_bytes, write_json, write_text
 from pochade.pipelines.base import GenerationPipeline
-from pochade.runtime.manifest import Manifest, Model
+from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Model
 from pochade.text_encoders.base import PromptEncoder
 
 ASSETS = Path(__file__).with_name("web")
@@ -77,7 +77,10 @@ def export_site(
     place = Path(folder)
     empty = place.is_dir() and not any(place.iterdir())
     with atomic_folder(place, replace=empty) as new:
-        manifest = export_bundle(pipe, new / MODEL, model, precision=precision, size=size, depth=depth, decoder=decoder)
+        depths = () if depth is None else (depth,)
+        manifest = export_bundle(
+            pipe, new / MODEL, model, precision=precision, size=size, depths=depths, decoder=decoder
+        )
         (new / MODEL / README).unlink()
         packed = {f"{MODEL}/{name}" for name in manifest.files if name != README}
         for path in ASSETS.iterdir():
@@ -98,7 +101,7 @@ def export_site(
         write_text(new / WORKER, worker.replace("@VERSION@", hashlib.sha256(text.encode()).hexdigest()))
     shell = sum(entry["bytes"] for entry in table.values() if not entry["gzip"])
     graphs = {name: table[f"{MODEL}/{graph.file}"]["bytes"] for name, graph in manifest.graphs.items()}
-    editing = graphs.pop("encoder", 0)
+    editing = graphs.pop("encoder", 0) + (graphs.pop("denoiser") if WITHOUT_SOURCE in graphs else 0)
     binary = table[f"{RUNTIME}/ort-wasm-simd-threaded.wasm"]["bytes"]
     tokens = 0 if manifest.text is None else table.get(f"{MODEL}/{manifest.text.tokenizer}", {"bytes": 0})["bytes"]
     return Site(manifest, shell + binary + tokens + sum(graphs.values()), editing)

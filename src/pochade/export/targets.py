@@ -20,7 +20,7 @@ from pochade.export.precision import PRESETS, Precision, parse_precision
 from pochade.export.site import export_site
 from pochade.pipelines.base import GenerationPipeline
 from pochade.runtime import Bundle
-from pochade.runtime.manifest import Manifest, Model
+from pochade.runtime.manifest import Manifest, Model, Quality
 
 FORMATS: dict[str, Format] = {form.name: form for form in (Onnx(), OpenVino(), CoreMl(), ExecuTorch(), LiteRt())}
 
@@ -34,10 +34,11 @@ class Request:
     model: Model
     precision: str | None = None
     size: tuple[int, int] | None = None
-    depth: int | None = None
+    depths: tuple[int, ...] = ()
     decoder: TinyVAEDecoder | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Those that one target has and another has not, by name."""
+    quality: tuple[Quality, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -101,21 +102,24 @@ def _bundle(form: Format, request: Request) -> tuple[Manifest, list[str]]:
         form=form,
         precision=request.precision,
         size=request.size,
-        depth=request.depth,
+        depths=request.depths,
         decoder=request.decoder,
+        quality=request.quality,
         **request.options,
     )
     return manifest, []
 
 
 def _page(request: Request) -> tuple[Manifest, list[str]]:
+    if len(request.depths) > 1:
+        raise PochadeError(f"depth: {request.depths} given for web, allowed is one: a page has one denoiser")
     site = export_site(
         request.pipe,
         request.folder,
         request.model,
         precision=request.precision or "int8",
         size=request.size,
-        depth=request.depth,
+        depth=request.depths[0] if request.depths else None,
         decoder=request.decoder,
         runtime=request.options.get("onnxruntime_web"),
     )

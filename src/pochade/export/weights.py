@@ -137,7 +137,7 @@ def store_matrices_in_8_bits(model: Any) -> int:
     count = len(nodes) // len(_WIDENING) + len(embeddings)
     for node in graph.node:
         looked_up = node.op_type == "Gather" and node.input[0] in embeddings
-        nodes += _looked_up(*node.input, node.output[0]) if looked_up else [node]
+        nodes += _looked_up(node.input[0], node.input[1], node.output[0]) if looked_up else [node]
     for field, items in (("initializer", stored), ("node", nodes)):
         graph.ClearField(field)
         getattr(graph, field).extend(items)

@@ -244,7 +244,11 @@ def run(
 
 
 def generate(
-    request: GenerationRequest | EditRequest, *, allow_pickle: bool = False, on_step: "Callback | None" = None
+    request: GenerationRequest | EditRequest,
+    *,
+    budget_ms: float | None = None,
+    allow_pickle: bool = False,
+    on_step: "Callback | None" = None,
 ) -> Picture:
     """The picture of a request: a generation or an edit. The model is loaded for it alone.
 
@@ -253,6 +257,8 @@ def generate(
 
     Args:
         request: what to generate.
+        budget_ms: milliseconds from the prompt to the picture, the loading of the model left out: steps and depth are
+            those of the best measured quality that fit, in place of the request's (``pochade.pipelines.budget.fit``).
         allow_pickle: read pickled weights, which can run code: only of files that you trust.
         on_step: as of ``run``.
 
@@ -260,7 +266,7 @@ def generate(
         PochadeError: the request is not allowed; before any work.
         FailureError: what came out is no picture.
     """
-    return _generate(prepare(request), allow_pickle, on_step)
+    return _generate(prepare(request), allow_pickle, on_step, budget_ms)
 
 
 def repeat(
@@ -291,9 +297,15 @@ def repeat(
     return _generate(prepare_repeat(read_metadata(path), changes, os.fspath(path)), allow_pickle, on_step)
 
 
-def _generate(prepared: PreparedRequest, allow_pickle: bool, on_step: "Callback | None") -> Picture:
+def _generate(
+    prepared: PreparedRequest, allow_pickle: bool, on_step: "Callback | None", budget_ms: float | None = None
+) -> Picture:
     pictures = read_files(prepared)
     pipe = load_pipeline(prepared, allow_pickle=allow_pickle)
     arguments = pipeline_arguments(prepared.request, pipe, pictures)
     del pictures  # what the arguments hold is enough of a large photograph
+    if budget_ms is not None:
+        from pochade.pipelines import budget
+
+        prepared = budget.spent(prepared, budget.fit(pipe, prepared, arguments, budget_ms))
     return run(pipe, prepared, arguments, on_step)

@@ -3,7 +3,9 @@
 Within pochade this is ``pochade.runtime``; ``pochade-runtime`` installs the same code as ``pochade_runtime``.
 """
 
-from .bundle import Bundle, Step
+from .budget import Choice
+from .bundle import Bundle
+from .options import Step
 from .pictures import Picture
 
-__all__ = ["Bundle", "Picture", "Step"]
+__all__ = ["Bundle", "Choice", "Picture", "Step"]

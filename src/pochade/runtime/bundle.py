@@ -3,10 +3,10 @@
 import math
 import platform
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
@@ -25,12 +25,14 @@ from ..arguments import (
 from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
+from .budget import TIMINGS, Choice, Times, cached, check_budget, choose, measure, times_here
 from .canvas import HOLE, Canvas, Tiles, agree, resample
 from .engines import OPENERS
 from .graphs import Graphs, Open, check_openable
-from .manifest import MANIFEST, TASKS, Manifest, read_manifest
+from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of
 from .noise import Noise
+from .options import Given, OnStep, Options, Step
 from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
 from .sampling import Denoiser, Guidance, noise_times, sample
@@ -38,27 +40,6 @@ from .sampling import Denoiser, Guidance, noise_times, sample
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
 EVERYWHERE = (0.0, 1.0)
-
-Given = str | Path | Image.Image
-"""A picture, or the file of one."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """What is known after a step.
-
-    Attributes:
-        number: of steps taken.
-        total: of steps in all.
-        preview: decodes the picture as predicted so far, which takes the time of the decoder.
-    """
-
-    number: int
-    total: int
-    preview: Callable[[], Image.Image]
-
-
-OnStep = Callable[[Step], object]
 
 
 @dataclass(frozen=True)
@@ -115,25 +96,15 @@ class Bundle:
         self,
         prompt: str,
         *,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        negative_prompt: str = "",
-        depth: int | None = None,
-        on_step: OnStep | None = None,
+        budget_ms: float | None = None,
+        **options: Unpack[Options],
     ) -> Picture:
         """A picture from a prompt.
 
         Args:
             prompt: a sentence, or the name of a class; an empty one is none.
-            seed: of the noise, in [0, 2^63); None draws one.
-            steps: at least 1; None for the model's own.
-            guidance: scale of classifier-free guidance, 1 is none; None for the model's own.
-            guidance_interval: times (low, high) in [0, 1], 1 being noise, at which guidance applies.
-            negative_prompt: what guidance leads away from.
-            depth: iterations of the denoiser, of those that the bundle has; None for the model's own.
-            on_step: called after each step.
+            budget_ms: in place of steps and depth, see ``fit``.
+            options: see ``Options``.
 
         Raises:
             PochadeError: an argument is not allowed; before any work. A file of the bundle is missing or altered.
@@ -143,7 +114,11 @@ class Bundle:
             PromptTruncatedWarning: the prompt is longer than the text encoder reads.
             PromptUnknownWarning: it knows less than half of the words of a prompt.
         """
-        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
+        if budget_ms is not None:
+            check_budget(budget_ms, steps=options.get("steps"), depth=options.get("depth"))
+            chosen = self.fit(budget_ms, guidance=options.get("guidance")).quality
+            options = {**options, "steps": chosen.steps, "depth": chosen.depth}
+        call = self._call(prompt, **options)
         tiles = Tiles(self._cells, self._cells)
         pixels = self._pixels(self._sample(call, tiles, {}, 1.0), tiles)
         _check_picture(pixels)
@@ -157,13 +132,7 @@ class Bundle:
         strength: float | None = None,
         instruction: bool | None = None,
         image_guidance: float | None = None,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        negative_prompt: str = "",
-        depth: int | None = None,
-        on_step: OnStep | None = None,
+        **options: Unpack[Options],
     ) -> Picture:
         """Another picture of the size of ``image``.
 
@@ -173,7 +142,7 @@ class Bundle:
             strength: how much noise it gets, in (0, 1]; None for the usual one.
             instruction: whether the prompt is one; None for True where the model was trained to follow them.
             image_guidance: with an instruction, the scale of guidance towards the source; None for the usual one.
-            seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``generate``.
+            options: see ``Options``.
 
         Raises as ``generate``; also where a picture cannot be read, or the model follows no instruction.
         """
@@ -183,7 +152,7 @@ class Bundle:
         usual = 1.0 if instruction else self.manifest.defaults.strength["edit"]
         strength = usual if strength is None else strength
         check_strength(strength)
-        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
+        call = self._call(prompt, scale, **options)
         source = to_array(self._source("edit", image))
         canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
         pixels = self._edited(call, canvas, source, strength, "edit" if instruction else None)
@@ -202,13 +171,7 @@ class Bundle:
         invert_mask: bool = False,
         instruction: bool = False,
         image_guidance: float | None = None,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        negative_prompt: str = "",
-        depth: int | None = None,
-        on_step: OnStep | None = None,
+        **options: Unpack[Options],
     ) -> Picture:
         """``image`` with what ``mask`` marks generated anew; outside it no pixel changes, be it transparent or not.
 
@@ -222,7 +185,7 @@ class Bundle:
             mask_blur: standard deviation in pixels of a Gaussian that the mask is convolved with; 0 for none.
             invert_mask: black is generated anew.
             instruction: whether the prompt is one.
-            image_guidance, seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``edit``.
+            image_guidance, options: as of ``edit``.
 
         Raises as ``edit``; also where the mask has another size or nothing white.
 
@@ -232,7 +195,7 @@ class Bundle:
         strength = self.manifest.defaults.strength["inpaint"] if strength is None else strength
         check_strength(strength)
         check_blur(mask_blur)
-        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, scale, depth, on_step)
+        call = self._call(prompt, scale, **options)
         source = self._source("inpaint", image, flattened=False)
         alpha = np.asarray(source.getchannel("A")) if source.mode == "RGBA" else None
         beneath = mask == ALPHA
@@ -245,8 +208,8 @@ class Bundle:
         if alpha is not None and beneath:
             marked = alpha < 255
         else:
-            options: dict[str, Any] = {"soft": soft_mask, "blur": mask_blur, "invert": invert_mask}
-            marked = read_mask("mask", read_grey("mask", mask), size, **options, stacklevel=3)
+            form: dict[str, Any] = {"soft": soft_mask, "blur": mask_blur, "invert": invert_mask}
+            marked = read_mask("mask", read_grey("mask", mask), size, **form, stacklevel=3)
         outer = (self.manifest.height, self.manifest.width)
         box = crop_around(marked, max(outer))
         hole = marked[box.place].copy()
@@ -274,13 +237,7 @@ class Bundle:
         *,
         factor: int = 2,
         strength: float | None = None,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float = 1.0,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
-        negative_prompt: str = "",
-        depth: int | None = None,
-        on_step: OnStep | None = None,
+        **options: Unpack[Options],
     ) -> Picture:
         """``image``, 2 or 4 times as large, sampled in tiles of the bundle's size where it is larger than that.
 
@@ -289,7 +246,7 @@ class Bundle:
             prompt: a description; it conditions every tile, so that a large picture is better without.
             factor: 2 or 4.
             strength: in (0, 1]: the higher, the sharper and the less like the input; None for the usual one.
-            seed, steps, guidance, guidance_interval, negative_prompt, depth, on_step: as of ``generate``.
+            options: see ``Options``.
 
         Raises as ``edit``.
         """
@@ -298,7 +255,8 @@ class Bundle:
             trained = "super_resolution" in self.manifest.trained_tasks and factor == 4
             strength = 1.0 if trained else self.manifest.defaults.strength["super_resolution"]
         check_strength(strength)
-        call = self._call(prompt, negative_prompt, seed, steps, guidance, guidance_interval, None, depth, on_step)
+        guidance = options.get("guidance")
+        call = self._call(prompt, **{**options, "guidance": 1.0 if guidance is None else guidance})
         small = to_array(self._source("super_resolution", image))
         H, W = (factor * side for side in _size(small))
         tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
@@ -311,6 +269,53 @@ class Bundle:
         large = to_image(agree(edited, small))
         return self._picture(call, large, "super_resolution", {**more, **_named("source", image)})
 
+    def fit(self, budget_ms: float, *, guidance: float | None = None) -> Choice:
+        """Steps and depth of the best measured quality whose pictures take at most ``budget_ms`` on this machine.
+
+        The time is that from a prompt to its picture; graphs are loaded before. At the first call it is measured, which
+        takes as long as some tens of steps, and kept in ``timings.json`` of the bundle, or in the user's cache folder
+        where that cannot be written.
+
+        Args:
+            budget_ms: milliseconds.
+            guidance: of the pictures; None for the model's own.
+
+        Raises:
+            PochadeError: the bundle has no table of quality, or nothing fits: it names the smallest budget that does.
+        """
+        check_budget(budget_ms)
+        scale = self.manifest.defaults.guidance if guidance is None else guidance
+        check_number("guidance", scale)
+        table = [row for row in self.manifest.quality if row.depth is None or str(row.depth) in self.manifest.depths]
+        if not table:
+            raise PochadeError(
+                "budget: the bundle has no table of quality: pochade evaluate MODEL DATA --grid STEPS makes one, which "
+                "pochade export takes from the model's folder"
+            )
+        prompt = next(iter(self.manifest.model.prompts), "a red apple")
+        if self.manifest.text is None or self.manifest.text.classes:
+            prompt = "" if self.manifest.text is None else self.manifest.text.classes[0]
+
+        def sample(steps: int, depth: int | None) -> object:
+            return self.generate(prompt, seed=0, steps=steps, guidance=scale, depth=depth)
+
+        def time_it() -> Times:
+            return measure(sample, dict.fromkeys(row.depth for row in table))
+
+        digest = sha256(self.folder / MANIFEST)
+        key = f"{digest[:16]}, {self._graphs.settings}, guidance {scale != 1}, onnxruntime {versions()['onnxruntime']}"
+        places = (self.folder / TIMINGS, cached(digest))
+        choice = choose(table, times_here(places, key, table, time_it), budget_ms)
+        self._load(choice.quality.depth)
+        return choice
+
+    def _load(self, depth: int | None) -> None:
+        """The graphs of a picture, which are otherwise loaded when they are first needed."""
+        usual = WITHOUT_SOURCE if WITHOUT_SOURCE in self.manifest.graphs else "denoiser"
+        for name in ("text_encoder", self.manifest.depths.get(str(depth), usual), "decoder"):
+            if name in self.manifest.graphs:
+                self._graphs.load(name)
+
     @property
     def _cells(self) -> tuple[int, int]:
         """Rows and columns of the latents that the graphs take."""
@@ -319,14 +324,15 @@ class Bundle:
     def _call(
         self,
         prompt: str,
-        negative_prompt: str,
-        seed: int | None,
-        steps: int | None,
-        guidance: float | None,
-        interval: tuple[float, float],
-        image_guidance: float | None,
-        depth: int | None,
-        on_step: OnStep | None,
+        image_guidance: float | None = None,
+        *,
+        seed: int | None = None,
+        steps: int | None = None,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] = EVERYWHERE,
+        negative_prompt: str = "",
+        depth: int | None = None,
+        on_step: OnStep | None = None,
     ) -> _Call:
         defaults = self.manifest.defaults
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
@@ -335,7 +341,7 @@ class Bundle:
         check_seed(seed)
         check_count("steps", steps)
         check_number("guidance", guidance)
-        check_guidance_interval(interval)
+        check_guidance_interval(guidance_interval)
         if negative_prompt.strip() and guidance == 1:
             raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
         if depth is not None and str(depth) not in self.manifest.depths:
@@ -343,7 +349,7 @@ class Bundle:
             raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")
         for text in (prompt, negative_prompt):
             self._prompts.check(text)
-        scales = Guidance(float(guidance), image_guidance, (float(interval[0]), float(interval[1])))
+        scales = Guidance(float(guidance), image_guidance, (float(guidance_interval[0]), float(guidance_interval[1])))
         return _Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:
@@ -413,7 +419,7 @@ class Bundle:
         same = {key: value for key, value in conditioning.items() if value.ndim != 4}
         denoisers = [
             Denoiser(
-                lambda values: self._graphs.run(name, values),
+                lambda values: self._denoised(name, values),
                 manifest.graphs[name].inputs,
                 {**text, **same, **{key: parts[i] for key, parts in shown.items()}},
                 negative,
@@ -442,6 +448,21 @@ class Bundle:
         if not np.isfinite(latents).all():
             raise FailureError("latents: not finite, the model diverged")
         return latents
+
+    def _denoised(self, name: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """The outputs of a denoiser's graph, rows without a source by that which has no input for one."""
+        if WITHOUT_SOURCE not in self.manifest.graphs:
+            return self._graphs.run(name, values)
+        there = np.concatenate((values["source"], values["source_mask"]), 1).reshape(len(values["t"]), -1).any(1)
+        rows: list[np.ndarray] = []
+        parts: list[list[np.ndarray]] = []
+        for graph, chosen in ((name, there), (WITHOUT_SOURCE, ~there)):
+            if chosen.any():
+                names = [value.name for value in self.manifest.graphs[graph].inputs]
+                rows.append(np.flatnonzero(chosen))
+                parts.append(self._graphs.run(graph, {name: values[name][chosen] for name in names}))
+        order = np.concatenate(rows).argsort()
+        return [np.concatenate(outputs)[order] for outputs in zip(*parts, strict=True)]
 
     def _encoded(self, image: np.ndarray, tiles: Tiles) -> np.ndarray:
         """[H, W, 3] in [0, 1] -> latents [1, C, H/f, W/f]."""

@@ -3,6 +3,7 @@
 import argparse
 import inspect
 import sys
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import Any, NoReturn
 from ..arguments import ALPHA
 from ..errors import PochadeError
 from ..files import sha256
-from .bundle import Bundle, OnStep, Step
+from .budget import Choice, check_budget, parse_budget
+from .bundle import Bundle
+from .options import OnStep, Options, Step
 from .pictures import Picture, check_preview, read_recipe, slug, write_preview
 
 EXAMPLES = """examples:
@@ -20,6 +23,7 @@ EXAMPLES = """examples:
   pochade run bundle/ "a green apple" --inpaint apple.png --mask mask.png
   pochade run bundle/ --upscale apple.png --factor 2
   pochade run bundle/ --like apple.png --seed 8
+  pochade run bundle/ "a red apple" --budget 300ms
 """
 REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength", "factor", "image_guidance")
 """What ``--like`` takes from a recipe besides prompt, task, source, mask and interval."""
@@ -92,6 +96,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="scale; 1 is none (default: the model's own)")
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--depth", type=int, help="iterations of the denoiser, of those that the bundle has")
+    parser.add_argument("--budget", metavar="TIME", help="such as 300ms: chooses steps and depth of the best quality")
     parser.add_argument("--strength", type=float, help="of --edit, --inpaint and --upscale, above 0, up to 1")
     parser.add_argument("--image-guidance", type=float, help="scale of guidance towards the source of an instruction")
     parser.add_argument("--describe", action="store_true", help="the prompt of --edit describes the new picture")
@@ -122,8 +127,23 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
             asked["mask"] = given.mask
         if task == "edit" and given.describe:
             asked["instruction"] = False
+    budget = None if given.budget is None else _fitted(bundle, given, asked)
+    start = time.perf_counter()
     picture = _sampled(bundle, asked, _watch(given.preview))
+    if budget is not None:
+        print(budget.report(1000 * (time.perf_counter() - start)), file=sys.stderr)
     return picture.save(given.out or Path(f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png"))
+
+
+def _fitted(bundle: Bundle, given: argparse.Namespace, asked: dict[str, Any]) -> Choice:
+    """What the budget pays for; steps and depth are put in their places."""
+    budget_ms = parse_budget(given.budget)
+    check_budget(budget_ms, steps=given.steps, depth=given.depth)
+    if asked["task"] != "generate":
+        raise PochadeError(f"budget: {given.budget!r} given to {asked['task']}, allowed is none: it is of new pictures")
+    choice = bundle.fit(budget_ms, guidance=asked.get("guidance"))
+    asked["steps"], asked["depth"] = choice.quality.steps, choice.quality.depth
+    return choice
 
 
 def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
@@ -170,10 +190,11 @@ def _sampled(bundle: Bundle, asked: dict[str, Any], on_step: OnStep) -> Picture:
     }
     parameters = inspect.signature(methods[task]).parameters
     for name, value in asked.items():
-        if name not in parameters and value is not None:
+        if name not in {*parameters, *Options.__annotations__} and value is not None:
             raise PochadeError(f"{name}: {value!r} given to {task}, allowed is none")
     for name, parameter in parameters.items():
-        if parameter.default is inspect.Parameter.empty and asked.get(name) is None:
+        required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        if required and asked.get(name) is None:
             raise PochadeError(f"{name}: none given, {task} needs one")
     return methods[task](**{name: value for name, value in asked.items() if value is not None}, on_step=on_step)
 

@@ -113,6 +113,11 @@ class Graphs:
         self._open = opens
         self._loaded: dict[str, Run] = {}
 
+    @property
+    def settings(self) -> str:
+        """What the time of a call depends on."""
+        return f"{self._threads or 'all'} threads, {'low' if self._low_memory else 'usual'} memory"
+
     def check_file(self, name: str) -> Path:
         """The path of a file of the bundle. Raises PochadeError where it is missing or altered."""
         file, path = self._manifest.files.get(name), self._folder / name

@@ -16,6 +16,8 @@ ONNX = "onnx"
 """The target that a host in Python runs without PyTorch."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+WITHOUT_SOURCE = "denoiser_without_source"
+"""The graph that samples without a source go through, where they are computed in another way than those with one."""
 TABLE_STEPS = (1, 2, 4, 8, 20)
 """The numbers of steps whose noise times stand in every manifest."""
 
@@ -124,6 +126,19 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Quality:
+    """What was measured of pictures with so many steps and iterations (``pochade evaluate --grid``)."""
+
+    steps: int
+    depth: int | None
+    """None where the family has no iterations."""
+    kid: float
+    """KID (Lite0) beside real pictures: lower is better."""
+    r1: float
+    """Retrieval R@1, in [0, 1]."""
+
+
+@dataclass(frozen=True)
 class File:
     """One file of the bundle."""
 
@@ -151,11 +166,14 @@ class Manifest:
     trained_tasks: tuple[str, ...]
     """Those with a source that the denoiser was trained for: it takes ``source``, ``source_mask`` and ``task``."""
     graphs: Mapping[str, Graph]
-    """``text_encoder``, ``denoiser``, ``decoder``, ``encoder``: those that there are."""
+    """``text_encoder``, ``denoiser``, ``decoder``, ``encoder``, ``WITHOUT_SOURCE``, a denoiser for each further depth:
+    those that there are."""
     depths: Mapping[str, str] = field(default_factory=dict[str, str])
     """Depth -> the name of the denoiser's graph with as many iterations; empty where the family has none."""
     files: Mapping[str, File] = field(default_factory=dict[str, File])
     """All files but the manifest."""
+    quality: tuple[Quality, ...] = ()
+    """Rows of the model's table of quality; empty where it has none."""
     picture_psnr: float | None = None
     """Decibels of pictures in this precision beside those in float32, as measured at export; None in float32, and where
     the graphs cannot run on the machine that exported them."""
@@ -205,6 +223,7 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             "trained_tasks": tuple(values["trained_tasks"]),
             "graphs": {name: _graph(graph) for name, graph in values["graphs"].items()},
             "files": {name: File(**file) for name, file in values["files"].items()},
+            "quality": tuple(Quality(**row) for row in values.get("quality", ())),
         }
     )
 

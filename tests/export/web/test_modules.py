@@ -15,6 +15,7 @@ from PIL import Image
 from conftest import CAPTIONS
 from export.web.serving import Host
 from pochade.export.parity import session
+from pochade.runtime import Bundle
 from pochade.runtime.manifest import read_manifest
 from pochade.text_encoders.bag import BagEncoder
 
@@ -139,3 +140,24 @@ def test_weights_of_8_bits_are_those_of_python(script: Any, toy_bundle: Path) ->
 def test_the_scripts_come_with_the_package() -> None:
     names = {path.name for path in (files("pochade") / "export" / "web").iterdir()}
     assert {"index.html", "style.css", "app.js", "worker.js", "sw.js", "onnxruntime-LICENSE.txt"} <= names
+
+
+def test_the_loop_of_the_documentation_gives_the_same_picture(script: Any, toy_bundle: Path) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "on-device.md").read_text(encoding="utf-8")
+    code = text.partition("### In JavaScript\n")[2].partition("```javascript\n")[2].partition("```")[0]
+    assert len(code.splitlines()) < 60
+    call = """
+    const { Files } = await import("./files.js"), { openRuntime } = await import("./runtime.js");
+    const wasm = "onnxruntime/ort-wasm-simd-threaded.wasm", files = await Files.open();
+    const library = "./onnxruntime/ort.wasm.bundle.min.mjs";
+    const ort = await openRuntime({ script: library, threads: 1 }, await files.load(wasm));
+    const base = new URL("./", location.href), code = value.replaceAll('"./', '"' + base);
+    const { sample } = await import("data:text/javascript," + encodeURIComponent(code));
+    const manifest = new TextEncoder().encode(JSON.stringify(await files.json("model/manifest.json")));
+    const read = async (name) => (name === "manifest.json" ? manifest : files.load("model/" + name));
+    return [...(await sample(ort, read, "a red apple", 7, 4, 3))];
+    """
+    found = np.array(script(call, code)).reshape(32, 32, 3)
+    expected = np.asarray(Bundle(toy_bundle).generate("a red apple", seed=7, steps=4, guidance=3.0).image)
+    assert np.ptp(expected) > 20
+    assert np.abs(found - expected.astype(int)).max() <= 3

@@ -278,6 +278,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         return replace(
             super().input_spec(),
             source=shown,
+            source_apart=config.source == "width",
             task=shown,
             tasks=tuple(config.tasks),
             image_prompt_dim=config.image_prompt_dim,

@@ -12,6 +12,7 @@ const TASKS = ["generate", "edit", "inpaint", "super_resolution"];
 const TEXT = ["tokens", "mask", "pooled", "class_label", "image_prompt"]; // absent in the second row of guidance
 const SOURCE = ["source", "source_mask", "task"]; // and in the third
 const ARRAYS = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array };
+const WITHOUT_SOURCE = "denoiser_without_source"; // where samples without a source have a graph of their own
 const PREVIEW_SHARE = 0.35; // of the time of a picture that previews may take
 const KEPT_PROMPTS = 32;
 
@@ -23,6 +24,10 @@ export function checkManifest(manifest) {
   }
   return manifest;
 }
+
+/** The graphs that a new picture needs, in the order of their use. */
+export const neededGraphs = ({ graphs }) =>
+  ["text_encoder", graphs[WITHOUT_SOURCE] ? WITHOUT_SOURCE : "denoiser", "decoder"].filter((name) => graphs[name]);
 
 const length = (shape) => shape.reduce((product, side) => product * side, 1);
 const none = (input) => {
@@ -48,8 +53,8 @@ export class Model {
   }
 
   /** Loads what every picture needs, or a graph by its name. */
-  async prepare(names = ["text_encoder", "denoiser", "decoder"]) {
-    for (const name of names) if (this.manifest.graphs[name]) await this.#session(name);
+  async prepare(names = neededGraphs(this.manifest)) {
+    for (const name of names) await this.#session(name);
     const { text } = this.manifest;
     if (text?.tokenizer && !this.#tokenize) {
       const content = await this.load(`model/${text.tokenizer}`);
@@ -77,7 +82,7 @@ export class Model {
         this.providers[name] = provider;
         try {
           await this.warmUp([name], pause);
-          times[provider] = this.times[name];
+          times[provider] = this.times[name === WITHOUT_SOURCE ? "denoiser" : name];
         } catch (error) {
           if (provider === "wasm" || error.cancelled) throw error;
           times[provider] = Infinity; // an operator that the GPU does not have
@@ -152,7 +157,7 @@ export class Model {
       await hooks.pause();
       const values = { ...Object.fromEntries(fixed), latents: rows.map(() => z), t: rows.map(() => Float32Array.of(t)) };
       if (state) values.state = state;
-      const { velocity, next_state } = await this.#run(graph, values);
+      const { velocity, next_state } = await this.#denoised(graph, values);
       if (state) state = rows.map((_, i) => next_state.subarray((i * next_state.length) / rows.length, ((i + 1) * next_state.length) / rows.length));
       return guided(rows.map((_, i) => velocity.subarray(i * count, (i + 1) * count)), scale, imageScale);
     };
@@ -170,6 +175,18 @@ export class Model {
     if (!isFinite(z)) throw new PageError("The model gave no picture (its numbers are not finite). Try another seed, or less guidance.");
     await hooks.pause();
     return z;
+  }
+
+  /** The outputs of a denoiser; rows without a source, which are the last ones, by the graph that takes none. */
+  async #denoised(graph, values) {
+    if (!this.manifest.graphs[WITHOUT_SOURCE]) return this.#run(graph, values);
+    const there = values.source.filter((row, i) => row.some(Boolean) || values.source_mask[i].some(Boolean)).length;
+    const cut = (from, to) => Object.fromEntries(Object.entries(values).map(([name, rows]) => [name, rows.slice(from, to)]));
+    const parts = [];
+    if (there) parts.push(await this.#run(graph, cut(0, there)));
+    if (there < values.latents.length) parts.push(await this.#run(WITHOUT_SOURCE, cut(there)));
+    if (parts.length === 1) return parts[0];
+    return Object.fromEntries(Object.keys(parts[0]).map((name) => [name, Float32Array.from(parts.flatMap((part) => [...part[name]]))]));
   }
 
   /** The row of a prompt: { values, cut }, `cut` being the tokens beyond what the text encoder reads. */
@@ -203,7 +220,7 @@ export class Model {
   }
 
   #nothing(name) {
-    const batch = name === "denoiser" && this.manifest.defaults.guidance !== 1 ? 2 : 1;
+    const batch = name.startsWith("denoiser") && this.manifest.defaults.guidance !== 1 ? 2 : 1;
     return Object.fromEntries(
       this.manifest.graphs[name].inputs.map((input) => [input.name, Array(batch).fill(none({ ...input, absent: input.absent ?? 0 }))]),
     );
@@ -222,7 +239,7 @@ export class Model {
       found[output] = await tensor.getData();
       tensor.dispose();
     }
-    this.times[name] = (performance.now() - start) / Object.values(values)[0].length;
+    this.times[name === WITHOUT_SOURCE ? "denoiser" : name] = (performance.now() - start) / Object.values(values)[0].length;
     return found;
   }
 

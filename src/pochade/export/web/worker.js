@@ -1,14 +1,14 @@
 // The model, away from the page: messages in, steps and pictures out.
 
 import { Files, PageError } from "./files.js";
-import { Model } from "./model.js";
+import { Model, neededGraphs } from "./model.js";
 import { chooseBuild, openRuntime } from "./runtime.js";
 
 class Cancelled extends Error {
   cancelled = true;
 }
 
-const WARMED = ["denoiser", "decoder"];
+const warmed = (manifest) => neededGraphs(manifest).filter((name) => name !== "text_encoder");
 const cancelled = new Set();
 let opened = null; // a promise of the model
 let queue = Promise.resolve();
@@ -31,8 +31,7 @@ async function open({ backend, threads, providers }) {
   const files = await Files.open(notice);
   const manifest = await files.json("model/manifest.json");
   const build = await chooseBuild({ gpu: backend !== "wasm", threads });
-  const graphs = ["text_encoder", "denoiser", "decoder"].filter((name) => manifest.graphs?.[name]);
-  const needed = [build.wasm, ...graphs.map((name) => `model/${manifest.graphs[name].file}`)];
+  const needed = [build.wasm, ...neededGraphs(manifest).map((name) => `model/${manifest.graphs[name].file}`)];
   let total = await files.missing(needed), received = 0;
   const load = async (path) => {
     if (!needed.includes(path)) total += await files.missing([path]);
@@ -41,7 +40,7 @@ async function open({ backend, threads, providers }) {
   say({ type: "download", received, total });
   const ort = await openRuntime(build, await load(build.wasm));
   const remembered = providers?.version === files.version ? providers.chosen : null;
-  const known = backend === "webgpu" ? Object.fromEntries(WARMED.map((name) => [name, "webgpu"])) : remembered;
+  const known = backend === "webgpu" ? Object.fromEntries(warmed(manifest).map((name) => [name, "webgpu"])) : remembered;
   const model = new Model(ort, manifest, load, (build.gpu && known) || {});
   await model.prepare();
   say({ type: "ready", version: ort.env.versions.web, threads: build.threads, gpu: build.gpu && Object.values(known ?? {}).includes("webgpu") });
@@ -57,10 +56,10 @@ async function warmUp(model, build, known, version) {
   };
   try {
     if (build.gpu && !known) {
-      const chosen = await model.compareProviders(WARMED, pause);
+      const chosen = await model.compareProviders(warmed(model.manifest), pause);
       say({ type: "providers", providers: { version, chosen } });
     }
-    await model.warmUp(WARMED, pause);
+    await model.warmUp(warmed(model.manifest), pause);
     say({ type: "speed", times: model.times });
   } catch (error) {
     if (!(error instanceof Cancelled)) throw error;

@@ -1,0 +1,48 @@
+"""What a bundle is called with, and what it tells meanwhile."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypedDict
+
+from PIL import Image
+
+Given = str | Path | Image.Image
+"""A picture, or the file of one."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """What is known after a step.
+
+    Attributes:
+        number: of steps taken.
+        total: of steps in all.
+        preview: decodes the picture as predicted so far, which takes the time of the decoder.
+    """
+
+    number: int
+    total: int
+    preview: Callable[[], Image.Image]
+
+
+OnStep = Callable[[Step], object]
+
+
+class Options(TypedDict, total=False):
+    """What every task takes."""
+
+    seed: int | None
+    """Of the noise, in [0, 2^63); None draws one."""
+    steps: int | None
+    """At least 1; None for the model's own."""
+    guidance: float | None
+    """Scale of classifier-free guidance, 1 is none; None for the model's own."""
+    guidance_interval: tuple[float, float]
+    """Times (low, high) in [0, 1], 1 being noise, at which guidance applies."""
+    negative_prompt: str
+    """What guidance leads away from."""
+    depth: int | None
+    """Iterations of the denoiser, of those that the bundle has; None for the model's own."""
+    on_step: OnStep | None
+    """Called after each step."""
