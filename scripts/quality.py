@@ -15,7 +15,7 @@ from pochade.pipelines.budget import QUALITY
 from pochade.pipelines.run_request import open_pipeline
 
 GRIDS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int]] = {
-    "open-drawings": ("drawings::sets=openmoji", (1, 2, 4, 8), (), 150),
+    "open-drawings": ("drawings::sets=openmoji", (1, 2, 4, 8), (), 100),
     "iris-fast": ("openmoji", (1, 2, 4, 8), (4, 8, 12), 150),
     "iris-nano": ("openmoji", (4, 8, 20), (4, 8, 12), 150),
     "lrf-openmoji": ("openmoji", (4, 8, 20, 50), (), 150),

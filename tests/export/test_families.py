@@ -51,7 +51,7 @@ def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
 ) -> None:
     pipe = pipeline(family, toy, **changes)
     depth = pipe.denoiser.input_spec().depth
-    depths = (depth, depth + 1) if family == "iris" and depth is not None else ()
+    depths = (depth, depth + 1) if family == "lrf" and depth is not None else ()
     manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), depths=depths, pictures=0)
     bundle = Bundle(tmp_path / "b")
     assert manifest.trained_tasks == pipe.denoiser.input_spec().tasks

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 import pochade
 from cli.run import cli
@@ -59,7 +60,8 @@ def test_wrong_use(model: Path, toy_pipeline_folder: Path, tmp_path: Path, capsy
     ):
         assert message in cli(capsys, "generate", "a", *arguments, *out, code=2).error
     assert not (tmp_path / "out").exists()
-    edit = pochade.EditRequest("a", source="none.png", task="edit", model=str(model))
+    Image.effect_noise((32, 32), 90).convert("RGB").save(tmp_path / "source.png")
+    edit = pochade.EditRequest("a", source=str(tmp_path / "source.png"), task="edit", model=str(model))
     with pytest.raises(PochadeError, match="budget: given with an edit"):
         pochade.generate(edit, budget_ms=100)
 
