@@ -96,7 +96,7 @@ class ExecuTorch(Format):
         def run(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
             given = [torch.from_numpy(np.ascontiguousarray(values[item.name])) for item in graph.inputs]
             found = method.execute(given)
-            return [np.array(output) for output in found]
+            return [output.numpy().copy() for output in found]
 
         return run
 
