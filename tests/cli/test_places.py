@@ -87,6 +87,8 @@ CASES = [
     Case("merge MODEL -o OUT/set --lora {}", "lora"),
     Case("merge MODEL --lora LORA -o {}", "out"),
     Case("merge {} --lora LORA -o OUT/set", "model"),
+    Case("runs {}", "folder"),
+    Case("runs FOLDER --page {}", "out"),
     Case("evaluate MODEL {} -o OUT", "large folder"),
     Case("evaluate MODEL FOLDER -o {}", "large out"),
     Case("evaluate {} FOLDER -o OUT", "model of a size"),
@@ -101,7 +103,7 @@ CASES = [
 ]
 TAKES = {
     *("generate", "edit", "inpaint", "upscale", "info", "train", "ablate", "evaluate", "profile", "merge", "export"),
-    *("run", "data prepare", "data pairs", "data check"),
+    *("run", "runs", "data prepare", "data pairs", "data check"),
 }
 """The commands that take a path."""
 

@@ -12,7 +12,6 @@ from pochade.cli.data import MaxMegapixels, MaxSkipped, read_limits
 from pochade.device import check_device, check_precision
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
-from pochade.pipelines.budget import QUALITY
 from pochade.pipelines.schedulers import OWN, check_scheduler
 
 if TYPE_CHECKING:
@@ -87,6 +86,7 @@ def evaluate(
     pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
     if cells is not None:
         from pochade.evaluation.grid import evaluate_grid
+        from pochade.pipelines.budget import QUALITY
 
         table = evaluate_grid(
             pipe,

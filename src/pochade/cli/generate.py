@@ -16,7 +16,6 @@ from pochade.files import write_new
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
-from pochade.runtime.budget import check_budget, parse_budget
 
 if TYPE_CHECKING:
     from pochade.cli.watch import Watch
@@ -101,8 +100,11 @@ def generate(
     if control is not None and edges_of is not None:
         raise PochadeError("edges_of: given beside control, allowed is one of them")
     followed = control or edges_of
-    budget_ms = None if budget is None else parse_budget(budget)
-    if budget_ms is not None:
+    budget_ms = None
+    if budget is not None:
+        from pochade.runtime.budget import check_budget, parse_budget
+
+        budget_ms = parse_budget(budget)
         check_budget(budget_ms, steps=steps, depth=depth)
     width, height = (None, None) if size is None else options.parse_size(size)
     given = {
