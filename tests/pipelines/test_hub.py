@@ -100,3 +100,16 @@ def test_a_checkpoint_that_a_training_deleted_is_told_from_a_wrong_name(tmp_path
     (tmp_path / "run" / "1-flow").mkdir(parents=True)
     with pytest.raises(PochadeError, match=r"checkpoint-00000160/model' is not there: .* allowed is '.*run/1-flow'"):
         hub.resolve(tmp_path / "run" / "1-flow" / "checkpoint-00000160" / "model")
+
+
+def test_a_checkpoint_that_is_deleted_while_a_command_starts_gives_way_to_the_newest(tmp_path: Path) -> None:
+    for step in (10, 20):
+        folder = tmp_path / "1-flow" / f"checkpoint-{step:08d}" / "model"
+        folder.mkdir(parents=True)
+        (folder / hub.INDEX).write_text("{}")
+    with pytest.warns(hub.UnfinishedWarning, match="of step 20"):
+        chosen = hub.resolve(tmp_path)
+    assert hub.current(chosen) == chosen
+    (tmp_path / "1-flow" / "checkpoint-00000020").rename(tmp_path / "1-flow" / "checkpoint-00000030")
+    with pytest.warns(hub.UnfinishedWarning, match="of step 30"):
+        assert hub.current(chosen) == tmp_path / "1-flow" / "checkpoint-00000030" / "model"

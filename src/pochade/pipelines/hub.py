@@ -104,6 +104,17 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
 _CHECKPOINT = "checkpoint-"
 
 
+def current(folder: Path) -> Path:
+    """A folder as ``resolve`` gave it; where a training has deleted that checkpoint since, its newest model.
+
+    Between the two a command imports its libraries, which takes seconds.
+    """
+    checkpoint = folder.parent
+    if folder.is_dir() or not checkpoint.name.startswith(_CHECKPOINT):
+        return folder
+    return resolve(checkpoint.parent)
+
+
 def _models_below(folder: Path) -> Iterator[Path]:
     """The models in a folder, the best first: itself, or those of a checkpoint, a stage or a run, the newest first."""
     if (folder / INDEX).is_file():

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from pochade.arguments import ALPHA
 from pochade.device import precision_name
 from pochade.errors import PochadeError
-from pochade.pipelines import decoders
+from pochade.pipelines import decoders, hub
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
@@ -90,7 +90,7 @@ def open_pipeline(
     from pochade.pipelines.lora import merge_loras
     from pochade.pipelines.schedulers import make_scheduler, shift_of
 
-    pipe = getattr(pochade, kind).from_pretrained(folder, allow_pickle=allow_pickle)
+    pipe = getattr(pochade, kind).from_pretrained(hub.current(folder), allow_pickle=allow_pickle)
     if scheduler != OWN_SCHEDULER:
         pipe.scheduler = make_scheduler(scheduler, shift_of(pipe.scheduler))
     merge_loras(pipe, loras)
