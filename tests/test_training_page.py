@@ -33,6 +33,7 @@ def run(arguments: list[str]) -> None:
     assert end.value.code in (0, None), f"pochade {' '.join(arguments)} ended with {end.value.code}"
 
 
+@pytest.mark.no_cover  # other tests cover what it runs
 @pytest.mark.parametrize("page", ["training.md"])
 def test_the_page_runs_word_for_word(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

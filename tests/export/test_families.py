@@ -45,6 +45,7 @@ def same(got: Image.Image, want: np.ndarray) -> None:
     np.testing.assert_allclose(np.asarray(got).astype(float), want, atol=2)
 
 
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.parametrize(("family", "toy", "changes"), CASES, ids=[case[0] for case in CASES])
 def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
     tmp_path: Path, family: str, toy: str, changes: dict[str, Any]

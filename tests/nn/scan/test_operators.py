@@ -118,6 +118,7 @@ def test_compile_keeps_values_and_gradients(structure):
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
+@pytest.mark.no_cover  # tracing a trace takes twice as long
 def test_operators_keep_torchs_rules():
     """The composition is traced with a symbol for every size: its formulas grow with the tokens, the rules do not."""
     leaves = [t.requires_grad_() for t in selective("diagonal", 70, dtype=torch.float32, groups=2)]
