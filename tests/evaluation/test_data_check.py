@@ -148,9 +148,9 @@ def test_no_pictures_is_one_line(tmp_path: Path):
 def test_the_command(faults: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: Any):
     out = tmp_path / "report"
     arguments = ("data", "check", str(faults), "-o", str(out), "--model", str(toy_pipeline_folder))
-    told = cli(capsys, *arguments, code=1)
-    assert "to mend: 2 files cannot be used" in told.out
-    assert told.out.rstrip().endswith(str(out / "check.html"))
+    printed = cli(capsys, *arguments, code=1)
+    assert "to mend: 2 files cannot be used" in printed.out
+    assert printed.out.rstrip().endswith(str(out / "check.html"))
     found = json.loads((out / "check.json").read_text())
     assert found["size"] == 32
     assert [name for name, _ in found["reconstruction"]["psnr"]]

@@ -46,10 +46,10 @@ def test_a_lora_keeps_the_ratios(
 ) -> None:
     given = changes(pictures, toy_pipeline_folder)
     whole = train("lora", given, tmp_path / "whole")
-    told = capfd.readouterr().err
-    assert "3 shapes, each batch of one: 48x80 (12), 64x64 (4), 80x48 (8); " in told
+    printed = capfd.readouterr().err
+    assert "3 shapes, each batch of one: 48x80 (12), 64x64 (4), 80x48 (8); " in printed
     # 60 x 100 is 48 x 80 exactly; of 100 x 70 there is nothing left of 70 - 60 rows.
-    assert f"{8 * 100 * 10 / PIXELS:.1%} of the pixels are cropped, {SQUARES:.1%} with squares" in told
+    assert f"{8 * 100 * 10 / PIXELS:.1%} of the pixels are cropped, {SQUARES:.1%} with squares" in printed
     assert len(list((tmp_path / "whole" / "cache").glob("latents-*"))) == 3
     pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
     pipe.set_progress_bar_config(disable=True)

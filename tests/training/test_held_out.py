@@ -84,7 +84,7 @@ def test_the_model_at_the_lowest_loss_is_kept_and_a_rise_is_said(
 ) -> None:
     """From -1 the weight moves by 0.05 a step to 1, past the held-out samples at 0."""
     _, lines = run(tmp_path, Numbers(0.0))
-    told = capfd.readouterr().err
+    printed = capfd.readouterr().err
     losses = {line["step"]: line["held_out_loss"] for line in lines if "held_out_loss" in line}
     assert sorted(losses) == list(range(2, 101, 2))
     lowest = min(losses, key=lambda step: losses[step])
@@ -92,17 +92,17 @@ def test_the_model_at_the_lowest_loss_is_kept_and_a_rise_is_said(
     kept = load_file(tmp_path / "best" / "weight.safetensors")["weight"]
     assert abs(float(kept)) < 0.1
     assert losses[lowest] < 0.03 < losses[100]
-    assert told.count("the held-out loss has risen for") == 1
+    assert printed.count("the held-out loss has risen for") == 1
     risen = next(step for step in sorted(losses) if step >= lowest + 10)
-    assert f"risen for {risen - lowest} steps, from {losses[lowest]:.4g} to {losses[risen]:.4g}" in told
-    assert f"the held-out loss was lowest, {losses[lowest]:.4g}, at step {lowest}: {tmp_path / 'best'}" in told
-    assert " s a step, " in told
+    assert f"risen for {risen - lowest} steps, from {losses[lowest]:.4g} to {losses[risen]:.4g}" in printed
+    assert f"the held-out loss was lowest, {losses[lowest]:.4g}, at step {lowest}: {tmp_path / 'best'}" in printed
+    assert " s a step, " in printed
 
 
 def test_nothing_is_said_where_it_falls(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, Numbers(1.0), learning_rate=0.02, schedule="cosine")
-    told = capfd.readouterr().err
-    assert "risen" not in told
+    printed = capfd.readouterr().err
+    assert "risen" not in printed
 
 
 def test_measuring_changes_nothing_and_goes_on_after_a_resume(tmp_path: Path) -> None:

@@ -54,19 +54,19 @@ def test_a_run_that_is_trained_is_running(two: Path) -> None:
         assert [found.state for found in find_runs([two])] == ["running", "stopped"]
 
 
-@pytest.mark.parametrize(("name", "told"), [("nothing", "which is no folder"), (".", "holds no run")])
-def test_no_run_is_one_line(tmp_path: Path, name: str, told: str) -> None:
-    with pytest.raises(PochadeError, match=told):
+@pytest.mark.parametrize(("name", "printed"), [("nothing", "which is no folder"), (".", "holds no run")])
+def test_no_run_is_one_line(tmp_path: Path, name: str, printed: str) -> None:
+    with pytest.raises(PochadeError, match=printed):
         find_runs([tmp_path / name])
 
 
 def test_the_command(two: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.chdir(two.parent)
-    told = cli(capsys, "runs").out
-    assert "finished" in told
-    assert "5 @ 2" in told
-    assert "learning_rate" in told
+    printed = cli(capsys, "runs").out
+    assert "finished" in printed
+    assert "5 @ 2" in printed
+    assert "learning_rate" in printed
     listed = json.loads(cli(capsys, "runs", "--json").out)
     assert [row["state"] for row in listed] == ["finished", "stopped"]
     assert listed[1]["settings"]["learning_rate"] == 0.5

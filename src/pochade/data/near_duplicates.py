@@ -21,14 +21,14 @@ _BLOCK = 512
 
 
 @dataclass(frozen=True)
-class Looks:
+class Fingerprint:
     """What a picture is compared by: its hash, and its copy [THUMB, THUMB, 3] uint8."""
 
     bits: int
     thumb: np.ndarray
 
 
-def looks(image: Image.Image) -> Looks:
+def fingerprint(image: Image.Image) -> Fingerprint:
     """Of an RGB picture of any size.
 
     The hash has a bit for each of the 64 lowest frequencies of the brightness (DCT-II of 32 x 32 pixels), set where it
@@ -38,10 +38,10 @@ def looks(image: Image.Image) -> Looks:
     cosines = _cosines()
     low = (cosines @ grey @ cosines.T).round(6).flatten()
     bits = np.packbits(low > np.median(low[1:])).tobytes()
-    return Looks(int.from_bytes(bits, "big"), np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX)))
+    return Fingerprint(int.from_bytes(bits, "big"), np.asarray(image.resize((THUMB, THUMB), Image.Resampling.BOX)))
 
 
-def alike(pictures: Sequence[Looks]) -> list[list[int]]:
+def alike(pictures: Sequence[Fingerprint]) -> list[list[int]]:
     """The places of pictures that look alike, as sets of two or more, each sorted, in the order of their first.
 
     Two are alike where few bits of their hashes differ and their copies hardly do; so is what they have in common.

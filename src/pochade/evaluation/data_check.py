@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from pochade.data.dataset import Dataset
-from pochade.data.near_duplicates import Looks, alike, looks
+from pochade.data.near_duplicates import Fingerprint, alike, fingerprint
 from pochade.data.progress import each, progress_bar
 from pochade.data.report import Report
 from pochade.data.samples import decode
@@ -28,7 +28,7 @@ POOR = 20.0
 """PSNR in dB below which what an autoencoder gives back is visibly another picture."""
 LISTED = 100
 """Words, captions and sets that a list of the report has at most."""
-_LOOKED_AT = 64
+_HASHED_SIDE = 64
 """Rows and columns of the pictures that are compared."""
 _BATCH = 8
 _WORD = re.compile(r"\w+(?:['’-]\w+)*")
@@ -247,10 +247,10 @@ def _captions(dataset: Dataset, encoder: PromptEncoder) -> Captions:
 def _alike(dataset: Dataset, progress: bool) -> list[Alike]:
     """Sets of pictures that look alike: those of several groups first, then the largest."""
 
-    def look(index: int) -> Looks:
-        return looks(dataset.image(index, _LOOKED_AT))
+    def hashed(index: int) -> Fingerprint:
+        return fingerprint(dataset.image(index, _HASHED_SIDE))
 
-    seen = [found for _, found in each(look, range(len(dataset)), "comparing pictures", progress)]
+    seen = [found for _, found in each(hashed, range(len(dataset)), "comparing pictures", progress)]
     sets: list[Alike] = []
     for members in alike(seen):
         items = [dataset.item(index) for index in members]

@@ -114,35 +114,37 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
         raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
     if given.preview is not None:
         check_preview(given.preview)
-    asked = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
+    request = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
     if given.like is not None:
-        asked = _like(bundle, given) | asked
+        request = _like(bundle, given) | request
     else:
         task = next((t for t in ("edit", "inpaint", "upscale") if getattr(given, t) is not None), "generate")
         prompt = given.prompt or ("" if task == "upscale" else None)
-        asked |= {"task": task, "prompt": prompt}
+        request |= {"task": task, "prompt": prompt}
         if task != "generate":
-            asked["image"] = getattr(given, task)
+            request["image"] = getattr(given, task)
         if given.mask is not None:
-            asked["mask"] = given.mask
+            request["mask"] = given.mask
         if task == "edit" and given.describe:
-            asked["instruction"] = False
-    budget = None if given.budget is None else _fitted(bundle, given, asked)
+            request["instruction"] = False
+    budget = None if given.budget is None else _fitted(bundle, given, request)
     start = time.perf_counter()
-    picture = _sampled(bundle, asked, _watch(given.preview))
+    picture = _sampled(bundle, request, _watch(given.preview))
     if budget is not None:
         print(budget.report(1000 * (time.perf_counter() - start)), file=sys.stderr)
     return picture.save(given.out or Path(f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png"))
 
 
-def _fitted(bundle: Bundle, given: argparse.Namespace, asked: dict[str, Any]) -> Choice:
+def _fitted(bundle: Bundle, given: argparse.Namespace, request: dict[str, Any]) -> Choice:
     """What the budget pays for; steps and depth are put in their places."""
     budget_ms = parse_budget(given.budget)
     check_budget(budget_ms, steps=given.steps, depth=given.depth)
-    if asked["task"] != "generate":
-        raise PochadeError(f"budget: {given.budget!r} given to {asked['task']}, allowed is none: it is of new pictures")
-    choice = bundle.fit(budget_ms, guidance=asked.get("guidance"))
-    asked["steps"], asked["depth"] = choice.quality.steps, choice.quality.depth
+    if request["task"] != "generate":
+        raise PochadeError(
+            f"budget: {given.budget!r} given to {request['task']}, allowed is none: it is of new pictures"
+        )
+    choice = bundle.fit(budget_ms, guidance=request.get("guidance"))
+    request["steps"], request["depth"] = choice.quality.steps, choice.quality.depth
     return choice
 
 
@@ -179,9 +181,9 @@ def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     return taken
 
 
-def _sampled(bundle: Bundle, asked: dict[str, Any], on_step: OnStep) -> Picture:
+def _sampled(bundle: Bundle, request: dict[str, Any], on_step: OnStep) -> Picture:
     """The picture of named arguments. Raises PochadeError where one is missing or does not go with the task."""
-    task: str = asked.pop("task")
+    task: str = request.pop("task")
     methods: dict[str, Callable[..., Picture]] = {
         "generate": bundle.generate,
         "edit": bundle.edit,
@@ -189,14 +191,14 @@ def _sampled(bundle: Bundle, asked: dict[str, Any], on_step: OnStep) -> Picture:
         "upscale": bundle.upscale,
     }
     parameters = inspect.signature(methods[task]).parameters
-    for name, value in asked.items():
+    for name, value in request.items():
         if name not in {*parameters, *Options.__annotations__} and value is not None:
             raise PochadeError(f"{name}: {value!r} given to {task}, allowed is none")
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
-        if required and asked.get(name) is None:
+        if required and request.get(name) is None:
             raise PochadeError(f"{name}: none given, {task} needs one")
-    return methods[task](**{name: value for name, value in asked.items() if value is not None}, on_step=on_step)
+    return methods[task](**{name: value for name, value in request.items() if value is not None}, on_step=on_step)
 
 
 def _watch(preview: Path | None) -> OnStep:

@@ -121,10 +121,10 @@ def warn_of_conversions(name: str, conversions: Sequence[str], *, flattened: boo
         EditingWarning: a film, of which the first picture is taken; a transparent part that is taken as white; a colour
             profile that cannot be used.
     """
-    told = TOLD | {"alpha": FLATTENED} if flattened else TOLD
+    warned = TOLD | {"alpha": FLATTENED} if flattened else TOLD
     for conversion in conversions:
-        if conversion in told:
-            warnings.warn(f"{name}: {told[conversion]}", EditingWarning, stacklevel=stacklevel + 1)
+        if conversion in warned:
+            warnings.warn(f"{name}: {warned[conversion]}", EditingWarning, stacklevel=stacklevel + 1)
 
 
 def read_picture(name: str, given: str | Path | Image.Image, *, flattened: bool) -> Image.Image:

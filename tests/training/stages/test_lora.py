@@ -156,8 +156,8 @@ def test_a_run_that_names_no_steps(
     changes += ["warmup_steps=1", "sample_every=1000", "save_every=50", "ema_decay=0"]
     count = sum(not is_held_out((source / f"{i}.txt").read_text()) for i in range(10))
     folder = train("lora", [*changes, "batch_size=16", "accumulate=1"], tmp_path / "run")
-    told = capfd.readouterr().err
-    assert f"lora: 100 steps, from the number of samples, {count}; steps=... gives others" in told
+    printed = capfd.readouterr().err
+    assert f"lora: 100 steps, from the number of samples, {count}; steps=... gives others" in printed
     stage = folder.parent
     assert [path.name for path in sorted((stage / "samples").iterdir())] == ["step-000001.png", "step-000100.png"]
     lines = [json.loads(line) for line in (stage / "metrics.jsonl").read_text().splitlines()]

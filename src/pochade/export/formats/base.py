@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -23,7 +23,7 @@ Graphs = dict[str, Graph]
 
 @dataclass(frozen=True)
 class Options:
-    """What is asked of a form beside the networks."""
+    """How graphs are written, whatever their form."""
 
     batch: Batch
     """A number, or "dynamic" for any."""
@@ -44,7 +44,7 @@ class Format(ABC):
     free_batch: ClassVar[bool]
     """Whether one graph takes any batch."""
     external_data: ClassVar[bool] = False
-    """Whether weights may be asked to lie beside the graphs."""
+    """Whether weights can get files beside the graphs."""
 
     def batch(self, given: Batch | None) -> Batch:
         """The batch for what a user gave, None for nothing. Raises PochadeError where it cannot be."""
@@ -138,6 +138,32 @@ def output_shapes(network: Network) -> list[tuple[int, ...]]:
     """Without the batch axis."""
     found = network.module(*parity.random_inputs(network.inputs, 1).values())
     return [tuple(t.shape[1:]) for t in (found if isinstance(found, tuple) else (found,))]
+
+
+def compared(form: Format, folder: Path, graph: Graph, network: Network, options: Options) -> Graph:
+    """A graph that was written in float32, with its largest difference from eager and its milliseconds.
+
+    Raises:
+        FailureError: it differs from eager.
+    """
+    runs, sizes = opened(form, folder, graph, network.name), batches(options)
+    title = graph.file if Path(graph.file).stem == network.name else f"{graph.file}, {network.name}"
+    return replace(
+        graph,
+        largest_difference=parity.compare(title, runs, network.module, network.inputs, batches=sizes),
+        milliseconds=parity.milliseconds(runs, network.inputs, sizes[0]),
+    )
+
+
+def rounded(form: Format, folder: Path, graph: Graph, network: Network, precision: Precision) -> Graph:
+    """A graph whose weights were rounded, with the error that this costs and its milliseconds."""
+    runs, batch = opened(form, folder, graph, network.name), graph.inputs[0].shape[0] or 1
+    return replace(
+        graph,
+        precision=precision,
+        precision_error=parity.error(runs, network.module, network.inputs, batch),
+        milliseconds=parity.milliseconds(runs, network.inputs, batch),
+    )
 
 
 def example(network: Network, batch: int) -> tuple[Tensor, ...]:

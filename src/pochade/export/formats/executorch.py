@@ -3,7 +3,6 @@
 """Graphs as methods of one ExecuTorch program, for Android and iOS: XNNPACK or portable kernels run them."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,8 +11,7 @@ import torch
 from torch import nn
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export import parity
-from pochade.export.formats.base import Format, Graphs, Options, batches, described, example, opened
+from pochade.export.formats.base import Format, Graphs, Options, batches, compared, described, example, rounded
 from pochade.export.formats.programs import PLAIN_ATTENTION, converting, program
 from pochade.export.networks import Network
 from pochade.export.precision import Precision
@@ -52,13 +50,7 @@ class ExecuTorch(Format):
         graphs: Graphs = {}
         for network in networks:
             graph = described(network, FILE, options, error=0.0)
-            runs = opened(self, folder, graph, network.name)
-            name = f"{FILE}, {network.name}"
-            graphs[network.name] = replace(
-                graph,
-                largest_difference=parity.compare(name, runs, network.module, network.inputs, batches=(batch,)),
-                milliseconds=parity.milliseconds(runs, network.inputs, batch),
-            )
+            graphs[network.name] = compared(self, folder, graph, network, options)
         return graphs
 
     def round(
@@ -70,18 +62,13 @@ class ExecuTorch(Format):
                 n.name: n.module if precisions[n.name] == "fp32" else _quantised(n, example(n, batch)) for n in networks
             }
             write_bytes(folder / FILE, _lowered(modules, networks, batch))
-        rounded = dict(graphs)
+        found = dict(graphs)
         for network in networks:
             if precisions[network.name] == "fp32":
                 continue
-            runs = opened(self, folder, graphs[network.name], network.name)
-            rounded[network.name] = replace(
-                graphs[network.name],
-                precision=precisions[network.name],
-                precision_error=parity.error(runs, network.module, network.inputs, batch),
-                milliseconds=parity.milliseconds(runs, network.inputs, batch),
-            )
-        return rounded
+            graph, precision = graphs[network.name], precisions[network.name]
+            found[network.name] = rounded(self, folder, graph, network, precision)
+        return found
 
     def open(self, path: Path, name: str, graph: Graph, threads: int | None, low_memory: bool) -> Run:
         self.check()

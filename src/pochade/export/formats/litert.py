@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export import parity
-from pochade.export.formats.base import Format, Graphs, Options, batches, described, example, opened
+from pochade.export.formats.base import Format, Graphs, Options, batches, compared, described, example, rounded
 from pochade.export.formats.programs import PLAIN_ATTENTION, converting
 from pochade.export.networks import Network
 from pochade.export.precision import Precision
@@ -64,18 +63,13 @@ class LiteRt(Format):
             graph = replace(graph, inputs=tuple(narrow))
             with converting(graph.file):
                 write_bytes(folder / graph.file, _converted(network, batch))
-            runs = opened(self, folder, graph, network.name)
-            graphs[network.name] = replace(
-                graph,
-                largest_difference=parity.compare(graph.file, runs, network.module, network.inputs, batches=(batch,)),
-                milliseconds=parity.milliseconds(runs, network.inputs, batch),
-            )
+            graphs[network.name] = compared(self, folder, graph, network, options)
         return graphs
 
     def round(
         self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
     ) -> Graphs:
-        rounded = dict(graphs)
+        found = dict(graphs)
         for network in networks:
             graph = graphs[network.name]
             if precisions[network.name] == "fp32":
@@ -85,14 +79,8 @@ class LiteRt(Format):
 
                 tool: Any = quantizer.Quantizer(str(folder / graph.file), recipe.dynamic_wi8_afp32())
                 write_bytes(folder / graph.file, bytes(tool.quantize().quantized_model))
-            runs, batch = opened(self, folder, graph, network.name), graph.inputs[0].shape[0] or 1
-            rounded[network.name] = replace(
-                graph,
-                precision=precisions[network.name],
-                precision_error=parity.error(runs, network.module, network.inputs, batch),
-                milliseconds=parity.milliseconds(runs, network.inputs, batch),
-            )
-        return rounded
+            found[network.name] = rounded(self, folder, graph, network, precisions[network.name])
+        return found
 
 
 def _converted(network: Network, batch: int) -> bytes:

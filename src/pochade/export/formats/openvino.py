@@ -5,13 +5,12 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export import onnx, parity
-from pochade.export.formats.base import Format, Graphs, Options, batches, described, opened
+from pochade.export import onnx
+from pochade.export.formats.base import Format, Graphs, Options, compared, described, rounded
 from pochade.export.formats.onnx import Onnx
 from pochade.export.formats.programs import converting
 from pochade.export.networks import Network
@@ -51,14 +50,7 @@ class OpenVino(Format):
                     openvino.save_model(model, folder / f"{network.name}.xml", compress_to_fp16=False)
                     del model
             graph = described(network, f"{network.name}.xml", options, data=f"{network.name}.bin", error=0.0)
-            runs = opened(self, folder, graph, network.name)
-            graphs[network.name] = replace(
-                graph,
-                largest_difference=parity.compare(
-                    graph.file, runs, network.module, network.inputs, batches=batches(options)
-                ),
-                milliseconds=parity.milliseconds(runs, network.inputs, batches(options)[0]),
-            )
+            graphs[network.name] = compared(self, folder, graph, network, options)
         return graphs
 
     def round(
@@ -66,7 +58,7 @@ class OpenVino(Format):
     ) -> Graphs:
         import openvino
 
-        rounded = dict(graphs)
+        found = dict(graphs)
         for network in networks:
             graph, precision = graphs[network.name], precisions[network.name]
             if precision == "fp32":
@@ -78,12 +70,5 @@ class OpenVino(Format):
 
                     model = nncf.compress_weights(model, mode=nncf.CompressWeightsMode.INT8_SYM)
                 openvino.save_model(model, new / graph.file, compress_to_fp16=precision == "fp16")
-            batch = graph.inputs[0].shape[0] or 1
-            runs = opened(self, folder, graph, network.name)
-            rounded[network.name] = replace(
-                graph,
-                precision=precision,
-                precision_error=parity.error(runs, network.module, network.inputs, batch),
-                milliseconds=parity.milliseconds(runs, network.inputs, batch),
-            )
-        return rounded
+            found[network.name] = rounded(self, folder, graph, network, precision)
+        return found

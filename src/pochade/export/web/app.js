@@ -1,4 +1,4 @@
-// The page: what is asked for, what is under way, and what came of it.
+// The page: what is requested, what is under way, and what came of it.
 
 import { Editor } from "./editor.js";
 import { Files, PageError, hex } from "./files.js";
