@@ -4,7 +4,6 @@ import math
 import platform
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -31,28 +30,15 @@ from .engines import OPENERS
 from .graphs import Graphs, Open, check_openable
 from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of
-from .noise import Noise
-from .options import Given, OnStep, Options, Step
+from .networks import Call, Networks
+from .options import Given, OnStep, Options
 from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
-from .sampling import Denoiser, Guidance, noise_times, sample
+from .sampling import Guidance
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
 EVERYWHERE = (0.0, 1.0)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What all tasks have in common, checked."""
-
-    prompt: str
-    negative_prompt: str
-    seed: int
-    steps: int
-    guidance: Guidance
-    depth: int | None
-    on_step: OnStep | None
 
 
 class Bundle:
@@ -67,7 +53,6 @@ class Bundle:
         threads: of ONNX Runtime; None for one a core.
         low_memory: one graph at a time is loaded and goes when the next one comes, its weights used as they lie in
             their file (where the bundle was exported with ``--external-data``).
-
         openers: what loads graphs, by the target that they were exported for.
 
     Raises:
@@ -91,6 +76,7 @@ class Bundle:
             raise PochadeError(f"bundle: {str(folder)!r} is for {target!r}, allowed are {', '.join(openers)}")
         self._graphs = Graphs(self.folder, self.manifest, threads, low_memory, openers[target])
         self._prompts = Prompts(self._graphs, self.manifest.text)
+        self._networks = Networks(self.manifest, self._graphs, self._prompts)
 
     def generate(
         self,
@@ -119,8 +105,8 @@ class Bundle:
             chosen = self.fit(budget_ms, guidance=options.get("guidance")).quality
             options = {**options, "steps": chosen.steps, "depth": chosen.depth}
         call = self._call(prompt, **options)
-        tiles = Tiles(self._cells, self._cells)
-        pixels = self._pixels(self._sample(call, tiles, {}, 1.0), tiles)
+        tiles = Tiles(self._networks.cells, self._networks.cells)
+        pixels = self._networks.decode(self._networks.sample(call, tiles, {}, 1.0), tiles)
         _check_picture(pixels)
         return self._picture(call, to_image(pixels), "generate", {})
 
@@ -316,11 +302,6 @@ class Bundle:
             if name in self.manifest.graphs:
                 self._graphs.load(name)
 
-    @property
-    def _cells(self) -> tuple[int, int]:
-        """Rows and columns of the latents that the graphs take."""
-        return self.manifest.latents.height, self.manifest.latents.width
-
     def _call(
         self,
         prompt: str,
@@ -333,7 +314,7 @@ class Bundle:
         negative_prompt: str = "",
         depth: int | None = None,
         on_step: OnStep | None = None,
-    ) -> _Call:
+    ) -> Call:
         defaults = self.manifest.defaults
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
         steps = defaults.steps if steps is None else steps
@@ -350,7 +331,7 @@ class Bundle:
         for text in (prompt, negative_prompt):
             self._prompts.check(text)
         scales = Guidance(float(guidance), image_guidance, (float(guidance_interval[0]), float(guidance_interval[1])))
-        return _Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
+        return Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:
         """Raises PochadeError where there is no instruction to go with it, or the model follows none."""
@@ -371,7 +352,7 @@ class Bundle:
 
     def _edited(
         self,
-        call: _Call,
+        call: Call,
         canvas: Canvas,
         source: np.ndarray,
         strength: float,
@@ -381,9 +362,9 @@ class Bundle:
         """The source [h, w, 3] edited on its canvas. A model that was trained for ``task`` is shown it, to inpaint with
         grey in the mask."""
         f = self.manifest.latents.downsampling
-        tiles = Tiles((canvas.outer[0] // f, canvas.outer[1] // f), self._cells)
+        tiles = Tiles((canvas.outer[0] // f, canvas.outer[1] // f), self._networks.cells)
         shown = canvas.put(source)
-        latents = self._encoded(shown, tiles)
+        latents = self._networks.encode(shown, tiles)
         cells = None if marked is None else canvas.put_mask(marked, f)[None, None]
         conditioning: dict[str, np.ndarray] = {}
         if task in self.manifest.trained_tasks:
@@ -394,87 +375,14 @@ class Bundle:
             }
             if marked is not None and task == "inpaint":
                 hole = canvas.put_mask(marked, 1)[..., None] > 0
-                conditioning["source"] = self._encoded(np.where(hole, np.float32(HOLE), shown), tiles)
-        sampled = self._sample(call, tiles, conditioning, strength, latents, cells)
-        pixels = self._pixels(sampled, tiles)
+                conditioning["source"] = self._networks.encode(np.where(hole, np.float32(HOLE), shown), tiles)
+        sampled = self._networks.sample(call, tiles, conditioning, strength, latents, cells)
+        pixels = self._networks.decode(sampled, tiles)
         if np.ptp(source.reshape(-1, 3), axis=0).any():
             _check_picture(pixels)
         return canvas.take(pixels)
 
-    def _sample(
-        self,
-        call: _Call,
-        tiles: Tiles,
-        conditioning: Mapping[str, np.ndarray],
-        strength: float,
-        source: np.ndarray | None = None,
-        source_mask: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Latents [1, C, H, W] of the size of ``tiles``; ``conditioning`` and source are as large."""
-        manifest = self.manifest
-        text, negative = self._prompts.encode(call.prompt), self._prompts.encode(call.negative_prompt)
-        depth = manifest.defaults.depth if call.depth is None else call.depth
-        name = manifest.depths.get(str(depth), "denoiser")
-        shown = {key: tiles.cut(value) for key, value in conditioning.items() if value.ndim == 4}
-        same = {key: value for key, value in conditioning.items() if value.ndim != 4}
-        denoisers = [
-            Denoiser(
-                lambda values: self._denoised(name, values),
-                manifest.graphs[name].inputs,
-                {**text, **same, **{key: parts[i] for key, parts in shown.items()}},
-                negative,
-                call.guidance,
-            )
-            for i in range(tiles.count)
-        ]
-
-        def denoise(z: np.ndarray, t: float) -> np.ndarray:
-            return tiles.join([one(part, t) for one, part in zip(denoisers, tiles.cut(z), strict=True)])
-
-        def step(number: int, total: int, predicted: np.ndarray) -> None:
-            if call.on_step is not None:
-                call.on_step(Step(number, total, lambda: to_image(self._pixels(predicted, tiles))))
-
-        latents = sample(
-            denoise,
-            manifest.sampling.method,
-            noise_times(manifest.sampling, call.steps, strength),
-            Noise(call.seed),
-            (1, manifest.latents.channels, *tiles.size),
-            source=source,
-            source_mask=source_mask,
-            on_step=step,
-        )
-        if not np.isfinite(latents).all():
-            raise FailureError("latents: not finite, the model diverged")
-        return latents
-
-    def _denoised(self, name: str, values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """The outputs of a denoiser's graph, rows without a source by that which has no input for one."""
-        if WITHOUT_SOURCE not in self.manifest.graphs:
-            return self._graphs.run(name, values)
-        there = np.concatenate((values["source"], values["source_mask"]), 1).reshape(len(values["t"]), -1).any(1)
-        rows: list[np.ndarray] = []
-        parts: list[list[np.ndarray]] = []
-        for graph, chosen in ((name, there), (WITHOUT_SOURCE, ~there)):
-            if chosen.any():
-                names = [value.name for value in self.manifest.graphs[graph].inputs]
-                rows.append(np.flatnonzero(chosen))
-                parts.append(self._graphs.run(graph, {name: values[name][chosen] for name in names}))
-        order = np.concatenate(rows).argsort()
-        return [np.concatenate(outputs)[order] for outputs in zip(*parts, strict=True)]
-
-    def _encoded(self, image: np.ndarray, tiles: Tiles) -> np.ndarray:
-        """[H, W, 3] in [0, 1] -> latents [1, C, H/f, W/f]."""
-        images = np.ascontiguousarray(image.transpose(2, 0, 1)[None]) * 2 - 1
-        return tiles.join([self._graphs.run("encoder", {"images": part})[0] for part in tiles.cut(images)])
-
-    def _pixels(self, latents: np.ndarray, tiles: Tiles) -> np.ndarray:
-        """Latents [1, C, H, W] -> [f H, f W, 3] in [0, 1]."""
-        parts = [self._graphs.run("decoder", {"latents": part})[0] for part in tiles.cut(latents)]
-        return (tiles.join(parts)[0].transpose(1, 2, 0) / 2 + np.float32(0.5)).clip(0, 1)
-
-    def _picture(self, call: _Call, image: Image.Image, task: str, more: Mapping[str, Any]) -> Picture:
+    def _picture(self, call: Call, image: Image.Image, task: str, more: Mapping[str, Any]) -> Picture:
         recipe = {
             "task": task,
             "prompt": call.prompt,
