@@ -3,6 +3,7 @@
 from statistics import fmean, stdev
 from typing import Any
 
+from pochade.evaluation import summary
 from tables.cells import milliseconds, number, table
 
 DATA = {"openmoji": "OpenMoji", "drawings": "OpenMoji with its style in the captions"}
@@ -11,42 +12,12 @@ DATA = {"openmoji": "OpenMoji", "drawings": "OpenMoji with its style in the capt
 
 def checkpoint(metrics: dict[str, Any]) -> str:
     """The splits of an evaluation side by side."""
-    names = {"train": "training concepts", "composed": "composed pairs", "held_out": "held-out concepts"}
-    sides = {key: metrics[key] for key in names if isinstance(metrics.get(key), dict)}
-    decoded = metrics.get("autoencoder", {})
-
-    def row(label: str, *keys: str, form: str = ".2f") -> list[str]:
-        return [label, *(number(side, *keys, form=form) for side in sides.values())]
-
-    def decoder(label: str, key: str, form: str) -> list[str]:
-        return [label, *(number(decoded, split, key, form=form) for split in sides)]
-
-    rows = [
-        row("retrieval R@1 (chance 0.01)", "retrieval", "generated", "R@1"),
-        row("retrieval R@5 (chance 0.05)", "retrieval", "generated", "R@5"),
-        row("R@1 of real pictures", "retrieval", "real", "R@1"),
-        row("R@5 of real pictures", "retrieval", "real", "R@5"),
-        row("KID (Lite0)", "kid_lite0", form=".4f"),
-        row("its standard deviation over subsets", "kid_lite0 std", form=".4f"),
-        row("FID-style distance (Lite0)", "fd_lite0", form=".3g"),
-        row("nearer to a training picture than 95 % of held-out ones", "copying", "features", "nearer", form=".0%"),
-        row("distance to the nearest training picture, median", "copying", "features", "generated", "median"),
-        row("the same of real held-out pictures", "copying", "features", "held_out", "median"),
-        row("standard deviation of the pixels, in [0, 1]", "contrast", "generated", "std"),
-        row("the same of real pictures", "contrast", "real", "std"),
-        row("range of the pixels", "contrast", "generated", "range"),
-        row("the same of real pictures", "contrast", "real", "range"),
-        decoder("autoencoder, PSNR in dB", "psnr", ".1f"),
-        decoder("autoencoder, SSIM", "ssim", ".3f"),
-        decoder("autoencoder, perceptual distance", "perceptual", ".3f"),
-        row("pictures", "pictures", form="d"),
-    ]
-    rows = [r for r in rows if set(r[1:]) != {"–"}]
+    head, rows = summary.table_of(metrics)
     settings = metrics.get("settings", {})
     how = f"{number(settings, 'steps', form='d')} steps, guidance {number(settings, 'guidance', form='g')}"
     data = DATA[metrics["data"].partition(":")[0]]
-    head = f"The shipped checkpoint, `{metrics['model']}`, on {data} ({how}):"
-    parts = [head, table(["", *(names[key] for key in sides)], rows)]
+    note = f" {summary.CAPTION}" if "intervals" in metrics["train"] else ""
+    parts = [f"The shipped checkpoint, `{metrics['model']}`, on {data} ({how}).{note}", table(head, rows)]
     real = metrics.get("real held-out beside real training pictures")
     if real:
         kid, frechet = number(real, "kid_lite0", form=".4f"), number(real, "fd_lite0", form=".3g")

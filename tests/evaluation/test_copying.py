@@ -1,5 +1,6 @@
 """Nearest training pictures, by pixels and by features."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -39,3 +40,27 @@ def test_feature_distance_is_cosine_about_the_training_mean() -> None:
     found = copying.nearest_in_features(torch.tensor([[8.0, 5.0], [5.0, 4.0], [6.0, 6.0]]), train)
     assert found.index.tolist()[:2] == [0, 3]
     torch.testing.assert_close(found.distance, torch.tensor([0.0, 0.0, 1 - 0.5**0.5]), atol=1e-6, rtol=0)
+
+
+def test_a_copy_is_flagged_though_it_is_blurred_and_a_new_picture_is_not() -> None:
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(60, 3, 8, 8, generator=generator)
+    pictures = (torch.nn.functional.interpolate(coarse, 64, mode="bilinear") * 255).to(torch.uint8)
+    train, new = pictures[:50], pictures[50:]
+    thumbs = copying.thumbnails(train)
+    every = torch.cdist(thumbs.flatten(1).float(), thumbs.flatten(1).float()) / 255 / (3 * 32 * 32) ** 0.5
+    every.fill_diagonal_(torch.inf)
+    between = copying.between(thumbs)
+    torch.testing.assert_close(between, every.amin(1), atol=1e-5, rtol=0)
+    assert copying.typical(thumbs) == pytest.approx(float(between.median()))
+    assert copying.typical(thumbs[:1].expand(4, -1, -1, -1)) == 1 / 255
+    blurred = torch.nn.functional.avg_pool2d(train[7:8].float(), 5, 1, 2).to(torch.uint8)
+    made = torch.cat([new, blurred])
+    names = [f"new {i}" for i in range(10)] + ["blurred"]
+    found = copying.nearest_in_pixels(copying.thumbnails(made), thumbs)
+    check = copying.check(found, names, copying.typical(thumbs), [str(i) for i in range(50)])
+    assert check["share"] == 1 / 11
+    first, *others = check["nearest"]
+    assert (first["caption"], first["nearest"], first["copied"]) == ("blurred", "7", True)
+    assert len(others) == 10
+    assert not any(row["copied"] for row in others)

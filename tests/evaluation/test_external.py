@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from evaluation.test_copying import noise
 from pochade.errors import PochadeError
-from pochade.evaluation.external import clip_score, inception_features, load_clip, load_inception
+from pochade.evaluation.external import clip_scores, inception_features, load_clip, load_inception
 from pochade.features import style
 
 
@@ -55,7 +55,15 @@ def test_clip_score_of_a_tiny_clip(tmp_path: Path) -> None:
         out = clip.model(**ids, pixel_values=(images / 255 - mean) / std)
     cosines = (out.logits_per_image.diagonal() / clip.model.logit_scale.exp()).detach()
     assert cosines.min() < 0 < cosines.max()  # a negative cosine counts as zero
-    expected = 100 * float(cosines.clamp(min=0).mean())
-    assert clip_score(clip, images, prompts, batch_size=2) == pytest.approx(expected, abs=1e-3)
-    with pytest.raises(PochadeError, match="is no folder"):
+    torch.testing.assert_close(
+        clip_scores(clip, images, prompts, batch_size=2), 100 * cosines.clamp(min=0), atol=1e-3, rtol=0
+    )
+
+
+def test_a_clip_that_cannot_be_had_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(PochadeError, match=r"^clip: '.*none' is neither a folder nor a hub name OWNER/NAME"):
         load_clip(tmp_path / "none")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(PochadeError, match=r"^clip: no CLIP model could be loaded from 'nobody/nothing'") as found:
+        load_clip("nobody/nothing")
+    assert "\n" not in str(found.value)

@@ -15,8 +15,10 @@ from PIL import Image, ImageDraw
 from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
+from pochade.evaluation.external import NOT_MEASURED
 from pochade.evaluation.pictures import to_uint8
-from pochade.evaluation.report import NOT_MEASURED, Report, evaluate
+from pochade.evaluation.report import Report, evaluate
+from pochade.evaluation.summary import table_of
 
 SIZE = 32
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
@@ -122,19 +124,54 @@ def test_files_are_complete(perfect: tuple[Report, ToyPipeline]) -> None:
     assert json.loads(report.json.read_text()) == report.figures
     page = report.page.read_text()
     assert not re.search(r'(src|href)="(?!data:)', page)
-    assert page.count("<img") == 3 * (20 + report.figures["held_out"]["pictures"])
-    assert "kid_lite0" in page
+    held_out = report.figures["held_out"]["pictures"]
+    assert page.count("<img") == 3 * (20 + held_out) + 2 * (12 + min(12, held_out))
+    for text in ("KID (Lite0)", "retrieval R@1", "kid_lite0"):
+        assert text in page
     with Image.open(report.sheet) as sheet:
         assert sheet.width > 12 * 96
     assert not list(report.json.parent.rglob("*.tmp"))
 
 
+def test_every_figure_has_its_interval_in_the_table(perfect: tuple[Report, ToyPipeline]) -> None:
+    figures = perfect[0].figures
+    head, rows = table_of(figures)
+    assert head == ["", "training concepts", "held-out concepts"]
+    cells = {row[0]: row[1:] for row in rows}
+    low, high = figures["train"]["intervals"]["R@1"]
+    assert low <= figures["train"]["retrieval"]["generated"]["R@1"] <= high
+    assert cells["retrieval R@1"][0].endswith(f"({low:.2f} to {high:.2f})")
+    for label in (
+        "KID (Lite0)",
+        "FID-style distance (Lite0)",
+        "autoencoder, PSNR in dB",
+        "copies of a training picture",
+    ):
+        assert all(re.fullmatch(r"-?[\d.]+%? \(-?[\d.]+%? to -?[\d.]+%?\)", cell) for cell in cells[label]), label
+    assert "CLIP score" not in cells
+
+
+def test_copied_training_pictures_are_flagged(perfect: tuple[Report, ToyPipeline]) -> None:
+    train, held_out = (perfect[0].figures[split]["copies"] for split in ("train", "held_out"))
+    assert train["share"] == 1  # it draws the training pictures
+    assert [row["distance"] for row in train["nearest"]] == [0] * 12
+    assert all(row["copied"] and row["nearest"] == row["caption"] for row in train["nearest"])
+    assert held_out["nearest"][0]["distance"] > 0
+    assert held_out["share"] <= held_out["held_out"] + 0.5
+    assert "0.00, a copy: " in perfect[0].page.read_text()
+
+
 def test_a_generator_of_flat_pictures_is_worse_in_every_figure(
     data: Path, tmp_path: Path, perfect: tuple[Report, ToyPipeline]
 ) -> None:
+    good_contrast = perfect[0].figures["train"]["contrast"]
     flat = run(ToyPipeline(flat=True), data, tmp_path).figures["train"]
     good = perfect[0].figures["train"]
     assert flat["contrast"]["low"] is True
+    assert flat["contrast"]["groups"] == 20
+    assert flat["contrast"]["low groups"] > 15
+    assert flat["contrast"]["lowest"][0]["generated"]["std"] < 0.5 * flat["contrast"]["lowest"][0]["real"]["std"]
+    assert good_contrast["low groups"] == 0
     assert flat["kid_lite0"] > 10 * abs(good["kid_lite0"])
     assert flat["fd_lite0"] > good["fd_lite0"]
     assert flat["retrieval"]["generated"]["R@1"] < flat["retrieval"]["real"]["R@1"]

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from pochade.pipelines.schedulers import OWN, check_scheduler
 
 if TYPE_CHECKING:
     from pochade.evaluation.grid import Row
+    from pochade.pipelines.text_to_image import TextToImagePipeline
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -23,20 +24,28 @@ pochade evaluate lrf-openmoji openmoji -o report/
 
 pochade evaluate runs/lrf/3-flow/model my-pictures/ --samples 200 --json
 
+pochade evaluate lrf-openmoji lira-nano openmoji --sheet -o beside/
+
 pochade evaluate iris-nano openmoji --grid 1,2,4,8x4,8,12 -o grid/"""
 
 
 def evaluate(
     *,
-    model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
-    data: Annotated[str, typer.Argument(help="openmoji, cifar10:PATH, a folder of pictures, or shards.")],
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            help="Model: name, folder, or OWNER/NAME; several with --sheet. Then the data, openmoji if left "
+            "out: openmoji, cifar10:PATH, a folder of pictures, or shards.",
+            metavar="MODEL... [DATA]",
+        ),
+    ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
     samples: Annotated[int, typer.Option(help="Captions of each split.")] = 500,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; left out, the model's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 32,
-    clip: Annotated[str | None, typer.Option(help="Folder of a CLIP model, for the CLIP score.")] = None,
+    clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or OWNER/NAME, for the CLIP score.")] = None,
     inception: Annotated[
         str | None, typer.Option(help="TorchScript file of the Inception network, for FID and KID (Inception).")
     ] = None,
@@ -50,6 +59,9 @@ def evaluate(
             metavar="STEPS[xDEPTHS]",
         ),
     ] = None,
+    side_by_side: Annotated[
+        bool, typer.Option("--sheet", help="Several models side by side, in one page and one picture.")
+    ] = False,
     device: options.Device = None,
     precision: options.Precision = None,
     max_megapixels: MaxMegapixels = None,
@@ -71,19 +83,41 @@ def evaluate(
     check_device(device or "auto")
     check_precision(precision or "auto")
     reading = read_limits(max_megapixels, max_skipped)
-    folder = hub.resolve(model)
-    with loading(model):
-        from pochade.pipelines.run_request import open_pipeline
+    models, data = _models_and_data(names)
+    if side_by_side != (len(models) > 1):
+        raise PochadeError(f"models: {', '.join(models)} given; allowed are one, and with --sheet two and more")
+    if side_by_side and cells is not None:
+        raise PochadeError(f"grid: {grid!r} given with --sheet, allowed is none")
+    folders = {model: hub.resolve(model) for model in models}
+    pipes: dict[str, TextToImagePipeline] = {}
+    for model, folder in folders.items():
+        with loading(model):
+            from pochade.pipelines.run_request import open_pipeline
 
-        quiet_libraries()
-        pipe = open_pipeline(
-            "TextToImagePipeline",
-            folder,
-            scheduler=scheduler or OWN,
-            device=device or "auto",
-            precision=precision or "auto",
+            quiet_libraries()
+            pipes[model] = open_pipeline(
+                "TextToImagePipeline",
+                folder,
+                scheduler=scheduler or OWN,
+                device=device or "auto",
+                precision=precision or "auto",
+            )
+        pipes[model].check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
+    shared: dict[str, Any] = {
+        "samples": samples,
+        "seed": seed,
+        "out": out,
+        "batch_size": batch_size,
+        "size": size,
+        "reading": reading,
+        "progress": not as_json,
+    }
+    if side_by_side:
+        _side_by_side(
+            pipes, data, as_json, **shared, steps=steps, guidance=guidance, depth=depth, clip=clip, inception=inception
         )
-    pipe.check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
+        return
+    ((model, pipe),) = pipes.items()
     if cells is not None:
         from pochade.evaluation.grid import evaluate_grid
         from pochade.pipelines.budget import QUALITY
@@ -92,14 +126,8 @@ def evaluate(
             pipe,
             data,
             *cells,
-            samples=samples,
             guidance=pipe.default_guidance if guidance is None else guidance,
-            seed=seed,
-            out=out,
-            batch_size=batch_size,
-            size=size,
-            reading=reading,
-            progress=not as_json,
+            **shared,
         )
         if as_json:
             print_json(table)
@@ -112,24 +140,58 @@ def evaluate(
     report = measure(
         pipe,
         data,
-        samples=samples,
         steps=pipe.default_steps if steps is None else steps,
         guidance=pipe.default_guidance if guidance is None else guidance,
-        seed=seed,
-        out=out,
-        batch_size=batch_size,
         clip=clip,
         inception=inception,
-        size=size,
         depth=depth,
         model=model,
-        reading=reading,
-        progress=not as_json,
+        **shared,
     )
     if as_json:
         print_json(report.figures)
     else:
+        from pochade.evaluation.summary import CAPTION, table_of
+
+        _print_table(*table_of(report.figures))
+        console().print(CAPTION)
         print(f"{report.json}\n{report.page}\n{report.sheet}")
+
+
+def _models_and_data(names: list[str]) -> tuple[list[str], str]:
+    """The names, and the data that may follow them."""
+    *models, last = names
+    if not models or last in hub.shipped() or (Path(last) / hub.INDEX).is_file():
+        models, last = names, "openmoji"
+    twice = next((name for name in models if models.count(name) > 1), None)
+    if twice is not None:
+        raise PochadeError(f"models: {twice!r} given twice, allowed is once")
+    return models, last
+
+
+def _side_by_side(pipes: "dict[str, TextToImagePipeline]", data: str, as_json: bool, **options: Any) -> None:
+    from pochade.evaluation.compare import evaluate_models
+    from pochade.evaluation.summary import CAPTION, SPLITS, tables_beside
+
+    found = evaluate_models(pipes, data, **options)
+    figures = {name: report.figures for name, report in found.reports.items()}
+    if as_json:
+        print_json(figures)
+        return
+    for split, table in tables_beside(figures).items():
+        console().print(SPLITS[split])
+        _print_table(*table)
+    console().print(CAPTION)
+    print(f"{found.json}\n{found.page}\n{found.sheet}")
+
+
+def _print_table(head: "Sequence[str]", rows: "Sequence[Sequence[str]]") -> None:
+    from rich.table import Table
+
+    table = Table(*head)
+    for row in rows:
+        table.add_row(*row)
+    console().print(table)
 
 
 def _grid(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -139,10 +201,10 @@ def _grid(text: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 
 def _print_grid(rows: "Sequence[Row]") -> None:
-    from rich.table import Table
-
-    table = Table("steps", "depth", "KID (Lite0)", "R@1")
+    cells: list[list[str]] = []
     for row in rows:
+        kid, r1 = row["intervals"]["kid_lite0"], row["intervals"]["R@1"]
         depth = "-" if row["depth"] is None else str(row["depth"])
-        table.add_row(str(row["steps"]), depth, f"{row['kid_lite0']:.4f}", f"{row['R@1']:.2f}")
-    console().print(table)
+        distance = f"{row['kid_lite0']:.4f} ({kid[0]:.4f} to {kid[1]:.4f})"
+        cells.append([str(row["steps"]), depth, distance, f"{row['R@1']:.2f} ({r1[0]:.2f} to {r1[1]:.2f})"])
+    _print_table(["steps", "depth", "KID (Lite0)", "R@1"], cells)

@@ -6,18 +6,38 @@ from typing import TypedDict
 import torch
 from torch import Tensor
 
+from pochade.evaluation import bootstrap
+
 FIGURES = ("std", "range", "colour", "variety")
 LOW = 0.5
 """The contrast is low where the median of a figure is below this fraction of the real pictures'."""
+LISTED = 20
+"""Groups that a check lists, those of the lowest contrast."""
 
 
-class Contrast(TypedDict):
-    """Medians over the groups (see ``figures``) of generated and of real pictures; ``low`` where one of the medians is
-    less than half of that of the real pictures."""
+class GroupContrast(TypedDict):
+    """Figures of the generated and the real pictures of a group."""
 
+    name: str
     generated: dict[str, float]
     real: dict[str, float]
     low: bool
+
+
+Contrast = TypedDict(
+    "Contrast",
+    {
+        "generated": dict[str, float],
+        "real": dict[str, float],
+        "low": bool,
+        "intervals": dict[str, bootstrap.Interval],
+        "groups": int,
+        "low groups": int,
+        "lowest": list[GroupContrast],
+    },
+)
+"""Medians over the groups (see ``figures``) of generated and of real pictures, with intervals of the generated ones.
+``low``: whether one is less than half of that of the real pictures. ``lowest``: the groups of the lowest figures."""
 
 
 def figures(images: Tensor, groups: Sequence[str]) -> dict[str, dict[str, float]]:
@@ -61,14 +81,33 @@ def check(generated: Tensor, real: Tensor, groups: Sequence[str]) -> Contrast:
         generated, real: [B, 3, H, W] in [0, 1], or uint8.
         groups: B names, valid for both.
     """
-    made, data = _medians(generated, groups), _medians(real, groups)
-    return {"generated": made, "real": data, "low": any(made[name] < LOW * data[name] for name in data)}
+    by_group, of_real = figures(generated, groups), figures(real, groups)
+    made, data = (_columns(*pair, groups) for pair in ((by_group, generated), (of_real, real)))
+    medians, real_medians = ({k: float(v.median()) for k, v in columns.items()} for columns in (made, data))
+    rows: list[GroupContrast] = [
+        {"name": name, "generated": own, "real": of_real[name], "low": _least_ratio(own, of_real[name]) < LOW}
+        for name, own in by_group.items()
+    ]
+    rows.sort(key=lambda row: _least_ratio(row["generated"], row["real"]))
+    return {
+        "generated": medians,
+        "real": real_medians,
+        "low": _least_ratio(medians, real_medians) < LOW,
+        "intervals": {name: bootstrap.of_median(values) for name, values in made.items() if len(values) > 1},
+        "groups": len(rows),
+        "low groups": sum(row["low"] for row in rows),
+        "lowest": rows[:LISTED],
+    }
 
 
-def _medians(images: Tensor, groups: Sequence[str]) -> dict[str, float]:
-    by_group = figures(images, groups)
-    if all("variety" not in row for row in by_group.values()):
-        whole = figures(images, ["whole set"] * len(groups))["whole set"]
-        by_group["whole set"] = {"variety": whole["variety"]}
+def _least_ratio(made: dict[str, float], real: dict[str, float]) -> float:
+    """The smallest of the figures of generated pictures as a part of those of the real ones, 0 of 0 being 1."""
+    return min(made[name] / real[name] if real[name] else 1.0 for name in real)
+
+
+def _columns(by_group: dict[str, dict[str, float]], images: Tensor, groups: Sequence[str]) -> dict[str, Tensor]:
+    """Each figure's values over the groups."""
     columns = {name: [row[name] for row in by_group.values() if name in row] for name in FIGURES}
-    return {name: float(torch.tensor(values).median()) for name, values in columns.items() if values}
+    if not columns["variety"]:
+        columns["variety"] = [figures(images, ["whole set"] * len(groups))["whole set"]["variety"]]
+    return {name: torch.tensor(values) for name, values in columns.items()}

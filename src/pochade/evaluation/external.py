@@ -1,4 +1,4 @@
-"""Figures of networks whose weights the user brings: FID and KID (Inception), CLIP score. Nothing is downloaded."""
+"""Figures of networks that the user names: FID and KID (Inception) from a file, CLIP score from a folder or the hub."""
 
 import warnings
 from dataclasses import dataclass
@@ -11,6 +11,8 @@ from torch import Tensor
 
 from pochade.errors import PochadeError
 from pochade.features.style import CLIP_MEAN, CLIP_STD
+from pochade.load_transformers import load_transformers, loading
+from pochade.pipelines.hub import HUB_NAME
 
 if TYPE_CHECKING:
     from transformers import CLIPModel, PreTrainedTokenizerBase
@@ -56,27 +58,26 @@ class Clip:
     tokenizer: "PreTrainedTokenizerBase"
 
 
-def load_clip(folder: Path | str) -> Clip:
-    """CLIP and its tokenizer from a folder as ``save_pretrained`` of transformers writes it.
+def load_clip(name: Path | str) -> Clip:
+    """CLIP and its tokenizer by hub name, or from a folder as ``save_pretrained`` of transformers writes it.
 
     Raises:
-        PochadeError: no such folder, or its files do not fit.
+        PochadeError: there is no such folder, its files do not fit, or the hub cannot be reached.
     """
-    if not Path(folder).is_dir():
-        raise PochadeError(f"clip: {folder} is no folder; one with a CLIP model of transformers is needed")
+    name = str(name)
+    if not Path(name).is_dir() and not HUB_NAME.fullmatch(name):
+        raise PochadeError(f"clip: {name!r} is neither a folder nor a hub name OWNER/NAME; a CLIP model is needed")
     from transformers import AutoTokenizer, CLIPModel
 
-    try:
-        model = CLIPModel.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise PochadeError(f"clip: {folder} holds no CLIP model with its tokenizer: {error}") from error
-    return Clip(model.eval(), tokenizer)
+    model = load_transformers("clip", "CLIP model", name, CLIPModel, dtype=torch.float32)
+    with loading("clip", "tokenizer", name):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+    return Clip(model, tokenizer)
 
 
 @torch.no_grad()
-def clip_score(clip: Clip, images: Tensor, prompts: list[str], batch_size: int = 32) -> float:
-    """100 max(cos, 0) of picture and prompt, mean over pictures (2104.08718, scaled as in torchmetrics).
+def clip_scores(clip: Clip, images: Tensor, prompts: list[str], batch_size: int = 32) -> Tensor:
+    """100 max(cos, 0) [B] of picture and prompt, whose mean is the CLIP score (2104.08718, scaled as in torchmetrics).
 
     ``images`` uint8 [B, 3, H, W], square; B ``prompts``.
     """
@@ -100,4 +101,4 @@ def clip_score(clip: Clip, images: Tensor, prompts: list[str], batch_size: int =
             pixel_values=(pixels - mean) / std,
         )
         scores.append(F.cosine_similarity(out.image_embeds, out.text_embeds).clamp(min=0))
-    return 100 * float(torch.cat(scores).mean())
+    return 100 * torch.cat(scores)

@@ -2,8 +2,10 @@
 
 from typing import NotRequired, TypedDict
 
+from pochade.evaluation.bootstrap import Interval
 from pochade.evaluation.contrast import Contrast
-from pochade.evaluation.copying import Summary
+from pochade.evaluation.copying import CopyCheck, Summary
+from pochade.evaluation.reconstruction import Reconstruction
 from pochade.evaluation.retrieval import PrecisionFigures
 
 
@@ -38,13 +40,15 @@ _OtherFigures = TypedDict(
         "retrieval": RetrievalFigures,
         "contrast": Contrast,
         "copying": NotRequired[CopyingFigures],
+        "copies": CopyCheck,
         "clip_score": float | str,
+        "intervals": dict[str, Interval],
     },
 )
 
 
 class SplitFigures(Lite0Figures, InceptionFigures, _OtherFigures):
-    """Of the captions of one split."""
+    """Of the captions of one split. ``intervals``: of 95 %, by ``bootstrap``, of the figures of the same name."""
 
 
 class TrainingSource(TypedDict):
@@ -72,7 +76,7 @@ Figures = TypedDict(
         "composed": NotRequired[SplitFigures],
         "held_out": SplitFigures | str,
         "real held-out beside real training pictures": NotRequired[Lite0Figures],
-        "autoencoder": dict[str, dict[str, float]],
+        "autoencoder": dict[str, Reconstruction],
         "seconds": float,
         "date": str,
         "versions": dict[str, str],

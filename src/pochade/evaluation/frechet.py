@@ -22,14 +22,14 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
         PochadeError: the features do not match, are not finite, or have fewer than two rows.
     """
     check_features(real=real, fake=fake)
-    mean_x, x = _factor(real.double())
-    mean_y, y = _factor(fake.double())
+    mean_x, x = covariance_factor(real.double())
+    mean_y, y = covariance_factor(fake.double())
     root_trace = torch.linalg.svdvals(x @ y.T).sum()
     distance = (mean_x - mean_y).square().sum() + x.square().sum() + y.square().sum() - 2 * root_trace
     return max(float(distance), 0.0)
 
 
-def _factor(features: Tensor) -> tuple[Tensor, Tensor]:
+def covariance_factor(features: Tensor) -> tuple[Tensor, Tensor]:
     """The mean [d] and a factor A of the covariance A^T A, with at most d rows."""
     mean = features.mean(0)
     centred = (features - mean) / (features.shape[0] - 1) ** 0.5

@@ -11,10 +11,12 @@ from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
+from pochade.evaluation import bootstrap
 from pochade.evaluation.generation import PictureStore, fingerprint, generate
 from pochade.evaluation.kid import kid
+from pochade.evaluation.measure import advance_of
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_splits
-from pochade.evaluation.report import Settings, advance_of, check_writable, silent
+from pochade.evaluation.report import Settings, check_writable, silent
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.evaluation.training_data import read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
@@ -32,6 +34,7 @@ Row = TypedDict(
         "kid_lite0 std": float,
         "R@1": float,
         "R@1 standard error": float,
+        "intervals": dict[str, bootstrap.Interval],
     },
 )
 
@@ -149,6 +152,7 @@ def _row(
 ) -> Row:
     mean, std = kid(real, made)
     precision = probe.precision(made, embeddings, concepts)
+    hits = probe.hits(made, embeddings, concepts)[1]
     return {
         "steps": steps,
         "depth": depth,
@@ -156,4 +160,5 @@ def _row(
         "kid_lite0 std": std,
         "R@1": precision.top1,
         "R@1 standard error": precision.standard_error1,
+        "intervals": {"kid_lite0": bootstrap.of_kid(mean, real, made), "R@1": bootstrap.of_mean(hits)},
     }

@@ -1,13 +1,14 @@
 """How well an autoencoder gives pictures back."""
 
 from collections.abc import Iterable
-from typing import Any, Protocol
+from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pochade.errors import missing_extra
+from pochade.evaluation import bootstrap
 from pochade.features.perceptual import PerceptualLoss
 
 
@@ -50,16 +51,25 @@ def sharpness(a: Tensor, b: Tensor) -> Tensor:
     return left / given
 
 
+class Reconstruction(TypedDict):
+    """Means over all pictures, with intervals of 95 % by ``bootstrap``."""
+
+    psnr: float
+    """dB, the mean of that of each picture."""
+    psnr_total: float
+    """dB, of the mean squared error of all pixels."""
+    ssim: float
+    perceptual: NotRequired[float]
+    pictures: int
+    intervals: dict[str, bootstrap.Interval]
+
+
 @torch.no_grad()
 def reconstruction(
     autoencoder: Autoencoder, batches: Iterable[Tensor], perceptual: PerceptualLoss | None = None
-) -> dict[str, float]:
-    """Means over all pictures of ``batches`` ([B, 3, H, W] in [-1, 1], on the autoencoder's device).
-
-    Returns:
-        ``psnr`` (dB, mean over pictures), ``psnr_total`` (dB, of the mean squared error of all pixels),
-        ``ssim``, ``pictures``, and, given a network, ``perceptual``.
-    """
+) -> Reconstruction:
+    """Means over all pictures of ``batches`` ([B, 3, H, W] in [-1, 1], on the autoencoder's device); ``perceptual``
+    where a network is given."""
     columns: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "error": [], "perceptual": []}
     for images in batches:
         given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).float().cpu()
@@ -70,10 +80,22 @@ def reconstruction(
         columns["ssim"].append(ssim(given, images))
         if perceptual is not None:
             columns["perceptual"].append(perceptual.per_image(given, images).double())
-    means = {name: float(torch.cat(parts).mean()) for name, parts in columns.items() if parts}
-    error = means.pop("error")
-    return {
-        **means,
-        "psnr_total": float(10 * np.log10(4 / max(error, 4e-6))),
-        "pictures": sum(len(part) for part in columns["psnr"]),
+    values = {name: torch.cat(parts) for name, parts in columns.items() if parts}
+    error = values.pop("error")
+    low, high = bootstrap.of_mean(error)
+    intervals = {name: bootstrap.of_mean(column) for name, column in values.items()}
+    found: Reconstruction = {
+        "psnr": float(values["psnr"].mean()),
+        "psnr_total": _decibel(float(error.mean())),
+        "ssim": float(values["ssim"].mean()),
+        "pictures": len(error),
+        "intervals": {**intervals, "psnr_total": [_decibel(high), _decibel(low)]},
     }
+    if "perceptual" in values:
+        found["perceptual"] = float(values["perceptual"].mean())
+    return found
+
+
+def _decibel(error: float) -> float:
+    """Peak signal-to-noise ratio of a mean squared error in [-1, 1]."""
+    return float(10 * np.log10(4 / max(error, 4e-6)))

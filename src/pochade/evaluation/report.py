@@ -6,58 +6,27 @@ import os
 import platform
 import sys
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
-
-import torch
-from rich.progress import Progress, TaskID
-from torch import Tensor
 
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError, missing_extra
-from pochade.evaluation import contrast, copying
-from pochade.evaluation.external import (
-    NOT_MEASURED,
-    Clip,
-    clip_score,
-    inception_features,
-    load_clip,
-    load_inception,
-)
-from pochade.evaluation.figures import (
-    Figures,
-    InceptionFigures,
-    Lite0Figures,
-    SplitFigures,
-    TrainingFigures,
-    TrainingSource,
-)
-from pochade.evaluation.frechet import frechet_distance
+from pochade.evaluation import copying
+from pochade.evaluation.external import load_clip, load_inception
+from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of
-from pochade.evaluation.kid import kid
+from pochade.evaluation.measure import Judge, Measured, Networks, advance_of, lite0_figures
 from pochade.evaluation.page import Card, write_page
-from pochade.evaluation.pictures import (
-    Pictures,
-    Splits,
-    caption_embeddings,
-    pooled_features,
-    read_splits,
-    to_pil,
-)
+from pochade.evaluation.pictures import Splits, to_pil
 from pochade.evaluation.profile import model_size
-from pochade.evaluation.reconstruction import Autoencoder, reconstruction
-from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
-from pochade.features.lite0 import load_lite0
-from pochade.features.perceptual import PerceptualLoss
 from pochade.files import atomic_file, check_absent, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.hub import read_json
@@ -78,7 +47,7 @@ class Settings:
     seed: int = 0
     batch_size: int = 32
     clip: str | None = None
-    """Folder of a CLIP model, for the CLIP score."""
+    """Folder or hub name of a CLIP model, for the CLIP score."""
     inception: str | None = None
     """TorchScript file of the Inception network, for FID and KID (Inception)."""
     size: int | None = None
@@ -105,36 +74,8 @@ class Report:
     json: Path
     page: Path
     sheet: Path
-
-
-class _OnDevice(Autoencoder, Protocol):
-    @property
-    def device(self) -> torch.device: ...
-    @property
-    def dtype(self) -> torch.dtype: ...
-
-
-@dataclass(frozen=True)
-class _Networks:
-    """Feature extractors whose weights the user brings; None where there are none."""
-
-    inception: torch.jit.ScriptModule | None
-    clip: Clip | None
-
-
-@dataclass(frozen=True)
-class _Side:
-    """One split: its real pictures, of which the first ``len(made)`` have generated ones."""
-
-    real: Pictures
-    features: Tensor
-    embeddings: Tensor
-    made: Tensor
-    made_features: Tensor
-
-    @property
-    def count(self) -> int:
-        return len(self.made)
+    cards: Mapping[str, Sequence[Card]]
+    """The pictures on the page, by split."""
 
 
 def evaluate(
@@ -152,6 +93,7 @@ def evaluate(
     size: int | None = None,
     depth: int | None = None,
     model: str | None = None,
+    trained: Collection[str] = (),
     reading: Reading | None = None,
     progress: bool = True,
 ) -> Report:
@@ -171,6 +113,7 @@ def evaluate(
         clip, inception: see `Settings`; left out, the figures that need them are "not measured".
         size, depth: see `Settings`.
         model: the name of the model in the report.
+        trained: groups of the data that count as training ones, beside those that the model has seen.
         reading: background and limits of the pictures of the data; None: the default ones.
         progress: show bars where the error stream is a terminal.
 
@@ -183,8 +126,7 @@ def evaluate(
     folder = Path(out)
     check_writable(folder)
     _need_skimage()
-    net = load_lite0()
-    networks = _Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
+    networks = Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
     options = {} if size is None else {"height": size, "width": size}
     options |= {} if depth is None else {"depth": depth}
     size = int(pipeline.default_size) if size is None else size
@@ -193,7 +135,6 @@ def evaluate(
     if progress and dataset.report is not None and dataset.report.skipped_count:
         print(f"warning: {dataset.report.summary()}", file=sys.stderr)
     seen = seen_groups(dataset, training, progress=progress)
-    real = read_splits(dataset, size, seed, seen.groups)
     weights = fingerprint(pipeline)
     _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
     device = pipeline.components["autoencoder"].device.type
@@ -201,14 +142,15 @@ def evaluate(
     key |= {} if depth is None else {"depth": depth}
     store = PictureStore(folder, key)
     start = time.perf_counter()
-    sides: dict[str, _Side] = {}
+    measured: dict[str, Measured] = {}
     with silent(pipeline), progress_bar(progress) as bar:
-        for split, pictures in real.present().items():
-            count = min(samples, len(pictures))
-            task = bar.add_task(f"pictures of {split}", total=count)
+        judge = Judge(dataset, size, seed, {*seen.groups, *trained}, bar)
+        for split, side in judge.sides.items():
+            captions = side.real.captions[:samples]
+            task = bar.add_task(f"pictures of {split}", total=len(captions))
             made = generate(
                 pipeline,
-                pictures.captions[:count],
+                captions,
                 store,
                 steps=steps,
                 guidance=guidance,
@@ -217,21 +159,18 @@ def evaluate(
                 options=options,
                 advance=advance_of(bar, task),
             )
-            task = bar.add_task(f"features of {split}", total=count + len(pictures))
-            features = [pooled_features(net, x, advance_of(bar, task)) for x in (pictures.images, made)]
-            sides[split] = _Side(pictures, features[0], caption_embeddings(pictures.captions), made, features[1])
-    train, held_out = sides["train"], sides.get("held_out")
-    probe = RetrievalProbe.fit(train.features, train.embeddings)
+            measured[split] = judge.measure(split, made, networks)
+    of = {split: one.figures for split, one in measured.items()}
     figures: Figures = {
         "model": model or type(pipeline).__name__,
         "data": str(data),
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
-        "training": _training(training, seen, real),
-        "train": _figures(train, train, held_out, probe, networks),
-        "held_out": real.why if held_out is None else _figures(held_out, train, held_out, probe, networks),
-        "autoencoder": _autoencoder(pipeline.components["autoencoder"], sides, PerceptualLoss(net), settings),
+        "training": _training(training, seen, judge.real),
+        "train": of["train"],
+        "held_out": of.get("held_out", judge.real.why),
+        "autoencoder": judge.autoencoder(pipeline.components["autoencoder"], samples, batch_size),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -239,12 +178,13 @@ def evaluate(
             **{name: version(name) for name in ("torch", "diffusers", "transformers")},
         },
     }
-    if "composed" in sides:
-        figures["composed"] = _figures(sides["composed"], train, held_out, probe, networks)
-    if held_out is not None:
+    if "composed" in of:
+        figures["composed"] = of["composed"]
+    if "held_out" in judge.sides:
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
-        figures["real held-out beside real training pictures"] = _lite0(train.features, held_out.features)
-    return _write(folder, figures, sides)
+        real = judge.train.features, judge.sides["held_out"].features
+        figures["real held-out beside real training pictures"] = lite0_figures(*real)
+    return _write(folder, figures, judge, measured)
 
 
 @contextmanager
@@ -256,11 +196,6 @@ def silent(pipeline: TextToImage) -> Generator[None]:
         yield
     finally:
         pipeline.set_progress_bar_config(**before)
-
-
-def advance_of(bar: Progress, task: TaskID) -> Callable[[int], object]:
-    """What moves a bar on by a number of items."""
-    return lambda count: bar.advance(task, count)
 
 
 def _need_skimage() -> None:
@@ -285,66 +220,6 @@ def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> Tra
     return {"data": rows, "held-out pictures that were trained on": real.trained}
 
 
-def _distances(real: Tensor, fake: Tensor) -> tuple[float, float, float]:
-    """KID, its standard deviation over subsets, and the Frechet distance."""
-    return *kid(real, fake), frechet_distance(real, fake)
-
-
-def _lite0(real: Tensor, fake: Tensor) -> Lite0Figures:
-    mean, std, distance = _distances(real, fake)
-    return {"kid_lite0": mean, "kid_lite0 std": std, "fd_lite0": distance}
-
-
-def _inception(net: torch.jit.ScriptModule | None, real: Tensor, fake: Tensor) -> InceptionFigures:
-    if net is None:
-        return {"kid_inception": NOT_MEASURED, "fd_inception": NOT_MEASURED}
-    mean, std, distance = _distances(inception_features(net, real), inception_features(net, fake))
-    return {"kid_inception": mean, "kid_inception std": std, "fd_inception": distance}
-
-
-def _figures(
-    side: _Side, train: _Side, held_out: _Side | None, probe: RetrievalProbe, networks: _Networks
-) -> SplitFigures:
-    n = side.count
-    real, captions = side.real, side.real.captions[:n]
-    result: SplitFigures = {
-        "pictures": n,
-        "real pictures": len(real),
-        **_lite0(side.features, side.made_features),
-        "retrieval": {
-            "generated": probe.precision(side.made_features, side.embeddings, real.concepts).as_dict(),
-            "real": probe.precision(side.features[:n], side.embeddings, real.concepts).as_dict(),
-        },
-        "contrast": contrast.check(side.made, real.images[:n], captions),
-        **_inception(networks.inception, real.images, side.made),
-        "clip_score": NOT_MEASURED if networks.clip is None else clip_score(networks.clip, side.made, captions),
-    }
-    if held_out is not None:
-        result["copying"] = {
-            "features": copying.summarise(
-                copying.nearest_in_features(side.made_features, train.features),
-                copying.nearest_in_features(held_out.features, train.features),
-            ),
-            "pixels": copying.summarise(
-                copying.nearest_in_pixels(side.made, train.real.images),
-                copying.nearest_in_pixels(held_out.real.images, train.real.images),
-            ),
-        }
-    return result
-
-
-def _autoencoder(
-    autoencoder: _OnDevice, sides: dict[str, _Side], perceptual: PerceptualLoss, settings: Settings
-) -> dict[str, dict[str, float]]:
-    """Reconstruction of ``samples`` real pictures of each split."""
-    result: dict[str, dict[str, float]] = {}
-    for split, side in sides.items():
-        batches = side.real.images[: settings.samples].split(settings.batch_size)
-        images = (part.to(autoencoder.device, autoencoder.dtype) / 127.5 - 1 for part in batches)
-        result[split] = reconstruction(autoencoder, images, perceptual)
-    return result
-
-
 def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, object]) -> None:
     """Raises PochadeError where ``folder`` holds the report of another evaluation."""
     path = folder / "report.json"
@@ -360,27 +235,32 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
         )
 
 
-def _write(folder: Path, figures: Figures, sides: dict[str, _Side]) -> Report:
-    train = sides["train"]
-    report = Report(figures, folder / "report.json", folder / "report.html", folder / "sheet.png")
-    cards: dict[str, list[Card]] = {}
-    for split, side in sides.items():
-        shown = min(SHOWN, side.count)
-        nearest = copying.nearest_in_features(side.made_features[:shown], train.features)
-        cards[split] = [
-            Card(
-                side.real.captions[i],
-                to_pil(side.real.images[i]),
-                to_pil(side.made[i]),
-                to_pil(train.real.images[j]),
-                train.real.captions[j],
-            )
-            for i, j in enumerate(nearest.index.tolist())
-        ]
+def _write(folder: Path, figures: Figures, judge: Judge, measured: Mapping[str, Measured]) -> Report:
+    cards = {split: _cards(judge, split, one, range(min(SHOWN, len(one.images)))) for split, one in measured.items()}
+    near = {
+        split: _cards(judge, split, one, one.nearest.distance.argsort(stable=True)[: copying.LISTED].tolist())
+        for split, one in measured.items()
+    }
+    report = Report(figures, folder / "report.json", folder / "report.html", folder / "sheet.png", cards)
     shown = [card for part in cards.values() for card in part]
     write_json(report.json, figures)  # first: what is beside it is then known to be of this evaluation
     with atomic_file(report.sheet) as file:
         page = sheet([card.made for card in shown], [card.caption for card in shown], columns=12)
         page.save(file, format="PNG")
-    write_page(report.page, figures, cards)
+    write_page(report.page, figures, cards, near)
     return report
+
+
+def _cards(judge: Judge, split: str, measured: Measured, rows: Sequence[int]) -> list[Card]:
+    real, train, nearest = judge.sides[split].real, judge.train.real, measured.nearest
+    return [
+        Card(
+            real.captions[i],
+            to_pil(real.images[i]),
+            to_pil(measured.images[i]),
+            to_pil(train.images[j]),
+            train.captions[j],
+            float(nearest.distance[i]) / judge.typical,
+        )
+        for i, j in ((i, int(nearest.index[i])) for i in rows)
+    ]

@@ -96,7 +96,17 @@ class RetrievalProbe:
     def precision(
         self, features: Tensor, caption_embeddings: Tensor, groups: Sequence[str], candidates: int = 100
     ) -> Precision:
-        """R@1 and R@5 of each picture's own caption among ``candidates`` captions.
+        """R@1 and R@5: means over the pictures of what ``hits`` gives, of the same arguments."""
+        hits = self.hits(features, caption_embeddings, groups, candidates)
+        drawn = min(candidates, len(dict.fromkeys(groups)))
+        means = {k: float(v.mean()) for k, v in hits.items()}
+        errors = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
+        return Precision(means[1], means[5], errors[1], errors[5], drawn, len(features))
+
+    def hits(
+        self, features: Tensor, caption_embeddings: Tensor, groups: Sequence[str], candidates: int = 100
+    ) -> dict[int, np.ndarray]:
+        """For k of 1 and 5, the probability [m] that each picture's own caption is among the first k of ``candidates``.
 
         The others are drawn from other groups, one caption of each; what is given is the expectation over all
         such draws, so there is no seed: with b of N possible others scoring at least as high as the true
@@ -130,10 +140,7 @@ class RetrievalProbe:
         better[torch.arange(len(own)), own] = False
         others, drawn = len(number) - 1, min(candidates, len(number)) - 1
         ranks = better.sum(1).numpy()
-        hits = {k: _probability_of_fewer(k, others, ranks, drawn) for k in (1, 5)}
-        means = {k: float(v.mean()) for k, v in hits.items()}
-        errors = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
-        return Precision(means[1], means[5], errors[1], errors[5], drawn + 1, len(features))
+        return {k: _probability_of_fewer(k, others, ranks, drawn) for k in (1, 5)}
 
 
 def _probability_of_fewer(k: int, total: int, marked: np.ndarray, drawn: int) -> np.ndarray:

@@ -33,7 +33,7 @@ INDEX = "model_index.json"
 RECORD = "training.json"
 """In the folder of a model that was trained here: on what, and how long."""
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
 """What is fetched: configurations, weights, vocabularies and the card. Never a pickle, never code."""
 
@@ -86,7 +86,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
         return found
     if folder.exists() and name:
         raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
-    if _HUB_NAME.fullmatch(name):
+    if HUB_NAME.fullmatch(name):
         return _download(name, hub_options)
     deleted = next((path for path in (folder, *folder.parents) if path.name.startswith(_CHECKPOINT)), None)
     if deleted is not None and deleted.parent.is_dir():
