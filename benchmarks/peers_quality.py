@@ -1,34 +1,47 @@
 """The four families beside diffusers' PixArt and SANA transformers of equal parameters, trained alike and compared.
 
-    python benchmarks/peers_quality.py
-    python benchmarks/peers_quality.py --device cuda --model open-drawings --data drawings:npm --steps 4000 --batch 256
+    python benchmarks/peers_quality.py --data drawings:FOLDER:sets=openmoji,twemoji
+    python benchmarks/peers_quality.py --device cuda --model open-drawings --data drawings:FOLDER --steps 4000
 
-All are trained on the same latents, captions, noises and times, by the project's loop: for equal steps, and then for
-the seconds that the fastest of them took (``equal seconds``). Each is measured by KID (Lite0) and retrieval on trained
-and held-out captions, by the loss on held-out pictures with noises that are the same for all, by seconds a step and by
-memory. Writes docs/benchmarks/peers_quality.json, and runs and pictures below --out: an interrupted run goes on, and
-what is measured is not measured again.
+All are trained on the same latents, captions, noises and times, by the project's loop, at a constant learning rate
+with averaged weights, so that a run is comparable at every step. Each is measured for equal steps, and for the seconds
+that the fastest of them takes for those (``equal seconds``). Seconds are the minimum over interleaved rounds of one
+step of each; on a CPU they are the process's own, which do not count what others compute meanwhile.
+
+Measured are the loss on held-out pictures with noises that are the same for all, KID (Lite0) and retrieval on captions
+of training, of composed pairs where the data has them, and of held-out concepts, and the bytes of a training step.
+Writes docs/benchmarks/peers_quality.json, and runs and pictures below --out: an interrupted run goes on, and what is
+measured is not measured again. ``--rate`` changes the learning rate of the networks that are named, as a further run.
 """
 
 import argparse
 import json
-import statistics
-from collections.abc import Callable, Mapping
+import math
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "9")  # the memory profile is silent; read when torch is imported
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
 from denoiser_step import count, equal, pixart, sana
-from measuring import processor, quality
+from measuring import peak, processor, timed
 from pochade.data.cache.latents import CachedLatents, cache_latents
 from pochade.data.sources import open_source
 from pochade.denoisers import build
 from pochade.device import resolve_device
-from pochade.evaluation.report import evaluate
+from pochade.evaluation import bootstrap
+from pochade.evaluation.generation import PictureStore, fingerprint, generate
+from pochade.evaluation.kid import kid
+from pochade.evaluation.pictures import Pictures, caption_embeddings, pooled_features, read_splits
+from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.features.lite0 import EfficientNetLite0, load_lite0
 from pochade.files import write_text
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate, velocity
@@ -47,9 +60,15 @@ FAMILIES = ("lrf", "iris", "lira", "microforge")
 PEERS: dict[str, Callable[..., nn.Module]] = {"PixArt": pixart, "SANA": sana}
 WIDTH, HEAD = 256, 64
 """Of a peer, near which its width is chosen; the depth follows from the parameters."""
-LOSSES = 8
-"""Noises for each held-out picture."""
+WARMUP = 20
+EMA = 0.95
+LOSSES = 128
+"""Held-out samples, each with a noise of its own, that a loss is the mean of."""
+POINTS = 4
+"""Of the curve of a run, at equal distances."""
 ROUND = 64
+ROUNDS = 9
+"""In which each network's step is timed once."""
 
 
 class Peer(nn.Module):
@@ -94,19 +113,59 @@ class Peer(nn.Module):
 
 
 @dataclass(frozen=True)
+class Real:
+    """One split's real pictures, and what judges need of them."""
+
+    pictures: Pictures
+    features: Tensor
+    embeddings: Tensor
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Measures pictures by the captions and the real pictures of each split."""
+
+    net: EfficientNetLite0
+    sides: Mapping[str, Real]
+    probe: RetrievalProbe
+
+    @classmethod
+    def read(cls, data: str, size: int, most: int) -> "Judge":
+        net, sides = load_lite0(), {}
+        for split, found in read_splits(open_source(data, "all"), size).present().items():
+            pictures = Pictures(found.images[:most], found.captions[:most], found.concepts[:most])
+            sides[split] = Real(pictures, pooled_features(net, pictures.images), caption_embeddings(pictures.captions))
+        return cls(net, sides, RetrievalProbe.fit(sides["train"].features, sides["train"].embeddings))
+
+    def figures(self, split: str, made: Tensor) -> dict[str, Any]:
+        """KID (Lite0) and R@1 of pictures of the first captions of a split, with intervals."""
+        real, features = self.sides[split], pooled_features(self.net, made)
+        mean, _ = kid(real.features, features)
+        hits = self.probe.hits(features, real.embeddings, real.pictures.concepts)[1]
+        return {
+            "pictures": len(made),
+            "kid": mean,
+            "kid 95 %": bootstrap.of_kid(mean, real.features, features),
+            "R@1": float(hits.mean()),
+            "R@1 95 %": bootstrap.of_mean(hits),
+        }
+
+
+@dataclass(frozen=True)
 class Setting:
     """What all runs share."""
 
     pipeline: TextToImagePipeline
     """Whose autoencoder and text encoder serve all."""
-    data: str
+    judge: Judge | None
+    """None: no pictures are made."""
     latents: CachedLatents
     held_out: CachedLatents
     device: torch.device
     batch: int
-    rate: float
     samples: int
     sampling_steps: int
+    guidance: float
     out: Path
 
 
@@ -175,71 +234,113 @@ def network(name: str, seed: int, spec: InputSpec) -> nn.Module:
 def held_out_loss(task: FlowTask, setting: Setting) -> float:
     """The mean squared error of the velocity on held-out pictures, with the same noises and times for every network."""
     denoiser, data = task.parts["denoiser"].eval(), setting.held_out
-    total, rows = 0.0, 0
-    for first in range(0, len(data) * LOSSES, ROUND):
-        indices = torch.arange(first, min(first + ROUND, len(data) * LOSSES))
+    total = 0.0
+    for first in range(0, LOSSES, ROUND):
+        indices = torch.arange(first, first + ROUND)
         keys = sample_keys(1, indices)
-        batch = data.batch(indices % len(data), keys)
-        batch = {k: v.to(setting.device) if isinstance(v, Tensor) else v for k, v in batch.items()}
+        batch = on(setting.device, data.batch(indices % len(data), keys))
         draw = draw_flow(batch["latents"], keys, FlowSettings(cfg_dropout=0.0))
         out = denoiser(interpolate(batch["latents"], draw.eps, draw.t), draw.t, encoded_conditioning(batch))
         error = (out.velocity.float() - velocity(batch["latents"], draw.eps)).square().mean((1, 2, 3))
-        total, rows = total + float(error.sum()), rows + len(indices)
-    return total / rows
+        total += float(error.sum())
+    return total / LOSSES
 
 
-def measure(name: str, seed: int, steps: int, label: str, setting: Setting) -> dict[str, Any]:
-    """Trains one network, or goes on with it, and measures it."""
+def on(device: torch.device, batch: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+
+
+def costs(names: Sequence[str], setting: Setting) -> dict[str, dict[str, float]]:
+    """Seconds, bytes and parameters of a training step of each network."""
+    spec, device = setting.pipeline.denoiser.input_spec(), setting.device
+    keys = sample_keys(0, torch.arange(setting.batch))
+    batch = on(device, setting.latents.batch(torch.arange(setting.batch) % len(setting.latents), keys))
+    steps: dict[str, Callable[[], None]] = {}
+    found: dict[str, dict[str, float]] = {}
+    for name in names:
+        task = FlowTask(network(name, 0, spec).to(device), FlowSettings()).train()
+        optimiser = torch.optim.AdamW(task.parameters(), 1e-4)
+
+        def step(task: FlowTask = task, optimiser: torch.optim.Optimizer = optimiser) -> None:
+            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+                loss = task(dict(batch) | {"seed": keys.to(device)})["loss"]
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+
+        step()
+        steps[name] = step
+        found[name] = {"parameters": count(task.parts["denoiser"]), "bytes": peak(step, device.type)}
+    for _ in range(ROUNDS):
+        for name, step in steps.items():
+            found[name]["seconds"] = min(seconds(step, device.type), found[name].get("seconds", math.inf))
+    return found
+
+
+def seconds(step: Callable[[], None], device: str) -> float:
+    """Of a step: of this process alone on a CPU."""
+    if device != "cpu":
+        return timed(step, device)
+    start = time.process_time()
+    step()
+    return time.process_time() - start
+
+
+def run(name: str, seed: int, rate: float, stops: Mapping[int, tuple[str, ...]], setting: Setting) -> list[Any]:
+    """Trains one network, or goes on with it, and measures it after each of ``stops``: steps -> what they are."""
     cuda = setting.device.type == "cuda"
-    stage = Stage(
-        name=f"{name}_{seed}",
-        task=FlowSettings(),
-        data=ImageData(),
-        steps=steps,
-        batch_size=setting.batch,
-        learning_rate=setting.rate,
-        warmup_steps=min(100, steps // 10),
-        ema_decay=0.999,
-        seed=seed,
-        save_every=500,
-        log_every=20,
-        sample_every=0,
-        device=setting.device.type,
-        precision="bf16" if cuda else "fp32",
-    )
     spec = setting.pipeline.denoiser.input_spec()
-    denoiser = network(name, seed, spec)
-    task = FlowTask(denoiser, stage.task)
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    folder = setting.out / f"{name}-{seed}-{steps}"
-    train(stage, task, setting.latents, folder, resume=True)
-    log = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
-    row: dict[str, Any] = {
-        "network": name,
-        "seed": seed,
-        "kind": label,
-        "steps": steps,
-        "parameters": count(denoiser),
-        "seconds a step": statistics.median(line["seconds_per_step"] for line in log),
-        "training loss": log[-1]["loss"],
-        "held-out loss": held_out_loss(task, setting),
-    }
-    if cuda:
-        row["GiB"] = torch.cuda.max_memory_allocated() / 2**30
-    pipeline = Sampler(setting, denoiser.eval())
-    report = evaluate(
-        pipeline,
-        setting.data,
-        samples=setting.samples,
-        steps=setting.sampling_steps,
-        guidance=3.0,
-        out=folder / "report",
-        progress=False,
-    ).figures
-    row |= quality(report)  # pyright: ignore[reportArgumentType]
-    print(json.dumps(row), flush=True)
-    return row
+    folder = setting.out / f"{name}-{seed}-{rate:g}"
+    rows: list[Any] = []
+    for steps, kinds in sorted(stops.items()):
+        stage = Stage(
+            name=f"{name}_{seed}",
+            task=FlowSettings(),
+            data=ImageData(),
+            steps=steps,
+            batch_size=setting.batch,
+            learning_rate=rate,
+            schedule="constant",
+            warmup_steps=WARMUP,
+            ema_decay=EMA,
+            seed=seed,
+            keep=1,
+            sample_every=0,
+            log_every=10,
+            device=setting.device.type,
+            precision="bf16" if cuda else "fp32",
+        )
+        task = FlowTask(network(name, seed, spec), stage.task)
+        done = folder / f"{steps}.json"
+        if not done.is_file():
+            train(stage, task, setting.latents, folder, resume=True, console=False)
+            row: dict[str, Any] = {"network": name, "seed": seed, "rate": rate, "steps": steps, "kinds": kinds}
+            row["held-out loss"] = held_out_loss(task, setting)
+            if kinds and setting.judge is not None:
+                row |= pictures(task, f"{name}-{seed}-{rate:g}-{steps}", setting, setting.judge)
+            write_text(done, json.dumps(row))
+            print(json.dumps(row), flush=True)
+        rows.append(json.loads(done.read_text()))
+    return rows
+
+
+def pictures(task: FlowTask, label: str, setting: Setting, judge: Judge) -> dict[str, Any]:
+    """Figures of pictures of each split."""
+    pipeline = Sampler(setting, task.parts["denoiser"].eval())
+    store = PictureStore(setting.out / "samples" / label, {"weights": fingerprint(pipeline)})
+    found: dict[str, Any] = {}
+    for split, real in judge.sides.items():
+        made = generate(
+            pipeline,
+            real.pictures.captions[: setting.samples],
+            store,
+            steps=setting.sampling_steps,
+            guidance=setting.guidance,
+            seed=0,
+            batch_size=40,
+        )
+        found[split] = judge.figures(split, made)
+    return found
 
 
 def setting_of(options: argparse.Namespace) -> Setting:
@@ -254,61 +355,70 @@ def setting_of(options: argparse.Namespace) -> Setting:
         )
     return Setting(
         pipeline=pipeline,
-        data=options.data,
+        judge=Judge.read(options.data, size, options.real) if options.samples else None,
         latents=train_on,
         held_out=held_out,
         device=device,
         batch=options.batch,
-        rate=options.rate,
         samples=options.samples,
         sampling_steps=options.sampling_steps,
+        guidance=options.guidance,
         out=options.out,
     )
+
+
+def stops_of(name: str, steps: int, costs: Mapping[str, Mapping[str, float]]) -> dict[int, tuple[str, ...]]:
+    """Where a run is measured: along it, after as many seconds as the fastest takes for all steps, and at the end."""
+    least = min(cost["seconds"] for cost in costs.values())
+    equal_seconds = max(1, round(steps * least / costs[name]["seconds"]))
+    along = {round(steps * point / POINTS): () for point in range(1, POINTS)}
+    if equal_seconds == steps:
+        return {**along, steps: ("equal steps", "equal seconds")}
+    return {**along, equal_seconds: ("equal seconds",), steps: ("equal steps",)}
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="lrf-openmoji", help="whose autoencoder and text encoder serve all")
-    parser.add_argument("--data", default="openmoji")
+    parser.add_argument("--data", required=True, help="as pochade data prints it, such as openmoji")
+    parser.add_argument("--name", help="of the data in the record; left out, as given")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--networks", nargs="+", default=[*FAMILIES, *PEERS], choices=[*FAMILIES, *PEERS])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--steps", type=int, default=1500)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--rate", type=float, default=1e-3)
-    parser.add_argument("--samples", type=int, default=150)
-    parser.add_argument("--sampling-steps", type=int, default=20)
+    parser.add_argument("--samples", type=int, default=40, help="pictures of each split, 0 for losses alone")
+    parser.add_argument("--sampling-steps", type=int, default=6)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--real", type=int, default=1000, help="real pictures of each split, at most")
     parser.add_argument("--out", type=Path, default=Path("runs/peers"))
     parser.add_argument("--output", type=Path, default=DOCS / "peers_quality.json")
     options = parser.parse_args(arguments)
     setting = setting_of(options)
+    shared = ("model", "steps", "batch", "samples", "sampling_steps", "guidance", "real")
     about = {
         "device": processor("cpu" if setting.device.type == "cpu" else "cuda"),
-        **{name: getattr(options, name) for name in ("model", "data", "batch", "rate", "samples", "sampling_steps")},
+        "threads": torch.get_num_threads(),
+        "data": options.name or options.data,
+        "training pictures": setting.latents.pictures,
+        **{name: getattr(options, name) for name in shared},
     }
-    found = json.loads(options.output.read_text()) if options.output.is_file() else {"rows": []}
-    rows: list[dict[str, Any]] = found["rows"] if found == {**about, "rows": found["rows"]} else []
-
-    def measured(name: str, seed: int, steps: int, label: str) -> dict[str, Any]:
-        key = {"network": name, "seed": seed, "steps": steps, "kind": label}
-        for row in rows:
-            if {k: row[k] for k in key} == key:
-                return row
-        rows.append(measure(name, seed, steps, label, setting))
-        write_text(options.output, json.dumps({**about, "rows": rows}, indent=1) + "\n")
-        return rows[-1]
-
-    seconds: dict[str, float] = {}
+    costs_file = options.out / "costs.json"
+    if not costs_file.is_file():
+        write_text(costs_file, json.dumps(costs([*FAMILIES, *PEERS], setting), indent=1))
+    measured = json.loads(costs_file.read_text())
+    print(measured, flush=True)
+    found = json.loads(options.output.read_text()) if options.output.is_file() else {**about, "rows": []}
+    if {name: found.get(name) for name in about} != about:
+        raise SystemExit(f"{options.output} holds runs of other settings")
+    rows: list[Any] = found["rows"]
     for seed in options.seeds:
         for name in options.networks:
-            row = measured(name, seed, options.steps, "equal steps")
-            seconds[name] = min(row["seconds a step"], seconds.get(name, row["seconds a step"]))
-    least = min(seconds.values())
-    for seed in options.seeds:
-        for name in options.networks:
-            steps = round(options.steps * least / seconds[name])
-            if steps < options.steps:
-                measured(name, seed, steps, "equal seconds")
+            new = run(name, seed, options.rate, stops_of(name, options.steps, measured), setting)
+            own = (name, seed, options.rate)
+            rows = [row for row in rows if (row["network"], row["seed"], row["rate"]) != own] + new
+            write_text(options.output, json.dumps({**about, "costs": measured, "rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
