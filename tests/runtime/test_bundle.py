@@ -22,6 +22,7 @@ from pochade.runtime import Bundle, Step
 from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
+from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.minilm import MiniLMEncoder
 
 STEPS = 3
@@ -245,11 +246,12 @@ def test_wrong_use_is_an_error_before_any_work(
 
 
 def test_a_file_that_is_missing_altered_or_cut_off_is_named(toy_bundle: Path, tmp_path: Path) -> None:
+    of_another_model = BagEncoder.train_tokenizer(["other words", "of another model"], 260)
     for name, break_it, message in (
         ("denoiser.onnx", lambda path: path.unlink(), "denoiser.onnx: missing from the bundle"),
         ("decoder.onnx", lambda path: path.write_bytes(path.read_bytes()[:-9]), "decoder.onnx: altered or cut off"),
         ("text_encoder.onnx", flip, "text_encoder.onnx: altered or cut off: SHA-256 "),
-        ("tokenizer.json", lambda path: path.write_text("{}"), "tokenizer.json: altered or cut off"),
+        ("tokenizer.json", lambda path: path.write_text(of_another_model), "tokenizer.json: altered or cut off: SHA-"),
     ):
         shutil.rmtree(tmp_path / "b", ignore_errors=True)
         shutil.copytree(toy_bundle, tmp_path / "b")

@@ -17,7 +17,7 @@ from pochade.export.icons import MASKABLE, SIZES, write_icons
 from pochade.export.onnxruntime_web import FILES, onnxruntime_web
 from pochade.files import atomic_folder, sha256, write_bytes, write_json, write_text
 from pochade.pipelines.base import GenerationPipeline
-from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Model
+from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Model, Quality
 from pochade.text_encoders.base import PromptEncoder
 
 ASSETS = Path(__file__).with_name("web")
@@ -57,6 +57,7 @@ def export_site(
     size: int | tuple[int, int] | None = None,
     depth: int | None = None,
     decoder: TinyVAEDecoder | None = None,
+    quality: tuple[Quality, ...] = (),
     runtime: str | os.PathLike[str] | None = None,
 ) -> Site:
     """Writes a model as a page: a bundle in ``model/``, compressed, the page, and ONNX Runtime for browsers.
@@ -64,7 +65,7 @@ def export_site(
     The folder is complete or not there at all.
 
     Args:
-        pipe, folder, model, precision, size, depth, decoder: as of ``export_bundle``.
+        pipe, folder, model, precision, size, depth, decoder, quality: as of ``export_bundle``.
         runtime: see ``onnxruntime_web``.
 
     Raises:
@@ -79,7 +80,7 @@ def export_site(
     with atomic_folder(place, replace=empty) as new:
         depths = () if depth is None else (depth,)
         manifest = export_bundle(
-            pipe, new / MODEL, model, precision=precision, size=size, depths=depths, decoder=decoder
+            pipe, new / MODEL, model, precision=precision, size=size, depths=depths, decoder=decoder, quality=quality
         )
         (new / MODEL / README).unlink()
         packed = {f"{MODEL}/{name}" for name in manifest.files if name != README}

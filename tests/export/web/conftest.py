@@ -12,12 +12,15 @@ from typing import Any
 import pytest
 
 from export.web.serving import Host, serve
+from pochade.runtime.manifest import Quality
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
 PLAIN = "plain.test"
 """A name of this machine that the browser does not trust: plain http, as in a local network."""
 RULES = f"MAP {PLAIN} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
 FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules={RULES}")
+QUALITY = (Quality(1, None, 0.3, 0.1), Quality(2, None, 0.1, 0.3), Quality(4, None, 0.2, 0.2))
+"""The toy's table: two steps are the best."""
 PATIENCE = 120_000
 """Milliseconds for what ends at once on a machine that is not busy."""
 
@@ -38,7 +41,7 @@ def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
         if not place.exists():
             facts = model_facts("toy-editor", toy_editor_folder)
             pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
-            export_site(pipe, place, facts, size=32)
+            export_site(pipe, place, facts, size=32, quality=QUALITY)
     return place
 
 

@@ -29,15 +29,16 @@ def visit(visitors: Any, host: Host, script: str = "") -> Any:
 
 
 @pytest.mark.parametrize(
-    ("fault", "message"),
+    ("file", "fault", "message"),
     [
-        ("missing", "model/denoiser.onnx is missing on the server."),
-        ("altered", "model/denoiser.onnx on the server is altered or damaged: its hash is another."),
+        ("denoiser.onnx", "missing", "model/denoiser.onnx is missing on the server."),
+        ("denoiser.onnx", "altered", "model/denoiser.onnx on the server is altered or damaged: its hash is another."),
+        ("tokenizer.json", "altered", "model/tokenizer.json on the server is altered or damaged: its hash is another."),
     ],
 )
-def test_a_file_of_the_model(toy_site: Path, visitors: Any, fault: str, message: str) -> None:
+def test_a_file_of_the_model(toy_site: Path, visitors: Any, file: str, fault: str, message: str) -> None:
     with serve(toy_site) as host:
-        host.faults = {"denoiser.onnx.gz": fault}
+        host.faults = {f"{file}.gz": fault}
         page = visit(visitors, host)
         assert message in page.inner_text(BROKEN)
         visitors.errors.clear()  # the browser tells of a 404 itself

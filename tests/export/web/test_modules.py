@@ -14,9 +14,11 @@ from PIL import Image
 
 from conftest import CAPTIONS
 from export.web.serving import Host
+from pochade.errors import PochadeError
 from pochade.export.parity import session
 from pochade.runtime import Bundle
-from pochade.runtime.manifest import read_manifest
+from pochade.runtime.budget import RESERVE, Times, choose
+from pochade.runtime.manifest import Quality, read_manifest
 from pochade.text_encoders.bag import BagEncoder
 
 TEXTS = [
@@ -135,6 +137,40 @@ def test_weights_of_8_bits_are_those_of_python(script: Any, toy_bundle: Path) ->
     }
     found = script(code, {"graph": list(path.read_bytes()), "inputs": given})
     assert np.abs(np.array(found).reshape(expected.shape) - expected).max() < 1e-4 * expected.std()
+
+
+def test_a_time_pays_for_what_it_pays_for_in_python(script: Any) -> None:
+    table = [
+        Quality(1, None, 0.5, 0.1),
+        Quality(2, 8, 0.3, 0.2),
+        Quality(4, None, 0.1, 0.4),
+        Quality(8, None, 0.1, 0.3),
+    ]
+    budgets = [30, 60, 90, 91, 140, 141, 5000]
+    code = """
+    const { choose, explain, usable } = await import("./budget.js");
+    const rows = usable({ quality: value.table, depths: { 4: "denoiser" } });
+    const found = value.budgets.map((budget) => choose(rows, value.times, 2, budget));
+    return { steps: found.map(({ row }) => row?.steps ?? null), said: [null, found[0], found[6]].map(explain) };
+    """
+    times = {"text_encoder": 10, "decoder": 20, "denoiser": 12}
+    given = {"table": [vars(row) for row in table], "times": times, "budgets": budgets}
+    found = script(code, given)
+    in_python: list[int | None] = []
+    for budget_ms in budgets:
+        try:
+            choice = choose([row for row in table if row.depth is None], Times({"": 30.0}, {"": 24.0}), budget_ms)
+            in_python.append(choice.quality.steps)
+        except PochadeError:
+            in_python.append(None)
+    assert found["steps"] == in_python
+    assert found["steps"][0] is None
+    least = -(-RESERVE * 54 // 100) / 10
+    assert found["said"] == [
+        "This device is being timed…",
+        f"The smallest possible here is {least:.1f} s for a picture.",
+        "4 steps, about 0.1 s for a picture",
+    ]
 
 
 def test_the_scripts_come_with_the_package() -> None:

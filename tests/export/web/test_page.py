@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cli.run import cli
 from export.web.conftest import FLAGS, PATIENCE, PLAIN, find_browser
 from export.web.serving import Host, serve
 from pochade.export.onnxruntime_web import VERSION
@@ -118,6 +119,61 @@ def test_what_is_outside_the_mask_stays(
     near(path, expected.image)
     request = read_metadata(path).request
     assert (request.task, request.mask, request.source) == ("inpaint", "mine-mask.png", "mine.png")
+
+
+@pytest.mark.parametrize("masked", [True, False])
+def test_an_edit_is_repeated_by_its_recipe(
+    visitor: Open, toy_bundle: Path, tmp_path: Path, masked: bool, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """By ``pochade run --like`` from the three files that the page saves, and by the page from its gallery."""
+    page = visitor("edit")
+    page.set_input_files("#file", a_picture(tmp_path / "mine.jpg", 48, 40))
+    page.wait_for_selector("#workspace:not([hidden])")
+    if masked:
+        page.focus("#mask")
+        page.keyboard.press("Space")
+    page.check("[name=mode][value=description]", force=True)
+    set_range(page, "strength", 0.7)
+    create(page, "a blue house with a door", 3)
+    page.wait_for_selector("#compare:not([hidden])")
+    page.click("#open-result")
+    path = saved(page, tmp_path)
+    for button in ("#save-source", "#save-mask")[: 1 + masked]:
+        saved(page, tmp_path, button)
+    monkeypatch.chdir(tmp_path)
+    cli(capsys, "run", str(toy_bundle), "--like", path.name, "-o", "again.png")
+    near(path, pixels(tmp_path / "again.png"))
+    page.click("#viewer .close")
+    page.click("#back")
+    page.click("#other")  # the workspace is empty, the form says something else
+    page.check("[name=mode][value=instruction]", force=True)
+    page.fill("#prompt", "a cat")
+    page.click("nav a[href='#gallery']")
+    page.locator("#shelf button").first.click()
+    page.click("#reuse")
+    page.wait_for_selector(f"#clear:{'enabled' if masked else 'disabled'}")
+    page.wait_for_selector("#go:enabled")
+    page.click("#go")
+    page.wait_for_selector("#compare:not([hidden])")
+    page.click("#open-result")
+    assert (pixels(saved(page, tmp_path / "page")) == pixels(path)).all()
+
+
+def test_a_time_in_place_of_steps(visitor: Open, tmp_path: Path) -> None:
+    page = visitor()
+    page.wait_for_selector("body[data-warm]")
+    page.check("[name=pace][value=time]", force=True)
+    set_range(page, "time", 14)
+    assert "2 steps, about " in page.inner_text("#time-note")
+    assert page.is_hidden("#steps")
+    page.fill("#prompt", "a red apple")
+    page.click("#go")
+    page.click(FINISHED)
+    assert read_metadata(saved(page, tmp_path)).request.steps == 2
+    page.click("#viewer .close")
+    page.click("nav a[href='#edit']")
+    assert page.is_visible("#steps")  # the table is of new pictures
+    assert page.is_hidden("#time")
 
 
 @pytest.mark.parametrize("mode", ["instruction", "description"])

@@ -1,5 +1,6 @@
 // The page: what is requested, what is under way, and what came of it.
 
+import { BUDGETS, choose, explain, usable } from "./budget.js";
 import { Editor } from "./editor.js";
 import { Files, PageError, hex } from "./files.js";
 import { Gallery } from "./gallery.js";
@@ -117,6 +118,8 @@ function describeModel(edits) {
   document.body.style.setProperty("--ratio", manifest.width / manifest.height);
   const choices = stepChoices();
   Object.assign($("steps"), { max: choices.length - 1, value: choices.indexOf(defaults.steps) });
+  $("pace-field").hidden = !usable(manifest).length;
+  Object.assign($("time"), { max: BUDGETS.length - 1, value: BUDGETS.indexOf(3000) });
   Object.assign($("guidance"), { max: Math.max(10, defaults.guidance), value: defaults.guidance });
   $("strength").value = defaults.strength.edit ?? 0.6;
   newSeed();
@@ -157,10 +160,28 @@ const chosen = (name) => document.querySelector(`[name="${name}"]:checked`)?.val
 const view = () => document.body.dataset.view;
 const editing = () => view() === "edit";
 const instructed = () => editing() && chosen("mode") === "instruction";
+const timed = () => !editing() && !$("pace-field").hidden && chosen("pace") === "time";
+const rowsOf = (guidance) => (instructed() ? 3 : guidance === 1 ? 1 : 2);
+
+/** What the time pays for, { row, least }; null until this device was timed. */
+function paid() {
+  if (!times?.decoder || !times.denoiser) return null;
+  return choose(usable(manifest), times, rowsOf(Number($("guidance").value)), BUDGETS[Number($("time").value)]);
+}
+
+function describeTime() {
+  const found = paid();
+  $("time-value").textContent = seconds(BUDGETS[Number($("time").value)]);
+  $("time-note").textContent = explain(found);
+  return found?.row ?? null;
+}
 
 function updateForm() {
   const steps = stepChoices()[Number($("steps").value)], guidance = Number($("guidance").value);
-  const count = editing() ? 1 : Number(chosen("count")), rows = instructed() ? 3 : guidance === 1 ? 1 : 2;
+  const count = editing() ? 1 : Number(chosen("count")), rows = rowsOf(guidance);
+  const byTime = timed(), affordable = !byTime || describeTime();
+  $("time-field").hidden = !byTime;
+  $("steps-field").hidden = byTime;
   const about = times && ` · about ${seconds(count * (steps * rows * times.denoiser + times.decoder))}`;
   $("steps-value").textContent = `${steps}${about ?? ""}`;
   $("guidance-value").textContent = guidance;
@@ -168,7 +189,7 @@ function updateForm() {
   $("negative").disabled = guidance === 1;
   $("strength-field").hidden = instructed();
   $("prompt-label").textContent = !editing() ? "Prompt" : instructed() ? "What to do" : editor?.mask ? "What is there, in and around the mask" : "What the new picture shows";
-  const busy = job !== null, canGo = ready && !busy && (!editing() || editor?.picture);
+  const busy = job !== null, canGo = ready && !busy && affordable && (!editing() || editor?.picture);
   $("go").textContent = editing() ? (editor?.mask ? "Generate inside the mask" : "Edit") : "Generate";
   $("go").hidden = $("reroll").hidden = busy;
   $("cancel").hidden = !busy;
@@ -225,7 +246,7 @@ function request() {
     prompt: typed && style && !instructed() ? `${typed}, ${style} style` : typed,
     negativePrompt: guidance === 1 ? "" : $("negative").value.trim(),
     seed: Number($("seed").value),
-    steps: stepChoices()[Number($("steps").value)],
+    steps: timed() ? paid().row.steps : stepChoices()[Number($("steps").value)],
     guidance,
   };
   if (!editing()) return { ...common, task: "generate" };
@@ -425,7 +446,7 @@ async function editThis(record) {
   $("prompt").select();
 }
 
-function reuse({ recipe }) {
+async function reuse({ recipe, source, mask }) {
   $("prompt").value = recipe.prompt;
   for (const style of $("styles").children) style.setAttribute("aria-pressed", "false");
   $("seed").value = recipe.seed;
@@ -433,9 +454,17 @@ function reuse({ recipe }) {
   $("guidance").value = recipe.guidance;
   const place = stepChoices().indexOf(recipe.steps);
   if (place >= 0) $("steps").value = place;
-  if (recipe.strength) $("strength").value = recipe.strength;
+  $("form").elements.pace.value = "steps";
   location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
+  if (source) {
+    showResult(null);
+    $("form").elements.mode.value = recipe.instruction ? "instruction" : "description";
+    await editor.take(new File([source], recipe.source, { type: "image/png" }));
+    if (mask) await editor.takeMask(mask);
+    if (recipe.strength) $("strength").value = recipe.strength;
+    updateForm();
+  }
   $("prompt").focus();
 }
 

@@ -96,6 +96,17 @@ export class Editor {
     this.#changed();
   }
 
+  /** Marks what is white in a picture of the same size. */
+  async takeMask(file) {
+    const bitmap = await createImageBitmap(file), { width, height } = this.#picture;
+    const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
+    context.drawImage(bitmap, 0, 0);
+    bitmap.close();
+    this.#marked = context.getImageData(0, 0, width, height).data.filter((_, i) => i % 4 === 0).map((value) => +(value > 127));
+    this.#draw();
+    this.#changed();
+  }
+
   close() {
     this.#picture = this.#marked = null;
     $("file").value = "";
