@@ -1,13 +1,13 @@
 """A model in every runtime that it exports to: the first picture cold, the next ones warm, size on disk, memory.
 
+    python benchmarks/conversions.py [MODEL ...] [--work build/runtimes]
     python benchmarks/runtimes.py [MODEL ...] [--rounds 5] [--threads 2] [--work build/runtimes]
 
-Each measurement is a process of its own: it starts, loads, samples one picture (cold: from the start of the process,
-its imports included), then more of them (warm: the fastest). Memory is the largest resident set of the process. Bundles
-are written by ``pochade export`` into ``--work``, once; rows that docs/benchmarks/runtimes.json has are not measured
-again without ``--force``, so that an interrupted run goes on. A runtime that is not installed is left out, one that a
-model has no form in is a row with the reason. ``benchmarks/browser.py`` measures the page. Run it on a quiet machine:
-the load before each measurement is kept with it.
+The first writes the bundles, the second measures those that there are, some seconds each, on a quiet machine. Each has
+a process of its own, which starts, loads, samples one picture (cold: from the start of the process, its imports
+included), then more of them (warm: the fastest). Memory is the largest resident set of the process; the load before
+each measurement is kept with it. Rows that docs/benchmarks/runtimes.json has are not measured again without
+``--force``, so that an interrupted run goes on. ``benchmarks/browser.py`` measures the page.
 """
 
 import argparse
@@ -86,28 +86,26 @@ def size(folder: Path) -> float:
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
 
 
+def place(work: Path, model: str, target: str, precision: str) -> Path:
+    """The folder of a bundle."""
+    return work / f"{model}-{target}-{precision}"
+
+
 def row(form: tuple[str, str] | None, model: str, options: argparse.Namespace) -> dict[str, Any] | None:
-    """The figures of one model in one form; None where its runtime is not installed."""
+    """The figures of one model in one form; None where there is no such bundle."""
     from pochade.pipelines import hub
 
-    place, kind = Path(hub.resolve(model)), "eager"
+    folder, kind = Path(hub.resolve(model)), "eager"
     if form is not None:
-        kind, folder = "bundle", options.work / f"{model}-{'-'.join(form)}"
+        folder, kind = place(options.work, model, *form), "bundle"
         if not folder.exists():
-            command = ["export", model, str(folder), "--for", form[0], "--precision", form[1]]
-            done = subprocess.run(
-                [sys.executable, "-m", "pochade", *command], check=False, capture_output=True, text=True
-            )
-            if done.returncode:
-                said = done.stderr.strip().splitlines()[-1].removeprefix("error: ")
-                return None if "is not installed" in said else {"failed": said}
-        place = folder
+            return None
     load = os.getloadavg()[0]
-    given = [kind, str(place), str(options.threads), str(options.rounds), str(time.time())]
+    given = [kind, str(folder), str(options.threads), str(options.rounds), str(time.time())]
     done = subprocess.run([sys.executable, __file__, "--measure", *given], check=False, capture_output=True, text=True)
     if done.returncode:
         return {"failed": done.stderr.strip().splitlines()[-1]}
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "disk_mb": size(place), "load": load}
+    return {**json.loads(done.stdout.strip().splitlines()[-1]), "disk_mb": size(folder), "load": load}
 
 
 def main() -> None:
@@ -129,7 +127,7 @@ def main() -> None:
             if (name in rows and not options.force) or (options.only and options.only not in name):
                 continue
             found = row(form, model, options)
-            print(f"{model}, {name}: {'not installed' if found is None else found}", flush=True)
+            print(f"{model}, {name}: {'no bundle' if found is None else found}", flush=True)
             if found is not None:
                 rows[name] = found
                 write_json(options.out, record)

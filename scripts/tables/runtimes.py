@@ -1,4 +1,4 @@
-"""The table of runtimes."""
+"""The tables of what runs elsewhere: runtimes, conversions, precisions."""
 
 from typing import Any
 
@@ -22,3 +22,59 @@ def runtimes(record: dict[str, Any]) -> str:
         "the next ones; memory is the largest resident set of the process:"
     )
     return f"{head}\n\n{table(['', 'runtime', 'cold, s', 'warm, s', 'disk, MB', 'memory, MB'], rows)}"
+
+
+NAMES = {"onnx": "ONNX", "openvino": "OpenVINO", "coreml": "Core ML", "executorch": "ExecuTorch", "litert": "LiteRT"}
+
+
+def conversions(record: dict[str, Any]) -> str:
+    """What each model exports to, how near it is to PyTorch, and how large."""
+    rows: list[list[str]] = []
+    for model, targets in record.items():
+        for target, forms in targets.items():
+            exact, *smaller = (_converted(name, row) for name, row in forms.items())
+            rows.append([f"`{model}`", NAMES[target], exact, "; ".join(smaller) or "–"])
+    head = (
+        "MB of the folder, the text encoder included; *from PyTorch* is the largest difference of any graph from eager "
+        "float32 on random inputs, beside the largest magnitude. Of smaller weights: the root mean square that they "
+        "change a call of the denoiser by, beside its deviation, and pictures beside those of the same runtime in "
+        "float32:"
+    )
+    return f"{head}\n\n{table(['', 'target', 'float32', 'smaller weights'], rows)}"
+
+
+def _converted(precision: str, row: dict[str, Any]) -> str:
+    if "failed" in row:
+        return row["failed"].replace("|", "/")
+    said = [f"{row['disk_mb']:.0f} MB"]
+    if precision != "fp32":
+        said[0] = f"{precision}: {said[0]}"
+    if row["precision_error"] is None:
+        said.append("converted and inspected, not run")
+    elif row["precision_error"] == 0:
+        said.append(f"{row['largest_difference']:.0e} from PyTorch")
+    else:
+        said += [f"{100 * row['precision_error']:.1f} %", f"{row['picture_psnr']:.1f} dB"]
+    return ", ".join(said)
+
+
+def precisions(record: dict[str, Any]) -> str:
+    """Pictures in smaller weights beside float32."""
+    rows: list[list[str]] = []
+    for model, measured in record.items():
+        rows.append([f"`{model}`", "fp32", "", "", "", f"{measured['fp32_mb']:.0f}"])
+        for name, row in measured["rows"].items():
+            figures = [
+                f"{row['psnr']:.1f} dB",
+                f"{row['median_psnr']:.1f} dB",
+                f"{row['kid']:.4f} ± {row['kid_std']:.4f}",
+            ]
+            rows.append([f"`{model}`", name, *figures, number(row, "disk_mb", form=".0f")])
+    one = next(iter(record.values()))
+    head = (
+        f"{one['pictures']} captions of OpenMoji, one seed each, {one['steps']} steps, beside the same in float32. "
+        "*another seed* is float32 with other noise, the distance between pictures of the same captions; KID (Lite0): "
+        "mean and deviation over subsets:"
+    )
+    titles = ["", "precision", "PSNR over all", "of the median picture", "KID from float32", "folder, MB"]
+    return f"{head}\n\n{table(titles, rows)}"

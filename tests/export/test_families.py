@@ -1,5 +1,7 @@
 """Every family and kind of denoiser as a bundle, run by its host beside the pipeline: new pictures, and edits."""
 
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,11 @@ from PIL import Image
 
 from conftest import toy_components
 from contracts.families import FAMILIES, make, stir
+from pochade.export import npu
 from pochade.export.bundle import export_bundle
+from pochade.export.formats.base import Graphs, Options
+from pochade.export.formats.onnx import Onnx
+from pochade.export.networks import Network
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle
@@ -23,6 +29,28 @@ CASES = [
     ("lrf", "linear", {}),
     ("microforge", "regions", {"tasks": TASKS}),
 ]
+
+
+class Shared(Onnx):
+    """ONNX, with the networks that all these pipelines have in common exported once."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._graphs: Graphs = {}
+
+    def convert(self, networks: Sequence[Network], folder: Path, options: Options) -> Graphs:
+        own = [network for network in networks if network.name.startswith("denoiser")]
+        common = [network for network in networks if network not in own]
+        if not self._graphs:
+            self._graphs = super().convert(common, self._place, options)
+        for network in common:
+            shutil.copyfile(self._place / self._graphs[network.name].file, folder / self._graphs[network.name].file)
+        return {**self._graphs, **super().convert(own, folder, options)}
+
+
+@pytest.fixture(scope="module")
+def form(tmp_path_factory: pytest.TempPathFactory) -> Onnx:
+    return Shared(tmp_path_factory.mktemp("shared"))
 
 
 def pipeline(family: str, toy: str, **changes: Any) -> TextToImagePipeline:
@@ -48,12 +76,15 @@ def same(got: Image.Image, want: np.ndarray) -> None:
 @pytest.mark.no_cover  # tracing a trace takes twice as long
 @pytest.mark.parametrize(("family", "toy", "changes"), CASES, ids=[case[0] for case in CASES])
 def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
-    tmp_path: Path, family: str, toy: str, changes: dict[str, Any]
+    tmp_path: Path, form: Onnx, family: str, toy: str, changes: dict[str, Any]
 ) -> None:
     pipe = pipeline(family, toy, **changes)
     depth = pipe.denoiser.input_spec().depth
     depths = (depth, depth + 1) if family == "lrf" and depth is not None else ()
-    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), depths=depths, pictures=0)
+    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), form=form, depths=depths, pictures=0)
+    for graph in manifest.graphs.values():
+        npu.prepare(tmp_path / "b" / graph.file, tmp_path / "npu.onnx")
+        assert not npu.lacking(tmp_path / "npu.onnx")["QNN"]
     bundle = Bundle(tmp_path / "b")
     assert manifest.trained_tasks == pipe.denoiser.input_spec().tasks
     assert set(manifest.depths) == {str(d) for d in depths or ([] if depth is None else [depth])}
@@ -73,7 +104,7 @@ def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
     same(edited.image, eager(kind, image=source, strength=0.5, guidance_scale=2.0, depth=depth))
 
 
-def test_adapters_go_into_the_graph(tmp_path: Path) -> None:
+def test_adapters_go_into_the_graph(tmp_path: Path, form: Onnx) -> None:
     """Merged into the weights, as ``pochade merge`` does it."""
     from peft import LoraConfig
 
@@ -88,6 +119,6 @@ def test_adapters_go_into_the_graph(tmp_path: Path) -> None:
     assert np.abs(want - before).max() > 5
     pipe.fuse_lora()
     pipe.unload_lora_weights()
-    manifest = export_bundle(pipe, tmp_path / "merged", Model("toy"), pictures=0)
+    manifest = export_bundle(pipe, tmp_path / "merged", Model("toy"), form=form, pictures=0)
     assert manifest.graphs["denoiser"].parameters == sum(p.numel() for p in pipe.denoiser.parameters())
     same(Bundle(tmp_path / "merged").generate("a red apple", seed=5, steps=2, guidance=1.0).image, want)

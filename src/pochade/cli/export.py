@@ -34,8 +34,8 @@ def export(
     precision: Annotated[
         str | None,
         typer.Option(
-            help="Of the weights: fp32, fp16, int8; with changes: int8,decoder=int8. Left out: fp32, for web int8, for "
-            "coreml fp16.",
+            help="Of the weights: fp32, fp16, int8; with changes: int8,decoder=int8. For NPUs, with activations: "
+            "w8a16, w8a8. Left out: fp32, for web int8, for coreml fp16.",
             metavar="NAME",
         ),
     ] = None,

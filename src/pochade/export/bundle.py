@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from pochade import __version__
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
+from pochade.export import samples
 from pochade.export.formats.base import Batch, Format, Options
 from pochade.export.formats.onnx import Onnx
 from pochade.export.networks import (
@@ -23,7 +23,7 @@ from pochade.export.networks import (
     encoder_network,
     text_encoder_network,
 )
-from pochade.export.precision import parse_precision
+from pochade.export.precision import CALIBRATED, parse_precision
 from pochade.export.readme import readme
 from pochade.files import atomic_folder, sha256, write_text
 from pochade.flow.sampling import set_timesteps
@@ -31,7 +31,6 @@ from pochade.pipelines import hub
 from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.checks import IMAGE_GUIDANCE, check_size, usual_strength
 from pochade.pipelines.schedulers import SCHEDULERS
-from pochade.runtime import Bundle
 from pochade.runtime.manifest import (
     FORMAT,
     MANIFEST,
@@ -50,12 +49,6 @@ from pochade.runtime.manifest import (
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TASKS
 
-PICTURES = 4
-"""Sampled to compare precisions,"""
-PICTURE_STEPS = 4
-"""in so many steps,"""
-PROMPTS = ("a red apple", "a sleeping cat", "a sailboat", "a red house with a door", "a yellow flower", "a blue bird")
-"""of these where a model names no prompts."""
 METHODS = ("euler", "lcm")
 """Names of ``SCHEDULERS`` that a host integrates by."""
 README = "README.md"
@@ -92,7 +85,7 @@ def export_bundle(
     quality: tuple[Quality, ...] = (),
     batch: Batch | None = None,
     external_data: bool = False,
-    pictures: int = PICTURES,
+    pictures: int = samples.PICTURES,
 ) -> Manifest:
     """Writes a model as a bundle: its graphs, ``tokenizer.json``, ``README.md`` and ``manifest.json``.
 
@@ -123,7 +116,7 @@ def export_bundle(
     precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)
     if external_data and not form.external_data:
         raise PochadeError(f"external_data: given for {form.name}, allowed is onnx")
-    options = Options(form.batch(batch), external_data)
+    options = Options(form.batch(batch, precisions.values()), external_data)
     height, width = (size, size) if isinstance(size, int) else size or (pipe.default_size, pipe.default_size)
     for name, value in (("height", height), ("width", width)):
         check_size(name, value, pipe.size_multiple)
@@ -165,9 +158,13 @@ def export_bundle(
         )
         if set(precisions.values()) != {"fp32"}:
             count = pictures if form.runs_here() else 0
-            exact = _pictures(new, manifest, form, count)
-            manifest = replace(manifest, graphs=form.round(networks, new, graphs, precisions))
-            manifest = replace(manifest, picture_psnr=_psnr(exact, _pictures(new, manifest, form, count)))
+            _write_manifest(new, manifest)
+            exact = samples.pictures(new, manifest, form, count)
+            calibrated = not set(CALIBRATED).isdisjoint(precisions.values())
+            examples = samples.examples(new, manifest, form) if calibrated else {}
+            manifest = replace(manifest, graphs=form.round(networks, new, graphs, precisions, examples))
+            _write_manifest(new, manifest)
+            manifest = replace(manifest, picture_psnr=samples.psnr(exact, samples.pictures(new, manifest, form, count)))
         write_text(new / README, readme(manifest))
         return _write_manifest(new, manifest)
 
@@ -206,26 +203,6 @@ def _write_manifest(folder: Path, manifest: Manifest) -> Manifest:
     manifest = replace(manifest, files=files)
     write_text(folder / MANIFEST, manifest.to_json())
     return manifest
-
-
-def _pictures(folder: Path, manifest: Manifest, form: Format, count: int) -> list[np.ndarray]:
-    """So many pictures of the graphs in a folder, [H, W, 3] in bytes."""
-    _write_manifest(folder, manifest)
-    bundle = Bundle(folder, openers={form.name: form.open})
-    prompts = manifest.model.prompts or PROMPTS
-    if manifest.text is None or manifest.text.classes:
-        prompts = ("",) if manifest.text is None else manifest.text.classes
-    return [
-        np.asarray(bundle.generate(prompts[i % len(prompts)], seed=i, steps=PICTURE_STEPS).image) for i in range(count)
-    ]
-
-
-def _psnr(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> float | None:
-    """Peak signal-to-noise ratio in dB over pictures, at most 99; None of none."""
-    if not first:
-        return None
-    errors = [np.mean((a.astype(np.float64) - b) ** 2) for a, b in zip(first, second, strict=True)]
-    return min(99.0, float(10 * np.log10(255**2 / max(float(np.mean(errors)), 1e-9))))
 
 
 def _sampling(scheduler: Any, default_steps: int) -> Sampling:

@@ -5,7 +5,7 @@ from typing import Literal, cast
 
 from pochade.errors import PochadeError, nearest
 
-Precision = Literal["fp32", "fp16", "int8"]
+Precision = Literal["fp32", "fp16", "int8", "w8a16", "w8a8"]
 GRAPHS = ("text_encoder", "denoiser", "decoder", "encoder")
 PRESETS: dict[str, tuple[Precision, ...]] = {
     "fp32": ("fp32", "fp32", "fp32", "fp32"),
@@ -13,6 +13,9 @@ PRESETS: dict[str, tuple[Precision, ...]] = {
     "int8": ("int8", "int8", "fp16", "fp16"),
 }
 """Precisions of ``GRAPHS``. In 8 bits autoencoders are no faster, and lose more than they save."""
+CALIBRATED: tuple[Precision, ...] = ("w8a16", "w8a8")
+"""Those in which activations are whole numbers too, so that pictures must say how large they become: weights of 8 bits
+with activations of 16, and of 8."""
 
 
 def parse_precision(

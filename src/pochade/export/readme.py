@@ -6,8 +6,8 @@ from pochade.runtime.manifest import Manifest, Value
 
 _PAGE = """# {name}, as a bundle for devices
 
-A text-to-image model as ONNX graphs, for pictures of {width} x {height} pixels. Licence of the weights: {license}.
-{attribution}
+A text-to-image model as graphs for {runtime}, for pictures of {width} x {height} pixels. Licence of the
+weights: {license}. {attribution}
 
 | graph | inputs | outputs | weights |
 |---|---|---|---|
@@ -35,6 +35,13 @@ _STEPS = {
     "euler": "z = z + (t' - t) v",
     "lcm": "x = z - t v, and z = (1 - t') x + t' e with new noise e from the same generator",
 }
+_RUNTIMES = {
+    "onnx": "ONNX Runtime",
+    "openvino": "OpenVINO",
+    "coreml": "Core ML",
+    "executorch": "ExecuTorch (each a method of the file)",
+    "litert": "LiteRT",
+}
 
 
 def readme(manifest: Manifest) -> str:
@@ -46,6 +53,7 @@ def readme(manifest: Manifest) -> str:
     ]
     return _PAGE.format(
         name=model.name,
+        runtime=_RUNTIMES[manifest.target],
         width=manifest.width,
         height=manifest.height,
         license=model.license or "the model names none",

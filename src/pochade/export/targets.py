@@ -107,7 +107,7 @@ def _bundle(form: Format, request: Request) -> tuple[Manifest, list[str]]:
         quality=request.quality,
         **request.options,
     )
-    return manifest, []
+    return manifest, form.remarks(Path(request.folder), manifest.graphs)
 
 
 def _page(request: Request) -> tuple[Manifest, list[str]]:
@@ -121,6 +121,7 @@ def _page(request: Request) -> tuple[Manifest, list[str]]:
         size=request.size,
         depth=request.depths[0] if request.depths else None,
         decoder=request.decoder,
+        quality=request.quality,
         runtime=request.options.get("onnxruntime_web"),
     )
     return site.manifest, [f"download: {site.download / 1e6:.1f} MB, to edit {site.editing / 1e6:.1f} MB more"]

@@ -1,24 +1,27 @@
 """What every form of a bundle's graphs answers, and how a graph is described."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pochade.errors import PochadeError
 from pochade.export import parity
 from pochade.export.networks import Network
-from pochade.export.precision import Precision
+from pochade.export.precision import CALIBRATED, Precision
 from pochade.runtime.engines import OPENERS
 from pochade.runtime.graphs import Run
 from pochade.runtime.manifest import Graph, Value
 
 Batch = int | Literal["dynamic"]
 Graphs = dict[str, Graph]
+Examples = Mapping[str, Sequence[Mapping[str, np.ndarray]]]
+"""Graph -> inputs that pictures called it with, by name."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +49,13 @@ class Format(ABC):
     external_data: ClassVar[bool] = False
     """Whether weights can get files beside the graphs."""
 
-    def batch(self, given: Batch | None) -> Batch:
+    def batch(self, given: Batch | None, precisions: Collection[Precision] = ()) -> Batch:
         """The batch for what a user gave, None for nothing. Raises PochadeError where it cannot be."""
+        static = next((one for one in precisions if one in CALIBRATED), None)
         if given is None:
-            return "dynamic" if self.free_batch else 1
-        if given == "dynamic" and not self.free_batch:
-            raise PochadeError(f"batch: any given for {self.name}, allowed are whole numbers from 1")
+            return "dynamic" if self.free_batch and static is None else 1
+        if given == "dynamic" and (static is not None or not self.free_batch):
+            raise PochadeError(f"batch: any given for {static or self.name}, allowed are whole numbers from 1")
         if given != "dynamic" and given < 1:
             raise PochadeError(f"batch: {given} given, allowed are whole numbers from 1")
         return given
@@ -70,9 +74,17 @@ class Format(ABC):
 
     @abstractmethod
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
-        """Replaces what ``convert`` wrote by graphs with smaller weights, for those that are not ``fp32``."""
+        """Replaces what ``convert`` wrote by graphs with smaller weights, for those that are not ``fp32``.
+
+        ``examples`` are given where a precision is one of ``CALIBRATED``.
+        """
 
     def open(self, path: Path, name: str, graph: Graph, threads: int | None, low_memory: bool) -> Run:
         """Loads the graph ``name``; see ``pochade.runtime.graphs.Open``.
@@ -85,6 +97,11 @@ class Format(ABC):
     def runs_here(self) -> bool:
         """Whether ``open`` can be called on this machine."""
         return True
+
+    def remarks(self, folder: Path, graphs: Mapping[str, Graph]) -> list[str]:
+        """Lines that a user should read of what was written."""
+        del folder, graphs
+        return []
 
 
 def on_tensors(graph: Run) -> parity.Run:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.export import parity
-from pochade.export.formats.base import Format, Graphs, Options, batches, described, example, opened
+from pochade.export.formats.base import Examples, Format, Graphs, Options, batches, described, example, opened
 from pochade.export.formats.programs import Rules, converting, program
 from pochade.export.networks import Network
 from pochade.export.precision import PRESETS, Precision
@@ -69,8 +69,14 @@ class CoreMl(Format):
         return self._written(networks, folder, options, dict.fromkeys((n.name for n in networks), "fp32"))
 
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
+        del examples
         lower = [network for network in networks if precisions[network.name] != "fp32"]
         options = Options(next(iter(graphs.values())).inputs[0].shape[0] or 1)
         with atomic_folder(folder, replace="files") as new:

@@ -11,7 +11,17 @@ import torch
 from torch import nn
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export.formats.base import Format, Graphs, Options, batches, compared, described, example, rounded
+from pochade.export.formats.base import (
+    Examples,
+    Format,
+    Graphs,
+    Options,
+    batches,
+    compared,
+    described,
+    example,
+    rounded,
+)
 from pochade.export.formats.programs import PLAIN_ATTENTION, converting, program
 from pochade.export.networks import Network
 from pochade.export.precision import Precision
@@ -54,8 +64,14 @@ class ExecuTorch(Format):
         return graphs
 
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
+        del examples
         batch = next(iter(graphs.values())).inputs[0].shape[0] or 1
         with converting(FILE):
             modules = {

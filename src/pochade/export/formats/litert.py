@@ -10,7 +10,17 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError, missing_extra
-from pochade.export.formats.base import Format, Graphs, Options, batches, compared, described, example, rounded
+from pochade.export.formats.base import (
+    Examples,
+    Format,
+    Graphs,
+    Options,
+    batches,
+    compared,
+    described,
+    example,
+    rounded,
+)
 from pochade.export.formats.programs import PLAIN_ATTENTION, converting
 from pochade.export.networks import Network
 from pochade.export.precision import Precision
@@ -67,8 +77,14 @@ class LiteRt(Format):
         return graphs
 
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
+        del examples
         found = dict(graphs)
         for network in networks:
             graph = graphs[network.name]

@@ -6,19 +6,22 @@ from pathlib import Path
 from typing import ClassVar
 
 from pochade.errors import missing_extra
-from pochade.export import onnx, parity
-from pochade.export.formats.base import Format, Graphs, Options, described, opened
+from pochade.export import npu, onnx, parity
+from pochade.export.formats.base import Examples, Format, Graphs, Options, described, opened
 from pochade.export.networks import Network
-from pochade.export.precision import PRESETS, Precision
+from pochade.export.precision import CALIBRATED, GRAPHS, PRESETS, Precision
 from pochade.export.quantize import quantise
 from pochade.export.weights import data_of
-from pochade.runtime.manifest import ONNX
+from pochade.runtime.manifest import ONNX, Graph
 
 
 class Onnx(Format):
     name = ONNX
     extra = "export"
-    precisions: ClassVar[Mapping[str, tuple[Precision, ...]]] = PRESETS
+    precisions: ClassVar[Mapping[str, tuple[Precision, ...]]] = {
+        **PRESETS,
+        **{name: (name,) * len(GRAPHS) for name in CALIBRATED},
+    }
     free_batch = True
     external_data = True
 
@@ -49,7 +52,12 @@ class Onnx(Format):
         return graphs
 
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
         rounded = dict(graphs)
         for network in networks:
@@ -57,7 +65,10 @@ class Onnx(Format):
             if precision == "fp32":
                 continue
             path, batch = folder / graph.file, graph.inputs[0].shape[0] or 1
-            error = quantise(path, path, network.inputs, precision=precision, batch=batch).error
+            if precision in CALIBRATED:
+                error = npu.quantise(path, path, examples.get(network.name, ()), precision)
+            else:
+                error = quantise(path, path, network.inputs, precision=precision, batch=batch).error
             took = parity.milliseconds(opened(self, folder, graph, network.name), network.inputs, batch)
             data = data_of(path)
             rounded[network.name] = replace(
@@ -68,3 +79,7 @@ class Onnx(Format):
                 milliseconds=took,
             )
         return rounded
+
+    def remarks(self, folder: Path, graphs: Mapping[str, Graph]) -> list[str]:
+        for_npus = {name: graph.file for name, graph in graphs.items() if graph.precision in CALIBRATED}
+        return npu.coverage(folder, for_npus)

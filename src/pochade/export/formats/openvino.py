@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from pochade.errors import PochadeError, missing_extra
 from pochade.export import onnx
-from pochade.export.formats.base import Format, Graphs, Options, compared, described, rounded
+from pochade.export.formats.base import Examples, Format, Graphs, Options, compared, described, rounded
 from pochade.export.formats.onnx import Onnx
 from pochade.export.formats.programs import converting
 from pochade.export.networks import Network
@@ -54,8 +54,14 @@ class OpenVino(Format):
         return graphs
 
     def round(
-        self, networks: Sequence[Network], folder: Path, graphs: Graphs, precisions: Mapping[str, Precision]
+        self,
+        networks: Sequence[Network],
+        folder: Path,
+        graphs: Graphs,
+        precisions: Mapping[str, Precision],
+        examples: Examples,
     ) -> Graphs:
+        del examples
         import openvino
 
         found = dict(graphs)
