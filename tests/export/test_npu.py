@@ -107,3 +107,21 @@ def test_what_cannot_be() -> None:
     assert FORMATS["onnx"].batch(None, ["fp32"]) == "dynamic"
     with pytest.raises(PochadeError, match="precision: 'w8a16' given, allowed are fp32, fp16, int8"):
         find_target("openvino", {}, "w8a16")
+
+
+def test_a_large_column_does_not_spoil_the_others(tmp_path: Path) -> None:
+    source, made = attention(tmp_path / "source.onnx"), tmp_path / "made.onnx"
+    model = onnx.load(source)
+    weight = next(w for w in model.graph.initializer if w.name == "w")
+    values = numpy_helper.to_array(weight).copy()
+    values[:, 0] *= 1000
+    values[:, 1] = 0
+    weight.CopyFrom(numpy_helper.from_array(values, "w"))
+    onnx.save(model, source)
+    npu.prepare(source, tmp_path / "prepared.onnx")
+    given = inputs(0)
+    exact = session(source).run(None, given)[0]
+    np.testing.assert_allclose(session(tmp_path / "prepared.onnx").run(None, given)[0], exact, rtol=1e-4, atol=1e-5)
+    npu.quantise(source, made, [inputs(seed) for seed in range(8)], "w8a16")
+    found = session(made).run(None, given)[0]
+    assert np.abs(found - exact)[:, 1:].max() < 0.1 * exact[:, 2:].std()

@@ -95,6 +95,9 @@ def prepare(source: Path, target: Path) -> None:
     onnx.save(model, target)
     with _quiet():
         qnn_preprocess_model(target, target)
+    model = onnx.load(target)
+    _even_columns(model)
+    onnx.save(model, target)
 
 
 def lacking(path: Path) -> dict[str, list[str]]:
@@ -159,6 +162,35 @@ def _finite_masks(model: Any) -> None:
             node.input[i] = same.get(name, name)
     graph.ClearField("node")
     graph.node.extend(kept)
+
+
+def _even_columns(model: Any) -> None:
+    """Gives all columns of a matrix the same largest magnitude, and multiplies the product by what that took: x W is
+    (x W / s) s. A matrix has one scale on an NPU, which its largest column would spoil for all others."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {weight.name: weight for weight in graph.initializer}
+    factors: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in graph.node:
+        nodes.append(node)
+        weight = weights.get(node.input[1]) if node.op_type == "MatMul" else None
+        if weight is None or len(weight.dims) != 2:
+            continue
+        if weight.name not in factors:
+            values = numpy_helper.to_array(weight)
+            largest = np.abs(values).max(0).clip(min=np.finfo(np.float32).tiny)
+            factors[weight.name] = f"{weight.name}_columns"
+            graph.initializer.append(numpy_helper.from_array(largest / largest.max(), factors[weight.name]))
+            even = numpy_helper.from_array((values / (largest / largest.max())).astype(np.float32), weight.name)
+            weight.CopyFrom(even)
+        out = node.output[0]
+        node.output[0] = f"{out}_even"
+        product = [f"{out}_even", factors[weight.name]]
+        nodes.append(helper.make_node("Mul", product, [out], name=f"{node.name}_columns"))
+    graph.ClearField("node")
+    graph.node.extend(nodes)
 
 
 def _error(first: Path, second: Path, examples: Sequence[Example]) -> float:
