@@ -179,12 +179,12 @@ class Images:
 class Sampler:
     """A pipeline (``pochade.evaluation.generation.TextToImage``) of any network that is called as ours are."""
 
-    def __init__(self, setting: Setting, denoiser: nn.Module) -> None:
-        self.denoiser, self.device = denoiser, setting.device
-        self.autoencoder: Any = setting.pipeline.autoencoder.to(setting.device)
-        self.text_encoder: Any = setting.pipeline.text_encoder.to(setting.device)
-        self.default_size = int(setting.pipeline.default_size)
-        self.spec = setting.pipeline.denoiser.input_spec()
+    def __init__(self, pipeline: TextToImagePipeline, denoiser: nn.Module, device: torch.device) -> None:
+        self.denoiser, self.device = denoiser, device
+        self.autoencoder: Any = pipeline.autoencoder.to(device)
+        self.text_encoder: Any = pipeline.text_encoder.to(device)
+        self.default_size = int(pipeline.default_size)
+        self.spec = pipeline.denoiser.input_spec()
         self.name_or_path: str | None = None
 
     @property
@@ -326,7 +326,7 @@ def run(name: str, seed: int, rate: float, stops: Mapping[int, tuple[str, ...]],
 
 def pictures(task: FlowTask, label: str, setting: Setting, judge: Judge) -> dict[str, Any]:
     """Figures of pictures of each split."""
-    pipeline = Sampler(setting, task.parts["denoiser"].eval())
+    pipeline = Sampler(setting.pipeline, task.parts["denoiser"].eval(), setting.device)
     store = PictureStore(setting.out / "samples" / label, {"weights": fingerprint(pipeline)})
     found: dict[str, Any] = {}
     for split, real in judge.sides.items():

@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, runtimes, scans  # noqa: E402
+from tables import claims, editing, models, runtimes, scans, yours  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -87,6 +87,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "scan_cold_start": (f"{BENCHMARKS}/scans.json", scans.scan_cold_start),
     "scan_gpu": (f"{BENCHMARKS}/scans_cuda.json", scans.scan_gpu),
     "grid_mixers": (f"{BENCHMARKS}/grid_mixers.json", scans.grid_mixers),
+    "photographs": (f"{BENCHMARKS}/photographs.json", yours.photographs),
 }
 """Name -> where its measurements lie, and what makes a table of them."""
 
@@ -106,6 +107,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/lira.md": (),
     "docs/microforge.md": (),
     "docs/on-device.md": (),
+    "docs/photographs.md": (),
     "checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),
     "checkpoints/lira-nano/README.md": ("lira_checkpoint",),

@@ -9,7 +9,7 @@ from PIL import Image
 
 from cli.run import cli
 from pochade.data.dataset import is_held_out
-from pochade.data.sources import FolderSource
+from pochade.data.sources import FolderSource, PicturesSource
 from pochade.errors import PochadeError
 from pochade.evaluation.data_check import check_data, words_of
 from pochade.text_encoders.bag import BagEncoder
@@ -138,6 +138,52 @@ def test_classes_and_drawn_pictures():
 
 def test_words():
     assert words_of(["A red-brown fox, 2 o'clock", "a FOX"]) == {"a", "red-brown", "fox", "2", "o'clock"}
+
+
+@pytest.mark.parametrize(
+    ("deviation", "problem", "said"),
+    [
+        (0.3, True, "train one on your own pictures first"),
+        (0.15, False, "one of your own may keep more"),
+        (0.05, False, ""),
+    ],
+)
+def test_an_autoencoder_that_is_not_enough_is_said_with_what_trains_one(
+    deviation: float, problem: bool, said: str, tmp_path: Path
+):
+    """An error of 0.3, 0.15 and 0.05 in pictures of [-1, 1] is a PSNR of 16.5, 22.5 and 32.0 dB."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    Image.new("RGB", (32, 32), "teal").save(folder / "1.png")
+
+    class Off(Blur):
+        def decode(self, latents: torch.Tensor) -> torch.Tensor:
+            return super().decode(latents) + deviation
+
+    source = PicturesSource(folder)
+    check, _ = check_data(source, None, 32, autoencoder=Off(), model="off", progress=False)
+    (finding,) = [one for one in check.findings if "autoencoder of off" in one.text]
+    assert finding.problem == problem
+    assert f"{-20 * np.log10(deviation / 2):.1f} dB" in finding.text
+    assert said in finding.text
+    assert (f"pochade train autoencoder data.source=pictures:{folder}" in finding.text) == bool(said)
+
+
+def test_any_autoencoder_is_measured_by_name(faults: Path, tmp_path: Path, capsys: Any):
+    """One of diffusers, from a folder as its hub has it; what there is not is one line."""
+    from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
+
+    from contracts.families import DIFFUSERS
+
+    theirs: Any = AutoencoderKL
+    theirs(**DIFFUSERS["kl"]).save_pretrained(tmp_path / "kl")
+    check = ("data", "check", f"pictures:{faults}", "--size", "32", "-o", str(tmp_path / "report"))
+    cli(capsys, *check, "--autoencoder", str(tmp_path / "kl"), code=1)
+    found = json.loads((tmp_path / "report" / "check.json").read_text())["reconstruction"]
+    assert (found["model"], len(found["psnr"])) == (str(tmp_path / "kl"), 7)  # the picture without a caption as well
+    error = cli(capsys, *check, "--overwrite", "--autoencoder", "nowhere", code=2).error
+    assert "autoencoder: 'nowhere' is no folder and no hub name OWNER/NAME" in error
+    assert "\n" not in error
 
 
 def test_no_pictures_is_one_line(tmp_path: Path):

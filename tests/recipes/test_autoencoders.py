@@ -1,6 +1,7 @@
 """Every kind of autoencoder in a recipe, published ones, and a decoder that is distilled."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from pochade.autoencoders.pretrained import PretrainedAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.data.cache.latents import CachedLatents
-from pochade.data.sources import FolderSource
+from pochade.data.sources import FolderSource, SyntheticSource
 from pochade.errors import PochadeError
 from pochade.pipelines.autoencoders import load_autoencoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -28,7 +29,8 @@ from pochade.training.data import ImageData
 from pochade.training.executor import run
 from pochade.training.overrides import override
 from pochade.training.stage import differences
-from pochade.training.stages.autoencoder import AutoencoderSettings
+from pochade.training.stages.autoencoder import AutoencoderSettings, build_autoencoder, with_model
+from pochade.training.stages.components import Components
 from pochade.training.stages.decoder import DecoderSettings
 from pochade.training.stages.flow import FlowSettings
 from recipes.running import train
@@ -52,6 +54,19 @@ def sample(folder: Path) -> Any:
     pipe.set_progress_bar_config(disable=True)
     generator = torch.Generator().manual_seed(0)
     return pipe("picture", num_inference_steps=1, generator=generator, output_type="np").images
+
+
+# --- the start is the autoencoder of a model
+
+
+def test_an_autoencoder_starts_from_that_of_a_model() -> None:
+    stage = autoencoder_stage(ImageData(SyntheticSource(4), 32), initialise_from="lrf-openmoji")
+    network = build_autoencoder(stage.task)
+    assert with_model(stage, network, Components()).initialise_from is None
+    weights = load_autoencoder("lrf-openmoji").state_dict()
+    assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+    with pytest.raises(PochadeError, match="initialise_from: the autoencoder of 'iris-nano': its tensors do not fit"):
+        with_model(replace(stage, initialise_from="iris-nano"), network, Components())
 
 
 # --- every kind is trained, and a denoiser behind it

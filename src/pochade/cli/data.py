@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli.common import check_folder, complain, loading, print_json, quiet_libraries
-from pochade.errors import PochadeError, nearest
+from pochade.errors import PochadeError, naming, nearest
 from pochade.pipelines.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
@@ -126,6 +126,10 @@ def check(
             f"captions it reads. Left out: the captions alone, as {DEFAULT_MODEL} reads them."
         ),
     ] = None,
+    autoencoder: Annotated[
+        str | None,
+        typer.Option(help="How well this one gives each picture back: of a model, a folder, or OWNER/NAME on the hub."),
+    ] = None,
     size: Annotated[int | None, typer.Option(help="Pixels to train at; left out, the model's own.")] = None,
     background: Background = "white",
     max_megapixels: MaxMegapixels = None,
@@ -151,20 +155,26 @@ def check(
     check_folder("out", out)
     if not overwrite:
         check_absent("out", out, FILES)
-    name = model or DEFAULT_MODEL
+    name, measured = model or DEFAULT_MODEL, autoencoder or model
     with loading(name):
         from pochade.evaluation.data_check import check_data, parts_of
 
         quiet_libraries()
-        encoder, autoencoder, own = parts_of(name)
-    if model is not None and size is not None and size % autoencoder.downsampling:
-        raise PochadeError(f"size: {size} given, allowed are multiples of {autoencoder.downsampling} with this model")
+        encoder, network, own = parts_of(name)
+    if autoencoder is not None:
+        with loading(autoencoder), naming("autoencoder", "name_or_folder"):
+            from pochade.pipelines.autoencoders import load_autoencoder
+
+            network = load_autoencoder(autoencoder)
+    size = own if size is None else size
+    if measured is not None and size % network.downsampling:
+        raise PochadeError(f"size: {size} given, allowed are multiples of {network.downsampling} with {measured}")
     checked, dataset = check_data(
         found,
         encoder,
-        own if size is None else size,
-        autoencoder=None if model is None else autoencoder,
-        model=name,
+        size,
+        autoencoder=None if measured is None else network,
+        model=measured or name,
         reading=reading,
         progress=not as_json,
     )

@@ -26,6 +26,10 @@ BEST = 60.0
 """PSNR in dB of a picture that is given back exactly."""
 POOR = 20.0
 """PSNR in dB below which what an autoencoder gives back is visibly another picture."""
+SOFT = 26.0
+"""PSNR in dB below which fine structure is lost."""
+RECIPE = "pochade train autoencoder data.source={}"
+"""What trains an autoencoder on a source."""
 LISTED = 100
 """Words, captions and sets that a list of the report has at most."""
 _HASHED_SIDE = 64
@@ -324,7 +328,7 @@ def _findings(check: DataCheck, report: Report | None, max_skipped: float) -> li
             "measured on the held-out ones is then memory"
         )
     if check.reconstruction is not None:
-        found += _of_reconstruction(check.reconstruction)
+        found += _of_reconstruction(check.reconstruction, check.source)
     return found
 
 
@@ -359,12 +363,15 @@ def _of_captions(captions: Captions, pictures: int) -> list[Finding]:
     return found
 
 
-def _of_reconstruction(reconstruction: Reconstruction) -> list[Finding]:
+def _of_reconstruction(reconstruction: Reconstruction, source: str) -> list[Finding]:
     poor = [name for name, value in reconstruction.psnr if value < POOR]
-    about = f"the autoencoder of {reconstruction.model} gives the pictures back at a median of"
-    if reconstruction.median < POOR:
-        return [Finding(f"{about} {reconstruction.median:.1f} dB: train one on your own pictures first", True)]
-    found = [Finding(f"{about} {reconstruction.median:.1f} dB", False)]
+    median, train = reconstruction.median, RECIPE.format(source)
+    about = f"the autoencoder of {reconstruction.model} gives the pictures back at a median of {median:.1f} dB"
+    if median < POOR:
+        return [Finding(f"{about}: train one on your own pictures first ({train})", True)]
+    if median < SOFT:
+        about += f": fine structure is lost; one of your own may keep more ({train})"
+    found = [Finding(about, False)]
     if poor:
         found.append(Finding(f"{_count(len(poor), 'picture')} below {POOR:g} dB, {poor[0]} the worst", False))
     return found

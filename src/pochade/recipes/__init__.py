@@ -29,6 +29,7 @@ RECIPES: dict[str, str] = {
     "edit": "pochade.recipes.single:edit",
     "lora": "pochade.recipes.single:lora",
     "edit-lora": "pochade.recipes.single:edit_lora",
+    "autoencoder": "pochade.recipes.single:autoencoder",
     "tiny-decoder": "pochade.recipes.single:tiny_decoder",
 }
 """Name -> "module:function"."""

@@ -3,6 +3,7 @@
 from pochade.data.sources import OpenMojiSource
 from pochade.recipes.lrf import TEXT_SHIFT
 from pochade.recipes.stages import (
+    autoencoder_stage,
     consistency_stage,
     control_stage,
     decoder_stage,
@@ -70,6 +71,11 @@ def lora() -> list[AnyStage]:
 def edit_lora() -> list[AnyStage]:
     """A LoRA for a model that edits (set task.base), on pairs of pictures (set data.pairs, else OpenMoji's)."""
     return [lora_stage(PairData(), EditLoRASettings(), name="edit_lora", steps=1000)]
+
+
+def autoencoder() -> list[AnyStage]:
+    """An f8 autoencoder of your own pictures (set data.source); task.kind=wavelet: f16, deep_compression: f32."""
+    return [autoencoder_stage(ImageData(None, 128), steps=4000, learning_rate=1e-3, clip=1.0, sample_every=500)]
 
 
 def tiny_decoder() -> list[AnyStage]:

@@ -50,6 +50,24 @@ def test_text_files_and_subfolders(tmp_path: Path):
     assert data.image(1, 8).getpixel((0, 0)) == (1, 254, 0)
 
 
+def test_without_captions_pictures_go_by_the_names_of_their_files(tmp_path: Path):
+    for name in ("a/1.png", "b/1.jpg", "2_x.png"):
+        save_picture(tmp_path / name)
+    (tmp_path / "2_x.txt").write_text("a fox")
+    data = open_folder(tmp_path, "all", classes=False, by_name=True, reading=Reading(progress=False))
+    found = {data.item(i).name: (data.item(i).captions, data.item(i).group) for i in range(len(data))}
+    assert found == {
+        "2_x.png": (("a fox",), "a fox"),
+        "a/1.png": (("a/1",), "a/1.png"),
+        "b/1.jpg": (("b/1",), "b/1.jpg"),
+    }
+    assert data.report.skipped_count == 0
+    assert data.classes == ()
+    (tmp_path / "2_x.txt").unlink()
+    with pytest.raises(PochadeError, match=r"3 pictures but no captions: .* pictures:FOLDER takes all of them"):
+        opened(tmp_path)
+
+
 def test_metadata(tmp_path: Path):
     fill(tmp_path, 2)
     save_picture(tmp_path / "sub" / "a.png")

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 FORMS = (
     "openmoji, openmoji:groups, drawings, drawings:FOLDER, a folder of pictures or of shards, classes:FOLDER, "
-    "captions:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, or several joined by +"
+    "captions:FOLDER, pictures:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, or several joined by +"
 )
 """The text forms, as help."""
 _SEPARATOR = re.compile(r"(?<!\+)\+(?!\+)")
@@ -145,6 +145,24 @@ class FolderSource(Source):
 
 
 @dataclass(frozen=True)
+class PicturesSource(Source):
+    """All pictures of a folder, with or without captions; one that has none goes by the name of its file."""
+
+    path: Path
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:
+        from pochade.data.sources.folder import open_folder
+
+        return open_folder(self.path.expanduser(), split, classes=False, by_name=True, reading=reading)
+
+    def paths(self) -> tuple[Path, ...]:
+        return (self.path.expanduser(),)
+
+    def __str__(self) -> str:
+        return f"pictures:{_escaped(self.path)}"
+
+
+@dataclass(frozen=True)
 class CIFAR10Source(Source):
     """CIFAR-10 from its archive or folder, with ten classes; the test batch is held out."""
 
@@ -232,8 +250,8 @@ def parse_source(text: str) -> Source:
 
     ``openmoji``, ``openmoji:groups``, ``drawings``, ``drawings:FOLDER``, ``drawings:FOLDER:sets=noto,twemoji``,
     ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``, ``synthetic:64:classes=10``, a folder or a pattern of
-    shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that has both, and several joined by ``+``; in a path that
-    does not exist yet, a plus is written twice.
+    shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that has both, ``pictures:FOLDER`` of one that may have
+    neither, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
 
     Raises:
         PochadeError: the text is of none of these forms. Whether a path exists is not checked.
@@ -258,6 +276,8 @@ def parse_source(text: str) -> Source:
             return OpenClipArtSource(Path(rest))
         case "classes" | "captions", ":" if rest:
             return FolderSource(Path(rest), classes=kind == "classes")
+        case "pictures", ":" if rest:
+            return PicturesSource(Path(rest))
         case "synthetic", ":":
             return _synthetic(text, rest)
         case _ if text and kind not in _KINDS:

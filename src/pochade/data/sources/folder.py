@@ -32,7 +32,7 @@ CAPTION_SUFFIXES = (".txt", ".caption")
 EXPECTED = (
     f"expected name.txt beside each picture (a caption a line), or {LIST} with a line "
     '{"file_name": "name.jpg", "text": "a caption"} for each (or the same as .json, .csv or .parquet), or a subfolder '
-    "for each class"
+    "for each class; for an autoencoder, pictures:FOLDER takes all of them by the names of their files"
 )
 OTHER, LONELY = "file that is no picture, caption or list", "caption file without a picture"
 NUMBERED = "folder whose name is a caption and whose number of repetitions is not"
@@ -70,7 +70,14 @@ class _Tree:
     """Caption files, by the name of the picture without its suffix, or with it."""
 
 
-def open_folder(path: Path, split: Split, *, classes: bool | None = None, reading: Reading | None = None) -> ImageFiles:
+def open_folder(
+    path: Path,
+    split: Split,
+    *,
+    classes: bool | None = None,
+    by_name: bool = False,
+    reading: Reading | None = None,
+) -> ImageFiles:
     """The captioned pictures of a folder and its subfolders.
 
     Captions are the lines of ``name.txt`` beside ``name.jpg`` (or of ``name.jpg.txt``, ``name.caption``). Or a list
@@ -86,6 +93,8 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
 
     Args:
         classes: whether the data set is one of classes; None: where there are no captions.
+        by_name: whether a picture without a caption has the name of its file, in the folder, in its place, and is a
+            group of its own. Subfolders are then no classes.
 
     Raises:
         PochadeError: no such folder, no pictures, neither captions nor classes, a listed name that leaves the folder.
@@ -101,12 +110,14 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     _read_captions(path, tree, listed, found)
     sides = split_folders(_top(candidate.picture.name) for candidate in found.candidates)
     captioned = bool(tree.lists) or bool(found.of_pictures)
-    if (classes and not any(candidate.class_name for candidate in found.candidates)) or not captioned:
+    unnamed = classes and not any(candidate.class_name for candidate in found.candidates)
+    if not by_name and (unnamed or not captioned):
         _name_by_folder(found, sides, classes)
     names = _class_names(path, tree, found)
     numbers = {str(number): number for number in range(len(names))} | {name: n for n, name in enumerate(names)}
     pictures: list[Picture] = []
-    for picture, class_name, lacking in found.candidates:
+    for candidate, class_name, lacking in found.candidates:
+        picture = _named(candidate) if by_name else candidate
         if class_name and class_name not in numbers:
             found.skipped.append((picture.name, "unknown class", class_name, 1))
         elif picture.captions or class_name:
@@ -125,6 +136,13 @@ def open_folder(path: Path, split: Split, *, classes: bool | None = None, readin
     del tree, found  # a million pictures take gigabytes as objects
     records = CheckedPictures(pictures, report, store, reading)
     return ImageFiles(records, names or None, report, split=split, classes=classes, reading=reading)
+
+
+def _named(picture: Picture) -> Picture:
+    """A picture that has a caption: if it has none, the name of its file."""
+    if picture.captions:
+        return picture
+    return replace(picture, captions=(readable(split_name(picture.name)[0]),), group=picture.name, origin="file names")
 
 
 def _class_names(folder: Path, tree: _Tree, found: _Found) -> list[str]:

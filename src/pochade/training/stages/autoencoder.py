@@ -3,7 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,11 +21,13 @@ from pochade.data.samples import PixelSamples
 from pochade.errors import PochadeError, nearest
 from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_normal
+from pochade.training.checkpoint import check_tensors
 from pochade.training.data import ImageData, check_squares
 from pochade.training.overrides import read_options
 from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.models import is_model
 from pochade.training.stages.reconstruction import (
     PictureTask,
     ReconstructionWork,
@@ -203,8 +205,9 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         torch.manual_seed(stage.seed)
         network = build_autoencoder(stage.task)
         dataset = stage.data.open(stage=stage.name)
+        started = with_model(stage, network, inputs.components)
         return AutoencoderWork(
-            stage=with_start(stage, network, bool(stage.task.adversarial)),
+            stage=with_start(started, network, bool(stage.task.adversarial)),
             task=AutoencoderTask(network, stage.task, perceptual_loss(stage.task)),
             samples=PixelSamples(dataset, stage.data.size),
             data={"data.source": dataset},
@@ -219,6 +222,21 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
     ) -> AutoencoderStage:
         return with_synthetic_pictures(stage)
+
+
+def with_model(stage: AutoencoderStage, network: ImageAutoencoder, components: Components) -> AutoencoderStage:
+    """The stage with the weights of a whole model's autoencoder in ``network``, where that is its start.
+
+    Raises PochadeError where the model has another autoencoder.
+    """
+    start = stage.initialise_from
+    if start is None or not is_model(start):
+        return stage
+    weights = components.autoencoder(start, field="initialise_from").state_dict()
+    shapes = ({name: tuple(value.shape) for name, value in one.items()} for one in (weights, network.state_dict()))
+    check_tensors(f"initialise_from: the autoencoder of {start!r}", *shapes)
+    network.load_state_dict(weights)
+    return replace(stage, initialise_from=None)
 
 
 @dataclass(kw_only=True)
