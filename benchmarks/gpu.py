@@ -40,7 +40,6 @@ import torch.nn.functional as F
 from diffusers import FlowMatchEulerDiscreteScheduler
 from diffusers.utils import logging
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import scans
 from measuring import processor
@@ -52,6 +51,7 @@ from pochade.flow.sampling import CastDenoiser, sample
 from pochade.nn.convolution import DepthwiseConv
 from pochade.nn.depthwise import as_grid, as_tokens
 from pochade.training.compute import CompiledBlocks, products_for
+from pochade.training.costs import OperationCounter
 from pochade.training.ema import EMA
 from pochade.training.loop import train
 from pochade.training.stage import Stage
@@ -270,9 +270,9 @@ def training_step(bench: Bench, family: str, variant: str, batch: int) -> None:
     row: dict[str, Any] = {"parameters": sum(p.numel() for p in denoiser.parameters())}
     bench.found.setdefault("training", {})[name] = row  # what there is of it is kept where the rest fails
     with products_for(half, bench.device):
-        with FlopCounterMode(display=False) as counter:
+        with OperationCounter() as counter:
             step()
-        operations = counter.get_total_flops()
+        operations = counter.total
 
         def add(kind: str, seconds: float) -> None:
             row[f"{kind} ms"] = 1e3 * seconds

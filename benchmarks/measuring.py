@@ -6,35 +6,21 @@ A benchmark that calls ``peak`` sets KINETO_LOG_LEVEL before it imports torch: t
 import math
 import platform
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode, register_flop_formula
 
 from pochade.files import atomic_file
-from pochade.nn.scan import operators
+from pochade.training.costs import OperationCounter
 
 MATRIX = 1024
 """Rows and columns of the square matrices whose product gives the rate that others are compared with."""
 
 SECONDS = 6.0
 """A step of a second is run about so many times, one of milliseconds as often as the caller sets."""
-
-
-@register_flop_formula(operators.selective_scan)  # torch counts nothing for operators that it does not know
-def selective_scan_flops(
-    x: Sequence[int], _dt: Sequence[int], A: Sequence[int], B: Sequence[int], *_: Any, **__: Any
-) -> int:
-    """A state a channel and token costs 5 operations (decay, add, read out), 2 more where each has its own decay."""
-    return math.prod(x) * (B[-1] * (5 if len(A) == 1 else 7) + 3)
-
-
-@register_flop_formula(operators.linear_recurrence)
-def linear_recurrence_flops(a: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * math.prod(a)
 
 
 def rounds_for(seconds: float, most: int) -> int:
@@ -73,9 +59,9 @@ def peak(step: Callable[[], Any], device: str) -> int:
 
 def counted(step: Callable[[], Any], device: str) -> tuple[int, int]:
     """Operations of a step, a multiplication and an addition being two, and its ``peak`` of bytes."""
-    with FlopCounterMode(display=False) as counter:
+    with OperationCounter() as counter:
         most = peak(step, device)
-    return counter.get_total_flops(), most
+    return counter.total, most
 
 
 def processor(device: str = "cpu") -> str:

@@ -7,7 +7,14 @@ import torch
 from torch import nn
 
 from contracts.families import FAMILIES, conditioning_for, inputs_for, make, stir
-from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for, repeated_blocks
+from pochade.training.compute import (
+    CompiledBlocks,
+    LateNumbers,
+    is_bf16_slow,
+    products_for,
+    recomputing,
+    repeated_blocks,
+)
 
 CPU = torch.device("cpu")
 
@@ -102,3 +109,25 @@ def test_a_cpu_without_bf16_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     for capabilities, slow in (({"avx512_bf16": True}, False), ({"avx512_bf16": False, "avx2": True}, True)):
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda found=capabilities: found)
         assert is_bf16_slow(CPU) is slow
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_blocks_that_are_computed_anew_give_the_same_gradient(name: str) -> None:
+    denoiser = stir(make(name, next(iter(FAMILIES[name].toys)))).train()
+    given = *inputs_for(denoiser, 2, (4, 4)), conditioning_for(denoiser, FAMILIES[name].parts, 2, (4, 4))
+
+    def step() -> tuple[torch.Tensor, list[torch.Tensor]]:
+        torch.manual_seed(3)
+        denoiser.zero_grad()
+        velocity = denoiser(*given).velocity
+        velocity.square().sum().backward()
+        return velocity.detach(), [p.grad for p in denoiser.parameters() if p.grad is not None]
+
+    velocity, gradients = step()
+    with recomputing([denoiser]) as blocks:
+        assert blocks == repeated_blocks(denoiser)
+        again, others = step()
+    assert torch.equal(velocity, again)
+    assert len(gradients) == len(others)
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))
+    assert "forward" not in vars(blocks[0])

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, profile, run, runs, train
+from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, plan, profile, run, runs, train
 from pochade.cli.common import complain, debug_requested
 from pochade.cli.stopping import EXIT_CODE, Stop
 from pochade.errors import PochadeError
@@ -61,6 +61,7 @@ app.command("upscale", epilog=edit.UPSCALE_EXAMPLES)(edit.upscale)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES, context_settings=FIELDS)(train.train)
+app.command("plan", epilog=plan.EXAMPLES, context_settings=FIELDS)(plan.plan)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)
 app.add_typer(data.data, name="data")

@@ -2,10 +2,12 @@
 
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 
 class LateNumbers:
@@ -74,6 +76,21 @@ class CompiledBlocks:
         finally:
             for block, implementation in zip(self.blocks, compiled, strict=True):
                 block._compiled_call_impl = implementation
+
+
+@contextmanager
+def recomputing(modules: Iterable[nn.Module]) -> Generator[list[nn.Module]]:
+    """Within it the repeated blocks of some modules keep nothing but their inputs for the backward pass, which computes
+    the rest of a block anew when it comes to it (gradient checkpointing, 1604.06174); yields these blocks.
+    """
+    blocks = [block for module in modules for block in repeated_blocks(module)]
+    for block in blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    try:
+        yield blocks
+    finally:
+        for block in blocks:
+            del block.forward  # that of the class is left
 
 
 @contextmanager

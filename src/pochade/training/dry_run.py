@@ -11,17 +11,16 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import saved_tensors_hooks
 
 from pochade.device import device_memory, resolve_device
 from pochade.errors import PochadeError
+from pochade.training.costs import activation_bytes, fewest_parts, fixed_memory
 from pochade.training.executor import check, free_memory, take_or_run
 from pochade.training.loader import draw
 from pochade.training.stage import AnyStage, steps_for
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
 from pochade.training.stages.kind import Inputs, Result, Role, Work
-from pochade.training.task import Batch, Task
 
 STEPS = 3
 """Optimiser steps of a trial, of which the fastest counts."""
@@ -146,7 +145,8 @@ def _trial(
     own = stage.batch_size // stage.accumulate
     drawn = draw(work.samples, short.seed, range(sample), short.batch_size)
     batch = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in drawn.items()}
-    activations = activation_bytes(work.task, batch, short.precision)
+    again = stage.gradient_checkpointing
+    activations = activation_bytes(work.task, batch, short.precision, recompute=again)
     fixed, trained = fixed_memory(work.task)
     memory = {**fixed, "activations": activations * own // sample}
     available = device_memory(device)
@@ -165,49 +165,7 @@ def _trial(
         hours=seconds * stage.steps / HOUR,
         memory=memory,
         available=free,
-        accumulate=_parts(stage, sum(fixed.values()), activations / sample, free),
+        accumulate=fewest_parts(stage.batch_size, stage.accumulate, sum(fixed.values()), activations / sample, free),
         losses=tuple(line["loss"] for line in lines),
         assumed=assumed,
     )
-
-
-def _parts(stage: AnyStage, fixed: int, activations: float, free: int | None) -> int | None:
-    """The fewest parts, at least the stage's own, of which one fits; ``activations`` are those of one sample."""
-    for parts in range(stage.accumulate, stage.batch_size + 1):
-        if stage.batch_size % parts == 0 and (free is None or fixed + activations * stage.batch_size / parts <= free):
-            return parts
-    return None
-
-
-def fixed_memory(task: Task) -> tuple[dict[str, int], int]:
-    """Bytes that do not depend on the batch, by part, and the number of trained parameters."""
-    network = task.trainable()
-    own = {id(p) for p in network.parameters()}
-    weights = sum(p.nbytes for p in network.parameters())
-    trained = [p for p in network.parameters() if p.requires_grad]
-    gradients = sum(p.nbytes for p in trained)
-    frozen = sum(p.nbytes for p in task.parameters() if id(p) not in own)
-    memory = {"weights": weights, "gradients": gradients, "optimiser": 2 * gradients, "average": weights}
-    return {**memory, "frozen": frozen}, sum(p.numel() for p in trained)
-
-
-def activation_bytes(task: Task, batch: Batch, precision: str) -> int:
-    """Bytes that a forward pass keeps for the backward pass, weights and the batch itself not counted.
-
-    Counted from the tensors that autograd saves, each storage once, by the kernels that this device uses.
-    """
-    known = {p.untyped_storage().data_ptr() for p in task.parameters()}
-    known |= {v.untyped_storage().data_ptr() for v in batch.values() if isinstance(v, Tensor)}
-    saved: dict[int, torch.UntypedStorage] = {}
-
-    def pack(tensor: Tensor) -> None:  # a tensor that it returned would keep the graph, and the graph that tensor
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in known:
-            saved[storage.data_ptr()] = storage
-
-    task.train()
-    device = next(task.parameters()).device.type
-    hooks = saved_tensors_hooks(pack, lambda nothing: nothing)
-    with hooks, torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
-        task(batch)
-    return sum(storage.nbytes() for storage in saved.values())

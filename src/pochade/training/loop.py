@@ -37,13 +37,13 @@ from pochade.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
-from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for
+from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for, recomputing
 from pochade.training.ema import EMA, module_tensors
 from pochade.training.estimate import AFTER, describe, estimate
 from pochade.training.held_out import HeldOut, Lowest, is_due
 from pochade.training.interruption import StopRequest, TrainingInterrupted
 from pochade.training.loader import Loader
-from pochade.training.metrics import MetricLog, Progress, Window
+from pochade.training.metrics import MetricLog, Progress, Window, suspects
 from pochade.training.processes import join_processes
 from pochade.training.stage import Identity, Stage
 from pochade.training.state import (
@@ -61,6 +61,7 @@ if TYPE_CHECKING:
 
 SampleSheet = Callable[[], "Image | None"]
 SaveModel = Callable[[Path], object]
+Saved = Callable[[], object]
 
 BEST = "best"
 """In the folder of a stage: the model at the lowest held-out loss."""
@@ -106,6 +107,7 @@ def train(
     sample_sheet: SampleSheet | None = None,
     save_model: SaveModel | None = None,
     held_out: Samples | None = None,
+    saved: Saved | None = None,
     console: bool = True,
 ) -> TrainResult:
     """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
@@ -115,7 +117,8 @@ def train(
     the settings of the stage. ``sample_sheet``, and ``save_model``, which writes a folder into each checkpoint, are
     called with the averaged weights in the network, in eval mode, without gradients; what they draw from global
     generators does not disturb the run. ``held_out`` are samples that are not trained on: their loss, always with the
-    same noises, stands in about fifty lines of the log, and ``best`` holds the model at the lowest.
+    same noises, stands in about fifty lines of the log, and ``best`` holds the model at the lowest. ``saved`` is
+    called after each checkpoint.
 
     Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not given
     for, where a resumed run has other settings than before, or where weights do not fit; FailureError for a
@@ -136,10 +139,13 @@ def train(
         sample_sheet=sample_sheet,
         save_model=save_model,
         held_out=held_out,
+        saved=saved,
         console=console,
     )
     try:
-        with run.stop_request.heeded(alone=run.world_size == 1), products_for(stage.precision, run.device):
+        recomputed = task.compilable() if stage.gradient_checkpointing else ()
+        heeded = run.stop_request.heeded(alone=run.world_size == 1)
+        with heeded, products_for(stage.precision, run.device), recomputing(recomputed):
             run.steps()
         return run.finish()
     except OSError as error:
@@ -174,11 +180,12 @@ class _Run:
         sample_sheet: SampleSheet | None,
         save_model: SaveModel | None,
         held_out: Samples | None,
+        saved: Saved | None,
         console: bool,
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
         self.identity = identity
-        self.sample_sheet, self.save_model = sample_sheet, save_model
+        self.sample_sheet, self.save_model, self.saved = sample_sheet, save_model, saved
         device = resolve_device(stage.device)
         self.accelerator, self.device = join_processes(device, has_unused=task.has_unused)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -355,7 +362,7 @@ class _Run:
         return self.accelerator.reduce(values, reduction="sum") if self.world_size > 1 else values  # pyright: ignore[reportReturnType]
 
     def _fail(self, outcome: _Outcome, loss: float, norm: float) -> None:
-        names = self._gather([name for batch, outputs in outcome.seen for name in _suspects(batch, outputs)])
+        names = self._gather([name for batch, outputs in outcome.seen for name in suspects(batch, outputs)])
         more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
         on = f" on {', '.join(names[:NAMED])}{more}" if names else ""
         what = f"loss is {loss}" if not math.isfinite(loss) else f"norm of the gradient is {norm}"
@@ -432,7 +439,9 @@ class _Run:
                 self._save_best()
                 save_model = None if self.save_model is None else self._write_model
                 save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model)
-            except FailureError as failure:
+                if self.saved is not None:
+                    self.saved()
+            except PochadeError as failure:
                 error.append(str(failure))
         error = self._gather(error)
         if error:
@@ -487,12 +496,3 @@ class _Run:
         if self.log is not None:
             self.log.close()
         self.compiled.stop()
-
-
-def _suspects(batch: Batch, outputs: Mapping[str, Tensor]) -> list[str]:
-    """The names of the samples whose loss is not finite, or of all where that is not known."""
-    names = batch.get("name", [])
-    losses = outputs.get("per_sample")
-    if losses is None or bool(losses.isfinite().all()):
-        return list(names)
-    return [name for name, finite in zip(names, losses.isfinite().tolist(), strict=False) if not finite]

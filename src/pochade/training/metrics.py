@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pochade.files import write_text
+from pochade.training.task import Batch
 
 T_BINS = 10
 
@@ -167,3 +168,12 @@ class Progress:
     def close(self) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def suspects(batch: Batch, outputs: Mapping[str, Tensor]) -> list[str]:
+    """The names of the samples whose loss is not finite, or of all where that is not known."""
+    names = batch.get("name", [])
+    losses = outputs.get("per_sample")
+    if losses is None or bool(losses.isfinite().all()):
+        return list(names)
+    return [name for name, finite in zip(names, losses.isfinite().tolist(), strict=False) if not finite]

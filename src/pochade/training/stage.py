@@ -11,6 +11,7 @@ from pochade.errors import PochadeError
 
 FREE_ON_RESUME = frozenset(
     {"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from", "device", "compile"}
+    | {"gradient_checkpointing"}
     | {"data.max_skipped", "data.max_megapixels"}
 )
 """The fields (dotted) that a resumed run may change; every other one changes the mathematics."""
@@ -99,6 +100,9 @@ class Stage(Generic[S_co, D_co]):
     """Checkpoints kept."""
     compile: bool = False
     """Whether torch.compile works on the blocks of the trained network."""
+    gradient_checkpointing: bool = False
+    """Keep the inputs of the network's blocks alone for the backward pass, and compute the rest anew: less memory, a
+    third more time."""
     initialise_from: str | None = None
     """A safetensors file, a checkpoint, a finished run or a model whose weights are the start, or "previous"."""
 

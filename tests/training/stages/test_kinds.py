@@ -12,8 +12,9 @@ from torch import nn
 
 from pochade.errors import PochadeError
 from pochade.recipes import RECIPES, stages_of
+from pochade.training.costs import activation_bytes, fixed_memory
 from pochade.training.data import ImageData
-from pochade.training.dry_run import activation_bytes, dry_run, fixed_memory
+from pochade.training.dry_run import dry_run
 from pochade.training.executor import check
 from pochade.training.overrides import override
 from pochade.training.stage import Settings, Stage

@@ -31,7 +31,7 @@ Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter", "lo
 few, or one with an input added to it; or a LoRA, to be used with the model that it was trained on."""
 Data = Mapping[str, Dataset | PairDataset]
 """The data of a stage, opened, by the fields that name them: "data.source", "data.pairs"."""
-SYNTHETIC_PICTURES = 16
+SYNTHETIC_PICTURES = 4
 """Pictures of the data set of a dry run."""
 SYNTHETIC_CLASSES = 10
 CROPPED = 0.001

@@ -109,7 +109,7 @@ class PictureTask(Task):
             metrics["wavelet"] = details.detach()
         perceptual = self.perceptual[0]
         if settings.perceptual and perceptual is not None:
-            if isinstance(perceptual, nn.Module):
+            if isinstance(perceptual, nn.Module) and next(perceptual.parameters()).device != images.device:
                 perceptual.to(images.device)  # the loop moves what belongs to the task
             distance = perceptual(decoded, images)
             loss = loss + settings.perceptual * distance

@@ -1,0 +1,119 @@
+"""``pochade plan``: what follows from counts and rates, for every kind of stage, without data."""
+
+import json
+from dataclasses import replace
+from math import isclose
+from typing import Any
+
+import pytest
+
+from cli.run import cli
+from pochade.errors import PochadeError
+from pochade.recipes import stages_of
+from pochade.training.accelerators import ACCELERATORS, Cluster, parse_cluster
+from pochade.training.overrides import override
+from pochade.training.plan import BETWEEN_NODES, LAUNCHES, MATRIX, STORAGE, StagePlan, count, plan
+
+TINY = ("task.width=8", "task.encoder_blocks=0,0,1,0", "task.decoder_blocks=0,1,0,0", "data.size=32")
+NET = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
+H100 = ACCELERATORS["h100"]
+
+
+def planned(gpus: str = "1xH100", *changes: str, recipe: str = "lrf", **options: Any) -> list[StagePlan]:
+    stages = override(stages_of(recipe), (*TINY, NET, *changes))
+    return list(plan(stages, parse_cluster(gpus), 1000, **options))
+
+
+@pytest.fixture(scope="module")
+def flow() -> Any:
+    """The counts of the last stage of a small recipe."""
+    return list(count(override(stages_of("lrf"), (*TINY, NET))))[-1]
+
+
+def test_time_follows_from_operations_and_rate(flow: Any) -> None:
+    slow = replace(H100, teraflops=1e-6)
+    stage = replace(flow.stage, batch_size=64)
+    found = plan_of(flow, stage, Cluster(2, slow), share=0.5)
+    rate = 1e6 * MATRIX * 0.5
+    assert found.limit == "computing"
+    assert isclose(found.seconds_per_step, 32 * flow.operations / rate)
+    assert isclose(found.days, found.seconds_per_step * stage.steps / 86400)
+    assert isclose(found.encoding_days, 1000 * flow.encoding / (rate * 2) / 86400)
+    assert isclose(found.gpu_hours, 48 * (found.days + found.encoding_days))
+    assert found.dollars is None
+    assert plan_of(flow, stage, Cluster(2, slow), share=0.5, price=3.0).dollars == 3 * found.gpu_hours
+
+
+def plan_of(counted: Any, stage: Any, cluster: Cluster, share: float = 0.1, price: float | None = None) -> StagePlan:
+    from pochade.training.plan import on
+
+    return on(cluster, replace(counted, stage=stage), 1000, price, share)
+
+
+def test_what_limits_a_step(flow: Any) -> None:
+    stage = replace(flow.stage, batch_size=64)
+    found = plan_of(flow, stage, Cluster(1, H100))
+    assert (found.limit, found.seconds_per_step, found.exchanged) == ("launches", LAUNCHES, 0)
+    found = plan_of(replace(flow, parameters=10**10), stage, Cluster(16, H100))
+    assert found.limit == "network"
+    assert found.exchanged == 2 * 15 * 4 * 10**10 // 16
+    assert isclose(found.seconds_per_step, found.exchanged / (BETWEEN_NODES * 1e9))
+    found = plan_of(replace(flow, sample=10**9), stage, Cluster(16, H100))
+    assert found.limit == "storage"
+    assert isclose(found.read, 2 * STORAGE * 1e9)  # of two machines
+    small = replace(H100, gigabytes=sum(flow.fixed.values()) / 1e9)
+    found = plan_of(flow, stage, Cluster(1, small))
+    assert (found.limit, found.fits) == ("memory", False)
+
+
+def test_a_batch_that_does_not_fit_is_divided(flow: Any) -> None:
+    stage = replace(flow.stage, batch_size=64)
+    small = replace(H100, gigabytes=(sum(flow.fixed.values()) + 20 * flow.activations) / 0.92e9)
+    found = plan_of(flow, stage, Cluster(1, small))
+    assert found.fits
+    assert (found.accumulate, found.batch) == (4, 16)
+    assert found.memory["activations"] == 16 * flow.activations
+    assert found.seconds_per_step == 4 * LAUNCHES
+
+
+def test_bytes_are_those_of_the_cache(flow: Any) -> None:
+    """Latents of 4 x 4 x 16 in two orientations at most and text of 384, in 16 bits."""
+    found = plan_of(flow, flow.stage, Cluster(1, H100))
+    assert found.cache == int(1000 * flow.cached)
+    assert flow.cached >= 2 * 4 * 4 * 16
+    weights, optimiser = flow.fixed["weights"], flow.fixed["optimiser"]
+    assert found.checkpoints == (flow.stage.keep + 1) * (2 * weights + optimiser)
+
+
+def test_every_stage_of_a_recipe_is_planned() -> None:
+    found = planned("2xA100")
+    assert [s.stage for s in found] == ["autoencoder", "decoder", "flow"]
+    assert all(s.operations > 0 and s.fits and s.needed > 0 and s.days > 0 for s in found)
+
+
+def test_wrong_use(capsys: Any) -> None:
+    def error(*arguments: str) -> str:
+        return cli(capsys, "plan", *arguments, code=2).error
+
+    assert "gpus: 'H101' given" in error("lrf", "--gpus", "8xH101", "--pictures", "10")
+    assert "did you mean 'H100'" in error("lrf", "--gpus", "8xH101", "--pictures", "10")
+    assert "gpus: '0xH100' given" in error("lrf", "--gpus", "0xH100", "--pictures", "10")
+    assert "pictures: 'many' given" in error("lrf", "--gpus", "H100", "--pictures", "many")
+    assert "pictures: '1.5' given" in error("lrf", "--gpus", "H100", "--pictures", "1.5")
+    assert "recipe: 'lrg' given" in error("lrg", "--gpus", "H100", "--pictures", "10")
+    assert "share: 2 given" in error("lrf", "--gpus", "H100", "--pictures", "10", "--share", "2")
+    assert "price: -1 given" in error("lrf", "--gpus", "H100", "--pictures", "10", "--price", "-1")
+    assert "batch_size 4 of autoencoder must divide by 8" in error("lrf", "--gpus", "8xH100", "--pictures", "10")
+    with pytest.raises(PochadeError, match="pictures: 0 given"):
+        list(plan(stages_of("lrf"), Cluster(1, H100), 0))
+
+
+def test_the_command_prints_time_and_bytes(capsys: Any) -> None:
+    arguments = ("plan", "lrf", *TINY, NET, "--gpus", "4xH100", "--pictures", "15e6", "--price", "2.5")
+    out = cli(capsys, *arguments).out
+    assert all(text in out for text in ("autoencoder", "flow", "launches", "dollars", "GPU hours", "15,000,000"))
+    found = json.loads(cli(capsys, *arguments, "--json").out)
+    assert [s["stage"] for s in found["stages"]] == ["autoencoder", "decoder", "flow"]
+    assert isclose(found["total"]["gpu_hours"], sum(s["gpu_hours"] for s in found["stages"]))
+    assert isclose(found["total"]["dollars"], 2.5 * found["total"]["gpu_hours"])
+    assert found["gpus"] == "4xH100"
