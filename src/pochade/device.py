@@ -64,6 +64,18 @@ def resolve_device(name: "str | torch.device" = "auto") -> "torch.device":
     return device
 
 
+def own_device(name: str) -> "torch.device":
+    """The device of that name that belongs to this process: of several GPUs that of its local rank.
+
+    Raises as ``resolve_device``.
+    """
+    import torch
+
+    device = resolve_device(name)
+    rank = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
+
+
 def resolve_precision(name: str, device: "torch.device") -> "torch.dtype":
     """The floating type in which networks compute on ``device``.
 

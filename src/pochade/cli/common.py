@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -85,6 +86,11 @@ def loading(name: str) -> "Status":
     from rich.markup import escape
 
     return console(stderr=True).status(f"loading {escape(name)}")
+
+
+def is_main() -> bool:
+    """Whether this process is the one, of those that ``torchrun`` started, that prints."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 def check_folder(name: str, place: Path) -> None:

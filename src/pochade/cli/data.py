@@ -1,5 +1,8 @@
 """``pochade data prepare``, ``pochade data pairs`` and ``pochade data check``."""
 
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,7 +26,7 @@ PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
 
 data = typer.Typer(help="Make data sets, and check them.", no_args_is_help=True)
 
-Out = Annotated[Path, typer.Argument(help="Folder to write.")]
+Out = Annotated[Path, typer.Argument(help="Folder to write, or a URL such as s3://BUCKET/NAME.")]
 Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
 Split = Annotated[str, typer.Option(help="both, train, held_out, composed or all.")]
 Format = Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")]
@@ -71,9 +74,11 @@ def prepare(
     from pochade.data.prepare.pictures import prepare as write
 
     found = _pictures(source, path, config, columns)
-    target = _target(out, size, split, format_, limit, overwrite)
     reading = read_limits(max_megapixels, max_skipped, background)
-    _show(out, write(found, target, reading=reading, progress=not as_json), as_json)
+    with _place(out, overwrite) as folder:
+        target = _target(folder, size, split, format_, limit, overwrite)
+        report = write(found, target, reading=reading, progress=not as_json)
+    _show(out, report, as_json)
 
 
 @data.command("pairs")
@@ -109,9 +114,11 @@ def pairs(
     from pochade.data.prepare.pairs import prepare_pairs
 
     found = _pairs(source, path, kinds)
-    target = _target(out, size, split, format_, limit, overwrite)
     reading = read_limits(max_megapixels, max_skipped)
-    _show(out, prepare_pairs(found, target, reading=reading, progress=not as_json), as_json)
+    with _place(out, overwrite) as folder:
+        target = _target(folder, size, split, format_, limit, overwrite)
+        report = prepare_pairs(found, target, reading=reading, progress=not as_json)
+    _show(out, report, as_json)
 
 
 @data.command("check")
@@ -241,6 +248,23 @@ def _check_path(kind: str, path: str | None, known: tuple[str, ...], optional: t
         raise PochadeError(f"path: {kind} takes none, {path} given; {allowed}")
 
 
+@contextmanager
+def _place(out: Path, overwrite: bool) -> Iterator[Path]:
+    """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well."""
+    from pochade.storage import check_empty, send, url_of
+
+    url = url_of(out)
+    if url is None:
+        yield out
+        return
+    if overwrite:
+        raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
+    check_empty("out", url)
+    with tempfile.TemporaryDirectory(prefix="pochade-data-") as folder:
+        yield Path(folder) / "data"
+        send(Path(folder) / "data", url)
+
+
 def _target(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
     from pochade.data.prepare.target import Target
 
@@ -264,8 +288,10 @@ def _show(out: Path, report: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print_json(report)
         return
+    from pochade.storage import url_of
+
     counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
-    print(f"{out}: {counts}")
+    print(f"{url_of(out) or out}: {counts}")
     reading = report.get("reading")
     if reading is not None and (reading["skipped"] or reading["notes"]):
         complain("warning", f"{reading['source']}: {reading['summary']}; all named in {out / 'report.json'}")

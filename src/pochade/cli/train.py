@@ -1,13 +1,12 @@
 """``pochade train``."""
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pochade.cli.common import check_no_options, complain, console, print_json, quiet_libraries
+from pochade.cli.common import check_no_options, complain, console, is_main, print_json, quiet_libraries
 from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
@@ -39,7 +38,7 @@ def train(
         typer.Argument(help="Changes, as FIELD=VALUE or STAGE.FIELD=VALUE.", metavar="[FIELD=VALUE]..."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run.", show_default="runs/RECIPE")
+        Path | None, typer.Option("--out", "-o", help="Folder of the run, or its URL.", show_default="runs/RECIPE")
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
     only: Annotated[
@@ -87,7 +86,7 @@ def train(
     from pochade.training.executor import run
 
     model = run(stages, out or Path("runs") / recipe, resume=resume, only=only)
-    if os.environ.get("RANK", "0") == "0":  # of several processes one
+    if is_main():
         print(model)
 
 

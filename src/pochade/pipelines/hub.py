@@ -7,11 +7,13 @@ import os
 import re
 import warnings
 from collections.abc import Iterable, Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import sha256
+from pochade.storage import fetch, url_of
 
 DEFAULT_MODEL = "open-drawings"
 """The model that is used where none is named."""
@@ -54,7 +56,8 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     Args:
         name_or_path: the name of a shipped checkpoint (it wins over a folder of the same name: write
             ``./name`` for the folder), a folder with a ``model_index.json``, the folder of a training run, of one of
-            its stages or of a checkpoint (the newest averaged weights in it are taken), or a hub name ``owner/name``.
+            its stages or of a checkpoint (the newest averaged weights in it are taken), the URL of a folder with a
+            ``model_index.json`` (``pochade.storage``), or a hub name ``owner/name``.
         hub_options: for ``huggingface_hub.snapshot_download``, such as ``revision``, ``token``,
             ``cache_dir`` or ``local_files_only``; used for hub names only.
 
@@ -69,6 +72,12 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     known = shipped()
     if name in known:
         return known[name]
+    url = url_of(name)
+    if url is not None:
+        fetched = fetch(url, lambda file: any(fnmatch(file, pattern) for pattern in _HUB_FILES))
+        if not (fetched / INDEX).is_file():
+            raise PochadeError(f"model: {url} holds no {INDEX}, so it is not the folder of a model")
+        return fetched
     folder = Path(name).expanduser()
     if name and folder.is_dir():
         found = next(_models_below(folder), None)

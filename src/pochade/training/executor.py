@@ -1,6 +1,7 @@
 """Running stages: every one is checked before the first starts, each is built, trained, and hands on its model."""
 
 import gc
+import hashlib
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -14,10 +15,11 @@ import torch
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
-from pochade.device import resolve_device
+from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
 from pochade.pipelines import hub, lora_files
+from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
 from pochade.training.record import DataStage, identity_of, read_record, record_of
@@ -46,6 +48,9 @@ def run(
 ) -> Path:
     """Train ``stages`` in order below ``out``; each leaves ``<number>-<name>/model``. Returns the last one's.
 
+    ``out`` may be a URL (``pochade.storage``): then the run lies in the user's cache, is fetched from there where
+    there is one, and is sent after each checkpoint and each stage.
+
     With ``resume`` finished stages are passed over, and an interrupted one goes on; so does a finished one that is to
     have more steps, unless a later one has begun on its model. Data and models are known by their content, wherever
     they lie. With ``only`` the stage of that name is trained alone, on what those before it have left in ``out``; their
@@ -57,7 +62,14 @@ def run(
             training in ``out``.
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
-    out = Path(out)
+    url = url_of(out)
+    mirror = None if url is None else mirror_of(url)
+    if mirror is not None:
+        with main_first(local=True) as main:
+            if main:
+                mirror.pull()
+    out = Path(out) if mirror is None else mirror.folder
+    saved = None if mirror is None else mirror.push
     try:
         str(out.absolute()).encode()
     except UnicodeEncodeError:
@@ -90,7 +102,9 @@ def run(
             _print(f"{stage.name}: finished before{after}, used as it is in {result.model}")
         else:
             inputs = _inputs(stages[: number - 1], results, stage, out, components)
-            take_or_run(stage, inputs, result.model, resume=resume or number <= finished)
+            take_or_run(stage, inputs, result.model, resume=resume or number <= finished, saved=saved)
+            if saved is not None and _is_main():
+                saved()
             if number < len(stages):
                 free_memory()
         results.append(result)
@@ -107,18 +121,34 @@ def settled(stage: AnyStage, data: Data) -> AnyStage:
     return replace(stage, steps=steps)
 
 
+def mirror_of(url: str) -> Mirror:
+    """The folder of a run that is kept at a URL."""
+    name = hashlib.sha256(url.encode()).hexdigest()[:16]
+    return Mirror(cache_folder().parent / "runs" / name, url, but=(CLAIM,))
+
+
 def take_or_run(
-    stage: AnyStage, inputs: Inputs, model: Path, *, resume: bool = False, quiet: bool = False
+    stage: AnyStage,
+    inputs: Inputs,
+    model: Path,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    saved: Callable[[], object] | None = None,
 ) -> Work | None:
     """Train a stage in the folder of ``model`` and write that; or write what it takes as it is, and return None.
+
+    ``saved`` is called after each checkpoint.
 
     Raises PochadeError where another process is doing so.
     """
     with _claimed(model.parent):
-        return _take_or_run(stage, inputs, model, resume, quiet)
+        return _take_or_run(stage, inputs, model, resume, quiet, saved)
 
 
-def _take_or_run(stage: AnyStage, inputs: Inputs, model: Path, resume: bool, quiet: bool) -> Work | None:
+def _take_or_run(
+    stage: AnyStage, inputs: Inputs, model: Path, resume: bool, quiet: bool, saved: Callable[[], object] | None
+) -> Work | None:
     kind = kind_of(stage)
     ready = kind.ready_made(stage, inputs.components)
     if ready is not None:
@@ -148,6 +178,7 @@ def _take_or_run(stage: AnyStage, inputs: Inputs, model: Path, resume: bool, qui
             sample_sheet=lambda: _preview(work),
             save_model=save if work.usable else None,
             held_out=None if quiet else work.held_out,
+            saved=saved,
             console=not quiet,
         )
     except FailureError as error:
@@ -290,13 +321,6 @@ def _inputs(
     return Inputs(components, models, previous, out / "cache", own_device(stage.device), _is_main())
 
 
-def own_device(name: str) -> torch.device:
-    """The device of that name that belongs to this process: of several GPUs that of its local rank."""
-    device = resolve_device(name)
-    rank = os.environ.get("LOCAL_RANK")
-    return torch.device("cuda", int(rank)) if device.type == "cuda" and rank is not None else device
-
-
 def _preview(work: Work) -> "Image.Image | None":
     try:
         return work.preview()
@@ -315,18 +339,22 @@ def _is_main() -> bool:
 
 
 @contextmanager
-def main_first() -> Iterator[bool]:
-    """Rank 0 goes through the block before the others, which follow when it fails, too; yields whether it is rank 0."""
+def main_first(*, local: bool = False) -> Iterator[bool]:
+    """Rank 0 goes through the block before the others, which follow when it fails, too; yields whether it is rank 0.
+
+    With ``local``, the first rank of each machine.
+    """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
     from accelerate import PartialState
 
     processes = PartialState(cpu=not torch.accelerator.is_available())
-    if not processes.is_main_process:
+    first = processes.is_local_main_process if local else processes.is_main_process
+    if not first:
         processes.wait_for_everyone()
     try:
-        yield processes.is_main_process
+        yield first
     finally:
-        if processes.is_main_process:
+        if first:
             processes.wait_for_everyone()

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pochade.data.dataset import Dataset, Split, check_split
 from pochade.errors import PochadeError, nearest
+from pochade.storage import fetch, url_of
 
 if TYPE_CHECKING:
     from pochade.data.sources.image_files import Reading
 
 FORMS = (
-    "openmoji, openmoji:groups, drawings, drawings:FOLDER, a folder of pictures or of shards, classes:FOLDER, "
+    "openmoji, openmoji:groups, drawings, drawings:FOLDER, a folder or URL of pictures or of shards, classes:FOLDER, "
     "captions:FOLDER, pictures:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, or several joined by +"
 )
 """The text forms, as help."""
@@ -109,7 +110,7 @@ class DrawingsSource(Source):
 
 @dataclass(frozen=True)
 class FolderSource(Source):
-    """A folder of pictures or of WebDataset shards, prepared or of your own, or a pattern of shards.
+    """A folder of pictures or of WebDataset shards, prepared or of your own, or a pattern of shards; or the URL of one.
 
     ``classes``: whether its classes are wanted; None: where there are no captions; False: never, so that a picture
     with a class alone goes by its name.
@@ -119,7 +120,8 @@ class FolderSource(Source):
     classes: bool | None = None
 
     def _open(self, split: Split, reading: "Reading") -> Dataset:
-        path = self.path.expanduser()
+        url = url_of(self.path)
+        path = self.path.expanduser() if url is None else fetch(url)
         if path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
             from pochade.data.sources.shards import open_shards
 
@@ -135,7 +137,7 @@ class FolderSource(Source):
         return self if self.classes else replace(self, classes=False)
 
     def paths(self) -> tuple[Path, ...]:
-        return (self.path.expanduser(),)
+        return () if url_of(self.path) else (self.path.expanduser(),)
 
     def __str__(self) -> str:
         text = _escaped(self.path)
@@ -331,7 +333,7 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def _escaped(path: Path) -> str:
-    return str(path).replace("+", "++")
+    return (url_of(path) or str(path)).replace("+", "++")
 
 
 def _holds_shards(folder: Path) -> bool:

@@ -1,0 +1,296 @@
+"""Files and folders by URL: fetched whole or not at all, sent likewise, again after a failure of the network.
+
+``s3://``, ``gs://``, ``http://``, ``https://`` and ``memory://``, through fsspec. What is fetched lies in the user's
+cache below a key of the URL and of the sizes and ETags there: what has its name is whole, and what changes at its
+source gets another key. Credentials are those that s3fs and gcsfs find by themselves (environment, configuration files,
+role of the machine).
+"""
+
+import hashlib
+import json
+import os
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.files import atomic_path, is_safe_name, write_json
+
+T = TypeVar("T")
+Stamp = tuple[int, str]
+"""Bytes of a file at its source, and what else changes with it (its ETag), "" where nothing is known."""
+State = tuple[int, int]
+"""What changes with a file here: the time of its last change in ns, and its bytes."""
+
+LIBRARIES = {"s3": "s3fs", "gs": "gcsfs", "http": "aiohttp", "https": "aiohttp", "memory": "fsspec"}
+"""Of each scheme, the library that fsspec needs for it."""
+READ_ONLY = ("http", "https")
+PUT_IS_WHOLE = ("s3", "gs")
+"""Stores of objects: a file that is sent is not there before it is whole, elsewhere it is sent under another name and
+renamed; and a listing has the ETags."""
+ATTEMPTS = 5
+FIRST_WAIT = 0.5
+"""Seconds before the second attempt; each further one waits twice as long."""
+PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ImportError)
+MEMORY = ".mirror.json"
+"""In a folder with a copy elsewhere: what is the same in both."""
+LAST = ("index.json", "model_index.json", "manifest.json", "latest")
+"""Are sent after all others: what lists files is there when these are."""
+_URL = re.compile(r"([a-z][a-z0-9+]*):/+(.+)", re.DOTALL)
+_BRACE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+
+
+def url_of(place: str | os.PathLike[str]) -> str | None:
+    """The URL that a text or a path, which has one slash of two, stands for; None for what is none."""
+    found = _URL.fullmatch(os.fspath(place))
+    return f"{found[1]}://{found[2]}" if found is not None and found[1] in LIBRARIES else None
+
+
+def cache_folder() -> Path:
+    """Where copies of what lies elsewhere are kept."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pochade" / "remote"
+
+
+def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
+    """A local copy of a file, of the files below a folder that ``keep`` by name, or of a pattern such as
+    ``a-{000..007}.tar``, of which it is the pattern; nothing is fetched twice.
+
+    Raises:
+        PochadeError: there is no such thing, access is denied, or the library for its scheme is not installed.
+        FailureError: it cannot be fetched, or is another one whenever it is read.
+    """
+    brace = _BRACE.search(url)
+    if brace is not None:
+        numbers = range(int(brace[1]), int(brace[2]) + 1)
+        urls = [url.replace(brace[0], str(n).zfill(len(brace[1]))) for n in numbers]
+        listed = {one.rpartition("/")[2]: _Remote(one) for one in urls}
+        found = {name: (remote, _retried(remote.url, remote.stamp)) for name, remote in listed.items()}
+        folder = _copy(url, found)
+        return folder / url.rpartition("/")[2]
+    remote = _Remote(url)
+    below = _retried(url, remote.below)
+    wanted = {name: (_Remote(f"{url.rstrip('/')}/{name}"), s) for name, s in below.items() if name and keep(name)}
+    if "" in below:  # a file
+        name = url.rpartition("/")[2]
+        return _copy(url, {name: (remote, below[""])}) / name
+    if not wanted:
+        raise PochadeError(f"{url}: there is nothing of use")
+    return _copy(url, wanted)
+
+
+def check_empty(name: str, url: str) -> None:
+    """Raises PochadeError, with the argument ``name``, where something lies at a URL or it cannot be written to."""
+    remote = _Remote(url)
+    if remote.scheme in READ_ONLY:
+        raise PochadeError(f"{name}: {url} given, which can be read alone; allowed are s3:// and gs://")
+    if _retried(url, remote.exists):
+        raise PochadeError(f"{name}: {url} holds something already, and nothing is overwritten; choose another place")
+
+
+def send(folder: Path, url: str) -> None:
+    """Sends the files of a folder; what lists others, such as an index, comes last.
+
+    Raises PochadeError where access is denied or there is no such bucket, FailureError where it cannot be sent.
+    """
+    for file in _files(folder):
+        _send(file, f"{url.rstrip('/')}/{file.relative_to(folder).as_posix()}")
+
+
+@dataclass
+class Mirror:
+    """A folder here and its copy at a URL, which is the one that counts."""
+
+    folder: Path
+    url: str
+    but: tuple[str, ...] = ()
+    """Names of files that stay here."""
+    _known: dict[str, tuple[State, Stamp]] = field(default_factory=dict)
+    """The files that are the same here and there, by name, and how they were here and there when they were."""
+
+    def pull(self) -> None:
+        """Fetches what is not here, or not as it is there. Raises as ``fetch``, but not where there is nothing yet."""
+        remote = _Remote(self.url)
+        if remote.scheme in READ_ONLY:
+            raise PochadeError(f"out: {self.url} given, which can be read alone; allowed are s3:// and gs://")
+        memory = self.folder / MEMORY
+        remembered = json.loads(memory.read_bytes()) if memory.is_file() else {}
+        known = {name: ((s[0], s[1]), (t[0], t[1])) for name, (s, t) in remembered.items()}
+        self._known = {}
+        for name, stamp in (_retried(self.url, remote.below) if _retried(self.url, remote.exists) else {}).items():
+            path = self.folder / name
+            if not is_safe_name(name):
+                raise PochadeError(f"{self.url}: the name {name!r} leaves the folder")
+            if not path.exists() or known.get(name) != (_state(path), stamp):
+                _fetch(_Remote(f"{self.url}/{name}"), stamp, path)
+            self._known[name] = _state(path), stamp
+        if self._known:
+            write_json(memory, self._known)
+
+    def push(self) -> None:
+        """Sends what is new here or has changed, and deletes there what is gone here since. Raises as ``send``."""
+        there = {p.relative_to(self.folder).as_posix(): p for p in _files(self.folder) if p.name not in self.but}
+        for name, path in there.items():
+            state = _state(path)
+            if name not in self._known or self._known[name][0] != state:
+                self._known[name] = state, _send(path, f"{self.url}/{name}")
+        for name in [name for name in self._known if name not in there]:
+            remote = _Remote(f"{self.url}/{name}")
+            _retried(remote.url, remote.delete)
+            del self._known[name]
+        write_json(self.folder / MEMORY, self._known)
+
+
+class _Remote:
+    """A URL and the file system that it lies on."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url, self.scheme = url, url.partition("://")[0]
+        try:
+            self.fs: Any = fsspec.filesystem(self.scheme)
+        except ImportError as error:
+            raise missing_extra(LIBRARIES[self.scheme], "scale") from error
+        self.path: str = self.fs._strip_protocol(url)
+        self.fs.invalidate_cache()  # what another process wrote since is to be seen
+
+    def exists(self) -> bool:
+        return bool(self.fs.exists(self.path))
+
+    def stamp(self) -> Stamp:
+        return _stamp(self.fs.info(self.path))
+
+    def below(self) -> dict[str, Stamp]:
+        """The files below it by their names, "" for itself where it is one. Raises FileNotFoundError for nothing."""
+        base = self.path.rstrip("/")
+        found: Mapping[str, Any] = self.fs.find(self.path if self.scheme in READ_ONLY else base, detail=True)
+        if self.scheme not in PUT_IS_WHOLE:  # their listings do not have what is known of each file
+            found = {name: self.fs.info(name) for name in found or {self.path: None}}
+        if not found:
+            raise FileNotFoundError(self.url)
+        return {name.removeprefix(base).lstrip("/"): _stamp(info) for name, info in found.items()}
+
+    def delete(self) -> None:
+        self.fs.rm_file(self.path)
+
+    def get(self, path: Path, stamp: Stamp) -> None:
+        """Raises OSError where what came is not what was there, before and after."""
+        self.fs.get_file(self.path, str(path))
+        size, tag = path.stat().st_size, _MD5.fullmatch(stamp[1])
+        if size != stamp[0]:
+            raise OSError(f"{size:,} of {stamp[0]:,} bytes came")
+        if tag is not None and self.scheme == "s3" and _md5(path) != tag[1]:
+            raise OSError("its MD5 is not its ETag")
+        if self.stamp() != stamp:
+            raise OSError("it changed while it was read")
+
+    def put(self, path: Path) -> Stamp:
+        """The file as it is there then. Raises OSError where less arrived."""
+        target = self.path if self.scheme in PUT_IS_WHOLE else f"{self.path}.{os.getpid()}.tmp"
+        self.fs.put_file(str(path), target)
+        if target != self.path:
+            self.fs.mv(target, self.path)
+        size, stamp = path.stat().st_size, self.stamp()
+        if stamp[0] != size:
+            raise OSError(f"{stamp[0]:,} of {size:,} bytes arrived")
+        return stamp
+
+
+def _stamp(info: Mapping[str, Any]) -> Stamp:
+    tag = next((info[key] for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified") if info.get(key)), "")
+    if info.get("size") is None:
+        raise FileNotFoundError(f"{info.get('name')}: its size is not known")
+    return int(info["size"]), str(tag or info.get("LastModified") or info.get("created") or "")
+
+
+def _md5(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "md5").hexdigest()
+
+
+def _state(path: Path) -> State:
+    status = path.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _files(folder: Path) -> list[Path]:
+    """The files below a folder, those that list others last."""
+    below = (p for p in folder.rglob("*") if p.is_file() and p.name != MEMORY)
+    found = [p for p in below if not any(part.endswith(".tmp") for part in p.relative_to(folder).parts)]
+    return sorted(found, key=lambda p: (p.name in LAST and 1 + LAST.index(p.name), p.as_posix()))
+
+
+def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"]) -> Path:
+    """The folder with all of the files, by name."""
+    facts = json.dumps([url, sorted((name, *stamp) for name, (_, stamp) in files.items())])
+    folder = cache_folder() / hashlib.sha256(facts.encode()).hexdigest()[:16]
+    for name, (remote, stamp) in files.items():
+        if not is_safe_name(name):
+            raise PochadeError(f"{url}: the name {name!r} leaves the folder")
+        if not (folder / name).exists():
+            _fetch(remote, stamp, folder / name)
+    return folder
+
+
+def _fetch(remote: _Remote, stamp: Stamp, path: Path) -> None:
+    def once() -> None:
+        with atomic_path(path) as temporary:
+            try:
+                remote.get(temporary, stamp)
+            except OSError as error:
+                raise _Again(error) from error
+
+    _retried(remote.url, once)
+
+
+def _send(path: Path, url: str) -> Stamp:
+    remote = _Remote(url)
+    if remote.scheme in READ_ONLY:
+        raise PochadeError(f"{url}: it can be read alone; allowed are s3:// and gs://")
+    return _retried(url, lambda: remote.put(path))
+
+
+class _Again(Exception):  # noqa: N818 - carries an error of the network through what names errors of the disk
+    """An error on the way from elsewhere."""
+
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+def _retried(url: str, work: Callable[[], T]) -> T:
+    """What ``work`` gives, at the last of ``ATTEMPTS`` at most; an error that stays is one line."""
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            return work()
+        except PochadeError:
+            raise
+        except Exception as failure:  # each library has kinds of its own
+            error = failure.error if isinstance(failure, _Again) else failure
+            reason = _reason(error)
+            denied = "Credentials" in type(error).__name__
+            if denied or isinstance(error, PERMANENT):
+                raise PochadeError(f"{url}: {reason}") from error
+            if attempt == ATTEMPTS:
+                raise FailureError(f"{url}: {reason}, {ATTEMPTS} times") from error
+            time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
+    raise AssertionError
+
+
+def _reason(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    match error:
+        case _ if "Credentials" in type(error).__name__:
+            return "no credentials were found (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a configuration file)"
+        case FileNotFoundError() if "bucket" in words.lower():
+            return "there is no such bucket"
+        case FileNotFoundError():
+            return "there is nothing"
+        case PermissionError():
+            return f"access is denied ({words})"
+        case _:
+            return f"{type(error).__name__}: {words}" if words else type(error).__name__

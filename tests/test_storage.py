@@ -1,0 +1,245 @@
+"""Files by URL: whole or not at all, from a real S3 server, a real web server and the memory of fsspec."""
+
+import functools
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+
+from cli.run import cli
+from pochade import storage
+from pochade.data.sources import FolderSource, open_source, parse_source
+from pochade.errors import FailureError, PochadeError
+from pochade.pipelines import hub
+from pochade.recipes import stages_of
+from pochade.storage import ATTEMPTS, Mirror, cache_folder, fetch, send, url_of
+from pochade.training.executor import mirror_of, run
+from pochade.training.overrides import override
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.0)
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[str]:
+    """A real S3 server, with the bucket "things"."""
+    pytest.importorskip("s3fs")
+    from moto.server import ThreadedMotoServer
+
+    patch = pytest.MonkeyPatch()
+    moto = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+    patch.setenv("AWS_ACCESS_KEY_ID", "key")
+    patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    patch.setenv("AWS_CONFIG_FILE", "/nowhere")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    fsspec.filesystem("s3").mkdir("things")
+    yield "s3://things"
+    moto.stop()
+    patch.undo()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def fill(folder: Path, **files: str) -> Path:
+    for name, text in files.items():
+        path = folder / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def files(folder: Path) -> dict[str, str]:
+    return {p.relative_to(folder).as_posix(): p.read_text() for p in sorted(folder.rglob("*")) if p.is_file()}
+
+
+def test_urls_are_known_also_as_paths() -> None:
+    assert url_of(Path("s3://bucket/a/b")) == url_of("s3://bucket/a/b") == "s3://bucket/a/b"
+    assert [url_of(t) for t in ("c:/windows", "openmoji:groups", "folder/a", "/a", "cifar10:/data")] == [None] * 5
+    source = parse_source("classes:s3://bucket/a")
+    assert source == FolderSource(Path("s3://bucket/a"), classes=True)
+    assert str(source) == "classes:s3://bucket/a"
+    assert not source.paths()
+
+
+def test_what_is_sent_is_fetched_once(tmp_path: Path) -> None:
+    folder = fill(tmp_path / "a", one="1", sub__two="22", index="")
+    send(folder, "memory://plain/a")
+    found = fetch("memory://plain/a")
+    assert files(found) == files(folder)
+    fsspec.filesystem("memory").store["/plain/a/one"].write(b"")  # nothing of it is read again
+    before = (found / "one").stat().st_mtime_ns
+    assert fetch("memory://plain/a") == found
+    assert (found / "one").stat().st_mtime_ns == before
+    assert fetch("memory://plain/a/sub/two").read_text() == "22"
+    assert files(fetch("memory://plain/a", lambda name: name == "one")) == {"one": "1"}
+    fill(folder, one="changed")
+    send(folder, "memory://plain/a")
+    assert (fetch("memory://plain/a") / "one").read_text() == "changed"
+    assert (found / "one").read_text() == "1"
+    assert not [name for name in fsspec.filesystem("memory").find("/plain") if "tmp" in name]
+
+
+def test_an_interrupted_transfer_is_repeated_and_never_taken_for_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(fill(tmp_path / "a", one="0123456789"), "memory://cut/a")
+    system = type(fsspec.filesystem("memory"))
+    whole, calls = system.get_file, list[str]()
+
+    def cut(times: int) -> Any:
+        def get_file(self: Any, remote: str, local: str, **options: Any) -> None:
+            calls.append(remote)
+            whole(self, remote, local, **options)
+            if len(calls) <= times:
+                Path(local).write_text(Path(local).read_text()[:4])
+
+        return get_file
+
+    monkeypatch.setattr(system, "get_file", cut(2))
+    assert (fetch("memory://cut/a") / "one").read_text() == "0123456789"
+    assert len(calls) == 3
+    calls.clear()
+    monkeypatch.setattr(system, "get_file", cut(ATTEMPTS))
+    send(fill(tmp_path / "a", one="abcdefghijk"), "memory://cut/a")
+    with pytest.raises(FailureError, match=f"cut/a/one: OSError: 4 of 11 bytes came, {ATTEMPTS} times"):
+        fetch("memory://cut/a")
+    assert sorted(files(cache_folder()).values()) == ["0123456789"]
+
+
+def test_a_file_that_changes_while_it_is_read_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send(fill(tmp_path / "a", one="old"), "memory://change/a")
+    system = type(fsspec.filesystem("memory"))
+    whole = system.get_file
+
+    def get_file(self: Any, remote: str, local: str, **options: Any) -> None:
+        whole(self, remote, local, **options)
+        self.pipe_file(remote, b"newer")
+
+    monkeypatch.setattr(system, "get_file", get_file)
+    with pytest.raises(FailureError, match=r"changed while it was read|bytes came"):
+        fetch("memory://change/a")
+    assert not files(cache_folder())
+
+
+def test_errors_are_one_line(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match=r"s3://nobucket/a: there is (no such bucket|nothing)"):
+        fetch("s3://nobucket/a")
+    with pytest.raises(PochadeError, match="s3://things/nothing: there is nothing"):
+        fetch("s3://things/nothing")
+    with pytest.raises(PochadeError, match=r"https://x\.org/a/one: it can be read alone"):
+        send(fill(tmp_path / "a", one="1"), "https://x.org/a")
+    with pytest.raises(PochadeError, match=r"out: https://x\.org/a given, which can be read alone"):
+        storage.check_empty("out", "https://x.org/a")
+
+    def missing(scheme: str) -> None:
+        raise ImportError("Install gcsfs")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fsspec, "filesystem", missing)
+        with pytest.raises(PochadeError, match=r"gcsfs is not installed: pip install 'pochade\[scale\]'"):
+            fetch("gs://bucket/a")
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    with pytest.raises(PochadeError, match="s3://things/a: no credentials were found"):
+        fetch("s3://things/a")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+def test_shards_are_written_to_and_read_from_s3(server: str, capsys: Any, tmp_path: Path) -> None:
+    place = f"{server}/data"
+    out = cli(capsys, "data", "prepare", "synthetic:12", place, "--size", "16").out
+    assert out.startswith(f"{place}: ")
+    cli(capsys, "data", "prepare", "synthetic:12", str(tmp_path / "here"), "--size", "16")
+    there, here = open_source(place, "all"), open_source(tmp_path / "here", "all")
+    assert len(there) == len(here) == 12
+    assert [there.identity(i) for i in range(12)] == [here.identity(i) for i in range(12)]
+    assert there.fingerprint() == here.fingerprint()
+    error = cli(capsys, "data", "prepare", "synthetic:12", place, "--size", "16", code=2).error
+    assert error == f"error: out: {place} holds something already, and nothing is overwritten; choose another place"
+    pattern = open_source(f"{place}/train/{{000000..000000}}.tar", "all")
+    assert 0 < len(pattern) < 12
+
+
+def test_a_model_is_read_from_s3(server: str, toy_pipeline_folder: Path) -> None:
+    send(toy_pipeline_folder, f"{server}/models/toy")
+    found = hub.resolve(f"{server}/models/toy")
+    assert hub.model_sha256(found) == hub.model_sha256(toy_pipeline_folder)
+    send(toy_pipeline_folder / "denoiser", f"{server}/models/part")
+    with pytest.raises(PochadeError, match=r"holds no model_index\.json"):
+        hub.resolve(f"{server}/models/part")
+
+
+def test_shards_are_read_from_a_web_server(capsys: Any, tmp_path: Path) -> None:
+    pytest.importorskip("aiohttp")
+    cli(capsys, "data", "prepare", "synthetic:12", str(tmp_path / "here"), "--size", "16")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: Any) -> None: ...
+
+    handler = functools.partial(Quiet, directory=str(tmp_path / "here"))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{web.server_port}/train/{{000000..000000}}.tar"
+            found = open_source(url, "all")
+            assert len(found) == len(open_source(tmp_path / "here" / "train", "all"))
+        finally:
+            web.shutdown()
+            thread.join()
+
+
+def test_a_mirror_sends_what_is_new_and_follows_what_is_deleted(tmp_path: Path) -> None:
+    url = "memory://mirror/run"
+    first = Mirror(fill(tmp_path / "one", a="1", b__c="2", running="me"), url, but=("running",))
+    first.pull()
+    first.push()
+    second = Mirror(tmp_path / "two", url)
+    second.pull()
+    assert files(second.folder) | {".mirror.json": ""} == {"a": "1", "b/c": "2", ".mirror.json": ""}
+    (second.folder / "a").unlink()
+    fill(second.folder, b__c="22", d="3")
+    second.push()
+    assert sorted(fsspec.filesystem("memory").find("/mirror/run")) == ["/mirror/run/b/c", "/mirror/run/d"]
+    again = Mirror(first.folder, url, but=("running",))  # what is there counts
+    again.pull()
+    assert (first.folder / "b" / "c").read_text() == "22"
+    assert (first.folder / "d").read_text() == "3"
+
+
+def test_a_run_at_a_url_goes_on_on_another_machine(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps here, two more elsewhere: the weights of four in one go."""
+    net = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
+    changes = [net, "task.family=lrf", "data.source=synthetic:8", "data.size=32", "batch_size=2", "sample_every=0"]
+    stages = override(stages_of("denoiser"), [*changes, "save_every=1", "keep=1", "schedule=constant", "device=cpu"])
+    whole = run(override(stages, ["steps=4"]), tmp_path / "whole")
+    url = f"{server}/runs/a"
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "first"))
+    run(override(stages, ["steps=2"]), Path(url))
+    names = [name.removeprefix("things/runs/a/") for name in fsspec.filesystem("s3").find("things/runs/a")]
+    assert "1-flow/checkpoint-00000002/manifest.json" in names
+    assert not [name for name in names if "00000001" in name or "running" in name]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
+    with pytest.raises(PochadeError, match="already holds a run"):
+        run(override(stages, ["steps=2"]), Path(url))
+    model = run(override(stages, ["steps=4"]), Path(url), resume=True)
+    assert model.is_relative_to(mirror_of(url).folder)
+    weights = "final/model.safetensors"
+    assert (model.parent / weights).read_bytes() == (whole.parent / weights).read_bytes()
+    assert json.loads((hub.resolve(f"{url}/1-flow/model") / "training.json").read_text())["stage"]["steps"] == 4
