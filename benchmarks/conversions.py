@@ -57,6 +57,8 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
                     pipe, folder, model_facts(model, source), form=form, precision=precision, pictures=2
                 )
         except PochadeError as error:
+            if "could not be written" in str(error):
+                raise
             found[precision] = {"failed": str(error)}
             if len(found) == 1:  # it was the conversion, which is the same for all
                 break

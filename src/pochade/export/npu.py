@@ -70,12 +70,13 @@ def quantise(source: Path, target: Path, examples: Sequence[Example], precision:
     from onnxruntime.quantization.execution_providers.qnn import get_qnn_qdq_config
 
     _check(source.name, examples, precision)
+    reader: Any = _Reader(examples)
     activations = QuantType.QUInt16 if precision == "w8a16" else QuantType.QUInt8
     with tempfile.TemporaryDirectory() as temporary, _quiet():
         prepared, made = Path(temporary) / "prepared.onnx", Path(temporary) / "made.onnx"
         prepare(source, prepared)
         config = get_qnn_qdq_config(
-            prepared, _Reader(examples), activation_type=activations, weight_type=QuantType.QUInt8, per_channel=True
+            prepared, reader, activation_type=activations, weight_type=QuantType.QUInt8, per_channel=True
         )
         quantize(prepared, made, config)
         model: Any = onnx.load(made)

@@ -113,7 +113,11 @@ def _quantised(network: Network, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     settings: Any = get_symmetric_quantization_config(is_per_channel=True, is_dynamic=True)
-    prepared: Any = prepare_pt2e(program(network.module, inputs).module(), XNNPACKQuantizer().set_global(settings))
+    quantizer: Any = XNNPACKQuantizer().set_global(settings)
+    # It would make tensors of float32 of all scalars, also of those beside whole numbers; linear layers have none.
+    quantizer.transform_for_annotation = lambda model: model
+    exported = program(network.module, inputs, PLAIN_ATTENTION)
+    prepared: Any = prepare_pt2e(exported.module(), quantizer)
     prepared(*inputs)
     return convert_pt2e(prepared)
 

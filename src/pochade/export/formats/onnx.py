@@ -9,7 +9,7 @@ from pochade.errors import missing_extra
 from pochade.export import npu, onnx, parity
 from pochade.export.formats.base import Examples, Format, Graphs, Options, described, opened
 from pochade.export.networks import Network
-from pochade.export.precision import CALIBRATED, GRAPHS, PRESETS, Precision
+from pochade.export.precision import CALIBRATED, PRESETS, Precision
 from pochade.export.quantize import quantise
 from pochade.export.weights import data_of
 from pochade.runtime.manifest import ONNX, Graph
@@ -20,7 +20,8 @@ class Onnx(Format):
     extra = "export"
     precisions: ClassVar[Mapping[str, tuple[Precision, ...]]] = {
         **PRESETS,
-        **{name: (name,) * len(GRAPHS) for name in CALIBRATED},
+        "w8a16": ("w8a16", "w8a16", "w8a16", "w8a16"),
+        "w8a8": ("w8a8", "w8a8", "w8a8", "w8a8"),
     }
     free_batch = True
     external_data = True
