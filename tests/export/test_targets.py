@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from conftest import toy_components
 from pochade.errors import FailureError, PochadeError
 from pochade.export.bundle import export_bundle
 from pochade.export.formats import coreml
+from pochade.export.formats.base import Options
+from pochade.export.networks import Network
+from pochade.export.parity import Input
 from pochade.export.precision import parse_precision
 from pochade.export.targets import FORMATS, TARGETS, find_target, open_bundle
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -70,6 +74,36 @@ def test_weights_in_fewer_bits(target: str, precision: str, tmp_path: Path) -> N
     assert manifest.picture_psnr is not None
     assert manifest.picture_psnr > 20
     assert open_bundle(tmp_path / "b").generate("a red apple", seed=7, steps=2).image.size == (32, 32)
+
+
+class Words(nn.Module):
+    """Tokens with positions of whole numbers, as BERT has them, and attention of two heads."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.places = nn.Embedding(20, 16), nn.Embedding(8, 16)
+        self.heads, self.out = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, ids: Tensor, mask: Tensor) -> Tensor:
+        x = self.words(ids) + self.places(mask.long().cumsum(1) * mask + 1)
+        q, k, v = (part.unflatten(-1, (2, 8)).transpose(1, 2) for part in self.heads(x).chunk(3, -1))
+        seen = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :])
+        return self.out(seen.transpose(1, 2).reshape(*ids.shape, -1))
+
+
+def test_8_bits_leave_whole_numbers_whole(tmp_path: Path) -> None:
+    form = FORMATS["executorch"]
+    try:
+        form.check()
+    except PochadeError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    inputs = (Input("ids", (6,), torch.int64, high=20), Input("mask", (6,), torch.bool, low=2))
+    network = Network("words", Words().eval().requires_grad_(False), inputs, ("tokens",))
+    graphs = form.convert([network], tmp_path, Options(1))
+    rounded = form.round([network], tmp_path, graphs, {"words": "int8"}, {})["words"]
+    assert rounded.precision_error is not None
+    assert 0 < rounded.precision_error < 0.05
 
 
 @pytest.mark.skipif(sys.platform == "darwin", reason="a Mac runs Core ML")
