@@ -251,3 +251,25 @@ def test_a_diverged_model_is_a_failure(generate: Any, toy_pipeline_folder: Path)
     done = generate("a", model="diverged", code=1)
     assert "latents: not finite in picture 0" in done.error
     assert list(Path("out").iterdir()) == []
+
+
+def test_processes_share_the_pictures(
+    capsys: Any, toy_pipeline_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes as torchrun starts them: together the files of one, bit for bit."""
+    common = ("generate", "a", "b", "c", "--model", str(toy_pipeline_folder), "--steps", "1", "--device", "cpu")
+    cli(capsys, *common, "--seed", "5", "-o", str(tmp_path / "one"))
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shares: list[list[str]] = []
+    for rank in ("0", "1"):
+        monkeypatch.setenv("RANK", rank)
+        monkeypatch.setenv("LOCAL_RANK", rank)
+        printed = cli(capsys, *common, "--seed", "5", "-o", str(tmp_path / "two")).out
+        shares.append([Path(line).name for line in printed.splitlines()])
+    assert shares == [["a-5.png", "c-7.png"], ["b-6.png"]]
+    made = [{path.name: path.read_bytes() for path in (tmp_path / name).iterdir()} for name in ("one", "two")]
+    assert made[0] == made[1]
+    assert "seed: none given to several processes" in cli(capsys, *common, "-o", str(tmp_path / "x"), code=2).error
+    error = cli(capsys, *common, "--seed", "5", "--sheet", str(tmp_path / "sheet.png"), code=2).error
+    assert "sheet: " in error
+    assert "several processes" in error

@@ -88,9 +88,14 @@ def loading(name: str) -> "Status":
     return console(stderr=True).status(f"loading {escape(name)}")
 
 
+def processes() -> tuple[int, int]:
+    """Which of how many processes, as ``torchrun`` starts them, this is."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_main() -> bool:
     """Whether this process is the one, of those that ``torchrun`` started, that prints."""
-    return os.environ.get("RANK", "0") == "0"
+    return processes()[0] == 0
 
 
 def check_folder(name: str, place: Path) -> None:

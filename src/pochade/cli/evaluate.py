@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import console, loading, print_json, quiet_libraries
+from pochade.cli.common import console, is_main, loading, print_json, quiet_libraries
 from pochade.cli.data import MaxMegapixels, MaxSkipped, read_limits
-from pochade.device import check_device, check_precision
+from pochade.device import check_device, check_precision, own_device
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.schedulers import OWN, check_scheduler
@@ -26,7 +26,9 @@ pochade evaluate runs/lrf/3-flow/model my-pictures/ --samples 200 --json
 
 pochade evaluate lrf-openmoji lira-nano openmoji --sheet -o beside/
 
-pochade evaluate iris-nano openmoji --grid 1,2,4,8x4,8,12 -o grid/"""
+pochade evaluate iris-nano openmoji --grid 1,2,4,8x4,8,12 -o grid/
+
+torchrun --nproc-per-node 8 -m pochade evaluate runs/iris openmoji --samples 50000 -o report/"""
 
 
 def evaluate(
@@ -99,7 +101,7 @@ def evaluate(
                 "TextToImagePipeline",
                 folder,
                 scheduler=scheduler or OWN,
-                device=device or "auto",
+                device=str(own_device(device or "auto")),
                 precision=precision or "auto",
             )
         pipes[model].check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
@@ -129,6 +131,8 @@ def evaluate(
             guidance=pipe.default_guidance if guidance is None else guidance,
             **shared,
         )
+        if not is_main():
+            return
         if as_json:
             print_json(table)
         else:
@@ -148,6 +152,8 @@ def evaluate(
         model=model,
         **shared,
     )
+    if not is_main():
+        return
     if as_json:
         print_json(report.figures)
     else:
@@ -174,6 +180,8 @@ def _side_by_side(pipes: "dict[str, TextToImagePipeline]", data: str, as_json: b
     from pochade.evaluation.summary import CAPTION, SPLITS, tables_beside
 
     found = evaluate_models(pipes, data, **options)
+    if not is_main():
+        return
     figures = {name: report.figures for name, report in found.reports.items()}
     if as_json:
         print_json(figures)

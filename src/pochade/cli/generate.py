@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import check_folder, console, listed, loading, make_folder, quiet_libraries
+from pochade.cli.common import check_folder, console, listed, loading, make_folder, processes, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
 from pochade.files import write_new
@@ -30,6 +30,8 @@ pochade generate "a sailboat" --steps 20 --guidance 4 --preview
 pochade generate @prompts.txt -n 4 -o out/
 
 pochade generate "a red apple" --budget 300ms
+
+torchrun --nproc-per-node 8 -m pochade generate @prompts.txt -n 4 --seed 0 -o many/
 
 pochade generate --like out/a-red-apple-7.png -o again/
 
@@ -127,6 +129,12 @@ def generate(
         "device": device,
         "precision": precision,
     }
+    rank, size_of_group = processes()
+    if size_of_group > 1:
+        _check_shared(seed, like, sheet, budget)
+        from pochade.device import own_device
+
+        given["device"] = str(own_device(device or "auto"))
     single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
     _check_places(out if single or preview else None, sheet)
     given = {name: value for name, value in given.items() if value is not None}
@@ -139,18 +147,19 @@ def generate(
         pictures = read_files(requests[0])
         pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
         arguments = pipeline_arguments(requests[0].request, pipe, pictures)
+    mine = requests[rank::size_of_group]
     choice = None
     if budget_ms is not None:
         from pochade.pipelines.budget import fit, spent
 
         choice = fit(pipe, requests[0], arguments, budget_ms)
-        requests = [spent(prepared, choice) for prepared in requests]
+        mine = [spent(prepared, choice) for prepared in mine]
     for folder in [out] * (single or preview) + [sheet.parent for sheet in [sheet] if sheet is not None]:
         make_folder(folder)
     done: list[Picture] = []  # for the sheet
     with listed(as_json) as files:
-        with _watch(pipe, len(requests), out, preview) as watch:
-            for prepared in requests:
+        with _watch(pipe, len(mine), out, preview) as watch:
+            for prepared in mine:
                 watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
                 start = time.perf_counter()
                 picture = run(pipe, prepared, arguments, watch.step)
@@ -163,7 +172,7 @@ def generate(
                     files.append({"file": str(path), **picture.metadata.to_dict(), "aux": dict(picture.aux)})
                     if not as_json:
                         watch.print(str(path))
-        if edges_of is not None and single:
+        if edges_of is not None and single and rank == 0:
             from pochade.images.edges import edges_image
 
             path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
@@ -189,6 +198,17 @@ def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: 
         check_made_by("generate", metadata)
         first = prepare_repeat(metadata, given | ({"prompt": prompts[0]} if prompts else {}), str(like))
     return numbered(first, prompts or [first.request.prompt], per_prompt)
+
+
+def _check_shared(seed: int | None, like: Path | None, sheet: Path | None, budget: str | None) -> None:
+    """Raises PochadeError where several processes would not make the pictures of one."""
+    if seed is None and like is None:
+        raise PochadeError(
+            "seed: none given to several processes, each of which would draw one; allowed is 0 to 2^63 - 1"
+        )
+    for name, value in (("sheet", sheet), ("budget", budget)):
+        if value is not None:
+            raise PochadeError(f"{name}: {str(value)!r} given to several processes, allowed is none")
 
 
 def _check_places(out: Path | None, sheet: Path | None) -> None:

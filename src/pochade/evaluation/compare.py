@@ -11,6 +11,7 @@ from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
 from pochade.evaluation.page import grid, picture, write_html
+from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.report import Report, Settings, check_writable, evaluate
 from pochade.evaluation.summary import CAPTION, SPLITS, tables_beside
 from pochade.evaluation.training_data import read_training_data, seen_groups
@@ -99,6 +100,8 @@ def evaluate_models(
         for name, pipe in models.items()
     }
     found = Comparison(reports, *(folder / name for name in FILES))
+    if not join_ranks().main:
+        return found
     write_json(found.json, {name: report.figures for name, report in reports.items()})
     _write_sheet(found)
     _write_page(found, f"{', '.join(models)} on {data}")

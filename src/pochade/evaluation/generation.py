@@ -13,7 +13,10 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.evaluation.pictures import to_pil, to_uint8
+from pochade.evaluation.ranks import Ranks
 from pochade.files import atomic_file, write_json
+
+ALONE = Ranks()
 
 
 class TextToImage(Protocol):
@@ -97,33 +100,45 @@ def generate(
     seed: int,
     batch_size: int = 32,
     options: Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
     advance: Callable[[int], object] = lambda _: None,
-) -> Tensor:
-    """One picture for each prompt, uint8 [B, 3, H, W]; picture i has the seed ``seed + i``.
+) -> None:
+    """Fills ``store`` with one picture for each prompt; picture i has the seed ``seed + i``.
 
-    Pictures that ``store`` holds are read, the others are made in batches and kept at once. ``options`` are further
-    arguments of the pipeline.
+    Pictures that it holds stay, the others are made in batches and kept at once. ``ranks`` take turns with the batches,
+    which are the same whoever makes them, and return when all are made. ``options`` are further arguments of the
+    pipeline.
 
     Raises:
         PochadeError: the pipeline gives other than one picture [3, H, W] in [0, 1] for each prompt.
     """
-    missing = [i for i, prompt in enumerate(prompts) if not store.path(prompt, seed + i).is_file()]
-    advance(len(prompts) - len(missing))
-    for start in range(0, len(missing), batch_size):
-        rows = missing[start : start + batch_size]
-        images = pipeline(
-            [prompts[i] for i in rows],
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            generator=[torch.Generator().manual_seed(seed + i) for i in rows],
-            output_type="pt",
-            **(options or {}),
-        ).images
-        if images.ndim != 4 or images.shape[:2] != (len(rows), 3) or not bool(torch.isfinite(images).all()):
-            raise PochadeError(f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed")
-        bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
-        for i, image in zip(rows, bytes_, strict=True):
-            store.write(prompts[i], seed + i, image)
-        advance(len(rows))
+    done = 0
+    for number, start in enumerate(range(0, len(prompts), batch_size)):
+        if not ranks.owns(number):
+            continue
+        batch = range(start, min(start + batch_size, len(prompts)))
+        rows = [i for i in batch if not store.path(prompts[i], seed + i).is_file()]
+        if rows:
+            images = pipeline(
+                [prompts[i] for i in rows],
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                generator=[torch.Generator().manual_seed(seed + i) for i in rows],
+                output_type="pt",
+                **(options or {}),
+            ).images
+            if images.ndim != 4 or images.shape[:2] != (len(rows), 3) or not bool(torch.isfinite(images).all()):
+                raise PochadeError(f"pipeline: gave {tuple(images.shape)}, finite [{len(rows)}, 3, H, W] is needed")
+            bytes_ = (images.detach().float().cpu().clamp(0, 1) * 255).round().to(torch.uint8)
+            for i, image in zip(rows, bytes_, strict=True):
+                store.write(prompts[i], seed + i, image)
+        done += len(batch)
+        advance(len(batch))
+    ranks.wait()
+    advance(len(prompts) - done)
+
+
+def read(store: PictureStore, prompts: Sequence[str], seed: int) -> Tensor:
+    """The pictures that ``generate`` has made, uint8 [B, 3, H, W]."""
     made = [store.read(prompt, seed + i) for i, prompt in enumerate(prompts)]
     return torch.stack([image for image in made if image is not None])

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
@@ -12,10 +12,11 @@ from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
 from pochade.evaluation import bootstrap
-from pochade.evaluation.generation import PictureStore, fingerprint, generate
+from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.kid import kid
 from pochade.evaluation.measure import advance_of
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_splits
+from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.report import Settings, check_writable, silent
 from pochade.evaluation.retrieval import RetrievalProbe
 from pochade.evaluation.training_data import read_training_data, seen_groups
@@ -96,6 +97,8 @@ def evaluate_grid(
     if depths and usual is None:
         raise PochadeError(f"depths: {tuple(depths)} given, but the family has no iterations: allowed are none")
     place = Path(pipeline.name_or_path)
+    ranks = join_ranks()
+    progress = progress and ranks.main
     net = load_lite0()
     dataset = open_source(data, "all", progress=progress, reading=reading)
     seen = seen_groups(dataset, read_training_data(place), progress=progress)
@@ -114,18 +117,25 @@ def evaluate_grid(
         probe = RetrievalProbe.fit(features, embeddings)
         whole = bar.add_task("pictures of the grid", total=len(cells) * count)
         for many, depth in cells:
-            made = generate(
+            store = PictureStore(folder, {**key, "steps": many, "depth": depth})
+            generate(
                 pipeline,
                 captions,
-                PictureStore(folder, {**key, "steps": many, "depth": depth}),
+                store,
                 steps=many,
                 guidance=guidance,
                 seed=seed,
                 batch_size=batch_size,
                 options={"height": side, "width": side, "depth": depth},
+                ranks=ranks,
                 advance=advance_of(bar, whole),
             )
-            rows.append(_row(many, depth, features, pooled_features(net, made), probe, embeddings, real.concepts))
+            if ranks.main:
+                made = pooled_features(net, read(store, captions, seed))
+                rows.append(_row(many, depth, features, made, probe, embeddings, real.concepts))
+    if not ranks.main:
+        ranks.wait()
+        return cast(Grid, hub.read_json(folder / QUALITY))
     table: Grid = {
         "model_sha256": hub.model_sha256(place),
         "data": str(data),
@@ -138,6 +148,7 @@ def evaluate_grid(
         "rows": rows,
     }
     write_json(folder / QUALITY, table)
+    ranks.wait()
     return table
 
 

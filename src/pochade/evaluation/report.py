@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
@@ -21,11 +22,12 @@ from pochade.errors import FailureError, PochadeError, missing_extra
 from pochade.evaluation import copying
 from pochade.evaluation.external import load_clip, load_inception
 from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
-from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of
+from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of, read
 from pochade.evaluation.measure import Judge, Measured, Networks, advance_of, lite0_figures
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import Splits, to_pil
 from pochade.evaluation.profile import model_size
+from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
 from pochade.files import atomic_file, check_absent, write_json
 from pochade.images.sheets import sheet
@@ -75,7 +77,7 @@ class Report:
     page: Path
     sheet: Path
     cards: Mapping[str, Sequence[Card]]
-    """The pictures on the page, by split."""
+    """The pictures on the page, by split; none in a process that has not written it."""
 
 
 def evaluate(
@@ -102,7 +104,8 @@ def evaluate(
     Where the data keep pairs of style and concept apart, the split "composed", on these as well.
 
     Generated pictures are kept below ``out``: an evaluation that was interrupted is continued there, and one with
-    other settings generates its own. The files of the report are written at the end, each at once.
+    other settings generates its own. The files of the report are written at the end, each at once. Processes that
+    ``torchrun`` started share the pictures, in a folder that all see; the figures do not depend on how many they are.
 
     Args:
         pipeline: a `pochade.TextToImagePipeline`, or anything else of that form.
@@ -126,6 +129,8 @@ def evaluate(
     folder = Path(out)
     check_writable(folder)
     _need_skimage()
+    ranks = join_ranks()
+    progress = progress and ranks.main
     networks = Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
     options = {} if size is None else {"height": size, "width": size}
     options |= {} if depth is None else {"depth": depth}
@@ -148,7 +153,7 @@ def evaluate(
         for split, side in judge.sides.items():
             captions = side.real.captions[:samples]
             task = bar.add_task(f"pictures of {split}", total=len(captions))
-            made = generate(
+            generate(
                 pipeline,
                 captions,
                 store,
@@ -157,9 +162,15 @@ def evaluate(
                 seed=seed,
                 batch_size=batch_size,
                 options=options,
+                ranks=ranks,
                 advance=advance_of(bar, task),
             )
-            measured[split] = judge.measure(split, made, networks)
+            if ranks.main:
+                measured[split] = judge.measure(split, read(store, captions, seed), networks)
+    report, page, overview = (folder / name for name in ("report.json", "report.html", "sheet.png"))
+    if not ranks.main:
+        ranks.wait()
+        return Report(cast(Figures, read_json(report)), report, page, overview, {})
     of = {split: one.figures for split, one in measured.items()}
     figures: Figures = {
         "model": model or type(pipeline).__name__,
@@ -184,7 +195,9 @@ def evaluate(
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
         real = judge.train.features, judge.sides["held_out"].features
         figures["real held-out beside real training pictures"] = lite0_figures(*real)
-    return _write(folder, figures, judge, measured)
+    written = _write(folder, figures, judge, measured)
+    ranks.wait()
+    return written
 
 
 @contextmanager

@@ -1,0 +1,57 @@
+"""An evaluation shared by two processes: the pictures, their order and the figures of one."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from evaluation.test_report import SHAPES, ToyPipeline, draw
+from pochade.evaluation.ranks import Ranks
+from pochade.evaluation.report import evaluate
+
+HERE = Path(__file__).parent
+
+
+def test_every_piece_has_one_owner() -> None:
+    for size in (1, 2, 3, 8):
+        owners = [[rank for rank in range(size) if Ranks(rank, size).owns(number)] for number in range(20)]
+        assert all(len(found) == 1 for found in owners)
+    assert [Ranks(rank, 3).main for rank in range(3)] == [True, False, False]
+
+
+def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    for caption in (f"{colour} {shape}" for colour in ("red", "green", "blue", "black") for shape in SHAPES):
+        draw(caption).save(data / f"{caption}.png")
+        (data / f"{caption}.txt").write_text(caption)
+    environment = os.environ | {
+        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
+        "OMP_NUM_THREADS": "1",
+    }
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(HERE / "evaluate_shared.py")]
+    shared, single = tmp_path / "shared", tmp_path / "single"
+    done = subprocess.run(
+        [sys.executable, *command, str(data), str(shared)], capture_output=True, text=True, check=False, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    alone = ToyPipeline()
+    expected = evaluate(alone, data, samples=20, steps=3, batch_size=4, out=single, progress=False)
+    ranks = [json.loads((shared / f"rank-{rank}.txt").read_text()) for rank in range(2)]
+    assert all(rank["seeds"] for rank in ranks)
+    assert sorted(ranks[0]["seeds"] + ranks[1]["seeds"]) == sorted(alone.seeds)  # each picture once
+
+    def figures(found: Any) -> Any:
+        return {name: value for name, value in found.items() if name not in ("seconds", "date")}
+
+    whole = figures(json.loads(json.dumps(expected.figures)))
+    assert figures(ranks[0]["figures"]) == figures(ranks[1]["figures"]) == whole
+    for folder in (shared, single):
+        assert not list(folder.glob("**/*.tmp"))
+    pictures = [{p.name: p.read_bytes() for p in folder.glob("pictures/*/*.png")} for folder in (shared, single)]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) == len(alone.seeds)
+    for name in ("report.json", "report.html", "sheet.png"):
+        assert (shared / name).is_file()
