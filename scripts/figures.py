@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, runtimes, scans, yours  # noqa: E402
+from tables import claims, editing, models, runtimes, scale, scans, yours  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -56,6 +56,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iris_sampling": (f"{BENCHMARKS}/iris_sampling.json", models.sampling),
     "iris_autoencoders": (f"{BENCHMARKS}/iris_autoencoders.json", models.autoencoders_at_equal_bytes),
     "iris_control": (f"{BENCHMARKS}/iris_control.json", models.iris_control),
+    "scale": (f"{BENCHMARKS}/scale.json", scale.scale),
     "editing_inpaint": (f"{BENCHMARKS}/editing.json", editing.editing_inpaint),
     "editing_super_resolution": (f"{BENCHMARKS}/editing.json", editing.editing_super_resolution),
     "editing_instructions": (f"{BENCHMARKS}/editing.json", editing.editing_instructions),
@@ -108,6 +109,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/microforge.md": (),
     "docs/on-device.md": (),
     "docs/photographs.md": (),
+    "docs/scale.md": (),
     "checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),
     "checkpoints/lira-nano/README.md": ("lira_checkpoint",),

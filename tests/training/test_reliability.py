@@ -55,3 +55,19 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
     weights = [load_file(folder / "final" / "model.safetensors") for folder in (shared, single)]
     for name, tensor in weights[0].items():
         assert (tensor - weights[1][name]).abs().max() < 1e-6
+
+
+def test_a_killed_process_is_started_again_and_the_curve_goes_on(tmp_path: Path) -> None:
+    """torchrun ends the other process and starts both from the last checkpoint: the losses of a run without it."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    launch(*two, str(HERE / "run_shared.py"), str(whole))
+    done = launch(*two, "--max-restarts=1", str(HERE / "run_elastic.py"), str(killed))
+    assert f"resumed from {killed / 'checkpoint-00000004'}" in done.stderr
+    curves = [
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)
+    ]
+    for name in ("step", "loss", "gradient_norm", "loss_by_t"):
+        assert [line[name] for line in curves[0]] == [line[name] for line in curves[1]]
+    files = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    assert files[0] == files[1]

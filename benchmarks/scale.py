@@ -1,0 +1,146 @@
+"""What grows with the data and what does not: index of shards, cache, loader, checkpoint and resume.
+
+    python benchmarks/scale.py
+
+For 10 thousand to 10 million records: seconds to read the index of their shards, to open their cache, to draw a batch
+of 512 from anywhere in it, to write a checkpoint of a network of 5 M parameters, and to find, check and read it and
+draw the batch that a resumed run begins with. Records are 8 numbers in float16; nothing is encoded. Least of three;
+writes docs/benchmarks/scale.json. Takes a few minutes and 1 GB of disk.
+"""
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from measuring import processor
+from pochade.data.cache.part_cache import Contents, PartCache, part_path, write_index
+from pochade.data.cache.parts import DIGEST, KEYS, keys_tensor
+from pochade.data.samples import Batch, Samples
+from pochade.data.sources.formats import INDEX
+from pochade.data.sources.tars import find_shards
+from pochade.files import write_json, write_text
+from pochade.tensors import write_tensors
+from pochade.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
+from pochade.training.loader import draw
+
+DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
+COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
+PER_SHARD, PER_PART, NUMBERS, BATCH, ROUNDS = 1000, 8192, 8, 512, 3
+PARAMETERS = 5_000_000
+
+
+class Records(Samples):
+    """Rows of a cache."""
+
+    def __init__(self, cache: PartCache) -> None:
+        self.cache = cache
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        del keys
+        return {"x": self.cache.gather(indices, "x")}
+
+
+def least(step: Callable[[], Any]) -> float:
+    found: list[float] = []
+    for _ in range(ROUNDS):
+        start = time.perf_counter()
+        step()
+        found.append(time.perf_counter() - start)
+    return min(found)
+
+
+def write_cache(folder: Path, count: int) -> Path:
+    """The files of a finished cache of ``count`` rows; the parts by the dozen, without a checksum."""
+    keys = np.random.default_rng(0).integers(0, 256, (count, 16), np.uint8).view("S16")[:, 0]
+    contents: Contents[list[int]] = Contents("scale", (), keys, list, lambda _: {}, "", part=PER_PART)
+    place = folder / contents.name
+    place.mkdir()
+    for part in range(contents.parts):
+        rows = contents.rows(part)
+        values = torch.zeros(len(rows), NUMBERS, dtype=torch.float16) + part
+        tensors = {KEYS: keys_tensor(keys[rows.start : rows.stop]), "x": values}
+        write_tensors(part_path(place, part), tensors, {DIGEST: ""})
+    write_index(place, contents)
+    return place
+
+
+def write_shards(folder: Path, count: int) -> Path:
+    """An index of shards, and the shards, empty: what is measured is finding them."""
+    folder.mkdir()
+    rows: list[dict[str, Any]] = []
+    for number in range(count // PER_SHARD):
+        name = f"{number:06d}.tar"
+        (folder / name).touch()
+        rows.append({"file": name, "samples": PER_SHARD, "bytes": 0, "sha256": f"{number:064x}"})
+    write_json(folder / INDEX, {"shards": rows})
+    return folder
+
+
+def measure(count: int) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shards = write_shards(folder / "shards", count)
+        found = {"index": least(lambda: find_shards(shards))}
+        place = write_cache(folder, count)
+        found["open"] = least(lambda: PartCache.find(place))
+        cache = PartCache.find(place)
+        assert cache is not None
+        samples = Records(cache)
+        last = 10 * count - BATCH  # of the tenth epoch
+        found["first batch"] = _seconds(lambda: draw(samples, 1, range(last, last + BATCH), BATCH))
+        found["batch"] = least(lambda: draw(samples, 1, range(last, last + BATCH), BATCH))
+        weight = torch.zeros(PARAMETERS)
+        network, moments = {"weight": weight}, {"exp_avg/weight": weight, "exp_avg_sq/weight": weight.clone()}
+        tensors = {"model": network, "ema": network, "optimizer": moments}
+        state = {"samples": count, "loss": 0.0, "position": last}
+        run = folder / "run"
+        run.mkdir()
+        found["checkpoint"] = least(lambda: save_checkpoint(run, 1, tensors, state, 1))
+
+        def resume() -> None:
+            path = find_checkpoint(run)
+            assert path is not None
+            saved = load_checkpoint(path)
+            opened = PartCache.find(place)
+            assert opened is not None
+            start = saved.state["position"]
+            draw(Records(opened), 1, range(start, start + BATCH), BATCH)
+
+        found["resume"] = least(resume)
+    return found
+
+
+def _seconds(step: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    step()
+    return time.perf_counter() - start
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--most", type=int, default=COUNTS[-1], help="records at most")
+    parser.add_argument("--out", type=Path, default=DOCS)
+    options = parser.parse_args()
+    seconds: dict[str, dict[str, float]] = {}
+    for count in COUNTS:
+        if count <= options.most:
+            seconds[str(count)] = measure(count)
+            print(count, {name: round(1e3 * value, 1) for name, value in seconds[str(count)].items()}, flush=True)
+    found = {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds": seconds}
+    write_text(options.out / "scale.json", json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
