@@ -14,6 +14,7 @@ import pytest
 from cli.run import cli
 from pochade import storage
 from pochade.data.sources import FolderSource, open_source, parse_source
+from pochade.data.sources.pairs import parse_pairs
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
 from pochade.recipes import stages_of
@@ -70,6 +71,11 @@ def test_urls_are_known_also_as_paths() -> None:
     assert source == FolderSource(Path("s3://bucket/a"), classes=True)
     assert str(source) == "classes:s3://bucket/a"
     assert not source.paths()
+    for text in ("pictures:gs://b/a", "cifar10:https://x.org/c.tar.gz", "openclipart:s3://b/a"):
+        assert str(parse_source(text)) == text
+        assert not parse_source(text).paths()
+    pairs = parse_pairs("s3://bucket/pairs")
+    assert (str(pairs), pairs.paths()) == ("s3://bucket/pairs", ())
 
 
 def test_what_is_sent_is_fetched_once(tmp_path: Path) -> None:

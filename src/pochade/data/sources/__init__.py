@@ -120,8 +120,7 @@ class FolderSource(Source):
     classes: bool | None = None
 
     def _open(self, split: Split, reading: "Reading") -> Dataset:
-        url = url_of(self.path)
-        path = self.path.expanduser() if url is None else fetch(url)
+        path = local_path(self.path)
         if path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
             from pochade.data.sources.shards import open_shards
 
@@ -137,7 +136,7 @@ class FolderSource(Source):
         return self if self.classes else replace(self, classes=False)
 
     def paths(self) -> tuple[Path, ...]:
-        return () if url_of(self.path) else (self.path.expanduser(),)
+        return paths_here(self.path)
 
     def __str__(self) -> str:
         text = _escaped(self.path)
@@ -155,10 +154,10 @@ class PicturesSource(Source):
     def _open(self, split: Split, reading: "Reading") -> Dataset:
         from pochade.data.sources.folder import open_folder
 
-        return open_folder(self.path.expanduser(), split, classes=False, by_name=True, reading=reading)
+        return open_folder(local_path(self.path), split, classes=False, by_name=True, reading=reading)
 
     def paths(self) -> tuple[Path, ...]:
-        return (self.path.expanduser(),)
+        return paths_here(self.path)
 
     def __str__(self) -> str:
         return f"pictures:{_escaped(self.path)}"
@@ -173,10 +172,10 @@ class CIFAR10Source(Source):
     def _open(self, split: Split, reading: "Reading") -> Dataset:  # noqa: ARG002
         from pochade.data.sources.cifar10 import CIFAR10
 
-        return CIFAR10(self.path.expanduser(), split)
+        return CIFAR10(local_path(self.path), split)
 
     def paths(self) -> tuple[Path, ...]:
-        return (self.path.expanduser(),)
+        return paths_here(self.path)
 
     def __str__(self) -> str:
         return f"cifar10:{_escaped(self.path)}"
@@ -191,10 +190,10 @@ class OpenClipArtSource(Source):
     def _open(self, split: Split, reading: "Reading") -> Dataset:
         from pochade.data.sources.openclipart import open_openclipart
 
-        return open_openclipart(self.path.expanduser(), split, reading)
+        return open_openclipart(local_path(self.path), split, reading)
 
     def paths(self) -> tuple[Path, ...]:
-        return (self.path.expanduser(),)
+        return paths_here(self.path)
 
     def __str__(self) -> str:
         return f"openclipart:{_escaped(self.path)}"
@@ -330,6 +329,17 @@ def _synthetic(text: str, rest: str) -> SyntheticSource:
 def numbered(count: int) -> tuple[str, ...]:
     """Names of so many classes."""
     return tuple(f"class {number}" for number in range(count))
+
+
+def local_path(path: Path) -> Path:
+    """The path itself, or the local copy of what lies at a URL (``pochade.storage.fetch``)."""
+    url = url_of(path)
+    return path.expanduser() if url is None else fetch(url)
+
+
+def paths_here(path: Path) -> tuple[Path, ...]:
+    """What of it is to be on this machine: nothing of what lies at a URL."""
+    return () if url_of(path) else (path.expanduser(),)
 
 
 def _escaped(path: Path) -> str:

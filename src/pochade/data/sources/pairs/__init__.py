@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pochade.data.dataset import Split, check_split
-from pochade.data.sources import Source, SyntheticSource, parse_source
+from pochade.data.sources import Source, SyntheticSource, local_path, parse_source, paths_here
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, PairDataset, PairFiles, Skipped
 from pochade.errors import PochadeError
+from pochade.storage import url_of
 
 if TYPE_CHECKING:
     from pochade.data.sources.image_files import Reading
@@ -131,19 +132,19 @@ class StoredPairSource(PairSource, PairFiles):
     def _open(self, size: int, split: Split, tasks: Sequence[str] | None, reading: "Reading") -> PairDataset:
         from pochade.data.sources.pairs.stored import StoredPairs
 
-        return StoredPairs(self.path.expanduser(), size, split, tasks=tasks or PAIR_TASKS, reading=reading)
+        return StoredPairs(local_path(self.path), size, split, tasks=tasks or PAIR_TASKS, reading=reading)
 
     def candidates(self, progress: bool = True) -> Iterator[Found | Skipped]:
         from pochade.data.sources.pairs.stored import find_pairs
 
-        found = find_pairs(self.path.expanduser(), progress)
+        found = find_pairs(local_path(self.path), progress)
         return iter([*found.skipped, *found.pairs])
 
     def paths(self) -> tuple[Path, ...]:
-        return (self.path.expanduser(),)
+        return paths_here(self.path)
 
     def __str__(self) -> str:
-        text = str(self.path)
+        text = url_of(self.path) or str(self.path)
         return text if parse_pairs(text) == self else f"./{text}"
 
 
