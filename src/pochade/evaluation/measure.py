@@ -12,7 +12,7 @@ from torch import Tensor
 from pochade.data.dataset import Dataset
 from pochade.evaluation import bootstrap, contrast, copying
 from pochade.evaluation.external import NOT_MEASURED, Clip, clip_scores, inception_features
-from pochade.evaluation.figures import CopyingFigures, Lite0Figures, SplitFigures
+from pochade.evaluation.figures import CopyingFigures, Lite0Figures, RetrievalFigures, SplitFigures
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.kid import kid
 from pochade.evaluation.pictures import Pictures, caption_embeddings, pooled_features, read_splits
@@ -89,26 +89,26 @@ class Judge:
         real, captions = side.real, side.real.captions[:n]
         features = pooled_features(self.net, made)
         nearest = copying.nearest_in_pixels(copying.thumbnails(made), self.train.thumbnails)
-        lite0 = lite0_figures(side.features, features)
-        retrieval = {
-            f"R@{k}{of}": bootstrap.of_mean(hits)
-            for of, rows in (("", features), (" of real pictures", side.features[:n]))
-            for k, hits in self.probe.hits(rows, side.embeddings, real.concepts).items()
+        mean, std, distance = _distances(side.features, features)
+        precision: RetrievalFigures = {
+            "generated": self.probe.precision(features, side.embeddings, real.concepts).as_dict(),
+            "real": self.probe.precision(side.features[:n], side.embeddings, real.concepts).as_dict(),
         }
         intervals: dict[str, bootstrap.Interval] = {
-            **retrieval,
-            "kid_lite0": bootstrap.of_kid(lite0["kid_lite0"], side.features, features),
-            "fd_lite0": bootstrap.of_frechet(lite0["fd_lite0"], side.features, features),
+            "kid_lite0": bootstrap.of_kid(mean, side.features, features),
+            "fd_lite0": bootstrap.of_frechet(distance, side.features, features),
             "copies": bootstrap.of_mean(self._is_copied(nearest)),
         }
+        for of, rows in (("", features), (" of real pictures", side.features[:n])):
+            for k, hits in self.probe.hits(rows, side.embeddings, real.concepts).items():
+                intervals[f"R@{k}{of}"] = bootstrap.of_mean(hits)
         figures: SplitFigures = {
             "pictures": n,
             "real pictures": len(real),
-            **lite0,
-            "retrieval": {
-                "generated": self.probe.precision(features, side.embeddings, real.concepts).as_dict(),
-                "real": self.probe.precision(side.features[:n], side.embeddings, real.concepts).as_dict(),
-            },
+            "kid_lite0": mean,
+            "kid_lite0 std": std,
+            "fd_lite0": distance,
+            "retrieval": precision,
             "contrast": contrast.check(made, real.images[:n], captions),
             "copies": copying.check(nearest, captions, self.typical, self.train.real.captions),
             "kid_inception": NOT_MEASURED,
@@ -119,7 +119,8 @@ class Judge:
         if networks.inception is not None:
             x, y = (inception_features(networks.inception, pictures) for pictures in (real.images, made))
             mean, std, distance = _distances(x, y)
-            figures |= {"kid_inception": mean, "kid_inception std": std, "fd_inception": distance}
+            figures["kid_inception"], figures["kid_inception std"] = mean, std
+            figures["fd_inception"] = distance
             intervals["kid_inception"] = bootstrap.of_kid(mean, x, y)
             intervals["fd_inception"] = bootstrap.of_frechet(distance, x, y)
         if networks.clip is not None:

@@ -10,7 +10,7 @@ from cli.run import cli
 from data.sources.iconify_sets import disc, write_folder, write_packed
 from pochade.data.dataset import Dataset, is_held_out
 from pochade.data.sources import DrawingsSource, FolderSource, open_source
-from pochade.data.sources.drawings import STYLES, captions_of, is_composed
+from pochade.data.sources.drawings import ALIASES, STYLES, captions_of, is_composed, key_of, matched
 from pochade.data.sources.openmoji import SKIN_TONE_WORDS, all_drawings
 from pochade.errors import PochadeError
 
@@ -25,6 +25,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
     extra = {
         "flag-for-france": disc("00f"),
         "flag-italy": disc("0a0"),
+        "switzerland": disc("f00"),
+        "penguin-2": disc("112"),
+        "robot-face-1": disc("999"),
+        "womans-boot": disc("421"),
+        "phoenix-bird": disc("f40"),
+        "man-pouting-1": disc("fd0"),
         "flag-for-flag-denmark": disc(),
         "fox-medium-skin-tone": disc(),
         "input-latin-letters": disc(),
@@ -55,6 +61,11 @@ def test_names_are_matched_to_those_of_openmoji(everything: Dataset) -> None:
         ("noto/red-apple", "noto", "red apple"),
         ("noto/flag-for-france", "noto", "flag of France"),
         ("noto/flag-italy", "noto", "flag of Italy"),
+        ("noto/switzerland", "noto", "flag of Switzerland"),
+        ("noto/penguin-2", "noto", "penguin"),
+        ("noto/robot-face-1", "noto", "robot"),
+        ("noto/womans-boot", "noto", "woman's boot"),
+        ("noto/phoenix-bird", "noto", "phoenix"),
         ("game-icons/fox", "game icons", "fox"),
     ):
         item, drawing = everything.item(found[name]), openmoji[same]
@@ -63,6 +74,7 @@ def test_names_are_matched_to_those_of_openmoji(everything: Dataset) -> None:
         assert item.group == f"{style}/{drawing.concept}"
     squid = everything.item(found["noto/starry-squid"])
     assert (squid.captions[0], squid.group) == ("starry squid, noto style", "noto/starry squid")
+    assert everything.item(found["noto/man-pouting-1"]).group == "noto/pouting"
     assert {everything.item(i).licence for i in found.values()} == {"CC-BY-SA-4.0", "Apache-2.0", "MIT"}
 
 
@@ -90,6 +102,8 @@ def test_a_concept_is_held_out_in_every_style_and_a_pair_in_one(sets: Path, ever
     assert all(item.split == split for split, items in parts.items() for item in items)
     assert all(map(is_held_out, concepts["held_out"]))
     assert not any(map(is_held_out, concepts["train"] | concepts["composed"]))
+    other_names = {"flag of Switzerland", "penguin", "robot", "woman's boot", "phoenix", "pouting"}
+    assert {("noto", concept) for concept in other_names} <= pairs["held_out"]
     assert all(is_composed(*pair) for pair in pairs["composed"])
     assert not pairs["composed"] & pairs["train"]
     assert 0.02 < len(pairs["composed"]) / (len(pairs["composed"]) + len(pairs["train"])) < 0.06
@@ -140,3 +154,12 @@ def test_missing_packages_are_named_before_any_work(tmp_path: Path, capsys: pyte
         open_source("drawings:nowhere")
     with pytest.raises(PochadeError, match="'composed' given, which openmoji does not have"):
         open_source("openmoji", "composed")
+
+
+def test_every_alias_names_a_drawing_of_openmoji() -> None:
+    named = {key_of(drawing.name): drawing for drawing in all_drawings()}
+    for name, meant in ALIASES.items():
+        assert key_of(name) not in named
+        assert matched(name, named) is named[key_of(meant)]
+    assert key_of("flag of Côte d’Ivoire") == "flag-of-cote-divoire"
+    assert key_of("flag of St. Kitts & Nevis") == "flag-of-st-kitts-and-nevis"

@@ -6,7 +6,8 @@ for such a pair tells whether it composes the two.
 """
 
 import re
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -51,7 +52,18 @@ KEEP = 0.5
 """Probability that such a caption has a word."""
 LEAST_CONTRAST = 2.0
 """Standard deviation of the pixels, of 255, below which nothing is drawn."""
+ALIASES = {
+    "blackbird": "black bird",
+    "bride with veil": "person with veil",
+    "flag for chequered flag": "chequered flag",
+    "flag for turkey": "flag of Türkiye",
+    "heavy minus sign": "minus",
+    "heavy multiplication x": "multiply",
+    "phoenix bird": "phoenix",
+}
+"""Names that sets have for what OpenMoji calls otherwise, found by ``scripts/leaks.py``."""
 _TONES = re.compile(r"skin-tone|-(light|medium|dark|medium-light|medium-dark)$")
+_NUMBER = re.compile(r"[- ]\d+$")
 _PARTS = re.compile(r"^input-")
 _DOUBLES = re.compile(r"^flag-for-flag")
 
@@ -116,7 +128,7 @@ def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Readin
         report.note("skin tone", OPENMOJI, len(all_drawings()) - len(openmoji))
     named: dict[str, Drawing] = {}
     for drawing in openmoji:
-        named.setdefault(_key(drawing.name), drawing)
+        named.setdefault(key_of(drawing.name), drawing)
     for icon_set in icon_sets:
         pictures += _of_set(icon_set, named, report)
     report.total = len(pictures)
@@ -145,11 +157,11 @@ def _of_set(icon_set: IconSet, named: dict[str, Drawing], report: Report) -> lis
                 report.note(why, full)
                 break
         else:
-            drawing = _matched(name, named)
+            drawing = matched(name, named)
             if drawing is None:
                 report.note("name that OpenMoji does not have", full)
-                words = _key(name).replace("-", " ")
-                known: tuple[str, tuple[str, ...], str] = words, (), concept_of(words)
+                words = key_of(name).replace("-", " ")
+                known: tuple[str, tuple[str, ...], str] = words, (), concept_of(_NUMBER.sub("", words))
             else:
                 known = drawing.name, drawing.keywords, drawing.concept
             style = style_of(icon_set.prefix, icon_set.title)
@@ -157,12 +169,18 @@ def _of_set(icon_set: IconSet, named: dict[str, Drawing], report: Report) -> lis
     return pictures
 
 
-def _matched(name: str, named: dict[str, Drawing]) -> Drawing | None:
-    """OpenMoji's drawing of the same name; "flag-for-france" and "flag-france" are its "flag of France"."""
-    key = _key(name)
-    if key in named or not name.startswith("flag-"):
-        return named.get(key)
-    return named.get("flag-of-" + key.removeprefix("flag-for-").removeprefix("flag-"))
+def matched(name: str, named: Mapping[str, Drawing]) -> Drawing | None:
+    """OpenMoji's drawing of the same name, of ``named`` by ``key_of``.
+
+    "flag-for-france", "flag-france" and "france" are its "flag of France", "ring-2" is its "ring", "robot-face" its
+    "robot".
+    """
+    key = key_of(name)
+    single = _NUMBER.sub("", key)
+    alias = key_of(ALIASES.get(single.replace("-", " "), single))
+    country = "flag-of-" + single.removeprefix("flag-for-").removeprefix("flag-")
+    forms = (key, alias, country, single.removesuffix("-face"))
+    return next((named[form] for form in forms if form in named), None)
 
 
 def _picture(
@@ -198,5 +216,7 @@ def captions_of(name: str, keywords: tuple[str, ...], style: str, key: str) -> t
     return (*(words + ending for words in with_style), mixed())
 
 
-def _key(name: str) -> str:
-    return re.sub(r"[^a-z0-9]+", "-", name.casefold()).strip("-")
+def key_of(name: str) -> str:
+    """A name as Iconify writes it: "Côte d'Ivoire" is "cote-divoire", "St. Kitts & Nevis" is "st-kitts-and-nevis"."""
+    plain = "".join(c for c in unicodedata.normalize("NFD", name.casefold()) if not unicodedata.combining(c))
+    return re.sub(r"[^a-z0-9]+", "-", re.sub(r"['’.]", "", plain).replace("&", " and ")).strip("-")
