@@ -178,7 +178,7 @@ def _take_or_run(
             sample_sheet=lambda: _preview(work),
             save_model=save if work.usable else None,
             held_out=None if quiet else work.held_out,
-            saved=saved,
+            after_save=saved,
             console=not quiet,
         )
     except FailureError as error:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 SampleSheet = Callable[[], "Image | None"]
 SaveModel = Callable[[Path], object]
-Saved = Callable[[], object]
+AfterSave = Callable[[], object]
 
 BEST = "best"
 """In the folder of a stage: the model at the lowest held-out loss."""
@@ -107,7 +107,7 @@ def train(
     sample_sheet: SampleSheet | None = None,
     save_model: SaveModel | None = None,
     held_out: Samples | None = None,
-    saved: Saved | None = None,
+    after_save: AfterSave | None = None,
     console: bool = True,
 ) -> TrainResult:
     """Trains ``task.trainable()`` for ``stage.steps`` steps and leaves the averaged (EMA) weights in it.
@@ -117,7 +117,7 @@ def train(
     the settings of the stage. ``sample_sheet``, and ``save_model``, which writes a folder into each checkpoint, are
     called with the averaged weights in the network, in eval mode, without gradients; what they draw from global
     generators does not disturb the run. ``held_out`` are samples that are not trained on: their loss, always with the
-    same noises, stands in about fifty lines of the log, and ``best`` holds the model at the lowest. ``saved`` is
+    same noises, stands in about fifty lines of the log, and ``best`` holds the model at the lowest. ``after_save`` is
     called after each checkpoint.
 
     Raises PochadeError before anything is written where the folder holds a run and ``resume`` is not given
@@ -139,7 +139,7 @@ def train(
         sample_sheet=sample_sheet,
         save_model=save_model,
         held_out=held_out,
-        saved=saved,
+        after_save=after_save,
         console=console,
     )
     try:
@@ -180,12 +180,12 @@ class _Run:
         sample_sheet: SampleSheet | None,
         save_model: SaveModel | None,
         held_out: Samples | None,
-        saved: Saved | None,
+        after_save: AfterSave | None,
         console: bool,
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
         self.identity = identity
-        self.sample_sheet, self.save_model, self.saved = sample_sheet, save_model, saved
+        self.sample_sheet, self.save_model, self.after_save = sample_sheet, save_model, after_save
         device = resolve_device(stage.device)
         self.accelerator, self.device = join_processes(device, has_unused=task.has_unused)
         self.rank, self.world_size = self.accelerator.process_index, self.accelerator.num_processes
@@ -439,8 +439,8 @@ class _Run:
                 self._save_best()
                 save_model = None if self.save_model is None else self._write_model
                 save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model)
-                if self.saved is not None:
-                    self.saved()
+                if self.after_save is not None:
+                    self.after_save()
             except PochadeError as failure:
                 error.append(str(failure))
         error = self._gather(error)
