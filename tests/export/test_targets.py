@@ -18,6 +18,7 @@ from pochade.export.networks import Network
 from pochade.export.parity import Input
 from pochade.export.precision import parse_precision
 from pochade.export.targets import FORMATS, TARGETS, find_target, open_bundle
+from pochade.nn.scan_orders import inverse_order, reorder, scan_order
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle
 from pochade.runtime.manifest import Manifest, Model, read_manifest
@@ -74,6 +75,39 @@ def test_weights_in_fewer_bits(target: str, precision: str, tmp_path: Path) -> N
     assert manifest.picture_psnr is not None
     assert manifest.picture_psnr > 20
     assert open_bundle(tmp_path / "b").generate("a red apple", seed=7, steps=2).image.size == (32, 32)
+
+
+class Zigzag(nn.Module):
+    """Tokens along a zigzag path and back, and a state that is handed on as it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(8, 8)
+
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        order = scan_order("rows-top-right", 4, 4)
+        mixed = self.mix(reorder(tokens, order)).cumsum(1)
+        return reorder(mixed, inverse_order(order)), mixed.detach()
+
+
+@pytest.mark.parametrize("target", ["coreml", "executorch", "litert"])
+def test_a_path_over_the_tokens_and_a_state(target: str, tmp_path: Path) -> None:
+    form = FORMATS[target]
+    try:
+        form.check()
+    except PochadeError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    module = Zigzag().eval().requires_grad_(False)
+    network = Network("path", module, (Input("tokens", (16, 8)),), ("velocity", "next_state"))
+    graph = form.convert([network], tmp_path, Options(1))["path"]
+    assert [(value.name, value.shape) for value in graph.outputs] == [
+        ("velocity", (1, 16, 8)),
+        ("next_state", (1, 16, 8)),
+    ]
+    if form.runs_here():
+        assert graph.largest_difference is not None
+        assert graph.largest_difference < 1e-5
 
 
 class Words(nn.Module):

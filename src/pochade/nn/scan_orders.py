@@ -62,7 +62,8 @@ def scan_order(name: str, height: int, width: int, *, device: torch.device | str
 
 def inverse_order(order: Tensor) -> Tensor:
     """The permutation [N] that undoes ``order`` [N]: ``reorder(reorder(x, order), inverse_order(order))`` is x."""
-    return torch.empty_like(order).scatter(0, order, torch.arange(order.shape[0], device=order.device))
+    places = torch.arange(order.shape[0], device=order.device)
+    return (0 * places).scatter(0, order, places)  # phones' runtimes have no form of ``empty_like``
 
 
 def reorder(x: Tensor, order: Tensor) -> Tensor:

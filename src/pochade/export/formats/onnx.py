@@ -66,7 +66,7 @@ class Onnx(Format):
             if precision == "fp32":
                 continue
             path, batch = folder / graph.file, graph.inputs[0].shape[0] or 1
-            if precision in CALIBRATED:
+            if precision in ("w8a16", "w8a8"):
                 error = npu.quantise(path, path, examples.get(network.name, ()), precision)
             else:
                 error = quantise(path, path, network.inputs, precision=precision, batch=batch).error

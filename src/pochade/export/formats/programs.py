@@ -33,6 +33,7 @@ def program(module: nn.Module, inputs: tuple[Tensor, ...], rules: Rules | None =
             graph.erase_node(node)
         elif node.target is _ALIAS or (node.target is _FLIP and not node.args[1]):  # nothing happens to the tensor
             node.replace_all_uses_with(node.args[0])
+            exported.graph_signature.replace_all_uses(node.name, node.args[0].name)
             graph.erase_node(node)
     exported.graph_module.recompile()
     return exported
