@@ -67,7 +67,7 @@ def main() -> None:
             each = sorted(psnr([a], [b]) or 0.0 for a, b in zip(wanted, images, strict=True))
             mean, std = kid(features(wanted), features(images))
             rows[name] = {
-                "psnr": psnr(wanted, images),
+                "psnr": psnr([*wanted], [*images]),
                 "median_psnr": each[len(each) // 2],
                 "kid": mean,
                 "kid_std": std,

@@ -84,9 +84,9 @@ class Zigzag(nn.Module):
         super().__init__()
         self.mix = nn.Linear(8, 8)
 
-    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, tokens: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         order = scan_order("rows-top-right", 4, 4)
-        mixed = self.mix(reorder(tokens, order)).cumsum(1)
+        mixed = self.mix(reorder(tokens, order)).cumsum(1) + state
         return reorder(mixed, inverse_order(order)), mixed.detach()
 
 
@@ -99,7 +99,7 @@ def test_a_path_over_the_tokens_and_a_state(target: str, tmp_path: Path) -> None
         pytest.skip(str(error))
     torch.manual_seed(0)
     module = Zigzag().eval().requires_grad_(False)
-    network = Network("path", module, (Input("tokens", (16, 8)),), ("velocity", "next_state"))
+    network = Network("path", module, (Input("tokens", (16, 8)), Input("state", (1, 8))), ("velocity", "next_state"))
     graph = form.convert([network], tmp_path, Options(1))["path"]
     assert [(value.name, value.shape) for value in graph.outputs] == [
         ("velocity", (1, 16, 8)),

@@ -56,6 +56,10 @@ def open_litert(path: Path, _name: str, graph: Graph, threads: int | None, _low_
     return run
 
 
+COREML_NAMES = {"state": "state_workaround"}
+"""Inputs whose names Core ML keeps for itself, and those that its converter gives them."""
+
+
 def open_coreml(path: Path, _name: str, graph: Graph, _threads: int | None, _low_memory: bool) -> Run:
     """A graph in Core ML, on a Mac."""
     if sys.platform != "darwin":
@@ -67,7 +71,8 @@ def open_coreml(path: Path, _name: str, graph: Graph, _threads: int | None, _low
     model: Any = coremltools.models.MLModel(str(path))
 
     def run(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        given = {key: value if value.dtype == np.float32 else value.astype(np.int32) for key, value in values.items()}
+        numbers = {key: v if v.dtype == np.float32 else v.astype(np.int32) for key, v in values.items()}
+        given = {COREML_NAMES.get(key, key): value for key, value in numbers.items()}
         found = model.predict(given)
         return [np.asarray(found[output.name], dtype=np.float32) for output in graph.outputs]
 

@@ -19,6 +19,7 @@ from pochade.export.formats.programs import Rules, converting, program
 from pochade.export.networks import Network
 from pochade.export.precision import PRESETS, Precision
 from pochade.files import atomic_folder
+from pochade.runtime.engines import COREML_NAMES
 from pochade.runtime.manifest import Graph
 
 IOS17 = 8
@@ -122,7 +123,7 @@ def inspect(path: Path, graph: Graph) -> None:
     import coremltools
 
     spec: Any = coremltools.utils.load_spec(str(path))
-    wanted = sorted((v.name, v.shape, _DATA[v.dtype]) for v in graph.inputs)
+    wanted = sorted((COREML_NAMES.get(v.name, v.name), v.shape, _DATA[v.dtype]) for v in graph.inputs)
     arrays = {i.name: i.type.multiArrayType for i in spec.description.input}
     found = sorted((name, tuple(array.shape), array.dataType) for name, array in arrays.items())
     if found != wanted:
