@@ -20,7 +20,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, runtimes, scale, scans, yours  # noqa: E402
+from tables import claims, editing, models, peers, runtimes, scale, scans, yours  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -66,6 +66,8 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "editing_generation": (f"{BENCHMARKS}/editing.json", editing.editing_generation),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
+    "peers_costs": (f"{BENCHMARKS}/peers_quality.json", peers.costs),
+    "peers_quality": (f"{BENCHMARKS}/peers_quality.json", peers.quality),
     "runtimes": (f"{BENCHMARKS}/runtimes.json", runtimes.runtimes),
     "conversions": (f"{BENCHMARKS}/conversions.json", runtimes.conversions),
     "precisions": (f"{BENCHMARKS}/precisions.json", runtimes.precisions),
@@ -107,6 +109,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/iris.md": (),
     "docs/lira.md": (),
     "docs/microforge.md": (),
+    "docs/peers.md": (),
     "docs/on-device.md": (),
     "docs/photographs.md": (),
     "docs/scale.md": (),

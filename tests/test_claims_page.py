@@ -9,13 +9,14 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from pochade import denoisers
 from pochade.autoencoders import deep_compression, tiny, tiny_decoder, wavelet
 from pochade.evaluation.profile.models import CLIPS
 from pochade.nn.resample import haar_dwt, haar_idwt
 from pochade.recipes import stages_of
-from pochade.types import TASKS
+from pochade.types import TASKS, Conditioning
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = {
@@ -95,6 +96,16 @@ def system_of_iris() -> list[str]:
     text = clip_l()
     small = built("iris", "small", text_dim=768, pooled_dim=768)
     return [millions(text), f"{2 * text / 1e6:.0f} MB", millions(text + count(small) + count(wavelet_base().decoder))]
+
+
+def cross_attention() -> list[str]:
+    nano, base = denoisers.build("iris", "nano").eval(), built("iris", "base").config
+    conditioning = Conditioning(torch.zeros(1, 77, 384), torch.ones(1, 77, dtype=torch.bool), torch.zeros(1, 384))
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        nano(torch.zeros(1, nano.config["latent_channels"], 32, 32), torch.zeros(1), conditioning)
+    counts = {name: sum(ops.values()) for name, ops in counter.get_flop_counts().items()}
+    share = sum(n for name, n in counts.items() if ".core." in name and name.endswith(".text")) / counts["Global"]
+    return [f"{share:.0%}".replace("%", " %"), f"{4 * base['blocks'] * 2 * 77 * base['dim'] / 1e6:.1f} MB"]
 
 
 def in_use() -> list[str]:
@@ -203,6 +214,7 @@ ARITHMETIC: dict[str, Callable[[], list[str]]] = {
     "I10": in_use,
     "I16": lambda: [f"{4096**2 * 768 / 1e9:.1f} x 10⁹"],
     "I17": layers_of_iris,
+    "I27": cross_attention,
     "L1": lambda: [millions(*sizes("lira", "tiny", "small", "base", "large"))],
     "L2": bytes_of_lira,
     "L3": lambda: [f"{267 + 0.5 + 300 + 0.1 + 200:.0f} and {267 + 0.4 + 300 + 2 + 400:.0f}"],
