@@ -103,8 +103,8 @@ def run(
         else:
             inputs = _inputs(stages[: number - 1], results, stage, out, components)
             take_or_run(stage, inputs, result.model, resume=resume or number <= finished, saved=saved)
-            if saved is not None and _is_main():
-                saved()
+            if mirror is not None:
+                _exchange(mirror)
             if number < len(stages):
                 free_memory()
         results.append(result)
@@ -125,6 +125,16 @@ def mirror_of(url: str) -> Mirror:
     """The folder of a run that is kept at a URL."""
     name = hashlib.sha256(url.encode()).hexdigest()[:16]
     return Mirror(cache_folder().parent / "runs" / name, url, but=(CLAIM,))
+
+
+def _exchange(mirror: Mirror) -> None:
+    """Sends a finished stage; machines that do not see this one's folder fetch it."""
+    with main_first() as main:
+        if main:
+            mirror.push()
+    with main_first(local=True) as first:
+        if first and not _is_main():
+            mirror.pull()
 
 
 def take_or_run(
