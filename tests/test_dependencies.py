@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pochade.training.trackers import SERVICES
+
 ROOT = Path(__file__).parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 THROUGH = {
@@ -18,6 +20,8 @@ THROUGH = {
     **dict.fromkeys(("aiohttp", "gcsfs", "s3fs"), "fsspec opens URLs by them"),
 }
 """Libraries that no module imports, and how they are used."""
+TRACKERS = ("wandb", "aim")
+"""Extras of one library each, which accelerate imports."""
 PHONES = ("openvino", "coreml", "executorch", "litert")
 WITH = {
     "fsspec": "torch",
@@ -72,6 +76,11 @@ def test_benchmarks_and_tests_use_what_is_for_them_alone() -> None:
     tools = {"flask", "flask-cors", "basedpyright", "import-linter", "ipykernel", "pochade", "ruff", "triton"}
     tools |= {name for name in declared("dev") if name.startswith("pytest")}
     assert declared("dev") - declared() - tools <= libraries("tests")
+
+
+def test_each_tracker_has_an_extra() -> None:
+    assert set(SERVICES) == set(TRACKERS)
+    assert all(declared(name) - declared() == {name} for name in TRACKERS)
 
 
 @pytest.mark.parametrize("extra", sorted({"train", "export", "eval", "hub", "heic", "lora", "scale"}))

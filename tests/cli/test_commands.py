@@ -106,6 +106,9 @@ def test_train_lists_and_shows(capsys: Any) -> None:
     stages = json.loads(cli(capsys, "train", "lrf", "--show", "--json", "flow.steps=7").out)
     assert next(s for s in stages if s["name"] == "flow")["steps"] == 7
     assert "  steps = 7\n" in cli(capsys, "train", "lrf", "--show", "flow.steps=7").out
+    short = cli(capsys, "train", "lora", "--show", "--data", "pictures", "--base", "lrf-openmoji", "--rank", "3").out
+    for field in ("data.source = pictures", "task.base = lrf-openmoji", "task.rank = 3"):
+        assert f"  {field}\n" in short
 
 
 @pytest.mark.parametrize(
@@ -117,6 +120,9 @@ def test_train_lists_and_shows(capsys: Any) -> None:
         (["train", "lrf", "flow.steps=many"], "steps"),
         (["train", "lrf", "--json"], "json: goes with --list, --show or --dry-run"),
         (["train", "lrf", "--steps", "100"], "--steps: there is no such option; a field is set as steps=100, without"),
+        (["train", "lora", "--alpha", "8"], "a field is set as task.alpha=8"),
+        (["train", "lrf", "--rank", "8"], "override: no field 'task.rank'"),
+        (["train", "lora", "--rank", "0", "--base", "lrf-openmoji"], "rank: 0 given, must be at least 1"),
         (["train", "--flow.batch-size=8", "lrf"], "a field is set as flow.batch_size=8"),
         (["train", "lrf", "--warmup-steps"], "a field is set as warmup_steps=VALUE"),
         (["train", "lrf", "--resum"], "--resum: there is no such option (did you mean '--resume'"),

@@ -153,7 +153,7 @@ def test_a_finished_run_goes_on_to_more_steps(place: Path, autoencoder: Path, ca
     ("change", "message"),
     [
         ("seed=1", r"seed 0 \(now 1\)"),
-        ("learning_rate=0.1", r"learning_rate 0\.0005 \(now 0\.1\)"),
+        ("weight_decay=0.1", r"weight_decay 0\.01 \(now 0\.1\)"),
         ("data.held_out=false", r"data\.held_out True \(now False\)$"),
         ("task.autoencoder=lrf-openmoji", r"task\.autoencoder '.*tiny' \(now 'lrf-openmoji', of other content\)"),
     ],
@@ -164,6 +164,14 @@ def test_a_finished_run_with_another_setting_is_refused(
     before = content(place / "run")
     with pytest.raises(PochadeError, match=rf"resume: .*1-flow was trained with other settings: {message}"):
         resume(place, autoencoder, change, "task.options=dim=16,heads=2,hidden=24,blocks=1")
+    assert content(place / "run") == before
+
+
+def test_a_finished_run_has_another_rate_with_more_steps_alone(place: Path, autoencoder: Path) -> None:
+    before = content(place / "run")
+    message = r"learning_rate 0\.1 instead of 0\.0005 given for flow, which is finished: allowed with steps above 2"
+    with pytest.raises(PochadeError, match=message):
+        resume(place, autoencoder, "learning_rate=0.1", "task.options=dim=16,heads=2,hidden=24,blocks=1")
     assert content(place / "run") == before
 
 

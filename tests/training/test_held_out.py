@@ -144,14 +144,18 @@ def test_about_fifty_lines_of_the_log_have_it() -> None:
 def test_the_lowest_is_remembered_with_what_was_said() -> None:
     lowest = Lowest()
     assert lowest.see(10, 1.0)
-    assert not lowest.see(20, 1.2)
-    assert lowest.warn(20, 1.2, 1000) is None  # too early
-    assert lowest.warn(120, 1.001, 1000) is None  # hardly higher
-    assert "risen for 110 steps" in (lowest.warn(120, 1.2, 1000) or "")
+
+    def said(one: Lowest, *losses: tuple[int, float]) -> list[str | None]:
+        return [one.warn(step, loss, 1000) for step, loss in losses if not one.see(step, loss)]
+
+    assert said(lowest, (20, 1.2), (30, 1.2), (40, 1.2)) == [None] * 3  # too early
+    assert said(lowest, (110, 1.001), (120, 1.2), (130, 1.2)) == [None] * 3  # hardly higher, and then twice
+    assert "risen for 130 steps, from 1 to 1.3" in (said(lowest, (140, 1.3))[0] or "")
     again = Lowest(lowest.state())
     assert again.warn(300, 1.3, 1000) is None  # said before
     assert again.see(400, 0.9)
-    assert again.warn(600, 1.0, 1000) is not None
+    assert said(again, (500, 1.0), (550, 1.0)) == [None] * 2
+    assert said(again, (600, 1.0)) != [None]
 
 
 def test_steps_follow_from_the_number_of_samples() -> None:

@@ -52,7 +52,7 @@ def test_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert torch.get_num_threads() == threads
     assert task.seen == order(40, 0, 96)
     assert torch.equal(task.frozen.weight, frozen)
-    assert modes == [False, False] * 3
+    assert modes == [False, False] * 4
 
     names = {
         "checkpoint-00000010",
@@ -65,6 +65,7 @@ def test_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     }
     assert {p.name for p in tmp_path.iterdir()} == names
     assert [p.name for p in sorted((tmp_path / "samples").iterdir())] == [
+        "step-000001.png",
         "step-000005.png",
         "step-000010.png",
         "step-000012.png",
@@ -110,13 +111,22 @@ def test_a_whole_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
         run(tmp_path)
 
 
+def test_a_resumed_run_may_have_another_rate_and_says_so(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, steps=4)
+    run(tmp_path, options={"resume": True, "console": True}, steps=8, learning_rate=3e-3, schedule="cosine")
+    printed = capfd.readouterr().err
+    assert "from step 4 on steps 8 instead of 4\n" in printed
+    assert "from step 4 on learning_rate 0.003 instead of 0.01\n" in printed
+    assert log(tmp_path)[-1]["learning_rate"] < 3e-3
+
+
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
     resume = {"resume": True}
     with pytest.raises(PochadeError) as caught:
-        run(tmp_path, options=resume, learning_rate=3e-2, task=ToyTask(), data=ToyDataset())
-    assert "learning_rate 0.01 (now 0.03)" in str(caught.value)
+        run(tmp_path, options=resume, weight_decay=0.5, task=ToyTask(), data=ToyDataset())
+    assert "weight_decay 0.01 (now 0.5)" in str(caught.value)
     changed = toy_stage(task=ToySettings(dropout=0.5), batch_size=4, data=ToyData(size=3))
     with pytest.raises(PochadeError) as caught:
         train(changed, ToyTask(), ToyDataset(), tmp_path, resume=True, console=False)

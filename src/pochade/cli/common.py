@@ -1,6 +1,5 @@
 """What the commands share: messages on the error stream, tables and JSON on the output."""
 
-import dataclasses
 import json
 import os
 import sys
@@ -66,8 +65,11 @@ def check_no_options(given: Sequence[str], context: typer.Context) -> None:
     For commands that ignore unknown options, since their fields are given as FIELD=VALUE: whoever types ``--steps 100``
     is told of ``steps=100``.
     """
-    from pochade.training.stage import Stage
+    from pochade.recipes import RECIPES, stages_of
+    from pochade.training.overrides import fields_of
 
+    recipes = [recipe for recipe in given if recipe in RECIPES] or ["lora"]
+    fields = [path for stage in stages_of(recipes[0]) for path, _ in fields_of(stage)]
     for place, argument in enumerate(given):
         if not argument.startswith("-"):
             continue
@@ -75,8 +77,9 @@ def check_no_options(given: Sequence[str], context: typer.Context) -> None:
         field = name.lstrip("-").replace("-", "_")
         rest = [text for text in given[place + 1 : place + 2] if not text.startswith("-") and "=" not in text]
         known = [option for parameter in context.command.params for option in parameter.opts]
-        is_field = "." in field or field in {f.name for f in dataclasses.fields(Stage)}
-        near = "" if is_field else nearest(name, known)
+        own = [path for path in fields if path in (field, f"task.{field}", f"data.{field}")]
+        near = "" if own or "." in field else nearest(name, known)
+        field = own[0] if own else field
         hint = near or f"; a field is set as {field}={value or next(iter(rest), 'VALUE')}, without dashes"
         raise PochadeError(f"{name}: there is no such option{hint}")
 

@@ -21,6 +21,8 @@ pochade train lrf --show flow.learning_rate=5e-4
 
 pochade train lira --dry-run
 
+pochade train lora --data my-pictures --base open-drawings --rank 8 --out runs/mine
+
 pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64
 
 pochade train lrf --out runs/mine flow.steps=2000 flow.batch_size=64 --resume
@@ -37,6 +39,9 @@ def train(
         list[str] | None,
         typer.Argument(help="Changes, as FIELD=VALUE or STAGE.FIELD=VALUE.", metavar="[FIELD=VALUE]..."),
     ] = None,
+    data: Annotated[str | None, typer.Option(help="What to train on: a short form of data.source=DATA.")] = None,
+    base: Annotated[str | None, typer.Option(help="Of a LoRA, the model: a short form of task.base=MODEL.")] = None,
+    rank: Annotated[str | None, typer.Option(help="Of a LoRA: a short form of task.rank=RANK.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the run, or its URL.", show_default="runs/RECIPE")
     ] = None,
@@ -74,8 +79,9 @@ def train(
     from pochade.recipes import stages_of
     from pochade.training.overrides import override
 
-    of_device = [] if device is None else [f"device={device}"]
-    stages = override(stages_of(recipe), [*(changes or []), *of_device])
+    short = {"data.source": data, "task.base": base, "task.rank": rank, "device": device}
+    of_options = [f"{field}={value}" for field, value in short.items() if value is not None]
+    stages = override(stages_of(recipe), [*(changes or []), *of_options])
     if show:
         _show(stages, as_json)
         return

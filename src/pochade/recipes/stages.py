@@ -153,7 +153,7 @@ def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
         "steps": 0,
         "batch_size": 16,
         "accumulate": 2,
-        "learning_rate": 1e-3,
+        "learning_rate": 0.0,
         "warmup_steps": 50,
         "weight_decay": 0.01,
         "clip": 1.0,

@@ -17,7 +17,7 @@ from pochade.errors import PochadeError
 from pochade.training.costs import activation_bytes, fewest_parts, fixed_memory
 from pochade.training.executor import check, free_memory, take_or_run
 from pochade.training.loader import draw
-from pochade.training.stage import AnyStage, steps_for
+from pochade.training.stage import AnyStage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
 from pochade.training.stages.kind import Inputs, Result, Role, Work
@@ -88,6 +88,7 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
         raise PochadeError(f"steps: {steps} given, allowed is at least 1")
     components = StandIns()
     without = [stage.name for stage in stages if not stage.steps]
+    stages = [with_rate(stage) for stage in stages]
     stages = [stage if stage.steps else replace(stage, steps=steps_for(PICTURES, stage.batch_size)) for stage in stages]
     tried: list[AnyStage] = []
     for stage in stages:
@@ -132,6 +133,7 @@ def _shortened(stage: AnyStage, steps: int) -> AnyStage:
         log_every=1,
         save_every=steps,
         keep=1,
+        trackers=(),
     )
 
 

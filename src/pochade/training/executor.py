@@ -23,11 +23,12 @@ from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
 from pochade.training.record import DataStage, identity_of, read_record, record_of
-from pochade.training.stage import AnyStage, Identity, steps_for
+from pochade.training.stage import AnyStage, Identity, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
 from pochade.training.stages.models import is_model
+from pochade.training.trackers import check_trackers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -112,7 +113,11 @@ def run(
 
 
 def settled(stage: AnyStage, data: Data) -> AnyStage:
-    """The stage with the steps that follow from its data where it names none."""
+    """The stage with the steps that follow from its data, and the rate that follows from its settings, where it names
+    none."""
+    if not stage.learning_rate:
+        stage = with_rate(stage)
+        _print(f"{stage.name}: learning_rate {stage.learning_rate:g}, from the rank; learning_rate=... gives another")
     if stage.steps or not data:
         return stage
     samples = sum(len(groups_of(one)) if isinstance(one, Dataset) else len(one) for one in data.values())
@@ -258,6 +263,7 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
                 given = f"batch_size: {stage.batch_size} given for {stage.name}"
                 raise PochadeError(f"{given}, must divide by {parts}, processes x accumulate")
             resolve_device(stage.device)
+            check_trackers(stage.trackers)
             found[stage.name] = kind.check(stage, stages[:number], components)
     return found
 
@@ -297,8 +303,14 @@ def _check_resumed(stages: Sequence[AnyStage], number: int, out: Path, data: Dat
     if trained is None:
         return
     folder, steps = result.model.parent, int(trained["stage"]["steps"])
-    check_same(folder, Identity(trained["stage"], trained.get("contents", {})), identity_of(stage, data))
+    before = Identity(trained["stage"], trained.get("contents", {}))
+    check_same(folder, before, identity_of(stage, data))
     if stage.steps <= steps:
+        changed = [change for change in before.told(stage.settings()) if not change.startswith("steps")]
+        if changed:
+            raise PochadeError(
+                f"{changed[0]} given for {stage.name}, which is finished: allowed with steps above {steps}"
+            )
         return
     given = f"steps: {stage.steps} given for {stage.name}, which is finished after {steps}"
     if not checkpoints(folder):

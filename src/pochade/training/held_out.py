@@ -21,7 +21,9 @@ TIMES = 50
 WORSE = 1.005
 """Times the lowest loss from which another one is higher."""
 PATIENT = 0.1
-"""Share of the steps without a lower loss after which it is said."""
+"""Share of the steps without a lower loss after which it is said,"""
+IN_TURN = 3
+"""and how many losses in turn are then higher."""
 
 
 class HeldOut:
@@ -58,14 +60,16 @@ class Lowest:
         state = state or {}
         self.loss: float | None = state.get("loss")
         self.step: int = state.get("step", 0)
+        self._higher: int = state.get("higher", 0)
         self._said: int | None = state.get("said")
 
     def state(self) -> dict[str, Any]:
         """As JSON values."""
-        return {"loss": self.loss, "step": self.step, "said": self._said}
+        return {"loss": self.loss, "step": self.step, "higher": self._higher, "said": self._said}
 
     def see(self, step: int, loss: float) -> bool:
         """Takes in the loss after a step; whether it is the lowest."""
+        self._higher = 0 if self.loss is None or loss < WORSE * self.loss else self._higher + 1
         if self.loss is not None and loss >= self.loss:
             return False
         self.loss, self.step = loss, step
@@ -74,7 +78,7 @@ class Lowest:
     def warn(self, step: int, loss: float, steps: int) -> str | None:
         """What to say of a loss that has been higher for a while, once for each lowest one; else None."""
         since = step - self.step
-        if self.loss is None or self._said == self.step or since < PATIENT * steps or loss < WORSE * self.loss:
+        if self.loss is None or self._said == self.step or since < PATIENT * steps or self._higher < IN_TURN:
             return None
         self._said = self.step
         return (

@@ -55,6 +55,7 @@ from pochade.training.state import (
     seed_all,
 )
 from pochade.training.task import Batch, Task
+from pochade.training.trackers import Trackers
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -125,8 +126,9 @@ def train(
     loss or gradient that is not finite and where something cannot be read or written; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
-    if not stage.steps:
-        raise PochadeError("steps: 0 given, must be at least 1")
+    for name in ("steps", "learning_rate"):
+        if not getattr(stage, name):
+            raise PochadeError(f"{name}: 0 given, must be above 0")
     if not resume:
         check_is_new(folder)
     run = _Run(
@@ -226,7 +228,8 @@ class _Run:
             except OSError as error:
                 raise PochadeError(f"folder: {folder} cannot be created ({error.strerror})") from error
             notes += [f"removed {name}, left by a killed run" for name in remove_orphans(folder)]
-        self.log = MetricLog(folder, self.step) if self.main else None
+        trackers = Trackers(stage.trackers, folder, stage.settings()) if self.main else None
+        self.log = MetricLog(folder, self.step, trackers) if self.main else None
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
         if (many := stage.warn_of_passes(len(dataset))) is not None:
             notes.append(f"warning: {many}")
@@ -244,7 +247,9 @@ class _Run:
         before = {**saved.state["stage"], "samples": saved.state["samples"]}
         now = {**self.identity.settings, "samples": len(self.dataset)}
         contents = saved.state.get("contents", {})  # earlier versions kept none
-        check_same(self.folder, Identity(before, contents), Identity(now, self.identity.contents))
+        known = Identity(before, contents)
+        check_same(self.folder, known, Identity(now, self.identity.contents))
+        notes += [f"from step {saved.step} on {change}" for change in known.told(self.identity.settings)]
         return saved
 
     def _prepare(self, saved: Checkpoint | None) -> None:
@@ -304,7 +309,7 @@ class _Run:
                     window = Window()
                 if self._due(stage.save_every):
                     self._save()
-                early = self.step == stage.steps // FIRST_SHEET
+                early = self.step == -(-stage.steps // FIRST_SHEET)
                 if stage.sample_every and (early or self._due(stage.sample_every)) and not self.stop:
                     self._sample()
                 if self.stop and self.step < stage.steps:

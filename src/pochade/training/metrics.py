@@ -1,4 +1,4 @@
-"""What a run reports: averages, ``metrics.jsonl``, TensorBoard, and the progress on the console."""
+"""What a run reports: averages, ``metrics.jsonl``, TensorBoard and other trackers, and the progress on the console."""
 
 import json
 import time
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pochade.files import write_text
 from pochade.training.task import Batch
+from pochade.training.trackers import Trackers
 
 T_BINS = 10
 
@@ -74,9 +75,10 @@ class Window:
 
 
 class MetricLog:
-    """``metrics.jsonl`` and, where TensorBoard is installed, its event files in ``tensorboard/``."""
+    """``metrics.jsonl``; where TensorBoard is installed, its event files in ``tensorboard/``; and further trackers."""
 
-    def __init__(self, folder: Path, step: int) -> None:
+    def __init__(self, folder: Path, step: int, trackers: Trackers | None = None) -> None:
+        self._trackers = trackers
         path = folder / "metrics.jsonl"
         if path.exists():
             # Lines of steps after the checkpoint, and one cut off by a kill, would appear twice.
@@ -94,17 +96,20 @@ class MetricLog:
         finite = {k: None if isinstance(v, float) and not abs(v) < float("inf") else v for k, v in line.items()}
         self._file.write(json.dumps(finite, allow_nan=False) + "\n")
         self._file.flush()
+        numbers = {k: v for k, v in finite.items() if isinstance(v, int | float) and k != "step"}
+        by_t = {f"loss_by_t/{i / T_BINS:.1f}": value for i, value in enumerate(line.get("loss_by_t", []))}
+        numbers |= {name: value for name, value in by_t.items() if value is not None}
+        if self._trackers is not None:
+            self._trackers.log(numbers, line["step"])
         if self._board is not None:
-            for name, value in line.items():
-                if isinstance(value, int | float) and name != "step":
-                    self._board.add_scalar(name, value, line["step"])
-            for i, value in enumerate(line.get("loss_by_t", [])):
-                if value is not None:
-                    self._board.add_scalar(f"loss_by_t/{i / T_BINS:.1f}", value, line["step"])
+            for name, value in numbers.items():
+                self._board.add_scalar(name, value, line["step"])
             self._board.flush()
 
     def image(self, name: str, picture: Any, step: int) -> None:
-        """Shows a PIL image in TensorBoard."""
+        """Shows a PIL image in TensorBoard and the like."""
+        if self._trackers is not None:
+            self._trackers.image(name, picture, step)
         if self._board is not None:
             import numpy as np
 
@@ -112,6 +117,8 @@ class MetricLog:
 
     def close(self) -> None:
         self._file.close()
+        if self._trackers is not None:
+            self._trackers.close()
         if self._board is not None:
             self._board.close()
 

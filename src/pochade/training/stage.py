@@ -9,12 +9,14 @@ from typing import Any, ClassVar, Generic, Literal, TypeVar
 from pochade.device import check_device
 from pochade.errors import PochadeError
 
+TOLD_ON_RESUME = ("steps", "learning_rate", "final_learning_rate")
+"""The fields that a resumed run may change and that change what it learns: it is said."""
 FREE_ON_RESUME = frozenset(
-    {"steps", "save_every", "log_every", "sample_every", "keep", "initialise_from", "device", "compile"}
-    | {"gradient_checkpointing"}
+    {*TOLD_ON_RESUME, "save_every", "log_every", "sample_every", "keep", "trackers", "initialise_from"}
+    | {"device", "compile", "gradient_checkpointing"}
     | {"data.max_skipped", "data.max_megapixels"}
 )
-"""The fields (dotted) that a resumed run may change; every other one changes the mathematics."""
+"""The fields (dotted) that a resumed run may change; every other one makes it another run."""
 
 MANY_PASSES = 1000
 """Passes over the data above which a warning is given: several times those of any recipe on the data it is for."""
@@ -37,6 +39,11 @@ class Settings:
 
     stage_kind: ClassVar[str]
     """Its kind, a key of ``pochade.training.stages.KINDS``."""
+
+    @property
+    def usual_rate(self) -> float | None:
+        """The learning rate of a stage that gives 0; None where it must give another."""
+        return None
 
 
 class DataSettings:
@@ -67,7 +74,7 @@ class Stage(Generic[S_co, D_co]):
     accumulate: int = 1
     """Parts in which a process computes its share of the batch, one after the other, to save memory."""
     learning_rate: float = 1e-3
-    """The peak, reached after the warm-up."""
+    """The peak, reached after the warm-up; 0: the one that follows from the settings (``Settings.usual_rate``)."""
     final_learning_rate: float = 0.0
     """Where the cosine ends."""
     warmup_steps: int = 100
@@ -98,6 +105,8 @@ class Stage(Generic[S_co, D_co]):
     """Steps over which a line of the log is averaged."""
     keep: int = 2
     """Checkpoints kept."""
+    trackers: tuple[str, ...] = ()
+    """Services that show the run beside TensorBoard: wandb, aim."""
     compile: bool = False
     """Whether torch.compile works on the blocks of the trained network."""
     gradient_checkpointing: bool = False
@@ -118,8 +127,10 @@ class Stage(Generic[S_co, D_co]):
             self._check(name, getattr(self, name) >= 1, "at least 1")
         for name in ("steps", "warmup_steps", "sample_every", "seed", "weight_decay", "final_learning_rate"):
             self._check(name, getattr(self, name) >= 0, "at least 0")
-        for name in ("learning_rate", "clip", "epsilon"):
+        for name in ("clip", "epsilon"):
             self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
+        usual = self.learning_rate == 0 and self.task.usual_rate is not None
+        self._check("learning_rate", usual or 0 < self.learning_rate < math.inf, "above 0")
         self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
         self._check("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)")
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
@@ -174,6 +185,11 @@ class Stage(Generic[S_co, D_co]):
 AnyStage = Stage[Settings, DataSettings]
 
 
+def with_rate(stage: AnyStage) -> AnyStage:
+    """The stage with the usual learning rate where it gives none."""
+    return stage if stage.learning_rate else dataclasses.replace(stage, learning_rate=stage.task.usual_rate)
+
+
 def is_nested(value: object) -> bool:
     """Whether a field holds settings of its own; a dataclass with a text form, such as a data source, is one value."""
     return dataclasses.is_dataclass(value) and type(value).__str__ is object.__str__
@@ -200,6 +216,11 @@ class Identity:
     contents: Mapping[str, str]
     """Digests of the data and models that some of the settings name, by field (dotted): these count, and not the names.
     Empty where they are not known."""
+
+    def told(self, now: Mapping[str, Any]) -> list[str]:
+        """The changes that a resumed run says: each ``<field> <now> instead of <before>``."""
+        both = [(name, self.settings.get(name), now.get(name)) for name in TOLD_ON_RESUME]
+        return [f"{name} {new} instead of {old}" for name, old, new in both if old != new]
 
     def differences(self, now: "Identity") -> list[str]:
         """The fields in which ``now`` differs, each with what was and what is."""

@@ -8,7 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig
+from peft.tuners.lora.layer import Linear
 from PIL import Image, ImageDraw
+from torch import nn
 
 from contracts.families import FAMILIES, make, stir
 from pochade.data.dataset import is_held_out
@@ -22,8 +25,10 @@ from pochade.recipes import stages_of
 from pochade.training.dry_run import dry_run
 from pochade.training.executor import check
 from pochade.training.overrides import override
+from pochade.training.stage import with_rate
 from pochade.training.stages.components import Components
 from pochade.training.stages.lora import FewStepsLoRATask, LoRASettings, LoRATask, layers_of, phases_of
+from pochade.training.stages.lora_layer import AdaptedLinear
 from recipes.running import train
 
 FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
@@ -58,8 +63,6 @@ def batch(denoiser: Any, count: int = 4) -> dict[str, Any]:
 
 
 def adapted(family: str, rank: int = 2) -> Any:
-    from peft import LoraConfig
-
     denoiser = stir(make(family, next(iter(FAMILIES[family].toys))))
     denoiser.requires_grad_(False)
     denoiser.add_adapter(LoraConfig(r=rank, target_modules=denoiser.adaptable_layers()))
@@ -169,6 +172,16 @@ def test_a_run_that_names_no_steps(
     assert train("lora", [*changes, "batch_size=16", "accumulate=1"], tmp_path / "run", resume=True) == folder
 
 
+def test_the_rate_follows_from_the_rank() -> None:
+    stage = override(stages_of("lora"), ["task.rank=64"])[0]
+    assert stage.learning_rate == 0
+    assert with_rate(stage).learning_rate == 5e-4
+    assert with_rate(override([stage], ["task.rank=16"])[0]).learning_rate == 1e-3
+    assert with_rate(override([stage], ["learning_rate=1e-4"])[0]).learning_rate == 1e-4
+    with pytest.raises(PochadeError, match=r"learning_rate: 0\.0 given, must be above 0"):
+        override(stages_of("lrf"), ["learning_rate=0"])
+
+
 def test_a_text_encoder_of_its_own_is_adapted_too(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", "task.text=true", "task.layers=qkv"]
     folder = train("lora", [*changes, *FAST], tmp_path / "run")
@@ -270,3 +283,29 @@ def test_a_dry_run_counts_the_adapters_alone(pictures: Path, toy_pipeline_folder
     assert 0 < trial.parameters < sum(p.numel() for p in base.parameters())
     assert trial.memory["frozen"] >= sum(p.nbytes for p in base.parameters())
     assert trial.memory["average"] == trial.memory["gradients"] == 4 * trial.parameters
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_layer_that_is_trained_is_pefts(bias: bool) -> None:
+    """Values and gradients of the layer with fewer products are those of peft's own, also while several are active."""
+    torch.manual_seed(0)
+    base = nn.Linear(5, 7, bias=bias).double().requires_grad_(False)
+    config = LoraConfig(r=3, lora_alpha=6)
+    own, theirs = (kind(base, "default", config, r=3, lora_alpha=6) for kind in (AdaptedLinear, Linear))
+    for layer in (own, theirs):
+        layer.double()
+    nn.init.normal_(own.lora_B["default"].weight)
+    theirs.load_state_dict(own.state_dict())
+    x = torch.randn(2, 4, 5, dtype=torch.float64)
+    dy = torch.randn(2, 4, 7, dtype=torch.float64)
+    found: list[list[torch.Tensor]] = []
+    for layer in (own, theirs):
+        given = x.clone().requires_grad_()
+        out = layer(given)
+        out.backward(dy)
+        gradients = [layer.lora_A["default"].weight.grad, layer.lora_B["default"].weight.grad]
+        found.append([out.detach(), given.grad, *gradients])  # pyright: ignore[reportArgumentType]
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    with torch.no_grad():
+        torch.testing.assert_close(own(x), theirs(x), rtol=0, atol=0)

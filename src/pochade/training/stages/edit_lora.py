@@ -10,7 +10,7 @@ from torch import nn
 from pochade.errors import PochadeError
 from pochade.pipelines.lora import check_peft
 from pochade.training.data import PairData
-from pochade.training.stage import AnyStage, Stage
+from pochade.training.stage import AnyStage, Stage, with_rate
 from pochade.training.stages.components import Components
 from pochade.training.stages.edit import EditKind, EditSettings, EditStage, EditTask, EditWork
 from pochade.training.stages.kind import Data, Inputs, Kind, Work
@@ -123,4 +123,4 @@ class EditLoRAKind(Kind[EditLoRASettings, PairData]):
 
 def _editing(stage: EditLoRAStage) -> EditStage:
     """The stage that would train the whole model."""
-    return replace(stage, task=stage.task.editing())  # pyright: ignore[reportReturnType]
+    return replace(with_rate(stage), task=stage.task.editing())  # pyright: ignore[reportReturnType]

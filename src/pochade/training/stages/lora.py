@@ -1,5 +1,6 @@
 """Training a LoRA of a model of any family: few weights beside its layers, which themselves stay (2106.09685)."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -40,6 +41,8 @@ from pochade.training.task import Batch, Stream
 S = TypeVar("S", bound=Settings)
 ADAPTER = "default"
 """What peft calls the adapter that is trained."""
+USUAL_RANK, USUAL_RATE = 16, 1e-3
+"""The rank by default, and the learning rate of that rank."""
 FIRST_INTERVALS, LAST_INTERVALS = 8, 64
 """Of the grid of times on which a model of few steps is trained, about; a coarse one hands on what the data show."""
 
@@ -50,7 +53,7 @@ class AdapterForm(Settings):
 
     base: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
-    rank: int = 16
+    rank: int = USUAL_RANK
     """r: each adapted matrix W [n, m] becomes W + alpha / r B A, with B [n, r] from zero and A [r, m]."""
     alpha: float | None = None
     """Of that; None: the rank, so that the factor is 1."""
@@ -76,6 +79,11 @@ class AdapterForm(Settings):
         ):
             if not holds:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+
+    @property
+    def usual_rate(self) -> float:
+        """1e-3 at rank 16, and by the inverse root of the rank: the change of W grows by the root (2312.03732)."""
+        return float(f"{USUAL_RATE * math.sqrt(USUAL_RANK / self.rank):.3g}")
 
     def common(self, kind: type[S]) -> S:
         """The settings of another kind of stage, those that both have as they are here, the others by default."""
@@ -331,12 +339,14 @@ def add_adapters(pipeline: TextToImagePipeline, settings: AdapterForm, seed: int
     """Gives a model's layers adapters with random A and B = 0: it gives the same pictures, bit for bit."""
     from peft import LoraConfig
 
+    from pochade.training.stages.lora_layer import AdaptedLinear
+
     alpha: Any = settings.rank if settings.alpha is None else settings.alpha
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         for component, layers in layers_of(pipeline, settings, text=text).items():
             network: Any = getattr(pipeline, component)
             network.requires_grad_(False)
-            network.add_adapter(
-                LoraConfig(r=settings.rank, lora_alpha=alpha, use_dora=settings.dora, target_modules=layers), ADAPTER
-            )
+            config = LoraConfig(r=settings.rank, lora_alpha=alpha, use_dora=settings.dora, target_modules=layers)
+            config._register_custom_module({nn.Linear: AdaptedLinear})
+            network.add_adapter(config, ADAPTER)
