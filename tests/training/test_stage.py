@@ -105,11 +105,11 @@ def test_settings_must_be_dataclasses() -> None:
 
 def test_settings_are_json_and_differences_name_fields() -> None:
     before = json.loads(json.dumps(stages()[1].settings()))
-    free = override(stages(), ["steps=99", "keep=1", "save_every=3", "log_every=3", "sample_every=3"])[1]
+    free = override(stages(), ["steps=99", "learning_rate=0.5", "keep=1", "save_every=3", "log_every=3"])[1]
     assert differences(before, free.settings()) == {}
-    changed = override(stages(), ["learning_rate=0.5", "data.size=64", "betas=0.9,0.999"])[1].settings()
+    changed = override(stages(), ["clip=0.5", "data.size=64", "betas=0.9,0.999"])[1].settings()
     assert differences(before, json.loads(json.dumps(changed))) == {
-        "learning_rate": (0.001, 0.5),
+        "clip": (1.0, 0.5),
         "betas": ([0.9, 0.99], [0.9, 0.999]),
         "data.size": (32, 64),
     }

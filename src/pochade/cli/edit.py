@@ -90,6 +90,7 @@ def edit(
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
     lora: options.LoRAs = None,
+    embedding: options.Embeddings = None,
     negative: options.Negative = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
@@ -158,6 +159,7 @@ def inpaint(
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
     lora: options.LoRAs = None,
+    embedding: options.Embeddings = None,
     negative: options.Negative = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
@@ -202,6 +204,7 @@ def upscale(
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
     lora: options.LoRAs = None,
+    embedding: options.Embeddings = None,
     negative: options.Negative = None,
     size: Annotated[
         int | None, typer.Option(help="Pixels a side of the tiles. Left out: as the model was trained.")
@@ -228,6 +231,7 @@ def _run(
     prompt: str | None,
     out: Path | None,
     lora: list[str] | None,
+    embedding: list[str] | None,
     negative: str | None,
     guidance_interval: str | None,
     per_prompt: int,
@@ -243,7 +247,7 @@ def _run(
     if wording not in WORDINGS:
         raise PochadeError(f"as: {wording!r} given, allowed are instruction and description")
     given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
-    given["loras"] = tuple(lora) if lora else None
+    given |= {"loras": tuple(lora) if lora else None, "embeddings": tuple(embedding) if embedding else None}
     if guidance_interval is not None:
         given["guidance_interval"] = options.parse_interval(guidance_interval)
     given = {name: value for name, value in given.items() if value is not None}

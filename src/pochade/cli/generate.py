@@ -55,6 +55,7 @@ def generate(
     guidance_interval: options.GuidanceInterval = None,
     model: options.Model = None,
     lora: options.LoRAs = None,
+    embedding: options.Embeddings = None,
     negative: options.Negative = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 64, or WIDTHxHEIGHT. Left out: as the model was trained.")
@@ -116,6 +117,7 @@ def generate(
         "guidance_interval": None if guidance_interval is None else options.parse_interval(guidance_interval),
         "model": model,
         "loras": tuple(lora) if lora else None,
+        "embeddings": tuple(embedding) if embedding else None,
         "negative_prompt": negative,
         "width": width,
         "height": height,

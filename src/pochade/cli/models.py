@@ -11,7 +11,7 @@ import typer
 
 from pochade.cli.common import console, megabytes, print_json, quiet_libraries
 from pochade.cli.prompts import COMMANDS
-from pochade.pipelines import hub
+from pochade.pipelines import embedding_files, hub
 from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, WEIGHTS, read_head
 from pochade.pipelines.metadata import read_metadata
 
@@ -62,12 +62,15 @@ def info(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Show what is inside a model or a LoRA, or the request in a picture; without any, versions and devices."""
+    """Show what is inside a model, a LoRA, learned words or a picture; without any, versions and devices."""
     if model is not None and Path(model).is_file():
         _picture(Path(model), as_json)
         return
     if model is not None and (Path(model) / WEIGHTS).is_file():
         _lora(Path(model), as_json)
+        return
+    if model is not None and (Path(model) / embedding_files.WEIGHTS).is_file():
+        _embedding(Path(model), as_json)
         return
     found = _machine() if model is None else describe(hub.resolve(model))
     if as_json:
@@ -106,6 +109,18 @@ def _lora(folder: Path, as_json: bool) -> None:
         print_json({"folder": str(folder), **found})
         return
     for name, value in {**found, "layers": len(found["layers"])}.items():
+        console().print(f"{name:18s} {value}", markup=False, soft_wrap=True)
+
+
+def _embedding(folder: Path, as_json: bool) -> None:
+    """Print what a file of learned words says of itself."""
+    tensors, metadata = read_head(folder / embedding_files.WEIGHTS)
+    kept = {name: metadata[name] for name in (BASE, BASE_SHA256, embedding_files.ENCODER) if name in metadata}
+    found = {**kept, "words": {word: entry["shape"] for word, entry in tensors.items()}}
+    if as_json:
+        print_json({"folder": str(folder), **found})
+        return
+    for name, value in found.items():
         console().print(f"{name:18s} {value}", markup=False, soft_wrap=True)
 
 

@@ -49,6 +49,15 @@ LoRAs = Annotated[
         show_default=False,
     ),
 ]
+Embeddings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--embedding",
+        help="Words that were learned by textual inversion, which the prompt names. Several: the option again.",
+        metavar="FILE",
+        show_default=False,
+    ),
+]
 Seed = Annotated[int | None, typer.Option(help="0 to 2^63 - 1. Drawn at random if left out.")]
 Steps = Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(hub.DEFAULT_STEPS)}")]
 EditSteps = Annotated[

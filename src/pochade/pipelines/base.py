@@ -33,6 +33,7 @@ from pochade.pipelines.loading import load_components
 from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
 from pochade.pipelines.schedulers import check_flow_scheduler
+from pochade.pipelines.textual_inversion import TextualInversionMixin
 from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.
@@ -44,7 +45,7 @@ class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from i
         self.latents = latents
 
 
-class GenerationPipeline(LoRAMixin, DiffusionPipeline):
+class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
     """A denoiser between a text encoder and an autoencoder; what the pipelines of single tasks have in common.
 
     They hold the same components, so that each loads the folder of any other.
@@ -276,7 +277,7 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
                 encoder keeps its own, since its identity is taken from its weights.
 
         Raises:
-            PochadeError: ``safe_serialization`` is False, or adapters are loaded.
+            PochadeError: ``safe_serialization`` is False, or adapters or learned words are loaded.
             FailureError: the folder cannot be written.
         """
         if not safe_serialization:
@@ -285,6 +286,11 @@ class GenerationPipeline(LoRAMixin, DiffusionPipeline):
             raise PochadeError(
                 "save_directory: a model with adapters given, allowed is one without: fuse_lora and then "
                 "unload_lora_weights make them part of it, save_lora_weights writes them alone"
+            )
+        if self.has_learned_words():
+            raise PochadeError(
+                "save_directory: a model with learned words given, allowed is one without: unload_textual_inversion "
+                "takes them away, save_textual_inversion writes them alone"
             )
         write_folder(Path(save_directory), type(self).__name__, super().save_pretrained, dtype)
 

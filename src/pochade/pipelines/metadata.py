@@ -57,7 +57,7 @@ class PictureMetadata:
         width: its columns.
         sha256: SHA-256 of what the request names: ``model`` and ``decoder`` (``hub.model_sha256``), and the files
             ``control``, ``image_prompt``, ``source``, ``mask``, where there are any; ``lora_1`` and so on, the files of
-            LoRAs.
+            LoRAs, and ``embedding_1`` and so on.
         versions: package -> version.
     """
 

@@ -11,6 +11,7 @@ from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.files import sha256
 from pochade.pipelines import decoders, hub
+from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, versions
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
@@ -29,6 +30,7 @@ class PreparedRequest:
         model: the facts of its model.
         decoder: the folder of its decoder, None for the model's own.
         loras: what is added to its model.
+        embeddings: words that its text encoder is taught.
         sha256: as in ``PictureMetadata``.
     """
 
@@ -36,6 +38,7 @@ class PreparedRequest:
     model: ModelFacts
     decoder: Path | None
     loras: tuple[LoRAFile, ...]
+    embeddings: tuple[EmbeddingFile, ...]
     sha256: Mapping[str, str]
 
 
@@ -55,6 +58,9 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     request = request.for_model(model)
     decoder = request.decoder_folder(model)
     loras = find_loras(request.loras, model.folder, request.model)
+    encoder = hub.denoiser_config(model.folder).get("text_encoder") or ""
+    words = f"{request.prompt} {request.negative_prompt}".strip()
+    embeddings = find_embeddings(request.embeddings, encoder, request.model, words)
     digests = {"model": hub.model_sha256(model.folder)}
     for name, path in request.files().items():
         try:
@@ -64,7 +70,8 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     if decoder is not None:
         digests["decoder"] = decoders.decoder_sha256(decoder)
     digests |= {f"lora_{number}": sha256(lora.file) for number, lora in enumerate(loras, 1)}
-    return PreparedRequest(request, model, decoder, loras, digests)
+    digests |= {f"embedding_{number}": sha256(one.file) for number, one in enumerate(embeddings, 1)}
+    return PreparedRequest(request, model, decoder, loras, embeddings, digests)
 
 
 def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: str) -> PreparedRequest:
@@ -103,6 +110,9 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
     for number, lora in enumerate(prepared.request.loras, 1):
         if "loras" not in changes and was.get(f"lora_{number}") != now[f"lora_{number}"]:
             raise PochadeError(f"{name}: made with another LoRA than {lora!r} holds now")
+    for number, embedding in enumerate(prepared.request.embeddings, 1):
+        if "embeddings" not in changes and was.get(f"embedding_{number}") != now[f"embedding_{number}"]:
+            raise PochadeError(f"{name}: made with another embedding than {embedding!r} holds now")
     for field, path in prepared.request.files().items():
         if field not in changes and was.get(field) != now[field]:
             raise PochadeError(f"{name}: its {field} is {str(path)!r}, which is another file now")

@@ -99,6 +99,7 @@ class Request(ABC):
         device: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         precision: of denoiser and autoencoder: ``auto`` (bf16 on a GPU, else fp32), ``fp32``, ``bf16`` or ``fp16``.
         loras: folders or files of LoRAs that are added to the model, each also with its weight, as in ``FOLDER:0.8``.
+        embeddings: folders or files of learned words (textual inversion), which the prompt names.
 
     Raises:
         PochadeError: a field is not allowed, whatever the model is.
@@ -117,6 +118,7 @@ class Request(ABC):
     device: str = "auto"
     precision: str = "auto"
     loras: tuple[str, ...] = ()
+    embeddings: tuple[str, ...] = ()
 
     FILES: ClassVar[tuple[str, ...]] = ()
     """The fields that name files which the picture depends on."""
@@ -136,6 +138,9 @@ class Request(ABC):
         object.__setattr__(self, "loras", tuple(os.fspath(lora) for lora in self.loras))
         for lora in self.loras:
             parse_lora(lora)
+        if isinstance(self.embeddings, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"embeddings: {self.embeddings!r} given, allowed is a list of files")
+        object.__setattr__(self, "embeddings", tuple(os.fspath(one) for one in self.embeddings))
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         if self.seed is not None:

@@ -10,6 +10,7 @@ from pochade.arguments import ALPHA
 from pochade.device import precision_name
 from pochade.errors import PochadeError
 from pochade.pipelines import decoders, hub
+from pochade.pipelines.embedding_files import EmbeddingFile
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
@@ -67,6 +68,7 @@ def open_pipeline(
     scheduler: str = OWN_SCHEDULER,
     decoder: Path | None = None,
     loras: Sequence[LoRAFile] = (),
+    embeddings: Sequence[EmbeddingFile] = (),
     device: str = "auto",
     precision: str = "auto",
     allow_pickle: bool = False,
@@ -79,6 +81,7 @@ def open_pipeline(
         scheduler: as in a request.
         decoder: folder of a decoder that stands in place of the model's own.
         loras: added to the model's weights, before these are rounded to the precision.
+        embeddings: words that its text encoder is taught.
         device: as in a request.
         precision: as in a request.
         allow_pickle: as of ``from_pretrained``.
@@ -89,11 +92,13 @@ def open_pipeline(
     import pochade
     from pochade.pipelines.lora import merge_loras
     from pochade.pipelines.schedulers import make_scheduler, shift_of
+    from pochade.pipelines.textual_inversion import load_embeddings
 
     pipe = getattr(pochade, kind).from_pretrained(hub.current(folder), allow_pickle=allow_pickle)
     if scheduler != OWN_SCHEDULER:
         pipe.scheduler = make_scheduler(scheduler, shift_of(pipe.scheduler))
     merge_loras(pipe, loras)
+    load_embeddings(pipe, embeddings)
     pipe.place(device, precision)
     if decoder is not None:
         decoders.use_decoder(pipe, decoder)
@@ -111,6 +116,7 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
         scheduler=request.scheduler,
         decoder=prepared.decoder,
         loras=prepared.loras,
+        embeddings=prepared.embeddings,
         device=request.device,
         precision=request.precision,
         allow_pickle=allow_pickle,

@@ -28,6 +28,7 @@ RECIPES: dict[str, str] = {
     "image-prompt": "pochade.recipes.single:image_prompt",
     "edit": "pochade.recipes.single:edit",
     "lora": "pochade.recipes.single:lora",
+    "textual-inversion": "pochade.recipes.single:textual_inversion",
     "edit-lora": "pochade.recipes.single:edit_lora",
     "autoencoder": "pochade.recipes.single:autoencoder",
     "tiny-decoder": "pochade.recipes.single:tiny_decoder",

@@ -24,6 +24,7 @@ from pochade.training.stages.edit_lora import EditLoRASettings
 from pochade.training.stages.flow import FlowSettings
 from pochade.training.stages.image_prompt import ImagePromptSettings
 from pochade.training.stages.lora import LoRASettings
+from pochade.training.stages.textual_inversion import TextualInversionSettings
 
 OPENMOJI = OpenMojiSource()
 
@@ -66,6 +67,15 @@ def edit() -> list[AnyStage]:
 def lora() -> list[AnyStage]:
     """A LoRA for a trained model of any family (set task.base) on your own pictures (set data.source)."""
     return [lora_stage(ImageData(None, 0, ratios=2.0), LoRASettings())]
+
+
+def textual_inversion() -> list[AnyStage]:
+    """A word (set task.token) that a trained model (set task.base) is taught by your own pictures (set data.source).
+
+    The text encoder of the model is one that stays frozen, such as MiniLM.
+    """
+    data, task = ImageData(None, 0, ratios=2.0), TextualInversionSettings()
+    return [lora_stage(data, task, name="textual_inversion", learning_rate=5e-3, weight_decay=0.0)]
 
 
 def edit_lora() -> list[AnyStage]:

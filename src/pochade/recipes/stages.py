@@ -12,9 +12,9 @@ from pochade.training.stages.distillation import DistillationSettings, Distillat
 from pochade.training.stages.edit import EditSettings, EditStage
 from pochade.training.stages.flow import FlowSettings, FlowStage
 from pochade.training.stages.image_prompt import ImagePromptSettings, ImagePromptStage
-from pochade.training.stages.lora import AdapterForm
+from pochade.training.stages.lora import BaseSettings
 
-F = TypeVar("F", bound=AdapterForm)
+F = TypeVar("F", bound=BaseSettings)
 D = TypeVar("D", bound=DataSettings)
 
 
@@ -145,7 +145,7 @@ def edit_stage(data: PairData, task: EditSettings, **changes: Any) -> EditStage:
 
 
 def lora_stage(data: D, task: F, **changes: Any) -> Stage[F, D]:
-    """A LoRA of a trained model, on cached latents."""
+    """A LoRA of a trained model, or words for it, on cached latents."""
     settings: dict[str, Any] = {
         "name": "lora",
         "task": task,

@@ -1,17 +1,18 @@
 """What every text encoder shares: tokenising, truncation, padding, and ``encode``."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
-from torch import Tensor
+from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
 from pochade.runtime.tokens import cut, token_ids, unknown_share, valid
+from pochade.text_encoders.learned import LearnedWords
 from pochade.types import TextEncoding
 
 if TYPE_CHECKING:
@@ -37,6 +38,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):
 
     _tokenizer: "Tokenizer"
     _suffix = 1
+    _words: "tuple[tuple[str, int], ...]" = ()
+    """The words that it was taught, each with the number of its vectors."""
+    _untaught = ""
+    """Its tokenizer before that."""
 
     @property
     def identity(self) -> str:
@@ -82,16 +87,82 @@ class PromptEncoder(ModelMixin, ConfigMixin):
 
     def count_tokens(self, prompt: str) -> int:
         """Tokens of ``prompt`` before truncation; above ``max_tokens`` its end is not used."""
-        return len(token_ids(self._tokenizer, check_prompts([prompt])[0]))
+        return len(self._ids(check_prompts([prompt])[0]))
+
+    def _ids(self, prompt: str) -> list[int]:
+        """The ids of a prompt; a word that was taught has one for each of its vectors."""
+        ids = token_ids(self._tokenizer, prompt)
+        if not self._words:
+            return ids
+        new = self._known().num_embeddings
+        of_word: dict[int, range] = {}
+        for word, count in self._words:
+            found = self._tokenizer.token_to_id(word)
+            assert found is not None
+            of_word[found] = range(new, new + count)
+            new += count
+        return [one for id in ids for one in of_word.get(id, (id,))]
+
+    def _text_model(self) -> Any:
+        """The network of transformers that can be taught words. Raises PochadeError where there is none."""
+        raise PochadeError(f"text_encoder: {self.identity} cannot be taught words, allowed are those that stay frozen")
+
+    def _known(self) -> nn.Embedding:
+        embedding = self._text_model().get_input_embeddings()
+        return embedding.known if isinstance(embedding, LearnedWords) else embedding
+
+    def learned(self) -> dict[str, Tensor]:
+        """The words that it was taught and the vectors [n, D] of each."""
+        if not self._words:
+            return {}
+        parts = self.learned_vectors().split([count for _, count in self._words])
+        return {word: part for (word, _), part in zip(self._words, parts, strict=True)}
+
+    def learned_vectors(self) -> nn.Parameter:
+        """The vectors [N, D] of all words that it was taught, one after the other."""
+        return self._text_model().get_input_embeddings().vectors
+
+    def teach(self, words: Mapping[str, Tensor]) -> None:
+        """Have it read these words, and no others beside its vocabulary, each as its vectors [n, D]; {}: none.
+
+        Raises PochadeError for a word that it knows already or that has white space, and vectors of another width;
+        then nothing has changed.
+        """
+        from tokenizers import AddedToken, Tokenizer
+
+        model, known = self._text_model(), self._known()
+        base = self._untaught or self._tokenizer.to_str()
+        tokenizer = Tokenizer.from_str(base)
+        for word, vectors in words.items():
+            if not word or word.split() != [word]:
+                raise PochadeError(f"token: {word!r} given, allowed is a word without white space")
+            if tokenizer.token_to_id(word.lower()) is not None or tokenizer.token_to_id(word) is not None:
+                raise PochadeError(f"token: {word!r} is a word of {self.identity}, allowed is a new one, as <{word}>")
+            if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != known.embedding_dim:
+                given = f"shape {list(vectors.shape)} given for {word!r}"
+                raise PochadeError(f"vectors: {given}, {self.identity} reads [n, {known.embedding_dim}]")
+            tokenizer.add_tokens([AddedToken(word, normalized=False)])
+        self._tokenizer, self._untaught = tokenizer, base
+        self._words = tuple((word, len(vectors)) for word, vectors in words.items())
+        if words:
+            joined = torch.cat([vectors.detach().to(known.weight.device, torch.float32) for vectors in words.values()])
+            model.set_input_embeddings(LearnedWords(known, joined))
+        else:
+            model.set_input_embeddings(known)
+
+    def vectors_of(self, text: str, count: int) -> Tensor:
+        """``count`` equal vectors [count, D]: the mean of those of the tokens of ``text``, without the closing ones."""
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not ids:
+            raise PochadeError(f"initial: {text!r} given, allowed are words")
+        return self._known().weight[torch.tensor(ids)].mean(0, keepdim=True).expand(count, -1).float().clone()
 
     def tokenize(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Token ids [B, M] int64 and mask [B, M] bool, M the longest of the batch (at least 1).
 
         What exceeds ``max_tokens`` is cut off. Raises PochadeError as ``check_prompts`` does.
         """
-        rows = [
-            cut(token_ids(self._tokenizer, prompt), self.max_tokens, self._suffix) for prompt in check_prompts(prompts)
-        ]
+        rows = [cut(self._ids(prompt), self.max_tokens, self._suffix) for prompt in check_prompts(prompts)]
         length = max(1, *(len(row) for row in rows))
         ids = torch.zeros(len(rows), length, dtype=torch.int64)
         mask = torch.zeros(len(rows), length, dtype=torch.bool)

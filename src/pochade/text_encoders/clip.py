@@ -65,6 +65,9 @@ class ClipEncoder(PromptEncoder, ModelMixin):
         """The positions that the tower has: 77."""
         return int(self.clip.config.max_position_embeddings)
 
+    def _text_model(self) -> Any:
+        return self.clip
+
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] with mask [B, M]."""
         hidden = self.clip(input_ids=ids, attention_mask=mask.long()).last_hidden_state

@@ -64,6 +64,9 @@ class GemmaEncoder(ConfigOnly, PromptEncoder, ModelMixin):
         """As configured: 300."""
         return self._length
 
+    def _text_model(self) -> Any:
+        return self.gemma
+
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] with mask [B, M], float32 whatever the weights are."""
         hidden = self.gemma(input_ids=ids, attention_mask=mask.long(), use_cache=False).last_hidden_state.float()

@@ -4,6 +4,7 @@
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,9 @@ class MiniLMEncoder(ConfigOnly, PromptEncoder, ModelMixin):
     def max_tokens(self) -> int:
         """As configured: 64."""
         return self._length
+
+    def _text_model(self) -> Any:
+        return self.bert
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] with mask [B, M]."""

@@ -18,7 +18,7 @@ from pochade.data.samples import groups_of
 from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import atomic_folder, write_json
-from pochade.pipelines import hub, lora_files
+from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
@@ -289,7 +289,10 @@ def _result(stage: AnyStage, number: int, out: Path) -> Result:
 
 def _finished_steps(result: Result) -> int | None:
     """The steps of a stage that is finished, 0 where they are not known or there were none; None where it is not."""
-    if not any((result.model / file).is_file() for file in ("config.json", hub.INDEX, lora_files.WEIGHTS)):
+    if not any(
+        (result.model / file).is_file()
+        for file in ("config.json", hub.INDEX, lora_files.WEIGHTS, embedding_files.WEIGHTS)
+    ):
         return None
     trained = read_record(result.model)
     return 0 if trained is None else int(trained["stage"]["steps"])

@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "edit": "pochade.training.stages.edit:EditKind",
     "lora": "pochade.training.stages.lora:LoRAKind",
     "edit_lora": "pochade.training.stages.edit_lora:EditLoRAKind",
+    "textual_inversion": "pochade.training.stages.textual_inversion:TextualInversionKind",
 }
 """Kind of the settings -> "module:class"."""
 

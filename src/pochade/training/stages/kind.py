@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 S = TypeVar("S", bound=Settings)
 D = TypeVar("D", bound=DataSettings)
 
-Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter", "lora"]
+Role = Literal["autoencoder", "decoder", "denoiser", "few_steps", "adapter", "lora", "embedding"]
 """What a stage leaves: an autoencoder or a decoder, or a whole model: one that samples in many steps, one distilled to
-few, or one with an input added to it; or a LoRA, to be used with the model that it was trained on."""
+few, or one with an input added to it; or a LoRA or learned words, for the model that they were trained on."""
 Data = Mapping[str, Dataset | PairDataset]
 """The data of a stage, opened, by the fields that name them: "data.source", "data.pairs"."""
 SYNTHETIC_PICTURES = 4

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -39,6 +39,7 @@ from pochade.training.stages.models import (
 from pochade.training.task import Batch, Stream
 
 S = TypeVar("S", bound=Settings)
+B = TypeVar("B", bound="BaseSettings")
 ADAPTER = "default"
 """What peft calls the adapter that is trained."""
 USUAL_RANK, USUAL_RATE = 16, 1e-3
@@ -48,20 +49,11 @@ FIRST_INTERVALS, LAST_INTERVALS = 8, 64
 
 
 @dataclass(frozen=True)
-class AdapterForm(Settings):
-    """Of which model a LoRA is trained, and of which form. Raises PochadeError for a value outside its range."""
+class BaseSettings(Settings):
+    """Of what is trained beside a model that itself stays. Raises PochadeError for a value outside its range."""
 
     base: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
-    rank: int = USUAL_RANK
-    """r: each adapted matrix W [n, m] becomes W + alpha / r B A, with B [n, r] from zero and A [r, m]."""
-    alpha: float | None = None
-    """Of that; None: the rank, so that the factor is 1."""
-    dora: bool = False
-    """Whether the norm of each row of W is learned apart from its direction (2402.09353)."""
-    layers: tuple[str, ...] = ()
-    """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
-    layers of the network's blocks, but for those that make modulations."""
     density: Density = "logit_normal"
     density_scale: float | None = None
     """Width of the density; None: as published."""
@@ -72,23 +64,42 @@ class AdapterForm(Settings):
     """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
 
     def __post_init__(self) -> None:
-        for name, holds, allowed in (
-            ("rank", self.rank >= 1, "at least 1"),
-            ("alpha", self.alpha is None or self.alpha > 0, "above 0"),
-            ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
-        ):
-            if not holds:
-                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+        self.check("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]")
 
-    @property
-    def usual_rate(self) -> float:
-        """1e-3 at rank 16, and by the inverse root of the rank: the change of W grows by the root (2312.03732)."""
-        return float(f"{USUAL_RATE * math.sqrt(USUAL_RANK / self.rank):.3g}")
+    def check(self, name: str, holds: bool, allowed: str) -> None:
+        """Raises PochadeError where a field is not as it must be."""
+        if not holds:
+            raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
 
     def common(self, kind: type[S]) -> S:
         """The settings of another kind of stage, those that both have as they are here, the others by default."""
         own = {f.name for f in fields(self)} & {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
         return kind(**{name: getattr(self, name) for name in own})
+
+
+@dataclass(frozen=True)
+class AdapterForm(BaseSettings):
+    """Of which form a LoRA is. Raises PochadeError for a value outside its range."""
+
+    rank: int = USUAL_RANK
+    """r: each adapted matrix W [n, m] becomes W + alpha / r B A, with B [n, r] from zero and A [r, m]."""
+    alpha: float | None = None
+    """Of that; None: the rank, so that the factor is 1."""
+    dora: bool = False
+    """Whether the norm of each row of W is learned apart from its direction (2402.09353)."""
+    layers: tuple[str, ...] = ()
+    """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
+    layers of the network's blocks, but for those that make modulations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.check("rank", self.rank >= 1, "at least 1")
+        self.check("alpha", self.alpha is None or self.alpha > 0, "above 0")
+
+    @property
+    def usual_rate(self) -> float:
+        """1e-3 at rank 16, and by the inverse root of the rank: the change of W grows by the root (2312.03732)."""
+        return float(f"{USUAL_RATE * math.sqrt(USUAL_RANK / self.rank):.3g}")
 
     def metadata(self, folder: Path, trigger: str = "") -> dict[str, str]:
         """The words in the head of a LoRA's file; ``folder`` is that of the model, ``trigger`` calls up the LoRA."""
@@ -121,8 +132,7 @@ class LoRASettings(AdapterForm):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.cfg_dropout <= 1:
-            raise PochadeError(f"cfg_dropout: {self.cfg_dropout} given, must be in [0, 1]")
+        self.check("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]")
 
 
 class AdapterWeights(nn.Module):
@@ -136,15 +146,15 @@ class AdapterWeights(nn.Module):
 
 
 class LoRATask(FlowTask):
-    """``FlowTask`` of which only the adapters learn.
+    """``FlowTask`` of which only what is not frozen learns, such as adapters.
 
     Args:
-        denoiser: with adapters; everything else in it is frozen.
+        denoiser: with adapters, or frozen.
         settings: density, weighting, probabilities.
-        text_encoder: with adapters, on "caption"; None where the batch holds vectors or classes.
+        text_encoder: with adapters or words to learn, on "caption"; None where the batch holds vectors or classes.
     """
 
-    def __init__(self, denoiser: nn.Module, settings: LoRASettings, text_encoder: nn.Module | None = None) -> None:
+    def __init__(self, denoiser: nn.Module, settings: BaseSettings, text_encoder: nn.Module | None = None) -> None:
         super().__init__(denoiser, settings.common(FlowSettings), text_encoder)
         self.adapters = AdapterWeights(self.parts)
         self.parts.train()  # the loop turns to ``trainable()`` alone
@@ -172,7 +182,7 @@ class FewStepsLoRATask(LoRATask):
     def __init__(
         self,
         denoiser: nn.Module,
-        settings: LoRASettings,
+        settings: BaseSettings,
         text_encoder: nn.Module | None = None,
         *,
         phases: int,
@@ -227,28 +237,19 @@ class LoRAWork(ModelWork):
     trigger: str
 
     def notes(self) -> list[str]:
-        how = "consistency training, which keeps its few steps" if takes_few_steps(self.pipeline) else "flow matching"
-        return [*super().notes(), f"{self.settings.describe(self.task.trainable())}; by {how}"]
+        return [*super().notes(), f"{self.settings.describe(self.task.trainable())}; by {by_what(self.pipeline)}"]
 
     def save(self, folder: Path) -> None:
         assert self.start is not None
         self.pipeline.save_lora_weights(folder, ADAPTER, metadata=self.settings.metadata(self.start, self.trigger))
 
 
-class LoRAKind(Kind[LoRASettings, ImageData]):
-    """Training a LoRA of a named model on captioned pictures or classes."""
+class BesideModelKind(Kind[B, ImageData], Generic[B]):
+    """Training something beside a named model, which itself stays, on captioned pictures or classes."""
 
-    produces = "lora"
-
-    def check(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> Data:
-        check_peft()
-        pipeline, stage = self.model(stage, components)
-        dataset = stage.data.open(stage=stage.name)
-        check_conditioning(pipeline, dataset, "task.base")
-        layers_of(pipeline, stage.task, text=stage.task.text)
-        return {"data.source": dataset}
-
-    def model(self, stage: LoRAStage, components: Components) -> tuple[TextToImagePipeline, LoRAStage]:
+    def model(
+        self, stage: Stage[B, ImageData], components: Components
+    ) -> tuple[TextToImagePipeline, Stage[B, ImageData]]:
         """The model that a stage names, and the stage with the size of its pictures.
 
         Raises PochadeError where none is named, or the size is not allowed.
@@ -266,8 +267,28 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         pipeline.register_to_config(default_size=size)
         return pipeline, replace(stage, data=replace(stage.data, size=size))
 
-    def autoencoder(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> Any:
+    def autoencoder(self, stage: Stage[B, ImageData], earlier: Sequence[AnyStage], components: Components) -> Any:
         return self.model(stage, components)[0].autoencoder
+
+    def synthetic(
+        self, stage: Stage[B, ImageData], earlier: Sequence[AnyStage], components: Components
+    ) -> Stage[B, ImageData]:
+        pipeline, stage = self.model(stage, components)
+        return with_synthetic_pictures(stage, classes_of(pipeline))
+
+
+class LoRAKind(BesideModelKind[LoRASettings]):
+    """Training a LoRA of a named model on captioned pictures or classes."""
+
+    produces = "lora"
+
+    def check(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        check_peft()
+        pipeline, stage = self.model(stage, components)
+        dataset = stage.data.open(stage=stage.name)
+        check_conditioning(pipeline, dataset, "task.base")
+        layers_of(pipeline, stage.task, text=stage.task.text)
+        return {"data.source": dataset}
 
     def build(self, stage: LoRAStage, inputs: Inputs) -> Work:
         settings = stage.task
@@ -277,11 +298,9 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
         samples = latents_of(sized.data, dataset, pipeline, frozen, inputs)
         held_out = held_out_of(sized.data, pipeline, frozen, inputs)
         add_adapters(pipeline, settings, stage.seed, text=settings.text)
-        trained = pipeline.denoiser, settings, pipeline.text_encoder if settings.text else None
-        few = takes_few_steps(pipeline)
         return LoRAWork(
             stage=sized,
-            task=FewStepsLoRATask(*trained, **phases_of(pipeline, settings)) if few else LoRATask(*trained),
+            task=task_beside(pipeline, settings, pipeline.text_encoder if settings.text else None),
             samples=samples,
             held_out=held_out,
             data={"data.source": dataset},
@@ -293,12 +312,21 @@ class LoRAKind(Kind[LoRASettings, ImageData]):
             trigger=stage.data.trigger or "",
         )
 
-    def synthetic(self, stage: LoRAStage, earlier: Sequence[AnyStage], components: Components) -> LoRAStage:
-        pipeline, stage = self.model(stage, components)
-        return with_synthetic_pictures(stage, classes_of(pipeline))
+
+def task_beside(pipeline: TextToImagePipeline, settings: BaseSettings, text_encoder: Any) -> LoRATask:
+    """What a model learns by: flow matching, or consistency where it was distilled to few steps."""
+    trained = pipeline.denoiser, settings, text_encoder
+    if takes_few_steps(pipeline):
+        return FewStepsLoRATask(*trained, **phases_of(pipeline, settings))
+    return LoRATask(*trained)
 
 
-def phases_of(pipeline: TextToImagePipeline, settings: LoRASettings) -> dict[str, Any]:
+def by_what(pipeline: TextToImagePipeline) -> str:
+    """That in words."""
+    return "consistency training, which keeps its few steps" if takes_few_steps(pipeline) else "flow matching"
+
+
+def phases_of(pipeline: TextToImagePipeline, settings: BaseSettings) -> dict[str, Any]:
     """In how many phases, and on which grid, a model of few steps is consistent: as it is sampled."""
     scheduler = pipeline.scheduler
     if isinstance(scheduler, FlowMatchEulerDiscreteScheduler):
