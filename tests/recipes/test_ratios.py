@@ -51,6 +51,10 @@ def test_a_lora_keeps_the_ratios(
     # 60 x 100 is 48 x 80 exactly; of 100 x 70 there is nothing left of 70 - 60 rows.
     assert f"{8 * 100 * 10 / PIXELS:.1%} of the pixels are cropped, {SQUARES:.1%} with squares" in printed
     assert len(list((tmp_path / "whole" / "cache").glob("latents-*"))) == 3
+    (shown, *_) = sorted((whole.parent / "samples").iterdir())
+    white = (np.asarray(Image.open(shown)) == 255).all(-1)
+    assert white[8:104, 8:27].all()  # beside the first, 48 x 80 in a cell of 96
+    assert not white[8:104, 27:85].all(0).any()
     pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
     pipe.set_progress_bar_config(disable=True)
     pipe.load_lora_weights(whole, adapter_name="mine")

@@ -6,7 +6,7 @@ from pochade.images.decode import upright_rgb
 
 
 def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 96) -> Image.Image:
-    """Pictures in rows, each ``cell`` pixels wide with its caption in up to two lines below."""
+    """Pictures in rows, the longer side of each ``cell`` pixels, with its caption in up to two lines below."""
     font, line, gap = ImageFont.load_default(11), 14, 8
     rows = -(-len(images) // columns)
     step_x, step_y = cell + gap, cell + 2 * line + gap
@@ -15,7 +15,9 @@ def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, c
     for i, (image, caption) in enumerate(zip(images, captions, strict=True)):
         x, y = gap + i % columns * step_x, gap + i // columns * step_y
         method = Image.Resampling.NEAREST if image.width < cell else Image.Resampling.LANCZOS
-        page.paste(image.convert("RGB").resize((cell, cell), method), (x, y))
+        width, height = (max(1, round(cell * side / max(image.size))) for side in image.size)
+        place = x + (cell - width) // 2, y + (cell - height) // 2
+        page.paste(image.convert("RGB").resize((width, height), method), place)
         for j, text in enumerate(_wrap(caption, font, cell, lines=2)):
             draw.text((x, y + cell + j * line), text, fill="black", font=font)
     return page

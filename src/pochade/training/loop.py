@@ -126,9 +126,8 @@ def train(
     loss or gradient that is not finite and where something cannot be read or written; TrainingInterrupted for Ctrl-C.
     """
     folder = Path(folder)
-    for name in ("steps", "learning_rate"):
-        if not getattr(stage, name):
-            raise PochadeError(f"{name}: 0 given, must be above 0")
+    if not (stage.steps and stage.learning_rate):
+        raise PochadeError("steps, learning_rate: 0 given, must be above 0")
     if not resume:
         check_is_new(folder)
     run = _Run(
@@ -228,7 +227,7 @@ class _Run:
             except OSError as error:
                 raise PochadeError(f"folder: {folder} cannot be created ({error.strerror})") from error
             notes += [f"removed {name}, left by a killed run" for name in remove_orphans(folder)]
-        trackers = Trackers(stage.trackers, folder, stage.settings()) if self.main else None
+        trackers = Trackers(stage.trackers if self.main else (), folder, identity.settings)
         self.log = MetricLog(folder, self.step, trackers) if self.main else None
         self.progress = Progress(stage.name, self.step, stage.steps, console and self.main)
         if (many := stage.warn_of_passes(len(dataset))) is not None:
@@ -245,9 +244,8 @@ class _Run:
             return None
         saved = load_checkpoint(path)
         before = {**saved.state["stage"], "samples": saved.state["samples"]}
+        known = Identity(before, saved.state.get("contents", {}))  # earlier versions kept none
         now = {**self.identity.settings, "samples": len(self.dataset)}
-        contents = saved.state.get("contents", {})  # earlier versions kept none
-        known = Identity(before, contents)
         check_same(self.folder, known, Identity(now, self.identity.contents))
         notes += [f"from step {saved.step} on {change}" for change in known.told(self.identity.settings)]
         return saved
@@ -448,8 +446,7 @@ class _Run:
                     self.after_save()
             except PochadeError as failure:
                 error.append(str(failure))
-        error = self._gather(error)
-        if error:
+        if error := self._gather(error):
             raise FailureError(error[0])
 
     @contextmanager

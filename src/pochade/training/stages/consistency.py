@@ -39,6 +39,7 @@ from pochade.training.stages.models import (
     classes_of,
     latents_of,
     prompts_of,
+    shapes_of,
     teacher_folder,
     teachers_autoencoder,
     text_of,
@@ -249,6 +250,7 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
             autoencoder=folder,
             pipeline=distilled,
             prompts=prompts_of(dataset),
+            shapes=shapes_of(stage.data, dataset, distilled),
         )
 
     def synthetic(

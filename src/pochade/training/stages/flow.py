@@ -41,6 +41,7 @@ from pochade.training.stages.models import (
     latents_of,
     latest_autoencoder,
     prompts_of,
+    shapes_of,
     text_of,
     with_start,
 )
@@ -371,6 +372,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
             autoencoder=autoencoder,
             pipeline=pipeline,
             prompts=prompts_of(dataset),
+            shapes=shapes_of(stage.data, dataset, pipeline),
         )
 
     def synthetic(

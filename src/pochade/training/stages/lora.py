@@ -33,6 +33,7 @@ from pochade.training.stages.models import (
     held_out_of,
     latents_of,
     prompts_of,
+    shapes_of,
     takes_few_steps,
     text_of,
 )
@@ -308,6 +309,7 @@ class LoRAKind(BesideModelKind[LoRASettings]):
             autoencoder=hub.resolve(str(settings.base)),
             pipeline=pipeline,
             prompts=prompts_of(dataset),
+            shapes=shapes_of(sized.data, dataset, pipeline),
             settings=settings,
             trigger=stage.data.trigger or "",
         )

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pochade import denoisers
-from pochade.data.buckets import Bucketed, shapes
+from pochade.data.buckets import Bucketed, nearest_shape, shapes
 from pochade.data.cache.latents import LatentEncoders
 from pochade.data.cache.on_the_fly import encode_on_the_fly
 from pochade.data.dataset import Dataset, Shape
@@ -50,7 +50,9 @@ class ModelWork(Work):
 
     pipeline: TextToImagePipeline
     prompts: Sequence[str]
-    """Of the sample sheets."""
+    """Of the sample sheets,"""
+    shapes: Sequence[Shape] = ()
+    """and the width and height of the picture of each; (): the model's own size."""
     usable = True
 
     def notes(self) -> list[str]:
@@ -61,11 +63,20 @@ class ModelWork(Work):
         return [*super().notes(), *cut]
 
     def preview(self) -> Image.Image:
-        """A picture for each prompt, by the network as it is."""
-        return sheet(self.generate(self.prompts), list(self.prompts))
+        """A picture for each prompt, by the network as it is, of the shape of the picture that the prompt is of."""
+        pictures: dict[int, Image.Image] = {}
+        for shape in dict.fromkeys(self.shapes) if self.shapes else (None,):
+            rows = [i for i in range(len(self.prompts)) if shape is None or self.shapes[i] == shape]
+            size = {} if shape is None else {"width": shape[0], "height": shape[1]}
+            made = self.generate([self.prompts[i] for i in rows], seeds=rows, **size)
+            pictures |= dict(zip(rows, made, strict=True))
+        return sheet([pictures[i] for i in range(len(self.prompts))], list(self.prompts))
 
-    def generate(self, prompts: Sequence[str] | None = None, **arguments: Any) -> Any:
-        """Pictures by the network as it is, picture i from seed i; further arguments are the pipeline's.
+    def generate(
+        self, prompts: Sequence[str] | None = None, seeds: Sequence[int] | None = None, **arguments: Any
+    ) -> Any:
+        """Pictures by the network as it is, picture i from seed i or that of ``seeds``; further arguments are the
+        pipeline's.
 
         Raises:
             FailureError: the network gives no pictures yet.
@@ -74,10 +85,10 @@ class ModelWork(Work):
         self.pipeline.to(self.pipeline.denoiser.device)  # the loop moves the denoiser alone
         steps = min(SHEET_STEPS, self.pipeline.default_steps)
         count = arguments["prompt_embeds"].batch_size if prompts is None else len(prompts)
-        seeds = [torch.Generator().manual_seed(i) for i in range(count)]
+        drawn = [torch.Generator().manual_seed(seed) for seed in (range(count) if seeds is None else seeds)]
         if prompts is not None:
             arguments["prompt"] = list(prompts)
-        return self.pipeline(num_inference_steps=steps, generator=seeds, **arguments).images
+        return self.pipeline(num_inference_steps=steps, generator=drawn, **arguments).images
 
     def save(self, folder: Path) -> None:
         encoder: Any = self.pipeline.text_encoder
@@ -248,7 +259,20 @@ def prompts_of(dataset: Dataset, count: int = SHOWN) -> list[str]:
     """What sample sheets show: classes, or captions from all over the data."""
     if dataset.classes:
         return list(dataset.classes[:: -(-len(dataset.classes) // count)])
-    return [dataset.item(i).captions[0] for i in range(0, len(dataset), -(-len(dataset) // count))]
+    return [dataset.item(i).captions[0] for i in shown_pictures(dataset, count)]
+
+
+def shown_pictures(dataset: Dataset, count: int = SHOWN) -> range:
+    """Pictures from all over the data."""
+    return range(0, len(dataset), -(-len(dataset) // count))
+
+
+def shapes_of(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline) -> list[Shape]:
+    """Of what sample sheets show (``prompts_of``) the shapes in training; [] for squares, and for classes."""
+    if data.ratios is None or dataset.classes:
+        return []
+    allowed = shapes(data.size, pipeline.size_multiple, data.ratios)
+    return [allowed[nearest_shape(dataset.dimensions(i), allowed)] for i in shown_pictures(dataset)]
 
 
 def takes_few_steps(pipeline: TextToImagePipeline) -> bool:

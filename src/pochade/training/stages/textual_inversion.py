@@ -15,7 +15,15 @@ from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Work
 from pochade.training.stages.lora import BaseSettings, BesideModelKind, by_what, task_beside
-from pochade.training.stages.models import ModelWork, check_conditioning, held_out_of, latents_of, prompts_of, text_of
+from pochade.training.stages.models import (
+    ModelWork,
+    check_conditioning,
+    held_out_of,
+    latents_of,
+    prompts_of,
+    shapes_of,
+    text_of,
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +106,7 @@ class TextualInversionKind(BesideModelKind[TextualInversionSettings]):
             autoencoder=hub.resolve(str(settings.base)),
             pipeline=pipeline,
             prompts=prompts_of(dataset),
+            shapes=shapes_of(sized.data, dataset, pipeline),
             settings=settings,
         )
 
