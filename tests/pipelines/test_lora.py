@@ -241,7 +241,7 @@ def test_a_place_has_a_weight_or_one(tmp_path: Path) -> None:
     assert parse_lora("C:\\loras") == (Path("C:\\loras"), 1.0)
     assert parse_lora(str(odd)) == (odd, 1.0)
     assert parse_lora(f"{odd}:0.5") == (odd, 0.5)
-    for wrong in ("a:nan", "a:inf", ":0.5"):
+    for wrong in ("a:nan", "a:inf", ":0.5", f"{tmp_path}:half"):
         with pytest.raises(PochadeError, match=r"allowed is a folder, or FOLDER:WEIGHT"):
             parse_lora(wrong)
     with pytest.raises(PochadeError, match="loras: 'a' given, allowed is a list"):

@@ -240,8 +240,12 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
 
 
 def test_a_full_disk_elsewhere_and_a_folder_that_cannot_be(tmp_path: Path) -> None:
+    room = [Image.new("RGB", (4, 4))]
+
     def sheet() -> Image.Image:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if not room:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return room.pop()
 
     with pytest.raises(FailureError, match=r"the disk is full .*; the last good checkpoint is .*00000004$"):
         run(tmp_path / "run", options={"sample_sheet": sheet}, sample_every=5)

@@ -42,7 +42,9 @@ def parse_lora(text: str) -> tuple[Path, float]:
     try:
         value = float(weight)
     except ValueError:
-        return Path(text).expanduser(), 1.0  # a colon of the path
+        if not place or not Path(place).expanduser().exists():
+            return Path(text).expanduser(), 1.0  # a colon of the path
+        value = math.nan
     if not place or not math.isfinite(value):
         raise PochadeError(f"lora: {text!r} given, allowed is a folder, or FOLDER:WEIGHT with a finite weight")
     return Path(place).expanduser(), value
