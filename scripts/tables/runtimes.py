@@ -62,19 +62,16 @@ def precisions(record: dict[str, Any]) -> str:
     """Pictures in smaller weights beside float32."""
     rows: list[list[str]] = []
     for model, measured in record.items():
-        rows.append([f"`{model}`", "fp32", "", "", "", f"{measured['fp32_mb']:.0f}"])
         for name, row in measured["rows"].items():
-            figures = [
-                f"{row['psnr']:.1f} dB",
-                f"{row['median_psnr']:.1f} dB",
-                f"{row['kid']:.4f} ± {row['kid_std']:.4f}",
-            ]
-            rows.append([f"`{model}`", name, *figures, number(row, "disk_mb", form=".0f")])
+            ratios = ["", ""] if name == "fp32" else [f"{row[key]:.1f} dB" for key in ("psnr", "median_psnr")]
+            distance = f"{row['kid']:.3f} ± {row['kid_std']:.3f}"
+            rows.append([f"`{model}`", name, *ratios, distance, number(row, "disk_mb", form=".0f")])
     one = next(iter(record.values()))
     head = (
         f"{one['pictures']} captions of OpenMoji, one seed each, {one['steps']} steps, beside the same in float32. "
-        "*another seed* is float32 with other noise, the distance between pictures of the same captions; KID (Lite0): "
-        "mean and deviation over subsets:"
+        "*another seed* is float32 with other noise, the distance between pictures of the same captions. KID (Lite0) "
+        "is that from float32 pictures of one half of the captions to those of the other half, mean and deviation over "
+        "subsets:"
     )
-    titles = ["", "precision", "PSNR over all", "of the median picture", "KID from float32", "folder, MB"]
+    titles = ["", "precision", "PSNR over all", "of the median picture", "KID", "folder, MB"]
     return f"{head}\n\n{table(titles, rows)}"
