@@ -1,4 +1,5 @@
 import errno
+import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,3 +53,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes | None) -> None:
     for read in (read_tensors, tensor_entries):
         with pytest.raises(PochadeError, match=r"x\.safetensors: not a readable safetensors file"):
             read(path)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no limit to the size of files")
+def test_what_a_library_cannot_write_whole_is_a_failure(tmp_path: Path, toy_pipeline_folder: Path) -> None:
+    """Weights that diffusers writes by safetensors, whose error is no OSError."""
+    import resource
+    import signal
+
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    limits, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        with pytest.raises(FailureError, match="model: could not be written"):
+            pipe.save_pretrained(tmp_path / "model")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.iterdir())

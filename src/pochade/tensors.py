@@ -4,7 +4,8 @@ import json
 import math
 import re
 import struct
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,11 +45,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(path) as temporary:
-        try:
+        with writing(path):
             save_file(ready, temporary, metadata={"format": "pt", **(metadata or {})})
-        except SafetensorError as error:
-            raise FailureError(f"{path}: could not be written ({error})") from error
         _sort_head(temporary)
+
+
+@contextmanager
+def writing(path: Path) -> Generator[None]:
+    """Within it what safetensors cannot write, for itself or for a library, is a FailureError that names ``path``."""
+    try:
+        yield
+    except SafetensorError as error:
+        raise FailureError(f"{path}: could not be written ({error})") from error
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from pochade.errors import PochadeError
-from pochade.images.canvas import as_floats
+from pochade.images.canvas import Canvas, as_floats
 from pochade.pipelines.pictures import read_masks, read_pictures
 from pochade.runtime.masks import EditingWarning
 
@@ -28,7 +28,7 @@ def test_every_mode(mode: str) -> None:
         image = Image.fromarray(np.asarray(gradient("L")).astype(np.uint16) * 257)
     else:
         image = gradient("RGB" if mode == "CMYK" else "L").convert(mode)
-    picture = as_floats(read_pictures(image).shown)
+    picture = as_floats(read_pictures(image).shown())
     assert picture.shape == (1, 3, 4, 6)
     if mode != "1":
         expected = np.asarray(gradient("RGB")) / 255
@@ -39,8 +39,8 @@ def test_what_is_transparent_is_white_and_may_be_the_mask() -> None:
     image = Image.new("RGBA", (5, 3), (255, 0, 0, 255))
     image.putpixel((1, 2), (0, 0, 0, 0))
     pictures = read_pictures(image)
-    assert pictures.shown[0, :, 2, 1].tolist() == [255, 255, 255]
-    assert pictures.shown[0, :, 0, 0].tolist() == [255, 0, 0]
+    assert pictures.shown()[0, :, 2, 1].tolist() == [255, 255, 255]
+    assert pictures.shown()[0, :, 0, 0].tolist() == [255, 0, 0]
     assert pictures.alpha is not None
     assert pictures.alpha.sum() == 14 * 255
     assert pictures.colour[0, :, 2, 1].tolist() == [0, 0, 0]
@@ -73,7 +73,7 @@ def test_pictures_are_turned_as_they_say() -> None:
 
 
 def shown(image: Any) -> torch.Tensor:
-    return as_floats(read_pictures(image).shown)
+    return as_floats(read_pictures(image).shown())
 
 
 def test_arrays_tensors_and_lists() -> None:
@@ -201,3 +201,32 @@ def test_masks_are_inverted_and_blurred() -> None:
         read_masks(point, large, blur=50.0)
     with pytest.raises(PochadeError, match="'alpha' given with soft_mask, mask_blur or invert_mask"):
         read_masks("alpha", large, invert=True)
+
+
+def test_any_part_of_a_picture_is_shown_as_the_whole_is() -> None:
+    """It is composed on white for the part that is asked for, in bytes as Pillow does, in floats by the formula."""
+    rng = np.random.default_rng(0)
+    values = rng.integers(0, 256, (40, 30, 4), dtype=np.uint8)
+    image = Image.fromarray(values)
+    white = Image.new("RGBA", image.size, "white")
+    white.alpha_composite(image)
+    expected = torch.from_numpy(np.array(white.convert("RGB"))).permute(2, 0, 1)[None]
+    pictures = read_pictures(image)
+    assert bool((pictures.shown().int() - expected.int()).abs().max() <= 1)
+    rows, columns = slice(7, 31), slice(3, 20)
+    assert torch.equal(pictures.shown(rows, columns), pictures.shown()[:, :, rows, columns])
+    assert torch.equal(pictures.on_white().colour, pictures.shown())
+    assert pictures.on_white().alpha is None
+    mixed = read_pictures([image, torch.rand(3, 40, 30)])
+    assert (mixed.shown()[0] * 255 - pictures.shown()[0]).abs().max() < 1
+    canvas = Canvas.fit(40, 30, 16, 4)
+    assert torch.equal(canvas.put_bands(pictures.shown), canvas.put(pictures.shown()))
+
+
+def test_a_picture_has_one_colour_where_it_is_seen() -> None:
+    clear = np.zeros((5, 6, 4), dtype=np.uint8)
+    clear[:, :, 0] = np.arange(6)
+    assert read_pictures(Image.fromarray(clear)).one_colour
+    clear[2, 3, 3] = 255
+    assert not read_pictures(Image.fromarray(clear)).one_colour
+    assert read_pictures([torch.zeros(3, 4, 5), torch.ones(3, 4, 5)]).one_colour

@@ -160,7 +160,7 @@ def test_changes_to_a_source_give_warnings(model: str) -> None:
     with pytest.warns(UserWarning, match=r"clear\.png: what is transparent is taken as white"):
         read_files(prepare(request))
     inpaint = EditRequest("a lemon", source="clear.png", model=model, steps=2, task="inpaint", mask="alpha")
-    assert read_files(prepare(inpaint))["source"].has_transparency_data
+    assert read_files(prepare(inpaint))["source"].alpha is not None
 
 
 def test_only_what_is_transparent_is_said_to_be(model: str, recwarn: pytest.WarningsRecorder) -> None:

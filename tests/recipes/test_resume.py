@@ -241,7 +241,7 @@ def test_a_run_that_is_not_finished_is_sampled(place: Path, autoencoder: Path, c
         assert torch.equal(value, ema[f"denoiser.{name}"].half().float())
 
     done = cli(capsys, "generate", "plate 3", "--model", str(place / "run"), "--steps", "1", "-o", str(place / "out"))
-    assert done.error.count("is taken, of step 2 of a training that has not ended") == 1
+    assert done.error.count("is taken, of step 2 of a training") == 1
     picture = Path(done.out.strip())
     assert read_metadata(picture).request.model == str(checkpoint / "model")
     resume(place, autoencoder, "steps=4")

@@ -13,6 +13,7 @@ import pochade
 from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, plan, profile, run, runs, train
 from pochade.cli.common import complain, debug_requested
 from pochade.cli.stopping import EXIT_CODE, Stop
+from pochade.cli.usage import Commands
 from pochade.errors import PochadeError
 from pochade.files import describe_error
 
@@ -27,6 +28,7 @@ FIELDS = {"ignore_unknown_options": True}
 
 app = typer.Typer(
     name="pochade",
+    cls=Commands,
     help="Generate with, train, measure and export compact text-to-image models.",
     epilog='Start with: pochade generate "a red apple" -o out/        Exit codes: 1 failure, 2 wrong use, 130 Ctrl-C.',
     no_args_is_help=True,

@@ -267,7 +267,6 @@ def _run(
         pictures = read_files(requests[0])
         pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
         arguments = pipeline_arguments(first, pipe, pictures)
-        del pictures  # what the arguments hold is enough of a large photograph
     make_folder(target.parent)
     watching = Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True))
     with listed(as_json) as files, watching as watch:

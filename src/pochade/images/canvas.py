@@ -1,7 +1,7 @@
 """From a picture of any size to a size that a model samples, and back."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +27,10 @@ def resample(images: Tensor, height: int, width: int) -> Tensor:
     H, W = images.shape[2:]
     if (height, width) == (H, W):
         return as_floats(images)
-    parts = (as_floats(images[:, :, rows]) for rows in bands(H, W))
+    return _resampled((as_floats(images[:, :, rows]) for rows in bands(H, W)), height, width)
+
+
+def _resampled(parts: Iterable[Tensor], height: int, width: int) -> Tensor:
     narrow = torch.cat([_interpolated(part, part.shape[2], width) for part in parts], dim=2)
     return _interpolated(narrow, height, width).clamp(0, 1)
 
@@ -95,7 +98,13 @@ class Canvas:
 
     def put(self, images: Tensor) -> Tensor:
         """Pictures [B, 3, height, width], of bytes or of floats in [0, 1], -> [B, 3, *outer] in [0, 1]."""
-        return self._pad(resample(images, *self.inner))
+        return self.put_bands(lambda rows: images[:, :, rows])
+
+    def put_bands(self, shown: Callable[[slice], Tensor]) -> Tensor:
+        """``put``, of pictures that are asked for some of their rows at a time."""
+        parts = (as_floats(shown(rows)) for rows in bands(self.height, self.width))
+        same = self.inner == (self.height, self.width)
+        return self._pad(torch.cat(list(parts), dim=2) if same else _resampled(parts, *self.inner))
 
     def put_mask(self, mask: Tensor) -> Tensor:
         """[B, 1, height, width] bool -> [B, 1, *outer] in {0, 1}, 1 where any pixel is True."""

@@ -41,7 +41,7 @@ _HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
 
 
 class UnfinishedWarning(UserWarning):
-    """A model is taken from a training that has not ended."""
+    """A model is taken from a checkpoint of a training."""
 
 
 def shipped() -> dict[str, Path]:
@@ -88,7 +88,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
             )
         if found.parent.name.startswith(_CHECKPOINT):
             warnings.warn(
-                f"model: {found} is taken, of step {_step(found)} of a training that has not ended",
+                f"model: {found} is taken, of step {_step(found)} of a training",
                 UnfinishedWarning,
                 stacklevel=1,  # one place, however it is reached: a command says it once
             )

@@ -98,7 +98,7 @@ class ImageToImagePipeline(EditingPipeline):
             warn_if_nothing_is_kept(strength)
         canvas = Canvas.fit(*pictures.size, size or self.default_size, self.size_multiple)
         edited = self._edit(
-            canvas.put(pictures.shown),
+            canvas.put_bands(pictures.shown),
             call,
             strength=strength,
             generator=generator,

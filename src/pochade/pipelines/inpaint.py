@@ -117,10 +117,11 @@ class InpaintPipeline(EditingPipeline):
         generators = picture_generators(generator, call.batch)
         side = size or self.default_size
         holes = [_Hole.of(mask, side, self.size_multiple) for mask in masks]
+        del masks  # what the holes hold is enough of a large mask
         if isinstance(mask_image, str):
             assert pictures.alpha is not None
             holes = [hole.beneath(alpha[0].numpy()) for hole, alpha in zip(holes, pictures.alpha, strict=True)]
-            pictures = Pictures(pictures.shown, pictures.colour)
+            pictures = pictures.on_white()
         out = NewPictures(call.batch, 3 if pictures.alpha is None else 4, pictures.size, output_type)
         # Squares are sampled together; crops of a picture that is no square may have several proportions.
         for outer in dict.fromkeys(hole.canvas.outer for hole in holes):
@@ -128,7 +129,7 @@ class InpaintPipeline(EditingPipeline):
             cut = [(holes[i % len(holes)], pictures.of(i % len(pictures))) for i in prompts]
             places = call.pictures_of(prompts)
             edited = self._edit(
-                torch.cat([hole.canvas.put(picture.shown[hole.box.place]) for hole, picture in cut]),
+                torch.cat([hole.put(picture) for hole, picture in cut]),
                 call.of(prompts),
                 strength=strength,
                 generator=[generators[place] for place in places],
@@ -136,7 +137,7 @@ class InpaintPipeline(EditingPipeline):
                 tensors=callback_on_step_end_tensor_inputs,
                 depth=depth,
                 may_be_flat=pictures.one_colour,
-                mask=torch.cat([hole.canvas.put_mask(torch.from_numpy(hole.marked)[None, None]) for hole, _ in cut]),
+                mask=torch.cat([hole.marked for hole, _ in cut]),
                 task="inpaint" if instruction is None else "edit",
                 image_scale=image_scale,
             )
@@ -156,14 +157,14 @@ class _Hole:
     Attributes:
         box: the part of the picture that is sampled.
         canvas: on which it is.
-        marked: [h, w] bool, of the box.
+        marked: [1, 1, *outer] in {0, 1}, on the canvas.
         shown: [h, w], how much of the new picture is shown, of ``most``.
         most: what is all of it.
     """
 
     box: Box
     canvas: Canvas
-    marked: np.ndarray
+    marked: Tensor
     shown: np.ndarray
     most: int
 
@@ -173,12 +174,19 @@ class _Hole:
         multiples."""
         box = crop_around(mask, side)
         canvas = Canvas.fit(box.height, box.width, side, multiple)
-        inside = mask[box.place].copy()
-        return cls(box, canvas, inside > 0, *shown_of(inside, math.ceil(canvas.magnification)))
+        inside = mask[box.place]
+        marked = canvas.put_mask(torch.from_numpy(inside > 0)[None, None])
+        shown, most = shown_of(inside.copy(), math.ceil(canvas.magnification))
+        return cls(box, canvas, marked, shown.astype(np.uint8) if most < 256 else shown, most)
 
     def beneath(self, alpha: np.ndarray) -> "_Hole":
         """The same, but what is new lies beneath a picture whose transparency is ``alpha`` [H, W]."""
         return replace(self, shown=greatest(alpha) - alpha[self.box.place], most=greatest(alpha))
+
+    def put(self, picture: Pictures) -> Tensor:
+        """The box of one picture on the canvas, [1, 3, *outer] in [0, 1]."""
+        top, (_, columns) = self.box.top, self.box.sides
+        return self.canvas.put_bands(lambda rows: picture.shown(slice(top + rows.start, top + rows.stop), columns))
 
     def filled(self, picture: Pictures, new: Tensor) -> Iterator[tuple[Tensor, int]]:
         """The box, what is new, [3, *outer] on the canvas, lying over one picture: parts [3 or 4, h, w] in [0, 1] and

@@ -1,6 +1,6 @@
 """Pictures and masks as callers hand them over, to tensors: every mode, one size."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,38 +17,55 @@ from pochade.images.decode import MAX_MEGAPIXELS, upright_grey, upright_rgb
 from pochade.runtime.masks import greatest, read_mask
 from pochade.runtime.pictures import on_white
 
+EVERY = slice(None)
+
 
 @dataclass(frozen=True)
 class Pictures:
     """n pictures of one size, in bytes, or in floats in [0, 1] where they were given as such.
 
     Attributes:
-        shown: [n, 3, H, W], what is transparent showing white.
-        colour: [n, 3, H, W], the same where nothing is transparent.
+        colour: [n, 3, H, W], of what is transparent too.
         alpha: [n, 1, H, W], 0 where it is transparent; None where nothing is.
     """
 
-    shown: Tensor
     colour: Tensor
     alpha: Tensor | None = None
 
     def __len__(self) -> int:
-        return len(self.shown)
+        return len(self.colour)
 
     @property
     def size(self) -> tuple[int, int]:
         """H and W."""
-        return int(self.shown.shape[2]), int(self.shown.shape[3])
+        return int(self.colour.shape[2]), int(self.colour.shape[3])
 
     @property
     def one_colour(self) -> bool:
-        """Whether each picture has a single colour."""
-        return bool((self.shown.amax((2, 3)) == self.shown.amin((2, 3))).all())
+        """Whether each picture has a single colour, as it is shown."""
+        first = self.shown(slice(1), slice(1))
+        return all(bool((self.shown(rows) == first).all()) for rows in bands(*self.size))
+
+    def shown(self, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
+        """What is seen of some rows and columns, [n, 3, h, w]: what is transparent shows white."""
+        colour = self.colour[:, :, rows, columns]
+        if self.alpha is None:
+            return colour
+        alpha = self.alpha[:, :, rows, columns]
+        if colour.dtype != torch.uint8:
+            return colour * alpha + (1 - alpha)
+        white = torch.empty(colour.shape, dtype=torch.uint8)
+        for i, picture in enumerate(torch.cat((colour, alpha), dim=1)):
+            for band in bands(*picture.shape[1:]):
+                part = on_white(Image.fromarray(picture[:, band].permute(1, 2, 0).contiguous().numpy()))
+                white[i, :, band] = torch.from_numpy(np.array(part)).permute(2, 0, 1)
+        return white
 
     def image(self) -> Image.Image:
         """The first one as it is shown."""
         new = NewPictures(1, 3, self.size, "pil")
-        new.put(0, self.shown[0])
+        for rows in bands(*self.size):
+            new.put(0, self.of(0).shown(rows)[0], rows.start)
         return new.images[0]
 
     def channels(self, rows: slice) -> Tensor:
@@ -58,29 +75,32 @@ class Pictures:
 
     def opacity(self) -> Tensor:
         """``alpha``, or as much of nothing transparent."""
-        most = 255 if self.shown.dtype == torch.uint8 else 1
-        return torch.full_like(self.shown[:, :1], most) if self.alpha is None else self.alpha
+        most = 255 if self.colour.dtype == torch.uint8 else 1
+        return torch.full_like(self.colour[:, :1], most) if self.alpha is None else self.alpha
 
     def of(self, i: int) -> "Pictures":
         """Picture i alone."""
         one = slice(i, i + 1)
-        return Pictures(self.shown[one], self.colour[one], None if self.alpha is None else self.alpha[one])
+        return Pictures(self.colour[one], None if self.alpha is None else self.alpha[one])
+
+    def on_white(self) -> "Pictures":
+        """The pictures as they are shown, opaque."""
+        return Pictures(self.shown())
 
     @classmethod
     def cat(cls, parts: "Sequence[Pictures]") -> "Pictures":
         """Pictures of one size in one batch; floats where any are."""
         if len(parts) == 1:
             return parts[0]
-        if len({part.shown.dtype for part in parts}) > 1:
+        if len({part.colour.dtype for part in parts}) > 1:
             parts = [part._floats() for part in parts]
-        alpha = [p.opacity() for p in parts]
-        opaque = all(part.alpha is None for part in parts)
-        shown, colour = torch.cat([p.shown for p in parts]), torch.cat([p.colour for p in parts])
-        return cls(shown, colour, None if opaque else torch.cat(alpha))
+        colour = torch.cat([part.colour for part in parts])
+        if all(part.alpha is None for part in parts):
+            return cls(colour)
+        return cls(colour, torch.cat([part.opacity() for part in parts]))
 
     def _floats(self) -> "Pictures":
-        alpha = None if self.alpha is None else as_floats(self.alpha)
-        return Pictures(as_floats(self.shown), as_floats(self.colour), alpha)
+        return Pictures(as_floats(self.colour), None if self.alpha is None else as_floats(self.alpha))
 
 
 class NewPictures:
@@ -129,7 +149,7 @@ def read_pictures(image: Any) -> Pictures:
     if isinstance(image, Pictures):
         return image
     parts = [_picture(one) for one in _listed(image, "image")]
-    _check_one_size("image", [part.shown for part in parts])
+    _check_one_size("image", [part.colour for part in parts])
     return Pictures.cat(parts)
 
 
@@ -193,13 +213,13 @@ def check_megapixels(name: str, width: int, height: int) -> None:
         )
 
 
-def _bytes(image: Image.Image, shown: Callable[[Image.Image], Image.Image] | None = None) -> Tensor:
-    """[1, C, H, W] of a picture, or of how it is ``shown``, which is asked for one band of rows after the other."""
+def _bytes(image: Image.Image) -> Tensor:
+    """[1, C, H, W] of a picture, which is asked for one band of rows after the other."""
     width, height = image.size
     pixels: Tensor | None = None
     for rows in bands(height, width):
         band = image.crop((0, rows.start, width, rows.stop))
-        part = torch.from_numpy(np.array(band if shown is None else shown(band)))
+        part = torch.from_numpy(np.array(band))
         if pixels is None:
             pixels = torch.empty(1, height, width, part[0, 0].numel(), dtype=torch.uint8)
         pixels[0, rows] = part.view(*part.shape[:2], -1)
@@ -215,10 +235,9 @@ def _picture(image: Any) -> Pictures:
         check_megapixels("image", *image.size)
         upright = upright_rgb(image, None)[0]
         if upright.mode == "RGB":
-            colour = _bytes(upright)
-            return Pictures(colour, colour)
+            return Pictures(_bytes(upright))
         pixels = _bytes(upright)
-        return Pictures(_bytes(upright, on_white), pixels[:, :3], pixels[:, 3:])
+        return Pictures(pixels[:, :3], pixels[:, 3:])
     if isinstance(image, np.ndarray):
         rows = torch.from_numpy(image.copy())
         rows = rows[..., None].expand(*rows.shape, 3) if rows.ndim == 2 else rows
@@ -233,7 +252,7 @@ def _picture(image: Any) -> Pictures:
         )
     check_megapixels("image", rows.shape[3], rows.shape[2])
     rows = _in_range("image", rows)
-    return Pictures(rows, rows)
+    return Pictures(rows)
 
 
 def _in_range(name: str, values: Tensor) -> Tensor:

@@ -123,8 +123,9 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
     )
 
 
-def read_files(prepared: PreparedRequest) -> "dict[str, Image.Image]":
-    """The pictures in the files that a request names, by the names of their fields.
+def read_files(prepared: PreparedRequest) -> dict[str, Any]:
+    """The pictures in the files that a request names, by the names of their fields; the source as ``read_pictures``
+    gives it, before others are read and a model is loaded, so that a large one is in memory once.
 
     Raises:
         PochadeError: a file is no picture, or one that is too large.
@@ -135,8 +136,14 @@ def read_files(prepared: PreparedRequest) -> "dict[str, Image.Image]":
     """
     keeps_alpha = getattr(prepared.request, "mask", None) is not None
     backgrounds = {"mask": "black", "source": None if keeps_alpha else "white"}
-    files = prepared.request.files()
-    return {name: read_picture(path, name, backgrounds.get(name, "white")) for name, path in files.items()}
+    found: dict[str, Any] = {}
+    for name, path in prepared.request.files().items():
+        found[name] = read_picture(path, name, backgrounds.get(name, "white"))
+        if name == "source":
+            from pochade.pipelines.pictures import read_pictures
+
+            found[name] = read_pictures(found[name])
+    return found
 
 
 def read_picture(path: Path, name: str, background: str | None) -> "Image.Image":
@@ -155,7 +162,7 @@ def read_picture(path: Path, name: str, background: str | None) -> "Image.Image"
 
 
 def pipeline_arguments(
-    request: GenerationRequest | EditRequest, pipe: Any, pictures: "Mapping[str, Image.Image]"
+    request: GenerationRequest | EditRequest, pipe: Any, pictures: Mapping[str, Any]
 ) -> dict[str, Any]:
     """What ``pipe`` is called with for a request, but for prompt, seed and sampling.
 
@@ -167,13 +174,11 @@ def pipeline_arguments(
     Raises:
         PochadeError: a size is not allowed, or a picture does not fit.
     """
-    from pochade.pipelines.pictures import read_pictures
-
     sampling = {"num_inference_steps": request.steps, "guidance_scale": request.guidance}
     if isinstance(request, EditRequest):
         pipe.check_inputs(**sampling, strength=request.strength, size=request.size)
         options = {
-            "image": read_pictures(pictures["source"]),
+            "image": pictures["source"],
             "mask_image": ALPHA if request.mask == ALPHA else pictures.get("mask"),
             "factor": request.factor,
             "image_guidance_scale": request.image_guidance,
@@ -309,7 +314,6 @@ def _generate(
     pictures = read_files(prepared)
     pipe = load_pipeline(prepared, allow_pickle=allow_pickle)
     arguments = pipeline_arguments(prepared.request, pipe, pictures)
-    del pictures  # what the arguments hold is enough of a large photograph
     if budget_ms is not None:
         from pochade.pipelines import budget
 

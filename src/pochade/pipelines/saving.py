@@ -11,7 +11,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.files import atomic_folder, write_text
 from pochade.pipelines.hub import INDEX, read_json
 from pochade.pipelines.loading import WEIGHTS
-from pochade.tensors import read_tensors, write_tensors
+from pochade.tensors import read_tensors, write_tensors, writing
 
 _SHIM = '''"""Lets diffusers.DiffusionPipeline load this folder."""
 
@@ -33,7 +33,8 @@ def write_folder(target: Path, class_name: str, write: Callable[[Path], None], d
     if target.exists() and not target.is_dir():
         raise PochadeError(f"save_directory: {str(target)!r} is a file, a folder is needed")
     with atomic_folder(target, replace="files") as folder:
-        write(folder)
+        with writing(target):
+            write(folder)
         _forget_origin(folder / INDEX)
         write_text(folder / "pipeline.py", _SHIM.format(name=class_name))
         for path in sorted(folder.glob(f"*/{WEIGHTS}*.safetensors")):

@@ -131,7 +131,7 @@ class SuperResolutionPipeline(EditingPipeline):
             negative_prompt_embeds=negative_prompt_embeds,
         )
         side = size or self.default_size
-        small = as_floats(pictures.shown)
+        small = as_floats(pictures.shown())
         # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
         canvas = Canvas.fit(H, W, side, self.size_multiple, shrink=False, margin=side // 4)
         edited = self._edit(

@@ -202,7 +202,7 @@ class TextToImagePipeline(GenerationPipeline):
         if not listed:
             raise PochadeError("image_prompt: an empty list given, allowed is one picture or more")
         try:
-            pictures = [picture[None] for one in listed for picture in as_floats(read_pictures(one).shown)]
+            pictures = [picture[None] for one in listed for picture in as_floats(read_pictures(one).shown())]
         except PochadeError as error:
             raise PochadeError(f"image_prompt: {str(error).removeprefix('image: ')}") from error
         encoder = style.load(spec.image_prompt_encoder)

@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import re
 import sys
 import time
 import warnings
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..arguments import ALPHA
 from ..errors import PochadeError
-from ..files import sha256
+from ..files import describe_error, sha256
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
 from .options import OnStep, Options, Step
@@ -52,14 +53,18 @@ def main(
     except PochadeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+    except OSError as error:
+        print(f"error: {describe_error(error)}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
+        number = re.fullmatch(r"argument --(\S+): invalid (int|float) value: (.*)", message)
+        if number is not None:
+            allowed = {"int": "whole numbers", "float": "numbers"}[number[2]]
+            raise PochadeError(f"{number[1].replace('-', '_')}: {number[3]} given, allowed are {allowed}")
         raise PochadeError(f"{message} (--help shows what is allowed)")
 
 

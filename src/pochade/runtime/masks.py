@@ -103,9 +103,14 @@ class Box:
     width: int
 
     @property
+    def sides(self) -> tuple[slice, slice]:
+        """Its rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
+    @property
     def place(self) -> tuple[EllipsisType, slice, slice]:
         """What takes that part of pixels [..., H, W]: ``pixels[box.place]``."""
-        return ..., slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+        return ..., *self.sides
 
 
 def crop_around(marked: np.ndarray, least: int) -> Box:

@@ -18,6 +18,7 @@ from pochade.errors import EmptySplitError, PochadeError
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.nn.resample import haar_dwt
+from pochade.tensors import writing
 from pochade.training.checkpoint import load_weights
 from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage
@@ -176,4 +177,5 @@ class ReconstructionWork(Work):
         return sheet(pairs, ["original", "decoded"] * len(self.shown))
 
     def save(self, folder: Path) -> None:
-        self.network.save_pretrained(folder)
+        with writing(folder):
+            self.network.save_pretrained(folder)
