@@ -125,6 +125,20 @@ def test_a_folder_is_new_replaced_or_completed(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.parametrize("empty", [True, False])
+def test_of_two_folders_of_one_name_the_first_stays(tmp_path: Path, empty: bool) -> None:
+    """Where both processes found none, or an empty one, when they began."""
+    path = tmp_path / "out"
+    if empty:
+        path.mkdir()
+    with pytest.raises(FailureError, match="out: could not be written"), atomic_folder(path) as folder:  # noqa: PT012
+        (folder / "x").write_text("second")
+        with atomic_folder(path) as first:
+            (first / "x").write_text("first")
+    assert (path / "x").read_text() == "first"
+    assert names(tmp_path) == ["out"]
+
+
 @pytest.mark.parametrize("links", [True, False])
 def test_a_new_file_replaces_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
     if not links:

@@ -1,6 +1,7 @@
 """Checks of arguments that pipelines and the host of a bundle share; they know numbers alone."""
 
 import math
+import os
 from numbers import Integral, Real
 from typing import Any
 
@@ -28,6 +29,14 @@ def plain(value: Any) -> Any:
     if is_whole(value):
         return int(value)
     return float(value) if is_number(value) else value
+
+
+def path_text(name: str, value: Any) -> str:
+    """A path as text. Raises PochadeError where ``value`` is neither text nor a path, or is empty."""
+    text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
+    if not isinstance(text, str) or not text:
+        raise PochadeError(f"{name}: {value!r} given, allowed is a path")
+    return text
 
 
 def check_count(name: str, value: Any) -> None:

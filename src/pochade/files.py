@@ -86,6 +86,8 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
             elif replace:
                 _exchange(temporary, path)
             else:
+                if os.name == "nt" and path.exists():  # elsewhere a rename replaces an empty folder
+                    path.rmdir()
                 temporary.rename(path)  # fails where another process has put something there
                 _sync(path.parent)
         except FailureError as error:

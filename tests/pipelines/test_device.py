@@ -76,7 +76,9 @@ def test_torch_dtype_as_diffusers_documents_it(
     assert 0 < float((half - exact).abs().mean()) < 0.03
     assert not caplog.records
     assert capfd.readouterr().err == ""
-    with pytest.raises(PochadeError, match="torch_dtype: 'auto' given, allowed is one of torch, such as"):
+    with pytest.raises(PochadeError, match=r"torch_dtype: torch\.int8 given, allowed is a type of floats"):
+        TextToImagePipeline.from_pretrained(toy_pipeline_folder, torch_dtype=torch.int8)
+    with pytest.raises(PochadeError, match="torch_dtype: 'auto' given, allowed is a type of floats, such as"):
         loaded(toy_pipeline_folder, **{name: "auto"})
 
 

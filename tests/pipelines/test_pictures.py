@@ -230,3 +230,11 @@ def test_a_picture_has_one_colour_where_it_is_seen() -> None:
     clear[2, 3, 3] = 255
     assert not read_pictures(Image.fromarray(clear)).one_colour
     assert read_pictures([torch.zeros(3, 4, 5), torch.ones(3, 4, 5)]).one_colour
+
+
+@pytest.mark.parametrize("values", [np.array([None]), np.array(["a"]), np.zeros((4, 6, 3), complex)])
+def test_arrays_of_no_numbers_are_refused(values: Any) -> None:
+    with pytest.raises(PochadeError, match=r"image: an array of .* given, allowed are bytes, and floats"):
+        read_pictures(values)
+    with pytest.raises(PochadeError, match=r"mask_image: an array of .* given, allowed are bytes, and floats"):
+        read_masks(values, GREY)

@@ -75,6 +75,11 @@ def test_names_of_pipelines_and_of_the_prompt() -> None:
     ("fields", "message"),
     [
         ({"prompt": " "}, "prompt: empty, allowed is a sentence"),
+        ({"model": None}, "model: None given, allowed is a name or the path"),
+        ({"negative_prompt": None}, "negative_prompt: None given, allowed is a sentence"),
+        ({"device": 5}, "device: 5 given, allowed is a name"),
+        ({"loras": None}, "loras: None given, allowed is a list of folders"),
+        ({"control": 5}, "control: 5 given, allowed is the path of a file"),
         ({"prompt": ["a red apple"]}, r"prompt: \['a red apple'\] given, allowed is a sentence"),
         ({"seed": -1}, "seed: -1 given"),
         ({"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+import pochade
 from conftest import toy_components
 from pochade.denoisers.lrf.model import LRFDenoiser
 from pochade.errors import FailureError, PochadeError
@@ -424,7 +425,11 @@ def test_without_text_encoder(tmp_path: Path) -> None:
         ({"latents": torch.zeros(1, 4, 8, 8)}, r"latents: shape \(1, 4, 8, 8\) given, needed is \(1, 4, 4, 4\)"),
         ({"negative_prompt": ["a", "b"]}, "negative_prompt: 2 given for 1 prompts"),
         ({"negative_prompt": "a", "guidance_scale": 1.0}, "negative_prompt: has no effect at guidance_scale 1"),
-        ({"prompt": []}, "prompt: a sentence or a list"),
+        ({"prompt": []}, r"prompt: \[\] given, allowed are a sentence and a list"),
+        ({"prompt": 5}, "prompt: 5 given, allowed are a sentence and a list"),
+        ({"negative_prompt": 5}, "negative_prompt: 5 given, allowed are a sentence and a list"),
+        ({"callback_on_step_end": "x"}, "callback_on_step_end: 'x' given, allowed is a function"),
+        ({"callback_on_step_end_tensor_inputs": None}, "tensor_inputs: None given, allowed is a list of names"),
         ({"prompt": None}, "prompt: one of prompt and prompt_embeds"),
         ({"prompt": None, "prompt_embeds": torch.zeros(1, 2, 12)}, "prompt_embeds: Tensor given"),
     ],
@@ -434,6 +439,22 @@ def test_bad_arguments_before_any_work(pipe: TextToImagePipeline, changes: dict[
     with pytest.raises(PochadeError, match=message):
         pipe(**{"prompt": APPLE, "callback_on_step_end": lambda *_: calls.append(1)} | changes)
     assert not calls
+
+
+def test_what_a_callback_returns_is_checked(pipe: TextToImagePipeline) -> None:
+    with pytest.raises(PochadeError, match="callback_on_step_end: 5 returned, allowed are None and a dictionary"):
+        pipe(APPLE, num_inference_steps=1, callback_on_step_end=lambda *_: 5)
+
+
+def test_a_count_of_numpy(pipe: TextToImagePipeline) -> None:
+    assert len(pipe(APPLE, num_inference_steps=1, num_images_per_prompt=np.int64(2)).images) == 2
+
+
+@pytest.mark.parametrize("place", [None, 5, "", b"x", []])
+def test_what_is_no_path_is_refused(pipe: TextToImagePipeline, place: Any) -> None:
+    for call in (TextToImagePipeline.from_pretrained, pipe.save_pretrained, pochade.read_metadata, pochade.repeat):
+        with pytest.raises(PochadeError, match="given, allowed is a path"):
+            call(place)
 
 
 def test_long_prompt_is_cut_with_a_warning(pipe: TextToImagePipeline) -> None:

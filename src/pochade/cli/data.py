@@ -185,6 +185,8 @@ def check(
         reading=reading,
         progress=not as_json,
     )
+    if not overwrite:  # another process may have written one meanwhile
+        check_absent("out", out, FILES)
     json, page = write_check(out, checked, dataset)
     if as_json:
         print_json(checked.to_dict())

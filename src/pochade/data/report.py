@@ -97,7 +97,8 @@ class Report:
 
     def summary(self) -> str:
         """One line about what is used and what is not, and where the report names it."""
-        named = f"; all named in {self.path}" if self.skipped or self.notes else ""
+        all_named = all(len(names) == self.notes[what] for what, names in self._noted.items())
+        named = f"; {'all named' if all_named else 'details'} in {self.path}" if self.skipped or self.notes else ""
         return f"{self.source}: {self._summary()}{named}"
 
     def _summary(self) -> str:

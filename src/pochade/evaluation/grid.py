@@ -147,6 +147,7 @@ def evaluate_grid(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": rows,
     }
+    check_absent("out", folder, (QUALITY,))  # another process may have written one meanwhile
     write_json(folder / QUALITY, table)
     ranks.wait()
     return table

@@ -195,6 +195,8 @@ def evaluate(
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
         real = judge.train.features, judge.sides["held_out"].features
         figures["real held-out beside real training pictures"] = lite0_figures(*real)
+    # Another process may have written one meanwhile.
+    _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
     written = _write(folder, figures, judge, measured)
     ranks.wait()
     return written

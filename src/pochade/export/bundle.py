@@ -125,8 +125,7 @@ def export_bundle(
     cells = (height // down, width // down)
     sampling = _sampling(pipe.scheduler, pipe.default_steps)
     place = Path(folder)
-    empty = place.is_dir() and not any(place.iterdir())
-    with atomic_folder(place, replace=empty) as new:
+    with atomic_folder(place) as new:
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
         networks = _networks(pipe, cells, depths, decoder)

@@ -76,8 +76,7 @@ def export_site(
         check_tokenizer(pipe.text_encoder)
     library = onnxruntime_web(runtime)
     place = Path(folder)
-    empty = place.is_dir() and not any(place.iterdir())
-    with atomic_folder(place, replace=empty) as new:
+    with atomic_folder(place) as new:
         depths = () if depth is None else (depth,)
         manifest = export_bundle(
             pipe, new / MODEL, model, precision=precision, size=size, depths=depths, decoder=decoder, quality=quality

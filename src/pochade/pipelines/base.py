@@ -17,7 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from pochade.arguments import check_count
+from pochade.arguments import check_count, path_text
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
@@ -26,7 +26,15 @@ from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
 from pochade.pipelines.call import CallArguments, GuidanceWarning, check_call, encode_prompts
-from pochade.pipelines.callbacks import Callback, Runs, callback_tensors, calling_back, replace_text, wanted_tensors
+from pochade.pipelines.callbacks import (
+    Callback,
+    Runs,
+    callback_tensors,
+    calling_back,
+    replace_text,
+    returned_tensors,
+    wanted_tensors,
+)
 from pochade.pipelines.checks import CALLBACK_TENSORS, check_components, check_scale, check_size, picture_generators
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
@@ -207,8 +215,8 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         """
         place = None if device is None else resolve_device(device)
         dtype: torch.dtype | None = kwargs.pop("dtype", None) or torch_dtype
-        if dtype is not None and not isinstance(dtype, torch.dtype):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PochadeError(f"torch_dtype: {dtype!r} given, allowed is one of torch, such as torch.float32")
+        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"torch_dtype: {dtype!r} given, allowed is a type of floats, such as torch.float32")
         settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
         names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
         given = {name: kwargs.pop(name) for name in names & set(kwargs)}
@@ -292,7 +300,8 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                 "save_directory: a model with learned words given, allowed is one without: unload_textual_inversion "
                 "takes them away, save_textual_inversion writes them alone"
             )
-        write_folder(Path(save_directory), type(self).__name__, super().save_pretrained, dtype)
+        folder = Path(path_text("save_directory", save_directory))
+        write_folder(folder, type(self).__name__, super().save_pretrained, dtype)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Conditioning:
         """The conditioning of prompts, one sample each, on the text encoder's device, float32; for
@@ -380,7 +389,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                     step = {"latents": z, "predicted_data": predicted, "aux": aux}
                     given = callback_tensors(wanted, guided, step)
                     with calling_back(run):
-                        returned = callback(self, i, timesteps[i], dict(given)) or {}
+                        returned = returned_tensors(callback(self, i, timesteps[i], dict(given)))
                     replaced = returned.get("latents")
                     replace_text(guided, given, returned)
                     if run.scale is not guided.guidance.scale:

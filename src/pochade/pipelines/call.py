@@ -1,7 +1,8 @@
 """The arguments of one call of a pipeline, and the conditioning that its prompts give."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -163,12 +164,17 @@ def _prompts(
         raise PochadeError("prompt: one of prompt and prompt_embeds is needed, and only one")
     if embeds is not None:
         return None, _as_conditioning("prompt_embeds", embeds)
-    prompts = [prompt] if isinstance(prompt, str) else list(() if prompt is None else prompt)
-    if not prompts or not all(isinstance(p, str) for p in prompts):
-        raise PochadeError("prompt: a sentence or a list of sentences is needed")
+    prompts = _sentences("prompt", prompt)
     if not reads_text and any(p.strip() for p in prompts):
         raise PochadeError("prompt: this model has no text encoder, pass prompt_embeds")
     return prompts, Conditioning()
+
+
+def _sentences(name: str, given: Any) -> list[str]:
+    sentences = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
+    if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
+        raise PochadeError(f"{name}: {given!r} given, allowed are a sentence and a list of sentences")
+    return sentences
 
 
 def _negatives(
@@ -180,7 +186,7 @@ def _negatives(
         raise PochadeError("negative_prompt: goes with prompt, not with prompt_embeds")
     if not isinstance(scale, Tensor) and scale == 1:
         raise PochadeError("negative_prompt: has no effect at guidance_scale 1, allowed is any other scale")
-    negatives = [negative] * len(prompts) if isinstance(negative, str) else list(negative)
+    negatives = [negative] * len(prompts) if isinstance(negative, str) else _sentences("negative_prompt", negative)
     if len(negatives) != len(prompts):
         raise PochadeError(f"negative_prompt: {len(negatives)} given for {len(prompts)} prompts")
     return negatives

@@ -89,8 +89,10 @@ def wanted_tensors(callback: Callback | None, names: Sequence[str], conditioning
     """The names of the tensors that a callback gets; one of diffusers says itself which.
 
     Raises:
-        PochadeError: there is no such tensor, or none in a model that takes no text.
+        PochadeError: it cannot be called; there is no such tensor, or none in a model that takes no text.
     """
+    if callback is not None and not callable(callback):
+        raise PochadeError(f"callback_on_step_end: {callback!r} given, allowed is a function")
     own = isinstance(callback, PipelineCallback | MultiPipelineCallbacks)
     wanted = list(callback.tensor_inputs) if own else list(names)  # pyright: ignore[reportAttributeAccessIssue, reportOptionalMemberAccess, reportFunctionMemberAccess]
     text = {"negative_prompt_embeds", *EMBEDS}
@@ -111,6 +113,13 @@ def callback_tensors(names: Sequence[str], guided: GuidedDenoiser, step: Mapping
         for name, part in EMBEDS.items():
             known[name] = torch.cat([getattr(branch, part) for branch in (*others[:1], conditional)])
     return {name: known[name] for name in names}
+
+
+def returned_tensors(returned: Any) -> Mapping[str, Any]:
+    """What a callback returned. Raises PochadeError where that is neither None nor a dictionary."""
+    if returned is not None and not isinstance(returned, Mapping):
+        raise PochadeError(f"callback_on_step_end: {returned!r} returned, allowed are None and a dictionary of tensors")
+    return returned or {}
 
 
 def replace_text(guided: GuidedDenoiser, given: Mapping[str, Any], returned: Mapping[str, Any]) -> None:

@@ -151,6 +151,8 @@ def check_output(output_type: str, tensors: Sequence[str], types: Sequence[str] 
     """Raises PochadeError for an unknown output type or callback tensor."""
     if output_type not in types:
         raise PochadeError(f"output_type: {output_type!r} given, allowed are {', '.join(types)}")
+    if not isinstance(tensors, Sequence):
+        raise PochadeError(f"callback_on_step_end_tensor_inputs: {tensors!r} given, allowed is a list of names")
     unknown = sorted(set(tensors) - set(CALLBACK_TENSORS))
     if unknown:
         allowed = ", ".join(CALLBACK_TENSORS)
@@ -170,6 +172,7 @@ def picture_generators(
     """
     import torch
 
+    B = int(B)
     if generator is None:
         generator = torch.Generator().manual_seed(int(torch.randint(MAX_SEED - B, (1,))))
     single = not isinstance(generator, Sequence)

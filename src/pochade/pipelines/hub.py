@@ -11,6 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import path_text
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import sha256
 from pochade.storage import fetch, url_of
@@ -68,7 +69,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     Warns:
         UnfinishedWarning: the weights are of a checkpoint; it says of which.
     """
-    name = os.fspath(name_or_path)
+    name = path_text("model", name_or_path)
     known = shipped()
     if name in known:
         return known[name]
@@ -79,7 +80,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
             raise PochadeError(f"model: {url} holds no {INDEX}, so it is not the folder of a model")
         return fetched
     folder = Path(name).expanduser()
-    if name and folder.is_dir():
+    if folder.is_dir():
         found = next(_models_below(folder), None)
         if found is None:
             raise PochadeError(
@@ -93,7 +94,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
                 stacklevel=1,  # one place, however it is reached: a command says it once
             )
         return found
-    if folder.exists() and name:
+    if folder.exists():
         raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
     if HUB_NAME.fullmatch(name):
         return _download(name, hub_options)

@@ -12,6 +12,7 @@ from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args, get_origin, get_type_hints
 
 import pochade
+from pochade.arguments import path_text
 from pochade.errors import PochadeError
 from pochade.files import write_new
 from pochade.pipelines.requests import EditRequest, GenerationRequest
@@ -142,7 +143,7 @@ def read_metadata(path: str | os.PathLike[str]) -> PictureMetadata:
     """The metadata in a PNG. Raises PochadeError where the file is no PNG or holds none."""
     from PIL import Image
 
-    name = os.fspath(path)
+    name = path_text("path", path)
     try:
         with Image.open(path, formats=["PNG"]) as image:
             text = getattr(image, "text", {}).get(KEY)

@@ -239,7 +239,7 @@ def _picture(image: Any) -> Pictures:
         pixels = _bytes(upright)
         return Pictures(pixels[:, :3], pixels[:, 3:])
     if isinstance(image, np.ndarray):
-        rows = torch.from_numpy(image.copy())
+        rows = _tensor("image", image)
         rows = rows[..., None].expand(*rows.shape, 3) if rows.ndim == 2 else rows
         rows = (rows if rows.ndim == 4 else rows[None]).permute(0, 3, 1, 2) if rows.ndim in (3, 4) else rows
     elif isinstance(image, Tensor):
@@ -253,6 +253,12 @@ def _picture(image: Any) -> Pictures:
     check_megapixels("image", rows.shape[3], rows.shape[2])
     rows = _in_range("image", rows)
     return Pictures(rows)
+
+
+def _tensor(name: str, values: np.ndarray) -> Tensor:
+    if values.dtype.kind not in "buif":
+        raise PochadeError(f"{name}: an array of {values.dtype} given, allowed are bytes, and floats in [0, 1]")
+    return torch.from_numpy(values.copy())
 
 
 def _in_range(name: str, values: Tensor) -> Tensor:
@@ -270,7 +276,7 @@ def _in_range(name: str, values: Tensor) -> Tensor:
 def _grey(mask: Any) -> Tensor:
     """[m, 1, H, W] of bytes or of floats in [0, 1]."""
     if isinstance(mask, np.ndarray | Tensor):
-        rows = torch.from_numpy(mask.copy()) if isinstance(mask, np.ndarray) else mask
+        rows = _tensor("mask_image", mask) if isinstance(mask, np.ndarray) else mask
         rows = rows[..., 0] if isinstance(mask, np.ndarray) and rows.ndim == 3 and rows.shape[-1] == 1 else rows
         rows = rows[None] if rows.ndim == 2 else rows
         rows = rows[None] if rows.ndim == 3 else rows

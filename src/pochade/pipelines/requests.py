@@ -82,6 +82,17 @@ def model_facts(model: str) -> ModelFacts:
     )
 
 
+TEXTS = {
+    "prompt": "a sentence",
+    "model": "a name or the path of a folder",
+    "negative_prompt": "a sentence",
+    "scheduler": "a name",
+    "device": "a name",
+    "precision": "a name",
+}
+"""The fields that are text in every request, and what is allowed in them."""
+
+
 @dataclass(frozen=True)
 class Request(ABC):
     """What a generation and an edit have in common.
@@ -124,16 +135,19 @@ class Request(ABC):
     """The fields that name files which the picture depends on."""
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prompt, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PochadeError(f"prompt: {self.prompt!r} given, allowed is a sentence")
-        for name in ("prompt", "negative_prompt"):  # an argument of a command may be any bytes
-            if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
-                raise PochadeError(f"{name}: {getattr(self, name)!r} given, allowed is text in UTF-8")
         for name in ("model", *self.FILES):  # what a caller gives as a path
             value: Any = getattr(self, name)
             if isinstance(value, os.PathLike):
                 object.__setattr__(self, name, os.fspath(value))
-        if isinstance(self.loras, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
+        for name in (*TEXTS, *self.FILES):
+            value = getattr(self, name)
+            if not isinstance(value, str) and (name in TEXTS or value is not None):
+                allowed = TEXTS.get(name, "the path of a file")
+                raise PochadeError(f"{name}: {value!r} given, allowed is {allowed}")
+        for name in ("prompt", "negative_prompt"):  # an argument of a command may be any bytes
+            if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
+                raise PochadeError(f"{name}: {getattr(self, name)!r} given, allowed is text in UTF-8")
+        if not isinstance(self.loras, list | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise PochadeError(f"loras: {self.loras!r} given, allowed is a list of folders, each also as FOLDER:WEIGHT")
         object.__setattr__(self, "loras", tuple(os.fspath(lora) for lora in self.loras))
         for lora in self.loras:

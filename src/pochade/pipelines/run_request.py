@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pochade.arguments import ALPHA
+from pochade.arguments import ALPHA, path_text
 from pochade.device import precision_name
 from pochade.errors import PochadeError
 from pochade.pipelines import decoders, hub
@@ -58,7 +58,7 @@ class Picture:
         """
         request = self.metadata.request
         name = stem or f"{slug(request.prompt)}-{request.seed}"
-        return write_png(self.image, Path(folder), name, self.metadata if metadata else None)
+        return write_png(self.image, Path(path_text("folder", folder)), name, self.metadata if metadata else None)
 
 
 def open_pipeline(
