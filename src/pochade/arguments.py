@@ -31,11 +31,11 @@ def plain(value: Any) -> Any:
     return float(value) if is_number(value) else value
 
 
-def path_text(name: str, value: Any) -> str:
+def path_text(name: str, value: Any, allowed: str = "a path") -> str:
     """A path as text. Raises PochadeError where ``value`` is neither text nor a path, or is empty."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise PochadeError(f"{name}: {value!r} given, allowed is a path")
+        raise PochadeError(f"{name}: {value!r} given, allowed is {allowed}")
     return text
 
 

@@ -31,7 +31,7 @@ def test_shipped_names(shelf: Path) -> None:
     assert hub.resolve("iris-openmoji") == shelf / "beside/iris-openmoji"
     with pytest.raises(PochadeError, match=r"neither a shipped model \(iris-.*did you mean 'lrf-openmoji'"):
         hub.resolve("lrf-openmojy")
-    with pytest.raises(PochadeError, match="model: '' is neither"):
+    with pytest.raises(PochadeError, match="model: '' given, allowed is a name or a path"):
         hub.resolve("")
 
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
 def run(context: typer.Context) -> None:
     """Generate and edit with an exported bundle, without PyTorch."""
-    from pochade.runtime.command import main
+    from pochade.runtime.command import run as run_bundle
 
-    main(context.args, "pochade run", _opened)
+    run_bundle(context.args, "pochade run", _opened)
 
 
 def _opened(folder: Path, **options: Any) -> "Bundle":

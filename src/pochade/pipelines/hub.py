@@ -69,7 +69,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     Warns:
         UnfinishedWarning: the weights are of a checkpoint; it says of which.
     """
-    name = path_text("model", name_or_path)
+    name = path_text("model", name_or_path, "a name or a path")
     known = shipped()
     if name in known:
         return known[name]

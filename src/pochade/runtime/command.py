@@ -36,27 +36,38 @@ NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "l
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
-def main(
-    arguments: Sequence[str] | None = None, program: str = "pochade-run", opens: Callable[..., Bundle] = Bundle
-) -> NoReturn:
-    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C.
-
-    ``opens`` makes a bundle of a folder, and of ``threads`` and ``low_memory`` by name.
-    """
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C."""
     try:
-        # The prompt may stand on either side of the options.
-        given = _parser(program).parse_intermixed_args(arguments)
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             warnings.simplefilter("always", UserWarning)
-            print(_run(given, opens))
+            run(arguments)
     except PochadeError as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(error.exit_code)
     except OSError as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("interrupted: stopped by Ctrl-C", file=sys.stderr)
+        sys.exit(130)
     sys.exit(0)
+
+
+def run(
+    arguments: Sequence[str] | None = None, program: str = "pochade-run", opens: Callable[..., Bundle] = Bundle
+) -> None:
+    """Run the command, and print the path of the picture.
+
+    ``opens`` makes a bundle of a folder, and of ``threads`` and ``low_memory`` by name.
+
+    Raises:
+        PochadeError: wrong use, or what came out is no picture.
+        OSError: a file cannot be read.
+    """
+    # The prompt may stand on either side of the options.
+    print(_run(_parser(program).parse_intermixed_args(arguments), opens))
 
 
 class _Parser(argparse.ArgumentParser):
