@@ -91,6 +91,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "scan_gpu": (f"{BENCHMARKS}/scans_cuda.json", scans.scan_gpu),
     "grid_mixers": (f"{BENCHMARKS}/grid_mixers.json", scans.grid_mixers),
     "photographs": (f"{BENCHMARKS}/photographs.json", yours.photographs),
+    "evening": (f"{BENCHMARKS}/evening.json", yours.evening),
 }
 """Name -> where its measurements lie, and what makes a table of them."""
 
@@ -113,6 +114,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/on-device.md": (),
     "docs/photographs.md": (),
     "docs/scale.md": (),
+    "docs/your-pictures.md": (),
     "checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),
     "checkpoints/lira-nano/README.md": ("lira_checkpoint",),

@@ -1,15 +1,16 @@
 """Pictures of a page that ``pochade export --for web`` wrote, in a browser that is installed.
 
-    python scripts/web_page.py SITE OUT.png
+    python scripts/web_page.py SITE OUT.png [PROMPT ...]
 
-Three windows beside each other: a new picture on a computer, a mask on a phone, the gallery on a phone at night. The
-pictures in them are made by the page while this runs.
+Three windows beside each other: a new picture on a computer, a mask on a phone, the gallery on a phone at night. With
+prompts two: the first on a computer, and all in the gallery. The pictures are made by the page while this runs.
 """
 
 import shutil
 import sys
 import tempfile
 import threading
+from collections.abc import Sequence
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -42,20 +43,8 @@ def create(page: Any, prompt: str, seed: int = 7) -> None:
     page.wait_for_selector(FINISHED)
 
 
-def windows(url: str, browser: Any, folder: Path) -> list[Path]:
-    context = browser.new_context(
-        viewport={"width": PHONE[0], "height": PHONE[1]}, device_scale_factor=SCALE, color_scheme="dark"
-    )
-    context.set_default_timeout(300_000)
-    phone = context.new_page()
-    phone.goto(url)
-    phone.wait_for_selector("body[data-threads]")
-    for i, prompt in enumerate(PROMPTS):
-        create(phone, prompt, 7 + i)
-    phone.click("nav a[href='#gallery']")
-    phone.wait_for_timeout(500)
-    phone.screenshot(path=folder / "gallery.png")
-
+def mask(phone: Any, folder: Path) -> None:
+    """A picture with a mask over a part of it."""
     phone.emulate_media(color_scheme="light")
     phone.click("nav a[href='#generate']")
     create(phone, "a red apple")
@@ -71,19 +60,37 @@ def windows(url: str, browser: Any, folder: Path) -> list[Path]:
     phone.locator("#brush").focus()
     phone.screenshot(path=folder / "edit.png")
 
+
+def windows(url: str, browser: Any, folder: Path, prompts: Sequence[str]) -> list[Path]:
+    context = browser.new_context(
+        viewport={"width": PHONE[0], "height": PHONE[1]}, device_scale_factor=SCALE, color_scheme="dark"
+    )
+    context.set_default_timeout(300_000)
+    phone = context.new_page()
+    phone.goto(url)
+    phone.wait_for_selector("body[data-threads]")
+    for i, prompt in enumerate(prompts or PROMPTS):
+        create(phone, prompt, 7 + i)
+    phone.click("nav a[href='#gallery']")
+    phone.wait_for_timeout(500)
+    phone.screenshot(path=folder / "gallery.png")
+
+    if not prompts:
+        mask(phone, folder)
     computer = context.new_page()
     computer.emulate_media(color_scheme="light")
     computer.set_viewport_size({"width": COMPUTER[0], "height": COMPUTER[1]})
     computer.goto(url)
     computer.wait_for_selector("body[data-threads]")
-    create(computer, "a sailboat")
+    create(computer, prompts[0] if prompts else "a sailboat")
     computer.locator("#go").focus()
     computer.screenshot(path=folder / "create.png")
-    return [folder / name for name in ("create.png", "edit.png", "gallery.png")]
+    shown = ("create.png", "gallery.png") if prompts else ("create.png", "edit.png", "gallery.png")
+    return [folder / name for name in shown]
 
 
 def main() -> None:
-    site, out = map(Path, sys.argv[1:])
+    site, out = map(Path, sys.argv[1:3])
     Quiet.extensions_map |= {".js": "text/javascript", ".mjs": "text/javascript"}
     program = shutil.which("chromium") or shutil.which("google-chrome")
     with ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=site)) as server:
@@ -91,7 +98,7 @@ def main() -> None:
         with sync_playwright() as playwright, tempfile.TemporaryDirectory() as temporary:
             browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
             url = f"http://localhost:{server.server_port}/"
-            shots = [Image.open(path).convert("RGB") for path in windows(url, browser, Path(temporary))]
+            shots = [Image.open(path).convert("RGB") for path in windows(url, browser, Path(temporary), sys.argv[3:])]
             browser.close()
         server.shutdown()
     gap = round(GAP * SCALE)

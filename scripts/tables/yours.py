@@ -19,3 +19,28 @@ def photographs(record: dict[str, Any]) -> str:
         for row in record["rows"]
     ]
     return table(["autoencoder of", "cells", "parameters", "PSNR, mean, dB", "of the photographs", "SSIM"], rows)
+
+
+def evening(record: dict[str, Any]) -> str:
+    """What the same pictures made of each way to train."""
+    rows = [
+        [
+            row["name"],
+            str(row["steps"]) if "seconds" in row else "–",
+            f"{row['trained parameters'] / 1e6:.1f} M" if row["trained parameters"] else "–",
+            number(row, "seconds", form=".0f"),
+            number(row, "held-out loss", form=".2f"),
+            f"{row['sampling steps']} x {row['guidance']:g}" if "R@1 train" in row else "–",
+            *(number(row, f"R@1 {split}") for split in ("train", "held_out")),
+            *(number(row, f"kid {split}") for split in ("train", "held_out")),
+        ]
+        for row in record["rows"]
+    ]
+    columns = ["", "steps", "trained", "seconds", "held-out loss", "sampling steps x guidance", "R@1, trained"]
+    head = (
+        f"{record['pictures']} pictures, batches of {record['batch']} at {record['size']} px, "
+        f"{record['samples']} captions of each split; seconds of the processor "
+        f"({record['processor']}, one thread), without the {record['encoding']['seconds']:.0f} s "
+        "in which all pictures and captions are encoded once:"
+    )
+    return f"{head}\n\n" + table([*columns, "R@1, held out", "KID, trained", "KID, held out"], rows)
