@@ -23,6 +23,7 @@ from pochade.export.networks import (
     encoder_network,
     text_encoder_network,
 )
+from pochade.export.operators import translations
 from pochade.export.parity import TOLERANCE, Input, check
 from pochade.export.weights import data_of, replacing, save_model, transpose_weights
 from pochade.text_encoders.base import PromptEncoder
@@ -153,6 +154,7 @@ def export(
                     dynamic_shapes=dynamic,
                     input_names=[item.name for item in inputs],
                     output_names=list(network.outputs),
+                    custom_translation_table=translations(),
                     optimize=False,
                     verbose=False,
                 )
@@ -234,6 +236,32 @@ def _simplify(model: Any) -> None:
         common.OutputFixPass(),
         common.NameFixPass(),
     )(model)
+    _keep_norms_apart(model)
+
+
+def _keep_norms_apart(model: Any) -> None:
+    """Puts a reshape that changes nothing between a sum and the layer norm of it, where nothing else reads the sum.
+
+    ONNX Runtime fuses the two to an operator that takes a processor ten times as long as both (165 us beside 15 us for
+    64 tokens of 640).
+    """
+    import onnx_ir
+
+    for node in list(model.graph):
+        total = node.inputs[0] if node.op_type == "LayerNormalization" else None
+        made_by = None if total is None else total.producer()
+        if made_by is None or made_by.op_type != "Add" or len(total.uses()) != 1:
+            continue
+        axes = total.shape
+        if axes is None or len(axes) != 3 or not isinstance(axes[2], int):
+            continue
+        name = f"{total.name}_shape"
+        shape = onnx_ir.val(name, const_value=onnx_ir.tensor([0, -1, axes[2]], name=name))
+        model.graph.initializers.add(shape)
+        same = onnx_ir.node("Reshape", [total, shape])
+        same.outputs[0].name = f"{total.name}_apart"
+        node.replace_input_with(0, same.outputs[0])
+        model.graph.insert_before(node, same)
 
 
 def _strip(model: Any) -> None:

@@ -21,9 +21,11 @@ def head_width(dim: int, heads: int) -> int:
     return dim // heads
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    """[B, N, D] -> [B, heads, N, D / heads]."""
-    return torch.unflatten(x, -1, (heads, -1)).transpose(1, 2)
+def split_heads(x: Tensor, heads: int, norm: nn.Module | None = None) -> Tensor:
+    """[B, N, D] -> [B, heads, N, D / heads], each head of each token normed where there is a norm."""
+    parts = torch.unflatten(x, -1, (heads, -1))
+    # Normed before it is transposed: a runtime may move a transpose that follows, and finds the norm whole.
+    return (parts if norm is None else norm(parts)).transpose(1, 2)
 
 
 def join_heads(x: Tensor) -> Tensor:
@@ -91,8 +93,8 @@ class SpatialMixer(nn.Module):
         """[B, H W, D] -> [B, H W, D]."""
         check_grid(x, height, width)
         q, k, v = self.qkv(x).chunk(3, dim=-1)
-        query = self.query_norm(split_heads(q, self.heads))
-        key = self.key_norm(split_heads(k, self.heads))
+        query = split_heads(q, self.heads, self.query_norm)
+        key = split_heads(k, self.heads, self.key_norm)
         value = split_heads(v, self.heads)
         mix = linear_attention if self.kind == "linear" else F.scaled_dot_product_attention
         mixed = join_heads(mix(query, key, value)) + self.local(v, height, width)
@@ -178,8 +180,9 @@ class WindowAttention(nn.Module):
         if window_padding(height, self.window) or window_padding(width, self.window):
             inside = split_windows(torch.ones_like(x[..., :1]), height, width, self.window) > 0
             mask = inside.transpose(1, 2)[:, None]
-        q, k, v = (split_heads(part, self.heads) for part in self.qkv(windows).chunk(3, dim=-1))
-        mixed = F.scaled_dot_product_attention(self.query_norm(q), self.key_norm(k), v, attn_mask=mask)
+        q, k, v = self.qkv(windows).chunk(3, dim=-1)
+        query, key = split_heads(q, self.heads, self.query_norm), split_heads(k, self.heads, self.key_norm)
+        mixed = F.scaled_dot_product_attention(query, key, split_heads(v, self.heads), attn_mask=mask)
         return self.out(join_windows(join_heads(mixed), height, width, self.window))
 
 
@@ -251,11 +254,11 @@ class CrossAttention(nn.Module):
     def context(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, heads, M, d] of context tokens [B, M, D]."""
         key, value = self.key_value(tokens).chunk(2, dim=-1)
-        return self.key_norm(split_heads(key, self.heads)), split_heads(value, self.heads)
+        return split_heads(key, self.heads, self.key_norm), split_heads(value, self.heads)
 
     def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``mask`` [B, M] or [B, N, M] bool, at least one True a row (None: all True)."""
-        query = self.query_norm(split_heads(self.query(x), self.heads))
+        query = split_heads(self.query(x), self.heads, self.query_norm)
         where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
         mixed = F.scaled_dot_product_attention(query, *context, attn_mask=where)
         return self.out(join_heads(mixed))
@@ -324,7 +327,7 @@ class LinearCrossAttention(nn.Module):
     def context(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The state [B, heads, d, d] of text tokens [B, M, D] with ``mask`` [B, M] bool."""
         key, value = self.key_value(tokens).chunk(2, dim=-1)
-        return context_state(self.key_norm(split_heads(key, self.heads)), split_heads(value, self.heads), mask)
+        return context_state(split_heads(key, self.heads, self.key_norm), split_heads(value, self.heads), mask)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""

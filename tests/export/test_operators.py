@@ -1,0 +1,93 @@
+"""Operators whose ONNX form is ours: what they compute, and what ONNX Runtime makes of them."""
+
+from collections import Counter
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pochade.export.networks import Network
+from pochade.export.onnx import export
+from pochade.export.parity import Input
+from pochade.nn.norms import LayerNorm, RMSNorm
+
+
+class Norm(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = RMSNorm(6)
+        nn.init.normal_(self.norm.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(self.norm(x).transpose(1, 2), (5,), eps=1e-6)
+
+
+class Attention(nn.Module):
+    def forward(self, q: Tensor, mask: Tensor) -> Tensor:
+        return F.scaled_dot_product_attention(q, 2 * q, q + 1, attn_mask=mask[:, None, None])
+
+
+class Interpolation(nn.Module):
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return torch.lerp(x, y, torch.sigmoid(x * y))
+
+
+class Softplus(nn.Module):
+    """Of numbers from -100 to 100: nothing overflows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.softplus(100 * torch.tanh(10 * x))
+
+
+class Mixture(nn.Module):
+    def forward(self, streams: Tensor, alpha: Tensor) -> Tensor:
+        return torch.einsum("bjnd,bjni->bind", streams, alpha)
+
+
+class NormOfSum(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = LayerNorm(6)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.norm(torch.tanh(x) + y)
+
+
+CASES = {
+    "rms norm": (Norm(), [(5, 6)], {}),
+    "attention": (Attention(), [(2, 5, 4), (5,)], {"SimplifiedLayerNormalization": 0, "IsNaN": 0}),
+    "interpolation": (Interpolation(), [(5, 6), (5, 6)], {"Where": 0}),
+    "softplus": (Softplus(), [(5, 6)], {"Where": 0, "Softplus": 1}),
+    "mixture of few": (Mixture(), [(2, 5, 6), (2, 5, 3)], {"Einsum": 0}),
+    "mixture of many": (Mixture(), [(9, 5, 6), (9, 5, 3)], {"Einsum": 1}),
+    "norm of a sum": (NormOfSum(), [(5, 6), (5, 6)], {"SkipLayerNormalization": 0, "LayerNormalization": 1}),
+}
+
+
+@pytest.mark.no_cover  # tracing a trace takes twice as long
+@pytest.mark.parametrize("case", CASES)
+def test_an_operator_equals_eager_and_is_short(case: str, tmp_path: Path) -> None:
+    module, shapes, counts = CASES[case]
+    kinds = [torch.bool if case == "attention" and i == 1 else torch.float32 for i in range(len(shapes))]
+    inputs = tuple(Input(f"x{i}", s, k, low=1) for i, (s, k) in enumerate(zip(shapes, kinds, strict=True)))
+    path = tmp_path / "graph.onnx"
+    written = export(Network("graph", module.eval(), inputs, ("y",)), path, tolerance=1e-5)  # raises if it differs
+    assert written.difference <= 1e-5
+    found = optimised(path)
+    assert {name: found[name] for name in counts} == counts
+    if case == "rms norm":
+        assert found["SimplifiedLayerNormalization"] == 2
+        assert set(found) <= {"SimplifiedLayerNormalization", "Transpose"}
+
+
+def optimised(path: Path) -> Counter[str]:
+    """How often each operator is in the graph that ONNX Runtime makes of a file."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(path.with_suffix(".optimised.onnx"))
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    return Counter(node.op_type for node in onnx.load(options.optimized_model_filepath).graph.node)
