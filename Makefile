@@ -50,6 +50,7 @@ bench: $(READY_TO_TEST)  ## Measure speed and memory on this machine, into docs/
 	for family in lrf lira iris microforge; do \
 	  $(BIN)/python benchmarks/denoiser_step.py --family $$family || exit 1; \
 	done
+	$(BIN)/python benchmarks/exported_step.py
 	$(BIN)/python benchmarks/lira.py
 	$(BIN)/python benchmarks/cifar10_training.py
 	$(BIN)/python benchmarks/scans.py

@@ -75,3 +75,24 @@ def precisions(record: dict[str, Any]) -> str:
     )
     titles = ["", "precision", "PSNR over all", "of the median picture", "KID", "folder, MB"]
     return f"{head}\n\n{table(titles, rows)}"
+
+
+def exported_step(record: dict[str, Any]) -> str:
+    """A step of every family in ONNX Runtime beside the faster peer."""
+    groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    for entry in record["entries"]:
+        groups.setdefault((entry["family"], entry["tokens"]), []).append(entry)
+    rows: list[list[str]] = []
+    for (_, tokens), entries in groups.items():
+        fastest = min((e for e in entries if e["peer"]), key=lambda e: e["milliseconds"])
+        for own in (e for e in entries if not e["peer"]):
+            ratio = f"{own['milliseconds'] / fastest['milliseconds']:.2f} ({fastest['name']})"
+            sizes = [f"{e['parameters'] / 1e6:.1f} M" for e in (own, fastest)]
+            rows.append([own["name"], f"{tokens:,}", f"{own['milliseconds']:.1f}", ratio, *sizes, str(own["nodes"])])
+    head = (
+        f"A step of `nano` in ONNX Runtime {record['onnxruntime']}, batch 1, {record['text_tokens']} text tokens, and of "
+        f"the faster of PixArt and SANA, from the same exporter ({record['processor']}, {record['threads']} thread(s)). "
+        "Below 1 is faster than the peer:"
+    )
+    columns = ["network", "tokens", "ms", "ratio", "parameters", "the peer's", "nodes"]
+    return f"{head}\n\n{table(columns, rows)}"
