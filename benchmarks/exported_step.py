@@ -170,7 +170,8 @@ def main() -> None:
         for tokens in args.tokens:
             for e in measure(family, tokens, args.rounds, args.threads, clock):
                 entries.append(e)
-                print(f"{family:10} {tokens:5} {e.name:18} {e.parameters / 1e6:5.2f} M {e.milliseconds:8.2f} ms", flush=True)
+                size = f"{e.parameters / 1e6:5.2f} M"
+                print(f"{family:10} {tokens:5} {e.name:18} {size} {e.milliseconds:8.2f} ms", flush=True)
     record = {
         "processor": processor(),
         "threads": args.threads,

@@ -90,9 +90,9 @@ def exported_step(record: dict[str, Any]) -> str:
             sizes = [f"{e['parameters'] / 1e6:.1f} M" for e in (own, fastest)]
             rows.append([own["name"], f"{tokens:,}", f"{own['milliseconds']:.1f}", ratio, *sizes, str(own["nodes"])])
     head = (
-        f"A step of `nano` in ONNX Runtime {record['onnxruntime']}, batch 1, {record['text_tokens']} text tokens, and of "
-        f"the faster of PixArt and SANA, from the same exporter ({record['processor']}, {record['threads']} thread(s)). "
-        "Below 1 is faster than the peer:"
+        f"A step of `nano` in ONNX Runtime {record['onnxruntime']}, batch 1, {record['text_tokens']} text tokens, and "
+        f"of the faster of PixArt and SANA, from the same exporter ({record['processor']}, {record['threads']} "
+        "thread(s)). Below 1 is faster than the peer:"
     )
     columns = ["network", "tokens", "ms", "ratio", "parameters", "the peer's", "nodes"]
     return f"{head}\n\n{table(columns, rows)}"
