@@ -21,7 +21,9 @@ _FEW = 4
 
 def translations() -> dict[Any, Callable[..., Any]]:
     """For ``torch.onnx.export``: operator of torch -> a function that writes it."""
-    from onnxscript import opset20 as op
+    from onnxscript import opset20
+
+    op: Any = opset20
 
     def number(value: float) -> Any:
         return op.Constant(value_float=value)
