@@ -250,7 +250,7 @@ def _keep_norms_apart(model: Any) -> None:
     for node in list(model.graph):
         total = node.inputs[0] if node.op_type == "LayerNormalization" else None
         made_by = None if total is None else total.producer()
-        if made_by is None or made_by.op_type != "Add" or len(total.uses()) != 1:
+        if total is None or made_by is None or made_by.op_type != "Add" or len(total.uses()) != 1:
             continue
         axes = total.shape
         if axes is None or len(axes) != 3 or not isinstance(axes[2], int):
