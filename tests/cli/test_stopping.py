@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.run import cli
+from pochade.cli import stopping
 
 DURING_IMPORT = """
 import os, signal, sys, time
@@ -55,6 +57,42 @@ def test_ctrl_c_while_a_module_is_imported(tmp_path: Path, library: str) -> None
     _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "interrupted: stopped by Ctrl-C\n")
     assert (tmp_path / "imported").exists() == (library != "answers")
+
+
+def told_to_stop() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(5)
+
+
+def clean_up(done: list[str]) -> None:
+    with stopping.stoppable():
+        try:
+            told_to_stop()
+        finally:
+            time.sleep(0.3)
+            done.append("cleaned up")
+
+
+def swallow(done: list[str]) -> None:
+    with stopping.stoppable():
+        try:
+            told_to_stop()
+        except KeyboardInterrupt:  # as a library's callback may
+            done.append("swallowed")
+        time.sleep(5)
+        done.append("lost")
+
+
+@pytest.mark.parametrize(("work", "wanted"), [(clean_up, "cleaned up"), (swallow, "swallowed")])
+def test_an_interruption_is_raised_again_where_nothing_answers_it(
+    monkeypatch: pytest.MonkeyPatch, work: Callable[[list[str]], None], wanted: str
+) -> None:
+    """What cleans up after it, such as the removal of a large folder, is not interrupted."""
+    monkeypatch.setattr(stopping, "_STILL_HERE", 0.05)
+    done: list[str] = []
+    with pytest.raises(KeyboardInterrupt, match="stopped by SIGTERM"):
+        work(done)
+    assert done == [wanted]
 
 
 @pytest.mark.parametrize("came", ["RecursionError('deep')", "ImportError('half')", "SystemExit(0)", "OSError(5, 'x')"])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,7 +16,8 @@ _HAS_TIMER = hasattr(signal, "setitimer")
 _AGAIN = 0.05
 """Seconds until it is looked again whether a module is still being imported."""
 _STILL_HERE = 2.0
-"""Seconds after which an interruption is taken to be lost, as in a callback of a library, and is raised again."""
+"""Seconds after which an interruption that nothing answers is taken to be lost, as in a callback of a library, and is
+raised again."""
 
 
 class Stop:
@@ -46,15 +48,15 @@ def stoppable() -> Iterator[Stop]:
         if stop.reason is not None and _is_importing(frame):
             os._exit(EXIT_CODE)
         stop.reason = _REASONS[signal.Signals(number)]
-        interrupt(frame)
+        interrupt(frame, again=False)
 
-    def interrupt(frame: FrameType | None) -> None:
+    def interrupt(frame: FrameType | None, again: bool) -> None:
         importing = _is_importing(frame)
         if _HAS_TIMER:
-            replaced = signal.signal(signal.SIGALRM, lambda _, frame: interrupt(frame))
+            replaced = signal.signal(signal.SIGALRM, lambda _, frame: interrupt(frame, again=True))
             before.setdefault(signal.SIGALRM, replaced)
             signal.setitimer(signal.ITIMER_REAL, _AGAIN if importing else _STILL_HERE)
-        if not (importing and _HAS_TIMER):
+        if not (importing and _HAS_TIMER) and not (again and _is_answered()):
             raise KeyboardInterrupt(stop.reason)
 
     try:
@@ -67,6 +69,14 @@ def stoppable() -> Iterator[Stop]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _is_answered() -> bool:
+    """Whether what is running cleans up after an interruption, such as the removal of a large folder."""
+    error = sys.exc_info()[1]
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def _is_importing(frame: FrameType | None) -> bool:
