@@ -215,8 +215,7 @@ def test_any_part_of_a_picture_is_shown_as_the_whole_is() -> None:
     assert bool((pictures.shown().int() - expected.int()).abs().max() <= 1)
     rows, columns = slice(7, 31), slice(3, 20)
     assert torch.equal(pictures.shown(rows, columns), pictures.shown()[:, :, rows, columns])
-    assert torch.equal(pictures.on_white().colour, pictures.shown())
-    assert pictures.on_white().alpha is None
+    assert torch.equal(pictures.opaque().shown(), pictures.colour)
     mixed = read_pictures([image, torch.rand(3, 40, 30)])
     assert (mixed.shown()[0] * 255 - pictures.shown()[0]).abs().max() < 1
     canvas = Canvas.fit(40, 30, 16, 4)

@@ -37,7 +37,7 @@ def test_what_the_files_tell(two: Path) -> None:
     assert (one.held_out_loss, one.lowest) == (None, None)
     assert [step for step, _ in one.curve] == [2, 4, 6, 8, 10, 12]
     assert one.loss == one.curve[-1][1]
-    assert [path.name for path in one.sheets] == ["step-000004.png", "step-000008.png", "step-000012.png"]
+    assert [path.name for path in one.sheets] == [f"step-{step:06}.png" for step in (1, 4, 8, 12)]
     assert (other.state, other.step, other.steps) == ("stopped", 4, 4)
     assert (other.held_out_loss, other.lowest, other.lowest_step) == (7.0, 5.0, 2)
     assert different_settings([one, other]) == {"steps": [12, 4], "learning_rate": [0.01, 0.5], "sample_every": [4, 0]}

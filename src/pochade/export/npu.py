@@ -93,6 +93,7 @@ def prepare(source: Path, target: Path) -> None:
 
     model: Any = onnx.load(source)
     _finite_masks(model)
+    _reciprocals(model)
     onnx.save(model, target)
     with _quiet():
         qnn_preprocess_model(target, target)
@@ -163,6 +164,26 @@ def _finite_masks(model: Any) -> None:
             node.input[i] = same.get(name, name)
     graph.ClearField("node")
     graph.node.extend(kept)
+
+
+def _reciprocals(model: Any) -> None:
+    """Multiplies by the reciprocal of a root in place of dividing by the root: a small root is rounded to zero, and
+    what is divided by zero has no bound, where a reciprocal has its largest example."""
+    from onnx import helper
+
+    graph = model.graph
+    roots = {node.output[0] for node in graph.node if node.op_type == "Sqrt"}
+    nodes: list[Any] = []
+    for node in graph.node:
+        if node.op_type == "Div" and node.input[1] in roots:
+            inverse = f"{node.output[0]}_inverse"
+            nodes.append(helper.make_node("Reciprocal", [node.input[1]], [inverse], name=f"{node.name}_inverse"))
+            product = helper.make_node("Mul", [node.input[0], inverse], [*node.output], name=f"{node.name}_product")
+            nodes.append(product)
+        else:
+            nodes.append(node)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
 
 
 def _even_columns(model: Any) -> None:

@@ -118,18 +118,19 @@ class InpaintPipeline(EditingPipeline):
         side = size or self.default_size
         holes = [_Hole.of(mask, side, self.size_multiple) for mask in masks]
         del masks  # what the holes hold is enough of a large mask
+        old = pictures
         if isinstance(mask_image, str):
             assert pictures.alpha is not None
             holes = [hole.beneath(alpha[0].numpy()) for hole, alpha in zip(holes, pictures.alpha, strict=True)]
-            pictures = pictures.on_white()
-        out = NewPictures(call.batch, 3 if pictures.alpha is None else 4, pictures.size, output_type)
+            old = pictures.opaque()
+        out = NewPictures(call.batch, 3 if old.alpha is None else 4, pictures.size, output_type)
         # Squares are sampled together; crops of a picture that is no square may have several proportions.
         for outer in dict.fromkeys(hole.canvas.outer for hole in holes):
             prompts = [i for i in range(call.count) if holes[i % len(holes)].canvas.outer == outer]
-            cut = [(holes[i % len(holes)], pictures.of(i % len(pictures))) for i in prompts]
+            cut = [(holes[i % len(holes)], i % len(pictures)) for i in prompts]
             places = call.pictures_of(prompts)
             edited = self._edit(
-                torch.cat([hole.put(picture) for hole, picture in cut]),
+                torch.cat([hole.put(pictures.of(i)) for hole, i in cut]),
                 call.of(prompts),
                 strength=strength,
                 generator=[generators[place] for place in places],
@@ -142,7 +143,8 @@ class InpaintPipeline(EditingPipeline):
                 image_scale=image_scale,
             )
             for i, (place, new) in enumerate(zip(places, edited, strict=True)):
-                hole, picture = cut[i // call.per_prompt]
+                hole, which = cut[i // call.per_prompt]
+                picture = old.of(which)
                 for rows in bands(*pictures.size):
                     out.put(place, picture.channels(rows)[0], rows.start)
                 for part, top in hole.filled(picture, new):

@@ -83,9 +83,9 @@ class Pictures:
         one = slice(i, i + 1)
         return Pictures(self.colour[one], None if self.alpha is None else self.alpha[one])
 
-    def on_white(self) -> "Pictures":
-        """The pictures as they are shown, opaque."""
-        return Pictures(self.shown())
+    def opaque(self) -> "Pictures":
+        """The pictures with the colours that what is transparent has."""
+        return Pictures(self.colour)
 
     @classmethod
     def cat(cls, parts: "Sequence[Pictures]") -> "Pictures":

@@ -151,7 +151,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):
             model.set_input_embeddings(known)
 
     def vectors_of(self, text: str, count: int) -> Tensor:
-        """``count`` equal vectors [count, D]: the mean of those of the tokens of ``text``, without the closing ones."""
+        """``count`` equal vectors [count, D]: the mean of those of the tokens of ``text``, without the closing ones.
+
+        Raises PochadeError for a text without a token.
+        """
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
             raise PochadeError(f"initial: {text!r} given, allowed are words")
