@@ -11,14 +11,14 @@ import atexit
 import json
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from pochade import TextToImagePipeline
 from pochade.errors import PochadeError
 from pochade.export.bundle import export_bundle, model_facts
-from pochade.export.formats.base import Format, Graphs, Options
+from pochade.export.formats.base import Graphs, Options
 from pochade.export.networks import Network
 from pochade.export.targets import FORMATS
 from pochade.files import write_json
@@ -35,6 +35,8 @@ EXPORTED = {
 }
 """Target -> precisions."""
 
+Convert = Callable[[Sequence[Network], Path, Options], Graphs]
+
 
 def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
     """Precision -> what is known of the bundle of a model, which is written into ``work``.
@@ -43,7 +45,7 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
     """
     form = FORMATS[target]
     form.check()
-    converted_once(form)
+    form.convert = converted_once(type(form).convert.__get__(form))
     source = Path(hub.resolve(model))
     pipe = TextToImagePipeline.from_pretrained(source)
     found: dict[str, dict[str, Any]] = {}
@@ -74,9 +76,9 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def converted_once(form: Format) -> None:
-    """Has a form keep what it converted in float32, and give that for the next precision of the same networks."""
-    convert, kept = form.convert, dict[Options, tuple[Path, Graphs]]()
+def converted_once(convert: Convert) -> Convert:
+    """``convert`` of one model's networks, which keeps what it made in float32 for the next precision."""
+    kept = dict[Options, tuple[Path, Graphs]]()
 
     def once(networks: Sequence[Network], folder: Path, options: Options) -> Graphs:
         if options in kept:
@@ -90,7 +92,7 @@ def converted_once(form: Format) -> None:
         kept[options] = copy, graphs
         return graphs
 
-    form.convert = once
+    return once
 
 
 def worst(values: Iterable[float | None]) -> float | None:
