@@ -114,7 +114,7 @@ class Peer(nn.Module):
 
 @dataclass(frozen=True)
 class Real:
-    """One split's real pictures, and what judges need of them."""
+    """One split's real pictures, and what the figures need of them."""
 
     pictures: Pictures
     features: Tensor
@@ -122,7 +122,7 @@ class Real:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Evaluator:
     """Measures pictures by the captions and the real pictures of each split."""
 
     net: EfficientNetLite0
@@ -130,7 +130,7 @@ class Judge:
     probe: RetrievalProbe
 
     @classmethod
-    def read(cls, data: str, size: int, most: int) -> "Judge":
+    def read(cls, data: str, size: int, most: int) -> "Evaluator":
         net, sides = load_lite0(), {}
         for split, found in read_splits(open_source(data, "all"), size).present().items():
             pictures = Pictures(found.images[:most], found.captions[:most], found.concepts[:most])
@@ -157,7 +157,7 @@ class Setting:
 
     pipeline: TextToImagePipeline
     """Whose autoencoder and text encoder serve all."""
-    judge: Judge | None
+    evaluator: Evaluator | None
     """None: no pictures are made."""
     latents: CachedLatents
     held_out: CachedLatents
@@ -316,20 +316,20 @@ def run(name: str, seed: int, rate: float, stops: Mapping[int, tuple[str, ...]],
             train(stage, task, setting.latents, folder, resume=True, console=False)
             row: dict[str, Any] = {"network": name, "seed": seed, "rate": rate, "steps": steps, "kinds": kinds}
             row["held-out loss"] = held_out_loss(task, setting)
-            if kinds and setting.judge is not None:
-                row |= pictures(task, f"{name}-{seed}-{rate:g}-{steps}", setting, setting.judge)
+            if kinds and setting.evaluator is not None:
+                row |= pictures(task, f"{name}-{seed}-{rate:g}-{steps}", setting, setting.evaluator)
             write_text(done, json.dumps(row))
             print(json.dumps(row), flush=True)
         rows.append(json.loads(done.read_text()))
     return rows
 
 
-def pictures(task: FlowTask, label: str, setting: Setting, judge: Judge) -> dict[str, Any]:
+def pictures(task: FlowTask, label: str, setting: Setting, evaluator: Evaluator) -> dict[str, Any]:
     """Figures of pictures of each split."""
     pipeline = Sampler(setting.pipeline, task.parts["denoiser"].eval(), setting.device)
     store = PictureStore(setting.out / "samples" / label, {"weights": fingerprint(pipeline)})
     found: dict[str, Any] = {}
-    for split, real in judge.sides.items():
+    for split, real in evaluator.sides.items():
         made = generate(
             pipeline,
             real.pictures.captions[: setting.samples],
@@ -339,7 +339,7 @@ def pictures(task: FlowTask, label: str, setting: Setting, judge: Judge) -> dict
             seed=0,
             batch_size=40,
         )
-        found[split] = judge.figures(split, made)
+        found[split] = evaluator.figures(split, made)
     return found
 
 
@@ -355,7 +355,7 @@ def setting_of(options: argparse.Namespace) -> Setting:
         )
     return Setting(
         pipeline=pipeline,
-        judge=Judge.read(options.data, size, options.real) if options.samples else None,
+        evaluator=Evaluator.read(options.data, size, options.real) if options.samples else None,
         latents=train_on,
         held_out=held_out,
         device=device,

@@ -59,7 +59,7 @@ class Measured:
     nearest: copying.Nearest
 
 
-class Judge:
+class Evaluator:
     """Real pictures of ``dataset``, and what measures generated ones by them.
 
     Args:

@@ -23,7 +23,7 @@ from pochade.evaluation import copying
 from pochade.evaluation.external import load_clip, load_inception
 from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of, read
-from pochade.evaluation.measure import Judge, Measured, Networks, advance_of, lite0_figures
+from pochade.evaluation.measure import Evaluator, Measured, Networks, advance_of, lite0_figures
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import Splits, to_pil
 from pochade.evaluation.profile import model_size
@@ -149,8 +149,8 @@ def evaluate(
     start = time.perf_counter()
     measured: dict[str, Measured] = {}
     with silent(pipeline), progress_bar(progress) as bar:
-        judge = Judge(dataset, size, seed, {*seen.groups, *trained}, bar)
-        for split, side in judge.sides.items():
+        evaluator = Evaluator(dataset, size, seed, {*seen.groups, *trained}, bar)
+        for split, side in evaluator.sides.items():
             captions = side.real.captions[:samples]
             task = bar.add_task(f"pictures of {split}", total=len(captions))
             generate(
@@ -166,7 +166,7 @@ def evaluate(
                 advance=advance_of(bar, task),
             )
             if ranks.main:
-                measured[split] = judge.measure(split, read(store, captions, seed), networks)
+                measured[split] = evaluator.measure(split, read(store, captions, seed), networks)
     report, page, overview = (folder / name for name in ("report.json", "report.html", "sheet.png"))
     if not ranks.main:
         ranks.wait()
@@ -178,10 +178,10 @@ def evaluate(
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
-        "training": _training(training, seen, judge.real),
+        "training": _training(training, seen, evaluator.real),
         "train": of["train"],
-        "held_out": of.get("held_out", judge.real.why),
-        "autoencoder": judge.autoencoder(pipeline.components["autoencoder"], samples, batch_size),
+        "held_out": of.get("held_out", evaluator.real.why),
+        "autoencoder": evaluator.autoencoder(pipeline.components["autoencoder"], samples, batch_size),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "versions": {
@@ -191,13 +191,13 @@ def evaluate(
     }
     if "composed" in of:
         figures["composed"] = of["composed"]
-    if "held_out" in judge.sides:
+    if "held_out" in evaluator.sides:
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
-        real = judge.train.features, judge.sides["held_out"].features
+        real = evaluator.train.features, evaluator.sides["held_out"].features
         figures["real held-out beside real training pictures"] = lite0_figures(*real)
     # Another process may have written one meanwhile.
     _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
-    written = _write(folder, figures, judge, measured)
+    written = _write(folder, figures, evaluator, measured)
     ranks.wait()
     return written
 
@@ -250,10 +250,12 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
         )
 
 
-def _write(folder: Path, figures: Figures, judge: Judge, measured: Mapping[str, Measured]) -> Report:
-    cards = {split: _cards(judge, split, one, range(min(SHOWN, len(one.images)))) for split, one in measured.items()}
+def _write(folder: Path, figures: Figures, evaluator: Evaluator, measured: Mapping[str, Measured]) -> Report:
+    cards = {
+        split: _cards(evaluator, split, one, range(min(SHOWN, len(one.images)))) for split, one in measured.items()
+    }
     near = {
-        split: _cards(judge, split, one, one.nearest.distance.argsort(stable=True)[: copying.LISTED].tolist())
+        split: _cards(evaluator, split, one, one.nearest.distance.argsort(stable=True)[: copying.LISTED].tolist())
         for split, one in measured.items()
     }
     report = Report(figures, folder / "report.json", folder / "report.html", folder / "sheet.png", cards)
@@ -266,8 +268,8 @@ def _write(folder: Path, figures: Figures, judge: Judge, measured: Mapping[str, 
     return report
 
 
-def _cards(judge: Judge, split: str, measured: Measured, rows: Sequence[int]) -> list[Card]:
-    real, train, nearest = judge.sides[split].real, judge.train.real, measured.nearest
+def _cards(evaluator: Evaluator, split: str, measured: Measured, rows: Sequence[int]) -> list[Card]:
+    real, train, nearest = evaluator.sides[split].real, evaluator.train.real, measured.nearest
     return [
         Card(
             real.captions[i],
@@ -275,7 +277,7 @@ def _cards(judge: Judge, split: str, measured: Measured, rows: Sequence[int]) ->
             to_pil(measured.images[i]),
             to_pil(train.images[j]),
             train.captions[j],
-            float(nearest.distance[i]) / judge.typical,
+            float(nearest.distance[i]) / evaluator.typical,
         )
         for i, j in ((i, int(nearest.index[i])) for i in rows)
     ]

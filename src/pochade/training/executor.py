@@ -309,7 +309,7 @@ def _check_resumed(stages: Sequence[AnyStage], number: int, out: Path, data: Dat
     before = Identity(trained["stage"], trained.get("contents", {}))
     check_same(folder, before, identity_of(stage, data))
     if stage.steps <= steps:
-        changed = [change for change in before.told(stage.settings()) if not change.startswith("steps")]
+        changed = [change for change in before.changes_to(stage.settings()) if not change.startswith("steps")]
         if changed:
             raise PochadeError(
                 f"{changed[0]} given for {stage.name}, which is finished: allowed with steps above {steps}"

@@ -247,7 +247,7 @@ class _Run:
         known = Identity(before, saved.state.get("contents", {}))  # earlier versions kept none
         now = {**self.identity.settings, "samples": len(self.dataset)}
         check_same(self.folder, known, Identity(now, self.identity.contents))
-        notes += [f"from step {saved.step} on {change}" for change in known.told(self.identity.settings)]
+        notes += [f"from step {saved.step} on {change}" for change in known.changes_to(self.identity.settings)]
         return saved
 
     def _prepare(self, saved: Checkpoint | None) -> None:

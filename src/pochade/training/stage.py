@@ -217,7 +217,7 @@ class Identity:
     """Digests of the data and models that some of the settings name, by field (dotted): these count, and not the names.
     Empty where they are not known."""
 
-    def told(self, now: Mapping[str, Any]) -> list[str]:
+    def changes_to(self, now: Mapping[str, Any]) -> list[str]:
         """The changes that a resumed run says: each ``<field> <now> instead of <before>``."""
         both = [(name, self.settings.get(name), now.get(name)) for name in TOLD_ON_RESUME]
         return [f"{name} {new} instead of {old}" for name, old, new in both if old != new]
