@@ -1,7 +1,7 @@
 # make help lists the targets.
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint docs figures bench clean
+.PHONY: help setup demo test coverage lint docs figures bench clean
 PYTHON ?=
 export PYTHON
 WORKERS ?= logical
@@ -10,6 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY_TO_RUN := $(VENV)/.installed-run
 READY_TO_TEST := $(VENV)/.installed-dev
+SUITE = $(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=worksteal --durations=15
 TREES := src tests benchmarks scripts notebooks
 
 help:  ## List the targets
@@ -36,8 +37,11 @@ lint: $(READY_TO_TEST)  ## Check style, types and import contracts
 	$(BIN)/basedpyright
 	$(BIN)/lint-imports
 
-test: lint  ## Everything that must hold: lint, then the test suite with its coverage (WORKERS=... processes)
-	$(BIN)/python -m pytest --numprocesses=$(WORKERS) --maxprocesses=4 --dist=worksteal --durations=15 --cov --cov-report=term
+test: lint  ## Everything that must hold: lint, then the test suite (WORKERS=... processes)
+	$(SUITE)
+
+coverage: $(READY_TO_TEST)  ## The test suite with its coverage, which takes half as long again
+	$(SUITE) --cov --cov-report=term
 
 docs: $(READY_TO_TEST)  ## Build the documentation into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
