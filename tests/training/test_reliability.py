@@ -13,14 +13,33 @@ from pochade.training.loop import train
 from training.toy import DrawingTask, ToyDataset, toy_stage
 
 HERE = Path(__file__).parent
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+LONGEST = 300
+"""Seconds after which processes that wait for each other are ended."""
 
 
 def launch(*command: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=False, env=environment)
-    assert done.returncode == 0, done.stderr
-    return done
+    started = subprocess.Popen(
+        [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    try:
+        out, errors = started.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        started.terminate()  # torchrun ends its processes, too
+        out, errors = started.communicate(timeout=60)
+    assert started.returncode == 0, errors
+    return subprocess.CompletedProcess(command, 0, out, errors)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a run of two processes without an accident, and what they said beside it."""
+    folder = tmp_path_factory.mktemp("shared") / "run"
+    done = launch(*TWO, str(HERE / "run_shared.py"), str(folder))
+    (folder / "said").write_text(done.stderr)
+    return folder
 
 
 def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
@@ -34,12 +53,10 @@ def test_killed_runs_resume_bit_for_bit(tmp_path: Path) -> None:
     assert fingerprints["whole-1"] != fingerprints["whole-2"]  # dropout is drawn on each process
 
 
-def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
-    shared, single = tmp_path / "shared", tmp_path / "single"
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    done = launch(*two, str(HERE / "run_shared.py"), str(shared))
-    assert "2 processes on cpu" in done.stderr
-    assert "batch 8 = 2 x 1 x 4" in done.stderr
+def test_two_processes_give_the_loss_curve_of_one(shared: Path, tmp_path: Path) -> None:
+    single = tmp_path / "single"
+    assert "2 processes on cpu" in (shared / "said").read_text()
+    assert "batch 8 = 2 x 1 x 4" in (shared / "said").read_text()
     train(toy_stage(log_every=1), DrawingTask(), ToyDataset(), single, console=False)
     curves = [
         [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -57,18 +74,19 @@ def test_two_processes_give_the_loss_curve_of_one(tmp_path: Path) -> None:
         assert (tensor - weights[1][name]).abs().max() < 1e-6
 
 
-@pytest.mark.skipif("POCHADE_RESTARTS" not in os.environ, reason="torchrun's restart with gloo often hangs or fails")
-def test_a_killed_process_is_started_again_and_the_curve_goes_on(tmp_path: Path) -> None:
-    """torchrun ends the other process and starts both from the last checkpoint: the losses of a run without it."""
-    whole, killed = tmp_path / "whole", tmp_path / "killed"
-    two = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    launch(*two, str(HERE / "run_shared.py"), str(whole))
-    done = launch(*two, "--max-restarts=1", str(HERE / "run_elastic.py"), str(killed))
+def test_a_killed_process_is_started_again_and_the_curve_goes_on(shared: Path, tmp_path: Path) -> None:
+    """torchrun ends the other process and starts both from the last checkpoint: the losses of a run without it.
+
+    Its store outlives them, with the addresses of the processes before.
+    """
+    killed = tmp_path / "killed"
+    done = launch(*TWO, "--max-restarts=1", str(HERE / "run_elastic.py"), str(killed))
     assert f"resumed from {killed / 'checkpoint-00000004'}" in done.stderr
     curves = [
-        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()] for folder in (whole, killed)
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+        for folder in (shared, killed)
     ]
     for name in ("step", "loss", "gradient_norm", "loss_by_t"):
         assert [line[name] for line in curves[0]] == [line[name] for line in curves[1]]
-    files = [(folder / "final" / "model.safetensors").read_bytes() for folder in (whole, killed)]
+    files = [(folder / "final" / "model.safetensors").read_bytes() for folder in (shared, killed)]
     assert files[0] == files[1]

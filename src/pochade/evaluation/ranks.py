@@ -7,6 +7,8 @@ from datetime import timedelta
 
 from torch import distributed
 
+from pochade.training.processes import group_store
+
 LONGEST = timedelta(days=2)
 """That one process waits for another: pictures take as long as they take."""
 
@@ -38,6 +40,6 @@ def join_ranks() -> Ranks:
     if size == 1:
         return Ranks()
     if not distributed.is_initialized():
-        distributed.init_process_group("gloo", timeout=LONGEST)
+        distributed.init_process_group("gloo", timeout=LONGEST, **group_store())
         atexit.register(distributed.destroy_process_group)
     return Ranks(distributed.get_rank(), distributed.get_world_size())

@@ -22,6 +22,7 @@ from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
+from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
 from pochade.training.stage import AnyStage, Identity, steps_for, with_rate
 from pochade.training.stages import kind_of
@@ -372,9 +373,7 @@ def main_first(*, local: bool = False) -> Iterator[bool]:
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         yield True
         return
-    from accelerate import PartialState
-
-    processes = PartialState(cpu=not torch.accelerator.is_available())
+    processes = process_state(not torch.accelerator.is_available())
     first = processes.is_local_main_process if local else processes.is_main_process
     if not first:
         processes.wait_for_everyone()
