@@ -1,6 +1,7 @@
 """Splits of an evaluation: those of the data, whatever its form, less what the model was trained on."""
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,12 +16,14 @@ from evaluation.test_report import COLOURS, SHAPES, SIZE, ToyPipeline, draw
 from pochade.data.dataset import Dataset, Item, Split, Subset
 from pochade.data.prepare.pictures import prepare
 from pochade.data.prepare.target import Format, Target
-from pochade.data.sources import OpenMojiSource, Source, open_source
+from pochade.data.sources import OpenMojiSource, Source, open_source, parse_source
 from pochade.data.sources.image_files import Reading
+from pochade.data.sources.pairs import parse_pairs
 from pochade.errors import PochadeError
 from pochade.evaluation.pictures import ALL_TRAINED, NO_HELD_OUT, read_splits, to_uint8
 from pochade.evaluation.report import NO_RECORD, Report, evaluate
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
+from pochade.training.data import PairData
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +154,7 @@ def test_a_model_trained_on_all_has_no_held_out_figure(drawings: Path, tmp_path:
     assert figures["train"]["real pictures"] == len(COLOURS) * len(SHAPES)
     held_out = len(open_source(drawings, "held_out"))
     assert figures["training"] == {
-        "data": [{"source": str(drawings), "held_out": False, "compared": True}],
+        "data": [{"source": str(drawings), "held_out": False, "compared": True, "changed": False}],
         "held-out pictures that were trained on": held_out,
     }
     honest = measured(drawings, tmp_path / "out", trained(tmp_path / "model", drawings, held_out=True)).figures
@@ -185,6 +188,28 @@ def test_data_that_is_gone_is_known_by_its_fingerprint(drawings: Path) -> None:
     assert seen_groups(data, [other]) == Seen(frozenset(), ("/no/such/folder",))
 
 
+def test_data_that_changed_since_the_training_are_told(drawings: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(drawings, tmp_path / "copy"))
+    record = TrainingData(str(folder), open_source(folder, "train").fingerprint(), held_out=True)
+    assert seen_groups(open_source(folder, "all"), [record]).warnings() == []
+    next(folder.glob("*.txt")).write_text("another caption, by which the picture may be on the other side")
+    seen = seen_groups(open_source(folder, "all"), [record])
+    doubt = "pictures that count as held out may have been trained on"
+    assert seen.changed == (str(folder),)
+    assert seen.warnings() == [f"{folder} was changed after the model was trained on it: {doubt}"]
+    moved = folder.rename(tmp_path / "moved")
+    seen = seen_groups(open_source(moved, "all"), [record])
+    assert seen.warnings() == [f"the model was trained on {folder}, which is not there any more: {doubt}"]
+
+
+def test_what_pairs_are_made_of_was_trained_on() -> None:
+    pictures = parse_source("synthetic:8")
+    assert PairData(source=pictures, pairs=parse_pairs("pictures")).sources == [pictures]
+    assert PairData(source=None, pairs=parse_pairs("openmoji:mirror")).sources == [OpenMojiSource()]
+    assert PairData(source=pictures, pairs=parse_pairs("openmoji")).sources == [pictures, OpenMojiSource()]
+    assert PairData(source=pictures, pairs=parse_pairs("folder")).sources == [pictures]
+
+
 def test_the_record_holds_what_earlier_stages_were_trained_on(tmp_path: Path) -> None:
     before = {"sources": ["cifar10:x"], "fingerprint": "1", "held_out": False, "size": 8, "before": None}
     model = trained(tmp_path, "openmoji", True, "2", before=before)
@@ -193,6 +218,9 @@ def test_the_record_holds_what_earlier_stages_were_trained_on(tmp_path: Path) ->
         TrainingData("cifar10:x", "1", held_out=False),
     )
     assert read_training_data(tmp_path / "none") == ()
+    words = {"data": {"source": "openmoji", "trigger": "sks", "best": 1.0}}
+    other = trained(tmp_path, "openmoji", True, "3", stage=words)  # of which the data as they are read know nothing
+    assert read_training_data(other) == (TrainingData("openmoji", "", held_out=True),)
     (tmp_path / "training.json").write_text('{"sources": ["openmoji"]}')
     with pytest.raises(PochadeError, match=r"training.json: not a record of a training \(KeyError: 'fingerprint'\)"):
         read_training_data(tmp_path)

@@ -52,11 +52,13 @@ class SplitFigures(Lite0Figures, InceptionFigures, _OtherFigures):
 
 
 class TrainingSource(TypedDict):
-    """Data that the model was trained on; ``compared``: whether it was there to be compared with the data measured."""
+    """Data that the model was trained on; ``compared``: whether it was there to be compared with the data measured;
+    ``changed``: whether it held others than those that were trained on."""
 
     source: str
     held_out: bool
     compared: bool
+    changed: bool
 
 
 TrainingFigures = TypedDict(

@@ -140,6 +140,8 @@ def evaluate(
     if progress and dataset.report is not None and dataset.report.skipped_count:
         print(f"warning: {dataset.report.summary()}", file=sys.stderr)
     seen = seen_groups(dataset, training, progress=progress)
+    for warning in seen.warnings() if ranks.main else ():
+        print(f"warning: {warning}", file=sys.stderr)
     weights = fingerprint(pipeline)
     _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
     device = pipeline.components["autoencoder"].device.type
@@ -230,7 +232,13 @@ def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> Tra
     if not training:
         return NO_RECORD
     rows: list[TrainingSource] = [
-        {"source": one.source, "held_out": one.held_out, "compared": one.source not in seen.unknown} for one in training
+        {
+            "source": one.source,
+            "held_out": one.held_out,
+            "compared": one.source not in seen.unknown,
+            "changed": one.source in seen.changed,
+        }
+        for one in training
     ]
     return {"data": rows, "held-out pictures that were trained on": real.trained}
 

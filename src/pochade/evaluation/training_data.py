@@ -13,6 +13,10 @@ from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.pipelines.hub import RECORD, read_json
 
 
+CHANGES = ("best", "shifts", "trigger", "template", "keep_tags", "word_dropout")
+"""Settings of ``ImageData`` that make other data of a source."""
+
+
 @dataclass(frozen=True)
 class TrainingData:
     """Data that a model, or one that it was trained from, has seen."""
@@ -20,7 +24,7 @@ class TrainingData:
     source: str
     """The text form of the source."""
     fingerprint: str
-    """``Dataset.fingerprint`` of what was trained on."""
+    """``Dataset.fingerprint`` of what was trained on; empty where that is not the data as they are read."""
     held_out: bool
     """Whether the held-out split was left out of the training."""
     max_megapixels: float = MAX_MEGAPIXELS
@@ -48,7 +52,12 @@ def read_training_data(model: Path) -> tuple[TrainingData, ...]:
         try:
             fingerprint, held_out = str(record["fingerprint"]), bool(record["held_out"])
             limit = float(record.get("max_megapixels", MAX_MEGAPIXELS))
-            found += [TrainingData(str(source), fingerprint, held_out, limit) for source in record["sources"]]
+            settings = record.get("stage", {}).get("data", {})
+            if any(settings.get(name) not in (None, 1.0) for name in CHANGES):
+                fingerprint = ""
+            for source in record["sources"]:
+                found.append(TrainingData(str(source), fingerprint, held_out, limit))
+                fingerprint = ""
         except (KeyError, TypeError, ValueError) as error:
             raise PochadeError(f"{path}: not a record of a training ({type(error).__name__}: {error})") from error
         records += [record.get("before"), record.get("autoencoder")]
@@ -63,6 +72,15 @@ class Seen:
     """Groups of the data that were trained on."""
     unknown: tuple[str, ...] = ()
     """Sources that were trained on and cannot be compared with the data: they are not there any more."""
+    changed: tuple[str, ...] = ()
+    """Sources that hold others than the pictures and captions that were trained on."""
+
+    def warnings(self) -> list[str]:
+        """What makes held-out pictures doubtful, a sentence each."""
+        doubt = "pictures that count as held out may have been trained on"
+        gone = [f"the model was trained on {source}, which is not there any more: {doubt}" for source in self.unknown]
+        changed = [f"{source} was changed after the model was trained on it: {doubt}" for source in self.changed]
+        return [*gone, *changed]
 
 
 def seen_groups(data: Dataset, training: Sequence[TrainingData], *, progress: bool = True) -> Seen:
@@ -73,12 +91,17 @@ def seen_groups(data: Dataset, training: Sequence[TrainingData], *, progress: bo
     own = frozenset(data.groups())
     groups: set[str] = set()
     unknown: list[str] = []
+    changed: list[str] = []
     for one in training:
         try:
-            groups |= own & one.open(progress=progress).groups().keys()
+            trained = one.open(progress=progress)
         except PochadeError:
             if one.fingerprint == data.fingerprint():
                 groups |= own
             else:
                 unknown.append(one.source)
-    return Seen(frozenset(groups), tuple(unknown))
+            continue
+        groups |= own & trained.groups().keys()
+        if one.fingerprint and one.fingerprint != trained.fingerprint():
+            changed.append(one.source)
+    return Seen(frozenset(groups), tuple(dict.fromkeys(unknown)), tuple(dict.fromkeys(changed)))

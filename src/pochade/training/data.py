@@ -67,6 +67,11 @@ class ImageData(DataSettings):
         return _missing("data.source", self.source)
 
     @property
+    def sources(self) -> list[Source]:
+        """Where all pictures come from."""
+        return [] if self.source is None else [self.source]
+
+    @property
     def reading(self) -> Reading:
         """The limits. Raises PochadeError for one out of range."""
         return Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
@@ -128,6 +133,12 @@ class PairData(DataSettings):
 
     def missing(self) -> list[str]:
         return [*_missing("data.pairs", self.pairs), *_missing("data.source", self.source)]
+
+    @property
+    def sources(self) -> list[Source]:
+        """Where all pictures come from, those of pairs as far as these are made of a source of pictures."""
+        found = (self.source, None if self.pairs is None else self.pairs.made_of)
+        return list(dict.fromkeys(source for source in found if source is not None))
 
     def images(self, size: int) -> ImageData:
         """The pictures without a source."""

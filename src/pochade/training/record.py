@@ -46,13 +46,14 @@ def _digest(name: str) -> str:
 def record_of(stage: DataStage, work: Work, identity: Identity) -> dict[str, Any]:
     """The record of a stage: its settings and its data, and the records of the models that it was made from.
 
+    ``fingerprint`` is that of the first of ``sources``, as it was trained on; empty where that is of pairs alone.
     ``held_out`` is whether a part of the data was kept out of training. ``before`` holds the record of the model that
     the stage went on from, ``autoencoder`` that of the autoencoder whose latents it works on; None where there is none.
     """
     data = stage.data
     start = work.start or _origin(stage.initialise_from)
     return {
-        "sources": [str(data.source)],
+        "sources": [str(source) for source in data.sources],
         "fingerprint": identity.contents.get("data.source", ""),
         "held_out": data.held_out,
         "max_megapixels": data.max_megapixels,

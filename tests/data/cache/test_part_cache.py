@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -192,6 +193,20 @@ def test_parts_without_a_change_take_no_more_disk(tmp_path: Path) -> None:
     assert made(tmp_path, [*NAMES[:5], "edited", *NAMES[6:]])[1].encoded == NAMES[:4]
     assert not path.samefile(old.folder / path.name)
     assert made(tmp_path)[1].encoded == []
+
+
+def test_runs_beside_each_other_share_what_is_encoded(tmp_path: Path) -> None:
+    first, second = tmp_path / "runs" / "first" / "cache", tmp_path / "runs" / "second" / "cache"
+    old, _ = made(first)
+    before = state(old.folder)
+    names = [*NAMES[:5], "edited", *NAMES[6:]]
+    cache, numbers = made(second, names)
+    assert numbers.encoded == ["edited"]
+    check(cache, names)
+    assert state(old.folder) == before
+    shutil.rmtree(first)
+    check(PartCache(cache.folder), names)
+    assert made(tmp_path / "elsewhere" / "run" / "cache")[1].encoded == NAMES
 
 
 def test_rows_are_copied_from_what_is_unfinished_but_not_from_what_is_damaged(tmp_path: Path) -> None:

@@ -30,7 +30,8 @@ def build_cache(contents: Contents[T], folder: Path, *, progress: bool = True) -
 
     Any number of processes may call it at once: each makes what no other one is making, and comes back when all is
     there. What a killed process had begun is taken over. A damaged part is made again, with a message. A row whose
-    key is in another cache of the same kind and identity in ``folder``, finished or not, is copied from there.
+    key is in another cache of the same kind and identity, finished or not, is copied from there: one in ``folder``, or
+    in that of a run beside this one (``folder`` is ``runs/mine/cache``, others are ``runs/*/cache``).
 
     Raises:
         FailureError: something could not be written.
@@ -204,11 +205,9 @@ class _Known(Generic[T]):
         """For each row the number of a file that holds it, or -1, and its place there."""
         keys = self._contents.keys
         sources, places = np.full(len(keys), -1, np.int32), np.zeros(len(keys), np.int32)
-        others = [
-            other for other in self._folder.glob(f"{self._contents.family}-*") if other.name != self._contents.name
-        ]
+        others = self._others()
         order = np.argsort(keys) if others else np.zeros(0, np.int64)
-        for other in sorted(others, key=lambda path: path.stat().st_mtime, reverse=True):
+        for other in others:
             for path, held in _held(other):
                 at = np.searchsorted(keys, held, sorter=order)
                 # A key may be that of several rows: of each, all of its places among the sorted.
@@ -220,6 +219,16 @@ class _Known(Generic[T]):
                 sources[rows[fresh]], places[rows[fresh]] = len(self._paths), place[fresh]
                 self._paths.append(path)
         return sources, places
+
+    def _others(self) -> list[Path]:
+        """The other caches of the same kind and identity, those of this run before those of the runs beside it."""
+        own = self._folder.absolute()
+        found: list[tuple[bool, int, Path]] = []
+        for beside in own.parent.parent.glob(f"*/{own.name}/{self._contents.family}-*"):
+            if beside != own / self._contents.name:
+                with suppress(OSError):  # which its owner has just removed
+                    found.append((beside.parent == own, beside.stat().st_mtime_ns, beside))
+        return [path for _, _, path in sorted(found, reverse=True)]
 
     def _part(self, number: int) -> Part | None:
         """A file that was read and is whole; None where it is not, or gone."""

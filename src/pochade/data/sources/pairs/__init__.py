@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pochade.data.dataset import Split, check_split
-from pochade.data.sources import Source, SyntheticSource, local_path, parse_source, paths_here
+from pochade.data.sources import OpenMojiSource, Source, SyntheticSource, local_path, parse_source, paths_here
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, PairDataset, PairFiles, Skipped
 from pochade.errors import PochadeError
 from pochade.storage import url_of
@@ -66,6 +66,11 @@ class PairSource(ABC):
         del source
         return self
 
+    @property
+    def made_of(self) -> Source | None:
+        """The pictures of which the pairs are made; None where they are stored as pairs."""
+        return None
+
     def paths(self) -> tuple[Path, ...]:
         """The files and folders that it reads, but for installed packages."""
         return ()
@@ -94,6 +99,10 @@ class OpenMojiPairSource(PairSource):
             raise PochadeError(f"kinds: {given} given, allowed for {wanted} are {', '.join(allowed)}")
         return pairs
 
+    @property
+    def made_of(self) -> Source:
+        return OpenMojiSource()
+
     def __str__(self) -> str:
         kinds = ",".join(kind if weight == 1 else f"{kind}={weight:g}" for kind, weight in self.weights)
         return f"openmoji:{kinds}" if kinds else "openmoji"
@@ -115,6 +124,10 @@ class PicturePairSource(PairSource):
 
     def with_pictures(self, source: Source) -> PairSource:
         return self if self.source is not None else PicturePairSource(source)
+
+    @property
+    def made_of(self) -> Source | None:
+        return self.source
 
     def paths(self) -> tuple[Path, ...]:
         return () if self.source is None else self.source.paths()
@@ -159,6 +172,10 @@ class SyntheticPairSource(PairSource):
 
         dataset = SyntheticSource(self.count).open(split, progress=reading.progress, reading=reading)
         return SyntheticPairs(dataset, size, PAIR_TASKS if tasks is None else tasks)
+
+    @property
+    def made_of(self) -> Source:
+        return SyntheticSource(self.count)
 
     def __str__(self) -> str:
         return f"synthetic:{self.count}"
