@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from pochade.cli.watch import SHARE, Budget, Watch, half_blocks
+from pochade.cli.watch import SHARE, Budget, Watch, half_blocks, pipeline_steps
+from pochade.pipelines.callbacks import Callback
 
 
 class Clock:
@@ -39,7 +40,7 @@ def test_previews_stay_within_their_share(cost: float, steps: int) -> None:
         assert made * cost > SHARE * steps - 2 * max(cost, 1)
 
 
-def watch(console: Console, folder: Path) -> tuple[Watch, list[int]]:
+def watch(console: Console, folder: Path) -> tuple[Watch, Callback, list[int]]:
     import torch
 
     calls: list[int] = []
@@ -48,24 +49,25 @@ def watch(console: Console, folder: Path) -> tuple[Watch, list[int]]:
         calls.append(1)
         return torch.linspace(0, 1, 3 * 64).reshape(1, 3, 8, 8)
 
-    return Watch(decode, 2, folder, console), calls
+    w = Watch(True, 2, folder, console)
+    return w, pipeline_steps(w, decode), calls
 
 
-def run(w: Watch, steps: int) -> None:
+def run(w: Watch, step: Callback, steps: int) -> None:
     import torch
 
     pipe = SimpleNamespace(num_timesteps=steps)
     w.begin("an apple [bold]")
     for i in range(steps):
         w.budget.begun -= 10
-        w.step(pipe, i, None, {"predicted_data": torch.zeros(1)})
+        step(pipe, i, None, {"predicted_data": torch.zeros(1)})
 
 
 def test_preview_file_is_a_picture_and_goes(tmp_path: Path) -> None:
     (tmp_path / "preview.png").write_text("mine")
-    w, calls = watch(Console(file=io.StringIO()), tmp_path)
+    w, step, calls = watch(Console(file=io.StringIO()), tmp_path)
     with w:
-        run(w, 60)
+        run(w, step, 60)
         with Image.open(tmp_path / "preview-2.png") as image:
             assert image.size == (8, 8)
     assert calls
@@ -75,9 +77,9 @@ def test_preview_file_is_a_picture_and_goes(tmp_path: Path) -> None:
 
 def test_preview_in_a_terminal(tmp_path: Path, capsys: Any) -> None:
     stream = io.StringIO()
-    w, calls = watch(Console(file=stream, force_terminal=True, color_system="truecolor", width=80), tmp_path)
+    w, step, calls = watch(Console(file=stream, force_terminal=True, color_system="truecolor", width=80), tmp_path)
     with w:
-        run(w, 60)
+        run(w, step, 60)
         w.print("out/apple.png")
     assert calls
     assert "▀" in stream.getvalue()

@@ -260,7 +260,7 @@ def _run(
         raise PochadeError(f"out: {str(target)!r} given, allowed is a file that ends in .png")
     check_folder("out", target.parent)
     with loading(first.model):
-        from pochade.cli.watch import Watch
+        from pochade.cli.watch import Watch, pipeline_steps
         from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
 
         quiet_libraries()
@@ -268,11 +268,11 @@ def _run(
         pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
         arguments = pipeline_arguments(first, pipe, pictures)
     make_folder(target.parent)
-    watching = Watch(decode=None, pictures=len(requests), folder=target.parent, console=console(stderr=True))
+    watching = Watch(previews=False, pictures=len(requests), folder=target.parent, console=console(stderr=True))
     with listed(as_json) as files, watching as watch:
         for prepared in requests:
             watch.begin(f"{prepared.request.prompt or source.name} ({prepared.request.seed})")
-            picture = run(pipe, prepared, arguments, watch.step)
+            picture = run(pipe, prepared, arguments, pipeline_steps(watch, pipe.decode_latents))
             path = picture.save(target.parent, target.stem, metadata=not no_metadata)
             made: dict[str, Any] = {"file": str(path), **picture.metadata.to_dict()}
             if compare:

@@ -1,25 +1,39 @@
 """``pochade generate``: prompts to PNG files."""
 
 import time
-from contextlib import AbstractContextManager
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli import options
-from pochade.cli.common import check_folder, console, listed, loading, make_folder, processes, quiet_libraries
+from pochade.cli import bundles, options
+from pochade.cli.common import console, listed, loading, processes, quiet_libraries
+from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.files import write_new
+from pochade.pipelines import hub
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
 
 if TYPE_CHECKING:
     from pochade.cli.watch import Watch
-    from pochade.pipelines.run_request import Picture
+
+NOT_OF_BUNDLES = (
+    "lora",
+    "embedding",
+    "size",
+    "scheduler",
+    "decoder",
+    "control",
+    "edges_of",
+    "image_prompt",
+    "image_prompt_scale",
+    "device",
+    "precision",
+    "allow_pickle",
+)
+"""Options of which a bundle takes at most what is usual."""
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -34,6 +48,8 @@ pochade generate "a red apple" --budget 300ms
 torchrun --nproc-per-node 8 -m pochade generate @prompts.txt -n 4 --seed 0 -o many/
 
 pochade generate --like out/a-red-apple-7.png -o again/
+
+pochade generate "a red apple" --model bundle/    (a folder of pochade export: starts faster, without PyTorch)
 
 [bold]Seeds and files[/bold]
 
@@ -134,15 +150,23 @@ def generate(
     rank, size_of_group = processes()
     if size_of_group > 1:
         _check_shared(seed, like, sheet, budget)
+    single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
+    output = Output(out, single, sheet, preview, as_json)
+    output.check()
+    given = {name: value for name, value in given.items() if value is not None}
+    if model is not None and hub.is_bundle(model):
+        refused = {name: context.params[name] for name in NOT_OF_BUNDLES}
+        ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, metadata=not no_metadata)
+        bundles.generate(Path(model).expanduser(), ask, refused, output, processes())
+        return
+    if size_of_group > 1:
         from pochade.device import own_device
 
         given["device"] = str(own_device(device or "auto"))
-    single = sheet is None or context.get_parameter_source("out").name == "COMMANDLINE"  # pyright: ignore[reportOptionalMemberAccess]
-    _check_places(out if single or preview else None, sheet)
-    given = {name: value for name, value in given.items() if value is not None}
     requests = _requests(read_prompts(prompts or []), per_prompt, given, like)
 
     with loading(requests[0].request.model):
+        from pochade.cli.watch import pipeline_steps
         from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
 
         quiet_libraries()
@@ -156,37 +180,23 @@ def generate(
 
         choice = fit(pipe, requests[0], arguments, budget_ms)
         mine = [spent(prepared, choice) for prepared in mine]
-    for folder in [out] * (single or preview) + [sheet.parent for sheet in [sheet] if sheet is not None]:
-        make_folder(folder)
-    done: list[Picture] = []  # for the sheet
+
+    def sample(i: int, watch: "Watch") -> Made:
+        request, start = mine[i].request, time.perf_counter()
+        watch.begin(f"{request.prompt} ({request.seed})")
+        picture = run(pipe, mine[i], arguments, pipeline_steps(watch, pipe.decode_latents))
+        if choice is not None:
+            console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
+        facts = {**picture.metadata.to_dict(), "aux": dict(picture.aux)}
+        return Made(picture.image, request.prompt, facts, lambda folder: picture.save(folder, metadata=not no_metadata))
+
     with listed(as_json) as files:
-        with _watch(pipe, len(mine), out, preview) as watch:
-            for prepared in mine:
-                watch.begin(f"{prepared.request.prompt} ({prepared.request.seed})")
-                start = time.perf_counter()
-                picture = run(pipe, prepared, arguments, watch.step)
-                if choice is not None:
-                    console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
-                if sheet is not None:
-                    done.append(picture)
-                if single:
-                    path = picture.save(out, metadata=not no_metadata)
-                    files.append({"file": str(path), **picture.metadata.to_dict(), "aux": dict(picture.aux)})
-                    if not as_json:
-                        watch.print(str(path))
+        output.make(len(mine), sample, files)
         if edges_of is not None and single and rank == 0:
             from pochade.images.edges import edges_image
 
             path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
-            files.append({"file": str(path), "edges_of": str(edges_of)})
-            if not as_json:
-                print(path)
-        if sheet is not None:
-            page = _sheet(done)
-            path = write_new(sheet.parent, sheet.stem, sheet.suffix, lambda file: file.write(page))
-            files.append({"file": str(path), "pictures": [picture.metadata.to_dict() for picture in done]})
-            if not as_json:
-                print(path)
+            output.tell(files, {"file": str(path), "edges_of": str(edges_of)})
 
 
 def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:
@@ -211,34 +221,3 @@ def _check_shared(seed: int | None, like: Path | None, sheet: Path | None, budge
     for name, value in (("sheet", sheet), ("budget", budget)):
         if value is not None:
             raise PochadeError(f"{name}: {str(value)!r} given to several processes, allowed is none")
-
-
-def _check_places(out: Path | None, sheet: Path | None) -> None:
-    """Raises PochadeError where something stands in the way; creates nothing."""
-    if out is not None and out.suffix.lower() in {".png", ".jpg", ".jpeg", ".webp"}:
-        raise PochadeError(f"out: {str(out)!r} given, allowed is a folder: pictures are named by prompt and seed")
-    if sheet is not None and (sheet.suffix.lower() != ".png" or sheet.is_dir()):
-        raise PochadeError(f"sheet: {str(sheet)!r} given, allowed is a file that ends in .png")
-    for name, place in (("out", out), ("sheet", None if sheet is None else sheet.parent)):
-        if place is not None:
-            check_folder(name, place)
-
-
-def _watch(pipe: Any, pictures: int, out: Path, preview: bool) -> "AbstractContextManager[Watch]":
-    from pochade.cli.watch import Watch
-
-    decode = pipe.decode_latents if preview else None
-    return Watch(decode=decode, pictures=pictures, folder=out, console=console(stderr=True))
-
-
-def _sheet(done: "list[Picture]") -> bytes:
-    """All pictures with their prompts, as a PNG."""
-    from pochade.images.sheets import sheet
-
-    width = done[0].image.width
-    cell = width * max(1, round(128 / width))
-    columns = min(6, len(done), max(3, round(len(done) ** 0.5)))
-    prompts = [picture.metadata.request.prompt for picture in done]
-    page = BytesIO()
-    sheet([picture.image for picture in done], prompts, columns=columns, cell=cell).save(page, format="PNG")
-    return page.getvalue()

@@ -13,11 +13,11 @@ def run(context: typer.Context) -> None:
     """Generate and edit with an exported bundle, without PyTorch."""
     from pochade.runtime.command import run as run_bundle
 
-    run_bundle(context.args, "pochade run", _opened)
+    run_bundle(context.args, "pochade run", opened)
 
 
-def _opened(folder: Path, **options: Any) -> "Bundle":
-    """A bundle of any target, without PyTorch where its library needs none."""
+def opened(folder: Path, **options: Any) -> "Bundle":
+    """A bundle of any target, without PyTorch where its library needs none. Raises PochadeError as ``Bundle`` does."""
     from pochade.runtime import Bundle
     from pochade.runtime.engines import OPENERS
     from pochade.runtime.graphs import check_openable

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from PIL import Image
     from torch import Tensor
 
+    from pochade.pipelines.callbacks import Callback
+    from pochade.runtime import Step
+
 SHARE = 0.1
 """Previews may add this share to the time of the sampling."""
 
@@ -52,21 +55,19 @@ class Budget:
 
 
 class Watch:
-    """A context in which ``pictures`` pictures are sampled; ``step`` is the pipeline's callback.
+    """A context in which ``pictures`` pictures are sampled, each of which calls ``step`` after its steps.
 
     Args:
-        decode: latents to pictures in [0, 1], for previews; None for the bar alone.
+        previews: whether pictures are shown as they form, and not the bar alone.
         folder: where ``preview.png`` is kept up to date where the error stream is no terminal; it is deleted at the
             end, when the pictures themselves are there.
     """
 
-    def __init__(
-        self, decode: "Callable[[Tensor], Tensor] | None", pictures: int, folder: Path, console: Console
-    ) -> None:
-        self.decode = decode
+    def __init__(self, previews: bool, pictures: int, folder: Path, console: Console) -> None:
+        self.previews = previews
         self.console = console
         self.terminal = console.is_terminal
-        self.file = None if decode is None or self.terminal else _free(folder / "preview.png")
+        self.file = None if not previews or self.terminal else _free(folder / "preview.png")
         self.shown = 0
         self.budget = Budget()
         self.bar = Progress(
@@ -109,14 +110,13 @@ class Watch:
         if self.terminal:
             self.live.start()
 
-    def step(self, pipe: Any, index: int, _: Any, tensors: dict[str, Any]) -> None:
+    def step(self, step: "Step") -> None:
         """After a sampling step."""
-        total = pipe.num_timesteps
-        self.bar.update(self.one, completed=index + 1, total=total)
-        if self.decode is None or index + 1 == total or not self.budget.affordable():
+        self.bar.update(self.one, completed=step.number, total=step.total)
+        if not self.previews or step.number == step.total or not self.budget.affordable():
             return
         start = self.budget.clock()
-        self._show(_to_pil(self.decode(tensors["predicted_data"][:1])))
+        self._show(step.preview())
         self.budget.charge(self.budget.clock() - start)
 
     def _show(self, image: "Image.Image") -> None:
@@ -125,6 +125,17 @@ class Watch:
             return
         with atomic_file(self.file) as file:
             image.save(file, format="PNG")
+
+
+def pipeline_steps(watch: Watch, decode: "Callable[[Tensor], Tensor]") -> "Callback":
+    """The callback of a pipeline whose steps are watched; ``decode`` makes pictures in [0, 1] of its latents."""
+    from pochade.runtime import Step
+
+    def on_step(pipe: Any, index: int, _: Any, tensors: dict[str, Any]) -> None:
+        shown = tensors["predicted_data"][:1]
+        watch.step(Step(index + 1, pipe.num_timesteps, lambda: _to_pil(decode(shown))))
+
+    return on_step
 
 
 def half_blocks(image: "Image.Image", width: int = _WIDTH) -> Text:

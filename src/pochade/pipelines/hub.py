@@ -82,6 +82,11 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     folder = Path(name).expanduser()
     if folder.is_dir():
         found = next(_models_below(folder), None)
+        if found is None and is_bundle(name):
+            raise PochadeError(
+                f"model: {name!r} is a bundle of pochade export, which pochade generate and pochade run take, and "
+                "pochade.runtime.Bundle in Python"
+            )
         if found is None:
             raise PochadeError(
                 f"model: {name!r} holds no {INDEX}, so it is neither the folder of a model nor of a training that has "
@@ -112,6 +117,16 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
 
 
 _CHECKPOINT = "checkpoint-"
+
+
+def is_bundle(name: str) -> bool:
+    """Whether a name of ``resolve`` is that of a folder which ``pochade export`` wrote, and of no model."""
+    folder = Path(name).expanduser()
+    if name in shipped() or not folder.is_dir() or next(_models_below(folder), None) is not None:
+        return False
+    from pochade.runtime.manifest import MANIFEST
+
+    return (folder / MANIFEST).is_file()
 
 
 def current(folder: Path) -> Path:

@@ -110,6 +110,10 @@ class Bundle:
         _check_picture(pixels)
         return self._picture(call, to_image(pixels), "generate", {})
 
+    def check(self, prompt: str, **options: Unpack[Options]) -> None:
+        """Raises PochadeError, and warns, where ``generate`` does before any work."""
+        self._call(prompt, **options)
+
     def edit(
         self,
         prompt: str,

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -132,7 +132,7 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
         check_preview(given.preview)
     request = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
     if given.like is not None:
-        request = _like(bundle, given) | request
+        request = repeated(bundle, given.like, given.prompt) | request
     else:
         task = next((t for t in ("edit", "inpaint", "upscale") if getattr(given, t) is not None), "generate")
         prompt = given.prompt or ("" if task == "upscale" else None)
@@ -143,50 +143,55 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
             request["mask"] = given.mask
         if task == "edit" and given.describe:
             request["instruction"] = False
-    budget = None if given.budget is None else _fitted(bundle, given, request)
+    budget = None
+    if given.budget is not None:
+        check_budget(parse_budget(given.budget), steps=given.steps, depth=given.depth)
+        budget = fitted(bundle, given.budget, request)
     start = time.perf_counter()
-    picture = _sampled(bundle, request, _watch(given.preview))
+    picture = sampled(bundle, request, _watch(given.preview))
     if budget is not None:
         print(budget.report(1000 * (time.perf_counter() - start)), file=sys.stderr)
     return picture.save(given.out or Path(f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png"))
 
 
-def _fitted(bundle: Bundle, given: argparse.Namespace, request: dict[str, Any]) -> Choice:
-    """What the budget pays for; steps and depth are put in their places."""
-    budget_ms = parse_budget(given.budget)
-    check_budget(budget_ms, steps=given.steps, depth=given.depth)
+def fitted(bundle: Bundle, budget: str, request: dict[str, Any]) -> Choice:
+    """What a budget such as ``300ms`` pays for; steps and depth are put in their places.
+
+    Raises:
+        PochadeError: it is none, is of another task than new pictures, or nothing fits.
+    """
+    budget_ms = parse_budget(budget)
     if request["task"] != "generate":
-        raise PochadeError(
-            f"budget: {given.budget!r} given to {request['task']}, allowed is none: it is of new pictures"
-        )
+        raise PochadeError(f"budget: {budget!r} given to {request['task']}, allowed is none: it is of new pictures")
     choice = bundle.fit(budget_ms, guidance=request.get("guidance"))
     request["steps"], request["depth"] = choice.quality.steps, choice.quality.depth
     return choice
 
 
-def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
-    """The arguments of a recipe, the prompt replaced where one is given."""
-    recipe = read_recipe(given.like)
+def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dict[str, Any]:
+    """The task and the arguments of the recipe in a picture, with another prompt where one is given.
+
+    Raises:
+        PochadeError: it holds no recipe, or one that the bundle cannot follow; or a file that it names is another now.
+    """
+    recipe = read_recipe(like)
+    like = str(like)
     if recipe.get("model_sha256") != bundle.manifest.model.sha256:
         made = recipe.get("model", "another model")
-        raise PochadeError(f"like: {given.like!r} was made by {made}, or other weights of it, the bundle is of others")
+        raise PochadeError(f"like: {like!r} was made by {made}, or other weights of it, the bundle is of others")
     for name in NOT_IN_A_BUNDLE:
         if recipe.get(name) not in (None, False, "", 0, [], "model"):
-            raise PochadeError(
-                f"like: {given.like!r} was made with {name} {recipe[name]!r}, which a bundle does not have"
-            )
+            raise PochadeError(f"like: {like!r} was made with {name} {recipe[name]!r}, which a bundle does not have")
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
     taken |= {name: recipe[name] for name in MASKS if recipe.get(name)}
-    taken |= {"task": task, "prompt": given.prompt or recipe["prompt"]}
+    taken |= {"task": task, "prompt": prompt or recipe["prompt"]}
     for name, argument in (("source", "image"), ("mask", "mask")):
         if recipe.get(name) in (None, ALPHA):
             continue
         path = Path(recipe[name])
         if not path.is_file() or sha256(path) != recipe.get(f"{name}_sha256"):
-            raise PochadeError(
-                f"like: the {name} of {given.like!r} is {str(path)!r}, which is not there, or another file"
-            )
+            raise PochadeError(f"like: the {name} of {like!r} is {str(path)!r}, which is not there, or another file")
         taken[argument] = path
     if recipe.get("mask") == ALPHA:
         taken["mask"] = ALPHA
@@ -197,9 +202,13 @@ def _like(bundle: Bundle, given: argparse.Namespace) -> dict[str, Any]:
     return taken
 
 
-def _sampled(bundle: Bundle, request: dict[str, Any], on_step: OnStep) -> Picture:
-    """The picture of named arguments. Raises PochadeError where one is missing or does not go with the task."""
-    task: str = request.pop("task")
+def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Picture:
+    """The picture of a ``task`` and its named arguments.
+
+    Raises:
+        PochadeError: one is missing, or does not go with the task.
+    """
+    task, request = request["task"], {name: value for name, value in request.items() if name != "task"}
     methods: dict[str, Callable[..., Picture]] = {
         "generate": bundle.generate,
         "edit": bundle.edit,

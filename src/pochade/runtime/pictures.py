@@ -41,8 +41,12 @@ class Picture:
     image: Image.Image
     recipe: dict[str, Any]
 
-    def save(self, path: str | Path) -> Path:
-        """Write a PNG with the recipe inside; never replaces a file: ``<name>-2.png`` and so on; the path.
+    def save(self, path: str | Path, *, recipe: bool = True) -> Path:
+        """Write a PNG, with the recipe inside; never replaces a file: ``<name>-2.png`` and so on; the path.
+
+        Args:
+            path: of the file.
+            recipe: whether it is put in.
 
         Raises:
             PochadeError: the name does not end in ``.png``.
@@ -52,7 +56,8 @@ class Picture:
         if place.suffix.lower() != ".png":
             raise PochadeError(f"out: {str(path)!r} given, allowed is a name that ends in .png")
         info = PngInfo()
-        info.add_text(KEY, json.dumps(self.recipe))
+        if recipe:
+            info.add_text(KEY, json.dumps(self.recipe))
         return write_new(
             place.parent, place.stem, place.suffix, lambda file: self.image.save(file, format="PNG", pnginfo=info)
         )

@@ -1,0 +1,107 @@
+"""``pochade generate --model BUNDLE``: pictures of an exported bundle, without PyTorch."""
+
+import secrets
+import time
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pochade.arguments import check_seed
+from pochade.cli.common import console, listed, loading
+from pochade.cli.output import Made, Output
+from pochade.cli.prompts import check_made_by
+from pochade.cli.run import opened
+from pochade.errors import PochadeError
+from pochade.pipelines.metadata import read_metadata, slug
+
+if TYPE_CHECKING:
+    from pochade.cli.watch import Watch
+
+TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "depth")
+"""Fields of a request that a bundle follows."""
+ALLOWED = {"device": (None, "auto", "cpu"), "precision": (None, "auto")}
+"""Of what else a user may give; of all others nothing."""
+
+
+@dataclass(frozen=True)
+class Ask:
+    """What pictures are wanted.
+
+    Attributes:
+        prompts: sentences; none with ``like``.
+        per_prompt: pictures of each.
+        given: fields of a request that the user named.
+        like: a picture to repeat.
+        budget: a time such as ``300ms``.
+        metadata: whether the request stands in the file.
+    """
+
+    prompts: Sequence[str]
+    per_prompt: int
+    given: Mapping[str, Any]
+    like: Path | None
+    budget: str | None
+    metadata: bool
+
+
+def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
+    """Pictures of the bundle in ``folder``.
+
+    Args:
+        folder: of the bundle.
+        ask: what is wanted.
+        further: options that a bundle cannot follow, by their names, as they were given.
+        output: where they go.
+        process: which of how many processes this is.
+
+    Raises:
+        PochadeError: an option is not allowed, or the bundle is damaged.
+    """
+    for name, value in further.items():
+        allowed = ALLOWED.get(name, (None, False, ()))
+        if value not in allowed:
+            names = " and ".join(text for text in allowed if isinstance(text, str)) or "none"
+            raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")
+    with loading(str(folder)):
+        from pochade.runtime.bundle import DRAWN_SEEDS
+        from pochade.runtime.command import fitted, repeated, sampled
+
+        bundle = opened(folder)
+        request: dict[str, Any] = {}
+        prompts = ask.prompts
+        if ask.like is not None:
+            check_made_by("generate", read_metadata(ask.like))
+            request = repeated(bundle, ask.like)
+            prompts = prompts or [request["prompt"]]
+            del request["task"]  # to generate
+        request |= {name: value for name, value in ask.given.items() if name in TAKEN}
+        if not prompts:
+            raise PochadeError("prompt: none given, allowed is one sentence or more, @FILE of them, or - for stdin")
+        first = request.get("seed", secrets.randbelow(DRAWN_SEEDS))
+        each = [prompt for prompt in prompts for _ in range(ask.per_prompt)]
+        check_seed(first, len(each))
+        with warnings.catch_warnings():  # it gives them when it samples
+            warnings.simplefilter("ignore")
+            for prompt in prompts:
+                bundle.check(**{**request, "prompt": prompt})
+        request["task"] = "generate"
+        choice = None if ask.budget is None else fitted(bundle, ask.budget, request)
+    rank, processes = process
+    mine = [(prompt, first + i) for i, prompt in enumerate(each)][rank::processes]
+
+    def sample(i: int, watch: "Watch") -> Made:
+        prompt, seed = mine[i]
+        start = time.perf_counter()
+        watch.begin(f"{prompt} ({seed})")
+        picture = sampled(bundle, {**request, "prompt": prompt, "seed": seed}, watch.step)
+        if choice is not None:
+            console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
+        name = f"{slug(prompt)}-{seed}.png"
+        return Made(
+            picture.image, prompt, picture.recipe, lambda place: picture.save(place / name, recipe=ask.metadata)
+        )
+
+    with listed(output.as_json) as files:
+        output.make(len(mine), sample, files)

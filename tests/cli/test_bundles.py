@@ -1,0 +1,101 @@
+"""``pochade generate --model BUNDLE``, in a process without torch."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from cli.run import cli
+from pochade.errors import PochadeError
+from pochade.pipelines import hub
+from pochade.runtime.pictures import read_recipe
+
+PROCESS = """
+import sys
+sys.modules.update(dict.fromkeys(("torch", "diffusers", "transformers")))
+from pochade.cli import main
+main(sys.argv[1:])
+"""
+
+
+def without_torch(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-c", PROCESS, *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_pictures_of_a_bundle_are_those_of_pochade_run(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    given = ("--model", str(toy_bundle), "--steps", "2", "-o", str(tmp_path))
+    out = without_torch("generate", "a red apple", "a sleeping cat", *given, "--seed", "7")
+    made = [tmp_path / "a-red-apple-7.png", tmp_path / "a-sleeping-cat-8.png"]
+    assert out.split() == [str(path) for path in made]
+    run = cli(
+        capsys, "run", str(toy_bundle), "a sleeping cat", "--seed", "8", "--steps", "2", "-o", f"{tmp_path}/r.png"
+    )
+    assert made[1].read_bytes() == Path(run.out.strip()).read_bytes()
+
+
+def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    given = ("--model", str(toy_bundle), "-o", str(tmp_path))
+    cli(capsys, "generate", "a red apple", *given, "--steps", "2", "--seed", "3", "--guidance-interval", "0.2,0.9")
+    first = tmp_path / "a-red-apple-3.png"
+    sheet = tmp_path / "sheet.png"
+    told = json.loads(cli(capsys, "generate", "--like", str(first), *given, "--sheet", str(sheet), "--json").out)
+    assert (tmp_path / "a-red-apple-3-2.png").read_bytes() == first.read_bytes()
+    assert told[0] == {"file": str(tmp_path / "a-red-apple-3-2.png"), **read_recipe(first)}
+    assert told[1] == {"file": str(sheet), "pictures": [read_recipe(first)]}
+    again = cli(capsys, "generate", "two green pears", "--like", str(first), *given, "--no-metadata", "--preview")
+    with Image.open(again.out.strip()) as image:
+        assert not image.info
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "a-red-apple-3-2.png",
+        "a-red-apple-3.png",
+        "sheet.png",
+        "two-green-pears-3.png",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "prompt: none given, allowed is one sentence or more"),
+        (("a cat", "--size", "64"), "size: '64' given, but "),
+        (("a cat", "--lora", "style"), "lora: ['style'] given, but "),
+        (("a cat", "--device", "cuda"), "is a bundle: allowed is auto and cpu"),
+        (("a cat", "--precision", "bf16"), "is a bundle: allowed is auto"),
+        (("a cat", "--allow-pickle"), "allow_pickle: True given, but "),
+        (("a cat", "--steps", "0"), "steps: 0 given, allowed is a whole number of at least 1"),
+        (("a cat", "--depth", "4"), "depth: 4 given, the bundle has 2"),
+        (("a cat", "--seed", "-1"), "seed: -1 given, allowed are"),
+        (("a cat", "--budget", "300ms"), "budget: the bundle has no table of quality"),
+        (("--like", "upscaled.png"), "like: the picture was made by pochade upscale, which repeats it"),
+    ],
+)
+def test_what_a_bundle_cannot_is_one_line_and_nothing_is_written(
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
+    arguments: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if "--like" in arguments:
+        Image.new("RGB", (8, 8), "red").save("source.png")
+        cli(capsys, "run", str(toy_bundle), "--upscale", "source.png", "--steps", "1", "-o", "upscaled.png")
+    done = cli(capsys, "generate", *arguments, "--model", str(toy_bundle), "-o", "out", code=2)
+    assert message in done.error
+    assert "\n" not in done.error
+    assert not Path("out").exists()
+
+
+def test_other_commands_name_those_that_take_a_bundle(toy_bundle: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        PochadeError, match="is a bundle of pochade export, which pochade generate and pochade run take"
+    ):
+        hub.resolve(toy_bundle)
+    assert not hub.is_bundle("open-drawings")
+    assert not hub.is_bundle(str(tmp_path))
