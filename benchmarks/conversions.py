@@ -15,16 +15,18 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from peer import peer_of
 from pochade import TextToImagePipeline
 from pochade.errors import PochadeError
 from pochade.export.bundle import export_bundle, model_facts
 from pochade.export.formats.base import Graphs, Options
 from pochade.export.networks import Network
+from pochade.export.precision import CALIBRATED
 from pochade.export.targets import FORMATS
 from pochade.files import write_json
 from pochade.pipelines import hub
-from pochade.runtime.manifest import read_manifest
-from runtimes import MODELS, ROOT, place, size
+from pochade.runtime.manifest import Model, read_manifest
+from runtimes import DEFAULT, MODELS, PEER, ROOT, place, size
 
 EXPORTED = {
     "executorch": ("fp32", "int8"),
@@ -35,6 +37,9 @@ EXPORTED = {
 }
 """Target -> precisions."""
 
+PICTURES: dict[str, Any] = {"pictures": 2}
+AS_PEER: dict[str, Any] = {"pictures": 0, "batch": 1}
+"""Its weights are random, and its positions are added to one batch alone."""
 Convert = Callable[[Sequence[Network], Path, Options], Graphs]
 
 
@@ -46,18 +51,21 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
     form = FORMATS[target]
     form.check()
     form.convert = converted_once(type(form).convert.__get__(form))
-    source = Path(hub.resolve(model))
+    source = Path(hub.resolve(DEFAULT if model == PEER else model))
     pipe = TextToImagePipeline.from_pretrained(source)
+    facts, options = model_facts(model, source), PICTURES
+    if model == PEER:
+        pipe, facts, options = peer_of(pipe), Model(PEER), AS_PEER
     found: dict[str, dict[str, Any]] = {}
     for precision in EXPORTED[target]:
+        if model == PEER and precision in CALIBRATED:
+            continue
         folder = place(work, model, target, precision)
         try:
             if folder.exists():
                 manifest = read_manifest(folder)
             else:
-                manifest = export_bundle(
-                    pipe, folder, model_facts(model, source), form=form, precision=precision, pictures=2
-                )
+                manifest = export_bundle(pipe, folder, facts, form=form, precision=precision, **options)
         except PochadeError as error:
             if "could not be written" in str(error):
                 raise

@@ -24,8 +24,9 @@ from typing import Any
 from pochade.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
-MODELS = ("open-drawings", "lrf-openmoji", "iris-nano", "lira-nano", "microforge-nano")
-"""The default, and the nano of every family."""
+DEFAULT, PEER = "open-drawings", "pixart-taesd"
+MODELS = (DEFAULT, "lrf-openmoji", "iris-nano", "lira-nano", "microforge-nano", PEER)
+"""The default, the nano of every family, and a peer of the default (``benchmarks/peer.py``), of random weights."""
 FORMS = {
     "PyTorch, float32": None,
     "ONNX Runtime, float32": ("onnx", "fp32"),
@@ -95,11 +96,14 @@ def row(form: tuple[str, str] | None, model: str, options: argparse.Namespace) -
     """The figures of one model in one form; None where there is no such bundle."""
     from pochade.pipelines import hub
 
-    folder, kind = Path(hub.resolve(model)), "eager"
     if form is not None:
         folder, kind = place(options.work, model, *form), "bundle"
-        if not folder.exists():
-            return None
+    elif model != PEER:
+        folder, kind = Path(hub.resolve(model)), "eager"
+    else:
+        return None
+    if not folder.exists():
+        return None
     load = os.getloadavg()[0]
     given = [kind, str(folder), str(options.threads), str(options.rounds), str(time.time())]
     done = subprocess.run([sys.executable, __file__, "--measure", *given], check=False, capture_output=True, text=True)

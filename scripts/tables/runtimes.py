@@ -54,7 +54,9 @@ def _converted(precision: str, row: dict[str, Any]) -> str:
     elif row["precision_error"] == 0:
         said.append(f"{row['largest_difference']:.0e} from PyTorch")
     else:
-        said += [f"{100 * row['precision_error']:.1f} %", f"{row['picture_psnr']:.1f} dB"]
+        said.append(f"{100 * row['precision_error']:.1f} %")
+        if row["picture_psnr"] is not None:
+            said.append(f"{row['picture_psnr']:.1f} dB")
     return ", ".join(said)
 
 
