@@ -64,6 +64,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "editing_local": (f"{BENCHMARKS}/editing.json", editing.editing_local),
     "image_prompt": (f"{BENCHMARKS}/image_prompt.json", editing.image_prompt),
     "editing_generation": (f"{BENCHMARKS}/editing.json", editing.editing_generation),
+    "microforge_pictures": (f"{BENCHMARKS}/profiles.json", models.microforge_pictures),
     "iris_memory": (f"{BENCHMARKS}/profiles.json", models.iris_memory),
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
     "peers_costs": (f"{BENCHMARKS}/peers_quality.json", peers.costs),

@@ -214,6 +214,17 @@ def iris_memory(record: dict[str, Any]) -> str:
     return f"Peak memory in MB:\n\n{peaks}\n\nSeconds:\n\n{times}"
 
 
+def microforge_pictures(record: dict[str, Any]) -> str:
+    """Whole pictures of 256 px by runtime and precision."""
+    forms = {"PyTorch": ("eager", "fp32"), "ONNX": ("onnx", "fp32"), "ONNX, 8-bit weights": ("onnx", "int8")}
+    rows = []
+    for variant in ("nano", "tiny"):
+        found = record["profiles"][f"microforge:{variant}"]["rows"]
+        pictures = {(r["runtime"], r["precision"]): r for r in found if r["component"] == "picture"}
+        rows.append([variant, *(f"{pictures[form]['seconds']:.2f}" for form in forms.values())])
+    return f"Seconds:\n\n{table(['size', *forms], rows)}"
+
+
 def lira_thinking(record: dict[str, Any]) -> str:
     """Reasoning steps of short and long prompts."""
     groups = {k: v for k, v in record.items() if isinstance(v, dict) and "standard error" in v}
