@@ -173,6 +173,23 @@ def test_nothing_is_remembered_and_no_input_changed(denoiser: Any, family: Famil
         assert torch.equal(value, getattr(conditioning, name)), name
 
 
+def test_features_are_what_the_blocks_give_and_lead_back_to_the_latents(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 8))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 8))
+    latents.requires_grad_(True)
+    plain = denoiser(latents, t, conditioning).velocity
+    for block in denoiser.trunk:
+        block.compile(backend="eager")
+    features = denoiser.features(latents, t, conditioning)
+    assert len(features) == len(denoiser.trunk)
+    assert all(tokens.shape[::2] == (2, denoiser.config.dim) for tokens in features)
+    assert all(torch.autograd.grad(tokens.sum(), latents, retain_graph=True)[0].any() for tokens in features)
+    assert all(block._compiled_call_impl is not None and not block._forward_hooks for block in denoiser.trunk)
+    for block in denoiser.trunk:
+        block._compiled_call_impl = None
+    torch.testing.assert_close(denoiser(latents, t, conditioning).velocity, plain, **TIGHT)
+
+
 @torch.no_grad()
 def test_depth(denoiser: Any, family: Family) -> None:
     latents, t = inputs_for(denoiser, 2, (4, 4))

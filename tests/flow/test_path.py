@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pochade.flow.path import interpolate, to_data, velocity
+from pochade.flow.path import diffuse, interpolate, to_data, velocity
 
 
 def pair(shape: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
@@ -35,3 +35,15 @@ def test_a_step_towards_data_subtracts_the_velocity():
     z_0, eps, t = pair((4, 3))
     z_t, v, d = interpolate(z_0, eps, t), velocity(z_0, eps), 0.5 * t
     torch.testing.assert_close(z_t - d[:, None] * v, interpolate(z_0, eps, t - d))
+
+
+def test_diffused_points_have_the_mean_and_variance_of_the_path():
+    z_0, eps, t = pair((4, 3))
+    s = 0.6 * t
+    zeros, ones = torch.zeros_like(z_0), torch.ones_like(z_0)
+    of_data = diffuse(interpolate(z_0, zeros, s), zeros, s, t)
+    torch.testing.assert_close(of_data, interpolate(z_0, zeros, t))
+    old, new = diffuse(s[:, None] * ones, zeros, s, t), diffuse(zeros, ones, s, t)
+    torch.testing.assert_close(old.square() + new.square(), t[:, None].square().expand(4, 3))
+    torch.testing.assert_close(diffuse(z_0, eps, torch.zeros_like(t), t), interpolate(z_0, eps, t))
+    torch.testing.assert_close(diffuse(z_0, eps, t, t), z_0)

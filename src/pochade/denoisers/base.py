@@ -5,11 +5,11 @@ from typing import Any, ClassVar, cast
 
 from diffusers.loaders.peft import PeftAdapterMixin
 from diffusers.models.modeling_utils import ModelMixin
-from torch import nn
+from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin
 from pochade.nn.modulation import Modulation
-from pochade.types import InputSpec
+from pochade.types import Conditioning, InputSpec
 
 
 class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
@@ -24,6 +24,8 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     config: Any
     _repeated_blocks: ClassVar[list[str]]
     """Names of the classes of the blocks that the network is made of."""
+    _trunk: ClassVar[str]
+    """Name of the ``ModuleList`` of blocks of width D that the tokens pass through one after the other."""
 
     def input_spec(self) -> InputSpec:
         """What the network takes, as it is configured now."""
@@ -42,6 +44,40 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     def size_multiple(self) -> int:
         """Rows and columns of the latents must divide by this."""
         return int(self.config.patch_size)
+
+    @property
+    def trunk(self) -> list[nn.Module]:
+        """The blocks that the tokens pass through one after the other."""
+        return list(self.get_submodule(self._trunk).children())
+
+    def features(
+        self, latents: Tensor, t: Tensor, conditioning: Conditioning, *, state: Tensor | None = None
+    ) -> list[Tensor]:
+        """What each block of the trunk gives in a call of the network, [B, N, D] each, at its last pass where it has
+        several; the streams of hyper-connections follow one another as further tokens.
+
+        Compiled blocks run as they are written, since what is compiled does not heed hooks.
+        """
+        kept: dict[int, Tensor] = {}
+
+        def keep(index: int, tokens: Tensor) -> None:
+            kept[index] = tokens.flatten(1, -2)
+
+        trunk = self.trunk
+        compiled = [block._compiled_call_impl for block in trunk]
+        hooks = [
+            block.register_forward_hook(lambda _module, _inputs, tokens, index=index: keep(index, tokens))
+            for index, block in enumerate(trunk)
+        ]
+        try:
+            for block in trunk:
+                block._compiled_call_impl = None
+            self(latents, t, conditioning, state=state)
+        finally:
+            for block, implementation, hook in zip(trunk, compiled, hooks, strict=True):
+                block._compiled_call_impl = implementation
+                hook.remove()
+        return [kept[index] for index in range(len(trunk))]
 
     def adaptable_layers(self) -> list[str]:
         """The names of the linear layers inside the blocks, but for those that make modulations: what a LoRA adapts."""

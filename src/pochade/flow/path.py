@@ -26,3 +26,13 @@ def velocity(z_0: Tensor, eps: Tensor) -> Tensor:
 def to_data(z_t: Tensor, v: Tensor, t: Tensor) -> Tensor:
     """z_0 = z_t - t v."""
     return z_t - _rows(t, z_t) * v
+
+
+def diffuse(z_s: Tensor, eps: Tensor, s: Tensor, t: Tensor) -> Tensor:
+    """A point at t >= s of a path through z_s, with new noise eps: where z_s is at s, it has the distribution of z_t.
+
+    z_t = a z_s + sqrt(t^2 - a^2 s^2) eps with a = (1 - t) / (1 - s); from s = 0 that is ``interpolate``.
+    """
+    s, t = _rows(s, z_s), _rows(t, z_s)
+    kept = (1 - t) / (1 - s)
+    return kept * z_s + (t.square() - (kept * s).square()).clamp_min(0).sqrt() * eps

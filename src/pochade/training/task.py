@@ -19,6 +19,10 @@ class Stream(IntEnum):
     STATE_GIVEN = 3
     ADDED_DROPPED = 4
     """Of what an adapter or an editing model reads beside text and class."""
+    DIFFUSED_TIME = 5
+    """At which an adversary compares samples,"""
+    DIFFUSED_NOISE = 6
+    """and the noise with which they are brought there."""
 
 
 class Task(nn.Module, ABC):
@@ -67,18 +71,23 @@ class Task(nn.Module, ABC):
         return {}
 
     def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
-        """The optimiser's groups, each with ``"params"``, ``"lr"`` and ``"weight_decay"``.
+        """The optimiser's groups, each with ``"params"``, ``"lr"`` and ``"weight_decay"``; see ``decay_groups``."""
+        return decay_groups(self.trainable(), weight_decay, learning_rate)
 
-        Weight decay falls on matrices and kernels; not on vectors and scalars, on embeddings, and on any
-        parameter marked by an attribute ``no_weight_decay = True``.
-        """
-        embeddings = {id(m.weight) for m in self.trainable().modules() if isinstance(m, nn.Embedding)}
-        decayed: list[nn.Parameter] = []
-        kept: list[nn.Parameter] = []
-        for parameter in self.trainable().parameters():
-            if not parameter.requires_grad:
-                continue
-            marked = id(parameter) in embeddings or getattr(parameter, "no_weight_decay", False)
-            (kept if marked or parameter.ndim < 2 else decayed).append(parameter)
-        groups = [(decayed, weight_decay), (kept, 0.0)]
-        return [{"params": p, "lr": learning_rate, "weight_decay": decay} for p, decay in groups if p]
+
+def decay_groups(network: nn.Module, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
+    """The parameters of a network that are trained, as groups of an optimiser.
+
+    Weight decay falls on matrices and kernels; not on vectors and scalars, on embeddings, and on any
+    parameter marked by an attribute ``no_weight_decay = True``.
+    """
+    embeddings = {id(m.weight) for m in network.modules() if isinstance(m, nn.Embedding)}
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
+    for parameter in network.parameters():
+        if not parameter.requires_grad:
+            continue
+        marked = id(parameter) in embeddings or getattr(parameter, "no_weight_decay", False)
+        (kept if marked or parameter.ndim < 2 else decayed).append(parameter)
+    groups = [(decayed, weight_decay), (kept, 0.0)]
+    return [{"params": p, "lr": learning_rate, "weight_decay": decay} for p, decay in groups if p]

@@ -1,6 +1,7 @@
 """Distillation: against a Gaussian's ODE in closed form, and as a run that can be killed and resumed."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,8 @@ from pochade.training.checkpoint import load_checkpoint
 from pochade.training.loop import train
 from pochade.training.stage import Stage
 from pochade.training.stages.consistency import ConsistencySettings, ConsistencyTask
+from pochade.training.stages.discriminator import LatentDiscriminator, adversarial_losses
+from pochade.training.stages.flow import encoded_conditioning
 from pochade.types import Conditioning, DenoiserOutput
 from training.toy import ToyData, fingerprint
 
@@ -270,14 +273,15 @@ def test_the_target_follows_the_student_and_the_grid_grows() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [{"first_intervals": 0, "last_intervals": 0}, {"time_shift": 0.0}, {"target_decay": 1.0}, {"cfg_dropout": 1.5},
-     {"phases": 0}, {"phases": 3}, {"phases": 4, "first_intervals": 6}, {"self_conditioning_prob": -0.1}],
+     {"phases": 0}, {"phases": 3}, {"phases": 4, "first_intervals": 6}, {"adversarial": 0.0},
+     {"self_conditioning_prob": -0.1}],
 )  # fmt: skip
 def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(PochadeError, match=r"given, (must be|allowed are)"):
         ConsistencySettings(**wrong)
 
 
-# --- every family, and whole runs
+# --- every family
 
 
 def toy_family(family: str) -> Any:
@@ -311,9 +315,99 @@ class Latents(Samples):
         }
 
 
-def distil(folder: Path, family: str = "lrf", **options: Any) -> ConsistencyTask:
+# --- the adversary
+
+
+def adversarial_task(family: str = "lrf", weight: float = 0.4, **settings: Any) -> tuple[ConsistencyTask, Batch]:
     denoiser = toy_family(family)
-    settings = ConsistencySettings(first_intervals=2, last_intervals=8, target_decay=0.6)
+    task = ConsistencyTask(denoiser, ConsistencySettings(adversarial=weight, **settings))
+    indices = torch.arange(4)
+    return task, {**Latents(denoiser).batch(indices, indices), "seed": indices}
+
+
+def gradients(task: ConsistencyTask) -> dict[str, Tensor]:
+    return {n: p.grad.clone() for n, p in task.trainable().named_parameters() if p.grad is not None}
+
+
+def test_the_heads_score_a_token_by_its_direction_and_keep_its_scale_out() -> None:
+    discriminator = LatentDiscriminator(8, 2)
+    features = [torch.randn(3, 5, 8), torch.randn(3, 5, 8)]
+    assert discriminator(features).shape == (3, 10)
+    torch.testing.assert_close(discriminator([5 * tokens for tokens in features]), discriminator(features))
+
+
+@pytest.mark.parametrize("phases", [None, 2])
+def test_one_backward_pass_gives_the_gradients_of_both(phases: int | None) -> None:
+    """The student's step against fixed heads, the heads' against fixed features, each on its own."""
+    task, batch = adversarial_task(phases=phases)
+    discriminator: Any = task.discriminator
+    out = task(batch)
+    out["loss"].backward()
+    joint = gradients(task)
+    assert {name.partition(".")[0] for name in joint} == {"student", "discriminator"}
+
+    task.zero_grad()
+    seen: list[Any] = []
+    features, task.teacher.features = task.teacher.features, lambda *args: seen.append(args) or features(*args)
+    again = task(batch)
+    (fake, t, conditioning), (real, t_real, _) = seen
+    assert torch.equal(t, t_real)
+    assert bool(((t > 0) & (t < 1)).all())
+    fooled = -discriminator(features(fake, t, conditioning)).mean()
+    torch.testing.assert_close(fooled.detach(), out["fooled"])
+    fooled.backward()
+    of_student = gradients(task)
+    task.zero_grad()
+    hinge = (1 - discriminator(features(real, t, conditioning))).relu().mean()
+    hinge = hinge + (1 + discriminator(features(fake.detach(), t, conditioning))).relu().mean()
+    hinge.backward()
+    for name, value in gradients(task).items():
+        torch.testing.assert_close(joint[name], value, atol=1e-6, rtol=1e-4)
+    torch.testing.assert_close(again["discriminator"], hinge.detach())
+    task.zero_grad()
+    (out_again := task(batch))["loss"].detach()
+    consistency = out_again["loss"] - 0.4 * out_again["fooled"] - out_again["discriminator"]
+    plain = ConsistencyTask(toy_family("lrf"), replace(task.settings, adversarial=None))
+    wanted = plain(batch)["loss"]
+    torch.testing.assert_close(consistency.detach(), wanted.detach(), atol=1e-5, rtol=1e-4)
+    wanted.backward()
+    for name, parameter in plain.student.named_parameters():
+        if parameter.grad is None:
+            continue
+        expected = parameter.grad + 0.4 * of_student[f"student.{name}"]
+        torch.testing.assert_close(joint[f"student.{name}"], expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("family", families())
+def test_heads_learn_to_tell_latents_apart_and_the_teacher_stays(family: str) -> None:
+    """On fixed latents of another mean, a few steps find which is which, and a latent that moves there fools them."""
+    torch.manual_seed(0)
+    task, batch = adversarial_task(family)
+    discriminator: Any = task.discriminator
+    conditioning = encoded_conditioning(batch)
+    real, edge, keys = batch["latents"], torch.zeros(4), batch["seed"]
+    moved = torch.zeros((), requires_grad=True)
+    optimizer = torch.optim.Adam(discriminator.parameters(), 0.02)
+    first = 0.0
+    for _ in range(6):
+        optimizer.zero_grad()
+        fooled, told = adversarial_losses(
+            discriminator, task.teacher, real + 2.0 + moved, real, edge, conditioning, keys
+        )
+        (fooled + told).backward()
+        optimizer.step()
+        first = first or float(told.detach())
+    assert float(told.detach()) < 0.7 * first
+    assert moved.grad is not None
+    assert all(p.grad is None for p in task.teacher.parameters())
+
+
+# --- whole runs
+
+
+def distil(folder: Path, family: str = "lrf", adversarial: float | None = None, **options: Any) -> ConsistencyTask:
+    denoiser = toy_family(family)
+    settings = ConsistencySettings(first_intervals=2, last_intervals=8, target_decay=0.6, adversarial=adversarial)
     task = ConsistencyTask(denoiser, settings)
     stage = Stage(
         name="toy", task=settings, data=ToyData(), steps=4, batch_size=4, accumulate=2, learning_rate=1e-2,
@@ -323,18 +417,21 @@ def distil(folder: Path, family: str = "lrf", **options: Any) -> ConsistencyTask
     return task
 
 
+@pytest.mark.parametrize("adversarial", [None, 0.5])
 @pytest.mark.parametrize("family", families())
-def test_a_resumed_run_equals_the_straight_one(family: str, tmp_path: Path) -> None:
-    task = distil(tmp_path / "straight", family)
+def test_a_resumed_run_equals_the_straight_one(family: str, adversarial: float | None, tmp_path: Path) -> None:
+    task = distil(tmp_path / "straight", family, adversarial)
     last = "checkpoint-00000004"
     shutil.copytree(tmp_path / "straight" / "checkpoint-00000002", tmp_path / "cut" / "checkpoint-00000002")
-    distil(tmp_path / "cut", family, resume=True)
+    distil(tmp_path / "cut", family, adversarial, resume=True)
     assert fingerprint(tmp_path / "cut" / last) == fingerprint(tmp_path / "straight" / last)
     saved = load_checkpoint(tmp_path / "straight" / last)
     assert set(saved.tensors) == {"model", "ema", "optimizer", "extra"}
     for name, value in task.extra_state().items():
         assert torch.equal(value, saved.tensors["extra"][name])
     model, target = saved.tensors["model"], saved.tensors["extra"]
-    assert any(not torch.equal(model[name], target[name]) for name in model)
+    own = "" if adversarial is None else "student."
+    assert any(not torch.equal(model[own + name], target[name]) for name in target)
+    assert {name.partition(".")[0] for name in model} >= ({"student", "discriminator"} if own else set())
     teacher = toy_family(family).state_dict()
     assert all(torch.equal(value, teacher[name]) for name, value in task.teacher.state_dict().items())

@@ -167,6 +167,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
+    _trunk: ClassVar[str] = "core.blocks"
 
     @register_to_config
     def __init__(

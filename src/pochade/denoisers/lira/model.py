@@ -100,6 +100,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["LiRABlock"]
+    _trunk: ClassVar[str] = "layers"
 
     @register_to_config
     def __init__(

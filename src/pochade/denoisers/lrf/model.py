@@ -88,6 +88,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
+    _trunk: ClassVar[str] = "core"
 
     @register_to_config
     def __init__(

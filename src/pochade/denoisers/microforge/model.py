@@ -126,6 +126,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["MicroForgeBlock", "PlanLayer"]
+    _trunk: ClassVar[str] = "core"
 
     @register_to_config
     def __init__(

@@ -1,6 +1,7 @@
 """Distilling a denoiser of any family into one that needs few steps (``pochade.flow.consistency``)."""
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,8 +28,9 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
 from pochade.training.ema import module_tensors
 from pochade.training.stage import AnyStage, Settings, Stage
-from pochade.training.stages import kind_of
+from pochade.training.stages import kind_of, reconstruction
 from pochade.training.stages.components import Components
+from pochade.training.stages.discriminator import RATE, LatentDiscriminator, adversarial_losses
 from pochade.training.stages.flow import encoded_conditioning, keep_state
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, with_synthetic_pictures
 from pochade.training.stages.models import (
@@ -45,7 +47,7 @@ from pochade.training.stages.models import (
     text_of,
     with_start,
 )
-from pochade.training.task import Batch, Stream, Task
+from pochade.training.task import Batch, Stream, Task, decay_groups
 
 FEW_STEPS = 4
 """What a distilled model samples with where a call names nothing else."""
@@ -78,6 +80,9 @@ class ConsistencySettings(Settings):
     """Probability that a sample loses its conditioning, so that an empty prompt still works."""
     self_conditioning_prob: float = 0.9
     """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
+    # None, and not 0: a run from before this field goes on.
+    adversarial: float | None = None
+    """Weight of the loss of a discriminator on features of the teacher, above 0 (2403.12015); None: without one."""
 
     def __post_init__(self) -> None:
         for name, holds, allowed in (
@@ -88,6 +93,7 @@ class ConsistencySettings(Settings):
             ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
             ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
             ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
+            ("adversarial", self.adversarial is None or 0 < self.adversarial < math.inf, "above 0, or none"),
         ):
             if not holds:
                 raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
@@ -131,6 +137,9 @@ class ConsistencyTask(Task):
     them the one of the step before; the others start from zeros. What the student leaves in ``aux`` under a name
     that begins with ``loss_`` is added, already weighted; all of ``aux`` is logged.
 
+    With ``adversarial`` a discriminator learns along to tell f_student(z_t, t) from data, and its weighted loss is
+    added (``pochade.training.stages.discriminator``).
+
     Args:
         teacher: of any family, trained by flow matching; it is frozen here. Student and target start as copies of it.
         settings: guidance, grid, distance.
@@ -143,9 +152,25 @@ class ConsistencyTask(Task):
         self.target: Any = copy.deepcopy(teacher)
         self.student: Any = copy.deepcopy(teacher).requires_grad_(True)
         self.settings = settings
+        adversarial = settings.adversarial is not None
+        self.discriminator = (
+            LatentDiscriminator(self.teacher.config.dim, len(self.teacher.trunk)) if adversarial else None
+        )
+        both = {"student": self.student, "discriminator": self.discriminator}
+        self.parts = nn.ModuleDict({name: part for name, part in both.items() if part is not None})
 
     def trainable(self) -> nn.Module:
-        return self.student
+        """The student; with an adversary both, so that a checkpoint holds both."""
+        return self.student if self.discriminator is None else self.parts
+
+    def parameter_groups(self, weight_decay: float, learning_rate: float) -> list[dict[str, Any]]:
+        """As usual, with the discriminator in groups of ``discriminator.RATE`` times the learning rate."""
+        if self.discriminator is None:
+            return super().parameter_groups(weight_decay, learning_rate)
+        return [
+            {"params": list(self.discriminator.parameters()), "weight_decay": 0.0, "lr": RATE * learning_rate},
+            *decay_groups(self.student, weight_decay, learning_rate),
+        ]
 
     def compilable(self) -> list[nn.Module]:
         return [self.student, self.teacher, self.target]
@@ -190,6 +215,13 @@ class ConsistencyTask(Task):
         loss = (step_weight(t, s, self.intervals) * per_sample).mean()
         loss = loss + sum(value for name, value in extras.items() if name.startswith("loss_"))
         logged = {name: value.detach() for name, value in extras.items()}
+        if self.discriminator is not None and settings.adversarial is not None:
+            real = interpolate(z_0, eps, edge)
+            fooled, told = adversarial_losses(
+                self.discriminator, self.teacher, predicted, real, edge, conditioning, keys
+            )
+            loss = loss + settings.adversarial * fooled + told
+            logged |= {"fooled": fooled.detach(), "discriminator": told.detach()}
         return {
             **logged,
             "loss": loss,
@@ -230,7 +262,9 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         check_conditioning(teacher, dataset, "task.teacher")
         torch.manual_seed(stage.seed)
         task = ConsistencyTask(teacher.denoiser, stage.task)
-        started = with_start(stage, task.student)
+        started = reconstruction.with_start(
+            with_start(stage, task.student), task.student, stage.task.adversarial is not None
+        )
         samples = latents_of(stage.data, dataset, teacher, text_of(teacher), inputs)
         distilled = TextToImagePipeline(
             teacher.autoencoder,
