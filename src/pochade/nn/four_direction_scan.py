@@ -11,7 +11,7 @@ from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.layout import with_own_layout
 from pochade.nn.norms import LayerNorm
-from pochade.nn.scan import selective_scan, selective_scan_reference
+from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan, selective_scan_reference
 from pochade.nn.scan_orders import (
     DIRECTIONS,
     both_axes,
@@ -136,12 +136,12 @@ class FourDirectionScan(nn.Module):
         rates, skip = (torch.unflatten(v, 0, parts) for v in (A, self.selection.D))
         both = both_axes(x, height, width)
 
-        def scan(back: bool) -> Tensor:
+        def way(back: bool) -> Inputs:
             own = slice(int(back), None, 2)
             A, D = rates[own].flatten(0, 1), skip[own].flatten()
-            return selective_scan(both, steps[:, :, own].flatten(2), A, B[:, :, own], C[:, :, own], D, reverse=back)
+            return Inputs(both, steps[:, :, own].flatten(2), A, B[:, :, own], C[:, :, own], D)
 
-        return merge_axes(scan(False).add_(scan(True)), height, width) / len(DIRECTIONS)
+        return merge_axes(bidirectional_scan(way(False), way(True)), height, width) / len(DIRECTIONS)
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.four_direction_scan import Decay, Selection
 from pochade.nn.norms import layer_norm
-from pochade.nn.scan import selective_scan, selective_scan_reference
+from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan_reference
 from pochade.nn.scan_orders import inverse_order, reorder, scan_order
 
 
@@ -61,11 +61,8 @@ class ZigzagScan(nn.Module):
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
         along = reorder(x, order)
         dt, A, B, C = self.selection.inputs(reorder(self.selection(u), order))
-        (dt_forth, dt_back), (A_forth, A_back) = dt.chunk(2, dim=-1), A.chunk(2)
-        D_forth, D_back = self.selection.D.chunk(2)
-        forth = selective_scan(along, dt_forth, A_forth, B[:, :, 0], C[:, :, 0], D_forth)
-        back = selective_scan(along, dt_back, A_back, B[:, :, 1], C[:, :, 1], D_back, reverse=True)
-        y = reorder(forth + back, inverse)
+        ways = (dt.chunk(2, -1), A.chunk(2), B.split(1, 2), C.split(1, 2), self.selection.D.chunk(2))
+        y = reorder(bidirectional_scan(*(Inputs(along, *way) for way in zip(*ways, strict=True))), inverse)
         if self.local is not None:
             y = y + self.local(x, height, width)
         return self.out(layer_norm(y, self.norm) * F.silu(gate))

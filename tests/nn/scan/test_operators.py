@@ -11,8 +11,17 @@ from torch import Tensor, nn
 
 from nn.scan.cases import FORMS, close, selective
 from pochade.errors import PochadeError
-from pochade.nn.scan import backend, composed, exported, linear_recurrence, rg_lru, selective_scan, use_backend
-from pochade.nn.scan.contract import Inputs
+from pochade.nn.scan import (
+    Inputs,
+    backend,
+    bidirectional_scan,
+    composed,
+    exported,
+    linear_recurrence,
+    rg_lru,
+    selective_scan,
+    use_backend,
+)
 from pochade.nn.scan.operators import DECOMPOSITIONS
 
 BATCH = torch.export.Dim("batch", min=1, max=64)
@@ -80,6 +89,17 @@ def test_the_scan_of_exported_graphs(tokens, groups, heads, reverse):
         found = exported.selective_forward(Inputs(*leaves), first, reverse)
         wanted = composed.selective_forward(Inputs(*leaves), first, reverse)
         assert all(close(a, b, 1e-12) for a, b in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("tokens", [5, 16, 70, 300])
+@pytest.mark.parametrize(("groups", "heads"), [(1, 4), (3, 12)])
+def test_both_directions_of_exported_graphs(tokens, groups, heads):
+    x, *forth, _ = selective("scalar", tokens, groups=groups, heads=heads)
+    back = [t.flip(0 if t.dim() == 1 else 1) for t in forth]
+    found = exported.both_directions(Inputs(x, *forth), Inputs(x, *back))
+    wanted = bidirectional_scan(Inputs(x, *forth), Inputs(x, *back))
+    assert close(found, wanted, 1e-12)
+    assert close(wanted, selective_scan(x, *forth) + selective_scan(x, *back, reverse=True), 1e-12)
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long

@@ -12,14 +12,17 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.nn.scan import operators
+from pochade.nn.scan import exported, operators
 from pochade.nn.scan.backends import BACKENDS, Backend, backend, use_backend
+from pochade.nn.scan.contract import Inputs
 from pochade.nn.scan.reference import linear_recurrence_reference, rg_lru_reference, selective_scan_reference
 
 __all__ = [
     "BACKENDS",
     "Backend",
+    "Inputs",
     "backend",
+    "bidirectional_scan",
     "linear_recurrence",
     "linear_recurrence_reference",
     "rg_lru",
@@ -193,6 +196,27 @@ def selective_scan(
     read, write = (B, C) if B.dim() == 4 else (B.unsqueeze(2), C.unsqueeze(2))
     y, state, _ = operators.selective_scan(x, dt, A, read, write, D, initial, reverse)
     return (y, state) if return_state else y
+
+
+def bidirectional_scan(forth: Inputs, back: Inputs) -> Tensor:
+    """The sum of two selective scans of the same tokens: ``forth`` from the first to the last, ``back`` from the last
+    to the first.
+
+    In exported graphs they share their large products (with one decay a head).
+
+    Args:
+        forth: the arguments of ``selective_scan``, B and C with groups.
+        back: as ``forth``, with the same x.
+
+    Returns:
+        y [B, N, D] in the type of x.
+
+    Raises:
+        PochadeError: as ``selective_scan``.
+    """
+    if torch.compiler.is_exporting() and forth.A.dim() == back.A.dim() == 1:
+        return exported.both_directions(forth, back)
+    return selective_scan(*forth).add_(selective_scan(*back, reverse=True))
 
 
 def _check(name: str, tensor: Tensor, axes: tuple[str, ...], sizes: dict[str, int]) -> None:
