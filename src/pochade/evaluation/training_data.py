@@ -12,7 +12,6 @@ from pochade.errors import PochadeError
 from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.pipelines.hub import RECORD, read_json
 
-
 CHANGES = ("best", "shifts", "trigger", "template", "keep_tags", "word_dropout")
 """Settings of ``ImageData`` that make other data of a source."""
 
