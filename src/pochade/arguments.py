@@ -8,6 +8,10 @@ from typing import Any
 from .errors import PochadeError
 
 MAX_SEED = 2**63
+MAX_COUNT = 10_000
+"""Of sampling steps, iterations, pictures and pixels in one direction: what is above is a slip, and would never end."""
+MAX_SHOWN = 200
+"""Characters of a value in an error."""
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
 ALPHA = "alpha"
@@ -31,18 +35,37 @@ def plain(value: Any) -> Any:
     return float(value) if is_number(value) else value
 
 
+def check_text(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is no text."""
+    if not isinstance(value, str):
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is a sentence")
+
+
+def shown(value: Any) -> str:
+    """What was given, in one short line, an array too."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= MAX_SHOWN else f"{text[: MAX_SHOWN - 3]}..."
+
+
 def path_text(name: str, value: Any, allowed: str = "a path") -> str:
     """A path as text. Raises PochadeError where ``value`` is neither text nor a path, or is empty."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
     if not isinstance(text, str) or not text:
-        raise PochadeError(f"{name}: {value!r} given, allowed is {allowed}")
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is {allowed}")
     return text
 
 
+def path_texts(name: str, values: Any, allowed: str = "a list of paths") -> tuple[str, ...]:
+    """Paths as texts. Raises PochadeError where ``values`` is no list of paths."""
+    if not isinstance(values, list | tuple):
+        raise PochadeError(f"{name}: {shown(values)} given, allowed is {allowed}")
+    return tuple(path_text(name, value, allowed) for value in values)
+
+
 def check_count(name: str, value: Any) -> None:
-    """Raises PochadeError where ``value`` is no whole number of at least 1."""
-    if not is_whole(value) or value < 1:
-        raise PochadeError(f"{name}: {value!r} given, allowed is a whole number of at least 1")
+    """Raises PochadeError where ``value`` is no whole number from 1 to ``MAX_COUNT``."""
+    if not is_whole(value) or not 1 <= value <= MAX_COUNT:
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is a whole number from 1 to {MAX_COUNT}")
 
 
 def check_number(name: str, value: Any) -> None:
@@ -50,37 +73,43 @@ def check_number(name: str, value: Any) -> None:
     if value is None:
         return
     if not is_number(value):
-        raise PochadeError(f"{name}: {value!r} given, allowed are finite numbers")
+        raise PochadeError(f"{name}: {shown(value)} given, allowed are finite numbers")
 
 
 def check_blur(value: Any) -> None:
-    """Raises PochadeError where the blur of a mask is no finite number of pixels from 0 on."""
+    """Raises PochadeError where the blur of a mask is no number of pixels from 0 to ``MAX_COUNT``."""
     check_number("mask_blur", value)
-    if value is None or value < 0:
-        raise PochadeError(f"mask_blur: {value!r} given, allowed are pixels from 0 on")
+    if value is None or not 0 <= value <= MAX_COUNT:
+        raise PochadeError(f"mask_blur: {shown(value)} given, allowed are pixels from 0 to {MAX_COUNT}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` is neither True nor False."""
+    if not isinstance(value, bool):
+        raise PochadeError(f"{name}: {shown(value)} given, allowed are True and False")
 
 
 def check_guidance_interval(interval: Any) -> None:
     """Raises PochadeError where an interval of guidance is no pair LOW < HIGH in [0, 1]."""
     pair = tuple(interval) if isinstance(interval, list | tuple) else ()
     if len(pair) != 2 or not all(is_number(t) for t in pair) or not 0 <= pair[0] < pair[1] <= 1:
-        raise PochadeError(f"guidance_interval: {interval!r} given, allowed are two times LOW < HIGH in [0, 1]")
+        raise PochadeError(f"guidance_interval: {shown(interval)} given, allowed are two times LOW < HIGH in [0, 1]")
 
 
 def check_strength(strength: Any) -> None:
     """Raises PochadeError where ``strength`` does not lie in (0, 1]."""
     if not is_number(strength) or not 0 < strength <= 1:
-        raise PochadeError(f"strength: {strength!r} given, allowed are numbers above 0, up to 1")
+        raise PochadeError(f"strength: {shown(strength)} given, allowed are numbers above 0, up to 1")
 
 
 def check_factor(factor: Any) -> None:
     """Raises PochadeError where ``factor`` is not in ``FACTORS``."""
     if not is_whole(factor) or factor not in FACTORS:
-        raise PochadeError(f"factor: {factor!r} given, allowed are {' and '.join(map(str, FACTORS))}")
+        raise PochadeError(f"factor: {shown(factor)} given, allowed are {' and '.join(map(str, FACTORS))}")
 
 
 def check_seed(seed: int, pictures: int = 1) -> None:
     """Raises PochadeError where ``seed`` to ``seed + pictures - 1`` do not lie in [0, 2^63)."""
     if not is_whole(seed) or not 0 <= seed <= MAX_SEED - pictures:
         high = "2^63" if pictures == 1 else f"2^63 - {pictures - 1} for {pictures} pictures"
-        raise PochadeError(f"seed: {seed!r} given, allowed are whole numbers in [0, {high})")
+        raise PochadeError(f"seed: {shown(seed)} given, allowed are whole numbers in [0, {high})")

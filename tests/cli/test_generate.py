@@ -193,7 +193,7 @@ BAD = {
     "seed too large": (["a", "--seed", str(2**63)], "seed: 9223372036854775808 given, allowed are"),
     "last seed too large": (["a", "b", "--seed", str(2**63 - 1)], "in [0, 2^63 - 1 for 2 pictures)"),
     "negative seed": (["a", "--seed", "-1"], "seed: -1 given"),
-    "no steps": (["a", "--steps", "0"], "steps: 0 given, allowed is a whole number of at least 1"),
+    "no steps": (["a", "--steps", "0"], "steps: 0 given, allowed is a whole number from 1 to 10000"),
     "guidance": (["a", "--guidance", "nan"], "guidance: nan given, allowed are finite numbers"),
     "negative without guidance": (
         ["a", "--guidance", "1", "--negative", "b"],

@@ -109,7 +109,7 @@ def test_half_precision_in_eager(toy_pipeline_folder: Path) -> None:
         ("lyra:small", {}, r"model: 'lyra' is no family, allowed are .* \(did you mean 'lira'"),
         ("nothing", {}, "model: 'nothing' is neither a shipped model"),
         ("iris:nano", {"size": 100}, "size: 100 given, allowed are multiples of 32 pixels"),
-        ("iris:nano", {"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),
+        ("iris:nano", {"steps": 0}, "steps: 0 given, allowed is a whole number from 1 to 10000"),
         ("iris:nano", {"batch": 0}, "batch: 0 given"),
         ("iris:nano", {"device": "gpu"}, "device: 'gpu' given, allowed are auto, cpu"),
         ("iris:nano", {"precision": "int4"}, "precision: 'int4' given, allowed are auto, fp32"),

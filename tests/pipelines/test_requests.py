@@ -79,10 +79,15 @@ def test_names_of_pipelines_and_of_the_prompt() -> None:
         ({"negative_prompt": None}, "negative_prompt: None given, allowed is a sentence"),
         ({"device": 5}, "device: 5 given, allowed is a name"),
         ({"loras": None}, "loras: None given, allowed is a list of folders"),
+        ({"loras": [5]}, "loras: 5 given, allowed is a list of folders"),
+        ({"embeddings": 5}, "embeddings: 5 given, allowed is a list of files"),
+        ({"embeddings": "word"}, "embeddings: 'word' given, allowed is a list of files"),
+        ({"control_edges": 1}, "control_edges: 1 given, allowed are True and False"),
+        ({"steps": 10**30}, "steps: 1000000000000000000000000000000 given, allowed is a whole number from 1 to 10000"),
         ({"control": 5}, "control: 5 given, allowed is the path of a file"),
         ({"prompt": ["a red apple"]}, r"prompt: \['a red apple'\] given, allowed is a sentence"),
         ({"seed": -1}, "seed: -1 given"),
-        ({"steps": 0}, "steps: 0 given, allowed is a whole number of at least 1"),
+        ({"steps": 0}, "steps: 0 given, allowed is a whole number from 1 to 10000"),
         ({"depth": True}, "depth: True given"),
         ({"width": 0}, "width: 0 given"),
         ({"guidance": float("inf")}, "guidance: inf given, allowed are finite numbers"),
@@ -105,6 +110,9 @@ def test_generations_that_are_not_allowed(fields: dict[str, Any], message: str) 
     [
         ({"prompt": ""}, "prompt: empty"),
         ({"source": ""}, "source: none given"),
+        ({"mask": "m.png", "task": "inpaint", "soft_mask": "no"}, "soft_mask: 'no' given, allowed are True and False"),
+        ({"mask": "m.png", "task": "inpaint", "mask_blur": 1e9}, "mask_blur: 1000000000.0 given, allowed are pixels"),
+        ({"instruction": "no"}, "instruction: 'no' given, allowed are True and False"),
         ({"task": "generate"}, "task: 'generate' given, allowed are edit, inpaint, super_resolution"),
         ({"mask": "m.png"}, "mask: 'm.png' given for edit"),
         ({"task": "inpaint"}, "mask: None given for inpaint"),
@@ -141,6 +149,11 @@ def test_what_a_model_cannot_do(request_: GenerationRequest | EditRequest, messa
         return
     with pytest.raises(PochadeError, match=message):
         request_.for_model(PLAIN)
+
+
+def test_an_edit_without_a_source() -> None:
+    with pytest.raises(PochadeError, match="source: none given, allowed is the file of a picture"):
+        EditRequest("a green apple")
 
 
 def test_changes_name_fields() -> None:

@@ -409,10 +409,17 @@ def test_without_text_encoder(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_inference_steps": 0}, "num_inference_steps: 0 given, allowed is a whole number of at least 1"),
+        ({"num_inference_steps": 0}, "num_inference_steps: 0 given, allowed is a whole number from 1 to 10000"),
         ({"num_images_per_prompt": 1.5}, "num_images_per_prompt: 1.5 given"),
         ({"guidance_scale": float("nan")}, "guidance_scale: nan given, allowed are finite numbers"),
         ({"guidance_scale": [1.0, 2.0]}, "guidance_scale: 2 given for 1 pictures"),
+        ({"num_inference_steps": 10**30}, "num_inference_steps: 1000000000000000000000000000000 given"),
+        ({"guidance_scale": b"x"}, "guidance_scale: b'x' given, allowed are finite numbers"),
+        ({"guidance_scale": torch.ones(1, device="meta")}, "guidance_scale: a tensor without data given"),
+        ({"height": 16 * 10**30}, "height: 1.* given, allowed are multiples of 16, from 16 to 8192"),
+        ({"latents": "noise"}, r"latents: str given, allowed is a tensor \[1, 4, 4, 4\]"),
+        ({"latents": torch.zeros(1, 4, 4, 4, device="meta")}, "latents: a tensor without data given"),
+        ({"prompt": np.array("a fox")}, r"prompt: array\('a fox'.*\) given, allowed are a sentence and a list"),
         ({"height": 40}, "height: 40 given, allowed are multiples of 16"),
         ({"width": 0}, "width: 0 given"),
         ({"output_type": "jpg"}, "output_type: 'jpg' given, allowed are pil, np, pt, latent"),

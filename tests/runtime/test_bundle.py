@@ -225,7 +225,7 @@ def test_masks_are_those_of_eager(
     ("call", "message"),
     [
         (lambda b, p: b.generate("a", seed=-1), r"seed: -1 given, allowed are whole numbers in \[0, "),
-        (lambda b, p: b.generate("a", steps=0), "steps: 0 given, allowed is a whole number of at least 1"),
+        (lambda b, p: b.generate("a", steps=0), "steps: 0 given, allowed is a whole number from 1 to 10000"),
         (lambda b, p: b.generate("a", guidance=float("nan")), "guidance: nan given"),
         (lambda b, p: b.generate("a", guidance_interval=(0.5, 0.5)), "guidance_interval: "),
         (lambda b, p: b.generate("a", guidance=1, negative_prompt="b"), "negative_prompt: has no effect"),
@@ -236,6 +236,14 @@ def test_masks_are_those_of_eager(
         (lambda b, p: b.inpaint("a", p, Image.new("L", (32, 32))), "mask: nothing is white"),
         (lambda b, p: b.upscale(p, factor=3), "factor: 3 given, allowed are 2 and 4"),
         (lambda b, p: b.edit("a", "none.png"), "image: none.png: unreadable"),
+        (lambda b, p: b.generate(None), "prompt: None given, allowed is a sentence"),
+        (lambda b, p: b.generate("a", negative_prompt=b"b"), "negative_prompt: b'b' given, allowed is a sentence"),
+        (lambda b, p: b.generate("a", on_step=5), "on_step: 5 given, allowed is a function"),
+        (lambda b, p: b.edit("a", 5), "image: 5 given, allowed is a picture of Pillow or the path of a file"),
+        (lambda b, p: b.inpaint("a", p, np.ones((32, 32))), "mask: array.* given, allowed is a picture of Pillow"),
+        (lambda b, p: b.inpaint("a", p, p, soft_mask="no"), "soft_mask: 'no' given, allowed are True and False"),
+        (lambda b, p: Bundle(None), "bundle: None given, allowed is the path of a folder"),
+        (lambda b, p: Bundle(b.folder, threads="2"), "threads: '2' given, allowed is a whole number"),
     ],
 )
 def test_wrong_use_is_an_error_before_any_work(

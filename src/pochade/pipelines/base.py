@@ -432,6 +432,9 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         generators = picture_generators(generator, B)
         if latents is None:
             return seeded_normal(generators, shape), generators
+        if not isinstance(latents, Tensor) or latents.is_meta:  # pyright: ignore[reportUnnecessaryIsInstance]
+            kind = "a tensor without data" if isinstance(latents, Tensor) else type(latents).__name__
+            raise PochadeError(f"latents: {kind} given, allowed is a tensor {[B, *shape]}")
         if tuple(latents.shape) != (B, *shape):
             raise PochadeError(f"latents: shape {tuple(latents.shape)} given, needed is {(B, *shape)}")
         return latents, generators

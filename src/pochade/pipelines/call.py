@@ -1,6 +1,6 @@
 """The arguments of one call of a pipeline, and the conditioning that its prompts give."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.arguments import check_guidance_interval
+from pochade.arguments import check_guidance_interval, shown
 from pochade.errors import PochadeError
 from pochade.flow.guidance import EVERYWHERE
 from pochade.pipelines.callbacks import Run
@@ -171,9 +171,12 @@ def _prompts(
 
 
 def _sentences(name: str, given: Any) -> list[str]:
-    sentences = [given] if isinstance(given, str) else list(given) if isinstance(given, Iterable) else []
+    try:
+        sentences = [given] if isinstance(given, str) else list(given)
+    except TypeError:  # no sequence, or an array that holds one value
+        sentences = []
     if not sentences or not all(isinstance(sentence, str) for sentence in sentences):
-        raise PochadeError(f"{name}: {given!r} given, allowed are a sentence and a list of sentences")
+        raise PochadeError(f"{name}: {shown(given)} given, allowed are a sentence and a list of sentences")
     return sentences
 
 

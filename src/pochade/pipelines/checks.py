@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pochade.arguments import MAX_SEED, check_seed, is_number, is_whole
+from pochade.arguments import MAX_SEED, check_seed, is_number, is_whole, shown
 from pochade.errors import PochadeError
 
 # The command line checks its arguments before it spends seconds on importing torch.
@@ -25,6 +25,8 @@ EDIT_STRENGTH, INPAINT_STRENGTH, UPSCALE_STRENGTH = 0.6, 1.0, 0.2
 """The default strength of each task, by a model that was not trained for it."""
 UPSCALE_GUIDANCE = 1.0
 """The default guidance scale of super-resolution: details follow from the picture, guidance would add the prompt's."""
+MAX_SIDE = 8192
+"""Pixels of a side of what is sampled at once."""
 IMAGE_GUIDANCE = 1.5
 """The default scale of guidance towards the source where there is an instruction, as published (2211.09800)."""
 
@@ -62,10 +64,13 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     """Raises PochadeError where a guidance scale is not finite."""
     scales: Any = guidance_scale
     if hasattr(scales, "tolist"):
-        scales = scales.tolist()
-    listed = scales if isinstance(scales, Sequence) and not isinstance(scales, str) else [scales]
+        try:
+            scales = scales.tolist()
+        except NotImplementedError:
+            raise PochadeError("guidance_scale: a tensor without data given, allowed are finite numbers") from None
+    listed = scales if isinstance(scales, Sequence) and not isinstance(scales, str | bytes) else [scales]
     if not listed or not all(is_number(s) for s in listed):
-        raise PochadeError(f"guidance_scale: {guidance_scale!r} given, allowed are finite numbers")
+        raise PochadeError(f"guidance_scale: {shown(guidance_scale)} given, allowed are finite numbers")
 
 
 def without_guidance(scale: float, default: float) -> float:
@@ -74,9 +79,10 @@ def without_guidance(scale: float, default: float) -> float:
 
 
 def check_size(name: str, value: Any, multiple: int) -> None:
-    """Raises PochadeError where ``value`` is neither None nor a positive multiple."""
-    if value is not None and (not is_whole(value) or value < multiple or value % multiple):
-        raise PochadeError(f"{name}: {value!r} given, allowed are multiples of {multiple}, from {multiple} on")
+    """Raises PochadeError where ``value`` is neither None nor a multiple up to ``MAX_SIDE``."""
+    if value is not None and (not is_whole(value) or not multiple <= value <= MAX_SIDE or value % multiple):
+        allowed = f"multiples of {multiple}, from {multiple} to {MAX_SIDE}"
+        raise PochadeError(f"{name}: {shown(value)} given, allowed are {allowed}")
 
 
 def usual_strength(task: str, trained: bool, factor: int | None = None) -> float:

@@ -18,11 +18,14 @@ from pochade.arguments import (
     check_blur,
     check_count,
     check_factor,
+    check_flag,
     check_guidance_interval,
     check_number,
     check_seed,
     check_strength,
+    path_texts,
     plain,
+    shown,
 )
 from pochade.device import check_device, check_precision
 from pochade.errors import PochadeError, nearest
@@ -91,6 +94,11 @@ TEXTS = {
     "precision": "a name",
 }
 """The fields that are text in every request, and what is allowed in them."""
+LISTS = {
+    "loras": "a list of folders, each also as FOLDER:WEIGHT",
+    "embeddings": "a list of files",
+}
+"""The fields that are lists of paths in every request, likewise."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +141,8 @@ class Request(ABC):
 
     FILES: ClassVar[tuple[str, ...]] = ()
     """The fields that name files which the picture depends on."""
+    FLAGS: ClassVar[tuple[str, ...]] = ()
+    """The fields that are True or False."""
 
     def __post_init__(self) -> None:
         for name in ("model", *self.FILES):  # what a caller gives as a path
@@ -143,18 +153,16 @@ class Request(ABC):
             value = getattr(self, name)
             if not isinstance(value, str) and (name in TEXTS or value is not None):
                 allowed = TEXTS.get(name, "the path of a file")
-                raise PochadeError(f"{name}: {value!r} given, allowed is {allowed}")
+                raise PochadeError(f"{name}: {shown(value)} given, allowed is {allowed}")
         for name in ("prompt", "negative_prompt"):  # an argument of a command may be any bytes
             if any("\ud800" <= character <= "\udfff" for character in getattr(self, name)):
                 raise PochadeError(f"{name}: {getattr(self, name)!r} given, allowed is text in UTF-8")
-        if not isinstance(self.loras, list | tuple):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PochadeError(f"loras: {self.loras!r} given, allowed is a list of folders, each also as FOLDER:WEIGHT")
-        object.__setattr__(self, "loras", tuple(os.fspath(lora) for lora in self.loras))
+        for name, allowed in LISTS.items():
+            object.__setattr__(self, name, path_texts(name, getattr(self, name), allowed))
         for lora in self.loras:
             parse_lora(lora)
-        if isinstance(self.embeddings, str | os.PathLike):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PochadeError(f"embeddings: {self.embeddings!r} given, allowed is a list of files")
-        object.__setattr__(self, "embeddings", tuple(os.fspath(one) for one in self.embeddings))
+        for name in self.FLAGS:
+            check_flag(name, getattr(self, name))
         for field in fields(self):
             object.__setattr__(self, field.name, plain(getattr(self, field.name)))
         if self.seed is not None:
@@ -253,6 +261,7 @@ class GenerationRequest(Request):
     image_prompt_scale: float | None = None
 
     FILES: ClassVar[tuple[str, ...]] = ("control", "image_prompt")
+    FLAGS: ClassVar[tuple[str, ...]] = ("control_edges",)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -314,7 +323,7 @@ class EditRequest(Request):
         PochadeError: a field is not allowed, whatever the model is.
     """
 
-    source: str
+    source: str = ""
     task: EditTask = "edit"
     mask: str | None = None
     soft_mask: bool = False
@@ -327,6 +336,7 @@ class EditRequest(Request):
     image_guidance: float | None = None
 
     FILES: ClassVar[tuple[str, ...]] = ("source", "mask")
+    FLAGS: ClassVar[tuple[str, ...]] = ("soft_mask", "invert_mask")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -342,6 +352,8 @@ class EditRequest(Request):
         for name in ("soft_mask", "mask_blur", "invert_mask"):
             if getattr(self, name) and self.mask in (None, ALPHA):
                 raise PochadeError(f"{name}: given for the mask {self.mask!r}, allowed is the file of a mask")
+        if self.instruction is not None:
+            check_flag("instruction", self.instruction)
         if self.factor is not None:
             if self.task != "super_resolution":
                 raise PochadeError(f"factor: {self.factor} given for {self.task}, allowed is none")

@@ -15,10 +15,13 @@ from ..arguments import (
     check_blur,
     check_count,
     check_factor,
+    check_flag,
     check_guidance_interval,
     check_number,
     check_seed,
     check_strength,
+    check_text,
+    path_text,
     plain,
 )
 from ..errors import FailureError, PochadeError
@@ -68,13 +71,16 @@ class Bundle:
         low_memory: bool = False,
         openers: Mapping[str, Open] = OPENERS,
     ) -> None:
-        self.folder = Path(folder)
+        self.folder = Path(path_text("bundle", folder, "the path of a folder"))
+        if threads is not None:
+            check_count("threads", threads)
+        check_flag("low_memory", low_memory)
         check_openable("bundle", self.folder)
         self.manifest: Manifest = read_manifest(self.folder)
         target = self.manifest.target
         if target not in openers:
             raise PochadeError(f"bundle: {str(folder)!r} is for {target!r}, allowed are {', '.join(openers)}")
-        self._graphs = Graphs(self.folder, self.manifest, threads, low_memory, openers[target])
+        self._graphs = Graphs(self.folder, self.manifest, plain(threads), low_memory, openers[target])
         self._prompts = Prompts(self._graphs, self.manifest.text)
         self._networks = Networks(self.manifest, self._graphs, self._prompts)
 
@@ -185,10 +191,12 @@ class Bundle:
         strength = self.manifest.defaults.strength["inpaint"] if strength is None else strength
         check_strength(strength)
         check_blur(mask_blur)
+        check_flag("soft_mask", soft_mask)
+        check_flag("invert_mask", invert_mask)
         call = self._call(prompt, scale, **options)
         source = self._source("inpaint", image, flattened=False)
         alpha = np.asarray(source.getchannel("A")) if source.mode == "RGBA" else None
-        beneath = mask == ALPHA
+        beneath = isinstance(mask, str) and mask == ALPHA
         soft = {"soft_mask": soft_mask, "mask_blur": plain(mask_blur), "invert_mask": invert_mask}
         if beneath and any(soft.values()):
             raise PochadeError(f"mask: {ALPHA!r} given with soft_mask, mask_blur or invert_mask, allowed is none")
@@ -248,7 +256,7 @@ class Bundle:
         guidance = options.get("guidance")
         call = self._call(prompt, **{**options, "guidance": 1.0 if guidance is None else guidance})
         small = to_array(self._source("super_resolution", image))
-        H, W = (factor * side for side in _size(small))
+        H, W = (int(factor) * side for side in _size(small))
         tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
         inner = Canvas.fit((H, W), tile).inner if tile[0] >= H and tile[1] >= W else (H, W)
         # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
@@ -323,6 +331,10 @@ class Bundle:
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
         steps = defaults.steps if steps is None else steps
         guidance = defaults.guidance if guidance is None else guidance
+        check_text("prompt", prompt)
+        check_text("negative_prompt", negative_prompt)
+        if on_step is not None and not callable(on_step):
+            raise PochadeError(f"on_step: {on_step!r} given, allowed is a function")
         check_seed(seed)
         check_count("steps", steps)
         check_number("guidance", guidance)
@@ -339,6 +351,7 @@ class Bundle:
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:
         """Raises PochadeError where there is no instruction to go with it, or the model follows none."""
+        check_flag("instruction", instruction)
         if not instruction:
             if given is not None:
                 raise PochadeError("image_guidance: given without an instruction, allowed is none")

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
+from ..arguments import path_text
 from ..errors import PochadeError
 from ..files import atomic_file, write_new
 from .decode import load_image, upright_grey, upright_rgb
@@ -19,6 +20,7 @@ from .masks import EditingWarning
 
 KEY = "pochade"
 """Keyword of the PNG text chunk."""
+A_PICTURE = "a picture of Pillow or the path of a file"
 PREVIEW = "preview"
 """Its text in a picture that is not finished."""
 
@@ -52,7 +54,7 @@ class Picture:
             PochadeError: the name does not end in ``.png``.
             FailureError: the file could not be written.
         """
-        place = Path(path)
+        place = Path(path_text("out", path))
         if place.suffix.lower() != ".png":
             raise PochadeError(f"out: {str(path)!r} given, allowed is a name that ends in .png")
         info = PngInfo()
@@ -82,7 +84,7 @@ def write_preview(image: Image.Image, path: Path) -> None:
 def _text(path: Path) -> str | None:
     """What the PNG says of itself; None for none, or another file."""
     try:
-        with Image.open(path, formats=["PNG"]) as image:
+        with Image.open(path_text("like", path), formats=["PNG"]) as image:
             return image.info.get(KEY)
     except (OSError, ValueError, SyntaxError):
         return None
@@ -146,6 +148,7 @@ def read_picture(name: str, given: str | Path | Image.Image, *, flattened: bool)
         image, conversions = upright_rgb(given, background)
         image, given = image.copy() if image is given else image, "picture"
     else:
+        given = path_text(name, given, A_PICTURE)
         image, conversions = load_image(given, background=background, name=f"{name}: {given}")
     warn_of_conversions(f"{name}: {given}", conversions, flattened=flattened, stacklevel=4)
     return image
@@ -157,6 +160,7 @@ def read_grey(name: str, given: str | Path | Image.Image) -> np.ndarray:
     Raises as ``read_picture``.
     """
     if not isinstance(given, Image.Image):
+        given = path_text(name, given, A_PICTURE)
         given = load_image(given, background=None, name=f"{name}: {given}")[0]
     return np.asarray(upright_grey(given))
 

@@ -88,7 +88,10 @@ def check_same(folder: Path, before: Identity, now: Identity) -> None:
     """Raises PochadeError where the run in ``folder`` is resumed as another one."""
     changed = before.differences(now)
     if changed:
-        raise PochadeError(f"resume: {folder} was trained with other settings: {', '.join(changed)}")
+        raise PochadeError(
+            f"resume: {folder} was trained with other settings: {', '.join(changed)}; a new run goes on "
+            f"from its weights with initialise_from={folder}"
+        )
 
 
 def check_is_new(folder: Path) -> None:
