@@ -154,7 +154,7 @@ def test_a_finished_run_goes_on_to_more_steps(place: Path, autoencoder: Path, ca
     [
         ("seed=1", r"seed 0 \(now 1\)"),
         ("weight_decay=0.1", r"weight_decay 0\.01 \(now 0\.1\)"),
-        ("data.held_out=false", r"data\.held_out True \(now False\)$"),
+        ("data.held_out=false", r"data\.held_out True \(now False\); a new run goes"),
         ("task.autoencoder=lrf-openmoji", r"task\.autoencoder '.*tiny' \(now 'lrf-openmoji', of other content\)"),
     ],
 )
@@ -212,14 +212,14 @@ def test_other_captions_and_other_weights_are_other_settings(place: Path, autoen
     if interrupted:
         interrupt(place, autoencoder)
     (place / "data" / "p003.txt").write_text("a green plate")
-    with pytest.raises(PochadeError, match=r"other settings: data\.source '.*data' \(now .*of other content\)$"):
+    with pytest.raises(PochadeError, match=r"other settings: data\.source '.*data' \(now .*of other content\); a new"):
         resume(place, autoencoder, "steps=4")
     (place / "data" / "p003.txt").write_text("plate 3")
     other = place / "other"
     torch.manual_seed(1)
     TinyAutoencoder(4, 8, (0, 0, 1, 0), (0, 1, 0, 0)).save_pretrained(other)
     with pytest.raises(
-        PochadeError, match=r"other settings: task\.autoencoder '.*tiny' \(now '.*other', of other content\)$"
+        PochadeError, match=r"other settings: task\.autoencoder '.*tiny' \(now '.*other', of other content\); a new"
     ):
         resume(place, other, "steps=4")
     resume(place, autoencoder, "steps=4")
