@@ -49,6 +49,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     except OSError as error:
         print(f"error: {describe_error(error)}", file=sys.stderr)
         sys.exit(1)
+    except Exception as error:
+        print(f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(1)
     except KeyboardInterrupt:
         print("interrupted: stopped by Ctrl-C", file=sys.stderr)
         sys.exit(130)

@@ -2,13 +2,14 @@
 
 import ctypes
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..errors import PochadeError
+from ..errors import FailureError, PochadeError
 from ..files import sha256
 from .manifest import Graph, Manifest
 
@@ -77,9 +78,30 @@ def _keep_freed_memory() -> None:
 
 
 def open_onnx(path: Path, _name: str, _graph: Graph, threads: int | None, low_memory: bool) -> Run:
-    """A graph in ONNX Runtime, see ``session``; with ``low_memory`` its weights are used as they are mapped."""
-    runs = session(path, threads, as_mapped=low_memory)
-    return lambda values: runs.run(None, dict(values))
+    """A graph in ONNX Runtime, see ``session``; with ``low_memory`` its weights are used as they are mapped.
+
+    Raises:
+        FailureError: it cannot be loaded, or, when it is called, does not take its inputs.
+    """
+    with _named(path):
+        runs = session(path, threads, as_mapped=low_memory)
+
+    def run(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        with _named(path):
+            return runs.run(None, dict(values))
+
+    return run
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Errors of ONNX Runtime, which has one class for each and no common one, as a FailureError of one line."""
+    try:
+        yield
+    except PochadeError:
+        raise
+    except Exception as error:
+        raise FailureError(f"{path}: ONNX Runtime: {' '.join(str(error).split())}") from error
 
 
 def release_memory() -> None:
@@ -126,9 +148,12 @@ class Graphs:
         if file is None:
             raise PochadeError(f"{path}: the manifest has no hash of it")
         try:
-            digest = sha256(path) if path.stat().st_size == file.bytes else "another size"
+            size = path.stat().st_size
+            digest = sha256(path) if size == file.bytes else ""
         except OSError as error:
             raise PochadeError(f"{path}: missing from the bundle ({error.strerror})") from None
+        if size != file.bytes:
+            raise PochadeError(f"{path}: altered or cut off: {size:,} bytes, the manifest has {file.bytes:,}")
         if digest != file.sha256:
             raise PochadeError(
                 f"{path}: altered or cut off: SHA-256 {digest[:12]}, the manifest has {file.sha256[:12]}"
