@@ -59,7 +59,7 @@ class Bundle:
         openers: what loads graphs, by the target that they were exported for.
 
     Raises:
-        PochadeError: ``threads`` is out of range; there is no manifest, it is damaged, of a newer format or for a target
+        PochadeError: an argument is not allowed; there is no manifest, it is damaged, of a newer format or for a target
             that is not in ``openers``; or the name of the folder is not in UTF-8.
     """
 
