@@ -35,10 +35,10 @@ def plain(value: Any) -> Any:
     return float(value) if is_number(value) else value
 
 
-def check_text(name: str, value: Any) -> None:
+def check_text(name: str, value: Any, allowed: str = "a sentence") -> None:
     """Raises PochadeError where ``value`` is no text."""
     if not isinstance(value, str):
-        raise PochadeError(f"{name}: {shown(value)} given, allowed is a sentence")
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is {allowed}")
 
 
 def shown(value: Any) -> str:

@@ -43,9 +43,9 @@ def naming(field: str, *arguments: str) -> Generator[None]:
         raise
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
+def nearest(name: object, known: Iterable[str]) -> str:
     """The words "did you mean" with the nearest of the ``known`` names, in brackets, or the empty string."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.5)
+    close = get_close_matches(name, list(known), n=3, cutoff=0.5) if isinstance(name, str) else []
     return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
 
 

@@ -82,6 +82,7 @@ def test_names_of_pipelines_and_of_the_prompt() -> None:
         ({"loras": [5]}, "loras: 5 given, allowed is a list of folders"),
         ({"embeddings": 5}, "embeddings: 5 given, allowed is a list of files"),
         ({"embeddings": "word"}, "embeddings: 'word' given, allowed is a list of files"),
+        ({"decoder": 5}, "decoder: 5 given, allowed is a name or the path of a folder"),
         ({"control_edges": 1}, "control_edges: 1 given, allowed are True and False"),
         ({"steps": 10**30}, "steps: 1000000000000000000000000000000 given, allowed is a whole number from 1 to 10000"),
         ({"control": 5}, "control: 5 given, allowed is the path of a file"),

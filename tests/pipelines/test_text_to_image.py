@@ -457,6 +457,21 @@ def test_a_count_of_numpy(pipe: TextToImagePipeline) -> None:
     assert len(pipe(APPLE, num_inference_steps=1, num_images_per_prompt=np.int64(2)).images) == 2
 
 
+def test_components_devices_and_precisions_of_other_kinds(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(PochadeError, match="scheduler: 'euler' given, allowed is one of diffusers, such as Flow"):
+        TextToImagePipeline.from_pretrained(toy_pipeline_folder, scheduler="euler")
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    with pytest.raises(PochadeError, match="autoencoder: int given, allowed is a model of diffusers"):
+        TextToImagePipeline(5, pipe.denoiser)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PochadeError, match="to: 'gpu' given, allowed are a device, such as 'cuda', and a precision"):
+        pipe.to("gpu")
+    for dtype in ("fp16", torch.int8):
+        with pytest.raises(PochadeError, match=r"dtype: .* given, allowed is a type of floats"):
+            pipe.save_pretrained(tmp_path / "new", dtype=dtype)  # pyright: ignore[reportArgumentType]
+    assert not (tmp_path / "new").exists()
+    assert pipe.to("cpu", torch.float32).dtype == torch.float32
+
+
 @pytest.mark.parametrize("place", [None, 5, "", b"x", []])
 def test_what_is_no_path_is_refused(pipe: TextToImagePipeline, place: Any) -> None:
     for call in (TextToImagePipeline.from_pretrained, pipe.save_pretrained, pochade.read_metadata, pochade.repeat):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 from PIL import Image
 
+from pochade.arguments import is_whole, shown
 from pochade.errors import PochadeError
 from pochade.images.decode import fitted
 
@@ -180,8 +181,8 @@ def split_of(group: str) -> str:
 
 def check_size(size: int) -> None:
     """Raises `PochadeError` unless ``size`` is a number of pixels that a picture can have."""
-    if not 1 <= size <= LARGEST:
-        raise PochadeError(f"size: {size} given, 1 to {LARGEST} pixels allowed")
+    if not is_whole(size) or not 1 <= size <= LARGEST:
+        raise PochadeError(f"size: {shown(size)} given, 1 to {LARGEST} pixels allowed")
 
 
 def check_split(split: str) -> None:

@@ -17,7 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
-from pochade.arguments import check_count, path_text
+from pochade.arguments import check_count, path_text, shown
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
@@ -35,7 +35,14 @@ from pochade.pipelines.callbacks import (
     returned_tensors,
     wanted_tensors,
 )
-from pochade.pipelines.checks import CALLBACK_TENSORS, check_components, check_scale, check_size, picture_generators
+from pochade.pipelines.checks import (
+    CALLBACK_TENSORS,
+    check_components,
+    check_floats,
+    check_scale,
+    check_size,
+    picture_generators,
+)
 from pochade.pipelines.components import register_components
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.lora import LoRAMixin
@@ -89,7 +96,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         default_size: int | None = None,
     ) -> None:
         super().__init__()
-        check_components(autoencoder, denoiser, text_encoder)
+        check_components(autoencoder, denoiser, scheduler, text_encoder)
         check_count("default_steps", default_steps)
         check_scale(default_guidance)
         self.register_modules(
@@ -215,8 +222,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         """
         place = None if device is None else resolve_device(device)
         dtype: torch.dtype | None = kwargs.pop("dtype", None) or torch_dtype
-        if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise PochadeError(f"torch_dtype: {dtype!r} given, allowed is a type of floats, such as torch.float32")
+        check_floats("torch_dtype", dtype)
         settings = {name: kwargs.pop(name) for name in hub.DEFAULTS if name in kwargs}
         names = set(inspect.signature(cls.__init__).parameters) - {"self", *hub.DEFAULTS}
         given = {name: kwargs.pop(name) for name in names & set(kwargs)}
@@ -258,7 +264,19 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         return self
 
     def to(self, *args: Any, **kwargs: Any) -> Self:
-        """Move all components to a device or cast them to a precision, as in diffusers."""
+        """Move all components to a device or cast them to a precision, as in diffusers.
+
+        Raises:
+            PochadeError: an argument is neither.
+        """
+        for given in (*args, *(kwargs.get(name) for name in ("device", "torch_device"))):
+            if given is None or isinstance(given, torch.dtype):
+                continue
+            try:
+                torch.device(given)
+            except (RuntimeError, TypeError, ValueError):
+                allowed = "a device, such as 'cuda', and a precision, such as torch.bfloat16"
+                raise PochadeError(f"to: {shown(given)} given, allowed are {allowed}") from None
         logger = logging.getLogger("diffusers.models.modeling_utils")
         logger.addFilter(_keeps_something)
         try:
@@ -285,7 +303,8 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                 encoder keeps its own, since its identity is taken from its weights.
 
         Raises:
-            PochadeError: ``safe_serialization`` is False, or adapters or learned words are loaded.
+            PochadeError: ``safe_serialization`` is False, ``dtype`` holds no floats, or adapters or learned words are
+                loaded.
             FailureError: the folder cannot be written.
         """
         if not safe_serialization:
@@ -300,6 +319,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                 "save_directory: a model with learned words given, allowed is one without: unload_textual_inversion "
                 "takes them away, save_textual_inversion writes them alone"
             )
+        check_floats("dtype", dtype)
         folder = Path(path_text("save_directory", save_directory))
         write_folder(folder, type(self).__name__, super().save_pretrained, dtype)
 

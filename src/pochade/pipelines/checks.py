@@ -31,12 +31,19 @@ IMAGE_GUIDANCE = 1.5
 """The default scale of guidance towards the source where there is an instruction, as published (2211.09800)."""
 
 
-def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None:
+def check_components(autoencoder: Any, denoiser: Any, scheduler: Any, text_encoder: Any) -> None:
     """Raises PochadeError where the components do not belong together."""
+    from diffusers import ModelMixin, SchedulerMixin
+
     from pochade.denoisers.base import DenoiserModel
 
     if not isinstance(denoiser, DenoiserModel):
         raise PochadeError(f"denoiser: {type(denoiser).__name__} given, allowed is the network of a family")
+    if not isinstance(autoencoder, ModelMixin):
+        raise PochadeError(f"autoencoder: {type(autoencoder).__name__} given, allowed is a model of diffusers")
+    if not isinstance(scheduler, SchedulerMixin | None):
+        example = "FlowMatchEulerDiscreteScheduler()"
+        raise PochadeError(f"scheduler: {shown(scheduler)} given, allowed is one of diffusers, such as {example}")
     spec = denoiser.input_spec()
     channels, expected = autoencoder.config.latent_channels, spec.latent_channels
     if channels != expected:
@@ -58,6 +65,14 @@ def check_components(autoencoder: Any, denoiser: Any, text_encoder: Any) -> None
             raise PochadeError(f"text_encoder: {n} classes given, the denoiser has {classes}")
     elif spec.text_dim != text_encoder.dim:
         raise PochadeError(f"text_encoder: {text_encoder.dim} wide, the denoiser needs {spec.text_dim}")
+
+
+def check_floats(name: str, dtype: Any) -> None:
+    """Raises PochadeError where ``dtype`` is neither None nor a type of floats."""
+    import torch
+
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise PochadeError(f"{name}: {shown(dtype)} given, allowed is a type of floats, such as torch.float32")
 
 
 def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:

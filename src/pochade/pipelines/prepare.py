@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import shown
 from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.files import sha256
@@ -14,7 +15,7 @@ from pochade.pipelines import decoders, hub
 from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, versions
-from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
+from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, Request, model_facts
 
 
 class RepeatWarning(UserWarning):
@@ -48,6 +49,9 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     Raises:
         PochadeError: there is no such model, it cannot do this, or a file cannot be read.
     """
+    if not isinstance(request, Request):  # pyright: ignore[reportUnnecessaryIsInstance]
+        allowed = "a GenerationRequest and an EditRequest"
+        raise PochadeError(f"request: {shown(request)} given, allowed are {allowed}")
     # MKL then sums in one order whatever the number of threads, and a request gives its picture on any of them. It is
     # read when torch is imported.
     os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")

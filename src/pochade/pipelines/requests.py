@@ -23,6 +23,7 @@ from pochade.arguments import (
     check_number,
     check_seed,
     check_strength,
+    path_text,
     path_texts,
     plain,
     shown,
@@ -265,6 +266,7 @@ class GenerationRequest(Request):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "decoder", path_text("decoder", self.decoder, "a name or the path of a folder"))
         if not self.prompt.strip():
             raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
         for name in ("height", "width"):

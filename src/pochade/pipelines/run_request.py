@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pochade.arguments import ALPHA, path_text
+from pochade.arguments import ALPHA, path_text, shown
 from pochade.device import precision_name
 from pochade.errors import PochadeError
 from pochade.pipelines import decoders, hub
@@ -223,10 +223,13 @@ def run(
         on_step: called after each step with ``predicted_data`` and ``aux``, as ``callback_on_step_end`` is.
 
     Raises:
+        PochadeError: ``on_step`` is no function.
         FailureError: what came out is no picture.
     """
     import torch
 
+    if on_step is not None and not callable(on_step):
+        raise PochadeError(f"on_step: {shown(on_step)} given, allowed is a function")
     request = prepared.request
     assert request.seed is not None
     reported: dict[str, list[float]] = {}

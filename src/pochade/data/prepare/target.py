@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 
+from pochade.arguments import is_whole, path_text, plain, shown
 from pochade.data.dataset import Split, check_size
 from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record, ShardWriter, Writer
 from pochade.data.progress import progress_bar
@@ -67,10 +68,13 @@ class Target:
                 known = f"allowed are {', '.join(allowed)}{nearest(given, allowed)}"
                 raise PochadeError(f"{name}: {given!r} given, {known}")
         check_size(self.size)
-        if self.limit is not None and self.limit < 1:
-            raise PochadeError(f"limit: {self.limit} given, at least 1 expected")
-        if self.samples_per_shard < 1:
-            raise PochadeError(f"samples_per_shard: {self.samples_per_shard} given, at least 1 expected")
+        for name in ("limit", "samples_per_shard"):
+            given = getattr(self, name)
+            if given is not None and (not is_whole(given) or given < 1):
+                raise PochadeError(f"{name}: {shown(given)} given, at least 1 expected")
+        object.__setattr__(self, "out", Path(path_text("out", self.out)))
+        for name in ("size", "limit", "samples_per_shard"):  # which the report holds
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if self.out.exists() and not self.out.is_dir():
             raise PochadeError(f"out: {self.out} is a file")
         inside = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set[str]()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from pochade.arguments import check_text, path_text
 from pochade.data.dataset import Dataset, Split, check_split
 from pochade.errors import PochadeError, nearest
 from pochade.storage import fetch, url_of
@@ -257,6 +258,7 @@ def parse_source(text: str) -> Source:
     Raises:
         PochadeError: the text is of none of these forms. Whether a path exists is not checked.
     """
+    check_text("source", text, FORMS)
     text = text.strip()
     if not Path(text).expanduser().exists():
         parts = [part.strip() for part in _SEPARATOR.split(text)]
@@ -301,10 +303,10 @@ def open_source(
 
     Arguments and errors are those of `Source.open` and `parse_source`.
     """
-    if isinstance(source, Path):
-        source = FolderSource(source)
-    elif isinstance(source, str):
+    if isinstance(source, str):
         source = parse_source(source)
+    elif not isinstance(source, Source):
+        source = FolderSource(Path(path_text("source", source, f"{FORMS}, a path and a Source")))
     return source.open(split, progress=progress, reading=reading)
 
 

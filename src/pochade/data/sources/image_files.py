@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageColor
 
+from pochade.arguments import is_number, plain, shown
 from pochade.data.dataset import Dataset, Item, Shape, Split, check_size, check_split, split_of
 from pochade.data.progress import each
 from pochade.data.report import MAX_SKIPPED, Report, readable
@@ -49,17 +50,20 @@ class Reading:
     progress: bool = True
 
     def __post_init__(self) -> None:
+        allowed = "a colour (white, #ff8800) and random"
+        if not isinstance(self.background, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"background: {shown(self.background)} given, allowed are {allowed}")
         if self.background != "random":
             try:
                 ImageColor.getrgb(self.background)
             except ValueError:
-                raise PochadeError(
-                    f"background: {self.background!r} given, allowed are a colour (white, #ff8800) and random"
-                ) from None
-        if not self.max_megapixels > 0:
-            raise PochadeError(f"max_megapixels: {self.max_megapixels} given, more than 0 expected")
-        if not 0 <= self.max_skipped <= 1:
-            raise PochadeError(f"max_skipped: {self.max_skipped} given, a fraction from 0 to 1 expected")
+                raise PochadeError(f"background: {self.background!r} given, allowed are {allowed}") from None
+        for name in ("max_megapixels", "max_skipped"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        if not is_number(self.max_megapixels) or not self.max_megapixels > 0:
+            raise PochadeError(f"max_megapixels: {shown(self.max_megapixels)} given, more than 0 expected")
+        if not is_number(self.max_skipped) or not 0 <= self.max_skipped <= 1:
+            raise PochadeError(f"max_skipped: {shown(self.max_skipped)} given, a fraction from 0 to 1 expected")
 
     def colour(self, name: str) -> tuple[int, int, int]:
         """What the picture of that name stands on."""
@@ -265,8 +269,9 @@ class ImageFiles(Dataset):
         return self.fitted(index, size, size)
 
     def fitted(self, index: int, width: int, height: int) -> Image.Image:
+        check_size(width)
+        check_size(height)
         size = max(width, height)
-        check_size(size)
         picture = self.picture(index)
         return fitted(picture.load(picture.read(), size, self.reading)[0], width, height)
 
