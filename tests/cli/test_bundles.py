@@ -67,7 +67,7 @@ def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, cap
         (("a cat", "--device", "cuda"), "is a bundle: allowed is auto and cpu"),
         (("a cat", "--precision", "bf16"), "is a bundle: allowed is auto"),
         (("a cat", "--allow-pickle"), "allow_pickle: True given, but "),
-        (("a cat", "--steps", "0"), "steps: 0 given, allowed is a whole number of at least 1"),
+        (("a cat", "--steps", "0"), "steps: 0 given, allowed is a whole number from 1 to 10000"),
         (("a cat", "--depth", "4"), "depth: 4 given, the bundle has 2"),
         (("a cat", "--seed", "-1"), "seed: -1 given, allowed are"),
         (("a cat", "--budget", "300ms"), "budget: the bundle has no table of quality"),
