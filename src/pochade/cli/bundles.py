@@ -75,7 +75,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
             check_made_by("generate", read_metadata(ask.like))
             request = repeated(bundle, ask.like)
             prompts = prompts or [request["prompt"]]
-            del request["task"]  # to generate
+            del request["task"], request["prompt"]
         request |= {name: value for name, value in ask.given.items() if name in TAKEN}
         if not prompts:
             raise PochadeError("prompt: none given, allowed is one sentence or more, @FILE of them, or - for stdin")
@@ -85,7 +85,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
         with warnings.catch_warnings():  # it gives them when it samples
             warnings.simplefilter("ignore")
             for prompt in prompts:
-                bundle.check(**{**request, "prompt": prompt})
+                bundle.check(prompt, **request)
         request["task"] = "generate"
         choice = None if ask.budget is None else fitted(bundle, ask.budget, request)
     rank, processes = process
