@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from pochade.arguments import check_text
 from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 
 def check_device(name: str) -> None:
     """Raises PochadeError where ``name`` is no name of a device; does not look whether the device is present."""
+    check_text("device", name, "a name")
     kind, colon, index = name.partition(":")
     if name not in DEVICES and not (kind == "cuda" and colon and index.isdecimal()):
         raise PochadeError(f"device: {name!r} given, allowed are {', '.join(DEVICES)} or cuda:INDEX")
@@ -30,6 +32,7 @@ def check_device(name: str) -> None:
 
 def check_precision(name: str) -> None:
     """Raises PochadeError where ``name`` is no name of a precision."""
+    check_text("precision", name, "a name")
     if name not in PRECISIONS:
         raise PochadeError(f"precision: {name!r} given, allowed are {', '.join(PRECISIONS)}")
 

@@ -118,7 +118,6 @@ CASES = [
     Case("profile lrf:nano --runtime eager --text-encoder {}", "large text encoder"),
     Case("profile MODEL --runtime onnx --keep {}", "large graphs out"),
     Case("ablate lira --cases loop data.source=FOLDER --out {}", "large out"),
-    Case("ablate lira --cases loop --out OUT data.source={}", "large folder"),
 ]
 TAKES = {
     *("generate", "edit", "inpaint", "upscale", "info", "train", "ablate", "evaluate", "profile", "merge", "export"),

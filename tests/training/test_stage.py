@@ -1,14 +1,17 @@
 """Stages and the grammar that overrides their fields."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import pytest
 
 from pochade.errors import PochadeError
+from pochade.recipes import stages_of
+from pochade.training.executor import run
 from pochade.training.overrides import override
 from pochade.training.stage import Stage, differences
 
@@ -146,3 +149,33 @@ def test_a_warm_up_that_never_ends_is_told() -> None:
         "steps: 9 given, fewer than warmup_steps=10: the learning rate never reaches its peak of 0.0005"
     )
     assert override([stage], ["steps=10"])[0].warn_of_warmup() is None
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "message"),
+    [
+        ("steps", 1.5, "steps: 1.5 given, must be at least 0, and whole"),
+        ("steps", "10", "steps: '10' given, must be at least 0, and whole"),
+        ("batch_size", None, "batch_size: None given, must be at least 1, and whole"),
+        ("learning_rate", float("nan"), "learning_rate: nan given, must be above 0"),
+        ("betas", 0.9, r"betas: 0.9 given, must be each in \[0, 1\)"),
+        ("ema_decay", [0.9], r"ema_decay: \[0.9\] given, must be in \[0, 1\)"),
+        ("device", 0, "device: 0 given, allowed is a name"),
+        ("name", 5, "name: 5 given, allowed is an identifier"),
+    ],
+)
+def test_fields_of_other_kinds_are_refused_by_name(field: str, given: Any, message: str) -> None:
+    with pytest.raises(PochadeError, match=message):
+        replace(stages_of("lrf-folder")[0], **{field: given})
+
+
+def test_numbers_of_numpy_are_plain_ones(tmp_path: Path) -> None:
+    stage = replace(stages_of("lrf-folder")[0], steps=np.int64(3), learning_rate=np.float32(0.5))
+    assert (type(stage.steps), type(stage.learning_rate)) == (int, float)
+    json.dumps(stage.settings())
+    with pytest.raises(PochadeError, match="out: 5 given, allowed is a path"):
+        run([stage], 5)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PochadeError, match=r"stages: \[\] given, allowed is a list of stages"):
+        run([], tmp_path)
+    with pytest.raises(PochadeError, match="override: 'steps=3' given, allowed is a list of texts"):
+        override([stage], "steps=3")

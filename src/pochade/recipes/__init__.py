@@ -3,6 +3,7 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from pochade.arguments import check_text
 from pochade.errors import PochadeError, nearest
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ RECIPES: dict[str, str] = {
 
 def stages_of(recipe: str) -> "list[AnyStage]":
     """The stages of a recipe by name. Raises PochadeError for an unknown one, naming the nearest."""
+    check_text("recipe", recipe, "a name")
     if recipe not in RECIPES:
         raise PochadeError(f"recipe: {recipe!r} given, allowed are {', '.join(RECIPES)}{nearest(recipe, RECIPES)}")
     module, _, function = RECIPES[recipe].partition(":")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from pochade.arguments import path_text, shown
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
@@ -24,7 +25,7 @@ from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import check_is_new, check_same, train
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
-from pochade.training.stage import AnyStage, Identity, steps_for, with_rate
+from pochade.training.stage import AnyStage, Identity, Stage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
@@ -64,6 +65,9 @@ def run(
             training in ``out``.
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
+    if not isinstance(stages, list | tuple) or not all(isinstance(stage, Stage) for stage in stages) or not stages:
+        raise PochadeError(f"stages: {shown(stages)} given, allowed is a list of stages, such as stages_of('lrf')")
+    out = Path(path_text("out", out))
     url = url_of(out)
     mirror = None if url is None else mirror_of(url)
     if mirror is not None:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
+from pochade.arguments import check_text, shown
 from pochade.data.sources import Source, parse_source
 from pochade.data.sources.pairs import PairSource, parse_pairs
 from pochade.errors import PochadeError, nearest
@@ -27,8 +28,11 @@ def override(stages: Sequence[AnyStage], assignments: Iterable[str]) -> list[Any
     ``0.9,0.99`` for a pair, data by the text form of its source. Raises PochadeError for a field that does not
     exist (naming the nearest) and a value of the wrong type.
     """
+    if isinstance(assignments, str) or not isinstance(assignments, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise PochadeError(f"override: {shown(assignments)} given, allowed is a list of texts such as 'steps=100'")
     result = list(stages)
     for assignment in assignments:
+        check_text("override", assignment, "field=value or stage.field=value")
         path, equals, text = assignment.partition("=")
         parts = path.strip().split(".")
         if not equals or not all(parts):

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+from pochade.arguments import check_text, is_number, is_whole, plain, shown
 from pochade.device import check_device
 from pochade.errors import PochadeError
 
@@ -117,6 +118,9 @@ class Stage(Generic[S_co, D_co]):
 
     def __post_init__(self) -> None:
         own = {f.name for f in dataclasses.fields(self)}
+        for name in own:
+            object.__setattr__(self, name, plain(getattr(self, name)))
+        check_text("name", self.name, "an identifier")
         if not self.name.isidentifier() or self.name in own:
             raise PochadeError(f"name: {self.name!r} given, must be an identifier that is no field of a stage")
         for name in ("task", "data"):
@@ -124,15 +128,18 @@ class Stage(Generic[S_co, D_co]):
             if not dataclasses.is_dataclass(value) or isinstance(value, type):
                 raise PochadeError(f"{name}: {value!r} given, must be a dataclass of settings")
         for name in ("batch_size", "accumulate", "save_every", "log_every", "keep"):
-            self._check(name, getattr(self, name) >= 1, "at least 1")
-        for name in ("steps", "warmup_steps", "sample_every", "seed", "weight_decay", "final_learning_rate"):
-            self._check(name, getattr(self, name) >= 0, "at least 0")
+            self._check(name, is_whole(getattr(self, name)) and getattr(self, name) >= 1, "at least 1, and whole")
+        for name in ("steps", "warmup_steps", "sample_every", "seed"):
+            self._check(name, is_whole(getattr(self, name)) and getattr(self, name) >= 0, "at least 0, and whole")
+        for name in ("weight_decay", "final_learning_rate"):
+            self._check(name, is_number(getattr(self, name)) and getattr(self, name) >= 0, "at least 0")
         for name in ("clip", "epsilon"):
-            self._check(name, 0 < getattr(self, name) < math.inf, "above 0")
+            self._check(name, is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
         usual = self.learning_rate == 0 and self.task.usual_rate is not None
-        self._check("learning_rate", usual or 0 < self.learning_rate < math.inf, "above 0")
-        self._check("ema_decay", 0 <= self.ema_decay < 1, "in [0, 1)")
-        self._check("betas", all(0 <= b < 1 for b in self.betas), "each in [0, 1)")
+        self._check("learning_rate", usual or (is_number(self.learning_rate) and self.learning_rate > 0), "above 0")
+        self._check("ema_decay", is_number(self.ema_decay) and 0 <= self.ema_decay < 1, "in [0, 1)")
+        pair = self.betas if isinstance(self.betas, tuple | list) else (math.nan,)  # pyright: ignore[reportUnnecessaryIsInstance]
+        self._check("betas", all(is_number(b) and 0 <= b < 1 for b in pair), "each in [0, 1)")
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
         check_device(self.device)
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
@@ -141,7 +148,7 @@ class Stage(Generic[S_co, D_co]):
 
     def _check(self, name: str, holds: bool, allowed: str) -> None:
         if not holds:
-            raise PochadeError(f"{name}: {getattr(self, name)!r} given, must be {allowed}")
+            raise PochadeError(f"{name}: {shown(getattr(self, name))} given, must be {allowed}")
 
     def learning_rate_factor(self, step: int) -> float:
         """The share of a group's own learning rate used in ``step`` (from 0)."""
