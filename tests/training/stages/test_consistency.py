@@ -391,13 +391,13 @@ def test_heads_learn_to_tell_latents_apart_and_the_teacher_stays(family: str) ->
     first = 0.0
     for _ in range(6):
         optimizer.zero_grad()
-        fooled, told = adversarial_losses(
+        fooled, discriminated = adversarial_losses(
             discriminator, task.teacher, real + 2.0 + moved, real, edge, conditioning, keys
         )
-        (fooled + told).backward()
+        (fooled + discriminated).backward()
         optimizer.step()
-        first = first or float(told.detach())
-    assert float(told.detach()) < 0.7 * first
+        first = first or float(discriminated.detach())
+    assert float(discriminated.detach()) < 0.7 * first
     assert moved.grad is not None
     assert all(p.grad is None for p in task.teacher.parameters())
 

@@ -217,11 +217,11 @@ class ConsistencyTask(Task):
         logged = {name: value.detach() for name, value in extras.items()}
         if self.discriminator is not None and settings.adversarial is not None:
             real = interpolate(z_0, eps, edge)
-            fooled, told = adversarial_losses(
+            fooled, discriminated = adversarial_losses(
                 self.discriminator, self.teacher, predicted, real, edge, conditioning, keys
             )
-            loss = loss + settings.adversarial * fooled + told
-            logged |= {"fooled": fooled.detach(), "discriminator": told.detach()}
+            loss = loss + settings.adversarial * fooled + discriminated
+            logged |= {"fooled": fooled.detach(), "discriminator": discriminated.detach()}
         return {
             **logged,
             "loss": loss,
