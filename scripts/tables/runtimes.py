@@ -1,4 +1,4 @@
-"""The tables of what runs elsewhere: runtimes, conversions, precisions."""
+"""The tables of what runs elsewhere: runtimes, budgets, conversions, precisions."""
 
 from typing import Any
 
@@ -22,6 +22,24 @@ def runtimes(record: dict[str, Any]) -> str:
         "the next ones; memory is the largest resident set of the process:"
     )
     return f"{head}\n\n{table(['', 'runtime', 'cold, s', 'warm, s', 'disk, MB', 'memory, MB'], rows)}"
+
+
+def budget(record: dict[str, Any]) -> str:
+    """What a time gives, and how many pictures keep it."""
+    rows: list[list[str]] = []
+    for row in record["rows"]:
+        head = [f"`{row['model']}`", f"{row['budget_ms']:.0f}"]
+        if "failed" in row:
+            rows.append([*head, "none fits", "–", "–", "–"])
+            continue
+        depth = "" if row["depth"] is None else f", depth {row['depth']}"
+        kept = f"{row['kept']} of {row['pictures']}"
+        figures = [number(row, key, form=".0f") for key in ("expected_ms", "slowest_ms")]
+        rows.append([*head, f"{row['steps']} steps{depth}", *figures, kept])
+    columns = ["", "budget, ms", "chosen", "expected, ms", "slowest, ms", "within the budget"]
+    command = "`python benchmarks/budget.py`"
+    head = f"How many pictures keep a budget, of bundles in `int8`, by {command} ({record['processor']}):"
+    return f"{head}\n\n{table(columns, rows)}"
 
 
 NAMES = {"onnx": "ONNX", "openvino": "OpenVINO", "coreml": "Core ML", "executorch": "ExecuTorch", "litert": "LiteRT"}
