@@ -261,3 +261,20 @@ def test_figures_without_and_with_measurements(tmp_path: Path, capsys: pytest.Ca
     assert written.startswith("before\n")
     assert written.endswith("after\n")
     assert script.main(["--check"], tmp_path) == 0
+
+
+def test_a_table_with_figures_that_no_record_makes_is_found() -> None:
+    script = figures_script()
+    table = "| model | KID |\n|---|---|\n| one | 0.12 |\n"
+    marked = f"<!-- figures:begin startup -->\n{table}<!-- figures:end -->\n"
+    assert script.typed.unaccounted({"docs/new.md": marked}, script.MARKS) == []
+    assert script.typed.unaccounted({"docs/new.md": table.replace("0.12", "`0.12`")}, script.MARKS) == []
+    (line,) = script.typed.unaccounted({"docs/new.md": marked + table}, script.MARKS)
+    assert line == "docs/new.md: no record holds the figures of the table | model | KID |"
+
+
+def test_tables_that_are_typed_by_hand_are_there() -> None:
+    script = figures_script()
+    for page, known in script.typed.TYPED.items():
+        text = (ROOT / page).read_text(encoding="utf-8")
+        assert known.keys() <= script.typed.heads(text, script.MARKS), page

@@ -109,3 +109,22 @@ def image_prompt(record: dict[str, Any]) -> str:
         lines.append([names[row["split"]], way, *figures])
     columns = ["captions of", "image prompt", "colours apart from its own", "features apart from its own", "R@1"]
     return f"{record['rows'][0]['pictures']} pictures a row:\n\n" + table(columns, lines)
+
+
+def super_resolution(record: dict[str, Any]) -> str:
+    """PSNR of enlarged drawings, a row for each way and strength, a column for each factor."""
+    factors = sorted({row["factor"] for row in record["rows"]})
+    found: dict[tuple[str, str], dict[int, str]] = {}
+    for row in record["rows"]:
+        strength = "-" if row["strength"] is None else f"{row['strength']:g}"
+        found.setdefault((row["name"], strength), {})[row["factor"]] = (
+            f"{row['psnr']:.2f} ± {row['standard_error']:.2f}"
+        )
+    rows = [
+        [name, strength, *(cells.get(factor, "–") for factor in factors)] for (name, strength), cells in found.items()
+    ]
+    head = (
+        f"On {record['pictures']} held-out drawings of {record['size']} x {record['size']} pixels, made smaller and "
+        f"enlarged again in {record['steps']} steps (PSNR against the original in dB, with standard errors):"
+    )
+    return f"{head}\n\n{table(['', 'strength', *(f'{factor}x' for factor in factors)], rows)}"

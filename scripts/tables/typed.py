@@ -1,0 +1,75 @@
+"""Tables with figures that no record makes, and what holds them: ``figures.py --check`` finds any other."""
+
+import re
+from collections.abc import Mapping
+
+TABLE = re.compile(r"^(\|.*\|)\n\|[-:| ]+\|\n((?:\|.*\|\n)+)", re.MULTILINE)
+CODE = re.compile(r"`[^`]*`|\]\([^)]*\)")
+FIGURE = re.compile(r"\d\.\d|± ")
+"""What a measured figure has, and a count, a version or a setting mostly has not."""
+
+SETTINGS = "settings and their defaults"
+SIZES = "sizes of networks, compared with the code by tests/contracts, tests/autoencoders and tests/denoisers"
+
+TYPED: dict[str, dict[str, str]] = {
+    "README.md": {"| family | architecture | parameters |": "rounded from the table of docs/families.md"},
+    "docs/adapters.md": {
+        "| field | default | |": SETTINGS,
+        "| | whole network | LoRA | LoRA of attention alone | least |": "printed by benchmarks/lora.py, no record kept",
+    },
+    "docs/benchmarks.md": {
+        "| change | LRF | LiRA | MicroForge |": "read off exported_step.json of two commits",
+        "| on an H100 | aim | measured |": "ranges over docs/benchmarks/gpu.json",
+        "| change | measured, on a CPU | on a GPU |": "single runs, described in their row",
+        "| network | velocity, stream in float32 | velocity, stream in bf16 | gradient, stream in float32 | gradient, "
+        "stream in bf16 |": "a comparison of two forms of the code, of which one is gone",
+    },
+    "docs/claims.md": {"| default | measured by | supported |": "points to claims of the page, which are generated"},
+    "docs/cli.md": {"| option | meaning |": SETTINGS},
+    "docs/data.md": {"| set | style | licence | drawings |": "versions of licences"},
+    "docs/editing.md": {
+        "| strength | what is left of the picture |": SETTINGS,
+        "| model | the prompt | what happens |": SETTINGS,
+    },
+    "docs/families.md": {
+        "| family | variant | parameters | tolerance | width | blocks x iterations | latents | conditioned on |": SIZES,
+        "| variant | backbone | planner | plan | state in float32 |": SIZES,
+        "| autoencoder | variant | pixels per latent cell | channels | encoder | decoder | used by |": SIZES,
+        "| decoder alone | parameters | for |": SIZES,
+        "| identity | parameters | width | tokens | for |": "sizes of text encoders, as their authors published them",
+    },
+    "docs/microforge.md": {
+        "| source | loss, steps 900 to 1,050 | R@1 among 100 targets | nearer the target than the input | PSNR to the "
+        "target, dB | PSNR of the untouched part, dB | PSNR in a hole, dB | core seconds a step of 16 |": "printed by "
+        "benchmarks/editing.py for two models that are not kept"
+    },
+    "docs/on-device.md": {
+        "| name | matrix products, embeddings | convolutions | size |": SETTINGS,
+        "| | `open-drawings`, 256 px, 4 steps |": "printed by benchmarks/browser.py, no record kept",
+    },
+    "docs/published.md": {
+        "| recipe | stages | sizes | steps | batch | learning rate | warm-up | clip | EMA |": "published settings, "
+        "compared with the recipes by tests/recipes"
+    },
+    "docs/scale.md": {
+        "| figure | where it comes from |": "explains the figures of scale.json",
+        "| | published | at 9.5 % | share needed | |": "estimates by the generated table above it",
+    },
+    "docs/training.md": {
+        "| setting | what it does |": SETTINGS,
+        "| model | steps | NFE | KID (Lite0) ± std | R@1 |": "printed by pochade evaluate for a model that is not kept",
+    },
+    "docs/your-pictures.md": {"| | seconds |": "seconds of single runs, no record kept"},
+}
+"""Page -> the head of a table that is typed by hand, and why it may be."""
+
+
+def heads(text: str, marks: re.Pattern[str]) -> set[str]:
+    """The first lines of the tables of a page that hold figures outside the marks."""
+    return {head for head, body in TABLE.findall(marks.sub("", text)) if FIGURE.search(CODE.sub("", body))}
+
+
+def unaccounted(pages: Mapping[str, str], marks: re.Pattern[str]) -> list[str]:
+    """A line for each table with figures outside the marks that is not in ``TYPED``."""
+    found = {name: sorted(heads(text, marks) - TYPED.get(name, {}).keys()) for name, text in pages.items()}
+    return [f"{name}: no record holds the figures of the table {head}" for name in found for head in found[name]]
