@@ -10,7 +10,22 @@ from typing import Annotated
 import typer
 
 import pochade
-from pochade.cli import ablate, data, edit, evaluate, export, generate, merge, models, plan, profile, run, runs, train
+from pochade.cli import (
+    ablate,
+    data,
+    data_generate,
+    edit,
+    evaluate,
+    export,
+    generate,
+    merge,
+    models,
+    plan,
+    profile,
+    run,
+    runs,
+    train,
+)
 from pochade.cli.common import complain, debug_requested
 from pochade.cli.stopping import EXIT_CODE, Stop
 from pochade.cli.usage import Commands
@@ -66,6 +81,7 @@ app.command("train", epilog=train.EXAMPLES, context_settings=FIELDS)(train.train
 app.command("plan", epilog=plan.EXAMPLES, context_settings=FIELDS)(plan.plan)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)
+data.data.command("generate")(data_generate.generate)
 app.add_typer(data.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("profile", epilog=profile.EXAMPLES)(profile.profile)

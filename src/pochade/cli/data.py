@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pochade.data.sources.pairs import PairSource
     from pochade.data.sources.pairs.pair import PairFiles
 
-PICTURES = ("openmoji", "drawings", "openclipart", "folder", "cifar10", "datasets")
+PICTURES = ("openmoji", "drawings", "openclipart", "folder", "cifar10", "datasets", "journeydb")
 PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
 
 data = typer.Typer(help="Make data sets, and check them.", no_args_is_help=True)
@@ -45,7 +45,7 @@ def prepare(
     source: Annotated[
         str,
         typer.Argument(
-            help="openmoji, drawings, openclipart, folder, cifar10 or datasets; or a source as train takes it."
+            help="openmoji, drawings, openclipart, folder, cifar10, datasets or journeydb; or another source of train."
         ),
     ],
     out: Out,
@@ -56,7 +56,12 @@ def prepare(
     config: Annotated[str | None, typer.Option(help="Configuration of a data set of datasets.")] = None,
     columns: Annotated[
         str | None,
-        typer.Option(help="Which columns of datasets are what, as image=A,caption=B.C,label=D.", show_default="found"),
+        typer.Option(
+            help="Which columns of datasets are what, as image=A,caption=B.C,label=D,score=E.", show_default="found"
+        ),
+    ] = None,
+    min_score: Annotated[
+        float | None, typer.Option(help="Of datasets with a column of scores: pass over rows with a lower one.")
     ] = None,
     split: Split = "both",
     format_: Format = "shards",
@@ -73,12 +78,13 @@ def prepare(
     """
     from pochade.data.prepare.pictures import prepare as write
 
-    found = _pictures(source, path, config, columns)
+    with naming("min_score", "least_score"):
+        found = _pictures(source, path, config, columns, min_score)
     reading = read_limits(max_megapixels, max_skipped, background)
-    with _place(out, overwrite) as folder:
-        target = _target(folder, size, split, format_, limit, overwrite)
+    with place(out, overwrite) as folder:
+        target = target_of(folder, size, split, format_, limit, overwrite)
         report = write(found, target, reading=reading, progress=not as_json)
-    _show(out, report, as_json)
+    show(out, report, as_json)
 
 
 @data.command("pairs")
@@ -115,10 +121,10 @@ def pairs(
 
     found = _pairs(source, path, kinds)
     reading = read_limits(max_megapixels, max_skipped)
-    with _place(out, overwrite) as folder:
-        target = _target(folder, size, split, format_, limit, overwrite)
+    with place(out, overwrite) as folder:
+        target = target_of(folder, size, split, format_, limit, overwrite)
         report = prepare_pairs(found, target, reading=reading, progress=not as_json)
-    _show(out, report, as_json)
+    show(out, report, as_json)
 
 
 @data.command("check")
@@ -198,16 +204,21 @@ def check(
         raise typer.Exit(1)
 
 
-def _pictures(kind: str, path: str | None, config: str | None, columns: str | None) -> "Source | HubSource":
+def _pictures(
+    kind: str, path: str | None, config: str | None, columns: str | None, min_score: float | None
+) -> "Source | HubSource":
     from pochade.data import sources
-    from pochade.data.sources.hub import HubSource, read_columns
+    from pochade.data.sources.hub import HubSource, JourneyDBSource, read_columns
 
     _check_path(kind, path, PICTURES, optional=("drawings",))
-    if kind != "datasets" and (config or columns):
-        raise PochadeError(f"{'config' if config else 'columns'}: given, but goes with the source datasets only")
+    for name, given in (("config", config), ("columns", columns), ("min_score", min_score)):
+        if kind != "datasets" and given is not None:
+            raise PochadeError(f"{name}: given, but goes with the source datasets only")
     match kind, path:
         case "datasets", str():
-            return HubSource(path, config, tuple(read_columns(columns).items()) if columns else ())
+            return HubSource(path, config, tuple(read_columns(columns).items()) if columns else (), min_score)
+        case "journeydb", str():
+            return JourneyDBSource(path)
         case "folder", str():
             return sources.FolderSource(Path(path))
         case "cifar10", str():
@@ -251,7 +262,7 @@ def _check_path(kind: str, path: str | None, known: tuple[str, ...], optional: t
 
 
 @contextmanager
-def _place(out: Path, overwrite: bool) -> Iterator[Path]:
+def place(out: Path, overwrite: bool) -> Iterator[Path]:
     """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well."""
     from pochade.storage import check_empty, send, url_of
 
@@ -267,7 +278,8 @@ def _place(out: Path, overwrite: bool) -> Iterator[Path]:
         send(Path(folder) / "data", url)
 
 
-def _target(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
+def target_of(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
+    """The place and form of a data set."""
     from pochade.data.prepare.target import Target
 
     # The values of split and format are checked there.
@@ -286,7 +298,8 @@ def read_limits(max_megapixels: float | None, max_skipped: float | None, backgro
     )
 
 
-def _show(out: Path, report: dict[str, Any], as_json: bool) -> None:
+def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
+    """What was written, and a warning of what was not."""
     if as_json:
         print_json(report)
         return

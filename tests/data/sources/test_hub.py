@@ -14,9 +14,10 @@ from pochade.data.dataset import Dataset
 from pochade.data.prepare.pictures import prepare
 from pochade.data.prepare.target import Target
 from pochade.data.sources import open_source
-from pochade.data.sources.hub import HubSource, open_rows, read_columns
+from pochade.data.sources.hub import HubSource, JourneyDBSource, open_rows, read_columns
 from pochade.data.sources.image_files import Reading
 from pochade.errors import EmptySplitError, FailureError, PochadeError
+from pochade.images.decode import BadImage
 
 datasets = pytest.importorskip("datasets")
 
@@ -138,6 +139,63 @@ def test_pictures_in_folders_and_shards_of_others(tmp_path: Path) -> None:
     assert [(row.captions, row.read()) for row in named] == [((f"long {i}",), jpeg(i)) for i in range(3)]
 
 
+def laion(folder: Path, count: int = 8) -> Path:
+    """A table as LAION publishes them: addresses, texts and scores, and no pictures."""
+    for i in range(count):
+        (folder / f"{i}.jpg").write_bytes(jpeg(i))
+    kinds = {"URL": "string", "TEXT": "string", "AESTHETIC_SCORE": "float64"}
+    return parquet(
+        folder / "part.parquet",
+        {name: datasets.Value(kind) for name, kind in kinds.items()},
+        URL=[(folder / f"{i}.jpg").as_uri() for i in range(count)],
+        TEXT=[f"red {i}" for i in range(count)],
+        AESTHETIC_SCORE=[None, *(6.0 + i / 10 for i in range(1, count))],
+    )
+
+
+def test_a_table_of_addresses_texts_and_scores(capsys: Any, tmp_path: Path) -> None:
+    source = laion(tmp_path)
+    assert [row.read() for row in open_rows(str(source))] == [jpeg(i) for i in range(8)]
+    arguments = ("--path", str(source), "--columns", "score=AESTHETIC_SCORE", "--size", "16", "--split", "all")
+    done = cli(capsys, "data", "prepare", "datasets", str(tmp_path / "out"), *arguments, "--min-score", "6.5", "--json")
+    report = json.loads(done.out)
+    assert report["samples"] == {"all": 3}
+    assert report["reading"]["notes"]["low score"]["files"] == 5
+    assert captions(open_source(tmp_path / "out", "all")) == [("red 5",), ("red 6",), ("red 7",)]
+    wrong = ("data", "prepare", "datasets", str(tmp_path / "no"), "--path", str(source), "--min-score", "6")
+    assert "min_score: 6 given, which takes a column of scores" in cli(capsys, *wrong, code=2).error
+
+
+def test_journeydb_as_it_is_published(capsys: Any, tmp_path: Path) -> None:
+    folder = tmp_path / "train"
+    (folder / "imgs" / "000").mkdir(parents=True)
+    lines: list[dict[str, Any]] = []
+    for i in range(4):
+        (folder / "imgs" / "000" / f"{i}.jpg").write_bytes(jpeg(i))
+        lines.append({"img_path": f"./000/{i}.jpg", "prompt": f"p {i} --v 5", "Task2": {"Caption": f"a thing, {i}"}})
+    lines[2]["Task2"] = {}
+    (folder / "train_anno.jsonl").write_text("{}\n")
+    (folder / "train_anno_realease_repath.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert [row.read() for row in JourneyDBSource(str(folder)).open()] == [jpeg(i) for i in range(4)]
+    arguments = ("--path", str(folder), "--size", "16", "--split", "all", "--json")
+    report = json.loads(cli(capsys, "data", "prepare", "journeydb", str(tmp_path / "out"), *arguments).out)
+    assert report["samples"] == {"all": 4}
+    found = captions(open_source(tmp_path / "out", "all"))
+    assert found == [("a thing, 0",), ("a thing, 1",), ("p 2 --v 5",), ("a thing, 3",)]
+    wrong = cli(capsys, "data", "prepare", "journeydb", str(tmp_path / "x"), "--path", str(tmp_path / "out"), code=2)
+    assert "which holds no list *_anno*.jsonl with its folder imgs" in wrong.error
+
+
+def test_an_annotation_that_leaves_the_folder_is_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "imgs").mkdir()
+    (tmp_path / "secret.jpg").write_bytes(jpeg(1))
+    line = {"img_path": "../secret.jpg", "prompt": "a secret"}
+    (tmp_path / "x_anno.jsonl").write_text(json.dumps(line) + "\n")
+    (row,) = JourneyDBSource(str(tmp_path)).open()
+    with pytest.raises(BadImage, match="no picture"):
+        row.read()
+
+
 def test_bad_rows_are_skipped_and_named(tmp_path: Path) -> None:
     features = {"image": datasets.Image(), "text": datasets.Value("string")}
     rows = pictures(30)
@@ -172,14 +230,18 @@ def test_the_command(capsys: Any, tmp_path: Path) -> None:
     done = cli(capsys, "data", "prepare", "datasets", str(tmp_path / "out"), *arguments, "--json")
     assert json.loads(done.out)["samples"] == {"all": 5}
     wrong = cli(capsys, "data", "prepare", "datasets", "x", "--path", str(source), "--columns", "picture=a", code=2)
-    assert "columns: 'picture=a' given, allowed is ROLE=COLUMN with image, caption, label" in wrong.error
+    assert "columns: 'picture=a' given, allowed is ROLE=COLUMN with image, caption, label, score" in wrong.error
 
 
 @pytest.mark.parametrize(
     ("path", "arguments", "message"),
     [
         ("in.parquet", {"columns": {"caption": "captoin"}}, "columns: caption=captoin given, .*did you mean 'caption'"),
-        ("in.parquet", {"columns": {"words": "caption"}}, "columns: 'words' given, allowed are image, caption, label"),
+        (
+            "in.parquet",
+            {"columns": {"words": "caption"}},
+            "columns: 'words' given, allowed are image, caption, label, score",
+        ),
         ("bare.parquet", {}, "columns: none is known as a picture; .*there are id"),
         ("mute.parquet", {}, "columns: none is known as a caption or a class; .*there are image"),
         ("in.zip", {}, "path: .*in.zip given, allowed are a folder, files in .parquet"),

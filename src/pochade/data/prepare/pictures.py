@@ -43,7 +43,8 @@ def prepare(
     if isinstance(source, HubSource):
         rows = source.open()
         report = Report(rows.name, target.skipped, total=FIRST_ROWS, max_skipped=reading.max_skipped)
-        samples, classes, total = _from_rows(rows, report, target, reading), rows.classes, None
+        samples = _from_rows(rows, report, target, reading, source.least_score)
+        classes, total = rows.classes, None
     else:
         parts: dict[Split, Dataset] = {
             part: source.open(part, progress=progress, reading=reading) for part in target.parts
@@ -84,7 +85,9 @@ def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Samp
             yield Sample(part, record, [image], [_words(item.captions, item.label, dataset.class_names)])
 
 
-def _from_rows(rows: Rows, report: Report, target: Target, reading: Reading) -> Iterator[Sample]:
+def _from_rows(
+    rows: Rows, report: Report, target: Target, reading: Reading, least_score: float | None
+) -> Iterator[Sample]:
     """The rows, until each part has as many as the limit allows; what is skipped goes into the report."""
     counts = dict.fromkeys(target.parts, 0)
 
@@ -95,6 +98,9 @@ def _from_rows(rows: Rows, report: Report, target: Target, reading: Reading) -> 
         for number, row in enumerate(rows):
             if all(map(full, counts)):
                 return
+            if least_score is not None and not (row.score is not None and row.score >= least_score):
+                report.note("low score", row.name)
+                continue
             group = row.captions[0].casefold() if row.captions else row.name
             part = target.part_of(split := split_of(group))
             if part is not None and not full(part):

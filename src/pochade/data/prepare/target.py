@@ -16,12 +16,12 @@ from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record,
 from pochade.data.progress import progress_bar
 from pochade.data.sources.formats import LIST, PREPARED
 from pochade.errors import PochadeError, nearest
-from pochade.files import atomic_file, atomic_folder, write_json
+from pochade.files import atomic_file, atomic_folder, write_json, write_text
 from pochade.images.sheets import sheet
 
 Parts = Literal["both", "train", "held_out", "composed", "all"]
 Format = Literal["shards", "folder"]
-REPORT, PREVIEW = PREPARED
+REPORT, PREVIEW, CARD = PREPARED
 
 
 class Sample(NamedTuple):
@@ -80,7 +80,7 @@ class Target:
         inside = {path.name for path in self.out.iterdir()} if self.out.is_dir() else set[str]()
         if inside and not self.overwrite:
             raise PochadeError(f"out: {self.out} is not empty; choose another folder, or overwrite")
-        if inside and (REPORT not in inside or inside - {"train", "held_out", "composed", "all", REPORT, PREVIEW}):
+        if inside and (REPORT not in inside or inside - {"train", "held_out", "composed", "all", *PREPARED}):
             raise PochadeError(f"out: {self.out} holds more than an earlier data set and will not be overwritten")
 
     @property
@@ -114,6 +114,7 @@ class Target:
         columns: int,
         total: int | None,
         progress: bool,
+        card: Callable[[dict[str, Any]], str] | None = None,
     ) -> dict[str, Any]:
         """Writes all ``samples``; returns the report.
 
@@ -123,6 +124,7 @@ class Target:
         Args:
             facts: what the report holds besides, once all is written.
             name: of the list in a folder.
+            card: the text of ``README.md`` by the report; None: there is none.
             shown: so many samples, evenly spread over each part, are on the sheet, in so many ``columns``.
             total: samples that there will be, None where it is not known.
 
@@ -147,6 +149,8 @@ class Target:
             report |= {"tasks": dict(sorted(tasks.items()))} if tasks else {}
             report = {**facts(), **report}
             write_json(folder / REPORT, report)
+            if card is not None:
+                write_text(folder / CARD, card(report))
             with atomic_file(folder / PREVIEW) as file:
                 _sheet([sample for chosen in examples.values() for sample in chosen.samples()], columns).save(
                     file, "PNG"

@@ -13,7 +13,7 @@ LIST = "metadata.jsonl"
 """The list of the pictures in a folder, as it is written."""
 INDEX = "index.json"
 """The list of the shards in a folder."""
-PREPARED = ("report.json", "preview.png")
+PREPARED = ("report.json", "preview.png", "README.md")
 """What `pochade data prepare` writes beside the pictures."""
 READABLE = (
     *(*IMAGE_SUFFIXES, ".jfif", ".jpe", ".gif", ".bmp", ".dib", ".tif", ".tiff"),

@@ -3,6 +3,7 @@
 Rows are streamed, in their order: nothing is fetched twice, and no copy of the whole is kept.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +11,14 @@ from typing import Any
 
 from pochade.data.sources.formats import clean
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+from pochade.files import is_safe_name
 from pochade.images.decode import BadImage
 
-ROLES = ("image", "caption", "label")
+ROLES = ("image", "caption", "label", "score")
 CAPTIONS = ("caption", "captions", "text", "txt", "prompt", "description")
 """Columns of text that are taken for captions, the first that there is."""
+ADDRESSES = ("url", "image_url")
+"""Columns of text that are taken for the addresses of pictures, where there is no column of pictures."""
 LABELS = ("cls", "label")
 """Columns of whole numbers that are taken for classes; one that knows their names is taken whatever it is called."""
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
@@ -28,6 +32,7 @@ class Row:
     picture: Any
     captions: tuple[str, ...]
     label: int | None
+    score: float | None = None
 
     def read(self) -> bytes:
         """The bytes of the picture's file; raises `BadImage`."""
@@ -67,7 +72,14 @@ class Rows:
                 given = {role: _value(row, column) for role, column in self.columns.items()}
                 label = given.get("label")
                 known = isinstance(label, int) and label >= 0 and (not self.classes or label < len(self.classes))
-                yield Row(f"row {number}", given["image"], _captions(given.get("caption")), label if known else None)
+                score = given.get("score")
+                yield Row(
+                    f"row {number}",
+                    given["image"],
+                    _captions(given.get("caption")),
+                    label if known else None,
+                    float(score) if isinstance(score, int | float) else None,
+                )
         except PochadeError:
             raise
         # Servers, archives and formats fail in their own ways.
@@ -77,11 +89,24 @@ class Rows:
 
 @dataclass(frozen=True)
 class HubSource:
-    """A data set of the hub by its name, or a folder or file that ``datasets`` reads; see `open_rows`."""
+    """A data set of the hub by its name, or a folder or file that ``datasets`` reads; see `open_rows`.
+
+    ``least_score``: rows with a lower one, or none, in the column "score" are passed over; None: all are taken.
+
+    Raises:
+        PochadeError: ``least_score`` without such a column.
+    """
 
     path: str
     config: str | None = None
     columns: tuple[tuple[str, str], ...] = ()
+    least_score: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.least_score is not None and "score" not in dict(self.columns):
+            raise PochadeError(
+                f"least_score: {self.least_score:g} given, which takes a column of scores: columns score=..."
+            )
 
     def open(self) -> Rows:
         """The rows of the training split."""
@@ -93,6 +118,37 @@ class HubSource:
 
     def __str__(self) -> str:
         return self.path
+
+
+@dataclass(frozen=True)
+class JourneyDBSource(HubSource):
+    """JourneyDB (2307.00716) as it is published and unpacked: ``path`` is a folder with a list of annotations, a line
+    of JSON for each picture, and the pictures in ``imgs``.
+
+    A caption is "Task2.Caption", or the prompt where there is none.
+    """
+
+    def open(self) -> Rows:
+        folder = Path(self.path).expanduser()
+        lists = sorted(folder.glob("*_anno*.jsonl"), key=lambda path: ("repath" not in path.name, path.name))
+        if not lists or not (folder / "imgs").is_dir():
+            raise PochadeError(f"path: {self.path} given, which holds no list *_anno*.jsonl with its folder imgs")
+        return Rows(self.path, _Annotations(lists[0], folder / "imgs"), {"image": "image", "caption": "caption"}, ())
+
+
+@dataclass(frozen=True)
+class _Annotations:
+    list: Path
+    images: Path
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        with self.list.open(encoding="utf-8") as file:
+            for line in filter(str.strip, file):
+                row = json.loads(line)
+                name = str(row.get("img_path", "")).removeprefix("./")
+                caption = (row.get("Task2") or {}).get("Caption") or row.get("prompt")
+                path = str(self.images / name) if is_safe_name(name) else None
+                yield {"image": {"bytes": None, "path": path}, "caption": caption}
 
 
 def read_columns(text: str) -> dict[str, str]:
@@ -112,8 +168,9 @@ def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] |
     Args:
         path: a folder or a file (.parquet, .arrow, .tar) that ``datasets`` reads, or the name of a data set on the hub.
         config: its configuration, where it has several.
-        columns: which column is the "image", the "caption", the "label"; what is left out is found by its type and
-            name (``CAPTIONS``, ``LABELS``). Dots lead into a column of nested values: ``json.prompt``.
+        columns: which column is the "image" (pictures, or their addresses), the "caption", the "label", the "score";
+            what is left out is found by its type and name (``CAPTIONS``, ``LABELS``, ``ADDRESSES``), but for the score.
+            Dots lead into a column of nested values: ``json.prompt``.
 
     Raises:
         PochadeError: the library is not installed, there is no such data set, no training split, or no such columns.
@@ -166,12 +223,13 @@ def _choose(features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, 
         if _top(column, features) not in features:
             raise PochadeError(f"columns: {role}={column} given, {_known(features)}{nearest(column, features)}")
     pictures = [name for name, feature in features.items() if _is_image(feature)]
+    pictures += [n for n in features if n.casefold() in ADDRESSES and _is_text(features[n])]
     texts = [n for known in CAPTIONS for n in features if n.casefold() == known and _is_text(features[n])]
     labels = [name for name, feature in features.items() if getattr(feature, "names", None)]
     labels += [n for n in LABELS if str(getattr(features.get(n), "dtype", "")).lstrip("u").startswith("int")]
     guessed = {"image": pictures, "caption": texts, "label": labels}
     chosen = {role: names[0] for role, names in guessed.items() if names} | dict(named)
-    if "image" not in chosen or len(chosen) == 1:
+    if "image" not in chosen or not chosen.keys() & {"caption", "label"}:
         lacking = "a picture" if "image" not in chosen else "a caption or a class"
         raise PochadeError(
             f"columns: none is known as {lacking}; name it (image=, caption=, label=), {_known(features)}"
