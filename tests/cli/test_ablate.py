@@ -16,9 +16,10 @@ FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "log_every=1", "save_every=
 def test_every_case_of_a_study_has_one_thing_changed(name: str) -> None:
     study = STUDIES[name]
     runs = {case: stages_of_case(study, case, 0) for case in study.cases}
-    first = next(iter(runs.values()))[-1]
+    first_of = {study.cases[case].after: stages[-1] for case, stages in reversed(runs.items())}
     assert len({repr([s.task for s in stages]) for stages in runs.values()}) == len(runs)
     for case, (*before, last) in runs.items():
+        first = first_of[study.cases[case].after]
         assert last.name == case
         assert (last.steps, last.batch_size, last.data) == (first.steps, first.batch_size, first.data)
         again = stages_of_case(study, case, 2)
@@ -33,6 +34,15 @@ def test_a_stage_before_is_shared_unless_a_case_changes_it() -> None:
         "a7_f64": "vae_a7_f64",
     }
     assert len({repr(stage) for stage in runs.values()}) == 3
+
+
+def test_a_case_of_another_kind_goes_on_from_the_network_of_the_first() -> None:
+    study = STUDIES["microforge"]
+    for way in ("width", "channels"):
+        *before, edit = stages_of_case(study, f"a8_{way}", 1)
+        assert [repr(stage) for stage in before] == [repr(stage) for stage in stages_of_case(study, "base", 0)]
+        assert edit.settings()["task"]["options"] == [f"source={way}"]
+        assert edit.settings()["task"]["model"] is None
 
 
 def test_a_study_is_listed(capsys: Any) -> None:

@@ -80,8 +80,11 @@ FAMILIES: dict[str, Family] = {
             "scalar": _LIRA | _TEXT | {"patch_size": 1},
             "diagonal": _LIRA | _TEXT | {"patch_size": 2, "blocks": 3, "decay": "diagonal", "connections": "static"},
             "residual": _LIRA | _TEXT | {"patch_size": 1, "blocks": 4, "connections": "residual", "pooled_dim": 0},
+            "plain": _LIRA | _TEXT | {"patch_size": 2, "fusion": "attention", "directions": 2, "long_skips": False},
+            "editor": _LIRA | _TEXT | {"patch_size": 2, "tasks": ("edit", "inpaint")},
         },
         depth="reasoning_steps",
+        ways=({},),
     ),
     "lrf": Family(
         toys={
@@ -100,7 +103,9 @@ FAMILIES: dict[str, Family] = {
             "diagonal": _MICROFORGE | _TEXT | {"patch_size": 2, "decay": "diagonal", "modulation": "full"},
             "attention": _MICROFORGE | _TEXT | {"patch_size": 1, "mixer": "attention"},
             "width": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width"},
-            "channels": _MICROFORGE | _TEXT | {"patch_size": 1, "source": "channels", "tasks": ("inpaint",)},
+            "channels": _MICROFORGE
+            | _TEXT
+            | {"patch_size": 1, "source": "channels", "tasks": ("inpaint",), "depthwise_kernel": 5},
             "regions": _MICROFORGE | _TEXT | {"patch_size": 2, "source": "width", "tasks": ("edit",), "regions": 2},
             "image_prompt": _MICROFORGE | _TEXT | {"patch_size": 1, "image_prompt_dim": 7},
         },

@@ -11,7 +11,7 @@ import torch
 
 from contracts.families import FAMILIES, Family, conditioning_for, inputs_for, make, stir
 from pochade.denoisers import FAMILIES as REGISTERED
-from pochade.denoisers import build, variants
+from pochade.denoisers import build, families_with, variants
 from pochade.errors import PochadeError
 from pochade.export.onnx import export_denoiser
 from pochade.export.parity import random_inputs, run, session
@@ -351,6 +351,18 @@ def documented() -> list[tuple[str, str, float, float]]:
     return [
         (family, variant, float(millions) * 1e6, int(percent) / 100) for family, variant, millions, percent in found
     ]
+
+
+def test_what_each_family_takes_is_documented() -> None:
+    section = DOCS.read_text(encoding="utf-8").partition("### What each takes")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in re.findall(r"^\|.*\|$", section, re.M)]
+    _, _, *names = rows[0]
+    methods = {"`edit`": "with_source", "`control`": "with_control", "`image-prompt`": "with_image_prompt"}
+    written = {
+        recipe: [n for n, cell in zip(names, cells, strict=True) if cell == "yes"] for _, recipe, *cells in rows[2:]
+    }
+    assert written == {recipe: [n for n in names if n in families_with(m)] for recipe, m in methods.items()}
+    assert set(names) == set(FAMILIES)
 
 
 def test_every_variant_is_documented() -> None:

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -83,6 +84,18 @@ def test_nano_is_of_the_size_of_a_nano():
 
 def test_text_is_fused_after_every_fourth_block():
     assert [i for i, block in enumerate(variant("tiny").layers, 1) if block.text is not None] == [4, 8, 12]
+
+
+def test_without_fusion_text_enters_by_the_modulation_alone():
+    model = make(fusion="none")
+    assert all(block.text is None for block in model.layers)
+    z, t = inputs()
+    words: Any = text()
+    others, moved = replace(words, pooled=words.pooled.roll(1, 0)), replace(words, tokens=words.tokens + 1.0)
+    with torch.no_grad():
+        expected = model(z, t, words).velocity
+        assert torch.equal(model(z, t, moved).velocity, expected)
+        assert not torch.allclose(model(z, t, others).velocity, expected)
 
 
 @pytest.mark.parametrize("connections", ["static", "dynamic"])
@@ -413,6 +426,8 @@ def test_wrong_arguments_are_named():
         ({"sample_size": 5, "patch_size": 2}, "sample_size"),
         ({"decay": "matrix"}, "decay: 'matrix'"),
         ({"connections": "none"}, "connections: 'none'"),
+        ({"fusion": "mean"}, "fusion: 'mean' given, allowed are 'gated', 'interpolated', 'attention', 'none'"),
+        ({"directions": 3}, "directions: 3"),
         ({"streams": 0}, "streams"),
         ({"reasoning_steps": 1}, "reasoning_steps: 1 given"),
         ({"reasoning_steps": 65}, "reasoning_steps: 65 given"),

@@ -481,6 +481,8 @@ def test_wrong_arguments_are_named():
         ({"blocks": 0}, "blocks, attention_every: 0"),
         ({"diversity_weight": -1.0}, r"diversity_weight: -1\.0"),
         ({"mixer": "attention", "depthwise": False}, "depthwise: False"),
+        ({"mixer": "attention", "depthwise_kernel": 5}, "depthwise_kernel: 5"),
+        ({"depthwise_kernel": 4}, r"depthwise_kernel: 4 given, allowed are \(3, 5, 7\)"),
     ):
         with pytest.raises(PochadeError, match=name):
             make(**changes)

@@ -372,6 +372,20 @@ def test_linear_cross_attention_is_gated_by_its_input():
     assert out.abs().max() > 1e-3
 
 
+def test_interpolated_linear_cross_attention_passes_on_what_the_gate_leaves():
+    """(1 - g) of the input and g of what was read: with the gate shut it is the input, projected."""
+    torch.manual_seed(0)
+    module, x, tokens = LinearCrossAttention(8, 2, interpolated=True).double(), noise(1, 5, 8), noise(1, 4, 8, seed=1)
+    state = module.context(tokens, texts((4,), 4))
+    gate, read = torch.sigmoid(module.gate(x)), LinearCrossAttention(8, 2).double()
+    read.load_state_dict(module.state_dict())
+    nn.init.constant_(read.gate.bias, 50.0)
+    nn.init.zeros_(read.gate.weight)
+    weight, bias = module.out.weight, module.out.bias
+    inner = torch.linalg.solve(weight, (read(x, state) - bias).mT).mT
+    torch.testing.assert_close(module(x, state), module.out(gate * inner + (1 - gate) * x))
+
+
 def test_text_state_is_summed_in_float32():
     """4,096 equal keys: each weight is far below the resolution of bfloat16 in a running sum."""
     for dtype in (torch.bfloat16, torch.float16):

@@ -9,24 +9,29 @@ from pochade.nn.convolution import DepthwiseConv, DepthwiseSeparableConv, PatchE
 SIZES = ((1, 1), (3, 5), (1, 7), (6, 2))
 
 
-def nine_shifts(module: DepthwiseConv, x: Tensor, height: int, width: int) -> Tensor:
-    """The convolution as its definition: a weighted sum of nine shifted grids."""
-    grid = F.pad(x.unflatten(1, (height, width)), (0, 0, 1, 1, 1, 1))
+def shifts(module: DepthwiseConv, x: Tensor, height: int, width: int) -> Tensor:
+    """The convolution as its definition: a weighted sum of shifted grids."""
+    kernel = module.weight.shape[-1]
+    around = kernel // 2
+    grid = F.pad(x.unflatten(1, (height, width)), (0, 0, around, around, around, around))
     total = module.bias
-    for row in range(3):
-        for column in range(3):
+    for row in range(kernel):
+        for column in range(kernel):
             total = total + module.weight[:, 0, row, column] * grid[:, row : row + height, column : column + width]
     return total.flatten(1, 2)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-10), (torch.float32, 1e-5)])
+@pytest.mark.parametrize("kernel", [3, 5, 7])
 @pytest.mark.parametrize("size", SIZES)
-def test_depthwise_convolution_is_the_sum_of_nine_shifts(size: tuple[int, int], dtype: torch.dtype, tolerance: float):
+def test_depthwise_convolution_is_the_sum_of_shifts(
+    size: tuple[int, int], kernel: int, dtype: torch.dtype, tolerance: float
+):
     torch.manual_seed(0)
-    module = DepthwiseConv(4).to(dtype)
+    module = DepthwiseConv(4, kernel).to(dtype)
     tokens = torch.randn(2, size[0] * size[1], 4, dtype=dtype)
     results: list[list[Tensor]] = []
-    for function in (module, lambda *a: nine_shifts(module, *a)):
+    for function in (module, lambda *a: shifts(module, *a)):
         x = tokens.clone().requires_grad_()
         out = function(x, *size)
         results.append([out, *torch.autograd.grad(out.square().sum(), [x, *module.parameters()])])

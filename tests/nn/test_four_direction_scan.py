@@ -12,9 +12,11 @@ from pochade.nn.four_direction_scan import FourDirectionScan, Selection, four_di
 DECAYS = ("scalar", "diagonal")
 
 
-def make(decay: Any, dim: int = 6, inner: int = 12, dtype: torch.dtype = torch.float64) -> FourDirectionScan:
+def make(
+    decay: Any, dim: int = 6, inner: int = 12, dtype: torch.dtype = torch.float64, directions: int = 4
+) -> FourDirectionScan:
     torch.manual_seed(0)
-    module = FourDirectionScan(dim, inner, 3, decay)
+    module = FourDirectionScan(dim, inner, 3, decay, directions)
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1 * torch.randn_like(parameter))
@@ -28,9 +30,11 @@ def tokens(height: int, width: int, dim: int = 6, dtype: torch.dtype = torch.flo
 
 
 @pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (4, 4), (9, 8)])
-def test_equals_four_loops(decay: Any, height: int, width: int) -> None:
-    module, u = make(decay), tokens(height, width).requires_grad_()
+@pytest.mark.parametrize(
+    ("height", "width", "directions"), [(1, 1, 4), (3, 5, 4), (4, 4, 4), (9, 8, 4), (3, 5, 2), (3, 5, 1)]
+)
+def test_equals_a_loop_for_each_direction(decay: Any, height: int, width: int, directions: int) -> None:
+    module, u = make(decay, directions=directions), tokens(height, width).requires_grad_()
     values = [
         f(u)
         for f in (lambda u: module(u, height, width), lambda u: four_direction_scan_reference(module, u, height, width))
@@ -40,7 +44,7 @@ def test_equals_four_loops(decay: Any, height: int, width: int) -> None:
     gradients = [torch.autograd.grad(v.square().sum(), wanted, retain_graph=True) for v in values]
     for ours, theirs in zip(*gradients, strict=True):
         torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
-    single = make(decay, dtype=torch.float32)
+    single = make(decay, dtype=torch.float32, directions=directions)
     found = single(u.detach().float(), height, width)
     torch.testing.assert_close(found, values[0].detach().float(), atol=1e-5, rtol=1e-5)
 
@@ -124,3 +128,18 @@ def test_wrong_arguments_are_named() -> None:
         FourDirectionScan(4, 8, 2, "matrix")  # pyright: ignore[reportArgumentType]
     with pytest.raises(PochadeError, match="height, width"):
         make("scalar")(tokens(3, 4), 3, 5)
+
+
+def test_one_direction_reaches_what_follows_alone_and_two_reach_the_row_before() -> None:
+    u = tokens(2, 3)[:1]
+    reached = {}
+    for directions in (1, 2):
+        module = make("scalar", directions=directions)
+        module.local.weight.data.zero_()  # nothing but the scan carries on
+        module.local.weight.data[:, :, 1, 1] = 1
+        jacobian = torch.autograd.functional.jacobian(lambda v, module=module: module(v, 2, 3).sum(-1)[0], u)
+        reached[directions] = jacobian[:, 0].abs().sum(-1) > 1e-12
+    assert torch.equal(reached[1], torch.ones(6, 6).tril().bool())
+    assert bool(reached[2].all())
+    with pytest.raises(PochadeError, match="directions: 3 given, allowed are 1, 2 and 4"):
+        make("scalar", directions=3)

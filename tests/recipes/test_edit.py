@@ -147,7 +147,6 @@ def test_kinds_of_drawings() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("task.model=lira-nano", "task.model: 'lira-nano' holds a LiRADenoiser, .* families iris, lrf, microforge"),
         ("task.options=source=width", "options: 'source=width' given"),
         ("task.tasks=edit,super_resolution", "there are no pairs for super_resolution"),
         ("data.size=40", "data.size: 40 given, allowed are multiples of 16"),

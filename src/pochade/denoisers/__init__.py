@@ -41,12 +41,12 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
 
 
 def has(denoiser: object, method: str) -> bool:
-    """Whether a denoiser, or a class of them, has an optional method such as ``with_source``."""
+    """Whether a denoiser, or a class of them, has an optional method such as ``with_control``."""
     return hasattr(denoiser, method)
 
 
 def families_with(method: str) -> list[str]:
-    """The families whose networks have an optional method, such as ``with_source``, which adds an input."""
+    """The families whose networks have an optional method, such as ``with_control``, which adds an input."""
     return [family for family in FAMILIES if has(getattr(*_module(family)), method)]
 
 

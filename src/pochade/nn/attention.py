@@ -301,22 +301,23 @@ class LinearCrossAttention(nn.Module):
     queries over their features, so that the N x M matrix that is never formed has rows that sum to one: the result is
     a mean of the values, whatever M and d. A sigmoid gate of the input then sets how much of it each token takes,
 
-        out = W_o (sigmoid(W_g x) * (softmax(Q) S));
+        out = W_o (g * (softmax(Q) S)),    g = sigmoid(W_g x);
 
     the caller's residual carries the input itself.
 
     Args:
         dim: D.
         heads: number of heads, divides D.
+        interpolated: add (1 - g) * x to what W_o takes.
 
     Raises:
         PochadeError: ``heads`` does not divide D.
     """
 
-    def __init__(self, dim: int, heads: int) -> None:
+    def __init__(self, dim: int, heads: int, *, interpolated: bool = False) -> None:
         super().__init__()
         width = head_width(dim, heads)
-        self.heads = heads
+        self.heads, self.interpolated = heads, interpolated
         self.query = nn.Linear(dim, dim, bias=False)
         self.gate = nn.Linear(dim, dim)
         self.key_value = nn.Linear(dim, 2 * dim, bias=False)
@@ -332,7 +333,8 @@ class LinearCrossAttention(nn.Module):
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""
         query = self.query_norm(torch.unflatten(self.query(x), -1, (self.heads, -1)))
-        return self.out(torch.sigmoid(self.gate(x)) * read_state(query, state))
+        gate, read = torch.sigmoid(self.gate(x)), read_state(query, state)
+        return self.out(torch.lerp(x, read, gate) if self.interpolated else gate * read)
 
 
 def scaled_init(linear: nn.Linear) -> None:

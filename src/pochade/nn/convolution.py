@@ -22,18 +22,23 @@ def check_grid(x: Tensor, height: int, width: int) -> None:
 
 
 class DepthwiseConv(nn.Conv2d):
-    """3 x 3 convolution of each channel alone, zeros around the grid: [B, H W, D] -> [B, H W, D].
+    """k x k convolution of each channel alone, zeros around the grid: [B, H W, D] -> [B, H W, D].
+
+    Args:
+        dim: D.
+        kernel: k, odd.
 
     Raises:
         PochadeError: H W is not the number of tokens.
     """
 
-    def __init__(self, dim: int) -> None:
-        super().__init__(dim, dim, 3, padding=1, groups=dim)  # pyright: ignore[reportUnknownMemberType]
+    def __init__(self, dim: int, kernel: int = 3) -> None:
+        super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)  # pyright: ignore[reportUnknownMemberType]
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
         check_grid(x, height, width)
-        if x.is_cuda and self.bias is not None and not torch.compiler.is_exporting():
+        own = self.kernel_size == (3, 3)  # what the operator for GPUs computes
+        if x.is_cuda and own and self.bias is not None and not torch.compiler.is_exporting():
             return depthwise(as_stream(x), self.weight, self.bias, height, width)
         grid = as_grid(x, height, width)
         return as_tokens(self._conv_forward(grid, with_own_layout(self.weight), self.bias))

@@ -104,16 +104,22 @@ class FourDirectionScan(nn.Module):
         inner: E, width of x and z.
         state_size: S.
         decay: see ``Selection``.
+        directions: how many of ``DIRECTIONS`` there are: all 4, the 2 along rows, or 1, forth along rows.
 
     Raises:
-        PochadeError: ``decay`` is unknown, or H W is not the number of tokens.
+        PochadeError: ``decay`` is unknown, ``directions`` is not 1, 2 or 4, or H W is not the number of tokens.
     """
 
-    def __init__(self, dim: int, inner: int, state_size: int, decay: Decay = "scalar") -> None:
+    def __init__(
+        self, dim: int, inner: int, state_size: int, decay: Decay = "scalar", directions: int = len(DIRECTIONS)
+    ) -> None:
         super().__init__()
+        if directions not in (1, 2, 4):
+            raise PochadeError(f"directions: {directions!r} given, allowed are 1, 2 and 4")
+        self.directions = directions
         self.inner = nn.Linear(dim, 2 * inner, bias=False)
         self.local = DepthwiseConv(inner)
-        self.selection = Selection(inner, inner, len(DIRECTIONS), state_size, decay)
+        self.selection = Selection(inner, inner, directions, state_size, decay)
         self.norm = LayerNorm(inner)
         self.out = nn.Linear(inner, dim, bias=False)
 
@@ -126,22 +132,26 @@ class FourDirectionScan(nn.Module):
         return self.out(torch.lerp(x, self.norm(y), torch.sigmoid(gate)))
 
     def _scan(self, x: Tensor, selection: Tensor, height: int, width: int) -> Tensor:
-        """The mean of the four scans of x [B, N, E] by ``selection`` [B, N, 4 P], all in raster order.
+        """The mean of the scans of x [B, N, E] by ``selection`` [B, N, directions P], all in raster order.
 
         Rows and columns are scanned forth at once, then back at once: no token is moved but into columns and out again.
         """
-        dt, A, B, C = self.selection.inputs(own_axes(selection, height, width))
-        parts = (len(DIRECTIONS), -1)
+        columns = self.directions == 4
+        selection = own_axes(selection, height, width) if columns else selection
+        dt, A, B, C = self.selection.inputs(selection)
+        parts = (self.directions, -1)
         steps = torch.unflatten(dt, 2, parts)
         rates, skip = (torch.unflatten(v, 0, parts) for v in (A, self.selection.D))
-        both = both_axes(x, height, width)
+        x = both_axes(x, height, width) if columns else x
 
         def way(back: bool) -> Inputs:
             own = slice(int(back), None, 2)
             A, D = rates[own].flatten(0, 1), skip[own].flatten()
-            return Inputs(both, steps[:, :, own].flatten(2), A, B[:, :, own], C[:, :, own], D)
+            return Inputs(x, steps[:, :, own].flatten(2), A, B[:, :, own], C[:, :, own], D)
 
-        return merge_axes(bidirectional_scan(way(False), way(True)), height, width) / len(DIRECTIONS)
+        one = self.directions == 1
+        y = selective_scan(*way(False)) if one else bidirectional_scan(way(False), way(True))
+        return (merge_axes(y, height, width) if columns else y) / self.directions
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:
@@ -150,13 +160,14 @@ def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: 
     x = F.silu(module.local(x, height, width))
     selection, total = module.selection(x), torch.zeros_like(x)
     dt, A, B, C = (
-        v.chunk(4, dim=axis) for v, axis in zip(module.selection.inputs(selection), (2, 0, 2, 2), strict=True)
+        v.chunk(module.directions, dim=axis)
+        for v, axis in zip(module.selection.inputs(selection), (2, 0, 2, 2), strict=True)
     )
-    for i, (name, D) in enumerate(zip(DIRECTIONS, module.selection.D.chunk(4), strict=True)):
+    for i, (name, D) in enumerate(zip(DIRECTIONS, module.selection.D.chunk(module.directions), strict=False)):
         order = scan_order(name, height, width)
         y, _ = selective_scan_reference(x[:, order], dt[i][:, order], A[i], B[i][:, order], C[i][:, order], D)
         total = total + y[:, inverse_order(order)]
-    y = total / 4
+    y = total / module.directions
     y = y - y.mean(-1, keepdim=True)
     y = y / (y.square().mean(-1, keepdim=True) + 1e-6).sqrt() * module.norm.weight + module.norm.bias
     g = torch.sigmoid(gate)

@@ -12,7 +12,7 @@ from pochade.nn.scan_orders import inverse_order, reorder, scan_order
 
 
 class ZigzagScan(nn.Module):
-    """Selective scans there and back along one path of the grid (2403.13802), a depthwise 3 x 3 convolution beside.
+    """Selective scans there and back along one path of the grid (2403.13802), a depthwise convolution beside.
 
     [x, z] = W_in u, x <- SiLU(x), dt, B and C of each direction from u, and
 
@@ -26,21 +26,28 @@ class ZigzagScan(nn.Module):
         state_size: S.
         path: a name of ``scan_orders.scan_order``.
         decay: see ``Selection``.
-        depthwise: whether there is the convolution.
+        depthwise: whether there is the convolution. kernel: its rows and columns, odd.
 
     Raises:
         PochadeError: ``decay`` or ``path`` is unknown, or H W is not the number of tokens.
     """
 
     def __init__(
-        self, dim: int, inner: int, state_size: int, path: str, decay: Decay = "scalar", depthwise: bool = True
+        self,
+        dim: int,
+        inner: int,
+        state_size: int,
+        path: str,
+        decay: Decay = "scalar",
+        depthwise: bool = True,
+        kernel: int = 3,
     ) -> None:
         super().__init__()
         scan_order(path, 1, 1)
         self.path = path
         self.inner = nn.Linear(dim, 2 * inner, bias=False)
         self.selection = Selection(dim, inner, 2, state_size, decay)
-        self.local = DepthwiseConv(inner) if depthwise else None
+        self.local = DepthwiseConv(inner, kernel) if depthwise else None
         self.norm = nn.Parameter(torch.ones(inner))
         self.out = nn.Linear(inner, dim)
 

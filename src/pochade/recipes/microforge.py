@@ -77,6 +77,12 @@ def study() -> list[AnyStage]:
     return [replace(vae_low, name="vae"), flow]
 
 
+def study_editing() -> AnyStage:
+    """Editing, taught to the network of the ablations in a run of the same length."""
+    *_, edit = openmoji()
+    return replace(edit, steps=1200, batch_size=16, warmup_steps=100)
+
+
 def curriculum() -> list[AnyStage]:
     """The published curriculum at full size, for a GPU and shards: small is distilled from base, then to few steps, and
     apart from that to edit.

@@ -1,10 +1,10 @@
 """Studies: one recipe trained several times at equal cost, each time with something changed."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 from pochade.errors import PochadeError, nearest
-from pochade.recipes import stages_of
+from pochade.recipes import microforge, stages_of
 from pochade.training.overrides import override
 from pochade.training.stage import AnyStage
 
@@ -18,6 +18,8 @@ class Case:
     """``field=value``, as for ``pochade train``."""
     options: tuple[str, ...] = ()
     """Arguments of the network, added to those of the study."""
+    after: Callable[[], AnyStage] | None = None
+    """A stage that goes on from the network of the first case, and is what is compared; None: there is none."""
     expected: str = ""
     """The published expectation."""
 
@@ -39,7 +41,7 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "lira": Study(
-        "what LiRA's reasoning loop gains, and which density of training times is best",
+        "what each part of LiRA gains: reasoning loop, density of times, hyper-connections, fusion, skips, directions",
         "denoiser",
         ("task.family=lira", "task.density=laplace"),
         ("sample_size=16", "ponder_weight=0.001"),
@@ -50,6 +52,14 @@ STUDIES: dict[str, Study] = {
             "eight": Case("always 8 steps", options=("reasoning_halting=false",)),
             "logit_normal": Case("logit-normal density", ("task.density=logit_normal",)),
             "uniform": Case("uniform density", ("task.density=uniform",)),
+            "residual": Case("residual connections, no hyper-connections", options=("connections=residual",)),
+            "static": Case("static hyper-connections", options=("connections=static",)),
+            "no_fusion": Case("no fusion: text through the modulation alone", options=("fusion=none",)),
+            "interpolated": Case("fusion that also passes (1 - g) x on", options=("fusion=interpolated",)),
+            "attention": Case("ordinary cross-attention in place of the fusion", options=("fusion=attention",)),
+            "no_skips": Case("no long skips", options=("long_skips=false",)),
+            "two_directions": Case("scans along rows alone, forth and back", options=("directions=2",)),
+            "one_direction": Case("one scan, forth along rows", options=("directions=1",)),
         },
     ),
     "microforge": Study(
@@ -79,6 +89,18 @@ STUDIES: dict[str, Study] = {
                 ("vae.task.changes=latent_channels=64,downsampling=64",),
                 expected="f32 better",
             ),
+            "a8_width": Case(
+                "base taught to edit: a source as further tokens, beside the noisy ones",
+                ("edit.task.options=source=width",),
+                after=microforge.study_editing,
+                expected="better than channels, at more tokens",
+            ),
+            "a8_channels": Case(
+                "base taught to edit: a source added to the tokens at its place",
+                ("edit.task.options=source=channels",),
+                after=microforge.study_editing,
+                expected="half the tokens",
+            ),
         },
     ),
 }
@@ -100,9 +122,13 @@ def stages_of_case(study: Study, name: str, seed: int, changes: tuple[str, ...] 
     case = study.cases[name]
     options = ",".join((*study.options, *case.options))
     stages = stages_of(study.recipe)
+    if case.after is not None:
+        stages = [*stages, case.after()]
     *before, last = override(
         stages, ("sample_every=0", *study.changes, f"task.options={options}", *changes, *case.changes)
     )
     touched = {change.partition(".")[0] for change in case.changes}
     shared = [replace(stage, name=f"{stage.name}_{name}") if stage.name in touched else stage for stage in before]
+    if case.after is not None:
+        shared[-1] = replace(shared[-1], name=next(iter(study.cases)))
     return [*shared, replace(last, name=name if seed == 0 else f"{name}_seed{seed}", seed=seed)]

@@ -140,6 +140,11 @@ class PairData(DataSettings):
         found = (self.source, None if self.pairs is None else self.pairs.made_of)
         return list(dict.fromkeys(source for source in found if source is not None))
 
+    @property
+    def reading(self) -> Reading:
+        """The limits. Raises PochadeError for one out of range."""
+        return Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
+
     def images(self, size: int) -> ImageData:
         """The pictures without a source."""
         return ImageData(

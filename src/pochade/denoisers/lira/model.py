@@ -5,9 +5,9 @@ that modulate the blocks. These scan the tokens in four directions and mix them 
 every fourth block through a state of fixed size; long skips join the first half of the blocks to the second.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -16,19 +16,29 @@ from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
 from pochade.denoisers.base import DenoiserModel
-from pochade.denoisers.inputs import ConditioningEmbedding, TextInput, check_conditioning, check_latents
+from pochade.denoisers.inputs import (
+    ConditioningEmbedding,
+    TextInput,
+    add_task_embedding,
+    check_conditioning,
+    check_latents,
+    check_tasks,
+    copy_with,
+    source_and_mask,
+)
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
 from pochade.errors import PochadeError
-from pochade.nn.attention import LinearCrossAttention, scaled_init
+from pochade.nn.attention import CrossAttention, LinearCrossAttention, scaled_init
 from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
 from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
-from pochade.types import Conditioning, DenoiserOutput, InputSpec
+from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
 Connections = Literal["residual", "static", "dynamic"]
+Fusion = Literal["gated", "interpolated", "attention", "none"]
 
 EXPANSION = 2
 """Width of the scans over D."""
@@ -41,19 +51,43 @@ class Residual(nn.Module):
         return h + layer(h)
 
 
+class AttentionFusion(nn.Module):
+    """Ordinary cross-attention with the interface of ``LinearCrossAttention``: its state is keys, values and a mask."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attention = CrossAttention(dim, heads)
+
+    @property
+    def out(self) -> nn.Linear:
+        """The output projection."""
+        return self.attention.out
+
+    def context(self, tokens: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        return self.attention.context(tokens), mask
+
+    def forward(self, x: Tensor, state: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        return self.attention(x, *state)
+
+
 class LiRABlock(nn.Module):
     """adaLN-Zero block: four-direction scan, Mix-FFN and, in some, the fusion with the text after them."""
 
     def __init__(
-        self, dim: int, hidden: int, state_size: int, decay: Decay, heads: int, connect: Callable[[], nn.Module]
+        self,
+        dim: int,
+        hidden: int,
+        scan: Callable[[], FourDirectionScan],
+        fuse: Callable[[], LinearCrossAttention | AttentionFusion] | None,
+        connect: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
         self.modulation = Modulation(dim, 6)
-        self.mixer = FourDirectionScan(dim, EXPANSION * dim, state_size, decay)
+        self.mixer = scan()
         self.feedforward = MixFeedForward(dim, hidden)
-        self.text_norm = LayerNorm(dim, eps=1e-5) if heads else None
-        self.text = LinearCrossAttention(dim, heads) if heads else None
-        self.connect = nn.ModuleList(connect() for _ in range(3 if heads else 2))
+        self.text_norm = None if fuse is None else LayerNorm(dim, eps=1e-5)
+        self.text = None if fuse is None else fuse()
+        self.connect = nn.ModuleList(connect() for _ in range(2 if fuse is None else 3))
 
     def forward(
         self, h: Tensor, embedding: Tensor, text: tuple[Tensor, Tensor] | None, grid: tuple[int, int]
@@ -70,7 +104,8 @@ class LiRABlock(nn.Module):
         h = self.connect[1](self.connect[0](h, mix), feed_forward)
         if self.text is None or self.text_norm is None or text is None:
             return h
-        fusion, norm, state = self.text, self.text_norm, self.text.context(*text)
+        fusion: Any = self.text
+        norm, state = self.text_norm, fusion.context(*text)
         return self.connect[2](h, lambda x: fusion(norm(x), state))  # pyright: ignore[reportUnknownLambdaType]
 
 
@@ -87,6 +122,10 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         connections: between the layers: "residual", or hyper-connections, "static" or "dynamic".
         streams: n of the hyper-connections.
         heads: of the fusion with the text, divide D. fusion_every: blocks from one fusion to the next.
+        fusion: "gated" linear attention, the same "interpolated" with its input (1 - g), ordinary cross-"attention", or
+            "none": then text enters through the modulation alone.
+        directions: of the scans, 4, 2 (along rows, forth and back) or 1.
+        long_skips: whether the first half of the blocks is joined to the second.
         reasoning_steps: the most steps of the reasoning loop (``depth`` overrides it), 0 for no loop.
         reasoning_width: R of the loop. reasoning_halting: False for a loop of always ``reasoning_steps`` steps.
         halt_threshold: probability to have halted from which a picture stops at inference.
@@ -94,6 +133,9 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
+        tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for. With any of them comes
+            a second embedding, of the source's latents and the mask, that is added to that of the latents from zero,
+            and a vector for each task beside the time.
 
     Raises:
         PochadeError: an argument is out of range.
@@ -117,6 +159,9 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         streams: int = 2,
         heads: int = 3,
         fusion_every: int = 4,
+        fusion: Fusion = "gated",
+        directions: int = 4,
+        long_skips: bool = True,
         reasoning_steps: int = 8,
         reasoning_width: int = 128,
         reasoning_halting: bool = True,
@@ -127,14 +172,20 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         pooled_dim: int = 0,
         text_encoder: str | None = None,
         num_classes: int = 0,
+        tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
+        self.register_to_config(tasks=check_tasks(tasks))
         if dim % heads or sample_size % patch_size:
             raise PochadeError(
                 f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
             )
-        if connections not in ("residual", "static", "dynamic"):
-            raise PochadeError(f"connections: {connections!r} given, allowed are 'residual', 'static' and 'dynamic'")
+        for name, value, allowed in (
+            ("connections", connections, get_args(Connections)),
+            ("fusion", fusion, get_args(Fusion)),
+        ):
+            if value not in allowed:
+                raise PochadeError(f"{name}: {value!r} given, allowed are {', '.join(map(repr, allowed))}")
         if blocks < 1 or fusion_every < 1 or streams < 1:
             raise PochadeError(
                 f"blocks, fusion_every, streams: {blocks}, {fusion_every} and {streams} given, each must be at least 1"
@@ -143,7 +194,8 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self.embed = nn.Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
-        self.text = TextInput(text_dim, dim) if text_dim else None
+        fused = bool(text_dim) and fusion != "none"
+        self.text = TextInput(text_dim, dim) if fused or (text_dim and not pooled_dim) else None
         self.reasoning = None
         if reasoning_steps:
             self.reasoning = ReasoningLoop(
@@ -164,13 +216,24 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
                 return Residual()
             return HyperConnection(dim, streams, next(indices), dynamic=connections == "dynamic")
 
+        def scan() -> FourDirectionScan:
+            return FourDirectionScan(dim, EXPANSION * dim, state_size, decay, directions)
+
+        def fuse() -> LinearCrossAttention | AttentionFusion:
+            if fusion == "attention":
+                return AttentionFusion(dim, heads)
+            return LinearCrossAttention(dim, heads, interpolated=fusion == "interpolated")
+
         self.layers = nn.ModuleList(
-            LiRABlock(dim, hidden, state_size, decay, heads if text_dim and i % fusion_every == 0 else 0, connect)
+            LiRABlock(dim, hidden, scan, fuse if fused and i % fusion_every == 0 else None, connect)
             for i in range(1, blocks + 1)
         )
-        self.skips = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(blocks // 2))
+        skips = blocks // 2 if long_skips else 0
+        self.skips = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(skips))
         self.modulation_out = Modulation(dim, 2)
         self.out = nn.Linear(dim, patch)
+        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if tasks else None
+        self.task_vectors = nn.Embedding(len(TASKS), dim) if tasks else None
         self._initialise()
 
     def _initialise(self) -> None:
@@ -186,6 +249,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         if self.reasoning is not None:
             self.reasoning.initialise_halting()
         zero: list[nn.Module] = [*self.skips, self.modulation_out.linear, self.out]
+        zero += [module for module in (self.embed_source, self.task_vectors) if module is not None]
         for block in self.layers:
             assert isinstance(block, LiRABlock)
             zero.append(block.modulation.linear)
@@ -196,8 +260,21 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
                 nn.init.zeros_(parameter)
 
     def input_spec(self) -> InputSpec:
-        """What the network takes."""
-        return replace(super().input_spec(), depth=self.config.reasoning_steps or None)
+        """What the network takes; a source where the configuration has ``tasks``."""
+        tasks = tuple(self.config.tasks)
+        depth = self.config.reasoning_steps or None
+        return replace(super().input_spec(), source=bool(tasks), task=bool(tasks), tasks=tasks, depth=depth)
+
+    def with_source(self, tasks: Sequence[str]) -> "LiRADenoiser":
+        """A copy to be trained for ``tasks`` beside those that it has, each with a source.
+
+        Where it had none, the source path is closed: before training it gives what this one gives without a source,
+        bit for bit, whatever it is shown.
+        """
+        return copy_with(self, tasks=[*self.config.tasks, *check_tasks(tasks)])
+
+    def _tokens(self, latents: Tensor) -> Tensor:
+        return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any, depth: int | None) -> None:
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
@@ -226,7 +303,8 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         in training ``loss_ponder`` [B], the weighted ponder cost.
 
         Args:
-            conditioning: text (tokens, mask, pooled) and class label are used where present.
+            conditioning: text (tokens, mask, pooled) and class label are used where present, source and task where the
+                configuration has ``tasks``.
             state: must be None, LiRA has none.
             depth: the most reasoning steps, 2 to 64; None as configured.
 
@@ -236,11 +314,13 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self._check(latents, t, conditioning, state, depth)
         p = self.config.patch_size
         grid = (latents.shape[2] // p, latents.shape[3] // p)
-        x = self.embed(F.pixel_unshuffle(latents, p).flatten(2).transpose(1, 2)) + self.positions(*grid)
+        x = self.embed(self._tokens(latents)) + self.positions(*grid)
+        if self.embed_source is not None and conditioning.source is not None:
+            x = x + self.embed_source(self._tokens(torch.cat(source_and_mask(conditioning), 1)))
         x = as_stream(x)
 
         text = None if self.text is None else self.text(latents.shape[0], conditioning)
-        embedding = self.steering(t, conditioning)
+        embedding = add_task_embedding(self.steering(t, conditioning), self.task_vectors, conditioning)
         if text is not None and self.steering.pooled is None:
             embedding = embedding + _mean(*text)
         aux: dict[str, Tensor] = {}

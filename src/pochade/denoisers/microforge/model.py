@@ -53,6 +53,8 @@ SourceKind = Literal["none", "width", "channels"]
 
 MOST_REGIONS = 64
 """Tokens for the part of a picture that is to be changed, at most."""
+KERNELS = (3, 5, 7)
+"""Rows and columns of the convolutions beside the scans."""
 EXPANSION = 3
 """Inner width of a block's feed-forward over D."""
 
@@ -105,7 +107,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         diversity_weight: weight of the loss that holds plan tokens apart, their mean squared cosine.
         mixer: "scan" along zigzags, or softmax "attention" of every token to every other.
         decay: of the scans, "scalar" a head or "diagonal", a channel and state.
-        depthwise: whether a depthwise convolution stands beside each scan.
+        depthwise: whether a depthwise convolution stands beside each scan. depthwise_kernel: its rows and columns, of
+            ``KERNELS``: a larger one hides more of the scan's path.
         attention_every: the shared attention follows every so many blocks, 0 for none.
         modulation: "grouped", one MLP for all blocks with a cheap part of each block's own, or "full", one matrix each.
         modulation_groups: groups of channels of the grouped modulation, divide D.
@@ -147,6 +150,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         mixer: MixerKind = "scan",
         decay: Decay = "scalar",
         depthwise: bool = True,
+        depthwise_kernel: int = 3,
         attention_every: int = 3,
         modulation: ModulationKind = "grouped",
         modulation_groups: int = 16,
@@ -165,6 +169,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             ("mixer", mixer, ("scan", "attention")),
             ("modulation", modulation, ("grouped", "full")),
             ("source", source, ("none", "width", "channels")),
+            ("depthwise_kernel", depthwise_kernel, KERNELS),
         ):
             if value not in allowed:
                 raise PochadeError(f"{name}: {value!r} given, allowed are {allowed}")
@@ -188,16 +193,18 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             )
         if diversity_weight < 0:
             raise PochadeError(f"diversity_weight: {diversity_weight} given, allowed are 0 and more")
-        if mixer == "attention" and not depthwise:
-            raise PochadeError(
-                "depthwise: False given, allowed with mixer='scan' alone: attention keeps its convolution"
-            )
+        for name, changed in (("depthwise", not depthwise), ("depthwise_kernel", depthwise_kernel != KERNELS[0])):
+            if mixer == "attention" and changed:
+                given = depthwise if name == "depthwise" else depthwise_kernel
+                raise PochadeError(
+                    f"{name}: {given} given, allowed with mixer='scan' alone: attention keeps its convolution"
+                )
 
         def make_mixer(block: int) -> ZigzagScan | SpatialMixer:
             if mixer == "attention":
                 return SpatialMixer(dim, heads, "softmax")
             path = ZIGZAGS[block % len(ZIGZAGS)]
-            return ZigzagScan(dim, inner, state_size, path, decay, depthwise)
+            return ZigzagScan(dim, inner, state_size, path, decay, depthwise, depthwise_kernel)
 
         patch = latent_channels * patch_size**2
         self.embed = nn.Linear(patch, dim)

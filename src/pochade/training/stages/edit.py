@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pochade import denoisers
 from pochade.data.cache.pairs import CachedPairs, PairsAndPictures, cache_pairs
 from pochade.data.dataset import Dataset
 from pochade.data.report import Report
@@ -178,9 +177,6 @@ class EditKind(Kind[EditSettings, PairData]):
         data: dict[str, Dataset | PairDataset] = {}
         if settings.model is None and latest_base(earlier) is not None:
             check_no_other_start(stage)
-            family, able = self.family(stage, earlier), denoisers.families_with("with_source")
-            if family not in able:
-                raise PochadeError(f"task.family: {family} given, but {stage.name} needs one of {', '.join(able)}")
             size = self.size(stage, earlier)
             data["data.source"] = stage.data.images(size).open(stage=stage.name)
         else:
@@ -192,12 +188,6 @@ class EditKind(Kind[EditSettings, PairData]):
                 data["data.source"] = dataset
         return data | {"data.pairs": stage.data.open_pairs(settings.tasks, size, stage=stage.name)}
 
-    def family(self, stage: EditStage, earlier: Sequence[AnyStage]) -> str:
-        at = latest_base(earlier)
-        if at is None:
-            raise PochadeError(f"task.model: none given, and no stage before {stage.name} trains a denoiser")
-        return kind_of(earlier[at]).family(earlier[at], earlier[:at])
-
     def size(self, stage: EditStage, earlier: Sequence[AnyStage]) -> int:
         """Rows and columns in pixels, of the stage itself or of the model that a stage before trains."""
         at = latest_base(earlier)
@@ -208,8 +198,7 @@ class EditKind(Kind[EditSettings, PairData]):
     def model(self, stage: EditStage, start: str | None, components: Components) -> TextToImagePipeline:
         """The model that a stage starts from, with an input for a source and the tasks.
 
-        Raises PochadeError where there is none, it can have no such input, it was distilled to few steps, or it reads
-        no sentences.
+        Raises PochadeError where there is none, it was distilled to few steps, or it reads no sentences.
         """
         check_no_other_start(stage)
         if start is None:
@@ -219,11 +208,6 @@ class EditKind(Kind[EditSettings, PairData]):
         pipeline = components.pipeline(start)
         check_teacher(start, pipeline, "task.model")
         denoiser: Any = pipeline.denoiser
-        if not denoisers.has(denoiser, "with_source"):
-            raise PochadeError(
-                f"task.model: {start!r} holds a {type(denoiser).__name__}, which has no input for a picture: allowed "
-                f"are models of the families {', '.join(denoisers.families_with('with_source'))}"
-            )
         if pipeline.text_encoder is None or not denoiser.config.text_dim:
             raise PochadeError(f"task.model: {start!r} reads no sentences, and instructions are sentences")
         size = stage.data.size or pipeline.default_size

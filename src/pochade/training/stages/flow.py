@@ -297,9 +297,6 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         check_size(stage.data.size, found.downsampling)
         return found
 
-    def family(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage]) -> str:
-        return stage.task.family
-
     def expected_channels(self, stage: Stage[FlowS, ImageData]) -> int:
         """The latent channels of the network, by its settings alone."""
         with torch.device("meta"):

@@ -139,10 +139,6 @@ class Kind(ABC, Generic[S, D]):
         """Rows and columns in pixels of the pictures that a stage works on."""
         return stage.data.size  # pyright: ignore[reportAttributeAccessIssue]
 
-    def family(self, stage: Stage[S, D], earlier: Sequence[AnyStage]) -> str:
-        """The family of the denoiser that a stage trains. Raises PochadeError where it trains none."""
-        raise PochadeError(f"task: {stage.name} trains no denoiser from the start")
-
     def autoencoder(self, stage: Stage[S, D], earlier: Sequence[AnyStage], components: Components) -> Any:
         """The autoencoder whose latents the stage works on; without weights where a stage before trains it.
 
