@@ -409,6 +409,7 @@ def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
         (*CONTROLLED, {"tasks": ("edit", "inpaint")}),
         (*IMAGE_PROMPT, {"source": "channels", "tasks": ("inpaint",)}),
         ("microforge", "regions", {}),
+        ("lira", "plain", {"tasks": ("edit",)}),
     ],
 )
 def test_export_parity_with_a_source_and_whatever_else_is_shown(
