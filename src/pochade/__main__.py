@@ -1,6 +1,7 @@
 """What the command ``pochade`` and ``python -m pochade`` run."""
 
 import os
+import signal
 import sys
 
 
@@ -19,6 +20,9 @@ def run() -> None:
     except SystemExit as leave:
         if leave.code == 130:
             _leave()
+        # From here to the end of the process nothing answers Ctrl-C.
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            signal.signal(signal.SIGINT, lambda *_: _leave())
         raise
 
 

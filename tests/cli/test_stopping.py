@@ -59,6 +59,17 @@ def test_ctrl_c_while_a_module_is_imported(tmp_path: Path, library: str) -> None
     assert (tmp_path / "imported").exists() == (library != "answers")
 
 
+def test_ctrl_c_while_the_process_ends(tmp_path: Path) -> None:
+    """After the work, while Python and its libraries take their leave."""
+    ends = "import atexit, os, signal, sys, time\n"
+    ends += "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))\n"
+    ends += "sys.argv = ['pochade', '--version']\nfrom pochade.__main__ import run\nrun()"
+    process = started("-c", ends, cwd=tmp_path)
+    out, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "")
+    assert out.startswith("pochade ")
+
+
 def told_to_stop() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(5)

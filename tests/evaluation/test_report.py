@@ -229,8 +229,26 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "options",
-    [{"samples": 1}, {"steps": 0}, {"guidance": float("nan")}, {"seed": -1}, {"batch_size": 0}, {"clip": "nowhere"}],
-    ids=lambda o: next(iter(o)),
+    [
+        *(
+            {"samples": 1},
+            {"steps": 0},
+            {"guidance": float("nan")},
+            {"seed": -1},
+            {"batch_size": 0},
+            {"clip": "nowhere"},
+        ),
+        *(
+            {"samples": "8"},
+            {"steps": 1.5},
+            {"guidance": None},
+            {"seed": None},
+            {"size": "64"},
+            {"depth": 0},
+            {"clip": 5},
+        ),
+    ],
+    ids=str,
 )
 def test_wrong_settings_are_refused_before_any_work(data: Path, tmp_path: Path, options: dict[str, Any]) -> None:
     pipe = ToyPipeline()

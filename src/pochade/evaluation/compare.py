@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import path_text
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
@@ -67,7 +68,7 @@ def evaluate_models(
     """
     if len(models) < 2:
         raise PochadeError(f"models: {len(models)} given, allowed are 2 and more")
-    folder = Path(out)
+    folder = Path(path_text("out", out))
     check_writable(folder)
     check_absent("out", folder, FILES)
     places = {name: re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in models}

@@ -7,6 +7,7 @@ from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
+from pochade.arguments import path_text
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
@@ -88,7 +89,7 @@ def evaluate_grid(
     """
     for count in steps:
         Settings(samples, count, guidance, seed, batch_size)
-    folder = Path(out)
+    folder = Path(path_text("out", out))
     check_writable(folder)
     check_absent("out", folder, (QUALITY,))
     if pipeline.name_or_path is None:

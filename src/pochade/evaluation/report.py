@@ -1,20 +1,20 @@
 """All figures of a text-to-image pipeline, in ``report.json``, ``report.html`` and ``sheet.png``."""
 
 import json
-import math
 import os
 import platform
 import sys
 import time
 from collections.abc import Collection, Generator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import cast
 
+from pochade.arguments import check_count, is_number, is_whole, path_text, plain, shown
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
@@ -58,14 +58,22 @@ class Settings:
     """Iterations inside the denoiser; None as configured."""
 
     def __post_init__(self) -> None:
+        for name in self.__dataclass_fields__:  # which the report holds
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0)):
             value = getattr(self, name)
-            if value < least:
-                raise PochadeError(f"{name}: {value} given, allowed are {least} and more")
+            if not is_whole(value) or value < least:
+                raise PochadeError(f"{name}: {shown(value)} given, allowed are {least} and more")
+        for name in ("steps", "size", "depth"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name))
+        for name in ("clip", "inception"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, path_text(name, getattr(self, name)))
         if self.seed >= 2**63 - self.samples:
             raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples")
-        if not math.isfinite(self.guidance):
-            raise PochadeError(f"guidance: {self.guidance} given, a finite number is needed")
+        if not is_number(self.guidance):
+            raise PochadeError(f"guidance: {shown(self.guidance)} given, a finite number is needed")
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,8 @@ def evaluate(
         FailureError: ``out`` cannot be written.
     """
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
-    folder = Path(out)
+    samples, steps, guidance, seed, batch_size, clip, inception, size, depth = astuple(settings)
+    folder = Path(path_text("out", out))
     check_writable(folder)
     _need_skimage()
     ranks = join_ranks()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pochade import __version__
+from pochade.arguments import path_text, plain
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
@@ -112,11 +113,13 @@ def export_bundle(
             have, or an optional library is missing.
         FailureError: a graph differs from eager; nothing is written.
     """
+    place = Path(path_text("folder", folder))
     form = Onnx() if form is None else form
     precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)
     if external_data and not form.external_data:
         raise PochadeError(f"external_data: given for {form.name}, allowed is onnx")
     options = Options(form.batch(batch, precisions.values()), external_data)
+    size = plain(size)
     height, width = (size, size) if isinstance(size, int) else size or (pipe.default_size, pipe.default_size)
     for name, value in (("height", height), ("width", width)):
         check_size(name, value, pipe.size_multiple)
@@ -124,7 +127,6 @@ def export_bundle(
     spec, down = pipe.denoiser.input_spec(), int(pipe.autoencoder.downsampling)
     cells = (height // down, width // down)
     sampling = _sampling(pipe.scheduler, pipe.default_steps)
-    place = Path(folder)
     with atomic_folder(place) as new:
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
