@@ -1,5 +1,7 @@
 """``pochade run`` and the host alone, in processes that have no torch."""
 
+import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from PIL import Image
 
 from cli.run import cli
+from pochade.files import sha256
 
 BLOCKED = ("torch", "diffusers", "transformers", "safetensors", "onnx", "typer", "rich", "numba", "huggingface_hub")
 PROCESS = f"""
@@ -87,6 +90,18 @@ def test_wrong_use_is_one_line(
     done = cli(capsys, "run", str(toy_bundle), *arguments, code=2)
     assert message in done.error
     assert "\n" not in done.error
+
+
+def test_errors_of_libraries_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:
+    bundle = shutil.copytree(toy_bundle, tmp_path / "b")
+    (bundle / "tokenizer.json").write_text("{}")
+    said = json.loads((bundle / "manifest.json").read_text())
+    said["files"]["tokenizer.json"] = {"bytes": 2, "sha256": sha256(bundle / "tokenizer.json")}
+    (bundle / "manifest.json").write_text(json.dumps(said))
+    done = alone(str(bundle), "a cat", "-o", str(tmp_path / "cat.png"), code=1)
+    assert done.stderr.startswith("error: unexpected ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "cat.png").exists()
 
 
 def test_a_preview_replaces_previews_alone(
