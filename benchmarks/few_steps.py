@@ -40,7 +40,7 @@ def figures(evaluator: Evaluator, split: str, made: Tensor) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", metavar="NAME=MODEL:SCHEDULER:STEPS[:GUIDANCE]")
     parser.add_argument("--samples", type=int, default=300)
     parser.add_argument("--pictures", type=Path, default=Path("runs/few-steps"))

@@ -54,7 +54,7 @@ def generate(
             device=str(own_device(device or "auto")),
             precision=precision or "auto",
         )
-    size = pipe.default_size if size is None else size
+    side = int(pipe.default_size) if size is None else size
     plan = Plan(
         count,
         pipe.default_steps if steps is None else steps,
@@ -62,9 +62,9 @@ def generate(
         seed,
         batch_size,
     )
-    pipe.check_inputs(num_inference_steps=plan.steps, guidance_scale=plan.guidance, height=size, width=size)
+    pipe.check_inputs(num_inference_steps=plan.steps, guidance_scale=plan.guidance, height=side, width=side)
     with place(out, overwrite) as written:
-        target = target_of(written, size, split, format_, None, overwrite)
+        target = target_of(written, side, split, format_, None, overwrite)
         report = synthesise(pipe, model_facts(model, folder), source, target, plan, progress=not as_json)
     show(out, report, as_json)
     if not as_json:

@@ -63,7 +63,7 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
         def keep(index: int, tokens: Tensor) -> None:
             kept[index] = tokens.flatten(1, -2)
 
-        trunk = self.trunk
+        trunk: list[Any] = list(self.trunk)  # what is compiled, and hooks, have no types
         compiled = [block._compiled_call_impl for block in trunk]
         hooks = [
             block.register_forward_hook(lambda _module, _inputs, tokens, index=index: keep(index, tokens))

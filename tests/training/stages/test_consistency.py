@@ -384,8 +384,11 @@ def test_heads_learn_to_tell_latents_apart_and_the_teacher_stays(family: str) ->
     torch.manual_seed(0)
     task, batch = adversarial_task(family)
     discriminator: Any = task.discriminator
+    discriminated: Any = None
     conditioning = encoded_conditioning(batch)
-    real, edge, keys = batch["latents"], torch.zeros(4), batch["seed"]
+    real: Any = batch["latents"]
+    keys: Any = batch["seed"]
+    edge = torch.zeros(4)
     moved = torch.zeros((), requires_grad=True)
     optimizer = torch.optim.Adam(discriminator.parameters(), 0.02)
     first = 0.0
