@@ -20,6 +20,8 @@ from pochade.files import atomic_folder, remove_folder, sha256, write_json, writ
 from pochade.tensors import read_tensors, tensor_entries, write_tensors
 from pochade.training.ema import module_tensors
 
+SHARDS = "shards"
+"""In a checkpoint: the folder of groups that are divided among processes."""
 NAMED = 8
 """Tensors that an error names at most, of each fault."""
 _WEIGHT_FILES = ("ema.safetensors", "model.safetensors", "diffusion_pytorch_model.safetensors")
@@ -35,6 +37,8 @@ class Checkpoint:
     step: int
     tensors: dict[str, Tensors]
     state: dict[str, Any]
+    shards: Path | None = None
+    """Where further groups lie, divided among the processes that wrote them (``pochade.training.sharding``)."""
 
 
 def checkpoints(folder: Path) -> list[Path]:
@@ -54,10 +58,12 @@ def save_checkpoint(
     state: Mapping[str, Any],
     keep: int,
     save_model: Callable[[Path], object] | None = None,
+    shards: Path | None = None,
 ) -> Path:
     """Writes a checkpoint, points ``latest`` to it and deletes all but the newest ``keep``.
 
-    ``save_model`` writes the folder ``model``; None: there is none.
+    ``save_model`` writes the folder ``model``; None: there is none. ``shards`` is a folder of groups that are divided,
+    which becomes a part of it.
 
     Raises FailureError where it cannot be written (a full disk); what was there before stays as it was.
     """
@@ -66,6 +72,8 @@ def save_checkpoint(
         with atomic_folder(target, replace=True) as new:
             for group, named in tensors.items():
                 write_tensors(new / f"{group}.safetensors", named)
+            if shards is not None:
+                shards.rename(new / SHARDS)
             write_json(new / "state.json", {"step": step, **state})
             if save_model is not None:
                 save_model(new / "model")
@@ -128,17 +136,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """Reads a checkpoint that ``find_checkpoint`` found intact."""
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
     tensors = {file.stem: read_tensors(file) for file in sorted(path.glob("*.safetensors"))}
-    return Checkpoint(path, int(state["step"]), tensors, state)
-
-
-def load_tensors(network: nn.Module, saved: Checkpoint) -> None:
-    """Fills a network with the weights of a checkpoint. Raises PochadeError as ``load_weights``."""
-    tensors = module_tensors(network)
-    shapes = {name: tuple(tensor.shape) for name, tensor in saved.tensors["model"].items()}
-    check_tensors(str(saved.path), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.no_grad():
-        for name, value in saved.tensors["model"].items():
-            tensors[name].copy_(value)
+    shards = path / SHARDS
+    return Checkpoint(path, int(state["step"]), tensors, state, shards if shards.is_dir() else None)
 
 
 def load_weights(module: nn.Module, path: str | Path) -> Path:

@@ -22,9 +22,10 @@ from pochade.files import atomic_folder, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
-from pochade.training.loop import check_is_new, check_same, train
+from pochade.training.loop import train
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
+from pochade.training.resume import check_is_new, check_same
 from pochade.training.stage import AnyStage, Identity, Stage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components

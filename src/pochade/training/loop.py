@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from pochade.data.samples import Samples
 from pochade.device import resolve_device
@@ -29,11 +30,7 @@ from pochade.files import atomic_file, atomic_folder, describe_error, remove_orp
 from pochade.tensors import write_tensors
 from pochade.training.checkpoint import (
     Checkpoint,
-    checkpoints,
     describe_last_good,
-    find_checkpoint,
-    load_checkpoint,
-    load_tensors,
     load_weights,
     save_checkpoint,
 )
@@ -45,6 +42,8 @@ from pochade.training.interruption import StopRequest, TrainingInterrupted
 from pochade.training.loader import Loader
 from pochade.training.metrics import MetricLog, Progress, Window, suspects
 from pochade.training.processes import join_processes
+from pochade.training.resume import check_is_new, find_run
+from pochade.training.sharding import Sharding, load_tensors, read_group, write_shards
 from pochade.training.stage import Identity, Stage
 from pochade.training.state import (
     load_optimizer,
@@ -82,22 +81,6 @@ class TrainResult:
     folder: Path
     weights: Path
     """``final/model.safetensors``, the averaged weights; ``task.trainable()`` holds the same."""
-
-
-def check_same(folder: Path, before: Identity, now: Identity) -> None:
-    """Raises PochadeError where the run in ``folder`` is resumed as another one."""
-    changed = before.differences(now)
-    if changed:
-        raise PochadeError(
-            f"resume: {folder} was trained with other settings: {', '.join(changed)}; a new run goes on "
-            f"from its weights with initialise_from={folder}"
-        )
-
-
-def check_is_new(folder: Path) -> None:
-    """Raises PochadeError where ``folder`` holds a run."""
-    if checkpoints(folder) or (folder / "final").exists() or (folder / "model").exists():
-        raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
 
 
 def train(
@@ -147,7 +130,7 @@ def train(
         console=console,
     )
     try:
-        recomputed = task.compilable() if stage.gradient_checkpointing else ()
+        recomputed = run.task.compilable() if stage.gradient_checkpointing else ()
         heeded = run.stop_request.heeded(alone=run.world_size == 1)
         with heeded, products_for(stage.precision, run.device), recomputing(recomputed):
             run.steps()
@@ -188,6 +171,7 @@ class _Run:
         console: bool,
     ) -> None:
         self.stage, self.task, self.dataset, self.folder = stage, task, dataset, folder
+        self.whole = task  # what is measured, saved and sampled from, with the averaged weights
         self.identity = identity
         self.sample_sheet, self.save_model, self.after_save = sample_sheet, save_model, after_save
         device = resolve_device(stage.device)
@@ -197,13 +181,16 @@ class _Run:
         notes: list[str] = []
         if stage.precision == "bf16" and is_bf16_slow(self.device):
             notes.append("warning: precision bf16 given, but this CPU has no products in bf16: fp32 is faster here")
-        saved = self._find(notes) if resume else None
-        self.network = task.trainable()
+        saved = find_run(folder, identity, len(dataset), notes) if resume else None
         if saved is None and stage.initialise_from is not None:
-            notes.append(f"start weights from {load_weights(self.network, stage.initialise_from)}")
+            notes.append(f"start weights from {load_weights(task.trainable(), stage.initialise_from)}")
         if saved is not None:
-            load_tensors(self.network, saved)
             notes.append(f"resumed from {saved.path}")
+        self.sharding: Sharding | None = None
+        if stage.fsdp and self.world_size > 1:
+            self.sharding = Sharding(task, self.device, main=self.main)
+            self.task = self.sharding.task
+        self.network = self.task.trainable()
         self.step = saved.step if saved else 0
         self.loss = float(saved.state["loss"]) if saved else math.nan
         self.loader = Loader(
@@ -240,27 +227,19 @@ class _Run:
         for note in [*notes, place]:
             self.progress.message(f"{stage.name}: {note}")
 
-    def _find(self, notes: list[str]) -> Checkpoint | None:
-        path = find_checkpoint(self.folder, notes.append)
-        if path is None:
-            notes.append("nothing to resume, started from the beginning")
-            return None
-        saved = load_checkpoint(path)
-        before = {**saved.state["stage"], "samples": saved.state["samples"]}
-        known = Identity(before, saved.state.get("contents", {}))  # earlier versions kept none
-        now = {**self.identity.settings, "samples": len(self.dataset)}
-        check_same(self.folder, known, Identity(now, self.identity.contents))
-        notes += [f"from step {saved.step} on {change}" for change in known.changes_to(self.identity.settings)]
-        return saved
-
     def _prepare(self, saved: Checkpoint | None) -> None:
         stage = self.stage
         self.compiled = CompiledBlocks(self.task.compilable() if stage.compile else ())
         self.compiled.start()
-        self.model: nn.Module = self.accelerator.prepare(self.task.to(self.device))
+        if saved is not None:
+            load_tensors(self.network, saved)
+        self.model: nn.Module = self.task
+        if self.sharding is None:
+            self.model = self.accelerator.prepare(self.task.to(self.device))
         self.network.train()
         self.ema = EMA(self.network, stage.ema_decay)
-        groups = self.task.parameter_groups(stage.weight_decay, stage.learning_rate)
+        self.average = self.ema if self.sharding is None else self.sharding
+        groups = (self.sharding or self.task).parameter_groups(stage.weight_decay, stage.learning_rate)
         self.peaks = [float(group.get("lr", stage.learning_rate)) for group in groups]
         fused = self.device.type in ("cpu", "cuda")
         self.optimizer = torch.optim.AdamW(
@@ -270,11 +249,12 @@ class _Run:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         states: dict[str, Any] = {}
         if saved is not None:
-            self.ema.load(saved.tensors["ema"])
+            self.ema.load(read_group(saved, "ema", module_tensors(self.network)))
             with torch.no_grad():
                 for name, tensor in self.task.extra_state().items():
                     tensor.copy_(saved.tensors["extra"][name])
-            load_optimizer(self.optimizer, self.names, saved.tensors["optimizer"])
+            moments = read_group(saved, "optimizer", dict(zip(self.names, self.parameters, strict=True)))
+            load_optimizer(self.optimizer, self.names, moments)
             states = saved.state["random"]
         # What a step draws for the whole batch, such as IRIS's depth, must be the same in every process.
         state = states.get(str(self.rank), states.get("0"))
@@ -331,6 +311,8 @@ class _Run:
             batch = next(batches)
             waited += time.perf_counter() - began
             last = part == parts - 1
+            if self.sharding is not None:
+                self.sharding.sum_gradients(last)
             with nullcontext() if last else self.accelerator.no_sync(self.model):
                 with torch.autocast(self.device.type, torch.bfloat16, enabled=self.stage.precision == "bf16"):
                     outputs: dict[str, Tensor] = self.model(batch)
@@ -339,6 +321,7 @@ class _Run:
             window.add_part(outputs)
             seen.append((batch, outputs))
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, self.stage.clip, foreach=True)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         window.add_norm(norm)
         for group, peak in zip(self.optimizer.param_groups, self.peaks, strict=True):
             group["lr"] = peak * rate
@@ -385,22 +368,30 @@ class _Run:
     def _write_log(self, window: Window, rate: float) -> None:
         line = window.line(self._sum, self.world_size, self.stage.batch_size)
         self.loss = line["loss"]
+        due = is_due(self.step, self.stage.steps, self.stage.log_every)
+        validated = self._validated() if due else {}
         if self.log is not None:
             epoch = self.step * self.stage.batch_size / len(self.dataset)
-            head = {"step": self.step, "epoch": epoch, "loss": self.loss, **self._validated(), "learning_rate": rate}
+            head = {"step": self.step, "epoch": epoch, "loss": self.loss, **validated, "learning_rate": rate}
             line = head | line | {"processes": self.world_size}
             self.log.write(line)
             self.progress.log(line)
 
+    def _collect(self, *, everywhere: bool = False) -> None:
+        """Puts a divided average together, for what rank 0 alone does next."""
+        if self.sharding is not None:
+            self.sharding.collect(self.ema, everywhere=everywhere)
+
     def _validated(self) -> dict[str, float]:
         """The loss on held-out samples where it is due; the lowest one's weights are kept."""
         stage = self.stage
-        if self.held_out is None or not is_due(self.step, stage.steps, stage.log_every):
+        self._collect()
+        if self.held_out is None:
             return {}
         with self._averaged():
-            loss = self.held_out.loss(self.task)
+            loss = self.held_out.loss(self.whole)
         if self.lowest.see(self.step, loss) and self.save_model is not None:
-            self.best = {name: tensor.clone() for name, tensor in self.ema.tensors.items()}
+            self.best = {name: tensor.clone() for name, tensor in self.average.tensors.items()}
         if (warning := self.lowest.warn(self.step, loss, stage.steps)) is not None:
             self.progress.message(f"{stage.name}: {warning}")
         return {"held_out_loss": loss}
@@ -424,12 +415,14 @@ class _Run:
     def _save(self) -> None:
         states = self._gather([random_state(self.device)])
         error: list[str] = []
+        self._collect()
+        moments = optimizer_tensors(self.optimizer, self.names)
+        tensors = {"model": module_tensors(self.network), "optimizer": moments}
+        shards: Path | None = None
+        if self.sharding is not None:
+            shards, tensors = write_shards(self.folder, self.step, tensors), {}
         if self.main:
-            tensors = {
-                "model": module_tensors(self.network),
-                "ema": self.ema.tensors,
-                "optimizer": optimizer_tensors(self.optimizer, self.names),
-            }
+            tensors["ema"] = self.average.tensors
             if extra := self.task.extra_state():
                 tensors["extra"] = extra
             state = {
@@ -444,7 +437,7 @@ class _Run:
             try:
                 self._save_best()
                 save_model = None if self.save_model is None else self._write_model
-                save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model)
+                save_checkpoint(self.folder, self.step, tensors, state, self.stage.keep, save_model, shards)
                 if self.after_save is not None:
                     self.after_save()
             except PochadeError as failure:
@@ -456,10 +449,10 @@ class _Run:
     def _averaged(self, tensors: Mapping[str, Tensor] | None = None) -> Iterator[None]:
         """Within it the network has the averaged weights, or earlier ones, in eval mode; then nothing has changed."""
         state = random_state(self.device)
-        modes = [(module, module.training) for module in self.task.modules()]
-        self.task.eval()
+        modes = [(module, module.training) for module in self.whole.modules()]
+        self.whole.eval()
         try:
-            with self.compiled.suspended(), self.ema.applied(tensors), torch.no_grad():
+            with self.compiled.suspended(), self.average.applied(tensors), torch.no_grad():
                 yield
         finally:
             for module, training in modes:
@@ -473,6 +466,7 @@ class _Run:
             self.save_model(folder)
 
     def _sample(self) -> None:
+        self._collect()
         if self.sample_sheet is None or not self.main:
             return
         with self._averaged():
@@ -485,11 +479,13 @@ class _Run:
 
     def finish(self) -> TrainResult:
         """Leaves the averaged weights in the network and in ``final/``."""
-        self.ema.copy_to_module()
-        self.network.eval()
+        self._collect(everywhere=True)
+        if self.sharding is None:
+            self.ema.copy_to_module()
+        self.whole.eval()
         weights = self.folder / "final" / "model.safetensors"
         if self.main:
-            write_tensors(weights, self.ema.tensors)
+            write_tensors(weights, self.average.tensors)
             self.progress.message(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
             if (lowest := self.lowest.conclude(self.step, self.folder / BEST)) is not None:
                 self.progress.message(f"{self.stage.name}: {lowest}")

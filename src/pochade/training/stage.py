@@ -14,7 +14,7 @@ TOLD_ON_RESUME = ("steps", "learning_rate", "final_learning_rate")
 """The fields that a resumed run may change and that change what it learns: it is said."""
 FREE_ON_RESUME = frozenset(
     {*TOLD_ON_RESUME, "save_every", "log_every", "sample_every", "keep", "trackers", "initialise_from"}
-    | {"device", "compile", "gradient_checkpointing"}
+    | {"device", "compile", "gradient_checkpointing", "fsdp"}
     | {"data.max_skipped", "data.max_megapixels"}
 )
 """The fields (dotted) that a resumed run may change; every other one makes it another run."""
@@ -40,6 +40,8 @@ class Settings:
 
     stage_kind: ClassVar[str]
     """Its kind, a key of ``pochade.training.stages.KINDS``."""
+    can_shard: ClassVar[bool] = False
+    """Whether the processes can divide what is trained (``Stage.fsdp``): it is all that the task holds."""
 
     @property
     def usual_rate(self) -> float | None:
@@ -113,6 +115,9 @@ class Stage(Generic[S_co, D_co]):
     gradient_checkpointing: bool = False
     """Keep the inputs of the network's blocks alone for the backward pass, and compute the rest anew: less memory, a
     third more time."""
+    fsdp: bool = False
+    """Whether the processes divide weights, gradients, moments and average among themselves (FSDP2), for flow matching
+    alone; else each has them as a whole (DDP)."""
     initialise_from: str | None = None
     """A safetensors file, a checkpoint, a finished run or a model whose weights are the start, or "previous"."""
 
@@ -143,6 +148,10 @@ class Stage(Generic[S_co, D_co]):
         self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
         check_device(self.device)
         self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
+        if self.fsdp and not self.task.can_shard:
+            raise PochadeError(
+                f"fsdp: true given for {self.name}, allowed with flow matching alone, as in STAGE.fsdp=true"
+            )
         if self.batch_size % self.accumulate:
             raise PochadeError(f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}")
 

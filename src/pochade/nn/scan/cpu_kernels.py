@@ -345,7 +345,8 @@ _threads = _Threads()
 
 
 def _arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
-    return tuple(t.detach().numpy() for t in tensors)
+    # Tensor.numpy() would keep the storage of a weight from being freed, as FSDP does after a step.
+    return tuple(np.from_dlpack(t.detach()) for t in tensors)
 
 
 def _ready(dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:

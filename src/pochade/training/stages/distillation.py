@@ -46,6 +46,7 @@ class DistillationSettings(FlowSettings):
     """
 
     stage_kind = "distillation"
+    can_shard = False  # beside the network there is its teacher
 
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""

@@ -60,6 +60,7 @@ class FlowSettings(Settings):
     """
 
     stage_kind = "flow"
+    can_shard = True
 
     family: str = "lrf"
     """iris, lira, lrf or microforge."""
