@@ -1,4 +1,4 @@
-"""What grows with the data, from the record of benchmarks/scale.py."""
+"""What grows with the data, from the records of benchmarks/scale.py and benchmarks/curate.py."""
 
 from typing import Any
 
@@ -23,4 +23,25 @@ def scale(found: Any) -> str:
     ]
     for key, words in ROWS.items():
         lines.append(f"| {words} | " + " | ".join(f"{1e3 * found['seconds'][c][key]:,.1f}" for c in counts) + " |")
+    return "\n".join(lines)
+
+
+def curate(found: Any) -> str:
+    """Processor seconds and memory by the number of pictures."""
+    pictures = {int(count): row for count, row in found["pictures"].items()}
+    lines = [
+        f"Measured on a core of {found['processor']}:",
+        "",
+        "| pictures | " + " | ".join(f"{count:,}" for count in pictures) + " |",
+        "|---|" + "---:|" * len(pictures),
+        "| pictures a second of a core | "
+        + " | ".join(f"{count / row['seconds']:.0f}" for count, row in pictures.items())
+        + " |",
+        "| MiB resident, at most | " + " | ".join(f"{row['peak']:,.0f}" for row in pictures.values()) + " |",
+        "| MiB before | " + " | ".join(f"{row['before']:,.0f}" for row in pictures.values()) + " |",
+        "",
+        "Hashes alone are compared in "
+        + " and ".join(f"{seconds:.1f} s ({int(count):,})" for count, seconds in found["hashes"].items())
+        + ".",
+    ]
     return "\n".join(lines)

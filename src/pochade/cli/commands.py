@@ -12,6 +12,7 @@ import typer
 import pochade
 from pochade.cli import (
     ablate,
+    cache,
     data,
     data_generate,
     edit,
@@ -78,6 +79,7 @@ app.command("upscale", epilog=edit.UPSCALE_EXAMPLES)(edit.upscale)
 app.command("models")(models.models)
 app.command("info")(models.info)
 app.command("train", epilog=train.EXAMPLES, context_settings=FIELDS)(train.train)
+app.command("cache", epilog=cache.EXAMPLES, context_settings=FIELDS)(cache.cache)
 app.command("plan", epilog=plan.EXAMPLES, context_settings=FIELDS)(plan.plan)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)

@@ -60,13 +60,35 @@ def prepare(
             help="Which columns of datasets are what, as image=A,caption=B.C,label=D,score=E.", show_default="found"
         ),
     ] = None,
-    min_score: Annotated[
-        float | None, typer.Option(help="Of datasets with a column of scores: pass over rows with a lower one.")
-    ] = None,
     split: Split = "both",
     format_: Format = "shards",
     background: Background = "white",
     limit: Annotated[int | None, typer.Option(help="At most so many pictures of a split.")] = None,
+    min_side: Annotated[
+        int | None, typer.Option(help="Of shards: leave out pictures whose shorter side has fewer pixels.")
+    ] = None,
+    deduplicate: Annotated[
+        bool, typer.Option("--deduplicate", help="Of shards: of pictures that look alike keep the first.")
+    ] = False,
+    min_score: Annotated[
+        float | None,
+        typer.Option(
+            help="Of shards, or of datasets with a column of scores: leave out pictures with a lower one.",
+            show_default="none",
+        ),
+    ] = None,
+    score: Annotated[
+        str, typer.Option(help="contrast, or a picture classifier of transformers, by hub name or folder.")
+    ] = "contrast",
+    caption: Annotated[
+        str | None,
+        typer.Option(help="Of shards: a model of transformers that describes each picture, by hub name or folder."),
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Of shards: local, or ray: all shards by the cluster of RAY_ADDRESS.", show_default="local"),
+    ] = None,
+    gpus: Annotated[float, typer.Option(help="With --on ray: GPUs for each shard under way, as 0.5.")] = 0.0,
     max_megapixels: MaxMegapixels = None,
     max_skipped: MaxSkipped = None,
     overwrite: Overwrite = False,
@@ -79,8 +101,42 @@ def prepare(
     from pochade.data.prepare.pictures import prepare as write
 
     with naming("min_score", "least_score"):
-        found = _pictures(source, path, config, columns, min_score)
+        stored = source == "datasets"  # their rows have the score
+        found = _pictures(source, path, config, columns, min_score if stored else None)
     reading = read_limits(max_megapixels, max_skipped, background)
+    chosen = {
+        "on": on,
+        "min_side": min_side,
+        "min_score": None if stored else min_score,
+        "deduplicate": deduplicate or None,
+        "caption": caption,
+        "score": None if score == "contrast" else score,
+        "gpus": gpus or None,
+    }
+    given = [name for name, value in chosen.items() if value is not None]
+    if given:
+        from pochade.data.prepare.curate import Curation, curate
+        from pochade.data.sources import FolderSource
+
+        if not isinstance(found, FolderSource) or found.classes is not None:
+            raise PochadeError(f"{given[0]}: goes with shards, as in prepare folder --path SHARDS, {source} given")
+        others = {"split": split != "both", "format": format_ != "shards", "limit": limit, "overwrite": overwrite}
+        for name in (name for name, value in others.items() if value):
+            raise PochadeError(f"{name}: does not go with {given[0]}; both sides are written, as shards")
+        curation = Curation(
+            size=size,
+            min_side=min_side or 0,
+            min_score=min_score,
+            score=score,
+            deduplicate=deduplicate,
+            caption=caption,
+        )
+        with place(out, overwrite) as folder:
+            quiet_libraries()
+            where = on or "local"  # the value is checked there
+            report = curate(found, folder, curation, on=where, gpus=gpus, reading=reading, progress=not as_json)  # pyright: ignore[reportArgumentType]
+        show(out, report, as_json)
+        return
     with place(out, overwrite) as folder:
         target = target_of(folder, size, split, format_, limit, overwrite)
         report = write(found, target, reading=reading, progress=not as_json)
@@ -211,7 +267,7 @@ def _pictures(
     from pochade.data.sources.hub import HubSource, JourneyDBSource, read_columns
 
     _check_path(kind, path, PICTURES, optional=("drawings",))
-    for name, given in (("config", config), ("columns", columns), ("min_score", min_score)):
+    for name, given in (("config", config), ("columns", columns)):
         if kind != "datasets" and given is not None:
             raise PochadeError(f"{name}: given, but goes with the source datasets only")
     match kind, path:
@@ -307,6 +363,10 @@ def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
 
     counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
     print(f"{url_of(out) or out}: {counts}")
+    if "kept" in report:
+        left = ", ".join(f"{report[name]} {name}" for name in ("too small", "below the score", "duplicates"))
+        unusable = sum(report["unusable"].values())
+        print(f"of {report['pictures']} pictures {report['kept']} kept; {left}, {unusable} unusable")
     reading = report.get("reading")
     if reading is not None and (reading["skipped"] or reading["notes"]):
         complain("warning", f"{reading['source']}: {reading['summary']}; all named in {out / 'report.json'}")

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -286,6 +286,43 @@ def _check_start(stage: AnyStage, earlier: Sequence[AnyStage]) -> None:
             f"initialise_from: {start!r} is neither a shipped model ({', '.join(hub.shipped()) or 'none'}) nor a path"
             f"{nearest(start, hub.shipped())}"
         )
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """The caches that a stage makes of its data before it trains, below the folder of a run.
+
+    Calls at the same time, of any machines that see the folder, share the work: each part is made by one of them, and
+    what one leaves undone is taken over (``pochade.data.cache.build``). ``only``: the stage; None: the first that is
+    not finished.
+    """
+
+    stages: tuple[AnyStage, ...]
+    out: Path
+    only: str | None = None
+
+    def stage(self) -> int:
+        """How many stages come before it. Raises PochadeError where one of them is not finished, or all are."""
+        if self.only is not None:
+            return _finished_before(self.stages, self.only, self.out)
+        done = [_finished_steps(_result(stage, n, self.out)) is not None for n, stage in enumerate(self.stages, 1)]
+        if all(done):
+            raise PochadeError(f"out: all stages in {self.out} are finished")
+        return done.index(False)
+
+    def check(self) -> None:
+        """Raises PochadeError where data or settings of the stage are unusable."""
+        number = self.stage()
+        check(self.stages[: number + 1], Components(), start=number)
+
+    def __call__(self, number: int) -> int:
+        """Makes what no other one is making, and waits for the rest; returns the pictures of all."""
+        del number
+        before = self.stage()
+        results = [_result(stage, n, self.out) for n, stage in enumerate(self.stages[:before], 1)]
+        stage, components = self.stages[before], Components()
+        inputs = _inputs(self.stages[:before], results, stage, self.out, components)
+        return len(kind_of(stage).build(stage, inputs).samples)
 
 
 def _result(stage: AnyStage, number: int, out: Path) -> Result:

@@ -123,13 +123,7 @@ class ShardWriter(Writer):
         if self._tar is None:
             file = self._open.enter_context(atomic_file(self._path))
             self._tar = self._open.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
-        members = {**record.images, ".json": json.dumps(record.facts, ensure_ascii=False).encode()}
-        if record.label is not None:
-            members[".cls"] = str(record.label).encode()
-        for suffix, data in members.items():
-            member = tarfile.TarInfo(record.key + suffix)
-            member.size, member.mode = len(data), 0o644
-            self._tar.addfile(member, io.BytesIO(data))
+        add_record(self._tar, record)
         self._inside += 1
         if self._inside == self.samples_per_shard:
             self._finish_shard()
@@ -141,8 +135,7 @@ class ShardWriter(Writer):
     def _finish_shard(self) -> None:
         path = self._path
         self._open.close()
-        entry = {"file": path.name, "samples": self._inside, "bytes": path.stat().st_size, "sha256": sha256(path)}
-        self.index["shards"].append(entry)
+        self.index["shards"].append(shard_entry(path, self._inside))
         self.index["samples"] += self._inside
         self._tar, self._inside = None, 0
 
@@ -151,6 +144,29 @@ class ShardWriter(Writer):
             self._finish_shard()
         self._name_classes()
         write_json(self.folder / INDEX, self.index)
+
+
+def add_record(tar: tarfile.TarFile, record: Record) -> None:
+    """Adds the members of a record to a shard."""
+    members = {**record.images, ".json": json.dumps(record.facts, ensure_ascii=False).encode()}
+    if record.label is not None:
+        members[".cls"] = str(record.label).encode()
+    for suffix, data in members.items():
+        member = tarfile.TarInfo(record.key + suffix)
+        member.size, member.mode = len(data), 0o644
+        tar.addfile(member, io.BytesIO(data))
+
+
+def shard_entry(path: Path, samples: int) -> dict[str, Any]:
+    """What an index holds of a shard."""
+    return {"file": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": sha256(path)}
+
+
+def write_index(folder: Path, shards: Sequence[Mapping[str, Any]], class_names: Sequence[str] = ()) -> None:
+    """The index of shards whose pictures were all decoded before they were written, and the names of their classes."""
+    if class_names:
+        write_text(folder / CLASSES[0], "".join(f"{name}\n" for name in class_names))
+    write_json(folder / INDEX, {"decoded": True, "samples": sum(s["samples"] for s in shards), "shards": list(shards)})
 
 
 class FolderWriter(Writer):

@@ -120,7 +120,7 @@ class _Part:
     @classmethod
     def make(cls, place: Path, at: str, shard: Shard, reading: Reading) -> "_Part":
         """Reads the shard, decodes its pictures unless that was done before they were written, and remembers it."""
-        contents = read_shard(shard, _pair)
+        contents = read_shard(shard, pair_pictures)
         skipped, notes = list(contents.skipped), Counter[str]()
         first: dict[str, str] = {}
         for what, name in contents.notes:
@@ -251,8 +251,8 @@ class _ShardRecords(Records):
         return digest.hexdigest()
 
 
-def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
-    """A `Picture` for each sample."""
+def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool = False) -> Contents:
+    """A `Picture` for each sample; ``bare``: also for those with neither captions nor a class."""
     pictures: dict[str, Member] = {}
     unread: dict[str, Member] = {}
     beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (".txt", ".cls", ".json")}
@@ -304,7 +304,7 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
                             pass
             except (ValueError, TypeError) as error:
                 detail = f"{stem}{kind}: {type(error).__name__}: {error}"
-            if facts.captions or label is not None:
+            if facts.captions or label is not None or bare:
                 found.notes.extend([("a member that cannot be read: " + kind, f"{shard}/{name}")] if detail else [])
                 if not facts.group:
                     found.notes.append((NO_GROUP, f"{shard}/{name}"))

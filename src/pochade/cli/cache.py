@@ -1,0 +1,50 @@
+"""``pochade cache``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pochade.cli.common import check_no_options, quiet_libraries
+from pochade.errors import PochadeError
+
+EXAMPLES = """For example: pochade cache lira data.source=shards --out runs/lira --on ray --workers 8 --gpus 1"""
+
+
+def cache(
+    *,
+    recipe: Annotated[str, typer.Argument(help="Name of a recipe, as of pochade train --list.")],
+    changes: Annotated[list[str] | None, typer.Argument(metavar="FIELD=VALUE...")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the run.", show_default="runs/RECIPE")] = None,
+    only: Annotated[
+        str | None, typer.Option(help="The stage whose data are encoded.", show_default="the first unfinished")
+    ] = None,
+    on: Annotated[str, typer.Option(help="local, or ray: the cluster of RAY_ADDRESS.")] = "local",
+    workers: Annotated[int, typer.Option(help="With --on ray: processes that encode at once.")] = 1,
+    gpus: Annotated[float, typer.Option(help="With --on ray: GPUs of each, as 0.5.")] = 0.0,
+    context: typer.Context = None,  # pyright: ignore[reportArgumentType]  # typer fills it in
+) -> None:
+    """Encode the data of a stage, latents and text vectors, before it is trained with the same --out.
+
+    The parts of the cache are shared out as processes are free; those that see one folder may also be started by hand.
+    """
+    check_no_options([recipe, *(changes or [])], context)
+    from pochade.data.prepare.executors import check_place, each_piece
+    from pochade.recipes import stages_of
+    from pochade.training.overrides import override
+
+    check_place(on, gpus)
+    if workers < 1 or (workers > 1 and on == "local"):
+        raise PochadeError(f"workers: {workers} given, allowed are 1, and with --on ray more")
+    stages = override(stages_of(recipe), changes or [])
+    quiet_libraries()
+    from pochade.training.executor import Encoding
+
+    encoding = Encoding(tuple(stages), (out or Path("runs") / recipe).absolute(), only)
+    encoding.check()
+    name = stages[encoding.stage()].name
+    samples = max(each_piece(encoding, workers, on, gpus=gpus))  # pyright: ignore[reportArgumentType]
+    place = encoding.out / "cache"
+    if not place.exists():
+        raise PochadeError(f"only: {name} reads its pictures as they are, and has nothing to encode")
+    print(f"{name}: {samples} samples, encoded in {place}")

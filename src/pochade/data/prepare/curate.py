@@ -1,0 +1,325 @@
+"""Shards of pictures to shards of chosen pictures: filtered, without duplicates, scored, with new captions.
+
+Every shard is a piece of work, twice: first it is looked at, then, once it is known which pictures of all shards are
+alike, what is kept of it is written. A piece leaves files of its number, each whole or not at all, so that it does not
+matter where it is done, how often, or what dies on the way: each picture is written once. A piece holds one picture at
+a time. What is remembered of a picture between the two are 8 bytes, and 800 more on the disk.
+"""
+
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pochade.data.cache.parts import map_tensors
+from pochade.data.dataset import check_size, split_of
+from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
+from pochade.data.prepare.executors import Place, check_place, each_piece
+from pochade.data.prepare.judges import captioner, scorer
+from pochade.data.prepare.target import png
+from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
+from pochade.data.progress import progress_bar
+from pochade.data.sources import FolderSource, local_path
+from pochade.data.sources.class_names import read_class_names
+from pochade.data.sources.formats import PREPARED, split_folders
+from pochade.data.sources.image_files import Picture, Reading
+from pochade.data.sources.shards import pair_pictures
+from pochade.data.sources.tars import Contents, Shard, find_shards, read_shard, top_folders
+from pochade.errors import FailureError, PochadeError
+from pochade.files import atomic_file, remove_folder, remove_orphans, write_json
+from pochade.images.decode import BadImage, square
+from pochade.tensors import write_tensors
+
+REPORT = PREPARED[0]
+SETTINGS = "settings.json"
+SIDES = ("train", "held_out")
+LEFT_OUT = ("too small", "below the score")
+NAMED = 100
+"""Pictures left out that the report names."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curation:
+    """What is kept of the pictures, and what they get.
+
+    Attributes:
+        size: rows and columns of the stored pictures (PNG) in pixels.
+        min_side: pixels of the shorter side, below which a picture is left out.
+        min_score: of the score, below which a picture is left out; None: all stay, without a score.
+        score: "contrast", contrast and colourfulness (`pochade.data.scores`), or a model of transformers for picture
+            classification, of one class or one called "aesthetic", by hub name or folder.
+        deduplicate: of pictures that look alike (`pochade.data.near_duplicates`) only the first stays.
+        caption: a model of transformers that describes pictures, by hub name or folder; its caption comes first, before
+            those that there are. None: those stay alone.
+
+    Raises:
+        PochadeError: a value out of range.
+    """
+
+    size: int
+    min_side: int = 0
+    min_score: float | None = None
+    score: str = "contrast"
+    deduplicate: bool = False
+    caption: str | None = None
+
+    def __post_init__(self) -> None:
+        check_size(self.size)
+        if self.min_side < 0:
+            raise PochadeError(f"min_side: {self.min_side} given, at least 0 expected")
+        if self.score != "contrast" and self.min_score is None:
+            raise PochadeError(f"score: {self.score} given without min_score, by which pictures are chosen")
+
+
+def curate(
+    source: FolderSource,
+    out: Path,
+    curation: Curation,
+    *,
+    on: Place = "local",
+    gpus: float = 0,
+    reading: Reading | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Writes what is kept of shards as shards ``out/train/000123.tar``, each named by that which it comes from.
+
+    An interrupted call, repeated, goes on. Meanwhile all lies in the folder ``out`` with ``.partial`` at its end.
+
+    Args:
+        on: "local", or "ray", a cluster whose machines see ``out`` and the source under the same paths.
+        gpus: of the cluster, for each piece; 0 leaves models on processors.
+
+    Returns:
+        The report: how many pictures there were, and what became of them.
+
+    Raises:
+        PochadeError: no shards, ``out`` is there, or holds what was begun with other settings.
+        FailureError: too many unusable pictures, nothing is kept, or something cannot be written.
+    """
+    check_place(on, gpus)
+    reading = reading or Reading()
+    if out.exists():
+        raise PochadeError(f"out: {out} is there already; choose another folder")
+    found = find_shards(local_path(source.path))
+    shards, work = tuple(found.shards), out.with_name(f"{out.name}.partial")
+    settings = {"source": str(source), **asdict(curation), "background": reading.background, "shards": len(shards)}
+    _check_same(work, settings)
+    tops = top_folders(shard.name for shard in shards)
+    sides = split_folders(tops)
+    pieces = _Pieces(shards, tuple(sides.get(top, "") for top in tops), work, curation, reading)
+    with progress_bar(progress) as bar:
+        for title, piece in (("looking at shards", pieces.look), ("writing shards", pieces.write)):
+            task = bar.add_task(title, total=len(shards))
+            for _ in each_piece(piece, len(shards), on, gpus=gpus):
+                bar.advance(task)
+            if piece == pieces.look:
+                report = _choose(pieces, sum(entry[3] for entry in found.missing), reading.max_skipped)
+    written = [json.loads(pieces.done(number).read_bytes()) for number in range(len(shards))]
+    report["without a caption"] = sum(one["without a caption"] for one in written)
+    report["samples"] = {side: _index(pieces, side, [one[side] for one in written if side in one]) for side in SIDES}
+    if not any(report["samples"].values()):
+        raise FailureError(f"source: {source}: no picture is kept")
+    write_json(work / REPORT, {**settings, "format": "shards", **report})
+    remove_folder(pieces.facts)
+    (work / SETTINGS).unlink()
+    work.rename(out)
+    return json.loads((out / REPORT).read_bytes())
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """The work on each shard, by its number. ``sides``: that of each by its folder, "" where the pictures say."""
+
+    shards: tuple[Shard, ...]
+    sides: tuple[str, ...]
+    work: Path
+    curation: Curation
+    reading: Reading
+
+    @property
+    def facts(self) -> Path:
+        return self.work / "facts"
+
+    def looked(self, number: int) -> Path:
+        """What was seen of the pictures of a shard that pass by themselves."""
+        return self.facts / f"looked-{number:06d}.safetensors"
+
+    def chosen(self, number: int) -> Path:
+        """Which of them are kept."""
+        return self.facts / f"chosen-{number:06d}.safetensors"
+
+    def done(self, number: int) -> Path:
+        """What was written of them."""
+        return self.facts / f"written-{number:06d}.json"
+
+    def look(self, number: int) -> int:
+        """Reads a shard, and remembers of each picture that passes the filters its place, hash, small copy and score;
+        returns the pictures in it."""
+        curation, place = self.curation, self.looked(number)
+        if place.exists():
+            return int(json.loads(map_tensors(place)[1]["about"])["pictures"])
+        contents = self._contents(number)
+        skipped = [list(entry) for entry in contents.skipped]
+        out = dict.fromkeys(LEFT_OUT, 0)
+        score = None if curation.min_score is None else scorer(curation.score)
+        rows, bits, thumbs, scores = list[int](), list[int](), list[np.ndarray](), list[float]()
+        for row, picture in enumerate(contents.samples):
+            try:
+                data = picture.read()
+                pixels = picture.pixels(data)
+                image = picture.load(data, curation.size, self.reading)[0]
+            except BadImage as error:
+                skipped.append([error.name, error.reason, error.detail, 1])
+                continue
+            if pixels is not None and min(pixels) < curation.min_side:
+                out[LEFT_OUT[0]] += 1
+                continue
+            value = 0.0 if score is None else score(image)
+            if curation.min_score is not None and value < curation.min_score:
+                out[LEFT_OUT[1]] += 1
+                continue
+            seen = fingerprint(image)
+            rows.append(row)
+            bits.append(seen.bits)
+            thumbs.append(seen.thumb)
+            scores.append(value)
+        columns = {
+            "row": torch.tensor(rows, dtype=torch.int64),
+            "bits": torch.from_numpy(np.array(bits, np.uint64).view(np.int64)),
+            "thumb": torch.from_numpy(np.array(thumbs, np.uint8).reshape(-1, THUMB, THUMB, 3)),
+            "score": torch.tensor(scores, dtype=torch.float32),
+        }
+        about = {"pictures": len(contents.samples), "skipped": skipped, "out": out, "stamp": self._stamp(number)}
+        write_tensors(place, columns, {"about": json.dumps(about)})
+        return len(contents.samples)
+
+    def write(self, number: int) -> int:
+        """Writes what is kept of a shard as one shard a side; returns the pictures kept."""
+        curation, done = self.curation, self.done(number)
+        kept, about = map_tensors(self.chosen(number))
+        if done.exists():
+            return len(kept["row"])
+        if about["stamp"] != json.dumps(self._stamp(number)):
+            raise FailureError(f"{self.shards[number].path}: it has changed since it was looked at")
+        scores = dict(zip(kept["row"].tolist(), kept["score"].tolist(), strict=True))
+        describe = None if curation.caption is None else captioner(curation.caption)
+        counts, bare = Counter[str](), 0
+        with ExitStack() as stack:
+            tars: dict[str, tarfile.TarFile] = {}
+            for row, picture in enumerate(self._contents(number).samples):
+                if row not in scores:
+                    continue
+                image = square(picture.load(picture.read(), curation.size, self.reading)[0], curation.size)
+                made = "" if describe is None else describe(image)
+                captions = tuple(dict.fromkeys(c for c in (made, *picture.captions) if c))
+                if not captions and picture.label is None:
+                    bare += 1
+                    continue
+                side = "train" if self._side(number, picture) == "train" else "held_out"
+                if side not in tars:
+                    file = stack.enter_context(atomic_file(self.shard(side, number)))
+                    tars[side] = stack.enter_context(tarfile.TarFile(fileobj=file, mode="w"))
+                record = picture_record(
+                    f"{number:06d}-{row:06d}",
+                    png(image),
+                    ".png",
+                    captions,
+                    label=picture.label,
+                    group=picture.own_group,
+                    split=side,
+                    licence=picture.licence,
+                )
+                facts = {**record.facts, "name": picture.name}
+                facts |= {} if curation.min_score is None else {"score": round(scores[row], 4)}
+                add_record(tars[side], record._replace(facts=facts))
+                counts[side] += 1
+        entries = {side: shard_entry(self.shard(side, number), count) for side, count in counts.items()}
+        write_json(done, {**entries, "without a caption": bare})
+        return sum(counts.values())
+
+    def shard(self, side: str, number: int) -> Path:
+        """The file of a side of a shard."""
+        return self.work / side / f"{number:06d}.tar"
+
+    def _contents(self, number: int) -> Contents:
+        return read_shard(self.shards[number], partial(pair_pictures, bare=self.curation.caption is not None))
+
+    def _stamp(self, number: int) -> list[Any]:
+        return self.shards[number].stamp()[2:]  # size and hash: machines may see other times of a file
+
+    def _side(self, number: int, picture: Picture) -> str:
+        return picture.split or self.sides[number] or split_of(picture.own_group)
+
+
+def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]:
+    """Decides, once all shards were looked at, which pictures are kept; returns the report so far."""
+    looked = [map_tensors(pieces.looked(number)) for number in range(len(pieces.shards))]
+    abouts = [json.loads(words["about"]) for _, words in looked]
+    columns = [tensors for tensors, _ in looked]
+    out = {name: sum(about["out"][name] for about in abouts) for name in LEFT_OUT}
+    reasons, named = Counter[str](), list[list[Any]]()
+    for entry in (entry for about in abouts for entry in about["skipped"]):
+        reasons[entry[1]] += entry[3]
+        named += [entry[:3]] if len(named) < NAMED else []
+    reasons.update({"missing shard": missing} if missing else {})
+    unusable = sum(reasons.values())
+    # What cannot be decoded is among the pictures of a shard, what has no caption or is lost is not.
+    total = sum(len(tensors["row"]) for tensors in columns) + sum(out.values()) + unusable
+    if unusable > max(1 if max_skipped else 0, max_skipped * total):
+        worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise FailureError(f"source: {unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one")
+    first = np.arange(sum(len(tensors["row"]) for tensors in columns))
+    if pieces.curation.deduplicate:
+        first = first_alike(
+            np.concatenate([tensors["bits"].numpy().view(np.uint64) for tensors in columns]), _Copies(columns)
+        )
+    keep, start = first == np.arange(len(first)), 0
+    for number, (tensors, about) in enumerate(zip(columns, abouts, strict=True)):
+        mine = torch.from_numpy(keep[start : start + len(tensors["row"])])
+        start += len(mine)
+        kept = {name: tensors[name][mine] for name in ("row", "score")}
+        write_tensors(pieces.chosen(number), kept, {"stamp": json.dumps(about["stamp"])})
+    pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": len(keep) - int(keep.sum())}
+    return {**pictures, "kept": int(keep.sum()), "named": named}
+
+
+class _Copies:
+    """The small copies of pictures by their places among all, from files that are mapped into memory."""
+
+    def __init__(self, columns: Sequence[dict[str, torch.Tensor]]) -> None:
+        self.thumbs = [tensors["thumb"] for tensors in columns]
+        self.ends = np.cumsum([len(thumb) for thumb in self.thumbs])
+
+    def __call__(self, places: np.ndarray) -> np.ndarray:
+        parts = np.searchsorted(self.ends, places, side="right")
+        begins = self.ends[parts] - np.array([len(self.thumbs[part]) for part in parts], np.int64)
+        found = [self.thumbs[part][row] for part, row in zip(parts.tolist(), (places - begins).tolist(), strict=True)]
+        return torch.stack(found).numpy() if found else np.zeros((0, THUMB, THUMB, 3), np.uint8)
+
+
+def _index(pieces: _Pieces, side: str, entries: list[dict[str, Any]]) -> int:
+    """Writes the index of a side, where there is anything; returns its samples."""
+    if entries:
+        remove_orphans(pieces.work / side)  # of workers that were killed
+        names = read_class_names({shard.path.parent for shard in pieces.shards})
+        write_index(pieces.work / side, entries, names or ())
+    return sum(entry["samples"] for entry in entries)
+
+
+def _check_same(work: Path, settings: dict[str, Any]) -> None:
+    """Begins in the folder ``work``. Raises PochadeError where it holds what was begun with other settings."""
+    place = work / SETTINGS
+    if not work.exists():
+        write_json(place, settings)
+    begun = json.loads(place.read_bytes()) if place.exists() else {}
+    if begun != settings:
+        other = next((name for name in settings if begun.get(name) != settings[name]), "all")
+        raise PochadeError(f"out: {work} was begun with {other} {begun.get(other)!r}; finish that, or delete it")

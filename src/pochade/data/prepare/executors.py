@@ -1,0 +1,72 @@
+"""Where pieces of work are done: on this machine, or on a cluster by Ray Data."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, get_args
+
+from pochade.data.progress import ahead
+from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+
+Place = Literal["local", "ray"]
+Piece = Callable[[int], int]
+"""Does the piece of work of that number and returns the samples in it; doing it twice is doing it once."""
+
+
+def check_place(on: str, gpus: float = 0) -> None:
+    """Raises PochadeError for a place that is none, or that needs what is not installed, and for GPUs of none."""
+    if on not in get_args(Place):
+        raise PochadeError(f"on: {on!r} given, allowed are {', '.join(get_args(Place))}{nearest(on, get_args(Place))}")
+    if gpus < 0 or (gpus and on != "ray"):
+        raise PochadeError(f"gpus: {gpus:g} given, allowed are 0, and with --on ray more")
+    if on == "ray":
+        _ray()
+
+
+def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Iterator[int]:
+    """Does all of ``count`` pieces, in any order; yields the samples in each when it is done.
+
+    On a cluster a piece whose worker dies is done again by another one. Workers see the folders of this machine under
+    the same paths. The cluster is that of ``RAY_ADDRESS``; without it one of this machine's cores is started.
+
+    Args:
+        piece: pickled for the workers.
+        gpus: of the cluster, for each piece that is under way.
+
+    Raises:
+        PochadeError, FailureError: as ``piece`` raises them.
+    """
+    if on == "local":
+        for _, samples in ahead(piece, range(count)):
+            yield samples
+        return
+    if not count:
+        return
+    ray = _ray()
+    if not ray.is_initialized():
+        ray.init(log_to_driver=False, include_dashboard=False)
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    def done(row: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return {"samples": piece(int(row["id"])), "error": "", "wrong_use": False}
+        except PochadeError as error:  # of which Ray would make one of many lines
+            return {"samples": 0, "error": str(error), "wrong_use": not isinstance(error, FailureError)}
+
+    pieces = ray.data.range(count, override_num_blocks=count)
+    for row in pieces.map(done, **({"num_gpus": gpus} if gpus else {})).iter_rows():
+        if row["error"]:
+            raise (PochadeError if row["wrong_use"] else FailureError)(row["error"])
+        yield int(row["samples"])
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise missing_extra("ray", "scale") from None
+    return ray

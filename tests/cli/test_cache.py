@@ -1,0 +1,46 @@
+"""The data of a stage encoded before it trains."""
+
+from pathlib import Path
+
+import pytest
+
+from pochade.cli import main
+from pochade.data.prepare.pictures import prepare
+from pochade.data.prepare.target import Target
+from pochade.data.sources import SyntheticSource
+
+SMALL = ("task.options=dim=16,heads=2,hidden=16,blocks=1", "task.autoencoder=lrf-openmoji", "initialise_from=none")
+
+
+def stamps(folder: Path) -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+
+
+def run(*arguments: str) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert not end.value.code
+
+
+def test_training_finds_what_was_encoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    shards, out = tmp_path / "shards", tmp_path / "run"
+    prepare(SyntheticSource(24), Target(out=shards, size=64), progress=False)
+    given = ["lrf-folder", f"data.source={shards}", *SMALL, "--out", str(out)]
+    run("cache", *given)
+    assert capsys.readouterr().out.startswith("flow: ")
+    made = stamps(out / "cache")
+    assert {name.partition("-")[0] for name in made} == {"images", "captions", "latents"}
+    run("train", *given, "steps=1", "batch_size=4", "warmup_steps=0", "sample_every=0", "device=cpu")
+    assert made.items() <= stamps(out / "cache").items()
+    assert (out / "1-flow" / "model").is_dir()
+
+
+def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options, error in (
+        (["--workers", "2"], "workers: 2 given, allowed are 1, and with --on ray more"),
+        (["--on", "dask"], "on: 'dask' given, allowed are local, ray"),
+        (["--only", "flows"], "only: 'flows' given, allowed are flow (did you mean 'flow'?)"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main(["cache", "lrf-folder", "data.source=x", "--out", str(tmp_path / "run"), *options])
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {error}\n")

@@ -1,0 +1,213 @@
+"""Shards in, chosen pictures out: each picture once, wherever the work is done and whatever dies on the way."""
+
+import json
+import tarfile
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from data.test_near_duplicates import photograph
+from pochade.cli import main
+from pochade.data.prepare import curate as curation
+from pochade.data.prepare.curate import Curation, curate
+from pochade.data.prepare.executors import each_piece
+from pochade.data.prepare.target import png
+from pochade.data.prepare.writer import ShardWriter, picture_record
+from pochade.data.sources import FolderSource
+from pochade.errors import FailureError, PochadeError
+
+SHARDS, EACH = 4, 12
+ALL = Curation(size=32, min_side=32, min_score=0.2, deduplicate=True)
+SMALL, GREY, AGAIN = 5, 17, (30, 41)
+"""A small picture, one of low score, and two that look like the first."""
+
+
+def picture(number: int, side: int = 48) -> Image.Image:
+    if number == GREY:
+        return Image.new("RGB", (side, side), (120, 122, 120))
+    return photograph(0 if number in AGAIN else number, 20 if number == SMALL else side)
+
+
+def write(folder: Path, shards: int, each: int, side: int = 48) -> FolderSource:
+    with ShardWriter(folder, samples_per_shard=each) as writer:
+        for number in range(shards * each):
+            writer.add(picture_record(f"p{number:03d}", png(picture(number, side)), ".png", [f"picture {number}"]))
+    return FolderSource(folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> FolderSource:
+    return write(tmp_path_factory.mktemp("data") / "shards", SHARDS, EACH)
+
+
+def names(out: Path) -> list[int]:
+    """The numbers of the pictures in the shards of ``out``, as often as they are there."""
+    found: list[int] = []
+    for path in sorted(out.glob("*/*.tar")):
+        with tarfile.open(path) as tar:
+            for member in tar:
+                if member.name.endswith(".json"):
+                    file = tar.extractfile(member)
+                    assert file is not None
+                    found.append(int(json.load(file)["name"].rpartition("/p")[2].removesuffix(".png")))
+    return sorted(found)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    return {path.relative_to(out).as_posix(): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+
+
+@pytest.fixture(scope="module")
+def expected(source: FolderSource, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("out") / "chosen"
+    curate(source, out, ALL, progress=False)
+    return out
+
+
+def test_each_picture_is_kept_once_or_counted(expected: Path) -> None:
+    report = json.loads((expected / "report.json").read_text())
+    assert names(expected) == sorted({*range(SHARDS * EACH)} - {SMALL, GREY, *AGAIN})
+    counts = {name: report[name] for name in ("pictures", "too small", "below the score", "duplicates", "kept")}
+    assert counts == {"pictures": 48, "too small": 1, "below the score": 1, "duplicates": 2, "kept": 44}
+    assert not expected.with_name("chosen.partial").exists()
+
+
+def test_what_is_written_is_a_data_set(source: FolderSource, expected: Path) -> None:
+    for split in ("train", "held_out"):
+        before, after = source.open(split), FolderSource(expected).open(split)
+        captions = {item.captions: item.group for item in (before.item(i) for i in range(len(before)))}
+        for index in range(len(after)):
+            item = after.item(index)
+            assert captions[item.captions] == item.group  # on the same side as before
+            number = int(item.captions[0].rpartition(" ")[2])
+            given = np.asarray(picture(number).resize((32, 32), Image.Resampling.LANCZOS), np.int16)
+            assert np.abs(np.asarray(after.image(index, 32), np.int16) - given).max() <= 1
+
+
+def test_an_interrupted_call_goes_on(
+    source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def fail(image: Image.Image) -> bytes:
+        calls.append(1)
+        if len(calls) == 20:
+            raise OSError(28, "No space left on device")
+        return png(image)
+
+    monkeypatch.setattr(curation, "png", fail)
+    out = tmp_path / "chosen"
+    with pytest.raises(FailureError, match="No space"):
+        curate(source, out, ALL, progress=False)
+    assert not out.exists()
+    with pytest.raises(PochadeError, match=r"chosen\.partial was begun with size 32; finish that, or delete it"):
+        curate(source, out, Curation(size=16), progress=False)
+    monkeypatch.undo()
+    curate(source, out, ALL, progress=False)
+    assert files(out) == files(expected)
+
+
+def test_wrong_use_is_one_line(source: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["data", "prepare", "folder", "--path", str(source.path), str(tmp_path / "out")]
+    for options, error in (
+        (["--on", "rays"], "on: 'rays' given, allowed are local, ray (did you mean 'ray'?)"),
+        (["--gpus", "1"], "gpus: 1 given, allowed are 0, and with --on ray more"),
+        (["--min-side", "-1"], "min_side: -1 given, at least 0 expected"),
+        (["--score", "x"], "score: x given without min_score, by which pictures are chosen"),
+        (
+            ["--on", "local", "--limit", "3"],
+            "limit: does not go with on; both sides are written, as shards",
+        ),
+    ):
+        with pytest.raises(SystemExit) as end:
+            main([*given, *options])
+        assert (end.value.code, capsys.readouterr().err) == (2, f"error: {error}\n")
+    assert not list(tmp_path.iterdir())
+
+
+def toy_captioner(folder: Path) -> Path:
+    """A model that describes pictures, with random weights."""
+    from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+    folder.mkdir()
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghij"]
+    (folder / "vocab.txt").write_text("\n".join(words))
+    one = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    text = {**one, "vocab_size": len(words), "encoder_hidden_size": 16, "bos_token_id": 2, "sep_token_id": 3}
+    vision = {**one, "image_size": 16, "patch_size": 8}
+    config = BlipConfig(text_config={**text, "pad_token_id": 0, "eos_token_id": 3}, vision_config=vision)
+    BlipForConditionalGeneration(config).save_pretrained(folder)
+    images = BlipImageProcessor(size={"height": 16, "width": 16})
+    BlipProcessor(images, BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.filterwarnings("ignore")  # of transformers
+def test_a_caption_model_speaks_first(source: FolderSource, tmp_path: Path) -> None:
+    model = toy_captioner(tmp_path / "model")
+    bare = tmp_path / "bare"
+    with ShardWriter(bare) as writer:
+        for number in range(3):
+            writer.add(picture_record(f"p{number}", png(photograph(number)), ".png", ["known"] if number else ["x"]))
+    curate(FolderSource(bare), tmp_path / "out", Curation(size=16, caption=str(model)), progress=False)
+    data = FolderSource(tmp_path / "out").open("all")
+    for index in range(len(data)):
+        made, *before = data.item(index).captions
+        assert made not in ("known", "x")
+        assert before in (["known"], ["x"])
+    with pytest.raises(PochadeError, match="caption: no model that describes pictures could be loaded"):
+        curate(source, tmp_path / "none", Curation(size=16, caption=str(tmp_path / "missing")), progress=False)
+
+
+def test_too_many_unusable_pictures_are_refused(tmp_path: Path) -> None:
+    with ShardWriter(tmp_path / "in") as writer:
+        for number in range(8):
+            data = png(photograph(number))
+            writer.add(picture_record(f"p{number}", data if number < 5 else data[:90], ".png", ["x"]))
+    with pytest.raises(FailureError, match=r"source: 3 of 8 pictures cannot be used \(3 "):
+        curate(FolderSource(tmp_path / "in"), tmp_path / "out", Curation(size=16), progress=False)
+
+
+def kill_workers(marks: Path, killed: list[int]) -> None:
+    """Kills, once there is a file below ``marks``, every process of a cluster that is at work."""
+    for _ in range(3000):
+        if list(marks.glob("looked-*")):
+            for child in psutil.Process().children(recursive=True):
+                with suppress(psutil.Error):
+                    if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ReadRange"):
+                        child.kill()
+                        killed.append(child.pid)
+            if killed:
+                return
+        time.sleep(0.01)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray
+def test_a_cluster_whose_workers_are_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+    ray: Any = pytest.importorskip("ray")
+
+    def wrong(number: int) -> int:
+        raise PochadeError(f"piece {number} is wrong")
+
+    source = write(tmp_path / "in", 10, 12, 128)
+    curate(source, tmp_path / "local", ALL, progress=False)
+    killed: list[int] = []
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
+    try:
+        killer = threading.Thread(target=kill_workers, args=(tmp_path / "cluster.partial" / "facts", killed))
+        killer.start()
+        curate(source, tmp_path / "cluster", ALL, on="ray", progress=False)
+        killer.join()
+        with pytest.raises(PochadeError, match=r"^piece \d is wrong$"):
+            list(each_piece(wrong, 2, "ray"))
+    finally:
+        ray.shutdown()
+    assert killed
+    assert files(tmp_path / "cluster") == files(tmp_path / "local")
