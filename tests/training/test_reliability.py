@@ -14,7 +14,7 @@ from training.toy import DrawingTask, ToyDataset, toy_stage
 
 HERE = Path(__file__).parent
 TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-LONGEST = 300
+LONGEST = 800
 """Seconds after which processes that wait for each other are ended."""
 
 
