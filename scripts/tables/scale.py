@@ -41,7 +41,7 @@ def curate(found: Any) -> str:
         "| MiB before | " + " | ".join(f"{row['before']:,.0f}" for row in pictures.values()) + " |",
         "",
         "Hashes alone are compared in "
-        + " and ".join(f"{seconds:.1f} s ({int(count):,})" for count, seconds in found["hashes"].items())
+        + " and ".join(f"{1e3 * seconds:.0f} ms ({int(count):,})" for count, seconds in found["hashes"].items())
         + ".",
     ]
     return "\n".join(lines)
