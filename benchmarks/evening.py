@@ -178,9 +178,17 @@ def row_of(
     spent = options.out / slug(name) / "processor.json"
     if spent.is_file():
         row |= json.loads(spent.read_text())
+    row |= held_out_loss(options.out / slug(name))
     own = report["held_out"]["retrieval"]
     error, real = own["generated"]["R@1 standard error"], own["real"]["R@1"]
     return row | quality(report) | {"R@1 held_out error": error, "R@1 held_out real": real}
+
+
+def held_out_loss(folder: Path) -> dict[str, float]:
+    """The last and the lowest loss on held-out pictures of a run of ours; none of others."""
+    lines = [line for log in folder.glob("1-*/metrics.jsonl") for line in log.read_text().splitlines()]
+    losses = [loss for line in lines if (loss := json.loads(line).get("held_out_loss")) is not None]
+    return {"held-out loss": losses[-1], "lowest held-out loss": min(losses)} if losses else {}
 
 
 def encode(options: argparse.Namespace, pipeline: TextToImagePipeline) -> CachedLatents:

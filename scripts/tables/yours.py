@@ -25,7 +25,7 @@ def evening(record: dict[str, Any]) -> str:
     """What the same pictures made of each way to train."""
     rows = [
         [
-            row["name"],
+            f"`{record['base']}` as it is" if row["name"] == "base" else row["name"],
             str(row["steps"]) if "seconds" in row else "–",
             f"{row['trained parameters'] / 1e6:.1f} M" if row["trained parameters"] else "–",
             number(row, "seconds", form=".0f"),
