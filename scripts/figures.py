@@ -122,6 +122,7 @@ PAGES: dict[str, tuple[str, ...]] = {
     "docs/on-device.md": (),
     "docs/photographs.md": (),
     "docs/scale.md": (),
+    "docs/training.md": (),
     "docs/your-pictures.md": (),
     "checkpoints/iris-fast/README.md": ("iris_fast_checkpoint",),
     "src/pochade/checkpoints/iris-nano/README.md": ("iris_checkpoint",),

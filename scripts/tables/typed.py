@@ -56,10 +56,7 @@ TYPED: dict[str, dict[str, str]] = {
         "| figure | where it comes from |": "explains the figures of scale.json",
         "| | published | at 9.5 % | share needed | |": "estimates by the generated table above it",
     },
-    "docs/training.md": {
-        "| setting | what it does |": SETTINGS,
-        "| model | steps | NFE | KID (Lite0) ± std | R@1 |": "printed by pochade evaluate for a model that is not kept",
-    },
+    "docs/training.md": {"| setting | what it does |": SETTINGS},
     "docs/your-pictures.md": {"| | seconds |": "seconds of single runs, no record kept"},
 }
 """Page -> the head of a table that is typed by hand, and why it may be."""
