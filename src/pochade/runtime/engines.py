@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import PochadeError
-from .graphs import Open, Run, open_onnx
+from .graphs import Open, Run, named, open_onnx
 from .manifest import ONNX, Graph
 
 
@@ -80,8 +80,8 @@ def open_coreml(path: Path, _name: str, graph: Graph, _threads: int | None, _low
 
 
 OPENERS: dict[str, Open] = {
-    ONNX: open_onnx,
-    "openvino": open_openvino,
-    "litert": open_litert,
-    "coreml": open_coreml,
+    ONNX: named(open_onnx),
+    "openvino": named(open_openvino),
+    "litert": named(open_litert),
+    "coreml": named(open_coreml),
 }

@@ -78,30 +78,37 @@ def _keep_freed_memory() -> None:
 
 
 def open_onnx(path: Path, _name: str, _graph: Graph, threads: int | None, low_memory: bool) -> Run:
-    """A graph in ONNX Runtime, see ``session``; with ``low_memory`` its weights are used as they are mapped.
+    """A graph in ONNX Runtime, see ``session``; with ``low_memory`` its weights are used as they are mapped."""
+    runs = session(path, threads, as_mapped=low_memory)
+    return lambda values: runs.run(None, dict(values))
 
-    Raises:
-        FailureError: it cannot be loaded, or, when it is called, does not take its inputs.
-    """
-    with _named(path):
-        runs = session(path, threads, as_mapped=low_memory)
 
-    def run(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+def named(opens: Open) -> Open:
+    """``opens`` with what a library does not load, or refuses when it is called, as a FailureError of one line that
+    names the file: libraries have classes of errors of their own."""
+
+    def opened(path: Path, name: str, graph: Graph, threads: int | None, low_memory: bool) -> Run:
         with _named(path):
-            return runs.run(None, dict(values))
+            runs = opens(path, name, graph, threads, low_memory)
 
-    return run
+        def run(values: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+            with _named(path):
+                return runs(values)
+
+        return run
+
+    return opened
 
 
 @contextmanager
 def _named(path: Path) -> Iterator[None]:
-    """Errors of ONNX Runtime, which has one class for each and no common one, as a FailureError of one line."""
     try:
         yield
     except PochadeError:
         raise
     except Exception as error:
-        raise FailureError(f"{path}: ONNX Runtime: {' '.join(str(error).split())}") from error
+        said = " ".join(str(error).split())
+        raise FailureError(f"{path}: the runtime refuses the graph: {type(error).__name__}: {said}") from error
 
 
 def release_memory() -> None:
