@@ -22,7 +22,7 @@ import torch
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
-from pochade.data.prepare.executors import Place, check_place, each_piece
+from pochade.data.prepare.executors import Piece, Place, check_place, each_piece
 from pochade.data.prepare.judges import captioner, scorer
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
@@ -116,12 +116,15 @@ def curate(
     sides = split_folders(tops)
     pieces = _Pieces(shards, tuple(sides.get(top, "") for top in tops), work, curation, reading)
     with progress_bar(progress) as bar:
-        for title, piece in (("looking at shards", pieces.look), ("writing shards", pieces.write)):
+
+        def each(piece: Piece, title: str) -> None:
             task = bar.add_task(title, total=len(shards))
             for _ in each_piece(piece, len(shards), on, gpus=gpus):
                 bar.advance(task)
-            if piece == pieces.look:
-                report = _choose(pieces, sum(entry[3] for entry in found.missing), reading.max_skipped)
+
+        each(pieces.look, "looking at shards")
+        report = _choose(pieces, sum(entry[3] for entry in found.missing), reading.max_skipped)
+        each(pieces.write, "writing shards")
     written = [json.loads(pieces.done(number).read_bytes()) for number in range(len(shards))]
     report["without a caption"] = sum(one["without a caption"] for one in written)
     report["samples"] = {side: _index(pieces, side, [one[side] for one in written if side in one]) for side in SIDES}
