@@ -1,6 +1,6 @@
 """The base class of every family's network."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, cast
 
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -60,15 +60,15 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
         """
         kept: dict[int, Tensor] = {}
 
-        def keep(index: int, tokens: Tensor) -> None:
-            kept[index] = tokens.flatten(1, -2)
+        def keep(index: int) -> Callable[[nn.Module, Any, Tensor], None]:
+            def hook(_module: nn.Module, _inputs: Any, tokens: Tensor) -> None:
+                kept[index] = tokens.flatten(1, -2)
+
+            return hook
 
         trunk: list[Any] = list(self.trunk)  # what is compiled, and hooks, have no types
         compiled = [block._compiled_call_impl for block in trunk]
-        hooks = [
-            block.register_forward_hook(lambda _module, _inputs, tokens, index=index: keep(index, tokens))
-            for index, block in enumerate(trunk)
-        ]
+        hooks: list[Any] = [block.register_forward_hook(keep(index)) for index, block in enumerate(trunk)]
         try:
             for block in trunk:
                 block._compiled_call_impl = None
