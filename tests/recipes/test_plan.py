@@ -76,6 +76,20 @@ def test_a_batch_that_does_not_fit_is_divided(flow: Any) -> None:
     assert found.seconds_per_step == 4 * LAUNCHES
 
 
+def test_processes_that_divide_weights_need_less_memory_each(flow: Any) -> None:
+    """20 bytes a parameter among eight GPUs, and 12 at once on the first: a whole copy, weights and gradients."""
+    stage = replace(flow.stage, batch_size=64)
+    whole = plan_of(flow, stage, Cluster(8, H100)).needed
+    saved = whole - plan_of(flow, replace(stage, fsdp=True), Cluster(8, H100)).needed
+    weights, gradients, optimiser, average = (
+        flow.fixed[name] for name in ("weights", "gradients", "optimiser", "average")
+    )
+    divided = weights + gradients + optimiser + average
+    assert isclose(saved, divided * 7 / 8 - 2 * weights - gradients, abs_tol=4)
+    alone = replace(stage, fsdp=True)
+    assert plan_of(flow, alone, Cluster(1, H100)).needed == plan_of(flow, stage, Cluster(1, H100)).needed
+
+
 def test_bytes_are_those_of_the_cache(flow: Any) -> None:
     """Latents of 4 x 4 x 16 in two orientations at most and text of 384, in 16 bits."""
     found = plan_of(flow, flow.stage, Cluster(1, H100))

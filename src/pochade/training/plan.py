@@ -1,7 +1,7 @@
 """What a recipe takes on a cluster, from counted operations and bytes and from rates that were measured."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
@@ -212,8 +212,8 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
     rate = accelerator.teraflops * 1e12 * MATRIX * share
     available = int(accelerator.gigabytes * 1e9 * USABLE)
     own = stage.batch_size // gpus
-    fixed = sum(found.fixed.values())
-    parts = fewest_parts(own, stage.accumulate, fixed, found.activations, available)
+    fixed = divided(found.fixed, gpus) if stage.fsdp else found.fixed
+    parts = fewest_parts(own, stage.accumulate, sum(fixed.values()), found.activations, available)
     batch = own // (parts or own)
     sent = int(2 * (gpus - 1) / gpus * 4 * found.parameters)
     link = accelerator.link if gpus <= IN_NODE else min(accelerator.link, BETWEEN_NODES)
@@ -242,7 +242,7 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
         encoding_days=encoding_days,
         gpu_hours=hours,
         dollars=None if price is None else price * hours,
-        memory={**found.fixed, "activations": found.activations * batch},
+        memory={**fixed, "activations": found.activations * batch},
         fits=parts is not None,
         cache=int(found.cached * pictures),
         checkpoints=(stage.keep + 1) * (2 * weights + optimiser),  # one more while it is written
@@ -251,6 +251,15 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
         limit=limit if parts is not None else "memory",
         assumed=found.assumed,
     )
+
+
+def divided(memory: Mapping[str, int], gpus: int) -> dict[str, int]:
+    """The memory of the first of so many GPUs that divide it (``Stage.fsdp``), at the height of a step."""
+    if gpus == 1:
+        return dict(memory)
+    parts = {name: -(-memory[name] // gpus) for name in ("weights", "gradients", "optimiser", "average")}
+    whole = memory["weights"] + memory["gradients"]
+    return {**memory, **parts, "put together for a step": whole, "whole copy": memory["weights"]}
 
 
 def source_bytes(stages: Sequence[AnyStage], pictures: int) -> int:
