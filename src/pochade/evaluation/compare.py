@@ -56,11 +56,14 @@ def evaluate_models(
 
     Args:
         models: pipelines by name, two and more.
-        data, reading, progress: as of ``evaluate``.
-        steps, guidance: None: those of each model.
+        data: as of ``evaluate``.
+        steps: None: those of each model.
+        guidance: None: that of each model.
         out: the folder to write to.
         options: further arguments of ``evaluate``: ``samples``, ``seed``, ``batch_size``, ``clip``, ``inception``,
             ``size``, ``depth``.
+        reading: as of ``evaluate``.
+        progress: as of ``evaluate``.
 
     Raises:
         PochadeError: as ``evaluate``, or fewer than two models are given, or ``out`` holds such a page already.

@@ -134,6 +134,7 @@ class DataCheck:
 
     @property
     def problems(self) -> list[Finding]:
+        """What is to be mended before training."""
         return [finding for finding in self.findings if finding.problem]
 
     def to_dict(self) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def evaluate_grid(
 
     Args:
         pipeline: a `pochade.TextToImagePipeline` from a folder.
-        data, samples, guidance, seed, batch_size, size, reading, progress: as of ``report.evaluate``.
+        data: as of ``report.evaluate``, and so what is not named here.
         steps: numbers of sampling steps.
         depths: iterations in the denoiser; none: as configured.
         out: the folder to write to.

@@ -121,8 +121,10 @@ def evaluate(
             those of the data; what ``training.json`` of the model's folder lists as trained on counts as training.
         samples: captions of each split, one of each concept; all where there are fewer.
         out: the folder to write to.
-        clip, inception: see `Settings`; left out, the figures that need them are "not measured".
-        size, depth: see `Settings`.
+        clip: see `Settings`; left out, the figures that need it are "not measured".
+        inception: see `Settings`; left out, the figures that need it are "not measured".
+        size: see `Settings`.
+        depth: see `Settings`.
         model: the name of the model in the report.
         trained: groups of the data that count as training ones, beside those that the model has seen.
         reading: background and limits of the pictures of the data; None: the default ones.

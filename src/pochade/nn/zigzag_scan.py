@@ -68,7 +68,7 @@ class ZigzagScan(nn.Module):
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
         along = reorder(x, order)
         dt, A, B, C = self.selection.inputs(reorder(self.selection(u), order))
-        ways = (dt.chunk(2, -1), A.chunk(2), B.split(1, 2), C.split(1, 2), self.selection.D.chunk(2))
+        ways = (dt.chunk(2, -1), A.chunk(2), B.chunk(2, 2), C.chunk(2, 2), self.selection.D.chunk(2))
         y = reorder(bidirectional_scan(*(Inputs(along, *way) for way in zip(*ways, strict=True))), inverse)
         if self.local is not None:
             y = y + self.local(x, height, width)

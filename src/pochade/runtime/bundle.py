@@ -181,7 +181,8 @@ class Bundle:
             mask_blur: standard deviation in pixels of a Gaussian that the mask is convolved with; 0 for none.
             invert_mask: black is generated anew.
             instruction: whether the prompt is one.
-            image_guidance, options: as of ``edit``.
+            image_guidance: as of ``edit``.
+            options: as of ``edit``.
 
         Raises as ``edit``; also where the mask has another size or nothing white.
 

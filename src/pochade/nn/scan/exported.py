@@ -56,9 +56,9 @@ def _chunk(tokens: int) -> int:
 
 def _scans(scans: Sequence[tuple[Inputs, bool]], initial: Tensor | None) -> tuple[Tensor, list[_States]]:
     """The sum of ``scans`` of one x, each with whether it is reversed; all of them start from ``initial``."""
-    x, _, A, B, _, _ = scans[0][0]
+    x = scans[0][0].x
     dtype = state_dtype(*scans[0][0])
-    tokens, groups, heads = x.shape[1], B.shape[2], A.shape[0]
+    tokens, groups, heads = x.shape[1], scans[0][0].B.shape[2], scans[0][0].A.shape[0]
     size = _chunk(tokens)
     missing = -tokens % size
     front = scans[0][1] and len(scans) == 1  # chunks of a reversed scan are counted from its start
