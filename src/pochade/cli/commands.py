@@ -14,6 +14,7 @@ from pochade.cli import (
     ablate,
     cache,
     data,
+    data_check,
     data_generate,
     edit,
     evaluate,
@@ -83,6 +84,7 @@ app.command("cache", epilog=cache.EXAMPLES, context_settings=FIELDS)(cache.cache
 app.command("plan", epilog=plan.EXAMPLES, context_settings=FIELDS)(plan.plan)
 app.command("runs", epilog=runs.EXAMPLES)(runs.runs)
 app.command("ablate", epilog=ablate.EXAMPLES, context_settings=FIELDS)(ablate.ablate)
+data.data.command("check")(data_check.check)
 data.data.command("generate")(data_generate.generate)
 app.add_typer(data.data, name="data")
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)

@@ -1,23 +1,31 @@
-"""``pochade data prepare``, ``pochade data pairs`` and ``pochade data check``."""
+"""``pochade data prepare`` and ``pochade data pairs``."""
 
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pochade.cli.common import check_folder, complain, loading, print_json, quiet_libraries
+from pochade.cli.common import quiet_libraries
+from pochade.cli.data_options import (
+    Background,
+    Format,
+    Json,
+    MaxMegapixels,
+    MaxSkipped,
+    Out,
+    Overwrite,
+    Size,
+    Split,
+    place,
+    read_limits,
+    show,
+    target_of,
+)
 from pochade.errors import PochadeError, naming, nearest
-from pochade.pipelines.hub import DEFAULT_MODEL
 
 if TYPE_CHECKING:
-    from pochade.data.prepare.target import Target
     from pochade.data.sources import Source
     from pochade.data.sources.hub import HubSource
-    from pochade.data.sources.image_files import Reading
     from pochade.data.sources.pairs import PairSource
     from pochade.data.sources.pairs.pair import PairFiles
 
@@ -25,18 +33,6 @@ PICTURES = ("openmoji", "drawings", "openclipart", "folder", "cifar10", "dataset
 PAIRS = ("openmoji", "folder", "instructpix2pix", "magicbrush")
 
 data = typer.Typer(help="Make data sets, and check them.", no_args_is_help=True)
-
-Out = Annotated[Path, typer.Argument(help="Folder to write, or a URL such as s3://BUCKET/NAME.")]
-Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
-Split = Annotated[str, typer.Option(help="both, train, held_out, composed or all.")]
-Format = Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")]
-MaxMegapixels = Annotated[float | None, typer.Option(help="Refuse larger pictures before they are decoded.")]
-MaxSkipped = Annotated[float | None, typer.Option(help="Stop where a larger share of the files is unusable.")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what an earlier call wrote there.")]
-Background = Annotated[
-    str, typer.Option(help="Behind transparent pictures: a colour (white, #ff8800), or random: one for each picture.")
-]
-Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 
 @data.command("prepare")
@@ -183,83 +179,6 @@ def pairs(
     show(out, report, as_json)
 
 
-@data.command("check")
-def check(
-    *,
-    source: Annotated[str, typer.Argument(help="A folder of pictures or shards, or another source as train takes it.")],
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("data-check"),
-    model: Annotated[
-        str | None,
-        typer.Option(
-            help="Name, folder, or OWNER/NAME: how well its autoencoder gives each picture back, and how much of the "
-            f"captions it reads. Left out: the captions alone, as {DEFAULT_MODEL} reads them."
-        ),
-    ] = None,
-    autoencoder: Annotated[
-        str | None,
-        typer.Option(help="How well this one gives each picture back: of a model, a folder, or OWNER/NAME on the hub."),
-    ] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels to train at; left out, the model's own.")] = None,
-    background: Background = "white",
-    max_megapixels: MaxMegapixels = None,
-    max_skipped: MaxSkipped = None,
-    overwrite: Overwrite = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
-) -> None:
-    """Look at every picture and caption before training: what is broken, alike, too long or too fine.
-
-    A page with small pictures and a JSON file; the exit code is 1 where something is to be mended.
-
-    For example: pochade data check my-pictures --model open-drawings
-    """
-    from pochade.data.dataset import check_size
-    from pochade.data.sources import parse_source
-    from pochade.evaluation.data_page import FILES, write_check
-    from pochade.files import check_absent
-
-    found = parse_source(source)
-    reading = read_limits(max_megapixels, max_skipped, background)
-    if size is not None:
-        check_size(size)
-    check_folder("out", out)
-    if not overwrite:
-        check_absent("out", out, FILES)
-    name, measured = model or DEFAULT_MODEL, autoencoder or model
-    with loading(name):
-        from pochade.evaluation.data_check import check_data, parts_of
-
-        quiet_libraries()
-        encoder, network, own = parts_of(name)
-    if autoencoder is not None:
-        with loading(autoencoder), naming("autoencoder", "name_or_folder"):
-            from pochade.pipelines.autoencoders import load_autoencoder
-
-            network = load_autoencoder(autoencoder)
-    size = own if size is None else size
-    if measured is not None and size % network.downsampling:
-        raise PochadeError(f"size: {size} given, allowed are multiples of {network.downsampling} with {measured}")
-    checked, dataset = check_data(
-        found,
-        encoder,
-        size,
-        autoencoder=None if measured is None else network,
-        model=measured or name,
-        reading=reading,
-        progress=not as_json,
-    )
-    if not overwrite:  # another process may have written one meanwhile
-        check_absent("out", out, FILES)
-    json, page = write_check(out, checked, dataset)
-    if as_json:
-        print_json(checked.to_dict())
-    else:
-        for finding in checked.findings:
-            print(f"{'to mend' if finding.problem else 'to know'}: {finding.text}")
-        print(f"{json}\n{page}")
-    if checked.problems:
-        raise typer.Exit(1)
-
-
 def _pictures(
     kind: str, path: str | None, config: str | None, columns: str | None, min_score: float | None
 ) -> "Source | HubSource":
@@ -315,58 +234,3 @@ def _check_path(kind: str, path: str | None, known: tuple[str, ...], optional: t
     if path is not None and not needs_path:
         allowed = f"allowed with a path are {', '.join(known[1:])}{nearest(kind, known)}"
         raise PochadeError(f"path: {kind} takes none, {path} given; {allowed}")
-
-
-@contextmanager
-def place(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well."""
-    from pochade.storage import check_empty, send, url_of
-
-    url = url_of(out)
-    if url is None:
-        yield out
-        return
-    if overwrite:
-        raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
-    check_empty("out", url)
-    with tempfile.TemporaryDirectory(prefix="pochade-data-") as folder:
-        yield Path(folder) / "data"
-        send(Path(folder) / "data", url)
-
-
-def target_of(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
-    """The place and form of a data set."""
-    from pochade.data.prepare.target import Target
-
-    # The values of split and format are checked there.
-    return Target(out=out, size=size, split=split, format=format_, limit=limit, overwrite=overwrite)  # pyright: ignore[reportArgumentType]
-
-
-def read_limits(max_megapixels: float | None, max_skipped: float | None, background: str = "white") -> "Reading":
-    """How pictures are read; limits that are None are the usual ones."""
-    from pochade.data.sources.image_files import Reading
-
-    usual = Reading(background)
-    return replace(
-        usual,
-        max_megapixels=usual.max_megapixels if max_megapixels is None else max_megapixels,
-        max_skipped=usual.max_skipped if max_skipped is None else max_skipped,
-    )
-
-
-def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
-    """What was written, and a warning of what was not."""
-    if as_json:
-        print_json(report)
-        return
-    from pochade.storage import url_of
-
-    counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
-    print(f"{url_of(out) or out}: {counts}")
-    if "kept" in report:
-        left = ", ".join(f"{report[name]} {name}" for name in ("too small", "below the score", "duplicates"))
-        unusable = sum(report["unusable"].values())
-        print(f"of {report['pictures']} pictures {report['kept']} kept; {left}, {unusable} unusable")
-    reading = report.get("reading")
-    if reading is not None and (reading["skipped"] or reading["notes"]):
-        complain("warning", f"{reading['source']}: {reading['summary']}; all named in {out / 'report.json'}")

@@ -6,7 +6,7 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
-from pochade.cli.data import Format, Json, Out, Overwrite, Split, place, show, target_of
+from pochade.cli.data_options import Format, Json, Out, Overwrite, Split, place, show, target_of
 from pochade.device import check_device, check_precision, own_device
 from pochade.errors import naming
 from pochade.pipelines import hub

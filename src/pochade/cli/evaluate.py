@@ -8,7 +8,7 @@ import typer
 
 from pochade.cli import options
 from pochade.cli.common import console, is_main, loading, print_json, quiet_libraries
-from pochade.cli.data import MaxMegapixels, MaxSkipped, read_limits
+from pochade.cli.data_options import MaxMegapixels, MaxSkipped, read_limits
 from pochade.device import check_device, check_precision, own_device
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
