@@ -57,7 +57,6 @@ TYPED: dict[str, dict[str, str]] = {
         "| | published | at 9.5 % | share needed | |": "estimates by the generated table above it",
     },
     "docs/training.md": {"| setting | what it does |": SETTINGS},
-    "docs/your-pictures.md": {"| | seconds |": "seconds of single runs, no record kept"},
 }
 """Page -> the head of a table that is typed by hand, and why it may be."""
 
