@@ -19,6 +19,7 @@ from pochade.evaluation.external import NOT_MEASURED
 from pochade.evaluation.pictures import to_uint8
 from pochade.evaluation.report import Report, evaluate
 from pochade.evaluation.summary import table_of
+from pochade.images.decode import fitted
 
 SIZE = 32
 COLOURS = ("red", "green", "blue", "orange", "purple", "black")
@@ -271,6 +272,23 @@ def test_size_and_depth_reach_the_pipeline(data: Path, tmp_path: Path) -> None:
     assert given[0] == {"height": SIZE // 2, "width": SIZE // 2, "depth": 3}
     assert report.figures["settings"]["size"] == SIZE // 2
     assert report.figures["settings"]["depth"] == 3
+
+
+def test_other_ratios_are_measured_beside_pictures_cropped_to_them(data: Path, tmp_path: Path) -> None:
+    class Wide(ToyPipeline):
+        def __call__(self, prompt: Sequence[str], **options: Any) -> ImagePipelineOutput:
+            pictures = [fitted(draw(p), options["width"], options["height"]) for p in prompt]
+            return ImagePipelineOutput(torch.stack([to_uint8(one).float() / 255 for one in pictures]))
+
+    report = run(Wide(), data, tmp_path, samples=8, size=(64, 32))
+    train = report.figures["train"]
+    assert report.figures["settings"]["size"] == (64, 32)
+    assert train["copying"]["pixels"]["generated"]["median"] == 0  # it draws the pictures of the data
+    assert train["retrieval"]["generated"]["R@1"] == train["retrieval"]["real"]["R@1"]
+    (one, *_) = (tmp_path / "pictures").rglob("*.png")
+    assert Image.open(one).size == (64, 32)
+    again = run(Wide(), data, tmp_path, samples=8, size=(64, 32))  # the report of the same evaluation is replaced
+    assert again.figures["train"] == train
 
 
 def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> None:

@@ -222,6 +222,8 @@ def test_decoders_that_cannot_be_distilled(pictures: Path, toy_pipeline_folder: 
         ("'lrf-openmojo' is no folder and no hub name", "task.autoencoder=lrf-openmojo"),
         ("task.size: 'large' given, must be tiny or small", "task.size=large"),
         ("initialise_from: 'previous' given for decoder", "initialise_from=previous"),
+        ("initialise_from: lrf-openmoji is neither a safetensors file nor a folder", "initialise_from=lrf-openmoji"),
+        ("its tensors do not fit the network: missing: ", f"initialise_from={toy_pipeline_folder / 'denoiser'}"),
     ):
         with pytest.raises(PochadeError, match=match):
             train("tiny-decoder", [*data, f"task.autoencoder={toy_pipeline_folder}", change], tmp_path / "run")

@@ -1,6 +1,7 @@
 """Training on pictures of several ratios: what is said, what is cached, exact resume, and sampling at such a size."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from pochade.training.data import ImageData
 from pochade.training.executor import check
 from pochade.training.overrides import override
 from pochade.training.stages.components import Components
+from pochade.training.stages.models import shown_of
 from recipes.running import train
 
 FAST = ("steps=6", "batch_size=4", "warmup_steps=1", "sample_every=6", "log_every=1", "save_every=3", "ema_decay=0.5")
@@ -76,6 +78,21 @@ def test_the_schedule_of_learning_rates_aside_a_resumed_run_is_the_same(
         for place in (tmp_path / "whole", tmp_path / "half")
     ]
     assert losses[0] == losses[1]
+
+
+def test_sheets_show_held_out_captions_beside_others(pictures: Path, toy_pipeline_folder: Path) -> None:
+    data = ImageData(FolderSource(pictures), 64, ratios=2.0, trigger="mine")
+    pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+    kept = data.open("held_out")
+    shown = shown_of(data, data.open(), pipe)
+    held_out = {one.prompt: one for one in shown if one.held_out}
+    assert list(held_out) == [kept.item(i).captions[0] for i in range(len(kept))]
+    assert all(one.label == f"held out: {prompt}" and "mine" in prompt for prompt, one in held_out.items())
+    assert {one.shape for one in shown} <= {(48, 80), (64, 64), (80, 48)}
+    others = {one.label for one in shown if not one.held_out}
+    assert len(others) >= 8
+    assert not others & set(held_out)
+    assert not any(one.held_out for one in shown_of(replace(data, held_out=False), data.open("all"), pipe))
 
 
 def test_squares_are_drawn_as_before(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:

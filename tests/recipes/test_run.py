@@ -523,6 +523,28 @@ def test_unusable_starts_are_named(tmp_path: Path, folder: Path, taesd: Path):
     )
 
 
+def test_a_start_that_does_not_fit_is_found_before_the_first_stage(tmp_path: Path, trained: Path, folder: Path):
+    """Whichever stage it is of: the stages before it would have run for hours."""
+    out = tmp_path / "run"
+    data = f"data.source={folder}", "data.size=32"
+    file = trained / "1-autoencoder" / "model" / "diffusion_pytorch_model.safetensors"
+    for stage, start, said in (
+        ("flow", file, f"initialise_from: {file}: its tensors do not fit the network: missing: denoiser."),
+        ("flow", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
+        ("flow", "lrf-openmoji", "data.size: 32 given, but initialise_from=lrf-openmoji was trained on 64"),
+        ("autoencoder", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
+        ("autoencoder", "iris-nano", "initialise_from: the autoencoder of 'iris-nano': its tensors do not fit"),
+        ("decoder", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
+    ):
+        refused(said, out, "lrf", *data, f"{stage}.initialise_from={start}")
+    first = stages_of("lrf")[-1]
+    first = replace(first, task=replace(first.task, autoencoder="lrf-openmoji"), data=ImageData(FolderSource(folder)))
+    other = replace(first, name="second", task=replace(first.task, variant="tiny"), initialise_from="previous")
+    with pytest.raises(PochadeError, match="initialise_from: 'previous' given for second: the network before"):
+        run([first, other], out)
+    assert not out.exists()
+
+
 def test_a_stage_of_an_unknown_kind_is_refused(tmp_path: Path):
     stage = replace(stages_of("lrf")[0], task=ImageData())
     with pytest.raises(PochadeError, match="task: ImageData given"):

@@ -51,7 +51,10 @@ def evaluate(
     inception: Annotated[
         str | None, typer.Option(help="TorchScript file of the Inception network, for FID and KID (Inception).")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="Pixels; left out, as the model was trained.")] = None,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Pixels: 64 or WIDTHxHEIGHT; left out, as the model was trained.", metavar="SIZE"),
+    ] = None,
     scheduler: options.Scheduler = None,
     depth: options.Depth = None,
     grid: Annotated[
@@ -82,6 +85,9 @@ def evaluate(
         for name, value in others.items():
             if value is not None:
                 raise PochadeError(f"{name}: {value!r} given with a grid, allowed is none")
+    width, height = (None, None) if size is None else options.parse_size(size)
+    if cells is not None and width != height:
+        raise PochadeError(f"size: {size!r} given with a grid, allowed are pixels a side such as 64")
     check_device(device or "auto")
     check_precision(precision or "auto")
     reading = read_limits(max_megapixels, max_skipped)
@@ -104,13 +110,13 @@ def evaluate(
                 device=str(own_device(device or "auto")),
                 precision=precision or "auto",
             )
-        pipes[model].check_inputs(num_inference_steps=1, guidance_scale=1.0, height=size, width=size)
+        pipes[model].check_inputs(num_inference_steps=1, guidance_scale=1.0, height=height, width=width)
     shared: dict[str, Any] = {
         "samples": samples,
         "seed": seed,
         "out": out,
         "batch_size": batch_size,
-        "size": size,
+        "size": width if width is None or height is None or width == height else (width, height),
         "reading": reading,
         "progress": not as_json,
     }

@@ -38,7 +38,7 @@ def nearest_in_features(features: Tensor, train: Tensor) -> Nearest:
 
 
 def thumbnails(images: Tensor) -> Tensor:
-    """uint8 [n, 3, ``THUMB``, ``THUMB``] of uint8 images [n, 3, H, W], square: means of pixels.
+    """uint8 [n, 3, ``THUMB``, ``THUMB``] of uint8 images [n, 3, H, W]: means of pixels.
 
     In them a copy that an autoencoder has blurred is near to its original.
     """

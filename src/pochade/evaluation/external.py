@@ -79,7 +79,7 @@ def load_clip(name: Path | str) -> Clip:
 def clip_scores(clip: Clip, images: Tensor, prompts: list[str], batch_size: int = 32) -> Tensor:
     """100 max(cos, 0) [B] of picture and prompt, whose mean is the CLIP score (2104.08718, scaled as in torchmetrics).
 
-    ``images`` uint8 [B, 3, H, W], square; B ``prompts``.
+    ``images`` uint8 [B, 3, H, W], resized to the model's square; B ``prompts``.
     """
     config: Any = clip.model.config  # transformers leaves the types of its parts open
     side, length = int(config.vision_config.image_size), int(config.text_config.max_position_embeddings)

@@ -9,7 +9,7 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from pochade.data.dataset import Dataset
+from pochade.data.dataset import Dataset, Shape
 from pochade.evaluation import bootstrap, contrast, copying
 from pochade.evaluation.external import NOT_MEASURED, Clip, clip_scores, inception_features
 from pochade.evaluation.figures import CopyingFigures, Lite0Figures, RetrievalFigures, SplitFigures
@@ -64,13 +64,13 @@ class Evaluator:
 
     Args:
         dataset: of all splits.
-        size: rows and columns in pixels.
+        size: pixels a side, or width and height.
         seed: of the order of the captions.
         seen: groups that count as training ones, see ``read_splits``.
         bar: moved on while the pictures are looked at.
     """
 
-    def __init__(self, dataset: Dataset, size: int, seed: int, seen: Collection[str], bar: Progress) -> None:
+    def __init__(self, dataset: Dataset, size: int | Shape, seed: int, seen: Collection[str], bar: Progress) -> None:
         self.net = load_lite0()
         self.real = read_splits(dataset, size, seed, seen)
         self.sides: dict[str, Side] = {}

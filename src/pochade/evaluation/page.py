@@ -20,9 +20,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
 #222; } table { border-collapse: collapse; margin: 1rem 0; } td, th { border-bottom: 1px solid #ddd; padding:
 .2rem .8rem; text-align: left; vertical-align: top; } td.n { text-align: right; font-variant-numeric:
 tabular-nums; } .cards { display: flex; flex-wrap: wrap; gap: 1rem; } .card { width: 18.5rem; } .card div {
-display: flex; gap: .25rem; } .card img { width: 6rem; height: 6rem; image-rendering: pixelated; border: 1px
-solid #eee; } .set { margin: 1rem 0; } .set img { width: 6rem; height: 6rem; margin-right: .25rem; border: 1px
-solid #eee; } .set p { margin: 0; }
+display: flex; gap: .25rem; } .card img, .set img { width: 6rem; height: 6rem; object-fit: contain; border: 1px solid
+#eee; } .card img { image-rendering: pixelated; } .set { margin: 1rem 0; } .set img { margin-right: .25rem; }
+.set p { margin: 0; }
 .card p { margin: 0; font-size: .8rem; overflow-wrap: anywhere; } .card small { color: #777; }
 """
 

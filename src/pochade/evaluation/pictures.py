@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pochade.data.dataset import Dataset
+from pochade.data.dataset import Dataset, Shape
 from pochade.errors import PochadeError
 from pochade.features.lite0 import EfficientNetLite0
 
@@ -27,7 +27,7 @@ class Pictures:
     """Real pictures with prompts, one of each group."""
 
     images: Tensor
-    """uint8 [n, 3, size, size]."""
+    """uint8 [n, 3, H, W]."""
     captions: list[str]
     """The prompt of each: its fullest caption, or the name of its class."""
     concepts: list[str]
@@ -57,7 +57,7 @@ class Splits:
         return {name: pictures for name, pictures in found.items() if pictures is not None}
 
 
-def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] = ()) -> Splits:
+def read_splits(data: Dataset, size: int | Shape, seed: int = 0, seen: Collection[str] = ()) -> Splits:
     """One picture of each group of all splits, in an order drawn with ``seed``; at most ``MOST_REAL`` of each.
 
     Split and group are those of the data. A group that the model has seen counts as a training one. One picture of each
@@ -65,7 +65,7 @@ def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] =
 
     Args:
         data: of all splits.
-        size: rows and columns in pixels.
+        size: pixels a side, or width and height: of each picture the largest part of that ratio in its middle.
         seed: of the order.
         seen: groups that the model was trained on, see ``seen_groups``.
 
@@ -90,14 +90,20 @@ def read_splits(data: Dataset, size: int, seed: int = 0, seen: Collection[str] =
     return Splits(pictures, _read(data, held_out, size, seed), composed=mixed, trained=trained)
 
 
-def _read(dataset: Dataset, firsts: Sequence[int], size: int, seed: int) -> Pictures:
+def shape_of(size: int | Shape) -> Shape:
+    """Width and height of pixels a side, or of width and height."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def _read(dataset: Dataset, firsts: Sequence[int], size: int | Shape, seed: int) -> Pictures:
+    width, height = shape_of(size)
     order = np.random.default_rng(seed).permutation(len(firsts))[:MOST_REAL]
-    images = torch.empty(len(order), 3, size, size, dtype=torch.uint8)
+    images = torch.empty(len(order), 3, height, width, dtype=torch.uint8)
     captions: list[str] = []
     concepts: list[str] = []
     for row, chosen in enumerate(order):
         index = firsts[chosen]
-        images[row] = to_uint8(dataset.image(index, size))
+        images[row] = to_uint8(dataset.fitted(index, width, height))
         item = dataset.item(index)
         name = None if item.label is None else dataset.classes[item.label]
         captions.append(name or item.caption)

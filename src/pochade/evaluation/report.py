@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pochade.arguments import check_count, is_number, is_whole, path_text, plain, shown
+from pochade.data.dataset import Shape
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
@@ -25,7 +26,7 @@ from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of, read
 from pochade.evaluation.measure import Evaluator, Measured, Networks, advance_of, lite0_figures
 from pochade.evaluation.page import Card, write_page
-from pochade.evaluation.pictures import Splits, to_pil
+from pochade.evaluation.pictures import Splits, shape_of, to_pil
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
@@ -52,8 +53,8 @@ class Settings:
     """Folder or hub name of a CLIP model, for the CLIP score."""
     inception: str | None = None
     """TorchScript file of the Inception network, for FID and KID (Inception)."""
-    size: int | None = None
-    """Rows and columns in pixels; None for those that the model was trained with."""
+    size: int | Shape | None = None
+    """Pixels a side, or width and height; None for those that the model was trained with."""
     depth: int | None = None
     """Iterations inside the denoiser; None as configured."""
 
@@ -64,9 +65,13 @@ class Settings:
             value = getattr(self, name)
             if not is_whole(value) or value < least:
                 raise PochadeError(f"{name}: {shown(value)} given, allowed are {least} and more")
-        for name in ("steps", "size", "depth"):
+        for name in ("steps", "depth"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
+        if isinstance(self.size, list | tuple) and len(self.size) == 2:
+            object.__setattr__(self, "size", tuple(plain(side) for side in self.size))
+        for side in () if self.size is None else self.size if isinstance(self.size, tuple) else (self.size,):
+            check_count("size", side)
         for name in ("clip", "inception"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, path_text(name, getattr(self, name)))
@@ -100,7 +105,7 @@ def evaluate(
     batch_size: int = 32,
     clip: str | None = None,
     inception: str | None = None,
-    size: int | None = None,
+    size: int | Shape | None = None,
     depth: int | None = None,
     model: str | None = None,
     trained: Collection[str] = (),
@@ -143,9 +148,11 @@ def evaluate(
     ranks = join_ranks()
     progress = progress and ranks.main
     networks = Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
-    options = {} if size is None else {"height": size, "width": size}
-    options |= {} if depth is None else {"depth": depth}
-    size = int(pipeline.default_size) if size is None else size
+    options: dict[str, Any] = {} if depth is None else {"depth": depth}
+    if size is None:
+        size = int(pipeline.default_size)
+    else:
+        options["width"], options["height"] = shape_of(size)
     training = () if pipeline.name_or_path is None else read_training_data(Path(pipeline.name_or_path))
     dataset = open_source(data, "all", progress=progress, reading=reading)
     if progress and dataset.report is not None and dataset.report.skipped_count:

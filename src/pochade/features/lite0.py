@@ -139,9 +139,13 @@ class EfficientNetLite0(nn.Module):
         return [x for i, x in enumerate(self._walk(images)) if i in _TAPS]
 
     def pooled(self, images: Tensor, size: int | None = POOLED_SIZE) -> Tensor:
-        """Average-pooled features [B, 1280], float32, of images resized to ``size`` (None: as they are)."""
-        if size is not None and images.shape[-2:] != (size, size):
-            images = F.interpolate(images, size=(size, size), mode="bilinear", antialias=True)
+        """Average-pooled features [B, 1280], float32, of images resized to the area of ``size`` x ``size`` pixels in
+        their own ratio (None: as they are)."""
+        if size is not None:
+            height, width = images.shape[-2:]
+            side = round(size * (height / width) ** 0.5), round(size * (width / height) ** 0.5)
+            if side != (height, width):
+                images = F.interpolate(images, size=side, mode="bilinear", antialias=True)
         *_, x = self._walk(images)
         return F.relu6(self._bn1(self._conv_head(x))).mean((2, 3))
 

@@ -144,15 +144,26 @@ def load_weights(module: nn.Module, path: str | Path) -> Path:
     """Fills a module from a safetensors file, a checkpoint, a finished run or a saved model.
 
     Of a checkpoint the averaged weights are taken. Returns the file. Other floating types are converted.
+    Raises PochadeError as ``check_weights``.
+    """
+    tensors = module_tensors(module)
+    file = check_weights({name: tuple(tensor.shape) for name, tensor in tensors.items()}, path)
+    with torch.no_grad():
+        for name, value in read_tensors(file).items():
+            tensors[name].copy_(value)
+    return file
+
+
+def check_weights(wanted: Mapping[str, tuple[int, ...]], path: str | Path, *, but: str | None = None) -> Path:
+    """The file of which ``load_weights`` fills tensors of those names and shapes; of it, none is read.
+
+    Those whose names begin with ``but`` are left aside.
     Raises PochadeError where tensors are missing, extra or of another shape, and for a file of another kind.
     """
     file = _weight_file(Path(path))
     shapes = {name: entry.shape for name, entry in tensor_entries(file).items()}
-    tensors = module_tensors(module)
-    check_tensors(str(file), shapes, {name: tuple(tensor.shape) for name, tensor in tensors.items()})
-    with torch.no_grad():
-        for name, value in read_tensors(file).items():
-            tensors[name].copy_(value)
+    given = {name: shape for name, shape in shapes.items() if but is None or not name.startswith(but)}
+    check_tensors(f"initialise_from: {file}", given, wanted)
     return file
 
 
@@ -179,11 +190,13 @@ def check_tensors(source: str, given: Mapping[str, tuple[int, ...]], wanted: Map
 def _weight_file(path: Path) -> Path:
     if path.is_file():
         if path.suffix != ".safetensors":
-            raise PochadeError(f"{path}: only safetensors files are loaded")
+            raise PochadeError(f"initialise_from: {path} given, only safetensors files are loaded")
         return path
     folders = (path, path / "final") if path.is_dir() else ()
     for folder in folders:
         for name in _WEIGHT_FILES:
             if (folder / name).is_file():
                 return folder / name
-    raise PochadeError(f"{path}: neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}")
+    raise PochadeError(
+        f"initialise_from: {path} is neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}"
+    )

@@ -16,7 +16,7 @@ from pochade.data.sources import OpenMojiSource, Source
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
 from pochade.data.sources.pairs.pair import PairDataset
-from pochade.errors import PochadeError
+from pochade.errors import EmptySplitError, PochadeError
 from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.training.stage import DataSettings, Settings, Stage
 
@@ -108,6 +108,15 @@ class ImageData(DataSettings):
         dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
+
+    def open_held_out(self) -> Dataset | None:
+        """The pictures that are kept out of training; None where none are. Raises as ``open``."""
+        if not self.held_out:
+            return None
+        try:
+            return self.open("held_out")
+        except EmptySplitError:
+            return None
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from pochade.training.loop import train
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
 from pochade.training.resume import check_is_new, check_same
-from pochade.training.stage import AnyStage, Identity, Stage, steps_for, with_rate
+from pochade.training.stage import PREVIOUS, AnyStage, Identity, Stage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
@@ -36,8 +36,6 @@ from pochade.training.trackers import check_trackers
 if TYPE_CHECKING:
     from PIL import Image
 
-PREVIOUS = "previous"
-"""In ``initialise_from``: the stage before, which is of the same kind."""
 CLAIM = "running"
 """In the folder of a stage: the process that trains it."""
 

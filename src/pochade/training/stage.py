@@ -10,6 +10,8 @@ from pochade.arguments import check_text, is_number, is_whole, plain, shown
 from pochade.device import check_device
 from pochade.errors import PochadeError
 
+PREVIOUS = "previous"
+"""In ``initialise_from``: the stage before, which is of the same kind."""
 TOLD_ON_RESUME = ("steps", "learning_rate", "final_learning_rate")
 """The fields that a resumed run may change and that change what it learns: it is said."""
 FREE_ON_RESUME = frozenset(

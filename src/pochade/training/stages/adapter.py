@@ -79,15 +79,16 @@ class AdapterWork(ModelWork):
     """A model with an input added; a sheet shows some inputs, and beside each what is sampled with it."""
 
     inputs: Sequence[Image.Image]
-    """The pictures that the inputs are shown as, one for each of ``prompts``."""
+    """The pictures that the inputs are shown as, one for each of ``shown``."""
     arguments: dict[str, Any]
     """What the pipeline takes beside the prompts."""
     caption: str
 
     def preview(self) -> Image.Image:
-        made = self.generate(self.prompts, **self.arguments)
+        prompts = [one.prompt for one in self.shown]
+        made = self.generate(prompts, **self.arguments)
         pairs = [picture for pair in zip(self.inputs, made, strict=True) for picture in pair]
-        return sheet(pairs, [text for prompt in self.prompts for text in (self.caption, prompt)])
+        return sheet(pairs, [text for prompt in prompts for text in (self.caption, prompt)])
 
 
 class AdapterKind(Kind[A, ImageData], Generic[A]):

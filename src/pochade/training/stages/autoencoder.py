@@ -24,13 +24,14 @@ from pochade.nn.keyed_random import keyed_normal
 from pochade.training.checkpoint import check_tensors
 from pochade.training.data import ImageData, check_squares
 from pochade.training.overrides import read_options
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import PREVIOUS, AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
+from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, tensor_shapes, with_synthetic_pictures
 from pochade.training.stages.models import is_model
 from pochade.training.stages.reconstruction import (
     PictureTask,
     ReconstructionWork,
+    check_start,
     perceptual_loss,
     shown_pictures,
     with_start,
@@ -186,8 +187,16 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
 
     def check(self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components) -> Data:
         check_squares(stage)
-        data = {} if stage.task.ready is not None else {"data.source": stage.data.open(stage=stage.name)}
-        check_size(stage.data.size, self.autoencoder(stage, earlier, components).downsampling)
+        network = self.autoencoder(stage, earlier, components)
+        check_size(stage.data.size, network.downsampling)
+        if stage.task.ready is not None:
+            return {}
+        data = {"data.source": stage.data.open(stage=stage.name)}
+        before = None
+        if stage.initialise_from == PREVIOUS:
+            before = self.autoencoder(earlier[-1], earlier[:-1], components)
+        if weights_of_model(stage, network, components) is None:
+            check_start(stage, network, before)
         return data
 
     def ready_made(self, stage: AutoencoderStage, components: Components) -> ImageAutoencoder | None:
@@ -224,17 +233,29 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         return with_synthetic_pictures(stage)
 
 
-def with_model(stage: AutoencoderStage, network: ImageAutoencoder, components: Components) -> AutoencoderStage:
-    """The stage with the weights of a whole model's autoencoder in ``network``, where that is its start.
+def weights_of_model(
+    stage: AutoencoderStage, network: ImageAutoencoder, components: Components
+) -> dict[str, Tensor] | None:
+    """The weights of a whole model's autoencoder, where that is the start of a stage that trains ``network``.
 
     Raises PochadeError where the model has another autoencoder.
     """
     start = stage.initialise_from
     if start is None or not is_model(start):
+        return None
+    theirs = components.autoencoder(start, field="initialise_from")
+    check_tensors(f"initialise_from: the autoencoder of {start!r}", tensor_shapes(theirs), tensor_shapes(network))
+    return theirs.state_dict()
+
+
+def with_model(stage: AutoencoderStage, network: ImageAutoencoder, components: Components) -> AutoencoderStage:
+    """The stage with the weights of a whole model's autoencoder in ``network``, where that is its start.
+
+    Raises PochadeError as ``weights_of_model``.
+    """
+    weights = weights_of_model(stage, network, components)
+    if weights is None:
         return stage
-    weights = components.autoencoder(start, field="initialise_from").state_dict()
-    shapes = ({name: tuple(value.shape) for name, value in one.items()} for one in (weights, network.state_dict()))
-    check_tensors(f"initialise_from: the autoencoder of {start!r}", *shapes)
     network.load_state_dict(weights)
     return replace(stage, initialise_from=None)
 

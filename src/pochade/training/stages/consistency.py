@@ -37,11 +37,11 @@ from pochade.training.stages.models import (
     ModelWork,
     check_conditioning,
     check_earlier_denoiser,
+    check_start,
     check_teacher,
     classes_of,
     latents_of,
-    prompts_of,
-    shapes_of,
+    shown_of,
     teacher_folder,
     teachers_autoencoder,
     text_of,
@@ -249,6 +249,7 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
             pipeline = components.pipeline(teacher, field="task.teacher")
             check_teacher(teacher, pipeline, "task.teacher")
             check_conditioning(pipeline, dataset, "task.teacher")
+            check_start(stage, pipeline.denoiser)
         self.autoencoder(stage, earlier, components)
         return {"data.source": dataset}
 
@@ -283,8 +284,7 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
             start=folder,
             autoencoder=folder,
             pipeline=distilled,
-            prompts=prompts_of(dataset),
-            shapes=shapes_of(stage.data, dataset, distilled),
+            shown=shown_of(stage.data, dataset, distilled),
         )
 
     def synthetic(

@@ -24,6 +24,7 @@ from pochade.training.stages.adapter import (
     words_of,
 )
 from pochade.training.stages.kind import Inputs, Work
+from pochade.training.stages.models import Shown
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ class ControlKind(AdapterKind[ControlSettings]):
             start=hub.resolve(str(stage.task.model)),
             autoencoder=hub.resolve(str(stage.task.model)),
             pipeline=pipeline,
-            prompts=[words_of(dataset, i) for i in shown],
+            shown=[Shown(words_of(dataset, i)) for i in shown],
             inputs=[edges_image(one) for one in lines],
             arguments={"control": torch.stack(lines)},
             caption="edges",

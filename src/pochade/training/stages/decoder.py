@@ -11,13 +11,14 @@ from pochade.autoencoders.tiny_decoder import for_autoencoder
 from pochade.data.samples import PixelSamples
 from pochade.nn.keyed_random import keyed_normal
 from pochade.training.data import ImageData, check_squares
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import PREVIOUS, AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
 from pochade.training.stages.models import latest_autoencoder
 from pochade.training.stages.reconstruction import (
     PictureTask,
     ReconstructionWork,
+    check_start,
     perceptual_loss,
     shown_pictures,
     with_start,
@@ -100,9 +101,17 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
         check_squares(stage)
         dataset = stage.data.open(stage=stage.name)
         autoencoder = self.autoencoder(stage, earlier, components)
-        with torch.device("meta"):
-            for_autoencoder(stage.task.size, autoencoder.config.latent_channels, autoencoder.downsampling)
+        network = self.network(stage, autoencoder)
+        before = None
+        if stage.initialise_from == PREVIOUS:
+            before = self.network(earlier[-1], self.autoencoder(earlier[-1], earlier[:-1], components))
+        check_start(stage, network, before)
         return {"data.source": dataset}
+
+    def network(self, stage: DecoderStage, autoencoder: Any) -> nn.Module:
+        """The decoder without weights."""
+        with torch.device("meta"):
+            return for_autoencoder(stage.task.size, autoencoder.config.latent_channels, autoencoder.downsampling)
 
     def autoencoder(self, stage: DecoderStage, earlier: Sequence[AnyStage], components: Components) -> Any:
         name = stage.task.autoencoder

@@ -241,7 +241,7 @@ class EditKind(Kind[EditSettings, PairData]):
             start=hub.resolve(start),
             autoencoder=hub.resolve(start),
             pipeline=pipeline,
-            prompts=[],
+            shown=[],
             pairs=cached,
             report=pairs.report,
         )

@@ -23,7 +23,7 @@ from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.training.data import ImageData
 from pochade.training.overrides import read_options
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import PREVIOUS, AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import (
     SYNTHETIC_CLASSES,
@@ -37,11 +37,11 @@ from pochade.training.stages.kind import (
 from pochade.training.stages.models import (
     ModelWork,
     build_denoiser,
+    check_start,
     held_out_of,
     latents_of,
     latest_autoencoder,
-    prompts_of,
-    shapes_of,
+    shown_of,
     text_of,
     with_start,
 )
@@ -259,12 +259,11 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
     def check(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> Data:
         dataset = stage.data.open(stage=stage.name)
         autoencoder = self.autoencoder(stage, earlier, components)
-        self.check_text(stage, dataset, components)
+        encoder = self.check_text(stage, dataset, components)
         channels = int(autoencoder.config.latent_channels)
+        shape = shape_for(stage, dataset, autoencoder, encoder)
         with torch.device("meta"):
-            denoiser = self.network(
-                stage, latent_channels=channels, sample_size=stage.data.size // autoencoder.downsampling
-            )
+            denoiser = self.network(stage, **shape)
         if denoiser.config.latent_channels != channels:
             given = denoiser.config.latent_channels
             raise PochadeError(
@@ -274,10 +273,18 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         if dataset.classes and given not in (None, len(dataset.classes)):
             there = len(dataset.classes)
             raise PochadeError(f"task.options: num_classes={given} given, but {stage.data.source} has {there} classes")
+        before = None
+        if stage.initialise_from == PREVIOUS:
+            with torch.device("meta"):
+                before = self.network(earlier[-1], **shape)
+        check_start(stage, denoiser, before, name="denoiser.")
         return {"data.source": dataset}
 
-    def check_text(self, stage: Stage[FlowS, ImageData], dataset: Dataset, components: Components) -> None:
-        """Raises PochadeError where text encoder and data do not go together, or there is no such encoder."""
+    def check_text(self, stage: Stage[FlowS, ImageData], dataset: Dataset, components: Components) -> Any:
+        """The text encoder; of one that is trained along, one of its width.
+
+        Raises PochadeError where text encoder and data do not go together, or there is no such encoder.
+        """
         settings = stage.task
         if bool(dataset.classes) != (settings.text_encoder is None):
             known = ", ".join((*text_encoders.KNOWN, JOINT))
@@ -286,8 +293,11 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
                 f"task.text_encoder: {settings.text_encoder or 'none'} given, but {stage.data.source} holds {holds}: "
                 f"allowed is {allowed}"
             )
-        if settings.text_encoder not in (None, JOINT):
-            components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
+        if settings.text_encoder is None:
+            return ClassLabelEncoder(dataset.classes)
+        if settings.text_encoder == JOINT:
+            return BagEncoder(BagEncoder.train_tokenizer(["a picture"], 257))
+        return components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
 
     def autoencoder(self, stage: Stage[FlowS, ImageData], earlier: Sequence[AnyStage], components: Components) -> Any:
         name = stage.task.autoencoder
@@ -325,19 +335,13 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         """The whole model around a network with random weights, as the data want it."""
         settings = stage.task
         encoder: Any = None
-        changes: dict[str, Any] = {
-            "latent_channels": int(autoencoder.config.latent_channels),
-            "sample_size": stage.data.size // int(autoencoder.downsampling),
-        }
         if settings.text_encoder is None:
             encoder = ClassLabelEncoder(dataset.classes)
-            changes |= {"num_classes": len(dataset.classes), "text_dim": 0, "pooled_dim": 0}
         elif settings.text_encoder == JOINT:
             encoder = new_bag(dataset, stage.seed)
         else:
             encoder = inputs.components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
-        if settings.text_encoder is not None:
-            changes |= {"text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim}
+        changes = shape_for(stage, dataset, autoencoder, encoder)
         # The identity of one that is trained along is known at the end only.
         changes["text_encoder"] = None if settings.text_encoder == JOINT else encoder.identity
         torch.manual_seed(stage.seed)
@@ -369,8 +373,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
             data={"data.source": dataset},
             autoencoder=autoencoder,
             pipeline=pipeline,
-            prompts=prompts_of(dataset),
-            shapes=shapes_of(stage.data, dataset, pipeline),
+            shown=shown_of(stage.data, dataset, pipeline),
         )
 
     def synthetic(
@@ -380,6 +383,17 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
             return with_synthetic_pictures(stage)
         count = int(options_of(stage.task).get("num_classes", SYNTHETIC_CLASSES))
         return with_synthetic_pictures(stage, [f"class {i}" for i in range(count)])
+
+
+def shape_for(stage: Stage[FlowS, ImageData], dataset: Dataset, autoencoder: Any, encoder: Any) -> dict[str, Any]:
+    """What latents and conditioning make of a network's arguments."""
+    shape: dict[str, Any] = {
+        "latent_channels": int(autoencoder.config.latent_channels),
+        "sample_size": stage.data.size // int(autoencoder.downsampling),
+    }
+    if stage.task.text_encoder is None:
+        return {**shape, "num_classes": len(dataset.classes), "text_dim": 0, "pooled_dim": 0}
+    return {**shape, "text_dim": encoder.dim, "pooled_dim": encoder.pooled_dim}
 
 
 def options_of(settings: FlowSettings) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from pochade.training.stages.adapter import (
     words_of,
 )
 from pochade.training.stages.kind import Inputs, Work
+from pochade.training.stages.models import Shown
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,9 @@ class ImagePromptKind(AdapterKind[ImagePromptSettings]):
             start=hub.resolve(str(stage.task.model)),
             autoencoder=hub.resolve(str(stage.task.model)),
             pipeline=pipeline,
-            prompts=words[1:] + words[:1],  # each picture's style with the words of the next one
+            shown=[
+                Shown(text) for text in words[1:] + words[:1]
+            ],  # each picture's style with the words of the next one
             inputs=[dataset.image(i, stage.data.size) for i in shown],
             arguments={"image_prompt": samples.features(torch.tensor(shown))},
             caption="image prompt",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
+from torch import nn
 
 from pochade.data.buckets import lost
 from pochade.data.cache.latents import CachedLatents, LatentEncoders, cache_latents
@@ -16,6 +17,7 @@ from pochade.data.samples import Samples
 from pochade.data.sources import SyntheticSource
 from pochade.data.sources.pairs.pair import PairDataset
 from pochade.errors import PochadeError
+from pochade.training.ema import module_tensors
 from pochade.training.stage import AnyStage, DataSettings, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.task import Task
@@ -145,6 +147,11 @@ class Kind(ABC, Generic[S, D]):
         Raises PochadeError where there is none.
         """
         raise PochadeError(f"task: {stage.name} works on no latents")
+
+
+def tensor_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of the tensors that start weights fill."""
+    return {name: tuple(tensor.shape) for name, tensor in module_tensors(network).items()}
 
 
 def cropped_to_squares(datasets: Sequence[Dataset]) -> list[str]:

@@ -32,8 +32,7 @@ from pochade.training.stages.models import (
     classes_of,
     held_out_of,
     latents_of,
-    prompts_of,
-    shapes_of,
+    shown_of,
     takes_few_steps,
     text_of,
 )
@@ -308,8 +307,7 @@ class LoRAKind(BesideModelKind[LoRASettings]):
             start=hub.resolve(str(settings.base)),
             autoencoder=hub.resolve(str(settings.base)),
             pipeline=pipeline,
-            prompts=prompts_of(dataset),
-            shapes=shapes_of(sized.data, dataset, pipeline),
+            shown=shown_of(sized.data, dataset, pipeline),
             settings=settings,
             trigger=stage.data.trigger or "",
         )

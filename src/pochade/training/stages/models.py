@@ -1,6 +1,6 @@
 """The common parts of stages on latents: networks by settings, encoders, starts, sheets, and saving a model."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,21 +16,21 @@ from pochade.data.cache.latents import LatentEncoders
 from pochade.data.cache.on_the_fly import encode_on_the_fly
 from pochade.data.dataset import Dataset, Shape
 from pochade.data.samples import Samples
-from pochade.errors import EmptySplitError, PochadeError, naming
+from pochade.errors import PochadeError, naming
 from pochade.images.sheets import sheet
 from pochade.pipelines import hub
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
-from pochade.training.checkpoint import first_names
+from pochade.training.checkpoint import check_tensors, check_weights, first_names
 from pochade.training.data import ImageData
 from pochade.training.held_out import DRAWS
 from pochade.training.overrides import read_options
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import PREVIOUS, AnyStage, Settings, Stage
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Inputs, Work, check_size
+from pochade.training.stages.kind import Inputs, Work, check_size, tensor_shapes
 
 SHOWN = 16
 """Prompts of a sample sheet, at most."""
@@ -44,15 +44,31 @@ ADDED = 8
 """Tokens that a text encoder puts around a prompt, at most."""
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A picture of the sample sheets.
+
+    Attributes:
+        shape: width and height; None: the model's own size.
+        held_out: whether its caption is kept out of training.
+    """
+
+    prompt: str
+    shape: Shape | None = None
+    held_out: bool = False
+
+    @property
+    def label(self) -> str:
+        return f"held out: {self.prompt}" if self.held_out else self.prompt
+
+
 @dataclass(kw_only=True)
 class ModelWork(Work):
     """A denoiser that is trained inside a whole model, which is what is saved."""
 
     pipeline: TextToImagePipeline
-    prompts: Sequence[str]
-    """Of the sample sheets,"""
-    shapes: Sequence[Shape] = ()
-    """and the width and height of the picture of each; (): the model's own size."""
+    shown: Sequence[Shown]
+    """On the sample sheets."""
     usable = True
 
     def notes(self) -> list[str]:
@@ -65,12 +81,12 @@ class ModelWork(Work):
     def preview(self) -> Image.Image:
         """A picture for each prompt, by the network as it is, of the shape of the picture that the prompt is of."""
         pictures: dict[int, Image.Image] = {}
-        for shape in dict.fromkeys(self.shapes) if self.shapes else (None,):
-            rows = [i for i in range(len(self.prompts)) if shape is None or self.shapes[i] == shape]
+        for shape in dict.fromkeys(one.shape for one in self.shown):
+            rows = [i for i, one in enumerate(self.shown) if one.shape == shape]
             size = {} if shape is None else {"width": shape[0], "height": shape[1]}
-            made = self.generate([self.prompts[i] for i in rows], seeds=rows, **size)
+            made = self.generate([self.shown[i].prompt for i in rows], seeds=rows, **size)
             pictures |= dict(zip(rows, made, strict=True))
-        return sheet([pictures[i] for i in range(len(self.prompts))], list(self.prompts))
+        return sheet([pictures[i] for i in range(len(self.shown))], [one.label for one in self.shown])
 
     def generate(
         self, prompts: Sequence[str] | None = None, seeds: Sequence[int] | None = None, **arguments: Any
@@ -130,11 +146,23 @@ def latest_autoencoder(earlier: Sequence[AnyStage], components: Components) -> A
 def with_start(stage: Stage[Settings, ImageData], denoiser: Any) -> Stage[Settings, ImageData]:
     """The stage with its start weights settled: those of a whole model are loaded here, files by the loop.
 
-    Raises PochadeError where the model holds another network.
+    Raises PochadeError as ``weights_of_model``.
+    """
+    weights = weights_of_model(stage, denoiser)
+    if weights is None:
+        return stage
+    denoiser.load_state_dict(weights)
+    return replace(stage, initialise_from=None)
+
+
+def weights_of_model(stage: Stage[Settings, ImageData], denoiser: Any) -> Mapping[str, Tensor] | None:
+    """The weights of a whole model's denoiser, where that is the start of a stage.
+
+    Raises PochadeError where the model holds another network than ``denoiser``.
     """
     start = stage.initialise_from
     if start is None or not is_model(start):
-        return stage
+        return None
     theirs = load_components(hub.resolve(start), {"text_encoder": None, "autoencoder": None})["denoiser"]
     ours, weights = denoiser.state_dict(), theirs.state_dict()
     wrong = sorted(
@@ -149,8 +177,21 @@ def with_start(stage: Stage[Settings, ImageData], denoiser: Any) -> Stage[Settin
                 f"data.size={own}, or task.options=sample_size={sides[1]} besides, which interpolates the positions"
             )
         raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {first_names(wrong)}")
-    denoiser.load_state_dict(weights)
-    return replace(stage, initialise_from=None)
+    return weights
+
+
+def check_start(stage: Stage[Settings, ImageData], denoiser: Any, before: Any = None, *, name: str = "") -> None:
+    """Raises PochadeError where the start of a stage does not fit its ``denoiser``, which needs no weights itself.
+
+    ``before`` is that of the stage before, where this is the start; ``name`` precedes the names of its tensors in a
+    file, beside which there may be those of a text encoder.
+    """
+    start, wanted = stage.initialise_from, tensor_shapes(denoiser)
+    if before is not None:
+        source = f"initialise_from: {start!r} given for {stage.name}: the network before"
+        check_tensors(source, tensor_shapes(before), wanted)
+    elif start not in (None, PREVIOUS) and weights_of_model(stage, denoiser) is None:
+        check_weights({name + key: shape for key, shape in wanted.items()}, str(start), but="text_encoder.")
 
 
 def is_model(name: str) -> bool:
@@ -255,24 +296,26 @@ def text_of(pipeline: TextToImagePipeline) -> PromptEncoder | None:
     return encoder if isinstance(encoder, PromptEncoder) else None
 
 
-def prompts_of(dataset: Dataset, count: int = SHOWN) -> list[str]:
-    """What sample sheets show: classes, or captions from all over the data."""
+def shown_of(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline) -> list[Shown]:
+    """What sample sheets show: classes; or captions from all over the data, in the shapes that their pictures have in
+    training, half of them held out where some are."""
     if dataset.classes:
-        return list(dataset.classes[:: -(-len(dataset.classes) // count)])
-    return [dataset.item(i).captions[0] for i in shown_pictures(dataset, count)]
+        return [Shown(name) for name in dataset.classes[:: -(-len(dataset.classes) // SHOWN)]]
+    held_out = data.open_held_out()
+    if held_out is None:
+        return _shown(data, dataset, pipeline, SHOWN)
+    kept = [replace(one, held_out=True) for one in _shown(data, held_out, pipeline, SHOWN // 2)]
+    return [*_shown(data, dataset, pipeline, SHOWN - len(kept)), *kept]
 
 
-def shown_pictures(dataset: Dataset, count: int = SHOWN) -> range:
-    """Pictures from all over the data."""
-    return range(0, len(dataset), -(-len(dataset) // count))
-
-
-def shapes_of(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline) -> list[Shape]:
-    """Of what sample sheets show (``prompts_of``) the shapes in training; [] for squares, and for classes."""
-    if data.ratios is None or dataset.classes:
-        return []
+def _shown(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline, count: int) -> list[Shown]:
+    chosen = range(0, len(dataset), -(-len(dataset) // count))
+    prompts = [dataset.item(i).captions[0] for i in chosen]
+    if data.ratios is None:
+        return [Shown(prompt) for prompt in prompts]
     allowed = shapes(data.size, pipeline.size_multiple, data.ratios)
-    return [allowed[nearest_shape(dataset.dimensions(i), allowed)] for i in shown_pictures(dataset)]
+    near = [allowed[nearest_shape(dataset.dimensions(i), allowed)] for i in chosen]
+    return [Shown(prompt, shape) for prompt, shape in zip(prompts, near, strict=True)]
 
 
 def takes_few_steps(pipeline: TextToImagePipeline) -> bool:
@@ -339,11 +382,8 @@ def held_out_of(
     data: ImageData, pipeline: TextToImagePipeline, text_encoder: PromptEncoder | None, inputs: Inputs
 ) -> Samples | None:
     """Latents of some pictures that are kept out of training, spread evenly; None where none are."""
-    if not data.held_out:
-        return None
-    try:
-        dataset = data.open("held_out")
-    except EmptySplitError:
+    dataset = data.open_held_out()
+    if dataset is None:
         return None
     some = dataset.subset(range(0, len(dataset), -(-len(dataset) // DRAWS)))
     return latents_of(data, some, pipeline, text_encoder, inputs)

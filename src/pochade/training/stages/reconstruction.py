@@ -14,15 +14,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pochade.data.dataset import Dataset
-from pochade.errors import EmptySplitError, PochadeError
+from pochade.errors import PochadeError
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.nn.resample import haar_dwt
 from pochade.tensors import writing
-from pochade.training.checkpoint import load_weights
+from pochade.training.checkpoint import check_tensors, check_weights, load_weights
 from pochade.training.data import ImageData
 from pochade.training.stage import AnyStage
-from pochade.training.stages.kind import Work
+from pochade.training.stages.kind import Work, tensor_shapes
 from pochade.training.task import Task
 
 SHOWN = 24
@@ -139,6 +139,17 @@ def perceptual_loss(settings: LossWeights) -> Any:
     return PerceptualLoss(load_lite0())
 
 
+def check_start(stage: AnyStage, network: nn.Module, before: nn.Module | None) -> None:
+    """Raises PochadeError where the start weights of a stage, a file or those of the network ``before``, do not fit."""
+    start, wanted = stage.initialise_from, tensor_shapes(network)
+    if before is not None:
+        check_tensors(
+            f"initialise_from: {start!r} given for {stage.name}: the network before", tensor_shapes(before), wanted
+        )
+    elif start is not None:
+        check_weights(wanted, start)
+
+
 def with_start(stage: AnyStage, network: nn.Module, adversarial: bool) -> AnyStage:
     """The stage with its start weights settled: with an adversary, which itself starts anew, they are loaded here."""
     if not adversarial or stage.initialise_from is None:
@@ -149,12 +160,7 @@ def with_start(stage: AnyStage, network: nn.Module, adversarial: bool) -> AnySta
 
 def shown_pictures(data: ImageData, dataset: Dataset) -> Tensor:
     """Some pictures [B, 3, size, size] in [-1, 1], held-out ones where there are any."""
-    shown = dataset
-    if data.held_out:
-        try:
-            shown = data.open("held_out")
-        except EmptySplitError:  # so few pictures that none is held out
-            shown = dataset
+    shown = data.open_held_out() or dataset
     indices = range(0, len(shown), math.ceil(len(shown) / SHOWN))
     return torch.stack([to_tensor(shown.image(i, data.size)) for i in indices])
 

@@ -20,8 +20,7 @@ from pochade.training.stages.models import (
     check_conditioning,
     held_out_of,
     latents_of,
-    prompts_of,
-    shapes_of,
+    shown_of,
     text_of,
 )
 
@@ -105,8 +104,7 @@ class TextualInversionKind(BesideModelKind[TextualInversionSettings]):
             start=hub.resolve(str(settings.base)),
             autoencoder=hub.resolve(str(settings.base)),
             pipeline=pipeline,
-            prompts=prompts_of(dataset),
-            shapes=shapes_of(sized.data, dataset, pipeline),
+            shown=shown_of(sized.data, dataset, pipeline),
             settings=settings,
         )
 
