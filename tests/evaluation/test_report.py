@@ -286,7 +286,8 @@ def test_other_ratios_are_measured_beside_pictures_cropped_to_them(data: Path, t
     assert train["copying"]["pixels"]["generated"]["median"] == 0  # it draws the pictures of the data
     assert train["retrieval"]["generated"]["R@1"] == train["retrieval"]["real"]["R@1"]
     (one, *_) = (tmp_path / "pictures").rglob("*.png")
-    assert Image.open(one).size == (64, 32)
+    with Image.open(one) as opened:
+        assert opened.size == (64, 32)
     again = run(Wide(), data, tmp_path, samples=8, size=(64, 32))  # the report of the same evaluation is replaced
     assert again.figures["train"] == train
 

@@ -68,10 +68,10 @@ class Settings:
         for name in ("steps", "depth"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        if isinstance(self.size, list | tuple) and len(self.size) == 2:
-            object.__setattr__(self, "size", tuple(plain(side) for side in self.size))
-        for side in () if self.size is None else self.size if isinstance(self.size, tuple) else (self.size,):
-            check_count("size", side)
+        if self.size is not None:
+            pair = isinstance(self.size, tuple) and len(self.size) == 2
+            for side in self.size if pair else (self.size,):
+                check_count("size", side)
         for name in ("clip", "inception"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, path_text(name, getattr(self, name)))

@@ -105,9 +105,7 @@ class EditLoRAKind(Kind[EditLoRASettings, PairData]):
         work = self.whole.build(_editing(stage), inputs)
         assert isinstance(work, EditWork)
         add_adapters(work.pipeline, stage.task, stage.seed)
-        kept = {
-            name: getattr(work, name) for name in ("samples", "data", "start", "autoencoder", "pipeline", "prompts")
-        }
+        kept = {name: getattr(work, name) for name in ("samples", "data", "start", "autoencoder", "pipeline", "shown")}
         return EditLoRAWork(
             stage=stage,
             task=EditLoRATask(work.pipeline.denoiser, stage.task.editing()),
