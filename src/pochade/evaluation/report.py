@@ -69,8 +69,7 @@ class Settings:
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         if self.size is not None:
-            pair = isinstance(self.size, tuple) and len(self.size) == 2
-            for side in self.size if pair else (self.size,):
+            for side in self.size if isinstance(self.size, tuple) and len(self.size) == 2 else (self.size,):
                 check_count("size", side)
         for name in ("clip", "inception"):
             if getattr(self, name) is not None:

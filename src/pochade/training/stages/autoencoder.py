@@ -194,7 +194,8 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         data = {"data.source": stage.data.open(stage=stage.name)}
         before = None
         if stage.initialise_from == PREVIOUS:
-            before = self.autoencoder(earlier[-1], earlier[:-1], components)
+            one: Any = earlier[-1]  # of this kind
+            before = self.autoencoder(one, earlier[:-1], components)
         if weights_of_model(stage, network, components) is None:
             check_start(stage, network, before)
         return data

@@ -104,7 +104,8 @@ class DecoderKind(Kind[DecoderSettings, ImageData]):
         network = self.network(stage, autoencoder)
         before = None
         if stage.initialise_from == PREVIOUS:
-            before = self.network(earlier[-1], self.autoencoder(earlier[-1], earlier[:-1], components))
+            one: Any = earlier[-1]  # of this kind
+            before = self.network(one, self.autoencoder(one, earlier[:-1], components))
         check_start(stage, network, before)
         return {"data.source": dataset}
 

@@ -275,8 +275,9 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
             raise PochadeError(f"task.options: num_classes={given} given, but {stage.data.source} has {there} classes")
         before = None
         if stage.initialise_from == PREVIOUS:
+            one: Any = earlier[-1]  # of this kind
             with torch.device("meta"):
-                before = self.network(earlier[-1], **shape)
+                before = self.network(one, **shape)
         check_start(stage, denoiser, before, name="denoiser.")
         return {"data.source": dataset}
 
