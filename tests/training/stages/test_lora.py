@@ -228,6 +228,7 @@ def test_one_picture_is_enough(pictures: Path, toy_pipeline_folder: Path, tmp_pa
     "changes, message",
     [
         (["task.rank=0"], r"rank: 0 given, must be at least 1"),
+        (["task.rank=100000"], r"task.rank: 100000 given, must be at most \d+: no adapted matrix of .* above that"),
         (["task.alpha=0"], r"alpha: 0.0 given, must be above 0"),
         (["task.cfg_dropout=2"], r"cfg_dropout: 2.0 given, must be in \[0, 1\]"),
         (["task.base=none"], r"task.base: none given, allowed is the name or the folder of a trained model"),

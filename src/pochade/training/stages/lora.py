@@ -337,7 +337,8 @@ def phases_of(pipeline: TextToImagePipeline, settings: BaseSettings) -> dict[str
 def layers_of(pipeline: TextToImagePipeline, settings: AdapterForm, *, text: bool = False) -> dict[str, list[str]]:
     """The names of the layers that are adapted, of each component.
 
-    Raises PochadeError where there is no such layer, or the text encoder can have none.
+    Raises PochadeError where there is no such layer, the text encoder can have none, or the rank is above that of all
+    the matrices.
     """
     known: list[str] = pipeline.denoiser.adaptable_layers()
     chosen = known
@@ -360,6 +361,16 @@ def layers_of(pipeline: TextToImagePipeline, settings: AdapterForm, *, text: boo
                 f"task.text: true given, allowed is false: the text encoder of {settings.base!r}, {kind}, is frozen"
             )
         found["text_encoder"] = [n for n, m in cast(nn.Module, encoder).named_modules() if isinstance(m, nn.Linear)]
+    sides = [
+        min(cast(nn.Module, getattr(pipeline, component)).get_parameter(f"{name}.weight").shape)
+        for component, names in found.items()
+        for name in names
+    ]
+    if settings.rank > max(sides):
+        raise PochadeError(
+            f"task.rank: {settings.rank} given, must be at most {max(sides)}: no adapted matrix of {settings.base!r} "
+            "has a rank above that"
+        )
     return found
 
 
