@@ -216,8 +216,10 @@ ELSEWHERE = {
     ("cli/common.py", "TemporaryFile"): "tests whether a folder can be written to",
     ("data/cache/build.py", "hardlink_to"): "a second name of a part that is whole",
     ("data/cache/claims.py", "touch"): "reads the time of a file system",
+    ("data/prepare/curate.py", "rename"): "a folder that is whole",
     ("evaluation/profile/__init__.py", "write_text"): "resets a counter of the kernel",
     ("tensors.py", "save_file"): "within atomic_path",
+    ("training/checkpoint.py", "rename"): "into a folder that is not there yet",
     ("training/metrics.py", "SummaryWriter"): "a log that grows",
     ("training/metrics.py", "open"): "a log that grows",
 }

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from once import made_once
 from pochade.errors import PochadeError
 from pochade.recipes import stages_of
 from pochade.training.loop import train
@@ -24,19 +25,21 @@ FAMILIES = ("lrf", "microforge")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, str(HERE / "run_sharded.py"), str(folder), *FAMILIES],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        timeout=600,
-    )
-    assert done.returncode == 0, done.stderr
-    return folder
+
+    def make(place: Path) -> None:
+        done = subprocess.run(
+            [*command, str(HERE / "run_sharded.py"), str(place), *FAMILIES],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+            timeout=600,
+        )
+        assert done.returncode == 0, done.stderr
+
+    return made_once(tmp_path_factory, "sharded", make)
 
 
 def curve(folder: Path) -> list[dict[str, Any]]:

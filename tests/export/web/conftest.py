@@ -1,8 +1,6 @@
 """A page of a toy model, a browser without a window, and pages in it that complain of nothing."""
 
-import fcntl
 import gzip
-import os
 import re
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +10,7 @@ from typing import Any
 import pytest
 
 from export.web.serving import Host, serve
+from once import made_once
 from pochade.runtime.manifest import Quality
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
@@ -33,16 +32,11 @@ def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
     from pochade.export.site import export_site
     from pochade.pipelines.text_to_image import TextToImagePipeline
 
-    root = tmp_path_factory.getbasetemp()
-    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
-    place = root / "toy-site"
-    with (root / "toy-site.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not place.exists():
-            facts = model_facts("toy-editor", toy_editor_folder)
-            pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
-            export_site(pipe, place, facts, size=32, quality=QUALITY)
-    return place
+    def make(place: Path) -> None:
+        pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+        export_site(pipe, place, model_facts("toy-editor", toy_editor_folder), size=32, quality=QUALITY)
+
+    return made_once(tmp_path_factory, "toy-site", make)
 
 
 @pytest.fixture(scope="session")
