@@ -195,6 +195,16 @@ def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
         )
 
 
+def check_utf8(name: str, path: Path) -> None:
+    """Raises PochadeError, with the argument ``name``, for a path that is not in UTF-8: safetensors cannot open it."""
+    try:
+        str(path.absolute()).encode()
+    except UnicodeEncodeError:
+        raise PochadeError(
+            f"{name}: {str(path)!r} given, allowed are names in UTF-8, by which weights are kept"
+        ) from None
+
+
 def describe_error(error: OSError) -> str:
     """The path that an error is about, where it says so, and the reason."""
     named = "" if error.filename is None else f"{os.fsdecode(error.filename)}: "

@@ -35,6 +35,7 @@ class Case:
 GENERATE = "generate fox --steps 1 --model MODEL -o OUT"
 EDIT = "--steps 1 --model MODEL -o OUT/x.png"
 TRAIN = "train lrf-folder steps=1 batch_size=2 warmup_steps=0 sample_every=0 data.size=32 initialise_from=none"
+CACHE = "cache lrf-folder data.size=32 initialise_from=none task.text_encoder=bag task.autoencoder=AUTOENCODER"
 NETWORK = "task.options=dim=16,heads=2,hidden=24,blocks=1 task.text_encoder=bag"
 CASES = [
     Case("generate fox --steps 1 --model MODEL -o {}", "out"),
@@ -68,6 +69,8 @@ CASES = [
     Case(f"{TRAIN} {NETWORK} task.autoencoder=AUTOENCODER data.source=FOLDER --out {{}}", "out"),
     Case(f"{TRAIN} {NETWORK} --out OUT data.source=FOLDER task.autoencoder={{}}", "autoencoder"),
     Case(f"{TRAIN.replace('=none', '={}')} {NETWORK} --out OUT data.source=FOLDER", "weights"),
+    Case(f"{CACHE} --out OUT data.source={{}}", "folder"),
+    Case(f"{CACHE} data.source=FOLDER --out {{}}", "out"),
     Case("train lora steps=1 batch_size=2 data.size=32 task.base=MODEL --out OUT data.source={}", "large folder"),
     Case("train lora steps=1 batch_size=2 data.size=32 data.source=FOLDER --out OUT task.base={}", "large model"),
     Case(f"{TRAIN} task.text_encoder={{}} task.autoencoder=AUTOENCODER --out OUT data.source=FOLDER", "text encoder"),
@@ -85,6 +88,9 @@ CASES = [
     Case("data pairs folder OUT/set --size 16 --path {}", "pairs"),
     Case("data pairs openmoji --limit 2 --size 16 {}", "out"),
     Case("data pairs instructpix2pix OUT/set --path {}", "pairs"),
+    Case("data generate {} OUT/set --count 2 --steps 1 --split all --model MODEL", "large folder"),
+    Case("data generate FOLDER {} --count 2 --steps 1 --split all --model MODEL", "large out"),
+    Case("data generate FOLDER OUT/set --count 2 --steps 1 --split all --model {}", "large model"),
     Case("data check {} --model MODEL -o OUT", "large folder"),
     Case("data check FOLDER --model MODEL -o {}", "out"),
     Case("data check FOLDER -o OUT --model {}", "large model"),
@@ -121,7 +127,7 @@ CASES = [
 ]
 TAKES = {
     *("generate", "edit", "inpaint", "upscale", "info", "train", "ablate", "evaluate", "profile", "merge", "export"),
-    *("run", "runs", "data prepare", "data pairs", "data check"),
+    *("run", "runs", "data prepare", "data pairs", "data check", "data generate", "cache"),
 }
 """The commands that take a path."""
 
@@ -193,7 +199,7 @@ def arguments(case: Case, world: dict[str, Path], path: Path) -> list[str]:
 
 
 def test_every_command_that_takes_a_path_is_here() -> None:
-    without = {"models", "plan", "cache", "data generate"}  # the last two: test_cache.py, test_synthesis.py
+    without = {"models", "plan"}
     found = set[str]()
     for command in app.registered_commands:
         found.add(str(command.name))

@@ -18,7 +18,7 @@ from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
 from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, nearest
-from pochade.files import atomic_folder, write_json
+from pochade.files import atomic_folder, check_utf8, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, cache_folder, url_of
 from pochade.training.checkpoint import checkpoints
@@ -75,12 +75,7 @@ def run(
                 mirror.pull()
     out = Path(out) if mirror is None else mirror.folder
     saved = None if mirror is None else mirror.push
-    try:
-        str(out.absolute()).encode()
-    except UnicodeEncodeError:
-        raise PochadeError(
-            f"folder: {str(out)!r} given, allowed are names in UTF-8, by which weights are kept"
-        ) from None
+    check_utf8("folder", out)
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
@@ -309,7 +304,8 @@ class Encoding:
         return done.index(False)
 
     def check(self) -> None:
-        """Raises PochadeError where data or settings of the stage are unusable."""
+        """Raises PochadeError where data or settings of the stage are unusable, or ``out`` is no name for tensors."""
+        check_utf8("out", self.out)
         number = self.stage()
         check(self.stages[: number + 1], Components(), start=number)
 

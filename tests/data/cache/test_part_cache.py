@@ -136,6 +136,12 @@ def test_a_part_that_is_gone_is_made_again_and_one_that_moved_is_kept(
     assert made(tmp_path)[1].encoded == []
 
 
+def test_a_part_that_cannot_be_read_back_is_an_error(tmp_path: Path) -> None:
+    """As below a name that safetensors cannot open: it was made again without end."""
+    with pytest.raises(FailureError, match=r"part-00000\.safetensors: cannot be read after it was written"):
+        made(tmp_path / os.fsdecode(b"n\xffme"))
+
+
 def test_a_damaged_index_is_written_again(tmp_path: Path) -> None:
     cache, _ = made(tmp_path)
     for damaged in (b"", (cache.folder / INDEX).read_bytes()[:200]):

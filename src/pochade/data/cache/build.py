@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -17,6 +18,7 @@ from pochade.data.cache.claims import take
 from pochade.data.cache.part_cache import INDEX, Contents, PartCache, part_path, stamp, write_index
 from pochade.data.cache.parts import DamagedPart, Part, write_part
 from pochade.data.progress import progress_bar
+from pochade.errors import FailureError
 from pochade.files import remove_orphans
 
 POLL = 0.1
@@ -50,6 +52,8 @@ class _Build(Generic[T]):
         self.bar, self.task = bar, bar.add_task(contents.title, total=len(contents.keys))
         self.ahead = ahead
         self.known = _Known(contents, folder)
+        self.made = Counter[int]()
+        """How often this process has made each part."""
 
     def finish(self) -> PartCache:
         missing = self._missing()
@@ -86,6 +90,8 @@ class _Build(Generic[T]):
                 try:
                     Part(path, self._keys(part)).check()
                 except DamagedPart as error:
+                    if self.made[part] > 1:
+                        raise FailureError(f"{path}: cannot be read after it was written ({error})") from error
                     self._discard(path, seen, error)
                     missing.append(part)
             elif seen is None:
@@ -129,6 +135,7 @@ class _Build(Generic[T]):
                 return False
             remove_orphans(self.folder, path.name)
             self._make(part)
+        self.made[part] += 1
         return True
 
     def _make(self, part: int) -> None:

@@ -34,7 +34,7 @@ from pochade.data.sources.image_files import Picture, Reading
 from pochade.data.sources.shards import pair_pictures
 from pochade.data.sources.tars import Contents, Shard, find_shards, read_shard, top_folders
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, remove_folder, remove_orphans, write_json
+from pochade.files import atomic_file, check_utf8, remove_folder, remove_orphans, write_json
 from pochade.images.decode import BadImage, square
 from pochade.tensors import write_tensors
 
@@ -106,6 +106,7 @@ def curate(
     """
     check_place(on, gpus)
     reading = reading or Reading()
+    check_utf8("out", out)
     if out.exists():
         raise PochadeError(f"out: {out} is there already; choose another folder")
     found = find_shards(local_path(source.path))
