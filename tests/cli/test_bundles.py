@@ -43,10 +43,10 @@ def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, cap
     cli(capsys, "generate", "a red apple", *given, "--steps", "2", "--seed", "3", "--guidance-interval", "0.2,0.9")
     first = tmp_path / "a-red-apple-3.png"
     sheet = tmp_path / "sheet.png"
-    told = json.loads(cli(capsys, "generate", "--like", str(first), *given, "--sheet", str(sheet), "--json").out)
+    made = json.loads(cli(capsys, "generate", "--like", str(first), *given, "--sheet", str(sheet), "--json").out)
     assert (tmp_path / "a-red-apple-3-2.png").read_bytes() == first.read_bytes()
-    assert told[0] == {"file": str(tmp_path / "a-red-apple-3-2.png"), **read_recipe(first)}
-    assert told[1] == {"file": str(sheet), "pictures": [read_recipe(first)]}
+    assert made[0] == {"file": str(tmp_path / "a-red-apple-3-2.png"), **read_recipe(first)}
+    assert made[1] == {"file": str(sheet), "pictures": [read_recipe(first)]}
     again = cli(capsys, "generate", "two green pears", "--like", str(first), *given, "--no-metadata", "--preview")
     with Image.open(again.out.strip()) as image:
         assert not image.info

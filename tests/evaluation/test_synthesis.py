@@ -1,4 +1,4 @@
-"""Data sets that a model makes: shares, splits, what looks alike, the card, and going on."""
+"""Data sets that a model makes: shares, splits, near duplicates, the card, and going on."""
 
 import json
 from pathlib import Path

@@ -64,7 +64,7 @@ def prepare(
         int | None, typer.Option(help="Of shards: leave out pictures whose shorter side has fewer pixels.")
     ] = None,
     deduplicate: Annotated[
-        bool, typer.Option("--deduplicate", help="Of shards: of pictures that look alike keep the first.")
+        bool, typer.Option("--deduplicate", help="Of shards: of near duplicates keep the first.")
     ] = False,
     min_score: Annotated[
         float | None,

@@ -18,7 +18,7 @@ def generate(
     captions: Annotated[str, typer.Argument(help="Whose captions: a source as train takes it, such as openmoji.")],
     out: Out,
     model: Annotated[str, typer.Option(help="The teacher: name, folder, or OWNER/NAME.")] = hub.DEFAULT_MODEL,
-    count: Annotated[int, typer.Option(help="Pictures to make, before what looks alike is left out.")] = 100_000,
+    count: Annotated[int, typer.Option(help="Pictures to make, before near duplicates are left out.")] = 100_000,
     size: Annotated[int | None, typer.Option(help="Pixels; left out, the model's own.")] = None,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; left out, the model's own.")] = None,
@@ -31,7 +31,7 @@ def generate(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write captioned pictures that a model makes, without what looks alike, with a report and a card.
+    """Write captioned pictures that a model makes, without near duplicates, with a report and a card.
 
     An interrupted call goes on where it was. For example: pochade data generate openmoji data/synthetic --count 1000
     """
@@ -68,4 +68,4 @@ def generate(
         report = synthesise(pipe, model_facts(model, folder), source, target, plan, progress=not as_json)
     show(out, report, as_json)
     if not as_json:
-        print(f"{report['alike']} of {report['made']} pictures looked like another one and were left out")
+        print(f"{report['alike']} of {report['made']} pictures were near duplicates and were left out")

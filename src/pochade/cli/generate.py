@@ -196,7 +196,7 @@ def generate(
             from pochade.images.edges import edges_image
 
             path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
-            output.tell(files, {"file": str(path), "edges_of": str(edges_of)})
+            output.add(files, {"file": str(path), "edges_of": str(edges_of)})
 
 
 def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:

@@ -63,11 +63,11 @@ class Output:
                 check_folder(name, place)
 
     def make(self, count: int, sample: "Callable[[int, Watch], Made]", files: list[dict[str, Any]]) -> None:
-        """Pictures one after the other, each written when it is there, then the sheet; ``files`` is told of both.
+        """Pictures one after the other, each written when it is there, then the sheet.
 
         Args:
             count: of pictures.
-            sample: picture i; it tells the watch of it and of its steps.
+            sample: picture i, which calls the watch at its beginning and after its steps.
             files: gets an entry for each file.
 
         Raises:
@@ -94,9 +94,9 @@ class Output:
         if self.sheet is not None:
             page = _sheet([made.image for made in done], [made.prompt for made in done])
             path = write_new(self.sheet.parent, self.sheet.stem, self.sheet.suffix, lambda file: file.write(page))
-            self.tell(files, {"file": str(path), "pictures": [made.facts for made in done]})
+            self.add(files, {"file": str(path), "pictures": [made.facts for made in done]})
 
-    def tell(self, files: list[dict[str, Any]], file: dict[str, Any]) -> None:
+    def add(self, files: list[dict[str, Any]], file: dict[str, Any]) -> None:
         """A file was written besides the pictures."""
         files.append(file)
         if not self.as_json:

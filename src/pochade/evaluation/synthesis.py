@@ -28,7 +28,7 @@ class Plan:
     """How many pictures are made, and how. Raises PochadeError for a value out of range."""
 
     count: int
-    """Pictures in all, before what looks alike is left out."""
+    """Pictures in all, before near duplicates are left out."""
     steps: int
     guidance: float
     seed: int = 0
@@ -59,7 +59,7 @@ def synthesise(
 
     The captions are gone through in turn, with new seeds each time, until there are ``plan.count``; each part of the
     target has its share, and a picture keeps its caption's group and split, so that what was held out stays so. Of
-    pictures that look alike (``pochade.data.near_duplicates``), over all parts, the first is kept.
+    near duplicates (``pochade.data.near_duplicates``), over all parts, the first is kept.
 
     Finished pictures lie beside ``target.out`` until all is written, so that an interrupted call goes on.
 
@@ -184,7 +184,7 @@ def card(name: str, report: dict[str, Any], model: Model) -> str:
         "here.",
         f"- **Sampling**: {report['steps']} steps, guidance {report['guidance']:g}, seeds from {report['seed']} on; "
         f"weights `{model.sha256}`.",
-        f"- **What looks alike** was left out but for the first: {report['alike']:,} pictures, by a perceptual hash "
+        f"- **Near duplicates** were left out but for the first: {report['alike']:,} pictures, by a perceptual hash "
         "and a small copy.",
         f"- **Licence**: {licence}.",
         "- **What to expect**: a model trained on these pictures learns this model's faults with its skills. No "

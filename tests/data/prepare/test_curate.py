@@ -180,7 +180,7 @@ def kill_workers(marks: Path, killed: list[int]) -> None:
     """Kills, once there is a file below ``marks``, every process of a cluster that is at work."""
     last = time.monotonic() + 600
     while time.monotonic() < last:
-        if list(marks.glob("looked-*")):
+        if list(marks.glob("inspected-*")):
             for child in psutil.Process().children(recursive=True):
                 with suppress(psutil.Error):
                     if child.cmdline()[:1] and child.cmdline()[0].startswith("ray::ReadRange"):

@@ -1,6 +1,6 @@
 """Shards of pictures to shards of chosen pictures: filtered, without duplicates, scored, with new captions.
 
-Every shard is a piece of work, twice: first it is looked at, then, once it is known which pictures of all shards are
+Every shard is a piece of work, twice: first it is inspected, then, once it is known which pictures of all shards are
 alike, what is kept of it is written. A piece leaves files of its number, each whole or not at all, so that it does not
 matter where it is done, how often, or what dies on the way: each picture is written once. A piece holds one picture at
 a time. What is remembered of a picture between the two are 8 bytes, and 800 more on the disk.
@@ -22,8 +22,8 @@ import torch
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
+from pochade.data.prepare.annotators import captioner, scorer
 from pochade.data.prepare.executors import Piece, Place, check_place, each_piece
-from pochade.data.prepare.judges import captioner, scorer
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
 from pochade.data.progress import progress_bar
@@ -56,7 +56,7 @@ class Curation:
         min_score: of the score, below which a picture is left out; None: all stay, without a score.
         score: "contrast", contrast and colourfulness (`pochade.data.scores`), or a model of transformers for picture
             classification, of one class or one called "aesthetic", by hub name or folder.
-        deduplicate: of pictures that look alike (`pochade.data.near_duplicates`) only the first stays.
+        deduplicate: of near duplicates (`pochade.data.near_duplicates`) only the first stays.
         caption: a model of transformers that describes pictures, by hub name or folder; its caption comes first, before
             those that there are. None: those stay alone.
 
@@ -123,7 +123,7 @@ def curate(
             for _ in each_piece(piece, len(shards), on, gpus=gpus):
                 bar.advance(task)
 
-        each(pieces.look, "looking at shards")
+        each(pieces.inspect, "inspecting shards")
         report = _choose(pieces, sum(entry[3] for entry in found.missing), reading.max_skipped)
         each(pieces.write, "writing shards")
     written = [json.loads(pieces.done(number).read_bytes()) for number in range(len(shards))]
@@ -152,9 +152,9 @@ class _Pieces:
     def facts(self) -> Path:
         return self.work / "facts"
 
-    def looked(self, number: int) -> Path:
+    def inspected(self, number: int) -> Path:
         """What was seen of the pictures of a shard that pass by themselves."""
-        return self.facts / f"looked-{number:06d}.safetensors"
+        return self.facts / f"inspected-{number:06d}.safetensors"
 
     def chosen(self, number: int) -> Path:
         """Which of them are kept."""
@@ -164,10 +164,10 @@ class _Pieces:
         """What was written of them."""
         return self.facts / f"written-{number:06d}.json"
 
-    def look(self, number: int) -> int:
+    def inspect(self, number: int) -> int:
         """Reads a shard, and remembers of each picture that passes the filters its place, hash, small copy and score;
         returns the pictures in it."""
-        curation, place = self.curation, self.looked(number)
+        curation, place = self.curation, self.inspected(number)
         if place.exists():
             return int(json.loads(map_tensors(place)[1]["about"])["pictures"])
         contents = self._contents(number)
@@ -212,7 +212,7 @@ class _Pieces:
         if done.exists():
             return len(kept["row"])
         if about["stamp"] != json.dumps(self._stamp(number)):
-            raise FailureError(f"{self.shards[number].path}: it has changed since it was looked at")
+            raise FailureError(f"{self.shards[number].path}: it has changed since it was inspected")
         scores = dict(zip(kept["row"].tolist(), kept["score"].tolist(), strict=True))
         describe = None if curation.caption is None else captioner(curation.caption)
         counts, bare = Counter[str](), 0
@@ -264,10 +264,10 @@ class _Pieces:
 
 
 def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]:
-    """Decides, once all shards were looked at, which pictures are kept; returns the report so far."""
-    looked = [map_tensors(pieces.looked(number)) for number in range(len(pieces.shards))]
-    abouts = [json.loads(words["about"]) for _, words in looked]
-    columns = [tensors for tensors, _ in looked]
+    """Decides, once all shards were inspected, which pictures are kept; returns the report so far."""
+    inspected = [map_tensors(pieces.inspected(number)) for number in range(len(pieces.shards))]
+    abouts = [json.loads(words["about"]) for _, words in inspected]
+    columns = [tensors for tensors, _ in inspected]
     out = {name: sum(about["out"][name] for about in abouts) for name in LEFT_OUT}
     reasons, named = Counter[str](), list[list[Any]]()
     for entry in (entry for about in abouts for entry in about["skipped"]):

@@ -1,4 +1,4 @@
-"""Networks that judge and describe pictures while data are prepared, by name; each is loaded once a process."""
+"""Networks that score and describe pictures while data are prepared, by name; each is loaded once a process."""
 
 from collections.abc import Callable
 from functools import cache
@@ -40,11 +40,11 @@ def scorer(name: str) -> Callable[[Image.Image], float]:
         raise PochadeError(f"score: {name!r} has the classes {', '.join(labels)}, one called {AESTHETIC!r} is needed")
 
     @torch.no_grad()
-    def judge(image: Image.Image) -> float:
+    def rate(image: Image.Image) -> float:
         logits = network(**processor(images=image, return_tensors="pt").to(device)).logits[0]
         return float(logits[0] if len(labels) == 1 else logits.softmax(0)[labels[AESTHETIC]])
 
-    return judge
+    return rate
 
 
 @cache
