@@ -52,7 +52,10 @@ class Residual(nn.Module):
 
 
 class AttentionFusion(nn.Module):
-    """Ordinary cross-attention with the interface of ``LinearCrossAttention``: its state is keys, values and a mask."""
+    """Ordinary cross-attention (1706.03762, section 3.2.2) with the interface of ``LinearCrossAttention``.
+
+    Its state is keys, values and a mask.
+    """
 
     def __init__(self, dim: int, heads: int) -> None:
         super().__init__()
@@ -64,9 +67,11 @@ class AttentionFusion(nn.Module):
         return self.attention.out
 
     def context(self, tokens: Tensor, mask: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
+        """Text tokens [B, M, D] and mask [B, M] -> the state that ``forward`` reads, the same at every token."""
         return self.attention.context(tokens), mask
 
     def forward(self, x: Tensor, state: tuple[tuple[Tensor, Tensor], Tensor]) -> Tensor:
+        """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""
         return self.attention(x, *state)
 
 
