@@ -8,8 +8,11 @@ import sys
 def run() -> None:
     """The command line, of a process that ends with it."""
     # Threads of OpenMP that wait for each other keep their cores busy otherwise, and on a machine that has other work
-    # take the cores from the threads that they wait for. It is read when torch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # take the cores from the threads that they wait for. GNU's library, which can, gives up its core after a moment: to
+    # sleep at once takes twice the time where no one else wants the core. Both are read when torch is loaded.
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ["OMP_WAIT_POLICY"] = "passive"
+        os.environ.setdefault("GOMP_SPINCOUNT", "1000")
     try:
         from pochade.cli import main
 
