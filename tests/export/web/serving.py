@@ -19,7 +19,8 @@ class Host:
     Attributes:
         url: of the folder.
         faults: end of a path -> what happens to it: ``missing``, ``altered``, or ``cut``, which breaks the connection
-            half-way once.
+            half-way once, as soon as the test has set ``arrived``.
+        arrived: set when the browser has the first half: it drops what it has not read when a connection breaks.
         ranges: whether it continues a file from where a browser has it.
         asked: paths that were requested, and the range of each.
     """
@@ -28,6 +29,7 @@ class Host:
     prefix: str = "/"
     url: str = ""
     faults: dict[str, str] = field(default_factory=dict)
+    arrived: threading.Event = field(default_factory=threading.Event)
     ranges: bool = True
     asked: list[tuple[str, str | None]] = field(default_factory=list)
 
@@ -79,6 +81,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if fault == "cut":
             host.faults.clear()
             self.wfile.write(content[: len(content) // 2])
+            host.arrived.wait()
             self.close_connection = True
             return
         self.wfile.write(content[start:])

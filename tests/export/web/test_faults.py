@@ -53,6 +53,8 @@ def test_a_download_that_is_cut_off_goes_on_or_begins_again(toy_site: Path, visi
         host.ranges = ranges
         host.faults = {"ort-wasm-simd-threaded.wasm.gz": "cut"}
         page = visit(visitors, host)
+        page.wait_for_selector("#progress[value]:not([value='0'])")
+        host.arrived.set()
         page.wait_for_selector(READY)
         visitors.errors.clear()  # the browser tells of a broken connection itself
         whole = (toy_site / "onnxruntime" / "ort-wasm-simd-threaded.wasm.gz").stat().st_size
