@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
 from pochade import denoisers
+from pochade.data.samples import Batch, Samples
 from pochade.files import write_text
+from pochade.nn.keyed_random import keyed_normal
 from pochade.recipes.lrf import cifar10
 from pochade.training.loop import train
 from pochade.training.overrides import override
@@ -26,15 +28,18 @@ from pochade.training.stages.flow import FlowTask
 PUBLISHED = {"minutes": 70, "loss": 0.931, "epochs": 30}
 
 
-class SyntheticLatents:
+class SyntheticLatents(Samples):
     """50,000 random latents of TAESD's shape with random classes."""
 
     def __len__(self) -> int:
         return 50_000
 
-    def sample(self, index: int, rng: np.random.Generator) -> dict[str, Any]:
-        latents = torch.from_numpy(rng.standard_normal((4, 4, 4), dtype=np.float32))
-        return {"latents": latents, "class_label": index % 10, "name": str(index)}
+    def batch(self, indices: Tensor, keys: Tensor) -> Batch:
+        return {
+            "latents": keyed_normal(keys, (4, 4, 4)),
+            "class_label": indices % 10,
+            "name": list(map(str, indices.tolist())),
+        }
 
 
 def measure(stage: Stage, folder: Path) -> dict[str, Any]:

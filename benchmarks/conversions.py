@@ -50,7 +50,7 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
     """
     form = FORMATS[target]
     form.check()
-    form.convert = converted_once(type(form).convert.__get__(form))
+    form.convert = converted_once(type(form).convert.__get__(form))  # pyright: ignore[reportAttributeAccessIssue]
     source = Path(hub.resolve(DEFAULT if model == PEER else model))
     pipe = TextToImagePipeline.from_pretrained(source)
     facts, options = model_facts(model, source), PICTURES

@@ -164,7 +164,7 @@ def main() -> None:
         return
     import onnxruntime
 
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--teacher", default="lrf-openmoji")
     parser.add_argument("--decoders", nargs="+", default=["tiny=tiny", "small=small"], metavar="NAME=FOLDER")
     parser.add_argument("--sizes", nargs="+", type=int, default=[512, 1024])

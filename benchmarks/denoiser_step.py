@@ -307,7 +307,7 @@ would take more than {about["limit_seconds"]:g} seconds or {about["limit_gigabyt
 
 @torch.no_grad()
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--family", choices=FAMILIES, default="lrf")
     parser.add_argument("--variants", nargs="+", help="sizes (two of each family)")
     parser.add_argument("--tokens", nargs="+", type=int, help="square numbers (up to 1024, of LiRA 16384)")

@@ -71,7 +71,7 @@ def mean(values: Sequence[float], name: str) -> dict[str, float]:
     return {name: float(array.mean()), f"{name} standard error": float(array.std(ddof=1) / len(array) ** 0.5)}
 
 
-def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any], seed: int) -> Tensor:
+def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any] | Tensor, seed: int) -> Tensor:
     """What a pipeline gives for the items of some lists, the i-th from a seed of its own."""
     parts: list[Tensor] = []
     for start in range(0, count, BATCH):
@@ -274,11 +274,11 @@ def main() -> None:
         for task in args.tasks:
             if task in (*bench.tasks, "generate") or (task == LOCAL and "edit" in bench.tasks):
                 getattr(bench, task)()
-        record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"rows": []}
         made = {(row["model"], row["task"]) for row in bench.rows}
         record["rows"] = [row for row in record["rows"] if (row["model"], row["task"]) not in made] + bench.rows
-        record[name] = {"size": bench.size, "steps": args.steps}
-        record[name] |= {"guidance": args.guidance, "image guidance": args.image_guidance}
+        settings = {"steps": args.steps, "guidance": args.guidance, "image guidance": args.image_guidance}
+        record[name] = {"size": bench.size, **settings}
         write_text(path, json.dumps(record, indent=2) + "\n")
         if bench.shown:
             page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)

@@ -124,7 +124,7 @@ def train_pixart(options: argparse.Namespace, pipeline: TextToImagePipeline, sam
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=DECAY)
     schedule = get_scheduler("cosine", optimizer, num_warmup_steps=options.warmup, num_training_steps=options.steps)
     ema = EMAModel(model.parameters(), decay=EMA)
-    noises = FlowMatchEulerDiscreteScheduler(shift=2.0)
+    noises: Any = FlowMatchEulerDiscreteScheduler(shift=2.0)
     parts: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule, "ema": ema}
     first = 0
     if state.is_file():

@@ -155,7 +155,7 @@ def measure(family: str, tokens: int, rounds: int, threads: int, clock: Callable
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--families", nargs="+", choices=FAMILIES, default=list(FAMILIES))
     parser.add_argument("--tokens", nargs="+", type=int, default=SIZES)
     parser.add_argument("--rounds", type=int, default=40, help="the most runs of a network")

@@ -54,7 +54,7 @@ from pochade.training.compute import CompiledBlocks, products_for
 from pochade.training.costs import OperationCounter
 from pochade.training.ema import EMA
 from pochade.training.loop import train
-from pochade.training.stage import Stage
+from pochade.training.stage import DataSettings, Stage
 from pochade.training.stages.flow import FlowSettings, FlowTask, lengthened
 from pochade.types import Conditioning
 
@@ -217,7 +217,7 @@ class InMemory(Samples):
 
 
 @dataclass(frozen=True)
-class InMemoryData:
+class InMemoryData(DataSettings):
     """The settings of such data in a stage."""
 
 

@@ -95,7 +95,7 @@ def measured(values: list[float], name: str) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--image-prompts", default="openmoji", help="where they come from, as data.source in training")
     parser.add_argument("--samples", type=int, default=100, help="prompts of each split")

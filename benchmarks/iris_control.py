@@ -53,7 +53,7 @@ def sample(pipe: Any, captions: list[str], lines: list[Tensor] | None, steps: in
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--samples", type=int, default=100, help="drawings of each split")
     parser.add_argument("--steps", type=int, default=10)

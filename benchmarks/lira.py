@@ -187,7 +187,7 @@ def reasoning(variant: str, side: int, text_tokens: int, rounds: int) -> list[di
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--variants", nargs="+", default=["tiny", "small"], help="at the size of the picture")
     parser.add_argument("--pixels", type=int, default=1024)
     parser.add_argument("--tokens", nargs="+", type=int, default=[1024, 4096, 16384], help="for the time a token")

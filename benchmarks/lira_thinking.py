@@ -90,7 +90,7 @@ def draw(groups: dict[str, Counter[int]], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--model", default="lira-openmoji")
     parser.add_argument("--prompts", type=int, default=512)
     parser.add_argument("--sampling-steps", type=int, default=10)

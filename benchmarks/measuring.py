@@ -6,7 +6,7 @@ A benchmark that calls ``peak`` sets KINETO_LOG_LEVEL before it imports torch: t
 import math
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +76,7 @@ def processor(device: str = "cpu") -> str:
     return platform.processor() or platform.machine()
 
 
-def quality(report: dict[str, Any]) -> dict[str, Any]:
+def quality(report: Mapping[str, Any]) -> dict[str, Any]:
     """Of what ``pochade.evaluation.report.evaluate`` found: pictures, KID and retrieval of both splits."""
     row: dict[str, Any] = {}
     for split in ("train", "held_out"):

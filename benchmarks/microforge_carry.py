@@ -86,7 +86,7 @@ def measure(name: str, folder: str, carries: bool, args: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("models", nargs="+", help="NAME of a shipped model, or NAME=FOLDER")
     parser.add_argument("--steps", type=int, nargs="+", default=[4, 10, 20])
     parser.add_argument("--prompts", type=int, default=32, help="pictures of which the jitter is taken")

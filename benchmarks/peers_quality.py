@@ -21,6 +21,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from pochade.data.sources import open_source
 from pochade.denoisers import build
 from pochade.device import resolve_device
 from pochade.evaluation import bootstrap
-from pochade.evaluation.generation import PictureStore, fingerprint, generate
+from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.kid import kid
 from pochade.evaluation.pictures import Pictures, caption_embeddings, pooled_features, read_splits
 from pochade.evaluation.retrieval import RetrievalProbe
@@ -261,20 +262,22 @@ def costs(names: Sequence[str], setting: Setting) -> dict[str, dict[str, float]]
         task = FlowTask(network(name, 0, spec).to(device), FlowSettings()).train()
         optimiser = torch.optim.AdamW(task.parameters(), 1e-4)
 
-        def step(task: FlowTask = task, optimiser: torch.optim.Optimizer = optimiser) -> None:
-            with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
-                loss = task(dict(batch) | {"seed": keys.to(device)})["loss"]
-            loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
-
+        steps[name] = step = partial(training_step, task, optimiser, batch, keys.to(device))
         step()
-        steps[name] = step
         found[name] = {"parameters": count(task.parts["denoiser"]), "bytes": peak(step, device.type)}
     for _ in range(ROUNDS):
         for name, step in steps.items():
             found[name]["seconds"] = min(seconds(step, device.type), found[name].get("seconds", math.inf))
     return found
+
+
+def training_step(task: FlowTask, optimiser: torch.optim.Optimizer, batch: dict[str, Any], keys: Tensor) -> None:
+    """Forward, backward and update."""
+    with torch.autocast(keys.device.type, torch.bfloat16, enabled=keys.device.type == "cuda"):
+        loss = task(batch | {"seed": keys})["loss"]
+    loss.backward()
+    optimiser.step()
+    optimiser.zero_grad()
 
 
 def seconds(step: Callable[[], None], device: str) -> float:
@@ -330,16 +333,17 @@ def pictures(task: FlowTask, label: str, setting: Setting, evaluator: Evaluator)
     store = PictureStore(setting.out / "samples" / label, {"weights": fingerprint(pipeline)})
     found: dict[str, Any] = {}
     for split, real in evaluator.sides.items():
-        made = generate(
+        captions = real.pictures.captions[: setting.samples]
+        generate(
             pipeline,
-            real.pictures.captions[: setting.samples],
+            captions,
             store,
             steps=setting.sampling_steps,
             guidance=setting.guidance,
             seed=0,
             batch_size=40,
         )
-        found[split] = evaluator.figures(split, made)
+        found[split] = evaluator.figures(split, read(store, captions, 0))
     return found
 
 

@@ -108,13 +108,14 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS / "benchmarks" / "photographs.json")
     options = parser.parse_args()
     if options.tiles:
-        print(cut(*options.tiles, options.tile), "squares")
+        given, out = options.tiles
+        print(cut(given, out, options.tile), "squares")
         return
     pictures = dict(photographs(options.size))
     images = {name: to_tensor(image) for name, image in pictures.items()}
     rows: list[dict[str, Any]] = []
     shown: list[Image.Image] = [pictures[name] for name in SHOWN]
-    labels = list(SHOWN)
+    labels: list[str] = [*SHOWN]
     for name in (*SHIPPED, *options.own):
         row, given = measure(name, images)
         rows.append(row)

@@ -132,7 +132,7 @@ def table(columns: list[str], rows: list[list[str]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("names", nargs="*", default=NAMES, help="MODEL[@PIXELS][+TEXT_ENCODER]")
     parser.add_argument("--steps", type=int, default=4)
     parser.add_argument("--threads", type=int)
@@ -142,7 +142,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=DOCS)
     args = parser.parse_args()
     path = args.output / "profiles.json"
-    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"profiles": {}}
+    record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"profiles": {}}
     record["processor"] = processor()
     settings = {"steps": args.steps, "threads": args.threads, "repeats": args.repeats, "runtime": args.runtime}
     failed = False

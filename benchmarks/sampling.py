@@ -40,7 +40,7 @@ def measure(model: str, name: str, solver: str, steps: int, guidance: float, arg
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("model")
     parser.add_argument("--distilled", help="a model made of it by consistency distillation")
     parser.add_argument("--solvers", nargs="+", default=["euler:50", "euler:20", "dpm:20", "dpm:14"])

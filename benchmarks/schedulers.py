@@ -57,7 +57,7 @@ def measure(model: str, net: EfficientNetLite0) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--models", nargs="+", default=list(hub.shipped()))
     parser.add_argument("--output", type=Path, default=DOCS / "schedulers.json")
     args = parser.parse_args()

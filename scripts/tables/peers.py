@@ -7,7 +7,7 @@ from tables.cells import table
 
 KINDS = ("equal steps", "equal seconds")
 SPLITS = {"train": "training", "composed": "composed", "held_out": "held out"}
-TITLES = {"lrf": "LRF", "iris": "IRIS", "lira": "LiRA", "microforge": "MicroForge"}
+TITLES: dict[str, str] = {"lrf": "LRF", "iris": "IRIS", "lira": "LiRA", "microforge": "MicroForge"}
 
 
 def costs(record: dict[str, Any]) -> str:
@@ -41,7 +41,8 @@ def _by_kind(record: dict[str, Any], kind: str) -> str:
     chosen = [row for row in record["rows"] if kind in row["kinds"]]
     made = [split for split in SPLITS if any(split in row for row in chosen)]
     lines: list[list[str]] = []
-    for name in record["costs"]:
+    names: list[str] = [*record["costs"]]
+    for name in names:
         for rate in rates:
             runs = [row for row in chosen if (row["network"], row["rate"]) == (name, rate)]
             if not runs:

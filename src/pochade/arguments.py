@@ -62,6 +62,13 @@ def path_texts(name: str, values: Any, allowed: str = "a list of paths") -> tupl
     return tuple(path_text(name, value, allowed) for value in values)
 
 
+def check_pipeline(name: str, value: Any) -> None:
+    """Raises PochadeError where ``value`` names a model in place of being one."""
+    if isinstance(value, str | os.PathLike):
+        opened = f"TextToImagePipeline.from_pretrained({os.fspath(value)!r})"
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is a pipeline: {opened}")
+
+
 def check_count(name: str, value: Any) -> None:
     """Raises PochadeError where ``value`` is no whole number from 1 to ``MAX_COUNT``."""
     if not is_whole(value) or not 1 <= value <= MAX_COUNT:

@@ -7,7 +7,7 @@ from typing import Any, TypedDict, cast
 
 from torch import Tensor
 
-from pochade.arguments import path_text
+from pochade.arguments import check_pipeline, path_text
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
@@ -87,6 +87,7 @@ def evaluate_grid(
             was loaded from no folder.
         FailureError: ``out`` cannot be written.
     """
+    check_pipeline("pipeline", pipeline)
     for count in steps:
         Settings(samples, count, guidance, seed, batch_size)
     folder = Path(path_text("out", out))

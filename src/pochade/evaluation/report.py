@@ -14,7 +14,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from pochade.arguments import check_count, is_number, is_whole, path_text, plain, shown
+from pochade.arguments import check_count, check_pipeline, is_number, is_whole, path_text, plain, shown
 from pochade.data.dataset import Shape
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
@@ -139,6 +139,7 @@ def evaluate(
             holds the report of another evaluation, or other files that the report would replace; before any work.
         FailureError: ``out`` cannot be written.
     """
+    check_pipeline("pipeline", pipeline)
     settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
     samples, steps, guidance, seed, batch_size, clip, inception, size, depth = astuple(settings)
     folder = Path(path_text("out", out))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from pochade import __version__
-from pochade.arguments import path_text, plain
+from pochade.arguments import check_pipeline, path_text, plain
 from pochade.autoencoders.base import ImageAutoencoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
@@ -113,6 +113,7 @@ def export_bundle(
             have, or an optional library is missing.
         FailureError: a graph differs from eager; nothing is written.
     """
+    check_pipeline("pipe", pipe)
     place = Path(path_text("folder", folder))
     form = Onnx() if form is None else form
     precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)

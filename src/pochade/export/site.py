@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pochade.arguments import path_text
+from pochade.arguments import check_pipeline, path_text
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
 from pochade.export.bundle import README, export_bundle
@@ -73,6 +73,7 @@ def export_site(
         PochadeError: as ``export_bundle``; the page cannot read the model's tokenizer; ``runtime`` is another version.
         FailureError: as ``export_bundle``; ONNX Runtime cannot be fetched.
     """
+    check_pipeline("pipe", pipe)
     place = Path(path_text("folder", folder))
     if isinstance(pipe.text_encoder, PromptEncoder):
         check_tokenizer(pipe.text_encoder)
