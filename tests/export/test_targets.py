@@ -14,6 +14,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.export.bundle import export_bundle
 from pochade.export.formats import coreml
 from pochade.export.formats.base import Options
+from pochade.export.formats.executorch import constants
 from pochade.export.networks import Network
 from pochade.export.parity import Input
 from pochade.export.precision import parse_precision
@@ -136,6 +137,43 @@ def test_8_bits_leave_whole_numbers_whole(tmp_path: Path) -> None:
     network = Network("words", Words().eval().requires_grad_(False), inputs, ("tokens",))
     graphs = form.convert([network], tmp_path, Options(1))
     rounded = form.round([network], tmp_path, graphs, {"words": "int8"}, {})["words"]
+    assert rounded.precision_error is not None
+    assert 0 < rounded.precision_error < 0.05
+
+
+class LearnedQueries(nn.Module):
+    """Queries that are learned, and attend to tokens: a layer whose input no token has a part in."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(1, 4, 16))
+        self.query, self.key = nn.Linear(16, 16), nn.Linear(16, 16)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        queries = self.query(self.queries.expand(tokens.shape[0], -1, -1).contiguous())
+        return (queries @ self.key(tokens).transpose(1, 2)).softmax(-1) @ tokens
+
+
+def test_constants_are_computed_of_no_input() -> None:
+    network = LearnedQueries().eval().requires_grad_(False)
+    graph = torch.export.export(network, (torch.randn(1, 6, 16),)).module().graph
+    found = constants(graph)
+    products = [node for node in graph.nodes if "linear" in str(node.target)]
+    assert [node in found for node in products] == [True, False]
+    assert [node.op for node in graph.nodes if node.op == "get_attr" and node not in found] == []
+
+
+def test_8_bits_leave_layers_of_constants_as_they_are(tmp_path: Path) -> None:
+    form = FORMATS["executorch"]
+    try:
+        form.check()
+    except PochadeError as error:
+        pytest.skip(str(error))
+    torch.manual_seed(0)
+    network = LearnedQueries().eval().requires_grad_(False)
+    given = Network("plan", network, (Input("tokens", (6, 16)),), ("plan",))
+    graphs = form.convert([given], tmp_path, Options(1))
+    rounded = form.round([given], tmp_path, graphs, {"plan": "int8"}, {})["plan"]
     assert rounded.precision_error is not None
     assert 0 < rounded.precision_error < 0.05
 

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from pochade.errors import PochadeError, missing_extra
 from pochade.export.formats.base import (
@@ -104,8 +104,18 @@ class ExecuTorch(Format):
         return run
 
 
+def constants(graph: fx.Graph) -> set[fx.Node]:
+    """What is computed of no input: parameters, buffers, and all that is made of them alone."""
+    found = set[fx.Node]()
+    for node in graph.nodes:
+        if node.op != "placeholder" and found.issuperset(node.all_input_nodes):
+            found.add(node)
+    return found
+
+
 def _quantised(network: Network, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
-    """The network with linear layers of 8 bits."""
+    """The network with linear layers of 8 bits, but for those that read a constant, as learned queries are: rounding it
+    when it runs would be done once and for all here, and XNNPACK takes no layer whose input is rounded already."""
     from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
         XNNPACKQuantizer,
         get_symmetric_quantization_config,
@@ -116,8 +126,10 @@ def _quantised(network: Network, inputs: tuple[torch.Tensor, ...]) -> nn.Module:
     quantizer: Any = XNNPACKQuantizer().set_global(settings)
     # It would make tensors of float32 of all scalars, also of those beside whole numbers; linear layers have none.
     quantizer.transform_for_annotation = lambda model: model
-    exported = program(network.module, inputs, PLAIN_ATTENTION)
-    prepared: Any = prepare_pt2e(exported.module(), quantizer)
+    exported: Any = program(network.module, inputs, PLAIN_ATTENTION).module()
+    constant = constants(exported.graph)
+    quantizer.set_filter_function(lambda node: not constant.intersection(node.all_input_nodes[:1]))
+    prepared: Any = prepare_pt2e(exported, quantizer)
     prepared(*inputs)
     return convert_pt2e(prepared)
 
