@@ -26,8 +26,18 @@ class EmptySplitError(PochadeError):
     def __init__(self, split: str, source: str, pictures: int, group: str | None = None) -> None:
         """``group``: the only one that there is."""
         alone = "" if group is None else f", of one group, {group!r}"
-        hint = "" if split == "all" else "; --split all, or data.held_out=false in training, takes all of them"
-        super().__init__(f"split: {split!r} of {source} is empty ({pictures} samples in all{alone}){hint}")
+        samples = f"{pictures} sample{'s' * (pictures != 1)}"
+        super().__init__(f"split: {split!r} of {source} is empty ({samples} in all{alone})")
+
+
+@contextmanager
+def advising(remedy: str) -> Generator[None]:
+    """Within it the error of an empty split ends with what takes all of the samples."""
+    try:
+        yield
+    except EmptySplitError as error:
+        error.args = (f"{error}; {remedy} takes all of them",)
+        raise
 
 
 @contextmanager

@@ -181,6 +181,29 @@ def test_data_prepare(capsys: Any, tmp_path: Path) -> None:
     done = cli(capsys, "data", "prepare", "folder", str(tmp_path / "out"), *arguments, "--json")
     assert json.loads(done.out)["samples"] == {"all": 3}
     assert "3 all" in cli(capsys, "data", "prepare", "folder", str(tmp_path / "two"), *arguments).out
+    few = ("--path", str(tmp_path / "pictures"), "--split", "held_out")
+    wrong = cli(capsys, "data", "prepare", "folder", str(tmp_path / "three"), *few, code=2)
+    assert "split: 'held_out' of" in wrong.error
+    assert wrong.error.endswith("is empty (3 samples in all); --split all takes all of them")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("data prepare folder --path nowhere OUT", "source: 'nowhere' given, but nowhere is not there"),
+        ("data prepare cifar10 --path nowhere OUT", "path: nowhere is not there"),
+        ("data pairs folder --path nowhere OUT", "path: nowhere is not there"),
+        ("data generate nowhere OUT", "source: 'nowhere' given, but nowhere is not there"),
+        ("data check nowhere --out OUT", "source: 'nowhere' given, but nowhere is not there"),
+        ("merge open-drawings --lora nowhere --out OUT", "lora: 'nowhere' given, allowed is a folder that holds"),
+    ],
+)
+def test_a_missing_input_is_said_before_an_output_that_exists(
+    capsys: Any, tmp_path: Path, command: str, said: str
+) -> None:
+    for name in ("check.json", "report.json"):
+        (tmp_path / name).write_text("{}")
+    assert said in cli(capsys, *[str(tmp_path) if word == "OUT" else word for word in command.split()], code=2).error
 
 
 def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:

@@ -23,6 +23,9 @@ def test_a_trigger_stands_before_what_does_not_have_it():
     wording = Wording("oil by me")
     assert wording.wordings("a fox") == ["oil by me, a fox"]
     assert wording.wordings("a fox, Oil by Me") == ["a fox, Oil by Me"]
+    for trigger in ("a", "art", "<art>"):  # of which the caption has the letters alone
+        assert Wording(trigger).wordings("cartoon fox") == [f"{trigger}, cartoon fox"]
+        assert Wording(trigger).wordings(f"fox,{trigger}.") == [f"fox,{trigger}."]
 
 
 def test_templates_are_used_as_often_as_each_other():

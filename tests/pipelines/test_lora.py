@@ -253,6 +253,8 @@ def test_a_request_keeps_its_loras(folders: tuple[Path, Path, Path], tmp_path: P
     request = pochade.GenerationRequest(
         "a red apple", model=str(model), seed=3, steps=2, device="cpu", loras=(f"{first}:0.8", str(second))
     )
+    with pytest.raises(PochadeError, match=r"lora: .* given twice, allowed is once, with the sum of the weights"):
+        pochade.generate(request.changed(loras=(f"{first}:0.8", str(first / WEIGHTS))))
     picture = pochade.generate(request)
     plain = pochade.generate(request.changed(loras=()))
     assert not np.array_equal(np.asarray(picture.image), np.asarray(plain.image))

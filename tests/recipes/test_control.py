@@ -1,6 +1,7 @@
 """A control input from the recipe to a picture: trained beside a frozen model, stored with it, and followed."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,9 @@ def test_a_control_can_be_trained_further(trained: Path, changes: list[str], tmp
     assert old.keys() == new.keys()
     changed = {name.partition(".")[0] for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"control"}
+    advice = re.escape(f"seed 0 (now 1); a new run goes on from its model with task.model={model}")
+    with pytest.raises(PochadeError, match=f"{advice}$"):
+        train("control", [*changes, f"task.model={trained}", "seed=1"], tmp_path / "run", resume=True)
 
 
 def test_dry_run(changes: list[str]) -> None:

@@ -154,7 +154,7 @@ def test_a_finished_run_goes_on_to_more_steps(place: Path, autoencoder: Path, ca
     [
         ("seed=1", r"seed 0 \(now 1\)"),
         ("weight_decay=0.1", r"weight_decay 0\.01 \(now 0\.1\)"),
-        ("data.held_out=false", r"data\.held_out True \(now False\); a new run goes"),
+        ("data.held_out=false", r"data\.held_out True \(now False\); a new run of the"),
         ("task.autoencoder=lrf-openmoji", r"task\.autoencoder '.*tiny' \(now 'lrf-openmoji', of other content\)"),
     ],
 )
@@ -165,6 +165,20 @@ def test_a_finished_run_with_another_setting_is_refused(
     with pytest.raises(PochadeError, match=rf"resume: .*1-flow was trained with other settings: {message}"):
         resume(place, autoencoder, change, "task.options=dim=16,heads=2,hidden=24,blocks=1")
     assert content(place / "run") == before
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_what_a_refused_resume_advises_can_be_done(
+    place: Path, autoencoder: Path, tmp_path: Path, stopped: bool
+) -> None:
+    if stopped:
+        interrupt(place, autoencoder)
+    with pytest.raises(PochadeError, match="a new run of the same network goes on from its weights with") as error:
+        resume(place, autoencoder, "seed=1", *(["steps=4"] if stopped else []))
+    advice = str(error.value).rpartition(" with ")[2]
+    assert advice.endswith("checkpoint-00000002" if stopped else "1-flow")
+    shutil.copytree(place / "data", tmp_path / "data")
+    resume(tmp_path, autoencoder, "seed=1", advice, again=False)
 
 
 def test_a_finished_run_has_another_rate_with_more_steps_alone(place: Path, autoencoder: Path) -> None:

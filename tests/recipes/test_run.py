@@ -389,7 +389,7 @@ def test_an_unset_source_says_what_to_add(tmp_path: Path):
 
 def test_unusable_data_is_named(tmp_path: Path, folder: Path):
     out = tmp_path / "run"
-    refused("source: '/nowhere' given, which is no folder; allowed are openmoji", out, "lrf", "data.source=/nowhere")
+    refused("source: '/nowhere' given, but /nowhere is not there; allowed are", out, "lrf", "data.source=/nowhere")
     refused("data.size: 33 given, allowed are multiples of 8", out, "lrf", f"data.source={folder}", "data.size=33")
     (tmp_path / "bare").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bare" / "a.png")

@@ -195,19 +195,22 @@ def _pictures(
         case "journeydb", str():
             return JourneyDBSource(path)
         case "folder", str():
-            return sources.FolderSource(Path(path))
+            found = sources.FolderSource(Path(path))
         case "cifar10", str():
-            return sources.CIFAR10Source(Path(path))
+            found = sources.CIFAR10Source(Path(path))
         case "drawings", str():
-            return sources.DrawingsSource(Path(path))
+            found = sources.DrawingsSource(Path(path))
         case "openclipart", str():
-            return sources.OpenClipArtSource(Path(path))
+            found = sources.OpenClipArtSource(Path(path))
         case _:
-            return sources.parse_source(kind)
+            found = sources.parse_source(kind)
+    found.check()
+    return found
 
 
 def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | PairFiles":
     from pochade.data.prepare.importers import InstructPix2Pix, MagicBrush
+    from pochade.data.sources import check_there
     from pochade.data.sources.pairs import OpenMojiPairSource, StoredPairSource, parse_pairs, read_kinds
 
     _check_path(kind, path, PAIRS)
@@ -221,9 +224,11 @@ def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | Pair
         case "magicbrush", str():
             return MagicBrush(path)
         case "folder", str():
-            return StoredPairSource(Path(path))
+            found = StoredPairSource(Path(path))
         case _:
-            return parse_pairs(kind)
+            found = parse_pairs(kind)
+    check_there(found.paths())
+    return found
 
 
 def _check_path(kind: str, path: str | None, known: tuple[str, ...], optional: tuple[str, ...] = ()) -> None:

@@ -48,6 +48,7 @@ def check(
     reading = read_limits(max_megapixels, max_skipped, background)
     if size is not None:
         check_size(size)
+    found.check()
     check_folder("out", out)
     if not overwrite:
         check_absent("out", out, FILES)

@@ -38,6 +38,7 @@ def generate(
     from pochade.data.sources import parse_source
 
     source = parse_source(captions)
+    source.check()
     check_device(device or "auto")
     check_precision(precision or "auto")
     with loading(model), naming("model", "name_or_folder"):

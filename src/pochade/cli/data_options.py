@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pochade.cli.common import complain, print_json
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, advising
 
 if TYPE_CHECKING:
     from pochade.data.prepare.target import Target
@@ -36,13 +36,15 @@ def place(out: Path, overwrite: bool) -> Iterator[Path]:
 
     url = url_of(out)
     if url is None:
-        yield out
+        with advising("--split all"):
+            yield out
         return
     if overwrite:
         raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
     check_empty("out", url)
     with tempfile.TemporaryDirectory(prefix="pochade-data-") as folder:
-        yield Path(folder) / "data"
+        with advising("--split all"):
+            yield Path(folder) / "data"
         send(Path(folder) / "data", url)
 
 

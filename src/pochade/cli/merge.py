@@ -30,11 +30,11 @@ def merge(
         raise PochadeError("lora: none given, allowed is --lora FOLDER or --lora FOLDER:WEIGHT, once or more")
     if out is None:
         raise PochadeError("out: none given, allowed is the name of a new folder")
+    folder = hub.resolve(model)
+    loras = find_loras(lora, folder, model)
     if out.exists():
         raise PochadeError(f"out: {str(out)!r} exists already, allowed is a new folder")
     check_folder("out", out.parent)
-    folder = hub.resolve(model)
-    loras = find_loras(lora, folder, model)
     with loading(model):
         import shutil
 

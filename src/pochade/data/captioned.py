@@ -1,5 +1,6 @@
 """Captions made richer: a trigger, templates, tags in another order, words left out."""
 
+import re
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 
@@ -58,8 +59,8 @@ class Wording:
         return [self._worded(caption, number) for number in range(self.count)]
 
     def has_trigger(self, caption: str) -> bool:
-        """Whether a caption needs no trigger before it."""
-        return self.trigger.casefold() in caption.casefold()
+        """Whether a caption needs no trigger before it: it has the words, and not merely their letters."""
+        return re.search(rf"(?<!\w){re.escape(self.trigger.casefold())}(?!\w)", caption.casefold()) is not None
 
     def _worded(self, caption: str, number: int) -> str:
         draw, template = divmod(number, len(self.templates))

@@ -48,9 +48,14 @@ def check_encoder(embedding: EmbeddingFile, encoder: str, model: str) -> None:
 def find_embeddings(given: Sequence[str], encoder: str, model: str, prompt: str) -> tuple[EmbeddingFile, ...]:
     """The files that a request names for a model with that text encoder.
 
-    Raises PochadeError where there is no such file, it is for another encoder, or the prompt has none of its words.
+    Raises PochadeError where there is no such file, a word is given twice, it is for another encoder, or the prompt has
+    none of its words.
     """
     found = tuple(map(find_embedding, given))
+    words = [word for embedding in found for word in embedding.words]
+    again = next((word for word in words if words.count(word) > 1), None)
+    if again is not None:
+        raise PochadeError(f"embedding: the word {again!r} given twice, allowed is once")
     for embedding in found:
         check_encoder(embedding, encoder, model)
         if not any(word in prompt for word in embedding.words):

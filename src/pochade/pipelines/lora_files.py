@@ -117,9 +117,13 @@ def check_base(metadata: Mapping[str, str], lora: str, folder: Path, model: str)
 def find_loras(given: Sequence[str], folder: Path, model: str) -> tuple[LoRAFile, ...]:
     """The LoRAs that a request names for the model in ``folder``.
 
-    Raises PochadeError where there is no such file, or it was trained on another model.
+    Raises PochadeError where there is no such file, it is named twice, or it was trained on another model.
     """
     found = tuple(find_lora(text) for text in given)
+    places = [lora.file.resolve() for lora in found]
+    for text, place in zip(given, places, strict=True):
+        if places.count(place) > 1:
+            raise PochadeError(f"lora: {text!r} given twice, allowed is once, with the sum of the weights")
     for text, lora in zip(given, found, strict=True):
         check_base(lora.metadata, text, folder, model)
     return found

@@ -85,6 +85,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         """The share of the words of a prompt that are not in the vocabulary, which all read alike."""
         return unknown_share(self._tokenizer, prompt)
 
+    def knows(self, word: str) -> bool:
+        """Whether a word is one of its vocabulary, and read as one token."""
+        return len(self._tokenizer.encode(word, add_special_tokens=False).ids) == 1 and not self.unknown(word)
+
     def count_tokens(self, prompt: str) -> int:
         """Tokens of ``prompt`` before truncation; above ``max_tokens`` its end is not used."""
         return len(self._ids(check_prompts([prompt])[0]))

@@ -1,9 +1,7 @@
 """Where the data of a stage come from, as settings, and their data sets."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TypeVar
 
 from pochade.data.buckets import check_ratio
@@ -12,11 +10,11 @@ from pochade.data.dataset import Dataset, Split
 from pochade.data.report import MAX_SKIPPED
 from pochade.data.scores import keep_best
 from pochade.data.shifted import Shifted
-from pochade.data.sources import OpenMojiSource, Source
+from pochade.data.sources import OpenMojiSource, Source, is_there
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
 from pochade.data.sources.pairs.pair import PairDataset
-from pochade.errors import EmptySplitError, PochadeError
+from pochade.errors import EmptySplitError, PochadeError, advising
 from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.training.stage import DataSettings, Settings, Stage
 
@@ -104,7 +102,8 @@ class ImageData(DataSettings):
                 raise PochadeError(f"data.ratios: {self.ratios:g} given with data.shifts, whose copies are squares")
         source = required(self.source, "data.source", stage)
         wording = self.wording
-        dataset = source.open(split if self.held_out else "all", reading=self.reading)
+        with advising("data.held_out=false"):
+            dataset = source.open(split if self.held_out else "all", reading=self.reading)
         dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
@@ -175,7 +174,8 @@ class PairData(DataSettings):
         if self.source is not None:
             source = source.with_pictures(self.source)
         reading = Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
-        return source.open(size, "train" if self.held_out else "all", tasks=tasks, reading=reading)
+        with advising("data.held_out=false"):
+            return source.open(size, "train" if self.held_out else "all", tasks=tasks, reading=reading)
 
 
 def check_squares(stage: Stage[Settings, ImageData]) -> None:
@@ -190,14 +190,7 @@ def check_squares(stage: Stage[Settings, ImageData]) -> None:
 def _missing(name: str, source: Source | PairSource | None) -> list[str]:
     if source is None:
         return [f"{name} is not set: a run needs {name}=FOLDER"]
-    return [f"{name}: {path} is not there" for path in source.paths() if not _is_there(path)]
-
-
-def _is_there(path: Path) -> bool:
-    """Whether there is such a file or folder, or something that a pattern of shards fits."""
-    if path.suffix != ".tar":
-        return path.exists()
-    return any(path.parent.glob(re.sub(r"\{.*\}", "*", path.name)))
+    return [f"{name}: {path} is not there" for path in source.paths() if not is_there(path)]
 
 
 def required(value: T | None, field_name: str, stage: str) -> T:

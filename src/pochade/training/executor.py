@@ -26,7 +26,7 @@ from pochade.training.loop import train
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
 from pochade.training.resume import check_is_new, check_same
-from pochade.training.stage import PREVIOUS, AnyStage, Identity, Stage, steps_for, with_rate
+from pochade.training.stage import INITIALISE_FROM, PREVIOUS, AnyStage, Identity, Stage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Result, Role, Work
@@ -268,7 +268,9 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
 
 
 def _check_start(stage: AnyStage, earlier: Sequence[AnyStage]) -> None:
-    start = stage.initialise_from
+    start, field = stage.initialise_from, stage.task.start_field
+    if start is not None and field != INITIALISE_FROM:
+        raise PochadeError(f"initialise_from: {start!r} given, but the start is {field}: allowed is none")
     if start == PREVIOUS:
         if not earlier or type(earlier[-1].task) is not type(stage.task):
             raise PochadeError(
@@ -344,7 +346,7 @@ def _check_resumed(stages: Sequence[AnyStage], number: int, out: Path, data: Dat
         return
     folder, steps = result.model.parent, int(trained["stage"]["steps"])
     before = Identity(trained["stage"], trained.get("contents", {}))
-    check_same(folder, before, identity_of(stage, data))
+    check_same(folder, before, identity_of(stage, data), stage.task.start_field)
     if stage.steps <= steps:
         changed = [change for change in before.changes_to(stage.settings()) if not change.startswith("steps")]
         if changed:

@@ -181,7 +181,7 @@ class _Run:
         notes: list[str] = []
         if stage.precision == "bf16" and is_bf16_slow(self.device):
             notes.append("warning: precision bf16 given, but this CPU has no products in bf16: fp32 is faster here")
-        saved = find_run(folder, identity, len(dataset), notes) if resume else None
+        saved = find_run(folder, stage, identity, len(dataset), notes) if resume else None
         if saved is None and stage.initialise_from is not None:
             notes.append(f"start weights from {load_weights(task.trainable(), stage.initialise_from)}")
         if saved is not None:

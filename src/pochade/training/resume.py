@@ -3,18 +3,34 @@
 from pathlib import Path
 
 from pochade.errors import PochadeError
+from pochade.pipelines import hub
 from pochade.training.checkpoint import Checkpoint, checkpoints, find_checkpoint, load_checkpoint
-from pochade.training.stage import Identity
+from pochade.training.stage import INITIALISE_FROM, AnyStage, Identity
 
 
-def check_same(folder: Path, before: Identity, now: Identity) -> None:
-    """Raises PochadeError where the run in ``folder`` is resumed as another one."""
+def check_same(folder: Path, before: Identity, now: Identity, start_field: str) -> None:
+    """Raises PochadeError, which says what a new run could do, where the run in ``folder`` is resumed as another one.
+
+    ``start_field``: see ``Settings``.
+    """
     changed = before.differences(now)
     if changed:
         raise PochadeError(
-            f"resume: {folder} was trained with other settings: {', '.join(changed)}; a new run goes on "
-            f"from its weights with initialise_from={folder}"
+            f"resume: {folder} was trained with other settings: {', '.join(changed)}; a new run "
+            f"{_start_from(folder, start_field)}"
         )
+
+
+def _start_from(folder: Path, start_field: str) -> str:
+    """How a new run starts from what the one in ``folder`` has learned, or that it cannot: a LoRA is no model."""
+    last = checkpoints(folder)[:1]
+    if start_field == INITIALISE_FROM:
+        start = folder if (folder / "final").is_dir() or not last else last[0]
+        return f"of the same network goes on from its weights with {start_field}={start}"
+    for model in (folder / "model", *(path / "model" for path in last)):
+        if (model / hub.INDEX).is_file():
+            return f"goes on from its model with {start_field}={model}"
+    return "begins anew in another folder (--out)"
 
 
 def check_is_new(folder: Path) -> None:
@@ -23,8 +39,9 @@ def check_is_new(folder: Path) -> None:
         raise PochadeError(f"folder: {folder} already holds a run; continue it with --resume or choose another folder")
 
 
-def find_run(folder: Path, identity: Identity, samples: int, notes: list[str]) -> Checkpoint | None:
-    """The checkpoint in ``folder`` to go on from, None where there is none; what is to be said goes into ``notes``.
+def find_run(folder: Path, stage: AnyStage, identity: Identity, samples: int, notes: list[str]) -> Checkpoint | None:
+    """The checkpoint in ``folder`` from which a stage goes on, None where there is none; ``notes`` get what is to be
+    said.
 
     Raises:
         PochadeError: it is that of another run.
@@ -38,6 +55,6 @@ def find_run(folder: Path, identity: Identity, samples: int, notes: list[str]) -
     before = {**saved.state["stage"], "samples": saved.state["samples"]}
     known = Identity(before, saved.state.get("contents", {}))  # earlier versions kept none
     now = {**identity.settings, "samples": samples}
-    check_same(folder, known, Identity(now, identity.contents))
+    check_same(folder, known, Identity(now, identity.contents), stage.task.start_field)
     notes += [f"from step {saved.step} on {change}" for change in known.changes_to(identity.settings)]
     return saved

@@ -12,6 +12,8 @@ from pochade.errors import PochadeError
 
 PREVIOUS = "previous"
 """In ``initialise_from``: the stage before, which is of the same kind."""
+INITIALISE_FROM = "initialise_from"
+"""The field of that name."""
 TOLD_ON_RESUME = ("steps", "learning_rate", "final_learning_rate")
 """The fields that a resumed run may change and that change what it learns: it is said."""
 FREE_ON_RESUME = frozenset(
@@ -44,6 +46,9 @@ class Settings:
     """Its kind, a key of ``pochade.training.stages.KINDS``."""
     can_shard: ClassVar[bool] = False
     """Whether the processes can divide what is trained (``Stage.fsdp``): it is all that the task holds."""
+
+    start_field: ClassVar[str] = INITIALISE_FROM
+    """The field that names what a run starts from: where it is one of the settings, a whole model."""
 
     @property
     def usual_rate(self) -> float | None:

@@ -7,10 +7,12 @@ import pytest
 from PIL import Image
 
 from pochade.data.dataset import SPLITS, Split
+from pochade.data.sources import FolderSource
 from pochade.data.sources.folder import open_folder
 from pochade.data.sources.image_files import ImageFiles, Reading
 from pochade.errors import EmptySplitError, FailureError, PochadeError
 from pochade.images.decode import BadImage
+from pochade.training.data import ImageData
 
 
 def save_picture(path: Path, colour: tuple[int, int, int] = (200, 100, 0), size: int = 12) -> None:
@@ -250,9 +252,11 @@ def test_one_caption_for_all_says_how_to_train_on_all(tmp_path: Path):
     for i in range(30):
         save_picture(tmp_path / f"{i}.png", (i, 0, 0))
         (tmp_path / f"{i}.txt").write_text("Caption 1\n")
-    said = r"'train' of .* is empty \(30 samples in all, of one group, 'caption 1'\); .*data.held_out=false in training"
-    with pytest.raises(EmptySplitError, match=said):
+    said = r"split: 'train' of .* is empty \(30 samples in all, of one group, 'caption 1'\)"
+    with pytest.raises(EmptySplitError, match=rf"{said}$"):
         opened(tmp_path, "train")
+    with pytest.raises(EmptySplitError, match=rf"{said}; data\.held_out=false takes all of them$"):
+        ImageData(FolderSource(tmp_path), 32).open()
     assert len(opened(tmp_path, "all")) == 30
 
 

@@ -70,7 +70,7 @@ def test_other_texts_are_refused(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["nowhere", "classes:nowhere", "openmoji+nowhere"])
 def test_a_missing_source_is_an_error_when_it_is_opened(text: str) -> None:
-    with pytest.raises(PochadeError, match=r"source: '(c\w+:)?nowhere' given, which is no folder; allowed"):
+    with pytest.raises(PochadeError, match=r"source: '(c\w+:)?nowhere' given, but nowhere is not there; allowed"):
         open_source(text)
 
 

@@ -121,6 +121,8 @@ def trained(pictures: Path, toy_pipeline_folder: Path, tmp_path_factory: pytest.
     assert folder == out / "1-lora" / "model"
     stamps = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()}
     assert train("lora", changes, out, resume=True) == folder
+    with pytest.raises(PochadeError, match=r"rank 3 \(now 2\); a new run begins anew in another folder \(--out\)$"):
+        train("lora", [*changes, "task.rank=2"], out, resume=True)
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.is_file()} == stamps
     return folder
 
@@ -204,6 +206,15 @@ def test_a_model_of_few_steps_is_trained_by_consistency(
     folder = train("lora", [f"data.source={pictures}", f"task.base={tmp_path / 'base'}", *FAST], tmp_path / "run")
     assert (folder / WEIGHTS).is_file()
     assert "consistency training, which keeps its few steps" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("trigger", "known"), [("cat", True), ("a cat of mine", False), ("zxqv", False)])
+def test_a_trigger_that_the_base_knows_is_warned_of(
+    trigger: str, known: bool, pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: Any
+) -> None:
+    changes = [f"data.source={pictures}", f"task.base={toy_pipeline_folder}", f"data.trigger={trigger}", *FAST]
+    train("lora", [*changes, "steps=1", "sample_every=0"], tmp_path / "run")
+    assert (f"data.trigger: '{trigger}' is a word that" in capsys.readouterr().err) is known
 
 
 def test_classes_are_learned_too(toy_class_pipeline_folder: Path, tmp_path: Path) -> None:

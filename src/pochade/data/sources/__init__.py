@@ -2,6 +2,7 @@
 
 import re
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -57,6 +58,10 @@ class Source(ABC):
     def paths(self) -> tuple[Path, ...]:
         """The files and folders that it reads, but for installed packages."""
         return ()
+
+    def check(self) -> None:
+        """Raises PochadeError where a file or folder that it reads is not there; nothing is read."""
+        check_there(self.paths())
 
     def captioned(self) -> "Source":
         """The same, with captions in place of classes where it can have both."""
@@ -120,7 +125,13 @@ class FolderSource(Source):
     path: Path
     classes: bool | None = None
 
+    def check(self) -> None:
+        if self.paths() and not is_there(path := self.path.expanduser()):
+            near = nearest(str(self.path), _KINDS)
+            raise PochadeError(f"source: {str(self)!r} given, but {path} is not there{near}; allowed are {FORMS}")
+
     def _open(self, split: Split, reading: "Reading") -> Dataset:
+        self.check()
         path = local_path(self.path)
         if path.suffix == ".tar" or (path.is_dir() and _holds_shards(path)):
             from pochade.data.sources.shards import open_shards
@@ -235,10 +246,15 @@ class JoinedSource(Source):
     def _open(self, split: Split, reading: "Reading") -> Dataset:
         from pochade.data.sources.joined import Joined
 
+        self.check()
         parts = [part.captioned().open(split, progress=reading.progress, reading=reading) for part in self.parts]
         if any(part.classes for part in parts):
             raise PochadeError(f"source: {str(self)!r} given, but only captioned pictures can be joined")
         return Joined(parts)
+
+    def check(self) -> None:
+        for part in self.parts:
+            part.check()
 
     def paths(self) -> tuple[Path, ...]:
         return tuple(path for part in self.parts for path in part.paths())
@@ -342,6 +358,20 @@ def local_path(path: Path) -> Path:
 def paths_here(path: Path) -> tuple[Path, ...]:
     """What of it is to be on this machine: nothing of what lies at a URL."""
     return () if url_of(path) else (path.expanduser(),)
+
+
+def is_there(path: Path) -> bool:
+    """Whether there is such a file or folder, or something that a pattern of shards fits."""
+    if path.suffix != ".tar":
+        return path.exists()
+    return any(path.parent.glob(re.sub(r"\{.*\}", "*", path.name)))
+
+
+def check_there(paths: Iterable[Path]) -> None:
+    """Raises PochadeError where one of some files and folders is not there."""
+    for path in paths:
+        if not is_there(path):
+            raise PochadeError(f"path: {path} is not there")
 
 
 def _escaped(path: Path) -> str:

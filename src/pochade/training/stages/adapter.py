@@ -36,6 +36,8 @@ from pochade.types import Conditioning
 class AdapterSettings(Settings):
     """The common settings of stages that add an input to a trained model."""
 
+    start_field = "task.model"
+
     model: str | None
     density: Density
     density_scale: float | None
@@ -134,10 +136,6 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
         if name is None:
             raise PochadeError(
                 f"task.model: none given, allowed is the name or the folder of a trained model of {able}"
-            )
-        if stage.initialise_from is not None:
-            raise PochadeError(
-                f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
             )
         pipeline = components.pipeline(name)
         if not denoisers.has(pipeline.denoiser, self.method):

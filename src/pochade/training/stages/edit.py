@@ -55,6 +55,7 @@ class EditSettings(Settings):
     """Which model learns which tasks, and how. Raises PochadeError for a value outside its range."""
 
     stage_kind = "edit"
+    start_field = "task.model"
 
     model: str | None = None
     """Name of a trained model or the folder of one; None: that of the last stage before that takes many steps."""
@@ -176,7 +177,6 @@ class EditKind(Kind[EditSettings, PairData]):
         settings = stage.task
         data: dict[str, Dataset | PairDataset] = {}
         if settings.model is None and latest_base(earlier) is not None:
-            check_no_other_start(stage)
             size = self.size(stage, earlier)
             data["data.source"] = stage.data.images(size).open(stage=stage.name)
         else:
@@ -200,7 +200,6 @@ class EditKind(Kind[EditSettings, PairData]):
 
         Raises PochadeError where there is none, it was distilled to few steps, or it reads no sentences.
         """
-        check_no_other_start(stage)
         if start is None:
             raise PochadeError(
                 "task.model: none given, and no stage before trains a denoiser: name a model or a folder"
@@ -255,14 +254,6 @@ def latest_base(earlier: Sequence[AnyStage]) -> int | None:
     """The number of the last stage before that trains a denoiser which samples in many steps; None without one."""
     numbers = [number for number, stage in enumerate(earlier) if kind_of(stage).produces == "denoiser"]
     return numbers[-1] if numbers else None
-
-
-def check_no_other_start(stage: EditStage) -> None:
-    """Raises PochadeError where a stage would begin otherwise than from a model."""
-    if stage.initialise_from is not None:
-        raise PochadeError(
-            f"initialise_from: {stage.initialise_from!r} given, but the start is task.model: allowed is none"
-        )
 
 
 def with_source(denoiser: Any, stage: EditStage) -> Any:

@@ -52,6 +52,8 @@ FIRST_INTERVALS, LAST_INTERVALS = 8, 64
 class BaseSettings(Settings):
     """Of what is trained beside a model that itself stays. Raises PochadeError for a value outside its range."""
 
+    start_field = "task.base"
+
     base: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
     density: Density = "logit_normal"
@@ -237,7 +239,14 @@ class LoRAWork(ModelWork):
     trigger: str
 
     def notes(self) -> list[str]:
-        return [*super().notes(), f"{self.settings.describe(self.task.trainable())}; by {by_what(self.pipeline)}"]
+        about = [*super().notes(), f"{self.settings.describe(self.task.trainable())}; by {by_what(self.pipeline)}"]
+        encoder = text_of(self.pipeline)
+        if encoder is not None and encoder.knows(self.trigger):
+            about.append(
+                f"warning: data.trigger: {self.trigger!r} is a word that {self.settings.base} knows already, with a "
+                "meaning of its own; several words or a new one call up the LoRA alone"
+            )
+        return about
 
     def save(self, folder: Path) -> None:
         assert self.start is not None
@@ -257,10 +266,6 @@ class BesideModelKind(Kind[B, ImageData], Generic[B]):
         name = stage.task.base
         if name is None:
             raise PochadeError("task.base: none given, allowed is the name or the folder of a trained model")
-        if stage.initialise_from is not None:
-            raise PochadeError(
-                f"initialise_from: {stage.initialise_from!r} given, but the start is task.base: allowed is none"
-            )
         pipeline = components.pipeline(name, field="task.base")
         size = stage.data.size or pipeline.default_size
         check_size(size, pipeline.size_multiple)
