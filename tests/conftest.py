@@ -18,7 +18,15 @@ settings.register_profile(
 )
 settings.load_profile("suite")
 
+LONG = ("_page.py", "test_notebooks.py", "test_two_processes.py")
+"""How the names of files end whose tests take a minute."""
+
 CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest first: no process of the run is still at one when the others have ended."""
+    items.sort(key=lambda item: not item.path.name.endswith(LONG))
 
 
 def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from pochade.pipelines.metadata import read_metadata
 from test_docs import ROOT, blocks, pochade_arguments, shell_lines
 
 SMALL = {
-    "train": ["steps=2", "batch_size=2", "warmup_steps=1", "save_every=2", "sample_every=0", "log_every=1"],
+    "train": ["steps=2", "batch_size=2", "warmup_steps=1", "save_every=2", "sample_every=0", "log_every=2"],
     "generate": ["--steps", "2"],
     "upscale": ["--steps", "5"],
     "merge": [],

@@ -12,7 +12,7 @@ import pytest
 from pochade.cli import main
 from test_docs import ROOT, pochade_arguments, shell_lines
 
-FLOW = ["steps=2", "batch_size=4", "warmup_steps=1", "save_every=1", "log_every=1"]
+FLOW = ["steps=2", "batch_size=4", "warmup_steps=1", "save_every=2", "log_every=2"]
 SMALL = {
     "data prepare": ["--limit", "24"],
     "data pairs": ["--limit", "24"],

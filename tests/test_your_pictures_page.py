@@ -21,7 +21,7 @@ SET = "streamline-ultimate-color"
 SMALL = {
     "data prepare": [],
     "data check": [],
-    "train": ["steps=2", "batch_size=2", "warmup_steps=1", "save_every=1", "sample_every=0", "log_every=1"],
+    "train": ["steps=2", "batch_size=2", "warmup_steps=1", "save_every=2", "sample_every=0", "log_every=2"],
     "generate": ["--steps", "1"],
     "merge": [],
     "evaluate": ["--samples", "2", "--steps", "1"],

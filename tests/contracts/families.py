@@ -85,6 +85,7 @@ FAMILIES: dict[str, Family] = {
         },
         depth="reasoning_steps",
         ways=({},),
+        smaller={"blocks": 1, "fusion_every": 1, "reasoning_steps": 2},
     ),
     "lrf": Family(
         toys={

@@ -90,18 +90,6 @@ def test_both_runtimes_generate_the_same_picture(
     assert float(one.std()) > 0.01
 
 
-def test_half_precision_in_eager(toy_pipeline_folder: Path) -> None:
-    settings = {"steps": 1, "threads": 1, "repeats": 1, "runtime": "eager", "device": "cpu"}
-    found = profile(str(toy_pipeline_folder), **settings, precision="bf16")
-    assert (found["device"], found["precision"]) == ("cpu", "bf16")
-    precisions = {row["component"]: row["precision"] for row in found["rows"]}
-    assert precisions == {"text_encoder": "fp32", "denoiser": "bf16", "decoder": "bf16", "picture": "bf16"}
-    parts = found["components"]
-    weights = parts["text_encoder"]["fp32_mb"] + parts["denoiser"]["fp16_mb"] + parts["decoder"]["fp16_mb"]
-    assert found["rows"][-1]["weights_mb"] == pytest.approx(weights)
-    assert {row["device_mb"] for row in found["rows"]} == {None}
-
-
 @pytest.mark.parametrize(
     "model, settings, words",
     [
