@@ -1,8 +1,20 @@
 import numpy as np
+import pytest
 from PIL import Image, ImageEnhance
 from scipy.fft import dctn
 
-from pochade.data.near_duplicates import HASHED, LOW, Fingerprint, alike, fingerprint
+from pochade.data import near_duplicates
+from pochade.data.near_duplicates import (
+    HASHED,
+    LOW,
+    MOST_BITS,
+    MOST_DIFFERENCE,
+    THUMB,
+    Fingerprint,
+    alike,
+    fingerprint,
+    first_alike,
+)
 
 
 def photograph(seed: int, side: int = 96) -> Image.Image:
@@ -49,3 +61,32 @@ def test_sets_are_closed_and_in_order_over_blocks():
     bits[1100], bits[700] = bits[3] ^ 0b111111, bits[3] ^ 0b111111111111  # 6 and 12 bits away: by way of the first
     assert alike([Fingerprint(word, thumb) for word in bits]) == [[3, 700, 1100]]
     assert alike([]) == []
+
+
+def first_alike_reference(bits: np.ndarray, thumbs: np.ndarray) -> list[int]:
+    """All pairs compared, and what is joined followed until nothing changes."""
+    near = np.bitwise_count(bits[:, None] ^ bits) <= MOST_BITS
+    flat = thumbs.reshape(len(thumbs), -1).astype(np.int16)
+    joined = near & (np.abs(flat[:, None] - flat).mean(2) <= MOST_DIFFERENCE)
+    first = np.arange(len(bits))
+    while True:
+        least = np.where(joined, first, len(bits)).min(1)
+        if (least == first).all():
+            return first.tolist()
+        first = least
+
+
+@pytest.mark.parametrize("pair", [0.001, 20.0, 1e5, 1e8])
+def test_the_same_sets_are_found_however_hashes_are_cut(pair: float, monkeypatch: pytest.MonkeyPatch):
+    """Families of hashes a few random bits apart, some of another colour: up to and beyond what is alike."""
+    monkeypatch.setattr(near_duplicates, "_PAIR", pair)
+    for seed in range(6):
+        rng = np.random.default_rng(seed)
+        bits = rng.integers(0, 2**64, 12, np.uint64)[rng.integers(0, 12, 300)]
+        for _ in range(8):
+            bits ^= np.uint64(1) << rng.integers(0, 64, len(bits)).astype(np.uint64) * (rng.random(len(bits)) < 0.5)
+        thumbs = np.zeros((len(bits), THUMB, THUMB, 3), np.uint8)
+        thumbs[rng.random(len(bits)) < 0.3] = 200
+        found = first_alike(bits, thumbs.__getitem__)
+        assert found.tolist() == first_alike_reference(bits, thumbs)
+        assert 12 < len(np.unique(found)) < len(bits)

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
+from math import comb
 
 import numpy as np
 from PIL import Image
@@ -19,6 +20,8 @@ MOST_DIFFERENCE = 10.0
 """Mean absolute difference of the copies, of 255, up to which two pictures look alike."""
 _BLOCK = 512
 """Pairs of copies that are compared at once."""
+_SORT, _PAIR = 80.0, 20.0
+"""Nanoseconds, about, to sort a hash among others and to compare two: by them alone is chosen how hashes are cut."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +63,10 @@ def alike(pictures: Sequence[Fingerprint]) -> list[list[int]]:
 def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """The first picture [n] int64 of the set that each is of, as in `alike`; where it is like no other, itself.
 
-    Two words of 64 bits of which six differ have two of their eight bytes in common: only pictures with two equal bytes
-    at the same places are compared, which of n random words are n^2 / 4,700 pairs. Of pictures with the same hash each
-    is compared with the first.
+    Hashes of 64 bits are cut into more bands than there are bits that may differ: of two that look alike all bands but
+    ``MOST_BITS`` are equal. So for each choice of the others only pictures that are equal in them are compared. The
+    larger n, the more bands: fewer pairs share a longer key, and there are more keys to sort by. Of pictures with the
+    same hash each is compared with the first.
 
     Args:
         bits: [n] uint64, the hashes.
@@ -77,7 +81,7 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
         return place
 
     def join(one: np.ndarray, other: np.ndarray) -> None:
-        near = np.bitwise_count(bits[one] ^ bits[other]) <= MOST_BITS
+        near = (np.bitwise_count(bits[one] ^ bits[other]) <= MOST_BITS) & (parent[one] != parent[other])
         one, other = one[near], other[near]
         for start in range(0, len(one), _BLOCK):
             pair = one[start : start + _BLOCK], other[start : start + _BLOCK]
@@ -92,10 +96,10 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
     firsts = np.repeat(order[begins], np.diff([*begins, len(order)]))
     join(*(side[firsts != order] for side in (firsts, order)))
     left = np.flatnonzero(parent == np.arange(len(bits)))
-    words = bits[left].view(np.uint8).reshape(-1, 8).astype(np.uint16)
-    for one, other in combinations(range(8), 2):
-        key = words[:, one] << 8 | words[:, other]
-        order = np.argsort(key, kind="stable")
+    words = bits[left]
+    for mask in _masks(len(left)):
+        key = words & mask
+        order = np.argsort(key)
         key, step = key[order], 1
         at = np.flatnonzero(key[1:] == key[:-1])
         while len(at):  # pairs at that distance among the sorted
@@ -104,6 +108,18 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
             at = at[at + step < len(key)]
             at = at[key[at] == key[at + step]]
     return np.array([root(place) for place in range(len(bits))], np.int64)
+
+
+def _masks(count: int) -> list[np.uint64]:
+    """The bits in which two of so many hashes must agree, one or the other of these sets, to be compared."""
+
+    def nanoseconds(bands: int) -> float:
+        return comb(bands, MOST_BITS) * (_SORT + _PAIR * count / 2 ** (1 + 64 * (bands - MOST_BITS) / bands))
+
+    bands = min(range(MOST_BITS + 1, 2 * MOST_BITS + 1), key=nanoseconds)
+    ends = [64 * band // bands for band in range(bands + 1)]
+    parts = [(1 << end) - (1 << begin) for begin, end in pairwise(ends)]
+    return [np.uint64(sum(chosen)) for chosen in combinations(parts, bands - MOST_BITS)]
 
 
 def _cosines() -> np.ndarray:
