@@ -10,9 +10,12 @@ from typing import Any
 
 import fsspec
 import pytest
+from PIL import Image
 
 from cli.run import cli
 from pochade import storage
+from pochade.data.prepare.target import png
+from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource, open_source, parse_source
 from pochade.data.sources.pairs import parse_pairs
 from pochade.errors import FailureError, PochadeError
@@ -178,6 +181,31 @@ def test_shards_are_written_to_and_read_from_s3(server: str, capsys: Any, tmp_pa
     assert error == f"error: out: {place} holds something already, and nothing is overwritten; choose another place"
     pattern = open_source(f"{place}/train/{{000000..000000}}.tar", "all")
     assert 0 < len(pattern) < 12
+
+
+def test_a_shard_is_read_from_s3_by_one_request_and_its_pictures_by_none(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=5) as writer:
+        for number in range(20):
+            image = Image.new("RGB", (16, 16), (number, 0, 0))
+            writer.add(picture_record(f"{number}", png(image), ".png", [f"picture {number}"]))
+    send(tmp_path / "shards", f"{server}/many")
+    system = fsspec.get_filesystem_class("s3")
+    call, requests = system._call_s3, list[tuple[str, str]]()
+
+    async def counted(self: Any, method: str, *given: Any, **options: Any) -> Any:
+        requests.append((method, options.get("Key", "")))
+        return await call(self, method, *given, **options)
+
+    monkeypatch.setattr(system, "_call_s3", counted)
+    data = open_source(f"{server}/many", "all")
+    read = sorted(key for method, key in requests if method == "get_object")
+    assert [key for key in read if key.endswith(".tar")] == [f"many/{shard:06d}.tar" for shard in range(4)]
+    assert len(read) == len(set(read)) == 5  # and the index
+    requests.clear()
+    assert {data.image(index, 16).getpixel((0, 0))[0] for index in range(len(data))} == set(range(20))
+    assert not requests
 
 
 def test_a_model_is_read_from_s3(server: str, toy_pipeline_folder: Path) -> None:
