@@ -31,7 +31,7 @@ from pochade.files import write_text
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 COUNTS = (250, 500, 1000)
-HASHES = (10_000, 100_000)
+HASHES = (10_000, 100_000, 1_000_000)
 SIDE, SIZE, PER_SHARD = 384, 256, 125
 
 

@@ -41,7 +41,7 @@ def curate(found: Any) -> str:
         "| MiB before | " + " | ".join(f"{row['before']:,.0f}" for row in pictures.values()) + " |",
         "",
         "Hashes alone are compared in "
-        + " and ".join(f"{1e3 * seconds:.0f} ms ({int(count):,})" for count, seconds in found["hashes"].items())
+        + ", ".join(f"{seconds:.3g} s ({int(count):,})" for count, seconds in found["hashes"].items())
         + ".",
     ]
     return "\n".join(lines)

@@ -81,8 +81,8 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
         return place
 
     def join(one: np.ndarray, other: np.ndarray) -> None:
-        near = (np.bitwise_count(bits[one] ^ bits[other]) <= MOST_BITS) & (parent[one] != parent[other])
-        one, other = one[near], other[near]
+        apart = parent[one] != parent[other]
+        one, other = one[apart], other[apart]
         for start in range(0, len(one), _BLOCK):
             pair = one[start : start + _BLOCK], other[start : start + _BLOCK]
             copies = [thumbs(places).reshape(len(places), -1).astype(np.int16) for places in pair]
@@ -100,10 +100,11 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
     for mask in _masks(len(left)):
         key = words & mask
         order = np.argsort(key)
-        key, step = key[order], 1
+        key, word, step = key[order], words[order], 1
         at = np.flatnonzero(key[1:] == key[:-1])
         while len(at):  # pairs at that distance among the sorted
-            join(left[order[at]], left[order[at + step]])
+            near = at[np.bitwise_count(word[at] ^ word[at + step]) <= MOST_BITS]
+            join(left[order[near]], left[order[near + step]])
             step += 1
             at = at[at + step < len(key)]
             at = at[key[at] == key[at + step]]
