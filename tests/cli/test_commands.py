@@ -123,6 +123,8 @@ def test_train_lists_and_shows(capsys: Any) -> None:
         (["train", "lora", "--alpha", "8"], "a field is set as task.alpha=8"),
         (["train", "lrf", "--rank", "8"], "override: no field 'task.rank'"),
         (["train", "lora", "--rank", "0", "--base", "lrf-openmoji"], "rank: 0 given, must be at least 1"),
+        (["train", "lora", "--rank", "8", "task.rank=4"], "rank: --rank 8 given with task.rank=4, allowed is one of"),
+        (["train", "lrf", "device=cpu", "--device", "mps"], "device: --device mps given with device=cpu"),
         (["train", "--flow.batch-size=8", "lrf"], "a field is set as flow.batch_size=8"),
         (["train", "lrf", "--warmup-steps"], "a field is set as warmup_steps=VALUE"),
         (["train", "lrf", "--resum"], "--resum: there is no such option (did you mean '--resume'"),

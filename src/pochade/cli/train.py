@@ -79,9 +79,14 @@ def train(
     from pochade.recipes import stages_of
     from pochade.training.overrides import override
 
-    short = {"data.source": data, "task.base": base, "task.rank": rank, "device": device}
-    of_options = [f"{field}={value}" for field, value in short.items() if value is not None]
-    stages = override(stages_of(recipe), [*(changes or []), *of_options])
+    changes = changes or []
+    options = {"data": ("data.source", data), "base": ("task.base", base), "rank": ("task.rank", rank)}
+    given = {name: pair for name, pair in {**options, "device": ("device", device)}.items() if pair[1] is not None}
+    for name, (field, value) in given.items():
+        for other in (change for change in changes if change.partition("=")[0].strip() == field):
+            raise PochadeError(f"{name}: --{name} {value} given with {other}, allowed is one of them")
+    of_options = [f"{field}={value}" for field, value in given.values()]
+    stages = override(stages_of(recipe), [*of_options, *changes])
     if show:
         _show(stages, as_json)
         return
