@@ -1,9 +1,10 @@
-"""One evening on a folder of captioned pictures: LoRA, full fine-tuning, random weights, and diffusers' PixArt.
+"""One evening on a folder of captioned pictures: LoRA, a word, full fine-tuning, random weights, diffusers' PixArt.
 
     python benchmarks/evening.py my-pictures --out runs/evening
 
-All four see the same pictures and captions in the same batches, for the same number of steps, and are measured by
-``pochade evaluate``'s figures, beside the base model. The first three are commands of pochade. PixArt, of as many
+All five see the same pictures and captions in the same batches, for the same number of steps, and are measured by
+``pochade evaluate``'s figures, beside the base model. The first four are commands of pochade; the word that textual
+inversion learns stands before every caption, in training and in evaluation. PixArt, of as many
 parameters as the base, is trained in the manner of diffusers' example scripts: a scheduler that adds noise, a mean
 squared error, AdamW, a cosine with a warm-up, an average of the weights. Time is that of the processor, so that other
 work on the machine does not count. An interrupted run goes on. Writes docs/benchmarks/evening.json.
@@ -45,12 +46,15 @@ from pochade.training.stages.models import encoding_on, text_of
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 BASE = "open-drawings"
 WHOLE = (f"task.autoencoder={BASE}", "task.variant=tiny", "sample_every=0")
+WORD = "<mine>"
 RUNS: dict[str, tuple[str, ...]] = {
     "LoRA": ("lora", f"task.base={BASE}"),
+    "a word": ("textual-inversion", f"task.base={BASE}", f"task.token={WORD}"),
     "full fine-tuning": ("lrf-folder", *WHOLE, f"initialise_from={BASE}"),
     "random weights": ("lrf-folder", *WHOLE, "initialise_from=none", "learning_rate=1e-3"),
 }
 """Name -> recipe and what is changed of it."""
+STAGES = {"lora": "1-lora", "textual-inversion": "1-textual_inversion", "lrf-folder": "1-flow"}
 PIXART = "PixArt of diffusers, random weights"
 RATE, DECAY, CLIP, DROPOUT, EMA, SAVE_EVERY = 1e-3, 0.01, 1.0, 0.1, 0.99, 25
 
@@ -74,10 +78,10 @@ def slug(name: str) -> str:
 
 
 def train_ours(name: str, options: argparse.Namespace, cache: Path) -> Path:
-    """The folder of the finished model."""
+    """The folder of the finished model, or of the word."""
     folder = options.out / slug(name)
     recipe, *changes = RUNS[name]
-    stage = folder / ("1-lora" if recipe == "lora" else "1-flow")
+    stage = folder / STAGES[recipe]
     if not (stage / "model").is_dir():
         if not (folder / "cache").is_dir():
             shutil.copytree(cache, folder / "cache")
@@ -100,6 +104,21 @@ def adapted(folder: Path) -> int:
     """The numbers of the LoRA in a folder."""
     with safe_open(folder / "1-lora" / "model" / "pytorch_lora_weights.safetensors", "pt") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+
+
+class Worded:
+    """A pipeline (``pochade.evaluation.generation.TextToImage``) that reads a learned word before every prompt."""
+
+    def __init__(self, pipeline: TextToImagePipeline, embedding: Path) -> None:
+        self.pipeline = pipeline
+        pipeline.load_textual_inversion(embedding)
+        self.components = pipeline.components
+        self.default_size = int(pipeline.default_size)
+        self.name_or_path = pipeline.name_or_path
+        self.set_progress_bar_config = pipeline.set_progress_bar_config
+
+    def __call__(self, prompts: list[str], **options: Any) -> Any:
+        return self.pipeline([f"{WORD}, {prompt}" for prompt in prompts], **options)
 
 
 def new_pixart(pipeline: TextToImagePipeline) -> Peer:
@@ -210,8 +229,9 @@ def measure(
     """Trains and measures one of the runs, or the base."""
     steps, guidance = options.sampling_steps, options.guidance
     if name == "base":
-        own = pipeline.default_steps, pipeline.default_guidance
-        return row_of(name, report_of(name, BASE, options), options, 0, *own)
+        return row_of(
+            name, report_of(name, BASE, options), options, 0, pipeline.default_steps, pipeline.default_guidance
+        )
     if name == PIXART:
         peer = train_pixart(options, pipeline, samples)
         report: Any = evaluate(
@@ -224,9 +244,20 @@ def measure(
             progress=False,
         ).figures
         return row_of(name, report, options, count(peer), steps, guidance)
-    model = str(train_ours(name, options, options.out / "encoding" / "cache"))
+    trained = train_ours(name, options, options.out / "encoding" / "cache")
+    model, own = str(trained), (pipeline.default_steps, pipeline.default_guidance)
+    if name == "a word":
+        report = evaluate(
+            Worded(pipeline, trained),
+            options.data,
+            samples=options.samples,
+            steps=pipeline.default_steps,
+            guidance=pipeline.default_guidance,
+            out=options.out / slug(name) / "report",
+            progress=False,
+        ).figures
+        return row_of(name, report, options, pipeline.denoiser.input_spec().text_dim, *own)
     if name == "LoRA":
-        own = pipeline.default_steps, pipeline.default_guidance
         return row_of(name, report_of(name, model, options), options, adapted(options.out / slug(name)), *own)
     sampling = ("--steps", str(steps), "--guidance", str(guidance))
     return row_of(name, report_of(name, model, options, *sampling), options, count(pipeline.denoiser), steps, guidance)

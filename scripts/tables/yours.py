@@ -21,13 +21,20 @@ def photographs(record: dict[str, Any]) -> str:
     return table(["autoencoder of", "cells", "parameters", "PSNR, mean, dB", "of the photographs", "SSIM"], rows)
 
 
+def trained(parameters: int) -> str:
+    """How many numbers are trained."""
+    if parameters < 1e5:
+        return str(parameters or "–")
+    return f"{parameters / 1e6:.1f} M"
+
+
 def evening(record: dict[str, Any]) -> str:
     """What the same pictures made of each way to train."""
     rows = [
         [
             f"`{record['base']}` as it is" if row["name"] == "base" else row["name"],
             str(row["steps"]) if "seconds" in row else "–",
-            f"{row['trained parameters'] / 1e6:.1f} M" if row["trained parameters"] else "–",
+            trained(row["trained parameters"]),
             number(row, "seconds", form=".0f"),
             number(row, "held-out loss", form=".2f"),
             f"{row['sampling steps']} x {row['guidance']:g}" if "R@1 train" in row else "–",
