@@ -44,7 +44,7 @@ class Layers(Task):
 def test_products_are_counted_as_by_hand() -> None:
     """A product costs 2 m n k; its backward pass two more, but where no gradient goes to the input."""
     rows, first, second = 5, 2 * 5 * 8 * 16, 2 * 5 * 16 * 16
-    assert training_operations(Layers(), {"x": torch.randn(rows, 8)}) == 2 * first + 3 * second
+    assert training_operations(Layers(), {"x": torch.randn(rows, 8)})[0] == 2 * first + 3 * second
 
 
 def test_what_is_drawn_for_a_batch_is_averaged() -> None:
@@ -54,9 +54,21 @@ def test_what_is_drawn_for_a_batch_is_averaged() -> None:
     drawn = [int(torch.randint(1, 4, ())) for _ in range(DRAWS)]
     assert len(set(drawn)) > 1
     batch, state = {"x": torch.randn(1, 8)}, torch.get_rng_state()
-    found = training_operations(task, batch)
+    found, costliest = training_operations(task, batch)
+    torch.random.set_rng_state(costliest)
+    assert int(torch.randint(1, 4, ())) == max(drawn)
+    torch.set_rng_state(state)
     assert found == 2 * first + 3 * second * sum(drawn) / DRAWS
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_where_a_step_asks_its_samples_the_costlier_way_is_counted() -> None:
+    class Asks(Layers):
+        def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+            x = self.first(batch["x"])
+            return {"loss": (self.second(x) if bool(batch["x"].any()) else x).mean()}
+
+    assert training_operations(Asks(), {"x": torch.zeros(1, 8)})[0] == 2 * 2 * 8 * 16 + 3 * 2 * 16 * 16
 
 
 @pytest.mark.parametrize("family", sorted(FAMILIES))
@@ -72,7 +84,7 @@ def test_every_family_is_counted_as_torch_counts_real_numbers(family: str) -> No
         "mask": torch.ones(2, 3, dtype=torch.bool),
         "pooled": torch.randn(2, 6),
     }
-    found = training_operations(task, batch)
+    found, _ = training_operations(task, batch)
     torch.manual_seed(0)
     counts: list[int] = []
     for _ in range(DRAWS if family == "iris" else 1):  # which draws its depth
@@ -111,12 +123,15 @@ def test_convolutions_with_groups_are_counted_as_by_hand(groups: int) -> None:
 def test_blocks_computed_anew_keep_their_inputs_alone_and_cost_another_forward_pass() -> None:
     """Four squares of a product, each a block: kept are its input and, for one of them at a time, the product."""
 
+    computed: list[nn.Module] = []
+
     class Square(nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.product = nn.Linear(8, 8, bias=False)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
+            computed.append(self)
             return self.product(x).square()
 
     class Net(ModelMixin):
@@ -142,7 +157,10 @@ def test_blocks_computed_anew_keep_their_inputs_alone_and_cost_another_forward_p
     # Each block keeps its product and its input, the first of which was there before; the loss keeps the last square.
     assert activation_bytes(task, batch, "fp32") == (4 + 4) * rows
     assert activation_bytes(task, batch, "fp32", recompute=True) == 4 * rows + 4 * rows // 4
-    plain, anew = (training_operations(task, batch, recompute=again) for again in (False, True))
+    computed.clear()
+    plain, anew = (training_operations(task, batch, recompute=again)[0] for again in (False, True))
+    # The first, to whose input no gradient goes, and one of the others, which are alike; once, then twice each.
+    assert len(computed) == 2 + 4
     assert plain == (4 + 3 + 4) * forward  # no gradient goes to the batch
     assert anew == plain + 4 * forward
 

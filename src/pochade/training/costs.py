@@ -2,7 +2,10 @@
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,11 +13,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeCopyMode, FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula, shape_wrapper
 
 from pochade.nn.scan import operators
-from pochade.training.compute import recomputing
+from pochade.training.compute import recomputing, repeated_blocks
 from pochade.training.task import Batch, Task
 
 DRAWS = 8
@@ -84,37 +87,154 @@ class OperationCounter(TorchDispatchMode):
         return result
 
 
+class _Shapes(FakeTensorMode):
+    """Tensors without values. Where a step looks at one for a yes or no, as whether any sample has a source, it is
+    yes: what is counted is the costlier way."""
+
+    def dispatch(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default and args[0].dtype == torch.bool:
+            return True
+        return super().dispatch(func, types, args, kwargs)
+
+
 def shapes_of(task: Task, batch: Batch) -> tuple[Task, Batch]:
     """A copy of both without values (fake tensors), which is computed with in no time and next to no memory."""
-    fake = FakeTensorMode(allow_non_fake_inputs=True)
+    fake = _Shapes(allow_non_fake_inputs=True)
     with FakeCopyMode(fake):
         task = copy.deepcopy(task)
     return task, {name: fake.from_tensor(v) if isinstance(v, Tensor) else v for name, v in batch.items()}
 
 
-def training_operations(task: Task, batch: Batch, *, recompute: bool = False) -> float:
-    """Operations of the forward and the backward pass, a multiplication and an addition being two.
+@dataclass(frozen=True)
+class _Call:
+    """What a call of a block costs, and what it returns."""
+
+    forward: int
+    backward: int
+    """Operations."""
+    shapes: tuple[tuple[torch.Size, torch.dtype, bool], ...]
+    """Of the tensors that it returns, and whether gradients go through them."""
+    spec: TreeSpec
+
+
+class _Remembered(torch.autograd.Function):
+    """A call of a block in place of another one like it: empty tensors forth and back."""
+
+    @staticmethod
+    def forward(ctx: Any, counter: OperationCounter, call: _Call, *inputs: Tensor) -> tuple[Tensor, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.counter, ctx.call, ctx.inputs = counter, call, [(x.shape, x.dtype) for x in inputs]
+        counter.total += call.forward
+        outputs = tuple(inputs[0].new_empty(shape, dtype=kind) for shape, kind, _ in call.shapes)
+        ctx.mark_non_differentiable(*(x for x, (*_, wanted) in zip(outputs, call.shapes, strict=True) if not wanted))
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # pyright: ignore[reportIncompatibleMethodOverride]
+        ctx.counter.total += ctx.call.backward
+        wanted = zip(ctx.inputs, ctx.needs_input_grad[2:], strict=True)
+        return None, None, *(gradients[0].new_empty(*x[0], dtype=x[1]) if needed else None for x, needed in wanted)
+
+
+@contextmanager
+def _remembering(
+    modules: Iterable[nn.Module], counter: OperationCounter, *, with_gradient: bool = True
+) -> Generator[None]:
+    """Within it each repeated block is computed once for each kind of call, and its operations counted again for all
+    others like it: blocks of one class and of the same shapes, called with tensors of the same shapes.
+
+    Args:
+        with_gradient: or else those calls alone that are made without.
+    """
+    calls: dict[Any, _Call] = {}
+    blocks = [b for module in modules for b in repeated_blocks(module) if b is not module]
+    before = [block.__dict__.get("forward") for block in blocks]
+    for block in blocks:
+        block.forward = partial(_remembered_call, block, block.forward, counter, calls, with_gradient)
+    try:
+        yield
+    finally:
+        for block, own in zip(blocks, before, strict=True):
+            del block.forward
+            if own is not None:
+                block.forward = own
+
+
+def _remembered_call(
+    block: nn.Module,
+    forward: Callable[..., Any],
+    counter: OperationCounter,
+    calls: dict[Any, _Call],
+    with_gradient: bool,
+    *inputs: Any,
+    **named: Any,
+) -> Any:
+    leaves, spec = tree_flatten((inputs, named))
+    tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+    rest = tuple(leaf for leaf in leaves if not isinstance(leaf, Tensor))
+    if (torch.is_grad_enabled() and not with_gradient) or any(map(callable, rest)):  # which may hold tensors of its own
+        return forward(*inputs, **named)
+    own = list(block.parameters())
+    shapes = tuple((t.shape, t.dtype, t.requires_grad) for t in (*own, *tensors))
+    key = type(block), shapes, rest, spec, torch.is_grad_enabled()
+    if key not in calls:
+        apart = [t.detach().requires_grad_(t.requires_grad) for t in tensors]
+        places = iter(apart)
+        again = [next(places) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+        calls[key] = _measured_call(forward, counter, *tree_unflatten(again, spec), [*own, *apart])
+    return tree_unflatten(_Remembered.apply(counter, calls[key], *own, *tensors), calls[key].spec)
+
+
+def _measured_call(
+    forward: Callable[..., Any],
+    counter: OperationCounter,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    leaves: Sequence[Tensor],
+) -> _Call:
+    start = counter.total
+    outputs, spec = tree_flatten(forward(*inputs, **named))
+    between = counter.total
+    to, of = [x for x in leaves if x.requires_grad], [x for x in outputs if x.requires_grad]
+    if to and of:
+        torch.autograd.grad(of, to, [torch.empty_like(x) for x in of], allow_unused=True)
+    call = _Call(
+        between - start, counter.total - between, tuple((x.shape, x.dtype, x.requires_grad) for x in outputs), spec
+    )
+    counter.total = start
+    return call
+
+
+def training_operations(task: Task, batch: Batch, *, recompute: bool = False) -> tuple[float, Tensor]:
+    """Operations of the forward and the backward pass, a multiplication and an addition being two; and the state of
+    torch's generator for the CPU before the costliest step that was counted.
 
     Matrix products, convolutions, attention and scans; neither what goes entry by entry nor Fourier transforms. Shapes
-    alone are followed, so that a network of any size is counted in seconds. Where a step draws something for the whole
-    batch, such as a depth, it is the mean of ``DRAWS`` steps.
+    alone are followed, of blocks that are alike one, so that a network of any size is counted in seconds. Where a step
+    draws something for the whole batch, such as a depth, it is the mean of ``DRAWS`` steps.
 
     Args:
         recompute: whether blocks are computed anew in the backward pass (``Stage.gradient_checkpointing``).
     """
     task, batch = shapes_of(task, batch)
     task.train()
+    counter = OperationCounter()
     counts: list[int] = []
-    with torch.random.fork_rng(devices=[]), recomputing(task.compilable() if recompute else ()):
+    states: list[Tensor] = []
+    with (
+        torch.random.fork_rng(devices=[]),
+        recomputing(task.compilable() if recompute else ()),
+        _remembering(task.compilable(), counter),
+    ):
         torch.manual_seed(0)
         while len(counts) < DRAWS:
-            before = torch.get_rng_state()
-            with OperationCounter() as counter:
+            states.append(torch.get_rng_state())
+            before = counter.total
+            with counter:
                 task(batch)["loss"].backward()
-            counts.append(counter.total)
-            if torch.equal(before, torch.get_rng_state()):
+            counts.append(counter.total - before)
+            if torch.equal(states[-1], torch.get_rng_state()):
                 break
-    return sum(counts) / len(counts)
+    return sum(counts) / len(counts), states[counts.index(max(counts))]
 
 
 def fixed_memory(task: Task) -> tuple[dict[str, int], int]:
@@ -165,7 +285,10 @@ def _kept(task: Task, batch: Batch, precision: str, recomputed: Sequence[nn.Modu
     task.train()
     device = next(task.parameters()).device.type
     hooks = saved_tensors_hooks(pack, lambda nothing: nothing)
-    with recomputing(recomputed) as blocks:
+    with (
+        recomputing(recomputed) as blocks,
+        _remembering(task.compilable(), OperationCounter(), with_gradient=False),  # which keeps nothing
+    ):
         handles = [block.register_forward_pre_hook(pack_inputs, with_kwargs=True) for block in blocks]
         with hooks, torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
             task(batch)

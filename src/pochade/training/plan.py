@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -27,7 +27,8 @@ from pochade.training.loader import draw
 from pochade.training.stage import AnyStage, steps_for
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
-from pochade.training.stages.kind import Inputs, Result, Role, Work
+from pochade.training.stages.kind import Inputs, Result, Role
+from pochade.training.task import Batch, Task
 
 Limit = Literal["memory", "launches", "network", "storage", "computing"]
 
@@ -153,6 +154,7 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
         tried.append(replace(made_up, device="cpu", batch_size=1, accumulate=1, initialise_from=None, compile=False))
     check(tried, components)
     results: list[Result] = []
+    steps: dict[Any, _Step] = {}
     with tempfile.TemporaryDirectory(prefix="pochade-plan-") as place:
         out = Path(place)
         for number, (stage, one) in enumerate(zip(stages, tried, strict=True), 1):
@@ -178,27 +180,51 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
             pictures = len(work.samples) + (0 if work.held_out is None else len(work.held_out))
             cached = _cached_bytes(inputs.cache) - before
             assumed = (*stage.data.missing(), *components.assumed)
-            yield _counted(stage, work, encoding.total / pictures, cached / pictures, assumed)
+            batches = [draw(work.samples, 0, range(n), n) for n in (1, 2)]
+            step = _step(stage, work.task, batches, steps)
+            yield Counted(
+                stage=stage,
+                parameters=step.parameters,
+                operations=step.operations,
+                encoding=encoding.total / pictures,
+                fixed=step.fixed,
+                activations=step.activations,
+                cached=cached / pictures,
+                sample=sum(value.nbytes for value in batches[0].values() if isinstance(value, Tensor)),
+                assumed=assumed,
+            )
 
 
-def _counted(stage: AnyStage, work: Work, encoding: float, cached: float, assumed: tuple[str, ...]) -> Counted:
-    one, two = (draw(work.samples, 0, range(n), n) for n in (1, 2))
+@dataclass(frozen=True)
+class _Step:
+    """What is counted of a step, as in ``Counted``."""
+
+    parameters: int
+    operations: float
+    fixed: dict[str, int]
+    activations: int
+
+
+def _step(stage: AnyStage, task: Task, batches: Sequence[Batch], known: dict[Any, _Step]) -> _Step:
+    """Of batches of one and of two samples; taken from ``known`` where an earlier stage has the same step."""
     again = stage.gradient_checkpointing
-    kept, both = (
-        activation_bytes(*shapes_of(work.task, batch), stage.precision, recompute=again) for batch in (one, two)
-    )
-    memory, trained = fixed_memory(work.task)
-    return Counted(
-        stage=stage,
-        parameters=trained,
-        operations=training_operations(work.task, one, recompute=again),
-        encoding=encoding,
-        fixed={**memory, "copies for autocast": max(0, 2 * kept - both)},
-        activations=both - kept,
-        cached=cached,
-        sample=sum(value.nbytes for value in one.values() if isinstance(value, Tensor)),
-        assumed=assumed,
-    )
+    given = tuple((name, v.shape, v.dtype) for name, v in sorted(batches[0].items()) if isinstance(v, Tensor))
+    shapes = tuple((name, p.shape, p.requires_grad) for name, p in task.named_parameters())
+    key = repr(stage.task), shapes, given, stage.precision, again
+    if key in known:
+        return known[key]
+    operations, costliest = training_operations(task, batches[0], recompute=again)
+
+    def kept(batch: Batch) -> int:
+        with torch.random.fork_rng(devices=[]):
+            torch.set_rng_state(costliest)
+            return activation_bytes(*shapes_of(task, batch), stage.precision, recompute=again)
+
+    one, two = (kept(batch) for batch in batches)
+    memory, trained = fixed_memory(task)
+    fixed = {**memory, "copies for autocast": max(0, 2 * one - two)}
+    known[key] = _Step(trained, operations, fixed, two - one)
+    return known[key]
 
 
 def _cached_bytes(folder: Path) -> int:
