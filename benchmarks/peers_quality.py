@@ -58,7 +58,12 @@ from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 FAMILIES = ("lrf", "iris", "lira", "microforge")
+VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "IRIS, 4 iterations": ("iris", {"iterations": 4, "depths": (4,)}),
+}
+"""A family with another configuration, to find a cause: not run unless it is named."""
 PEERS: dict[str, Callable[..., nn.Module]] = {"PixArt": pixart, "SANA": sana}
+NETWORKS = (*FAMILIES, *PEERS, *VARIATIONS)
 WIDTH, HEAD = 256, 64
 """Of a peer, near which its width is chosen; the depth follows from the parameters."""
 WARMUP = 20
@@ -222,7 +227,8 @@ def network(name: str, seed: int, spec: InputSpec) -> nn.Module:
     torch.manual_seed(seed)
     shape = {"latent_channels": spec.latent_channels, "sample_size": spec.sample_size, "patch_size": spec.size_multiple}
     if name not in PEERS:
-        return build(name, "nano", **shape, text_dim=spec.text_dim, pooled_dim=spec.pooled_dim)
+        family, changes = VARIATIONS.get(name, (name, {}))
+        return build(family, "nano", **shape, text_dim=spec.text_dim, pooled_dim=spec.pooled_dim, **changes)
     with torch.device("meta"):
         target = count(build("lrf", "nano", **shape, text_dim=spec.text_dim, pooled_dim=spec.pooled_dim))
     side = spec.sample_size // spec.size_multiple
@@ -387,7 +393,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="as pochade data prints it, such as openmoji")
     parser.add_argument("--name", help="of the data in the record; left out, as given")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--networks", nargs="+", default=[*FAMILIES, *PEERS], choices=[*FAMILIES, *PEERS])
+    parser.add_argument("--networks", nargs="+", default=[*FAMILIES, *PEERS], choices=NETWORKS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--batch", type=int, default=8)
@@ -409,9 +415,10 @@ def main(arguments: list[str] | None = None) -> None:
         **{name: getattr(options, name) for name in shared},
     }
     costs_file = options.out / "costs.json"
-    if not costs_file.is_file():
-        write_text(costs_file, json.dumps(costs([*FAMILIES, *PEERS], setting), indent=1))
-    measured = json.loads(costs_file.read_text())
+    measured: dict[str, dict[str, float]] = json.loads(costs_file.read_text()) if costs_file.is_file() else {}
+    if missing := [name for name in (*FAMILIES, *PEERS, *options.networks) if name not in measured]:
+        measured |= costs(list(dict.fromkeys(missing)), setting)
+        write_text(costs_file, json.dumps(measured, indent=1))
     print(measured, flush=True)
     found = json.loads(options.output.read_text()) if options.output.is_file() else {**about, "rows": []}
     if {name: found.get(name) for name in about} != about:
