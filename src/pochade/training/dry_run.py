@@ -15,7 +15,7 @@ from torch import Tensor
 from pochade.device import device_memory, resolve_device
 from pochade.errors import PochadeError
 from pochade.training.costs import activation_bytes, fewest_parts, fixed_memory
-from pochade.training.executor import check, free_memory, take_or_run
+from pochade.training.executor import check, freed_afterwards, take_or_run
 from pochade.training.loader import draw
 from pochade.training.stage import AnyStage, steps_for, with_rate
 from pochade.training.stages import kind_of
@@ -104,14 +104,14 @@ def dry_run(stages: Sequence[AnyStage], steps: int = STEPS) -> Iterator[Trial]:
             models: dict[Role, Path] = {k.produces: r.model for k, r in zip(kinds, results, strict=False)}
             device = resolve_device(short.device)
             inputs = Inputs(components, models, results[-1] if results else None, out / "cache", device, progress=False)
-            work = take_or_run(short, inputs, folder / "model", quiet=True)
-            results.append(Result(folder / "model", folder / kind_of(stage).weights))
-            if work is not None:
-                usual = [f"steps are those for {PICTURES} pictures"] if stage.name in without else []
-                assumed = (*stage.data.missing(), *usual, *components.assumed)
-                yield _trial(stage, short, work, folder, device, assumed)
-            del work
-            free_memory()
+            with freed_afterwards():
+                work = take_or_run(short, inputs, folder / "model", quiet=True)
+                results.append(Result(folder / "model", folder / kind_of(stage).weights))
+                if work is not None:
+                    usual = [f"steps are those for {PICTURES} pictures"] if stage.name in without else []
+                    assumed = (*stage.data.missing(), *usual, *components.assumed)
+                    yield _trial(stage, short, work, folder, device, assumed)
+                del work
             components.assumed.clear()
 
 
