@@ -9,7 +9,7 @@ import pytest
 from cli.run import cli
 from pochade.recipes.studies import STUDIES, stages_of_case
 
-FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "log_every=1", "save_every=2", "data.size=32", "task.variant=nano")
+FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "log_every=2", "save_every=2", "data.size=32", "task.variant=nano")
 
 
 @pytest.mark.parametrize("name", STUDIES)

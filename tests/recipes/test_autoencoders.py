@@ -35,7 +35,7 @@ from pochade.training.stages.decoder import DecoderSettings
 from pochade.training.stages.flow import FlowSettings
 from recipes.running import train
 
-FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2")
+FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=2", "save_every=2")
 FLOW = FlowSettings(options=("dim=16", "heads=2", "hidden=24", "blocks=1", "patch_size=1"), text_encoder="bag")
 
 

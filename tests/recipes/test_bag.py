@@ -12,7 +12,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.bag import BagEncoder
 from recipes.running import train
 
-FAST = ("steps=4", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=4")
+FAST = ("steps=4", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=4", "save_every=4")
 OPTIONS = {
     "microforge": "dim=16,heads=2,blocks=2,attention_every=2,inner=24,state_size=2,modulation_groups=4,"
     "plan_tokens=2,plan_layers=1,plan_hidden=16",

@@ -28,7 +28,7 @@ from pochade.training.stages.edit import EditSettings
 from pochade.training.stages.flow import FlowSettings
 from recipes.running import train
 
-FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2")
+FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=2", "log_every=2", "save_every=2")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pochade.training.overrides import override
 from recipes.running import build_denoiser, train
 
 TINY = (
-    *("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2", "precision=fp32"),
+    *("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=2", "save_every=2", "precision=fp32"),
     *("data.size=32", "vae.task.perceptual=0", "vae.task.size=nano", "flow.task.text_encoder=bag"),
     "flow.task.options=dim=16,heads=2,hidden=32,blocks=1,sample_size=2,latent_channels=16",
 )

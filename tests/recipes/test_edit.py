@@ -20,7 +20,7 @@ from pochade.training.overrides import override
 from pochade.types import TASKS, Conditioning
 from recipes.running import train
 
-FAST = ("steps=2", "batch_size=8", "warmup_steps=1", "sample_every=2", "log_every=1", "save_every=2", "ema_decay=0")
+FAST = ("steps=2", "batch_size=8", "warmup_steps=1", "sample_every=2", "log_every=2", "save_every=2", "ema_decay=0")
 SIZE = 32
 
 

@@ -22,7 +22,7 @@ from pochade.types import Conditioning
 from recipes.running import train
 from text_encoders.folders import clip_folder
 
-FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
+FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=3", "save_every=3", "ema_decay=0")
 SIZE = 32
 DIM = 160
 
