@@ -18,6 +18,7 @@ import argparse
 import json
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -59,9 +60,12 @@ from pochade.types import Conditioning, DenoiserOutput, InputSpec
 DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 FAMILIES = ("lrf", "iris", "lira", "microforge")
 VARIATIONS: dict[str, tuple[str, dict[str, Any]]] = {
+    "LRF, applied once": ("lrf", {"recursions": 1}),
     "IRIS, 4 iterations": ("iris", {"iterations": 4, "depths": (4,)}),
+    "LiRA, residual": ("lira", {"connections": "residual"}),
+    "MicroForge, no convolution": ("microforge", {"depthwise": False}),
 }
-"""A family with another configuration, to find a cause: not run unless it is named."""
+"""A family with another configuration, to find a cause or to test a claim: not run unless it is named."""
 PEERS: dict[str, Callable[..., nn.Module]] = {"PixArt": pixart, "SANA": sana}
 NETWORKS = (*FAMILIES, *PEERS, *VARIATIONS)
 WIDTH, HEAD = 256, 64
@@ -303,7 +307,7 @@ def run(name: str, seed: int, rate: float, stops: Mapping[int, tuple[str, ...]],
     rows: list[Any] = []
     for steps, kinds in sorted(stops.items()):
         stage = Stage(
-            name=f"{name}_{seed}",
+            name=re.sub(r"\W+", "_", f"{name}_{seed}"),
             task=FlowSettings(),
             data=ImageData(),
             steps=steps,

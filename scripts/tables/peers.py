@@ -31,35 +31,36 @@ def costs(record: dict[str, Any]) -> str:
 
 
 def quality(record: dict[str, Any]) -> str:
-    """Loss, and where pictures were made KID and R@1, for equal steps and for equal seconds."""
-    parts = [_by_kind(record, kind) for kind in KINDS]
+    """Loss, and where pictures were made KID and R@1, for equal steps and for equal seconds; then what was tried."""
+    rate = record["rows"][0]["rate"]
+    own = [row for row in record["rows"] if row["rate"] == rate and "," not in row["network"]]
+    tried = [row for row in record["rows"] if row not in own and "equal steps" in row["kinds"]]
+    parts: list[str] = []
+    for kind in KINDS:
+        rows = [row for row in own if kind in row["kinds"]]
+        parts.append(f"For {kind}, the mean of the seeds and in brackets each:\n\n{_measured(rows)}")
+    if tried:
+        parts.append(f"With another configuration or learning rate, equal steps:\n\n{_measured(tried, rates=True)}")
     return "\n\n".join(parts)
 
 
-def _by_kind(record: dict[str, Any], kind: str) -> str:
-    rates = sorted({row["rate"] for row in record["rows"]})
-    chosen = [row for row in record["rows"] if kind in row["kinds"]]
-    made = [split for split in SPLITS if any(split in row for row in chosen)]
+def _measured(rows: list[dict[str, Any]], *, rates: bool = False) -> str:
+    made = [split for split in SPLITS if any(split in row for row in rows)]
     lines: list[list[str]] = []
-    names: list[str] = [*record["costs"]]
-    for name in names:
-        for rate in rates:
-            runs = [row for row in chosen if (row["network"], row["rate"]) == (name, rate)]
-            if not runs:
-                continue
-            lines.append(
-                [
-                    TITLES.get(name, name),
-                    *([f"{rate:g}"] if len(rates) > 1 else []),
-                    str(runs[0]["steps"]),
-                    _cell([run["held-out loss"] for run in runs], ".3f"),
-                    *(_cell([run[s]["kid"] for run in runs], ".3f") for s in made),
-                    *(_cell([run[s]["R@1"] for run in runs], ".3f") for s in made),
-                ]
-            )
-    columns = ["network", *(["rate"] if len(rates) > 1 else []), "steps", "loss, held out"]
-    columns += [f"{figure}, {SPLITS[split]}" for figure in ("KID (Lite0)", "R@1") for split in made]
-    return f"For {kind}, the mean of the seeds and in brackets each:\n\n{table(columns, lines)}"
+    for name, rate in dict.fromkeys((str(row["network"]), float(row["rate"])) for row in rows):
+        runs = [row for row in rows if (row["network"], row["rate"]) == (name, rate)]
+        lines.append(
+            [
+                TITLES.get(name, name),
+                *([f"{rate:g}"] if rates else []),
+                str(runs[0]["steps"]),
+                _cell([run["held-out loss"] for run in runs], ".3f"),
+                *(_cell([run[s]["kid"] for run in runs], ".2f") for s in made),
+                *(_cell([run[s]["R@1"] for run in runs], ".2f") for s in made),
+            ]
+        )
+    columns = ["network", *(["rate"] if rates else []), "steps", "loss, held out"]
+    return table([*columns, *(f"{figure}, {SPLITS[s]}" for figure in ("KID (Lite0)", "R@1") for s in made)], lines)
 
 
 def _cell(values: list[float], form: str) -> str:
