@@ -211,10 +211,13 @@ def test_what_does_not_fit_is_named_in_one_line(folders: tuple[Path, Path, Path]
         ({name: torch.zeros(RANK, 5)}, rf"{name} is \[2, 5\] instead of \[2, \d+\]$"),
         ({"denoiser.nowhere.lora_A.weight": torch.zeros(2, 2)}, r"denoiser.nowhere.lora_A.weight has no layer$"),
         ({f"{layer}.lora_C.weight": torch.zeros(2)}, r"lora_C.weight is unknown$"),
+        ({name: tensors[name]}, rf"{layer}.lora_B.weight is missing beside {name}$"),
         ({}, "it holds no tensors$"),
     ):
         with pytest.raises(PochadeError, match=message):
             pipe.load_lora_weights(changed)
+    with pytest.raises(PochadeError, match=r"adapter_name: 'a\.b' given, allowed is a name without a dot$"):
+        pipe.load_lora_weights(tensors, adapter_name="a.b")
     assert not pipe.has_adapters()
     pipe.load_lora_weights(tensors, adapter_name="a")
     with pytest.raises(PochadeError, match="adapter_name: 'a' is taken"):

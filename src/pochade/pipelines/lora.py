@@ -55,8 +55,8 @@ class LoRAMixin(LoraBaseMixin):
             adapter_name: what it is called from now on; None for default_0, default_1 and so on.
 
         Raises:
-            PochadeError: there is no such file, the name is taken, the LoRA was trained on another model, or its
-                tensors fit none of this one's layers; nothing is loaded then.
+            PochadeError: there is no such file, the name is taken or has a dot, the LoRA was trained on another model,
+                or its tensors fit none of this one's layers; nothing is loaded then.
         """
         check_peft()
         from diffusers.utils.peft_utils import get_adapter_name
@@ -77,6 +77,8 @@ class LoRAMixin(LoraBaseMixin):
         ranks = {name: _part(configs, name).get("r") for name in networks}
         _check_tensors(tensors, networks, ranks, place)
         name = adapter_name or get_adapter_name(networks["denoiser"])
+        if "." in name:
+            raise PochadeError(f"adapter_name: {name!r} given, allowed is a name without a dot")
         taken = {other for loaded in self.get_list_adapters().values() for other in loaded}
         if name in taken:
             raise PochadeError(f"adapter_name: {name!r} is taken, allowed is another than {', '.join(sorted(taken))}")
@@ -165,7 +167,7 @@ def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
 def _check_tensors(
     tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module], ranks: Mapping[str, int | None], place: str
 ) -> None:
-    """Raises PochadeError where a tensor of a LoRA has no layer, or not its shape."""
+    """Raises PochadeError where a tensor of a LoRA has no layer, or not its shape, or one of A and B is missing."""
     layers = {
         f"{component}.{name.removesuffix('.base_layer')}": module
         for component, network in networks.items()
@@ -189,6 +191,9 @@ def _check_tensors(
             wrong.append(f"{name} is unknown")
         elif tuple(tensor.shape) != shapes[kind]:
             wrong.append(f"{name} is {list(tensor.shape)} instead of {list(shapes[kind])}")
+        else:
+            pair = (f"{layer}.lora_{part}.weight" for part in "AB")
+            wrong += [f"{other} is missing beside {name}" for other in pair if other not in tensors]
     if wrong or not tensors:
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         what = "; ".join(wrong[:NAMED]) + more if wrong else "it holds no tensors"
