@@ -15,6 +15,7 @@ from pochade.training.costs import (
     convolution_backward_operations,
     fewest_parts,
     training_operations,
+    whole_bytes,
 )
 from pochade.training.stages.flow import FlowSettings, FlowTask
 from pochade.training.task import Batch, Task
@@ -163,6 +164,7 @@ def test_blocks_computed_anew_keep_their_inputs_alone_and_cost_another_forward_p
     assert len(computed) == 2 + 4
     assert plain == (4 + 3 + 4) * forward  # no gradient goes to the batch
     assert anew == plain + 4 * forward
+    assert whole_bytes(task) == 2 * 8 * 8 * 4  # of four blocks two
 
 
 def test_a_batch_is_divided_into_the_fewest_parts_that_fit() -> None:

@@ -19,8 +19,9 @@ from pochade.training.overrides import override
 from training.sharded import FlowSamples, flow_stage, flow_task
 
 HERE = Path(__file__).parent
-FAMILIES = ("lrf", "microforge")
-"""One whose blocks are called alone, and one that goes forward twice in a step and scans."""
+FAMILIES = ("lrf", "microforge", "iris")
+"""Two that use parts of their blocks before they call these, again and again, one of them to a depth that is drawn, and
+one that goes forward twice in a step and scans."""
 
 
 @pytest.fixture(scope="module")

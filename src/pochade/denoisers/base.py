@@ -24,6 +24,9 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     config: Any
     _repeated_blocks: ClassVar[list[str]]
     """Names of the classes of the blocks that the network is made of."""
+    _block_methods: ClassVar[dict[str, str]] = {}
+    """By the class of a block the name of its method that the network calls beside the forward pass, for what divides
+    weights among processes."""
     _trunk: ClassVar[str]
     """Name of the ``ModuleList`` of blocks of width D that the tokens pass through one after the other."""
 

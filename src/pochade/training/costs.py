@@ -249,6 +249,15 @@ def fixed_memory(task: Task) -> tuple[dict[str, int], int]:
     return {**memory, "frozen": frozen}, sum(p.numel() for p in trained)
 
 
+def whole_bytes(task: Task) -> int:
+    """Bytes of the weights that a process has whole at once where they are divided among processes (``Stage.fsdp``):
+    what is in no block, and of blocks the largest two, one that is computed and one on its way."""
+    blocks = [block for root in task.compilable() for block in repeated_blocks(root)]
+    inside = {id(p): p.nbytes for block in blocks for p in block.parameters()}
+    largest = sorted((sum(p.nbytes for p in block.parameters()) for block in blocks), reverse=True)[:2]
+    return sum(p.nbytes for p in task.trainable().parameters() if id(p) not in inside) + sum(largest)
+
+
 def activation_bytes(task: Task, batch: Batch, precision: str, *, recompute: bool = False) -> int:
     """Bytes that a forward pass keeps for the backward pass, weights and the batch itself not counted.
 

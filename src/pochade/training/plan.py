@@ -21,6 +21,7 @@ from pochade.training.costs import (
     fixed_memory,
     shapes_of,
     training_operations,
+    whole_bytes,
 )
 from pochade.training.executor import check
 from pochade.training.loader import draw
@@ -104,6 +105,8 @@ class Counted:
     encoding: float
     """Operations of encoding one picture."""
     fixed: dict[str, int]
+    whole: int
+    """Bytes of the weights that are whole at once where they are divided."""
     activations: int
     """Bytes of a sample."""
     cached: float
@@ -188,6 +191,7 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
                 operations=step.operations,
                 encoding=encoding.total / pictures,
                 fixed=step.fixed,
+                whole=step.whole,
                 activations=step.activations,
                 cached=cached / pictures,
                 sample=sum(value.nbytes for value in batches[0].values() if isinstance(value, Tensor)),
@@ -202,6 +206,7 @@ class _Step:
     parameters: int
     operations: float
     fixed: dict[str, int]
+    whole: int
     activations: int
 
 
@@ -223,7 +228,7 @@ def _step(stage: AnyStage, task: Task, batches: Sequence[Batch], known: dict[Any
     one, two = (kept(batch) for batch in batches)
     memory, trained = fixed_memory(task)
     fixed = {**memory, "copies for autocast": max(0, 2 * one - two)}
-    known[key] = _Step(trained, operations, fixed, two - one)
+    known[key] = _Step(trained, operations, fixed, whole_bytes(task), two - one)
     return known[key]
 
 
@@ -238,7 +243,7 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
     rate = accelerator.teraflops * 1e12 * MATRIX * share
     available = int(accelerator.gigabytes * 1e9 * USABLE)
     own = stage.batch_size // gpus
-    fixed = divided(found.fixed, gpus) if stage.fsdp else found.fixed
+    fixed = divided(found.fixed, found.whole, gpus) if stage.fsdp else found.fixed
     parts = fewest_parts(own, stage.accumulate, sum(fixed.values()), found.activations, available)
     batch = own // (parts or own)
     sent = int(2 * (gpus - 1) / gpus * 4 * found.parameters)
@@ -279,13 +284,13 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
     )
 
 
-def divided(memory: Mapping[str, int], gpus: int) -> dict[str, int]:
-    """The memory of the first of so many GPUs that divide it (``Stage.fsdp``), at the height of a step."""
+def divided(memory: Mapping[str, int], whole: int, gpus: int) -> dict[str, int]:
+    """The memory of the first of so many GPUs that divide it (``Stage.fsdp``), at the height of a step, when ``whole``
+    bytes of weights, and their gradients, are not divided."""
     if gpus == 1:
         return dict(memory)
     parts = {name: -(-memory[name] // gpus) for name in ("weights", "gradients", "optimiser", "average")}
-    whole = memory["weights"] + memory["gradients"]
-    return {**memory, **parts, "put together for a step": whole, "whole copy": memory["weights"]}
+    return {**memory, **parts, "put together for a step": 2 * whole, "whole copy": memory["weights"]}
 
 
 def source_bytes(stages: Sequence[AnyStage], pictures: int) -> int:

@@ -1,8 +1,8 @@
 """A task whose weights, gradients, moments and average are divided among the processes (FSDP2), and its checkpoints.
 
-The processes train a copy, of which each holds a part of every tensor; weights and gradients are whole from a forward
-pass to the end of its backward pass. The task itself stays whole: it takes the averaged weights whenever it is saved,
-measured on held-out samples or sampled from.
+The processes train a copy, of which each holds a part of every tensor. Weights and gradients of a block are whole while
+it is computed, forth and back, those outside of blocks from a forward pass to the end of its backward pass. The task
+itself stays whole: it takes the averaged weights whenever it is saved, measured on held-out samples or sampled from.
 """
 
 import copy
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed import checkpoint as dcp
 from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from pochade.denoisers.base import DenoiserModel
 from pochade.errors import FailureError, PochadeError
 from pochade.files import remove_folder
 from pochade.training.checkpoint import SHARDS, Checkpoint, Tensors, check_tensors, describe_last_good
+from pochade.training.compute import repeated_blocks
 from pochade.training.ema import EMA, module_tensors
 from pochade.training.task import Task
 
@@ -48,7 +50,13 @@ class Sharding:
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         self._roots = self.task.compilable()
         for root in self._roots:
-            # Not its blocks one by one: a network may use parts of one before it calls that.
+            for network in root.modules():
+                if isinstance(network, DenoiserModel):
+                    for block in repeated_blocks(network):
+                        called = network._block_methods.get(type(block).__name__)
+                        fully_shard(block, mesh=mesh)
+                        if called is not None:
+                            register_fsdp_forward_method(block, called)
             fully_shard(root, mesh=mesh, reshard_after_forward=False)
         missing = [n for n, p in self.task.trainable().named_parameters() if not isinstance(p, DTensor)]
         if missing:

@@ -75,6 +75,10 @@ class CoreBlock(nn.Module):
         self.feedforward = GatedFeedForward(dim, hidden)
         self.text = CrossAttention(dim, heads) if text else None
 
+    def prepare(self, text: Tensor | None) -> Context | None:
+        """Keys and values of text [B, M, D], the same in all passes."""
+        return None if text is None or self.text is None else self.text.context(text)
+
     def forward(
         self, x: Tensor, embedding: Tensor, context: Context | None, mask: Tensor | None, grid: tuple[int, int]
     ) -> Tensor:
@@ -120,8 +124,7 @@ class Core(nn.Module):
 
     def contexts(self, text: Tensor | None) -> list[Context | None]:
         """Keys and values of text [B, M, D] for each block."""
-        kinds = (block.text for block in cast(Iterable[CoreBlock], self.blocks))
-        return [None if text is None or kind is None else kind.context(text) for kind in kinds]
+        return [block.prepare(text) for block in cast(Iterable[CoreBlock], self.blocks)]
 
     def forward(self, s: Tensor, given: Given, iteration: Tensor) -> tuple[Tensor, Tensor]:
         """One pass, of the embedding ``iteration`` [D]: s [B, N, D] -> the next s, and the same before its norm."""
@@ -167,6 +170,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
+    _block_methods: ClassVar[dict[str, str]] = {"CoreBlock": "prepare"}
     _trunk: ClassVar[str] = "core.blocks"
 
     @register_to_config

@@ -49,6 +49,13 @@ class LRFBlock(nn.Module):
         self.text = CrossAttention(dim, heads) if text else None
         self.feedforward = GatedFeedForward(dim, hidden, dropout)
 
+    def prepare(
+        self, embedding: Tensor, text: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, Tensor] | None]:
+        """What is the same in all recursions: the vectors of the modulation by ``embedding`` [B, D], keys and values of
+        text [B, M, D]."""
+        return self.modulation(embedding), None if self.text is None or text is None else self.text.context(text)
+
     def forward(
         self,
         x: Tensor,
@@ -88,6 +95,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
     """
 
     _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
+    _block_methods: ClassVar[dict[str, str]] = {"LRFBlock": "prepare"}
     _trunk: ClassVar[str] = "core"
 
     @register_to_config
@@ -250,8 +258,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         prepared: list[tuple[LRFBlock, tuple[Tensor, ...], tuple[Tensor, Tensor] | None]] = []
         for block in self.core:
             assert isinstance(block, LRFBlock)
-            context = block.text.context(text[0]) if block.text is not None and text is not None else None
-            prepared.append((block, block.modulation(embedding), context))
+            prepared.append((block, *block.prepare(embedding, None if text is None else text[0])))
 
         h = x.view_as(x)  # a use of x apart, so that its gradients add up in the order of the recursions
         full: bool = self.config.gradient == "full"
