@@ -1,9 +1,12 @@
 """Shards in, chosen pictures out: each picture once, wherever the work is done and whatever dies on the way."""
 
 import json
+import os
+import signal
 import tarfile
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from PIL import Image
 
 from data.test_near_duplicates import photograph
 from pochade.cli import main
+from pochade.data.cache import latents
+from pochade.data.cache.parts import Part
 from pochade.data.prepare import curate as curation
 from pochade.data.prepare.curate import Curation, curate
 from pochade.data.prepare.executors import each_piece
@@ -22,6 +27,9 @@ from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource
 from pochade.errors import FailureError, PochadeError
+from pochade.recipes import stages_of
+from pochade.training.executor import Encoding
+from pochade.training.overrides import override
 
 SHARDS, EACH = 4, 12
 ALL = Curation(size=32, min_side=32, min_score=0.2, deduplicate=True)
@@ -191,25 +199,113 @@ def kill_workers(marks: Path, killed: list[int]) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.filterwarnings("ignore")  # of Ray
-def test_a_cluster_whose_workers_are_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    """Two workers on this machine."""
     ray: Any = pytest.importorskip("ray")
+    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
+    yield
+    ray.shutdown()
 
+
+@pytest.mark.filterwarnings("ignore")  # of Ray
+@pytest.mark.usefixtures("cluster")
+def test_a_cluster_whose_workers_are_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
     def wrong(number: int) -> int:
         raise PochadeError(f"piece {number} is wrong")
 
     source = write(tmp_path / "in", 10, 12, 128)
     curate(source, tmp_path / "local", ALL, progress=False)
     killed: list[int] = []
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
-    try:
-        killer = threading.Thread(target=kill_workers, args=(tmp_path / "cluster.partial" / "facts", killed))
-        killer.start()
-        curate(source, tmp_path / "cluster", ALL, on="ray", progress=False)
-        killer.join()
-        with pytest.raises(PochadeError, match=r"^piece \d is wrong$"):
-            list(each_piece(wrong, 2, "ray"))
-    finally:
-        ray.shutdown()
+    killer = threading.Thread(target=kill_workers, args=(tmp_path / "cluster.partial" / "facts", killed))
+    killer.start()
+    curate(source, tmp_path / "cluster", ALL, on="ray", progress=False)
+    killer.join()
     assert killed
     assert files(tmp_path / "cluster") == files(tmp_path / "local")
+    with pytest.raises(PochadeError, match=r"^piece \d is wrong$"):
+        list(each_piece(wrong, 2, "ray"))
+
+
+TOY = ("task.options=dim=16,heads=2,hidden=16,blocks=1", "task.autoencoder=lrf-openmoji", "initialise_from=none")
+
+
+def parts(run: Path) -> dict[str, bytes]:
+    found = (run / "cache").glob("*/part-*")
+    return {path.relative_to(run).as_posix(): path.read_bytes() for path in found}
+
+
+def rows(run: Path) -> list[bytes]:
+    """The keys of all pictures and captions in the cache of a run."""
+    shares = (run / "cache").glob("*/part-*.safetensors")
+    return sorted(key for path in shares for key in Part(path).keys)
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray
+@pytest.mark.usefixtures("cluster")
+def test_a_cache_whose_worker_is_killed_is_that_of_one_process(
+    expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first worker to make two parts dies while it has made a third and not written it."""
+    stages = tuple(override(stages_of("lrf-folder"), [f"data.source={expected}", *TOY]))
+    of_cluster, marks = Encoding(stages, tmp_path / "cluster" / "run"), tmp_path / "marks"
+    marks.mkdir()
+
+    def encode(number: int) -> int:
+        from pochade.data.cache import build, latents
+
+        (marks / f"worker-{os.getpid()}").touch()
+        part, latents.PART = latents.PART, 4  # until it returns: the process serves other tests
+        write_part, made = build.write_part, list[Path]()
+
+        def fail(path: Path, *rest: Any) -> None:
+            made.append(path)
+            if len(made) == 3 and not (marks / "killed").exists():
+                (marks / "killed").touch()
+                os.kill(os.getpid(), signal.SIGKILL)
+            write_part(path, *rest)
+
+        build.write_part = fail
+        try:
+            return of_cluster(number)
+        finally:
+            build.write_part, latents.PART = write_part, part
+
+    monkeypatch.setattr(latents, "PART", 4)
+    of_one = Encoding(stages, tmp_path / "one" / "run")
+    pictures = of_one(0)
+    assert list(each_piece(encode, 2, "ray")) == [pictures, pictures]
+    assert (marks / "killed").exists()
+    assert len(list(marks.glob("worker-*"))) > 1
+    found = parts(of_cluster.out)
+    assert found == parts(of_one.out)
+    assert len(found) > 8
+    keys = rows(of_cluster.out)
+    assert len(keys) == len(set(keys))
+    assert not list(of_cluster.out.rglob("*.claim"))
+
+
+@pytest.mark.filterwarnings("ignore")  # of Ray
+@pytest.mark.usefixtures("cluster")
+def test_two_commands_make_shards_and_their_latents_on_a_cluster(
+    source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As docs/scale.md has them, from a folder that the cluster was not started in."""
+    (tmp_path / "raw").symlink_to(source.path)
+    monkeypatch.chdir(tmp_path)
+    chosen = ("--size", "64", "--min-side", "32", "--deduplicate", "--min-score", "0.2")
+    for on in ("ray", "local"):
+        several = ("--workers", "2") if on == "ray" else ()
+        for command in (
+            ("data", "prepare", "folder", "--path", "raw", f"shards-{on}", *chosen, "--on", on),
+            ("cache", "lrf-folder", f"data.source=shards-{on}", *TOY, "--out", f"{on}/run", "--on", on, *several),
+        ):
+            with pytest.raises(SystemExit) as end:
+                main(command)
+            assert not end.value.code
+    assert files(tmp_path / "shards-ray").keys() == files(tmp_path / "shards-local").keys()
+    made = parts(tmp_path / "ray" / "run")
+    assert made
+    assert made == parts(tmp_path / "local" / "run")
+    kept = len(FolderSource(tmp_path / "shards-ray").open("all"))
+    assert len(rows(tmp_path / "ray" / "run")) == 2 * kept  # pictures and captions, with those held out

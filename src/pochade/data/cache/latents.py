@@ -34,6 +34,8 @@ EncodeText = Callable[[Sequence[str]], TextEncoding]
 
 VERSION = 1
 """Changes with the form of the table."""
+PART = 2048
+"""Pictures in a file."""
 
 
 @dataclass(frozen=True)
@@ -262,7 +264,8 @@ def _images(dataset: Dataset, size: int | Shape, encoders: LatentEncoders, table
         return {"latents": encoders.encode_images(images).float()}
 
     keys = table.images[table.first_picture]
-    return Contents("images", (encoders.images_identity, str(size)), keys, load, encode, "caching latents")
+    identity = encoders.images_identity, str(size)
+    return Contents("images", identity, keys, load, encode, "caching latents", part=PART)
 
 
 def _captions(dataset: Dataset, encoders: LatentEncoders, table: _Table) -> Contents[list[str]]:

@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pochade.data.progress import ahead
@@ -27,7 +28,8 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
     """Does all of ``count`` pieces, in any order; yields the samples in each when it is done.
 
     On a cluster a piece whose worker dies is done again by another one. Workers see the folders of this machine under
-    the same paths. The cluster is that of ``RAY_ADDRESS``; without it one of this machine's cores is started.
+    the same paths, also that which this process works in. The cluster is that of ``RAY_ADDRESS``; without it one of
+    this machine's cores is started.
 
     Args:
         piece: pickled for the workers.
@@ -48,8 +50,11 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
+    here = Path.cwd()
+
     def done(row: dict[str, Any]) -> dict[str, Any]:
         try:
+            os.chdir(here)  # whatever the folder is that the cluster was started in
             return {"samples": piece(int(row["id"])), "error": "", "wrong_use": False}
         except PochadeError as error:  # of which Ray would make one of many lines
             return {"samples": 0, "error": str(error), "wrong_use": not isinstance(error, FailureError)}
