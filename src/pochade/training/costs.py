@@ -180,7 +180,8 @@ def _remembered_call(
         apart = [t.detach().requires_grad_(t.requires_grad) for t in tensors]
         places = iter(apart)
         again = [next(places) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
-        calls[key] = _measured_call(forward, counter, *tree_unflatten(again, spec), [*own, *apart])
+        given, given_named = tree_unflatten(again, spec)
+        calls[key] = _measured_call(forward, counter, given, given_named, [*own, *apart])
     return tree_unflatten(_Remembered.apply(counter, calls[key], *own, *tensors), calls[key].spec)
 
 
