@@ -12,7 +12,7 @@ TITLES: dict[str, str] = {"lrf": "LRF", "iris": "IRIS", "lira": "LiRA", "microfo
 
 def costs(record: dict[str, Any]) -> str:
     """What a training step takes."""
-    least = min(cost["seconds"] for cost in record["costs"].values())
+    least = min(cost["seconds"] for name, cost in record["costs"].items() if not _is_variation(name))
     rows = [
         [
             TITLES.get(name, name),
@@ -21,7 +21,7 @@ def costs(record: dict[str, Any]) -> str:
             f"{cost['seconds'] / least:.2f}",
             f"{cost['bytes'] / 2**20:.0f}",
         ]
-        for name, cost in record["costs"].items()
+        for name, cost in sorted(record["costs"].items(), key=lambda item: _is_variation(item[0]))
     ]
     head = (
         f"A training step of {record['batch']} on a CPU ({record['device']}, {record['threads']} thread), time of the "
@@ -33,7 +33,7 @@ def costs(record: dict[str, Any]) -> str:
 def quality(record: dict[str, Any]) -> str:
     """Loss, and where pictures were made KID and R@1, for equal steps and for equal seconds; then what was tried."""
     rate = record["rows"][0]["rate"]
-    own = [row for row in record["rows"] if row["rate"] == rate and "," not in row["network"]]
+    own = [row for row in record["rows"] if row["rate"] == rate and not _is_variation(row["network"])]
     tried = [row for row in record["rows"] if row not in own and "equal steps" in row["kinds"]]
     parts: list[str] = []
     for kind in KINDS:
@@ -42,6 +42,11 @@ def quality(record: dict[str, Any]) -> str:
     if tried:
         parts.append(f"With another configuration or learning rate, equal steps:\n\n{_measured(tried, rates=True)}")
     return "\n\n".join(parts)
+
+
+def _is_variation(name: str) -> bool:
+    """Whether it is a network of a family with another configuration, "LRF, applied once"."""
+    return "," in name
 
 
 def _measured(rows: list[dict[str, Any]], *, rates: bool = False) -> str:
