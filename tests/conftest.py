@@ -1,6 +1,7 @@
 """Fixtures that several layers use: toy models, built once a session."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
             parameter.data += 0.2 * torch.randn_like(parameter)
     components = {"autoencoder": autoencoder, "denoiser": denoiser, "text_encoder": encoder}
     return {name: module.eval() for name, module in components.items()}
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Chromium, one for all tests of a process, which can drive one only."""
+    from export.web.browsing import FLAGS, find_browser
+
+    found = find_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
+        yield chromium
+        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from data.sources.iconify_sets import disc, write_packed
-from export.web.conftest import FLAGS, PATIENCE, find_browser
+from export.web.browsing import PATIENCE
 from export.web.serving import serve
 from pochade.cli import main
 from pochade.data.dataset import is_held_out
@@ -51,7 +51,9 @@ def write_set(folder: Path) -> None:
 
 @pytest.mark.no_cover  # other tests cover what it runs
 @pytest.mark.filterwarnings("default")
-def test_the_page_runs_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_page_runs_word_for_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path / "npm")  # npm pack needs a network
     lines = [line for line in shell_lines(ROOT / "docs" / "your-pictures.md") if line.startswith("pochade ")]
@@ -65,16 +67,12 @@ def test_the_page_runs_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyP
     report = json.loads(Path("report/report.json").read_text())
     assert (report["train"]["pictures"], report["held_out"]["pictures"]) == (2, 2)
     assert json.loads(Path("site/model/manifest.json").read_text())["defaults"]["steps"] == 4
-    program = find_browser()
-    from playwright.sync_api import sync_playwright
-
-    with serve(Path("site"), "/") as host, sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=FLAGS)
-        page = chromium.new_page()
+    with serve(Path("site"), "/") as host:
+        page = request.getfixturevalue("browser").new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(host.url)
         page.wait_for_selector("body[data-threads]")
         page.fill("#prompt", "a lighthouse, ultimate color icons style")
         page.click("#go")
         page.wait_for_selector("#pictures .tile:not([aria-busy])")
-        chromium.close()
+        page.close()

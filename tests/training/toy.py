@@ -12,14 +12,14 @@ from torch import Tensor, nn
 from pochade.data.samples import Samples
 from pochade.nn.keyed_random import keyed_normal
 from pochade.training.loader import draw
-from pochade.training.stage import Stage
+from pochade.training.stage import Settings, Stage
 from pochade.training.task import Batch, Task
 
 WIDTH = 8
 
 
 @dataclass(frozen=True)
-class ToySettings:
+class ToySettings(Settings):
     dropout: float = 0.2
     weighting: str | None = None
 

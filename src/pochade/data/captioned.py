@@ -60,7 +60,10 @@ class Wording:
 
     def has_trigger(self, caption: str) -> bool:
         """Whether a caption needs no trigger before it: it has the words, and not merely their letters."""
-        return re.search(rf"(?<!\w){re.escape(self.trigger.casefold())}(?!\w)", caption.casefold()) is not None
+        return (
+            not self.trigger
+            or re.search(rf"(?<!\w){re.escape(self.trigger.casefold())}(?!\w)", caption.casefold()) is not None
+        )
 
     def _worded(self, caption: str, number: int) -> str:
         draw, template = divmod(number, len(self.templates))

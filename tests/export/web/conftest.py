@@ -9,19 +9,13 @@ from typing import Any
 
 import pytest
 
+from export.web.browsing import PATIENCE, PLAIN
 from export.web.serving import Host, serve
 from once import made_once
 from pochade.runtime.manifest import Quality
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "microsoft-edge")
-PLAIN = "plain.test"
-"""A name of this machine that the browser does not trust: plain http, as in a local network."""
-RULES = f"MAP {PLAIN} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1"
-FLAGS = ("--no-sandbox", "--disable-dev-shm-usage", f"--host-resolver-rules={RULES}")
 QUALITY = (Quality(1, None, 0.3, 0.1), Quality(2, None, 0.1, 0.3), Quality(4, None, 0.2, 0.2))
 """The toy's table: two steps are the best."""
-PATIENCE = 120_000
-"""Milliseconds for what ends at once on a machine that is not busy."""
 
 
 @pytest.fixture(scope="session")
@@ -48,26 +42,6 @@ def toy_bundle(toy_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     for path in (toy_site / "model").glob("*.gz"):
         (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
     return folder
-
-
-def find_browser() -> str:
-    """The program of a browser; skips where there is none."""
-    found = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if found is None:
-        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} is installed (Debian: apt-get install chromium)")
-    return found
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    """Chromium."""
-    found = find_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
-        yield chromium
-        chromium.close()
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from cli.run import cli
-from export.web.conftest import FLAGS, PATIENCE, PLAIN, find_browser
+from export.web.browsing import FLAGS, PATIENCE, PLAIN, find_browser
 from export.web.serving import Host, serve
 from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
