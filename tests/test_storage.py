@@ -5,24 +5,30 @@ import http.server
 import json
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import pytest
+import torch
 from PIL import Image
 
 from cli.run import cli
 from pochade import storage
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import ShardWriter, picture_record
+from pochade.data.samples import PixelSamples
 from pochade.data.sources import FolderSource, open_source, parse_source
+from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import parse_pairs
+from pochade.data.sources.streamed import open_streamed
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
 from pochade.recipes import stages_of
 from pochade.storage import ATTEMPTS, Mirror, cache_folder, fetch, send, url_of
 from pochade.training.executor import mirror_of, run
+from pochade.training.loader import Loader
 from pochade.training.overrides import override
 
 
@@ -206,6 +212,38 @@ def test_a_shard_is_read_from_s3_by_one_request_and_its_pictures_by_none(
     requests.clear()
     assert {data.image(index, 16).getpixel((0, 0))[0] for index in range(len(data))} == set(range(20))
     assert not requests
+
+
+def test_shards_are_streamed_from_s3_one_request_each(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=5, decoded=True) as writer:
+        for number in range(40):
+            image = Image.new("RGB", (16, 16), (number, 0, 0))
+            writer.add(picture_record(f"{number}", png(image), ".png", [f"picture {number}"]))
+    send(tmp_path / "shards", f"{server}/streamed")
+    system = fsspec.get_filesystem_class("s3")
+    call, read = system._call_s3, list[str]()
+
+    async def counted(self: Any, method: str, *given: Any, **options: Any) -> Any:
+        read.extend([options["Key"]] if method == "get_object" else [])
+        return await call(self, method, *given, **options)
+
+    monkeypatch.setattr(system, "_call_s3", counted)
+    limit = 6 * max(path.stat().st_size for path in (tmp_path / "shards").glob("*.tar"))
+    data = open_streamed(f"{server}/streamed", "all", classes=None, limit=limit, reading=Reading())
+    loader = Loader(PixelSamples(data, 16), seed=0, batch_size=4, start=0, stop=10)
+    pictures = torch.cat([batch["image"] for batch in loader])
+    loader.close()
+    assert sorted(((pictures[:, 0, 0, 0] + 1) * 127.5).round().tolist()) == list(range(40))
+    shards = [key for key in read if key.endswith(".tar")]
+    assert set(shards) == {f"streamed/{shard.name}" for shard in data.shards}
+    assert len(shards) <= len(data.shards) + 1 + data.windows.shards  # the first look, and the window after the pass
+    held = 0
+    for path in data.cache.folder.iterdir():  # of which the threads may still make and delete some
+        with suppress(FileNotFoundError):
+            held += path.stat().st_size if ".tar" in path.name else 0
+    assert held <= limit
 
 
 def test_a_model_is_read_from_s3(server: str, toy_pipeline_folder: Path) -> None:

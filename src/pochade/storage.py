@@ -82,6 +82,25 @@ def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
     return _copy(url, wanted)
 
 
+def fetch_if_any(url: str) -> Path | None:
+    """A local copy of a file, None where there is none. Raises as ``fetch``."""
+    remote = _Remote(url)
+    return fetch(url) if _retried(url, remote.exists) else None
+
+
+def fetch_file(url: str, path: Path, check: Callable[[Path], None], size: int) -> None:
+    """Fetches a file of ``size`` bytes to ``path``, whole or not at all; ``check`` raises OSError for a copy that is to
+    be fetched again.
+
+    Raises PochadeError where it has another size, and as ``fetch``.
+    """
+    remote = _Remote(url)
+    stamp = _retried(url, remote.stamp)
+    if stamp[0] != size:
+        raise PochadeError(f"{url}: {stamp[0]:,} bytes, its index says {size:,}")
+    _fetch(remote, stamp, path, check)
+
+
 def check_empty(name: str, url: str) -> None:
     """Raises PochadeError, with the argument ``name``, where something lies at a URL or it cannot be written to."""
     remote = _Remote(url)
@@ -236,11 +255,12 @@ def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"]) -> Path:
     return folder
 
 
-def _fetch(remote: _Remote, stamp: Stamp, path: Path) -> None:
+def _fetch(remote: _Remote, stamp: Stamp, path: Path, check: Callable[[Path], None] = lambda _: None) -> None:
     def once() -> None:
         with atomic_path(path) as temporary:
             try:
                 remote.get(temporary, stamp)
+                check(temporary)
             except OSError as error:
                 raise _Again(error) from error
 

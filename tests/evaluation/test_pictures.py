@@ -186,6 +186,8 @@ def test_data_that_is_gone_is_known_by_its_fingerprint(drawings: Path) -> None:
     assert seen_groups(data, [gone]) == Seen(frozenset(data.groups()))
     other = TrainingData("/no/such/folder", "0" * 64, held_out=False)
     assert seen_groups(data, [other]) == Seen(frozenset(), ("/no/such/folder",))
+    streamed = TrainingData("openmoji", "0" * 64, held_out=True, streamed=True)  # which would be read as a whole
+    assert seen_groups(data, [streamed]) == Seen(frozenset(), ("openmoji",))
 
 
 def test_data_that_changed_since_the_training_are_told(drawings: Path, tmp_path: Path) -> None:
@@ -199,7 +201,7 @@ def test_data_that_changed_since_the_training_are_told(drawings: Path, tmp_path:
     assert seen.warnings() == [f"{folder} was changed after the model was trained on it: {doubt}"]
     moved = folder.rename(tmp_path / "moved")
     seen = seen_groups(open_source(moved, "all"), [record])
-    assert seen.warnings() == [f"the model was trained on {folder}, which is not there any more: {doubt}"]
+    assert seen.warnings() == [f"the model was trained on {folder}, which is not here: {doubt}"]
 
 
 def test_what_pairs_are_made_of_was_trained_on() -> None:

@@ -1,6 +1,7 @@
 """Captions made richer: a trigger, templates, tags in another order, words left out."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
 
@@ -101,6 +102,7 @@ class Captioned(Dataset):
                 "captions of their names"
             )
         self.dataset, self.wording = dataset, wording
+        self.windows = dataset.windows
         self._note_trigger()
 
     def _note_trigger(self) -> None:
@@ -141,6 +143,12 @@ class Captioned(Dataset):
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.class_names
+
+    def expect(self, seed: int, position: int | None) -> None:
+        self.dataset.expect(seed, position)
+
+    def spread(self, count: int) -> Sequence[int]:
+        return self.dataset.spread(count)
 
     def fingerprint(self) -> str:
         return sha256(f"{self.dataset.fingerprint()} {astuple(self.wording)}".encode()).hexdigest()

@@ -15,6 +15,7 @@ from pochade.images.decode import fitted
 
 if TYPE_CHECKING:
     from pochade.data.report import Report
+    from pochade.data.windows import Windows
 
 Split = Literal["train", "held_out", "composed", "all"]
 SPLITS: tuple[Split, ...] = get_args(Split)
@@ -57,9 +58,12 @@ class Dataset(ABC):
 
     Attributes:
         classes: names of the classes where pictures are labelled, which then have no captions; else empty.
+        windows: the order in which pictures are read that this machine's disk does not hold, none of which is then a
+            variant of another; None: they are read in any order.
     """
 
     classes: tuple[str, ...] = ()
+    windows: "Windows | None" = None
 
     @property
     def report(self) -> "Report | None":
@@ -115,6 +119,15 @@ class Dataset(ABC):
             facts = [self.identity(index), item.captions, item.label, item.group, item.split]
             digest.update(json.dumps(facts).encode())
         return digest.hexdigest()
+
+    def expect(self, seed: int, position: int | None) -> None:
+        """Told where a run with ``seed`` is, a data set with ``windows`` fetches what it reads next; None: nothing."""
+        del seed, position
+
+    def spread(self, count: int) -> Sequence[int]:
+        """At most ``count`` pictures from all over the data set; from as few shards as hold them where it has
+        ``windows``."""
+        return range(0, len(self), -(-len(self) // count))
 
     def groups(self) -> dict[str, list[int]]:
         """The pictures of each group, groups and pictures in the order of the data set."""

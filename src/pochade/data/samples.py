@@ -43,7 +43,8 @@ class Samples(Protocol):
     ``len`` is the number of samples that an epoch shows. ``batch`` gives those at ``indices`` [B] int64 in [0, len);
     whatever is random in them comes from ``keys`` [B] int64, so that a sample is the same alone and in any batch.
     ``order`` says which samples are seen at ``positions`` [B] int64 of a run with ``seed``, in steps of ``batch_size``:
-    each epoch is a permutation of its own. ``notes`` are lines to print before a training.
+    each epoch is a permutation of its own. ``expect`` is told where a run is, before what is seen there is drawn, and
+    None at its end. ``notes`` are lines to print before a training.
     """
 
     def __len__(self) -> int: ...
@@ -53,6 +54,8 @@ class Samples(Protocol):
     def order(self, seed: int, positions: Tensor, batch_size: int) -> Tensor:
         del batch_size
         return permuted(seed, positions, len(self))
+
+    def expect(self, seed: int, position: int | None) -> None: ...
 
     def notes(self) -> list[str]:
         return []
@@ -116,6 +119,8 @@ def distinct(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def groups_of(dataset: Dataset) -> Groups:
     """The groups of a data set."""
+    if dataset.windows is not None:
+        return Groups(None, None, len(dataset))
     return Groups.by_name(digests(b"".join(digest(dataset.item(index).group) for index in range(len(dataset)))))
 
 
@@ -143,7 +148,24 @@ def _normalised(pixels: Sequence[np.ndarray]) -> Tensor:
     return (torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).float() / 127.5 - 1).contiguous()
 
 
-class PixelSamples(Samples):
+class PictureSamples(Samples):
+    """Pictures of a data set, in its groups and its order."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset, self.groups = dataset, groups_of(dataset)
+
+    def __len__(self) -> int:
+        return len(self.groups)
+
+    def order(self, seed: int, positions: Tensor, batch_size: int) -> Tensor:
+        windows = self.dataset.windows
+        return super().order(seed, positions, batch_size) if windows is None else windows.order(seed, positions)
+
+    def expect(self, seed: int, position: int | None) -> None:
+        self.dataset.expect(seed, position)
+
+
+class PixelSamples(PictureSamples):
     """Pictures as pixels: ``{"image" [B, 3, size, size] in [-1, 1], "name"}``, a variant of each group drawn evenly.
 
     What was decoded stays in memory while a quarter of what was free has room for it: decoding takes longer than a
@@ -151,17 +173,14 @@ class PixelSamples(Samples):
     """
 
     def __init__(self, dataset: Dataset, size: int) -> None:
-        self.dataset, self.size = dataset, size
-        self._groups = groups_of(dataset)
-        memory = device_memory(torch.device("cpu"))
+        super().__init__(dataset)
+        self.size = size
+        memory = None if dataset.windows else device_memory(torch.device("cpu"))
         self._room = 0 if memory is None else int(KEPT_SHARE * memory.free) // (3 * size**2)
         self._kept: dict[int, np.ndarray] = {}
 
-    def __len__(self) -> int:
-        return len(self._groups)
-
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:
-        pictures: list[int] = self._groups.draw(indices, keys).tolist()
+        pictures: list[int] = self.groups.draw(indices, keys).tolist()
         names = [self.dataset.item(picture).name for picture in pictures]
         unknown = [picture for picture in dict.fromkeys(pictures) if picture not in self._kept]
         known = dict(zip(unknown, _pixels(self.dataset, unknown, self.size, self.size), strict=True))

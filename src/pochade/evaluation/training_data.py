@@ -28,9 +28,13 @@ class TrainingData:
     """Whether the held-out split was left out of the training."""
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger pictures were not read."""
+    streamed: bool = False
+    """Whether it was read by windows, as it fits on no disk."""
 
     def open(self, *, progress: bool = True) -> Dataset:
-        """What was trained on, however much cannot be read. Raises as `open_source`."""
+        """What was trained on, however much cannot be read. Raises as `open_source`, and where it was streamed."""
+        if self.streamed:
+            raise PochadeError(f"{self.source}: streamed, not to be read as a whole")
         reading = Reading(max_megapixels=self.max_megapixels, max_skipped=1)
         return open_source(self.source, "train" if self.held_out else "all", progress=progress, reading=reading)
 
@@ -54,8 +58,9 @@ def read_training_data(model: Path) -> tuple[TrainingData, ...]:
             settings = record.get("stage", {}).get("data", {})
             if any(settings.get(name) not in (None, 1.0) for name in CHANGES):
                 fingerprint = ""
+            streamed = settings.get("cache_limit") is not None
             for source in record["sources"]:
-                found.append(TrainingData(str(source), fingerprint, held_out, limit))
+                found.append(TrainingData(str(source), fingerprint, held_out, limit, streamed))
                 fingerprint = ""
         except (KeyError, TypeError, ValueError) as error:
             raise PochadeError(f"{path}: not a record of a training ({type(error).__name__}: {error})") from error
@@ -70,14 +75,14 @@ class Seen:
     groups: frozenset[str]
     """Groups of the data that were trained on."""
     unknown: tuple[str, ...] = ()
-    """Sources that were trained on and cannot be compared with the data: they are not there any more."""
+    """Sources that were trained on and cannot be compared with the data: they are not here."""
     changed: tuple[str, ...] = ()
     """Sources that hold others than the pictures and captions that were trained on."""
 
     def warnings(self) -> list[str]:
         """What makes held-out pictures doubtful, a sentence each."""
         doubt = "pictures that count as held out may have been trained on"
-        gone = [f"the model was trained on {source}, which is not there any more: {doubt}" for source in self.unknown]
+        gone = [f"the model was trained on {source}, which is not here: {doubt}" for source in self.unknown]
         changed = [f"{source} was changed after the model was trained on it: {doubt}" for source in self.changed]
         return [*gone, *changed]
 

@@ -1,5 +1,6 @@
 """Where the data of a stage come from, as settings, and their data sets."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -19,6 +20,8 @@ from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.training.stage import DataSettings, Settings, Stage
 
 T = TypeVar("T")
+_UNITS = ("", "K", "M", "G", "T")
+_BYTES = re.compile(r"(\d+(?:\.\d+)?) ?([KMGT]?)B", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,9 @@ class ImageData(DataSettings):
     cached: bool = True
     """Encode every picture once, into the cache of the run; else anew whenever it is drawn, where encoding is cheap or
     the data have no end."""
+    cache_limit: str | None = None
+    """Bytes of prepared shards that a machine's disk holds at a time, such as 200GB: they are read in windows of a
+    third of it, within each of which pictures are shuffled; needs ``cached=false``. None: it holds all."""
     max_skipped: float = MAX_SKIPPED
     """Fraction of the files that may be unusable, in [0, 1], before training is refused."""
     max_megapixels: float = MAX_MEGAPIXELS
@@ -102,11 +108,36 @@ class ImageData(DataSettings):
                 raise PochadeError(f"data.ratios: {self.ratios:g} given with data.shifts, whose copies are squares")
         source = required(self.source, "data.source", stage)
         wording = self.wording
+        part = split if self.held_out else "all"
         with advising("data.held_out=false"):
-            dataset = source.open(split if self.held_out else "all", reading=self.reading)
+            if self.cache_limit is None:
+                dataset = source.open(part, reading=self.reading)
+            else:
+                dataset = source.stream(part, self._limit(self.cache_limit), self.reading)
         dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
+
+    def _limit(self, text: str) -> int:
+        """Bytes. Raises PochadeError for no number of bytes, and for settings that need all pictures at once."""
+        found = _BYTES.fullmatch(text)
+        if found is None or not float(found[1]):
+            raise PochadeError(
+                f"data.cache_limit: {text!r} given, allowed are 500MB, 200GB, 1.5TB and the like, and none"
+            )
+        if self.cached:
+            raise PochadeError(
+                "data.cache_limit: given with data.cached=true, a cache of all: allowed is data.cached=false"
+            )
+        for name, default in (("best", 1.0), ("shifts", None), ("ratios", None)):
+            value = getattr(self, name)
+            if value != default:
+                allowed = "none" if default is None else f"{default:g}"
+                raise PochadeError(
+                    f"data.{name}: {value:g} given with data.cache_limit, but needs all pictures at once: allowed is "
+                    f"{allowed}"
+                )
+        return int(float(found[1]) * 1000 ** _UNITS.index(found[2].upper()))
 
     def open_held_out(self) -> Dataset | None:
         """The pictures that are kept out of training; None where none are. Raises as ``open``."""

@@ -270,7 +270,18 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
             resolve_device(stage.device)
             check_trackers(stage.trackers)
             found[stage.name] = kind.check(stage, stages[:number], components)
+            _check_windows(stage, found[stage.name])
     return found
+
+
+def _check_windows(stage: AnyStage, data: Data) -> None:
+    for dataset in data.values():
+        windows = dataset.windows if isinstance(dataset, Dataset) else None
+        if windows is not None and windows.smallest < stage.batch_size:
+            raise PochadeError(
+                f"data.cache_limit: its windows of {windows.shards} shards have {windows.smallest} pictures, a batch "
+                f"of {stage.name} {stage.batch_size}: a larger limit, or a smaller batch_size, is expected"
+            )
 
 
 def _check_start(stage: AnyStage, earlier: Sequence[AnyStage]) -> None:

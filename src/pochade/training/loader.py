@@ -85,6 +85,7 @@ class Loader:
     def _produce(self) -> None:
         try:
             for step in range(self.start, self.stop):
+                self.samples.expect(self.seed, step * self.batch_size)
                 for part in range(self.accumulate):
                     if self._closed.is_set():
                         return
@@ -131,3 +132,4 @@ class Loader:
         self._closed.set()
         if self._thread.is_alive():
             self._thread.join()
+        self.samples.expect(self.seed, None)

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from pochade.data.cache.latents import LatentEncoders
 from pochade.data.dataset import Dataset, Shape
-from pochade.data.samples import Batch, Samples, Stream, decode, groups_of
+from pochade.data.samples import Batch, PictureSamples, Samples, Stream, decode
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import keyed_integers
 
@@ -23,14 +23,11 @@ def encode_on_the_fly(dataset: Dataset, size: int | Shape, encoders: LatentEncod
     return _Encoded(dataset, size, encoders)
 
 
-class _Encoded(Samples):
+class _Encoded(PictureSamples):
     def __init__(self, dataset: Dataset, size: int | Shape, encoders: LatentEncoders) -> None:
-        self.dataset, self.encoders = dataset, encoders
+        super().__init__(dataset)
+        self.encoders = encoders
         self.width, self.height = (size, size) if isinstance(size, int) else size
-        self.groups = groups_of(dataset)
-
-    def __len__(self) -> int:
-        return len(self.groups)
 
     @torch.no_grad()
     def batch(self, indices: Tensor, keys: Tensor) -> Batch:

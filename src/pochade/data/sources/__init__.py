@@ -55,6 +55,13 @@ class Source(ABC):
     @abstractmethod
     def _open(self, split: Split, reading: "Reading") -> Dataset: ...
 
+    def stream(self, split: Split, limit: int, reading: "Reading") -> Dataset:  # noqa: ARG002
+        """As ``open``, with at most ``limit`` bytes of the pictures on this machine.
+
+        Raises as ``pochade.data.sources.streamed.open_streamed``, and PochadeError where this is not served.
+        """
+        raise PochadeError(f"data.cache_limit: given for {self}, allowed for a folder or a URL of prepared shards")
+
     def paths(self) -> tuple[Path, ...]:
         """The files and folders that it reads, but for installed packages."""
         return ()
@@ -143,6 +150,13 @@ class FolderSource(Source):
         from pochade.data.sources.folder import open_folder
 
         return open_folder(path, split, classes=self.classes, reading=reading)
+
+    def stream(self, split: Split, limit: int, reading: "Reading") -> Dataset:
+        from pochade.data.sources.streamed import open_streamed
+
+        self.check()
+        url = url_of(self.path) or f"file://{self.path.expanduser().absolute()}"
+        return open_streamed(url, split, classes=self.classes, limit=limit, reading=reading)
 
     def captioned(self) -> Source:
         return self if self.classes else replace(self, classes=False)

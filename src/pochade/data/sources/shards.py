@@ -36,7 +36,7 @@ from pochade.data.sources.formats import (
 from pochade.data.sources.image_files import ImageFiles, Picture, Reading, Records
 from pochade.data.sources.tars import Contents, Member, Shard, find_shards, read_shard, top_folders
 from pochade.data.store import store_for
-from pochade.errors import PochadeError
+from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
@@ -73,12 +73,12 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     folder, shards, missing, notes = find_shards(path)
     names = read_class_names({shard.path.parent for shard in shards})
     store = store_for(folder)
-    parts: list[_Part] = []
+    parts: list[Part] = []
 
-    def remembered(shard: Shard) -> _Part:
+    def remembered(shard: Shard) -> Part:
         place = store / "shards" / f"{sha256(os.fsencode(shard.name)).hexdigest()[:16]}.safetensors"
         at = json.dumps([FORM, READERS, *shard.stamp(), reading.max_megapixels])
-        return _Part.read(place, at, shard) or _Part.make(place, at, shard, reading)
+        return Part.read(place, at, shard) or Part.make(place, at, shard, reading)
 
     for _, part in each(remembered, shards, f"reading {folder}", reading.progress):
         parts.append(part)
@@ -98,14 +98,14 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     return ImageFiles(records, names, report, split=split, classes=classes, reading=reading)
 
 
-class _Part:
+class Part:
     """What is remembered of a shard: its usable pictures in columns that are mapped into memory, and a report."""
 
     def __init__(self, shard: Shard, columns: Mapping[str, np.ndarray], about: Mapping[str, Any]) -> None:
         self.shard, self.columns, self.about = shard, columns, about
 
     @classmethod
-    def read(cls, place: Path, at: str, shard: Shard) -> "_Part | None":
+    def read(cls, place: Path, at: str, shard: Shard) -> "Part | None":
         """None where nothing is remembered, of another state of the shard, or what is damaged."""
         try:
             with safe_open(place, "pt") as file:
@@ -118,7 +118,7 @@ class _Part:
             return None
 
     @classmethod
-    def make(cls, place: Path, at: str, shard: Shard, reading: Reading) -> "_Part":
+    def make(cls, place: Path, at: str, shard: Shard, reading: Reading) -> "Part":
         """Reads the shard, decodes its pictures unless that was done before they were written, and remembers it."""
         contents = read_shard(shard, pair_pictures)
         skipped, notes = list(contents.skipped), Counter[str]()
@@ -147,6 +147,20 @@ class _Part:
         words = {"at": at, "about": json.dumps({**about, "sha256": facts.hexdigest()})}
         write_tensors(place, {name: torch.from_numpy(column) for name, column in columns.items()}, words)
         return cls.read(place, at, shard) or cls(shard, columns, json.loads(words["about"]))
+
+    @classmethod
+    def listed(cls, path: Path, name: str, samples: int) -> "Part":
+        """The pictures of a shard that was prepared, each known to be readable; they are not read.
+
+        Raises:
+            FailureError: it does not hold so many.
+        """
+        shard = Shard(path, name, None)
+        found = read_shard(shard, pair_pictures)
+        if len(found.samples) != samples:
+            raise FailureError(f"{name}: {len(found.samples)} pictures that can be used, its index says {samples}")
+        usable = [(picture, b"", None) for picture in found.samples]
+        return cls(shard, _columns(usable, len(name) + 1), {})
 
     def __len__(self) -> int:
         return len(self.columns["label"])
@@ -212,7 +226,7 @@ def _columns(usable: Sequence[_Usable], prefix: int) -> dict[str, np.ndarray]:
 class _ShardRecords(Records):
     """The pictures of all parts, one part after the other; ``sides``: of each part, by its folder, "" for neither."""
 
-    def __init__(self, parts: Sequence[_Part], sides: Sequence[str]) -> None:
+    def __init__(self, parts: Sequence[Part], sides: Sequence[str]) -> None:
         self.parts = parts
         self._starts = [0, *itertools.accumulate(map(len, parts))]
         self.labels = self._joined("label")
@@ -228,7 +242,7 @@ class _ShardRecords(Records):
     def _joined(self, name: str) -> np.ndarray:
         return np.concatenate([part.columns[name] for part in self.parts])
 
-    def _at(self, index: int) -> tuple[_Part, int]:
+    def _at(self, index: int) -> tuple[Part, int]:
         number = bisect_right(self._starts, index) - 1
         return self.parts[number], index - self._starts[number]
 

@@ -38,7 +38,7 @@ Pairing = Callable[[Path, str, list[Member]], Contents]
 """From a shard, its name and its members to its samples."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """What an index lists of a shard; ``decoded``: every picture in it was decoded before it was written."""
 
@@ -78,7 +78,7 @@ def find_shards(path: Path) -> Shards:
         PochadeError: there are none, or an index is damaged.
     """
     folder, files, notes = _files(path)
-    indexes = {place: _read_index(place / INDEX) for place in {file.parent for file in files}}
+    indexes = {place: read_index(place / INDEX) for place in {file.parent for file in files}}
     shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
     missing: list[Skipped] = []
     for place, entries in sorted(indexes.items()) if path.is_dir() else ():
@@ -149,7 +149,8 @@ def _files(path: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
     return folder, files, notes
 
 
-def _read_index(path: Path) -> dict[str, Entry]:
+def read_index(path: Path) -> dict[str, Entry]:
+    """What the file lists of each shard; nothing where there is none. Raises PochadeError for a damaged one."""
     if not path.is_file():
         return {}
     try:

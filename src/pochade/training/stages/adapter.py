@@ -164,7 +164,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
 
 def shown_items(dataset: Dataset) -> list[int]:
     """Some pictures from all over the data."""
-    return list(range(0, len(dataset), -(-len(dataset) // PAIRS)))
+    return list(dataset.spread(PAIRS))
 
 
 def words_of(dataset: Dataset, index: int) -> str:

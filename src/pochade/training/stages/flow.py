@@ -297,6 +297,11 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         if settings.text_encoder is None:
             return ClassLabelEncoder(dataset.classes)
         if settings.text_encoder == JOINT:
+            if dataset.windows is not None:
+                raise PochadeError(
+                    f"task.text_encoder: {JOINT} given with data.cache_limit, but its vocabulary is of all captions: "
+                    f"allowed are {', '.join(text_encoders.KNOWN)}"
+                )
             return BagEncoder(BagEncoder.train_tokenizer(["a picture"], 257))
         return components.text_encoder(settings.text_encoder, options_of(settings).get("text_dim"))
 

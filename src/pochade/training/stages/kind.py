@@ -155,8 +155,12 @@ def tensor_shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def cropped_to_squares(datasets: Sequence[Dataset]) -> list[str]:
-    """How much is lost where pictures are cropped to squares, a line for each data set of which something is."""
-    shares = [lost([data.dimensions(i) for i in range(len(data))], lambda _: (1, 1)) for data in datasets]
+    """How much is lost where pictures are cropped to squares, a line for each data set of which something is.
+
+    Not of one with ``windows``, of which little is here.
+    """
+    here = [data for data in datasets if data.windows is None]
+    shares = [lost([data.dimensions(i) for i in range(len(data))], lambda _: (1, 1)) for data in here]
     return [f"{share:.1%} of the pixels are cropped, to squares" for share in shares if share >= CROPPED]
 
 

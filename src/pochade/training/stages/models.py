@@ -268,7 +268,10 @@ def images_identity(autoencoder: Any) -> str:
 
 
 def cut_captions(dataset: Dataset, encoder: PromptEncoder) -> str:
-    """How many captions are longer than a text encoder reads, with the names of the first; "" for none."""
+    """How many captions are longer than a text encoder reads, with the names of the first; "" for none, and of a data
+    set with ``windows``, of which little is here."""
+    if dataset.windows is not None:
+        return ""
     items = (dataset.item(index) for index in range(len(dataset)))
     return cut_texts("caption", ((item.name, text) for item in items for text in item.captions), encoder)
 
@@ -309,7 +312,7 @@ def shown_of(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline) -
 
 
 def _shown(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline, count: int) -> list[Shown]:
-    chosen = range(0, len(dataset), -(-len(dataset) // count))
+    chosen = dataset.spread(count)
     prompts = [dataset.item(i).captions[0] for i in chosen]
     if data.ratios is None:
         return [Shown(prompt) for prompt in prompts]
@@ -385,5 +388,5 @@ def held_out_of(
     dataset = data.open_held_out()
     if dataset is None:
         return None
-    some = dataset.subset(range(0, len(dataset), -(-len(dataset) // DRAWS)))
+    some = dataset.subset(dataset.spread(DRAWS))
     return latents_of(data, some, pipeline, text_encoder, inputs)

@@ -1,7 +1,6 @@
 """The common parts of autoencoder and decoder stages: the loss of a reconstruction, an adversary, sheets, saving."""
 
 import itertools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -161,8 +160,7 @@ def with_start(stage: AnyStage, network: nn.Module, adversarial: bool) -> AnySta
 def shown_pictures(data: ImageData, dataset: Dataset) -> Tensor:
     """Some pictures [B, 3, size, size] in [-1, 1], held-out ones where there are any."""
     shown = data.open_held_out() or dataset
-    indices = range(0, len(shown), math.ceil(len(shown) / SHOWN))
-    return torch.stack([to_tensor(shown.image(i, data.size)) for i in indices])
+    return torch.stack([to_tensor(shown.image(i, data.size)) for i in shown.spread(SHOWN)])
 
 
 @dataclass(kw_only=True)
