@@ -52,6 +52,7 @@ def test_paths_of_any_kind_and_numbers_of_numpy_are_taken(folder: Path, tmp_path
         (lambda: open_source(None), "source: None given, allowed is openmoji, "),  # pyright: ignore[reportArgumentType]
         (lambda: parse_source(5), "source: 5 given, allowed is openmoji, "),  # pyright: ignore[reportArgumentType]
         (lambda: open_source("openmoji", 5), "split: 5 given, allowed are "),  # pyright: ignore[reportArgumentType]
+        (lambda: open_source("synthetic:4", reading="white"), "reading: 'white' given, allowed are a Reading and None"),  # pyright: ignore[reportArgumentType]
         (lambda: Reading(background=["white"]), r"background: \['white'\] given, allowed are a colour"),  # pyright: ignore[reportArgumentType]
         (lambda: Reading(max_megapixels="25"), "max_megapixels: '25' given, more than 0 expected"),  # pyright: ignore[reportArgumentType]
         (lambda: Reading(max_skipped=None), "max_skipped: None given, a fraction from 0 to 1"),  # pyright: ignore[reportArgumentType]

@@ -212,6 +212,7 @@ def test_what_does_not_fit_is_named_in_one_line(folders: tuple[Path, Path, Path]
         ({"denoiser.nowhere.lora_A.weight": torch.zeros(2, 2)}, r"denoiser.nowhere.lora_A.weight has no layer$"),
         ({f"{layer}.lora_C.weight": torch.zeros(2)}, r"lora_C.weight is unknown$"),
         ({name: tensors[name]}, rf"{layer}.lora_B.weight is missing beside {name}$"),
+        ({name: 5}, rf"{name} is 5, no tensor$"),
         ({}, "it holds no tensors$"),
     ):
         with pytest.raises(PochadeError, match=message):
@@ -222,6 +223,11 @@ def test_what_does_not_fit_is_named_in_one_line(folders: tuple[Path, Path, Path]
     pipe.load_lora_weights(tensors, adapter_name="a")
     with pytest.raises(PochadeError, match="adapter_name: 'a' is taken"):
         pipe.load_lora_weights(first, adapter_name="a")
+    for weight in (float("nan"), "0.5", [[1.0, True]], {"denoiser": float("inf")}):
+        with pytest.raises(PochadeError, match="adapter_weights: .* given, allowed are finite numbers$"):
+            pipe.set_adapters("a", weight)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(PochadeError, match="lora_scale: nan given, allowed are finite numbers$"):
+        pipe.fuse_lora(lora_scale=float("nan"))
     with pytest.raises(PochadeError, match=r"adapter_name: 'b' given, allowed are a$"):
         pipe.save_lora_weights(tmp_path, "b")
     with pytest.raises(PochadeError, match="save_directory: a model with adapters given"):

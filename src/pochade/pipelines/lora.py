@@ -14,6 +14,7 @@ from diffusers.utils.constants import USE_PEFT_BACKEND
 from torch import Tensor, nn
 
 import pochade
+from pochade.arguments import check_number, shown
 from pochade.errors import PochadeError, missing_extra
 from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file, read_head
 from pochade.tensors import read_tensors, write_tensors
@@ -131,9 +132,19 @@ class LoRAMixin(LoraBaseMixin):
         head = {LORA_ADAPTER_METADATA_KEY: json.dumps(configs), "pochade": pochade.__version__, **(metadata or {})}
         write_tensors(Path(save_directory) / WEIGHTS, tensors, head)
 
-    def fuse_lora(self, components: list[str] | None = None, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def set_adapters(
+        self,
+        adapter_names: list[str] | str,
+        adapter_weights: float | dict[str, Any] | list[float] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        """diffusers' ``set_adapters``. Raises PochadeError where a weight is no finite number, before any is set."""
+        _check_weights(adapter_weights)
+        super().set_adapters(adapter_names, adapter_weights)
+
+    def fuse_lora(self, components: list[str] | None = None, lora_scale: float = 1.0, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         """diffusers' ``fuse_lora``, of all components by default: the active adapters become part of the weights."""
-        super().fuse_lora(components or self._lora_loadable_modules, **options)
+        check_number("lora_scale", lora_scale)
+        super().fuse_lora(components or self._lora_loadable_modules, lora_scale=lora_scale, **options)
 
     def unfuse_lora(self, components: list[str] | None = None, **options: Any) -> None:
         """diffusers' ``unfuse_lora``, of all components by default."""
@@ -164,6 +175,15 @@ def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
     return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
 
 
+def _check_weights(given: Any) -> None:
+    """Raises PochadeError where a weight in ``given``, which may be a list or a mapping of them, is no finite number."""
+    if isinstance(given, list | tuple | Mapping):
+        for part in given.values() if isinstance(given, Mapping) else given:
+            _check_weights(part)
+    else:
+        check_number("adapter_weights", given)
+
+
 def _check_tensors(
     tensors: Mapping[str, Tensor], networks: Mapping[str, nn.Module], ranks: Mapping[str, int | None], place: str
 ) -> None:
@@ -176,6 +196,9 @@ def _check_tensors(
     }
     wrong: list[str] = []
     for name, tensor in tensors.items():
+        if not isinstance(tensor, Tensor):  # pyright: ignore[reportUnnecessaryIsInstance]
+            wrong.append(f"{name} is {shown(tensor)}, no tensor")
+            continue
         layer, _, kind = name.partition(".lora_")
         found = layers.get(layer)
         if found is None:

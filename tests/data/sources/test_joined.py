@@ -33,6 +33,15 @@ def test_parts_follow_each_other_as_often_as_they_are_named(tmp_path: Path):
     assert data.fingerprint() != open_source(f"{red}+{red}+{blue}", "all").fingerprint()
 
 
+def test_an_index_counts_from_either_end_of_the_whole():
+    data = open_source("synthetic:8+synthetic:4", "all")
+    assert data.item(-1) == data.item(11)
+    assert data.item(-12) == data.item(0)
+    for index in (12, -13):
+        with pytest.raises(IndexError):
+            data.item(index)
+
+
 def test_drawings_keep_their_variants_together(tmp_path: Path):
     other = folder(tmp_path / "red", (255, 0, 0), "red", 3)
     data, drawings = open_source(f"{other}+openmoji", "all"), open_source("openmoji", "all")

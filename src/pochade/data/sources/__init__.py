@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pochade.arguments import check_text, path_text
+from pochade.arguments import check_text, path_text, shown
 from pochade.data.dataset import Dataset, Split, check_split
 from pochade.errors import PochadeError, nearest
 from pochade.storage import fetch, url_of
@@ -46,6 +46,8 @@ class Source(ABC):
         from pochade.data.sources.image_files import Reading
 
         check_split(split)
+        if not isinstance(reading, Reading | None):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise PochadeError(f"reading: {shown(reading)} given, allowed are a Reading and None")
         if split == "composed" and not self.composes:
             raise PochadeError(
                 f"split: 'composed' given, which {self} does not have; allowed for it are train, held_out, all"

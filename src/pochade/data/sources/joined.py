@@ -54,5 +54,6 @@ class Joined(Dataset):
 
     def _at(self, index: int) -> tuple[int, int]:
         """The number of the part that holds ``index``, and the index there."""
+        index = range(len(self))[index]
         number = bisect_right(self._ends, index)
         return number, index - (self._ends[number - 1] if number else 0)
