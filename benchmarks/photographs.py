@@ -1,7 +1,7 @@
 """What autoencoders keep of photographs, which the shipped ones have not seen.
 
     python benchmarks/photographs.py --tiles PHOTOGRAPHS tiles     squares to train on, from a folder of photographs
-    python benchmarks/photographs.py --own runs/photographs/1-autoencoder/model
+    python benchmarks/photographs.py --own runs/photographs/1-autoencoder/model --squares pictures:tiles
 
 The test set are eight photographs that scikit-image, scikit-learn and matplotlib carry (licences: docs/photographs.md).
 Writes docs/benchmarks/photographs.json, and docs/images/photographs.webp.
@@ -10,7 +10,7 @@ Writes docs/benchmarks/photographs.json, and docs/images/photographs.webp.
 import argparse
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,6 +23,7 @@ from PIL import Image
 
 from denoiser_step import count
 from measuring import processor
+from pochade.data.sources import open_source
 from pochade.evaluation.reconstruction import psnr, ssim
 from pochade.files import atomic_file, write_json
 from pochade.images.decode import MAX_MEGAPIXELS, load_image, square, to_image, to_tensor
@@ -75,9 +76,14 @@ def cut(folder: Path, out: Path, size: int) -> int:
 
 
 @torch.no_grad()
-def measure(name: str, images: dict[str, torch.Tensor]) -> tuple[dict[str, Any], dict[str, Image.Image]]:
+def measure(
+    name: str, images: dict[str, torch.Tensor], squares: Sequence[torch.Tensor]
+) -> tuple[dict[str, Any], dict[str, Image.Image]]:
     """A row of the table, and the photographs as they come back."""
     autoencoder = load_autoencoder(name)
+    kept = [
+        float(psnr(autoencoder.decode(autoencoder.encode(image[None])).clamp(-1, 1), image[None])) for image in squares
+    ]
     size = autoencoder.downsampling
     values: dict[str, float] = {}
     likeness: list[float] = []
@@ -95,6 +101,7 @@ def measure(name: str, images: dict[str, torch.Tensor]) -> tuple[dict[str, Any],
         "psnr": values,
         "mean psnr": math.fsum(values.values()) / len(values),
         "mean ssim": math.fsum(likeness) / len(likeness),
+        "mean psnr of squares": math.fsum(kept) / len(kept) if kept else None,
     }
     return row, given
 
@@ -104,6 +111,7 @@ def main() -> None:
     parser.add_argument("--tiles", nargs=2, type=Path, metavar=("PHOTOGRAPHS", "OUT"), help="cut squares, and stop")
     parser.add_argument("--tile", type=int, default=128, help="their pixels")
     parser.add_argument("--own", nargs="*", default=[], help="further autoencoders: folders or names on the hub")
+    parser.add_argument("--squares", help="a source, such as pictures:squares, whose held-out part is measured, too")
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--output", type=Path, default=DOCS / "benchmarks" / "photographs.json")
     options = parser.parse_args()
@@ -113,16 +121,18 @@ def main() -> None:
         return
     pictures = dict(photographs(options.size))
     images = {name: to_tensor(image) for name, image in pictures.items()}
+    held_out = open_source(options.squares, "held_out") if options.squares else None
+    squares = [to_tensor(held_out.image(i, options.tile)) for i in range(len(held_out))] if held_out else []
     rows: list[dict[str, Any]] = []
     shown: list[Image.Image] = [pictures[name] for name in SHOWN]
     labels: list[str] = [*SHOWN]
     for name in (*SHIPPED, *options.own):
-        row, given = measure(name, images)
+        row, given = measure(name, images, squares)
         rows.append(row)
         shown += [given[picture] for picture in SHOWN]
         labels += [f"f{row['downsampling']} {row['mean psnr']:.1f} dB"] * len(SHOWN)
         print(json.dumps(row), flush=True)
-    write_json(options.output, {"size": options.size, "processor": processor(), "rows": rows})
+    write_json(options.output, {"size": options.size, "squares": len(squares), "processor": processor(), "rows": rows})
     with atomic_file(DOCS / "images" / "photographs.webp") as file:
         sheet(shown, labels, columns=len(SHOWN), cell=options.size).save(file, format="WEBP", quality=80)
 

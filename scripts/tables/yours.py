@@ -15,10 +15,12 @@ def photographs(record: dict[str, Any]) -> str:
             number(row, "mean psnr", form=".1f"),
             f"{min(row['psnr'].values()):.1f} to {max(row['psnr'].values()):.1f}",
             number(row, "mean ssim", form=".3f"),
+            number(row, "mean psnr of squares", form=".1f"),
         ]
         for row in record["rows"]
     ]
-    return table(["autoencoder of", "cells", "parameters", "PSNR, mean, dB", "of the photographs", "SSIM"], rows)
+    heads = ["autoencoder of", "cells", "parameters", "PSNR, mean, dB", "of the photographs", "SSIM", "squares, dB"]
+    return table(heads, rows)
 
 
 def trained(parameters: int) -> str:
