@@ -55,7 +55,8 @@ class Samples(Protocol):
         del batch_size
         return permuted(seed, positions, len(self))
 
-    def expect(self, seed: int, position: int | None) -> None: ...
+    def expect(self, seed: int, position: int | None) -> None:
+        del seed, position
 
     def notes(self) -> list[str]:
         return []

@@ -103,7 +103,7 @@ class StreamedShards(Dataset):
         reading: Reading,
     ) -> None:
         self.cache, self.shards, self.reading = cache, shards, reading
-        self.windows = Windows([shard.samples for shard in shards], window)
+        self.windows = self._windows = Windows([shard.samples for shard in shards], window)
         self._starts = [0, *itertools.accumulate(shard.samples for shard in shards)]
         self._parts: OrderedDict[RemoteShard, Part] = OrderedDict()
         first = self._part(shards[0]).picture(0)
@@ -155,13 +155,13 @@ class StreamedShards(Dataset):
         """That of the index, the classes and the window."""
         facts = [
             self.classes,
-            self.windows.shards,
+            self._windows.shards,
             [[shard.name, shard.samples, shard.sha256] for shard in self.shards],
         ]
         return sha256(json.dumps(facts).encode()).hexdigest()
 
     def expect(self, seed: int, position: int | None) -> None:
-        ahead = [] if position is None else self.windows.ahead(seed, position)
+        ahead = [] if position is None else self._windows.ahead(seed, position)
         self.cache.expect([self.shards[number] for number in ahead], self._part)
 
     def spread(self, count: int) -> Sequence[int]:
@@ -177,7 +177,7 @@ class StreamedShards(Dataset):
         part = self._parts.get(shard)
         if part is None:
             part = self._parts[shard] = Part.listed(self.cache.path(shard), shard.name, shard.samples)
-            while len(self._parts) > 2 * self.windows.shards:
+            while len(self._parts) > 2 * self._windows.shards:
                 self._parts.popitem(last=False)
         return part
 
