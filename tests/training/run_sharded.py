@@ -1,26 +1,77 @@
-"""Runs by two processes, divided among them (fsdp) and not, for torchrun: ``run_sharded.py FOLDER FAMILY...``.
+"""Runs divided among processes (fsdp) and not: ``run_sharded.py FOLDER FAMILY...``.
 
-FOLDER/FAMILY/whole and FOLDER/FAMILY/divided; and FOLDER/mixed, which goes on divided from LRF's that is not.
+FOLDER/FAMILY/whole, FOLDER/FAMILY/divided by two processes; and of LRF, divided, FOLDER/three by three, and those that
+go on from the middle of another: FOLDER/whole-2 from one that is not divided, FOLDER/2-3 and FOLDER/3-2. All
+processes are forked from this one, which does nothing but import.
 """
 
+import multiprocessing
 import os
 import shutil
+import socket
 import sys
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
+from torch import distributed
 
 from pochade.training.loop import train
+from pochade.training.processes import join_processes
 from training.sharded import FlowSamples, flow_stage, flow_task
 
-if __name__ == "__main__":
-    out = Path(sys.argv[1])
-    for family in sys.argv[2:]:
-        for name, fsdp in (("whole", False), ("divided", True)):
-            task = flow_task(family)
-            saved = {"save_model": lambda folder, task=task: task.parts["denoiser"].save_pretrained(folder)}
-            train(flow_stage(fsdp=fsdp), task, FlowSamples(), out / family / name, held_out=FlowSamples(), **saved)
+MIDDLE = "checkpoint-00000002"
+
+
+def train_all(family: str, folder: Path, *, fsdp: bool) -> None:
+    task = flow_task(family)
+
+    def save(place: Path) -> None:
+        task.parts["denoiser"].save_pretrained(place)
+
+    train(flow_stage(fsdp=fsdp), task, FlowSamples(), folder, held_out=FlowSamples(), save_model=save)
+
+
+def go_on(before: Path, folder: Path) -> None:
     if int(os.environ["RANK"]) == 0:
-        shutil.copytree(out / "lrf" / "whole" / "checkpoint-00000002", out / "mixed" / "checkpoint-00000002")
-    torch.distributed.barrier()
-    train(flow_stage(fsdp=True), flow_task("lrf"), FlowSamples(), out / "mixed", resume=True)
+        shutil.copytree(before / MIDDLE, folder / MIDDLE)
+    join_processes(torch.device("cpu"))
+    distributed.barrier()
+    train(flow_stage(fsdp=True), flow_task("lrf"), FlowSamples(), folder, resume=True)
+
+
+def together(count: int, work: list[Callable[[], None]]) -> None:
+    """Does the work in so many processes; their group is of all of them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+
+    def process(rank: int) -> None:
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+        os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
+        for one in work:
+            one()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    fork = multiprocessing.get_context("fork")
+    processes = [fork.Process(target=process, args=(rank,)) for rank in range(count)]
+    for one in processes:
+        one.start()
+    for one in processes:
+        one.join()
+    if any(one.exitcode for one in processes):
+        sys.exit(f"{count} processes ended with {[one.exitcode for one in processes]}")
+
+
+if __name__ == "__main__":
+    out, families = Path(sys.argv[1]), sys.argv[2:]
+    divided = out / "lrf" / "divided"
+    whole = {f: partial(train_all, f, out / f / "whole", fsdp=False) for f in families}
+    # Its depth is drawn for all that a process computes at once, which is other samples where others share them.
+    of_two = [whole.pop("iris")]
+    together(1, list(whole.values()))
+    parts = [partial(train_all, family, out / family / "divided", fsdp=True) for family in families]
+    together(2, [*of_two, *parts, partial(go_on, out / "lrf" / "whole", out / "whole-2")])
+    together(3, [partial(train_all, "lrf", out / "three", fsdp=True), partial(go_on, divided, out / "2-3")])
+    together(2, [partial(go_on, out / "three", out / "3-2")])

@@ -34,8 +34,8 @@ def flow_task(family: str) -> FlowTask:
 
 
 def flow_stage(**changes: Any) -> Stage[FlowSettings, ImageData]:
-    """Four steps of eight samples, a checkpoint after two."""
-    given: dict[str, Any] = {"steps": 4, "batch_size": 8, "accumulate": 2, "warmup_steps": 1, "learning_rate": 1e-2}
+    """Four steps of twelve samples, a checkpoint after two."""
+    given: dict[str, Any] = {"steps": 4, "batch_size": 12, "accumulate": 2, "warmup_steps": 1, "learning_rate": 1e-2}
     given |= {"save_every": 2, "sample_every": 0, "log_every": 1, "keep": 9, "device": "cpu", "ema_decay": 0.9}
     given["epsilon"] = 1e-2  # else the least gradients, which are rounding, move weights as the largest do
     return Stage(name="toy", task=FlowSettings(), data=ImageData(), gradient_checkpointing=True, **(given | changes))

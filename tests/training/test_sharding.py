@@ -19,19 +19,16 @@ from pochade.training.overrides import override
 from training.sharded import FlowSamples, flow_stage, flow_task
 
 HERE = Path(__file__).parent
-FAMILIES = ("lrf", "microforge", "iris")
-"""Two that use parts of their blocks before they call these, again and again, one of them to a depth that is drawn, and
-one that goes forward twice in a step and scans."""
+FAMILIES = ("lrf", "microforge", "iris", "lira")
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
 
     def make(place: Path) -> None:
         done = subprocess.run(
-            [*command, str(HERE / "run_sharded.py"), str(place), *FAMILIES],
+            [sys.executable, str(HERE / "run_sharded.py"), str(place), *FAMILIES],
             capture_output=True,
             text=True,
             check=False,
@@ -85,9 +82,14 @@ def test_each_process_writes_its_part(runs: Path) -> None:
     assert not list(folder.parent.glob(".shards*"))
 
 
-def test_a_run_goes_on_divided_or_not_and_by_another_number_of_processes(runs: Path, tmp_path: Path) -> None:
-    """From two processes, divided, to one; and, in ``run_sharded.py``, from whole weights to divided ones."""
-    check_same(runs / "mixed", runs / "lrf" / "whole")
+@pytest.mark.parametrize("name", ["three", "whole-2", "2-3", "3-2"])
+def test_a_run_goes_on_by_another_number_of_processes(name: str, runs: Path) -> None:
+    check_same(runs / name, runs / "lrf" / "whole")
+    assert len(list((runs / name / "checkpoint-00000004").glob("shards/*"))) == (2 if name[-1] == "2" else 3)
+    assert [line["step"] for line in curve(runs / name)] == ([1, 2, 3, 4] if name == "three" else [3, 4])
+
+
+def test_a_divided_run_goes_on_by_one_process(runs: Path, tmp_path: Path) -> None:
     name = "checkpoint-00000002"
     shutil.copytree(runs / "lrf" / "divided" / name, tmp_path / name)
     train(flow_stage(fsdp=True), flow_task("lrf"), FlowSamples(), tmp_path, resume=True, console=False)
