@@ -112,19 +112,22 @@ def image_prompt(record: dict[str, Any]) -> str:
 
 
 def super_resolution(record: dict[str, Any]) -> str:
-    """PSNR of enlarged drawings, a row for each way and strength, a column for each factor."""
+    """PSNR and KID of enlarged drawings, a row for each way and strength, two columns for each factor."""
     factors = sorted({row["factor"] for row in record["rows"]})
-    found: dict[tuple[str, str], dict[int, str]] = {}
+    found: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
     for row in record["rows"]:
         strength = "-" if row["strength"] is None else f"{row['strength']:g}"
         found.setdefault((row["name"], strength), {})[row["factor"]] = (
-            f"{row['psnr']:.2f} ± {row['standard_error']:.2f}"
+            f"{row['psnr']:.2f} ± {row['standard_error']:.2f}",
+            f"{row['kid']:.3f} ± {row['kid_std']:.3f}",
         )
     rows = [
-        [name, strength, *(cells.get(factor, "–") for factor in factors)] for (name, strength), cells in found.items()
+        [name, strength, *(cell for factor in factors for cell in cells[factor])]
+        for (name, strength), cells in found.items()
     ]
     head = (
         f"On {record['pictures']} held-out drawings of {record['size']} x {record['size']} pixels, made smaller and "
-        f"enlarged again in {record['steps']} steps (PSNR against the original in dB, with standard errors):"
+        f"enlarged again in {record['steps']} steps: PSNR against the original in dB, with standard errors; KID "
+        "(Lite0) between results and originals, with its standard deviation over subsets:"
     )
-    return f"{head}\n\n{table(['', 'strength', *(f'{factor}x' for factor in factors)], rows)}"
+    return f"{head}\n\n{table(['', 'strength', *(c for f in factors for c in (f'{f}x', f'{f}x, KID'))], rows)}"

@@ -148,7 +148,13 @@ def test_a_small_picture_is_shown_enlarged(pipes: dict[str, Any], before: dict[s
     small = picture(side=side)
     found = run(pipes["upscale"], image=small, strength=1.0)
     assert found.shape == (1, 3, 2 * side, 2 * side)
-    assert differ(run(before["upscale"], image=small, strength=1.0), found)
+    for parts, shown in ((pipes, True), (before, False)):
+        seen: list[Conditioning] = []
+        hook = parts["upscale"].denoiser.register_forward_hook(lambda _, given, out, seen=seen: seen.append(given[2]))
+        run(parts["upscale"], image=small, strength=1.0)
+        hook.remove()
+        assert seen
+        assert all((one.source is not None) == shown for one in seen)
     for pipe, factor, usual in ((pipes, 2, 0.2), (pipes, 4, 1.0), (before, 2, 0.2), (before, 4, 0.2)):
         arguments = {"image": small, "factor": factor}
         assert torch.equal(run(pipe["upscale"], **arguments), run(pipe["upscale"], strength=usual, **arguments))

@@ -2,6 +2,7 @@
 
 import inspect
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -81,6 +82,7 @@ def sample(
     source: Tensor | None = None,
     source_mask: Tensor | None = None,
     strength: float = 1.0,
+    constrain: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
     """Integrate dz/dt = v(z, t) from noise at t = 1 to data at t = 0.
 
@@ -103,6 +105,8 @@ def sample(
         source: latents z_0 [B, C, H, W] of a picture to start from.
         source_mask: [B, 1, H, W] in {0, 1}, 1 where the source is sampled anew; None for everywhere.
         strength: t in (0, 1] at which the source is joined; at 1 nothing of it is left but what a mask keeps.
+        constrain: takes the data z_0 [B, C, H, W] that a step predicts to those that agree with what is known of the
+            picture (2212.00490 eq. 13); the step follows the velocity (z_t - z_0) / t to these.
 
     Returns:
         latents [B, C, H, W] at t = 0.
@@ -122,9 +126,12 @@ def sample(
         if before_step is not None:
             before_step(hosts[i])
         out = denoiser(latents, t, conditioning, state=state, depth=depth)
-        state = out.state
-        predicted = to_data(latents, out.velocity, t) if on_step is not None else None
-        latents = scheduler.step(out.velocity, timestep, latents, return_dict=False, **extra)[0]
+        state, velocity = out.state, out.velocity
+        predicted = to_data(latents, velocity, t) if on_step is not None or constrain is not None else None
+        if constrain is not None and predicted is not None:
+            predicted = constrain(predicted)
+            velocity = (latents - predicted) / t.view(-1, 1, 1, 1)
+        latents = scheduler.step(velocity, timestep, latents, return_dict=False, **extra)[0]
         if source is not None and source_mask is not None:
             latents = torch.where(source_mask > 0, latents, interpolate(source, noise, times[i + 1]))
             predicted = None if predicted is None else torch.where(source_mask > 0, predicted, source)

@@ -4,7 +4,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -382,8 +382,9 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         source_mask: Tensor | None = None,
         parts: Mapping[str, Tensor] | None = None,
         image_scale: float | None = None,
+        constrain: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
-        """Latents [B, C, H, W] from noise of that shape; the source, its mask and the strength are those of ``sample``.
+        """Latents [B, C, H, W] from noise of that shape; what has a name of ``sample``'s is the same.
 
         ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt;
         ``image_scale`` is that of ``Guidance``.
@@ -406,8 +407,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                 bar.update()
                 replaced = None
                 if callback is not None and not run.interrupted:
-                    step = {"latents": z, "predicted_data": predicted, "aux": aux}
-                    given = callback_tensors(wanted, guided, step)
+                    given = callback_tensors(wanted, guided, {"latents": z, "predicted_data": predicted, "aux": aux})
                     with calling_back(run):
                         returned = returned_tensors(callback(self, i, timesteps[i], dict(given)))
                     replaced = returned.get("latents")
@@ -420,8 +420,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                     raise _InterruptedSampling(predicted)
                 return replaced
 
-            dtype = _at_least_float32(self.denoiser.dtype)
-            place: dict[str, Any] = {"device": self._execution_device, "dtype": dtype}
+            place: dict[str, Any] = {"device": self._execution_device, "dtype": _at_least_float32(self.denoiser.dtype)}
             guided.conditioning = conditioning
             try:
                 return sample(
@@ -437,6 +436,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
                     source=None if source is None else source.to(**place),
                     source_mask=None if source_mask is None else source_mask.to(**place),
                     strength=strength,
+                    constrain=constrain,
                 )
             except _InterruptedSampling as stop:
                 return stop.latents

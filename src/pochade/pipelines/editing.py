@@ -1,7 +1,7 @@
 """What the pipelines that start from a picture have in common."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -97,12 +97,14 @@ class EditingPipeline(GenerationPipeline):
         tile: int | None = None,
         task: str | None = None,
         image_scale: float | None = None,
+        constrain: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor:
         """Source pictures on a canvas [n, 3, H, W] in [0, 1] -> B edited ones [B, 3, H, W].
 
         ``mask`` [m, 1, H, W] is 1 where they are generated anew; ``tile`` is the side in latent cells of the tiles in
         which a larger canvas is sampled. A model that was trained for ``task`` is conditioned on it and on the
         pictures, to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
+        ``constrain`` is that of ``sample`` for pictures on the canvas [B, 3, H, W] in [0, 1].
         """
         down = int(self.autoencoder.downsampling)
         shape = (self.denoiser.input_spec().latent_channels, canvas.shape[2] // down, canvas.shape[3] // down)
@@ -121,6 +123,12 @@ class EditingPipeline(GenerationPipeline):
                 name: v.expand(call.count, *v.shape[1:]) for name, v in (("source", source), ("source_mask", marked))
             }
             parts["task"] = torch.full((call.count,), TASKS.index(task), device=source.device)
+
+        def constrained(z: Tensor) -> Tensor:
+            assert constrain is not None
+            images = decode_tiled(self.autoencoder, z.to(self.autoencoder.dtype)).float() / 2 + 0.5
+            return encode_tiled(self.autoencoder, constrain(images).to(self.autoencoder.dtype) * 2 - 1).to(z)
+
         denoiser: Denoiser | None = None
         if tile is not None and max(shape[1:]) > tile:
             denoiser = TiledDenoiser(self._sampling_denoiser(), tile, tile // 2)
@@ -137,6 +145,7 @@ class EditingPipeline(GenerationPipeline):
             source_mask=None if cells is None else call.per_picture(cells),
             parts=parts,
             image_scale=image_scale if parts else None,
+            constrain=None if constrain is None else constrained,
         )
         return self._decoded(sampled, may_be_flat=may_be_flat)
 

@@ -23,16 +23,18 @@ ROUNDS = 8
 def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
     """The pictures changed so that, made smaller, they are ``small``: back-projection (Irani and Peleg, 1991).
 
-    x <- x + up(y - down(x)), where down is the mean of a block of pixels and up is bicubic. A pixel stays within twice
-    the range of the colours around it in y: lines may be darker than their blocks, but nothing comes to be where all
-    is of one colour. In the first round details x - up(down(x)) fade by 1 - (2 e / r)^2, where e is the error
-    y - down(x) of a block and r the range around it, both as root mean squares over the channels: what is invented
-    where a model does not know a picture is not shown.
+    x <- x + up(y - down(x)), where down is the mean of a block of pixels and up is bicubic; then, in as many rounds,
+    up repeats a block's value, so that y is the LL band of x in Haar's transform (of one level, two at factor 4).
+
+    A pixel stays within twice the range of the colours around it in y: lines may be darker than their blocks, but
+    nothing comes to be where all is of one colour. In the first round details x - up(down(x)) fade by 1 - (2 e / r)^2,
+    where e is the error y - down(x) of a block and r the range around it, both as root mean squares over the channels:
+    what is invented where a model does not know a picture is not shown.
 
     Args:
         images: [B, 3, f H, f W] in [0, 1].
         small: y [B, 3, H, W] in [0, 1].
-        rounds: how often.
+        rounds: how often, of either kind.
     """
     factor = images.shape[2] // small.shape[2]
     high, low = F.max_pool2d(small, 3, stride=1, padding=1), -F.max_pool2d(-small, 3, stride=1, padding=1)
@@ -42,9 +44,11 @@ def agree(images: Tensor, small: Tensor, rounds: int = ROUNDS) -> Tensor:
     images = _enlarged(small, factor) + kept * (images - _enlarged(shrunk, factor))
     high, low = (2 * high - low).clamp(max=1), (2 * low - high).clamp(min=0)
     high, low = (F.interpolate(bound, scale_factor=float(factor)) for bound in (high, low))
-    for done in range(rounds):
-        if done:
-            images = images + _enlarged(small - F.avg_pool2d(images, factor), factor)
+    for number in range(2 * rounds):
+        error = small - F.avg_pool2d(images, factor)
+        images = images + (
+            _enlarged(error, factor) if number < rounds else F.interpolate(error, scale_factor=float(factor))
+        )
         images = torch.minimum(torch.maximum(images, low), high)
     return images
 
@@ -55,8 +59,11 @@ def _enlarged(images: Tensor, factor: int) -> Tensor:
 
 
 class SuperResolutionPipeline(EditingPipeline):
-    """A picture is enlarged bicubically, edited at a low strength (2108.01073), which sharpens its edges, and made to
-    agree with the input again.
+    """A picture is enlarged bicubically and edited at a low strength (2108.01073), which sharpens its edges.
+
+    The input is the LL band of the result in Haar's transform, which IRIS's autoencoder begins with, and is kept: what
+    each step predicts is decoded, made to agree with the input (``agree``), and encoded again, as is the start, and the
+    result agrees with it in the end. Any autoencoder can do that, at a decoding and an encoding a step.
 
     What is finer than the input is made up: a model that was not trained for the task never saw a small picture beside
     its large one. One that was starts from noise, conditioned on the small picture enlarged. A result larger than the
@@ -134,8 +141,13 @@ class SuperResolutionPipeline(EditingPipeline):
         small = as_floats(pictures.shown())
         # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
         canvas = Canvas.fit(H, W, side, self.size_multiple, shrink=False, margin=side // 4)
+        known = call.per_picture(small)
+
+        def constrain(images: Tensor) -> Tensor:
+            return canvas.put(agree(canvas.take(images), known.to(images)))
+
         edited = self._edit(
-            canvas.put(resample(small, H, W)),
+            canvas.put(agree(resample(small, H, W), small)),
             call,
             strength=strength,
             generator=generator,
@@ -145,8 +157,9 @@ class SuperResolutionPipeline(EditingPipeline):
             may_be_flat=pictures.one_colour,
             tile=side // int(self.autoencoder.downsampling),
             task="super_resolution",
+            constrain=constrain,
         )
         new = NewPictures(call.batch, 3, (H, W), output_type)
-        for i, part in enumerate(agree(canvas.take(edited), call.per_picture(small))):
+        for i, part in enumerate(agree(canvas.take(edited), known)):
             new.put(i, part)
         return self._finish(new, return_dict)

@@ -3,7 +3,7 @@
 import math
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -263,7 +263,12 @@ class Bundle:
         # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
         outer = tuple(max(t, -(-(side + 2 * (t // 4)) // f) * f) for side, t in zip(inner, tile, strict=True))
         canvas = Canvas((H, W), inner, (outer[0], outer[1]))
-        edited = self._edited(call, canvas, resample(small, H, W), strength, "super_resolution")
+        start = agree(resample(small, H, W), small)
+
+        def constrain(pixels: np.ndarray) -> np.ndarray:
+            return canvas.put(agree(canvas.take(pixels), small))
+
+        edited = self._edited(call, canvas, start, strength, "super_resolution", constrain=constrain)
         more = {"strength": plain(strength), "factor": plain(factor), "instruction": False, "image_guidance": None}
         large = to_image(agree(edited, small))
         return self._picture(call, large, "super_resolution", {**more, **_named("source", image)})
@@ -376,6 +381,7 @@ class Bundle:
         strength: float,
         task: str | None,
         marked: np.ndarray | None = None,
+        constrain: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
         """The source [h, w, 3] edited on its canvas. A model that was trained for ``task`` is shown it, to inpaint with
         grey in the mask."""
@@ -394,7 +400,7 @@ class Bundle:
             if marked is not None and task == "inpaint":
                 hole = canvas.put_mask(marked, 1)[..., None] > 0
                 conditioning["source"] = self._networks.encode(np.where(hole, np.float32(HOLE), shown), tiles)
-        sampled = self._networks.sample(call, tiles, conditioning, strength, latents, cells)
+        sampled = self._networks.sample(call, tiles, conditioning, strength, latents, cells, constrain)
         pixels = self._networks.decode(sampled, tiles)
         if np.ptp(source.reshape(-1, 3), axis=0).any():
             _check_picture(pixels)

@@ -102,9 +102,10 @@ def agree(image: np.ndarray, small: np.ndarray, rounds: int = 8) -> np.ndarray:
         bound.repeat(H // h, 0).repeat(W // w, 1)
         for bound in ((2 * most - least).clip(max=1), (2 * least - most).clip(min=0))
     )
-    for done in range(rounds):
-        if done:
-            image = image + _bicubic(small - shrunk(), H, W)
+    for number in range(2 * rounds):
+        error = small - shrunk()
+        same = number >= rounds
+        image = image + (error.repeat(H // h, 0).repeat(W // w, 1) if same else _bicubic(error, H, W))
         image = image.clip(low, high)
     return image
 

@@ -1,6 +1,6 @@
 """The networks of a bundle at work: from noise to latents, and between latents and pixels, in tiles of its size."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,8 +56,15 @@ class Networks:
         strength: float,
         source: np.ndarray | None = None,
         source_mask: np.ndarray | None = None,
+        constrain: Callable[[np.ndarray], np.ndarray] | None = None,
     ) -> np.ndarray:
-        """Latents [1, C, H, W] of the size of ``tiles``; ``conditioning`` and source are as large."""
+        """Latents [1, C, H, W] of the size of ``tiles``; ``conditioning`` and source are as large. ``constrain`` takes
+        each predicted picture [f H, f W, 3] to one that agrees with what is known."""
+
+        def constrained(z: np.ndarray) -> np.ndarray:
+            assert constrain is not None
+            return self.encode(constrain(self.decode(z, tiles)), tiles)
+
         manifest = self._manifest
         text, negative = self._prompts.encode(call.prompt), self._prompts.encode(call.negative_prompt)
         depth = manifest.defaults.depth if call.depth is None else call.depth
@@ -91,6 +98,7 @@ class Networks:
             source=source,
             source_mask=source_mask,
             on_step=step,
+            constrain=None if constrain is None else constrained,
         )
         if not np.isfinite(latents).all():
             raise FailureError("latents: not finite, the model diverged")

@@ -125,6 +125,7 @@ def sample(
     source: np.ndarray | None = None,
     source_mask: np.ndarray | None = None,
     on_step: OnStep | None = None,
+    constrain: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> np.ndarray:
     """Latents at t = 0, by Euler's method for dz/dt = v(z, t), or by that of latent consistency (2310.04378).
 
@@ -138,12 +139,16 @@ def sample(
         source_mask: [1, 1, H, W], 1 where the source is sampled anew; elsewhere it stays on the straight line to the
             noise (2201.09865 eq. 8).
         on_step: called after each step.
+        constrain: takes predicted data to those that agree with what is known of the picture; the step follows.
     """
     start = noise.normal(shape)
     z = start if source is None or times[0] == 1 else interpolate(source, start, times[0])
     for i, (t, following) in enumerate(pairwise(times), 1):
         v = denoise(z, t)
         predicted = z - np.float32(t) * v
+        if constrain is not None:
+            predicted = constrain(predicted)
+            v = (z - predicted) / np.float32(t)
         if method == "lcm":
             z = interpolate(predicted, noise.normal(shape), following)
         else:
