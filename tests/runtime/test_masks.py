@@ -63,3 +63,10 @@ def test_what_is_new_lies_over_a_picture_as_in_two_layers() -> None:
         looks = over[3] * over[:3] + (1 - over[3]) * background
         before = alpha[0] * old + (1 - alpha[0]) * background
         np.testing.assert_allclose(looks, (1 - weight) * before + weight * new, atol=1e-6)
+
+
+def test_depths_are_the_same_in_bytes_and_in_larger_numbers():
+    marked = np.random.default_rng(0).random((60, 70)) < 0.97
+    small, large = depth_inside(marked, 40), depth_inside(marked, 300)
+    assert (small.dtype, large.dtype) == (np.uint8, np.int16)
+    assert (small == np.minimum(large, 40)).all()

@@ -178,8 +178,8 @@ class _Hole:
         canvas = Canvas.fit(box.height, box.width, side, multiple)
         inside = mask[box.place]
         marked = canvas.put_mask(torch.from_numpy(inside > 0)[None, None])
-        shown, most = shown_of(inside.copy(), math.ceil(canvas.magnification))
-        return cls(box, canvas, marked, shown.astype(np.uint8) if most < 256 else shown, most)
+        shown, most = shown_of(inside, math.ceil(canvas.magnification))
+        return cls(box, canvas, marked, shown.astype(np.uint8, copy=False) if most < 256 else shown, most)
 
     def beneath(self, alpha: np.ndarray) -> "_Hole":
         """The same, but what is new lies beneath a picture whose transparency is ``alpha`` [H, W]."""

@@ -69,7 +69,7 @@ def read_mask(
             f"{name}: nothing is white (its brightest value is {float(mask.max()) / most:.3g} of 1), "
             "allowed is a mask that is white where the picture is generated anew"
         )
-    grey = 0 if soft else int(((mask != 0) & (mask != most)).sum())
+    grey = 0 if soft else np.count_nonzero(mask) - np.count_nonzero(mask == most)
     if grey:
         warnings.warn(
             f"mask: {grey} of {mask.size} pixels are grey, those from the middle on are taken as white "
@@ -79,7 +79,7 @@ def read_mask(
         )
     if blur:
         marked = _blurred(marked, blur)
-    if bool((marked == greatest(marked)).all()):
+    if marked.min() == greatest(marked):
         message = "mask: all of it is white, so that nothing of the picture is kept"
         warnings.warn(message, EditingWarning, stacklevel=stacklevel + 1)
     return marked
@@ -133,7 +133,8 @@ def crop_around(marked: np.ndarray, least: int) -> Box:
 
 
 def depth_inside(marked: np.ndarray, most: int) -> np.ndarray:
-    """How many pixels each pixel lies inside of what is marked, [H, W] int16: 0 outside, 1 at the border, to ``most``.
+    """How many pixels each pixel lies inside of what is marked: 0 outside, 1 at the border, to ``most``; [H, W] of
+    bytes where they hold ``most``, else int16.
 
     The chessboard distance to the nearest pixel outside, by two passes (Rosenfeld and Pfaltz, 1966). Beyond the picture
     nothing is outside.
@@ -142,13 +143,14 @@ def depth_inside(marked: np.ndarray, most: int) -> np.ndarray:
         marked: [H, W] bool.
         most: up to 2^14.
     """
-    depth = np.where(marked, np.int16(most), np.int16(0))
+    kind = np.uint8 if most < 255 else np.int16  # a large picture is in memory a few times already
+    depth = np.where(marked, kind(most), kind(0))
     columns = np.arange(depth.shape[1], dtype=np.int32)
     # The second pass is the first one of the picture turned by half a circle.
     for passed in (depth, depth[::-1, ::-1]):
-        above = np.full(depth.shape[1] + 2, most, dtype=np.int16)
+        above = np.full(depth.shape[1] + 2, most, dtype=kind)
         for row in passed:
-            nearest = np.minimum(np.minimum(above[:-2], above[2:]), above[1:-1]) + np.int16(1)
+            nearest = np.minimum(np.minimum(above[:-2], above[2:]), above[1:-1]) + kind(1)
             nearest = np.minimum(nearest, row)
             row[:] = np.minimum.accumulate(nearest - columns) + columns
             above[1:-1] = row
@@ -156,7 +158,7 @@ def depth_inside(marked: np.ndarray, most: int) -> np.ndarray:
 
 
 def inside_seam(marked: np.ndarray, width: int) -> tuple[np.ndarray, int]:
-    """How much of the new picture is shown, as a fraction: numerator [H, W] int16 and denominator.
+    """How much of the new picture is shown, as a fraction: numerator [H, W], of bytes or int16, and denominator.
 
     0 outside, and from the border of what is marked on it rises evenly over ``width`` pixels, or over half of how deep
     it is where that is less, so that thin strokes are replaced.
@@ -167,13 +169,13 @@ def inside_seam(marked: np.ndarray, width: int) -> tuple[np.ndarray, int]:
     """
     depth = depth_inside(marked, 2 * width)
     steps = min(width, int(depth.max()) // 2)
-    return np.minimum(depth, np.int16(steps + 1), out=depth), steps + 1
+    return np.minimum(depth, depth.dtype.type(steps + 1), out=depth), steps + 1
 
 
 def shown_of(marked: np.ndarray, seam: int) -> tuple[np.ndarray, int]:
     """How much of the new picture is shown where ``read_mask`` marks it, as ``inside_seam`` says it: a soft mask as it
     is, any other with a seam of ``seam`` pixels."""
-    return inside_seam(marked, seam) if marked.dtype == np.bool_ else (marked, 255)
+    return inside_seam(marked, seam) if marked.dtype == np.bool_ else (marked.copy(), 255)
 
 
 def lay_over(old: np.ndarray, new: np.ndarray, weight: np.ndarray) -> np.ndarray:
