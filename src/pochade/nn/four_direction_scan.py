@@ -12,6 +12,7 @@ from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.layout import with_own_layout
 from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan, selective_scan_reference
+from pochade.nn.scan.exported import Scans, both_directions
 from pochade.nn.scan_orders import (
     DIRECTIONS,
     both_axes,
@@ -90,6 +91,26 @@ class Selection(nn.Module):
         """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
         return selective_scan(x, *self.inputs(selection), self.D)
 
+    def scan_both(self, x: Tensor, selection: Tensor) -> Tensor:
+        """x [B, N, G / 2 E] and ``selection`` [B, N, G P] -> y [B, N, G / 2 E], each E channels scanned by two groups:
+        by the first from the first token to the last, by the second from the last to the first."""
+        pairs = (self.groups // 2, 2, -1)
+        if torch.compiler.is_exporting() and self.widen is None:
+            tokens_last = torch.unflatten(selection.mT, 1, pairs).transpose(1, 2)
+            dt, B, C = torch.split(tokens_last, self.widths, dim=3)
+            bias, A = (torch.unflatten(v.flatten(), 0, pairs).transpose(0, 1) for v in (self.dt_bias, self.A_log))
+            scans = Scans(F.softplus(dt + bias[..., None]).flatten(2, 3), -torch.exp(A).flatten(1), B, C)
+            return both_directions(x, scans) + x * torch.unflatten(self.D, 0, pairs).sum(1).flatten()
+        dt, A, B, C = self.inputs(selection)
+        dt = torch.unflatten(dt, 2, pairs)
+        A, D = (torch.unflatten(v, 0, pairs) for v in (A, self.D))
+
+        def way(back: int) -> Inputs:
+            rates = A[:, back].flatten(0, 1)
+            return Inputs(x, dt[:, :, :, back].flatten(2), rates, B[:, :, back::2], C[:, :, back::2], D[:, back].flatten())
+
+        return bidirectional_scan(way(0), way(1))
+
 
 class FourDirectionScan(nn.Module):
     """Selective scans along rows and columns, forth and back (2401.10166), between shared projections.
@@ -136,22 +157,12 @@ class FourDirectionScan(nn.Module):
 
         Rows and columns are scanned forth at once, then back at once: no token is moved but into columns and out again.
         """
-        columns = self.directions == 4
-        selection = own_axes(selection, height, width) if columns else selection
-        dt, A, B, C = self.selection.inputs(selection)
-        parts = (self.directions, -1)
-        steps = torch.unflatten(dt, 2, parts)
-        rates, skip = (torch.unflatten(v, 0, parts) for v in (A, self.selection.D))
-        x = both_axes(x, height, width) if columns else x
-
-        def way(back: bool) -> Inputs:
-            own = slice(int(back), None, 2)
-            A, D = rates[own].flatten(0, 1), skip[own].flatten()
-            return Inputs(x, steps[:, :, own].flatten(2), A, B[:, :, own], C[:, :, own], D)
-
-        one = self.directions == 1
-        y = selective_scan(*way(False)) if one else bidirectional_scan(way(False), way(True))
-        return (merge_axes(y, height, width) if columns else y) / self.directions
+        if self.directions == 1:
+            return self.selection.scan(x, selection)
+        if self.directions == 2:
+            return self.selection.scan_both(x, selection) / 2
+        y = self.selection.scan_both(both_axes(x, height, width), own_axes(selection, height, width))
+        return merge_axes(y, height, width) / 4
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.four_direction_scan import Decay, Selection
 from pochade.nn.norms import layer_norm
-from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan_reference
+from pochade.nn.scan import selective_scan_reference
 from pochade.nn.scan_orders import inverse_order, reorder, scan_order
 
 
@@ -67,9 +67,7 @@ class ZigzagScan(nn.Module):
         x = F.silu(x)
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
         along = reorder(x, order)
-        dt, A, B, C = self.selection.inputs(reorder(self.selection(u), order))
-        ways = (dt.chunk(2, -1), A.chunk(2), B.chunk(2, 2), C.chunk(2, 2), self.selection.D.chunk(2))
-        y = reorder(bidirectional_scan(*(Inputs(along, *way) for way in zip(*ways, strict=True))), inverse)
+        y = reorder(self.selection.scan_both(along, reorder(self.selection(u), order)), inverse)
         if self.local is not None:
             y = y + self.local(x, height, width)
         return self.out(layer_norm(y, self.norm) * F.silu(gate))

@@ -96,9 +96,10 @@ def test_the_scan_of_exported_graphs(tokens, groups, heads, reverse):
 def test_both_directions_of_exported_graphs(tokens, groups, heads):
     x, *forth, _ = selective("scalar", tokens, groups=groups, heads=heads)
     back = [t.flip(0 if t.dim() == 1 else 1) for t in forth]
-    found = exported.both_directions(Inputs(x, *forth), Inputs(x, *back))
+    dt, A, B, C, D = (torch.stack(pair) for pair in zip(forth, back, strict=True))
+    scans = exported.Scans(dt.mT.transpose(0, 1), A, *(t.movedim(2, -1).transpose(0, 1) for t in (B, C)))
     wanted = bidirectional_scan(Inputs(x, *forth), Inputs(x, *back))
-    assert close(found, wanted, 1e-12)
+    assert close(exported.both_directions(x, scans) + x * D.sum(0), wanted, 1e-12)
     assert close(wanted, selective_scan(x, *forth) + selective_scan(x, *back, reverse=True), 1e-12)
 
 

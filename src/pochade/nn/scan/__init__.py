@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.nn.scan import exported, operators
+from pochade.nn.scan import operators
 from pochade.nn.scan.backends import BACKENDS, Backend, backend, use_backend
 from pochade.nn.scan.contract import Inputs
 from pochade.nn.scan.reference import linear_recurrence_reference, rg_lru_reference, selective_scan_reference
@@ -202,8 +202,6 @@ def bidirectional_scan(forth: Inputs, back: Inputs) -> Tensor:
     """The sum of two selective scans of the same tokens: ``forth`` from the first to the last, ``back`` from the last
     to the first.
 
-    In exported graphs they share their large products (with one decay a head).
-
     Args:
         forth: the arguments of ``selective_scan``, B and C with groups.
         back: as ``forth``, with the same x.
@@ -214,8 +212,6 @@ def bidirectional_scan(forth: Inputs, back: Inputs) -> Tensor:
     Raises:
         PochadeError: as ``selective_scan``.
     """
-    if torch.compiler.is_exporting() and forth.A.dim() == back.A.dim() == 1:
-        return exported.both_directions(forth, back)
     return selective_scan(*forth).add_(selective_scan(*back, reverse=True))
 
 

@@ -1,10 +1,11 @@
 """The selective scan with one decay a head (Mamba-2, 2405.21060) in the form of exported graphs: forward, for any
 batch, in tensors of five axes at most, since runtimes of phones have no more.
 
-It is the matrix form of ``composed``, and the states between chunks are found in that form too, so that a graph does
-not grow with the tokens. Two scans of the same tokens, forth and back, share the large products: they fill the two
-halves of one matrix. No token is moved. Letters: B batch, G group, R head in the group, H = G R head, K chunk, Q token
-in the chunk, P channel in the head, S state.
+It is the matrix form of ``composed``, in few operators: what a runtime takes for each counts as much as the arithmetic.
+The states between chunks are found in that form too, so that a graph does not grow with the tokens; the exponents of
+all decays in a chunk are a product with a constant matrix of zeros and ones; and what a chunk finds of its own tokens
+and of the states before it, in both directions, is one product. Letters: B batch, W scan (forth, back), G group, R head
+in the group, H = G R head, K chunk, Q token in the chunk, P channel in the head, S state.
 """
 
 import math
@@ -19,10 +20,23 @@ from pochade.nn.scan.contract import CHUNK, Inputs, state_dtype
 
 _SHORTEST = 16
 """Chunk that a runtime still multiplies fast."""
+_LONGEST = 32
+"""Chunk whose matrix of exponents, of W 2 Q^3 numbers, is still small."""
+_LEAST_STEP = 1e-30
+"""Of what has a logarithm; a smaller step adds nothing."""
+
+
+class Scans(NamedTuple):
+    """Scans of the same tokens, with the tokens last: dt [B, W, H, N], A [W, H], B and C [B, W, G, S, N]."""
+
+    dt: Tensor
+    A: Tensor
+    B: Tensor
+    C: Tensor
 
 
 class _States(NamedTuple):
-    """What a scan found before each chunk and at its end: [B H, K, S, P] and [B H, S, P]."""
+    """What a scan found before each chunk and at its end: [B, H, K, S, P] and [B, H, S, P]."""
 
     before: Tensor
     final: Tensor
@@ -30,98 +44,122 @@ class _States(NamedTuple):
 
 def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> tuple[Tensor, Tensor, Tensor]:
     """One scan: the function of that name in ``contract``."""
-    y, (states,) = _scans([(inputs, reverse)], initial)
-    batch = inputs.x.shape[0]
+    x, dt, A, B, C, D = inputs
+    dtype = state_dtype(*inputs)
+    start = None
+    if initial is not None:
+        start = torch.unflatten(initial.to(dtype), 1, (A.shape[0], -1)).transpose(2, 3)
+    scans = Scans(*(v.to(dtype) for v in (dt.mT[:, None], A[None], *(v.movedim(1, -1)[:, None] for v in (B, C)))))
+    y, states = _scan(x.to(dtype), scans, [reverse], start)
+    if D is not None:
+        y = y + x * D.to(dtype)
 
     def of_channels(state: Tensor) -> Tensor:
-        """[B H, ..., S, P] -> [B, ..., D, S]."""
-        parts = torch.unflatten(state.transpose(-1, -2), 0, (batch, -1)).movedim(1, -3)
-        return parts.flatten(-3, -2)
+        """[B, H, ..., S, P] -> [B, ..., D, S]."""
+        return state.mT.movedim(1, -3).flatten(-3, -2)
 
-    every = CHUNK // _chunk(inputs.x.shape[1])
-    found = (states.before.flip(1) if reverse else states.before)[:, :: max(every, 1)]
-    return y, of_channels(states.final), of_channels(found)
+    every = CHUNK // _chunk(x.shape[1])
+    found = (states.before.flip(2) if reverse else states.before)[:, :, :: max(every, 1)]
+    return y.to(x.dtype), of_channels(states.final), of_channels(found)
 
 
-def both_directions(forth: Inputs, back: Inputs) -> Tensor:
-    """The sum of two scans of one x, from the first token to the last and from the last to the first: [B, N, D]."""
-    y, _ = _scans([(forth, False), (back, True)], None)
-    return y
+def both_directions(x: Tensor, scans: Scans) -> Tensor:
+    """The sum of two scans of x [B, N, D], from the first token to the last and from the last to the first, without
+    what skips them: [B, N, D]."""
+    return _scan(x, scans, [False, True], None)[0]
 
 
 def _chunk(tokens: int) -> int:
     """About as many tokens in a chunk as there are chunks: both are squared."""
-    return min(max(_SHORTEST, 1 << round(math.log2(tokens) / 2)), CHUNK, tokens)
+    return min(max(_SHORTEST, 1 << round(math.log2(tokens) / 2)), _LONGEST, tokens)
 
 
-def _scans(scans: Sequence[tuple[Inputs, bool]], initial: Tensor | None) -> tuple[Tensor, list[_States]]:
-    """The sum of ``scans`` of one x, each with whether it is reversed; all of them start from ``initial``."""
-    x = scans[0][0].x
-    dtype = state_dtype(*scans[0][0])
-    tokens, groups, heads = x.shape[1], scans[0][0].B.shape[2], scans[0][0].A.shape[0]
+def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States]:
+    """The sum of scans of x, and the states of the last of them; they start from ``start`` [B, H, S, P]."""
+    dt, A, B, C = scans
+    tokens, heads, groups, ways = x.shape[1], A.shape[1], B.shape[2], len(reverse)
     size = _chunk(tokens)
     missing = -tokens % size
-    front = scans[0][1] and len(scans) == 1  # chunks of a reversed scan are counted from its start
+    front = ways == 1 and reverse[0]  # chunks of a reversed scan are counted from its start
+    if missing:  # a token that is added changes no state
+        padding = (missing, 0) if front else (0, missing)
+        dt, B, C = (F.pad(t, padding) for t in (dt, B, C))
+        x = F.pad(x, (0, 0, *padding))
+    count = x.shape[1] // size
+    inside, ends, found, earlier = (constant.to(x) for constant in _constants(size, count, reverse))
 
-    def split(t: Tensor) -> Tensor:
-        """[B, N, A, W] -> [B, A, K, Q, W]; a token that is added changes no state."""
-        if missing:
-            t = F.pad(t, (0, 0, 0, 0, missing, 0) if front else (0, 0, 0, 0, 0, missing))
-        return torch.unflatten(t.to(dtype).transpose(1, 2), 2, (-1, size))
+    value = torch.unflatten(x, 2, (heads, -1)).transpose(1, 2).reshape(-1, heads * count, size, x.shape[2] // heads)
+    key, query = (torch.unflatten(t.flatten(0, 2), 2, (count, size)).transpose(1, 2) for t in (B, C))
 
-    value = split(torch.unflatten(x, 2, (heads, -1))).flatten(0, 1)
-    start = None
-    if initial is not None:
-        start = torch.unflatten(initial.to(dtype), 1, (heads, -1)).flatten(0, 1).transpose(1, 2)
-    weights, queries, states = list[Tensor](), list[Tensor](), list[_States]()
-    for (_, dt, A, B, C, _), reverse in scans:
-        ones = torch.ones(size, size, dtype=dtype, device=x.device)
-        # What a token (row) finds: of the tokens before it (columns) and itself, in the order of the scan.
-        found, before, last = (ones.triu(), ones.triu(1), 0) if reverse else (ones.tril(), ones.tril(-1), size - 1)
-        step = split(dt[..., None]).transpose(-1, -2)
-        log_decay = step * A.to(dtype)[:, None, None, None]
-        # Running sums as products with a triangle, for few runtimes are fast at sums along an axis, and as sums of what
-        # lies between two tokens: differences of running sums would lose digits.
-        log_kept = log_decay @ found.T
-        decay = ((found * log_decay) @ before).exp()
-        key, query = split(B), split(C)
-        scores = (query @ key.transpose(-1, -2)) * found
+    # What a token leaves of the state and what it takes of its input, as logarithms [B, W, H K, 2 Q].
+    log_decay = torch.unflatten(dt * A[..., None], 3, (count, size))
+    log_step = torch.unflatten(dt.clamp_min(_LEAST_STEP).log(), 3, (count, size))
+    logs = torch.cat((log_decay, log_step), -1).flatten(2, 3)
+    decay = (logs @ inside).exp().reshape(-1, heads // groups, count * size * size)
+    scores = (key.mT @ query).reshape(-1, ways, groups * count, size * size) * found
+    weights = decay * scores.reshape(-1, 1, count * size * size)
+    weights = weights.reshape(-1, ways, heads * count * size * size).sum(1)
+    weights = weights.reshape(-1, heads * count, size, size)  # from a token (row) to one that finds it (column)
+    if count == 1 and start is None and ways > 1:  # there are no states to find
+        y = weights.mT @ value
+        return _joined(y, heads, tokens, front), _States(y, y)
 
-        def by_group(t: Tensor) -> Tensor:
-            """[B, H, ...] -> [B G, R, ...]."""
-            return t.reshape(-1, heads // groups, *t.shape[2:])
+    def of_scans(factor: Tensor, t: Tensor) -> tuple[Tensor, ...]:
+        """A factor [B, W, H K, Q] of t [B W G, K, S, Q] -> their product, of each scan [B, H K, S, Q]."""
+        factor = factor.reshape(-1, heads // groups, count, 1, size)
+        product = (factor * t.unsqueeze(1)).reshape(-1, ways, heads * count, *t.shape[2:])
+        return product.unbind(1)
 
-        def by_state(factor: Tensor, t: Tensor) -> Tensor:
-            """[B, H, K, 1, Q] and [B, G, K, Q, S] -> their product [B H, K, Q, S]."""
-            return (by_group(factor.transpose(-1, -2)) * t.flatten(0, 1)[:, None]).flatten(0, 1)
-
-        weights.append(by_group(decay * step) * scores.flatten(0, 1)[:, None])
-        to_end = decay[..., last : last + 1, :] * step
-        added = by_state(to_end, key).transpose(-1, -2) @ value
-        states.append(_between(added, log_kept[..., 0, last].flatten(0, 1), start, reverse))
-        queries.append(by_state(log_kept.exp(), query))
-    total = weights[0] if len(weights) == 1 else weights[0] + weights[1]
-    y = total.flatten(0, 1) @ value
-    if initial is not None or tokens > size:  # else there is nothing to find
-        y = y + torch.cat(queries, -1) @ torch.cat([s.before for s in states], -2)
-    y = torch.unflatten(y, 0, (-1, heads)).flatten(2, 3).transpose(1, 2).flatten(2)
-    if missing:
-        y = y[:, missing:] if front else y[:, :tokens]
-    skips = [inputs.D for inputs, _ in scans if inputs.D is not None]
-    if skips:
-        y = y + x * (skips[0] if len(skips) == 1 else skips[0] + skips[1]).to(dtype)
-    return y.to(x.dtype), states
-
-
-def _between(added: Tensor, log_kept: Tensor, start: Tensor | None, reverse: bool) -> _States:
-    """The states that a scan finds before each chunk, of what each adds [B H, K, S, P] and keeps [B H, K]."""
-    count = added.shape[1]
-    ones = torch.ones(count, count, dtype=added.dtype, device=added.device)
-    earlier, last = (ones.triu(1), 0) if reverse else (ones.tril(-1), count - 1)
-    passed = log_kept[:, None] * earlier
-    decay = (passed @ earlier).exp() * earlier
-    before = torch.unflatten(decay @ added.flatten(2), 2, added.shape[2:])
+    to_end, kept = (logs @ ends).exp().chunk(2, dim=-1)
+    added = [torch.unflatten(of_scan @ value, 1, (heads, count)).flatten(3) for of_scan in of_scans(to_end, key)]
+    # The same between chunks: decays [B, H, K, K] from the chunk (column) that adds, states [B, H, K, S P].
+    passed = log_decay.sum(-1)[..., None, :] * earlier
+    between = ((passed @ earlier).exp() * earlier).unbind(1)
+    before = [decays @ states for decays, states in zip(between, added, strict=True)]
     if start is not None:
-        before = before + passed.sum(2)[..., None, None].exp() * start[:, None]
-    final = log_kept[:, last, None, None].exp() * before[:, last] + added[:, last]
-    return _States(before, final)
+        before = [passed[:, 0].sum(-1, keepdim=True).exp() * start.flatten(2)[:, :, None] + before[0]]
+
+    def by_state(t: Tensor) -> Tensor:
+        """[B, H, ..., S P] -> [B, H, ..., S, P]."""
+        return torch.unflatten(t, -1, (-1, value.shape[3]))
+
+    left = torch.cat((weights, *of_scans(kept, query)), 2)
+    right = torch.cat((value, *(by_state(states).flatten(1, 2) for states in before)), 2)
+    last = 0 if reverse[-1] else count - 1
+    final = log_decay[:, -1, :, last].sum(-1, keepdim=True).exp() * before[-1][:, :, last] + added[-1][:, :, last]
+    return _joined(left.mT @ right, heads, tokens, front), _States(by_state(before[-1]), by_state(final))
+
+
+def _joined(y: Tensor, heads: int, tokens: int, front: bool) -> Tensor:
+    """[B, H K, Q, P] -> [B, N, D] without what was added to fill a chunk."""
+    y = torch.unflatten(y, 1, (heads, -1)).flatten(2, 3).transpose(1, 2).flatten(2)
+    if y.shape[1] == tokens:
+        return y
+    return y[:, -tokens:] if front else y[:, :tokens]
+
+
+def _constants(size: int, count: int, reverse: Sequence[bool]) -> tuple[Tensor, ...]:
+    """Zeros and ones, stacked over scans: which logarithms add up to which decay.
+
+    For ``logs`` [.., 2 Q]: of what token r (rows of Q x Q) adds to what q finds, [W, 2 Q, Q Q], and [W, 2 Q, 2 Q], of
+    what it adds to the state at the end of the chunk, and what it finds of the state before it. Products with sums of
+    what lies between two tokens: differences of running sums would lose digits. Then [W, 1, Q Q], which q finds which
+    r, and [W, 1, K, K], which chunk (row) comes after which.
+    """
+    inside, ends, found, earlier = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
+    own = torch.eye(size)
+    for reversed_ in reverse:
+        finds = torch.ones(size, size).tril()  # q (row) of k
+        strictly = torch.ones(size, size).tril(-1)
+        chunks = torch.ones(count, count).tril(-1)
+        if reversed_:
+            finds, strictly, chunks = finds.T, strictly.T, chunks.T
+        decays = strictly[:, :, None] * finds.T[:, None]  # [k, r, q]: k after r, up to q
+        steps = own[:, :, None].expand(size, size, size)
+        whole = torch.cat((decays, steps))
+        last = 0 if reversed_ else size - 1
+        ends.append(torch.cat((whole[:, :, last], torch.cat((finds.T, torch.zeros(size, size)))), 1))
+        inside.append(whole.flatten(1))
+        found.append(finds.T.reshape(1, -1))
+        earlier.append(chunks[None])
+    return tuple(torch.stack(constants) for constants in (inside, ends, found, earlier))
