@@ -43,6 +43,11 @@ class Softplus(nn.Module):
         return F.softplus(100 * torch.tanh(10 * x))
 
 
+class Mean(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x.mean(1) + x.mean(1, keepdim=True)[:, 0]
+
+
 class Mixture(nn.Module):
     def forward(self, streams: Tensor, alpha: Tensor) -> Tensor:
         return torch.einsum("bjnd,bjni->bind", streams, alpha)
@@ -61,7 +66,9 @@ CASES = {
     "rms norm": (Norm(), [(5, 6)], {}),
     "attention": (Attention(), [(2, 5, 4), (5,)], {"SimplifiedLayerNormalization": 0, "IsNaN": 0}),
     "interpolation": (Interpolation(), [(5, 6), (5, 6)], {"Where": 0}),
-    "softplus": (Softplus(), [(5, 6)], {"Where": 0, "Softplus": 1}),
+    "softplus": (Softplus(), [(5, 6)], {"Where": 0, "Softplus": 0, "Log": 1}),
+    "mean of few": (Mean(), [(2, 5, 6)], {"ReduceMean": 0}),
+    "mean of many": (Mean(), [(9, 5, 6)], {"ReduceMean": 2}),
     "mixture of few": (Mixture(), [(2, 5, 6), (2, 5, 3)], {"Einsum": 0}),
     "mixture of many": (Mixture(), [(9, 5, 6), (9, 5, 3)], {"Einsum": 1}),
     "norm of a sum": (NormOfSum(), [(5, 6), (5, 6)], {"SkipLayerNormalization": 0, "LayerNormalization": 1}),

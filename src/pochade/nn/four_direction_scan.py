@@ -107,7 +107,9 @@ class Selection(nn.Module):
 
         def way(back: int) -> Inputs:
             rates = A[:, back].flatten(0, 1)
-            return Inputs(x, dt[:, :, :, back].flatten(2), rates, B[:, :, back::2], C[:, :, back::2], D[:, back].flatten())
+            return Inputs(
+                x, dt[:, :, :, back].flatten(2), rates, B[:, :, back::2], C[:, :, back::2], D[:, back].flatten()
+            )
 
         return bidirectional_scan(way(0), way(1))
 

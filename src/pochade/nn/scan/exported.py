@@ -51,6 +51,7 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
         start = torch.unflatten(initial.to(dtype), 1, (A.shape[0], -1)).transpose(2, 3)
     scans = Scans(*(v.to(dtype) for v in (dt.mT[:, None], A[None], *(v.movedim(1, -1)[:, None] for v in (B, C)))))
     y, states = _scan(x.to(dtype), scans, [reverse], start)
+    assert states is not None
     if D is not None:
         y = y + x * D.to(dtype)
 
@@ -74,8 +75,8 @@ def _chunk(tokens: int) -> int:
     return min(max(_SHORTEST, 1 << round(math.log2(tokens) / 2)), _LONGEST, tokens)
 
 
-def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States]:
-    """The sum of scans of x, and the states of the last of them; they start from ``start`` [B, H, S, P]."""
+def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States | None]:
+    """The sum of scans of x; they start from ``start`` [B, H, S, P]. Where there is one alone, with its states."""
     dt, A, B, C = scans
     tokens, heads, groups, ways = x.shape[1], A.shape[1], B.shape[2], len(reverse)
     size = _chunk(tokens)
@@ -98,11 +99,11 @@ def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None
     decay = (logs @ inside).exp().reshape(-1, heads // groups, count * size * size)
     scores = (key.mT @ query).reshape(-1, ways, groups * count, size * size) * found
     weights = decay * scores.reshape(-1, 1, count * size * size)
-    weights = weights.reshape(-1, ways, heads * count * size * size).sum(1)
-    weights = weights.reshape(-1, heads * count, size, size)  # from a token (row) to one that finds it (column)
-    if count == 1 and start is None and ways > 1:  # there are no states to find
-        y = weights.mT @ value
-        return _joined(y, heads, tokens, front), _States(y, y)
+    # From a token (row) to one that finds it (column).
+    *others, total = weights.reshape(-1, ways, heads * count, size, size).unbind(1)
+    weights = sum(others, start=total)
+    if count == 1 and ways > 1:  # there are no states to find
+        return _joined(weights.mT @ value, heads, tokens, front), None
 
     def of_scans(factor: Tensor, t: Tensor) -> tuple[Tensor, ...]:
         """A factor [B, W, H K, Q] of t [B W G, K, S, Q] -> their product, of each scan [B, H K, S, Q]."""
@@ -125,9 +126,12 @@ def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None
 
     left = torch.cat((weights, *of_scans(kept, query)), 2)
     right = torch.cat((value, *(by_state(states).flatten(1, 2) for states in before)), 2)
-    last = 0 if reverse[-1] else count - 1
-    final = log_decay[:, -1, :, last].sum(-1, keepdim=True).exp() * before[-1][:, :, last] + added[-1][:, :, last]
-    return _joined(left.mT @ right, heads, tokens, front), _States(by_state(before[-1]), by_state(final))
+    y = _joined(left.mT @ right, heads, tokens, front)
+    if ways > 1:
+        return y, None
+    last = 0 if reverse[0] else count - 1
+    final = log_decay[:, 0, :, last].sum(-1, keepdim=True).exp() * before[0][:, :, last] + added[0][:, :, last]
+    return y, _States(by_state(before[0]), by_state(final))
 
 
 def _joined(y: Tensor, heads: int, tokens: int, front: bool) -> Tensor:
