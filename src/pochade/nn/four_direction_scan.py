@@ -97,19 +97,18 @@ class Selection(nn.Module):
         pairs = (self.groups // 2, 2, -1)
         if torch.compiler.is_exporting() and self.widen is None:
             tokens_last = torch.unflatten(selection.mT, 1, pairs).transpose(1, 2)
-            dt, B, C = torch.split(tokens_last, self.widths, dim=3)
-            bias, A = (torch.unflatten(v.flatten(), 0, pairs).transpose(0, 1) for v in (self.dt_bias, self.A_log))
-            scans = Scans(F.softplus(dt + bias[..., None]).flatten(2, 3), -torch.exp(A).flatten(1), B, C)
+            dt, read, write = torch.split(tokens_last, self.widths, dim=3)
+            bias, rates = (torch.unflatten(v.flatten(), 0, pairs).transpose(0, 1) for v in (self.dt_bias, self.A_log))
+            steps = F.softplus(dt + bias[..., None]).flatten(2, 3)
+            scans = Scans(steps, -torch.exp(rates).flatten(1), read, write)
             return both_directions(x, scans) + x * torch.unflatten(self.D, 0, pairs).sum(1).flatten()
         dt, A, B, C = self.inputs(selection)
-        dt = torch.unflatten(dt, 2, pairs)
-        A, D = (torch.unflatten(v, 0, pairs) for v in (A, self.D))
+        steps = torch.unflatten(dt, 2, pairs)
+        rates, skips = (torch.unflatten(v, 0, pairs) for v in (A, self.D))
 
         def way(back: int) -> Inputs:
-            rates = A[:, back].flatten(0, 1)
-            return Inputs(
-                x, dt[:, :, :, back].flatten(2), rates, B[:, :, back::2], C[:, :, back::2], D[:, back].flatten()
-            )
+            own, skip = rates[:, back].flatten(0, 1), skips[:, back].flatten()
+            return Inputs(x, steps[:, :, :, back].flatten(2), own, B[:, :, back::2], C[:, :, back::2], skip)
 
         return bidirectional_scan(way(0), way(1))
 

@@ -77,23 +77,23 @@ def _chunk(tokens: int) -> int:
 
 def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States | None]:
     """The sum of scans of x; they start from ``start`` [B, H, S, P]. Where there is one alone, with its states."""
-    dt, A, B, C = scans
-    tokens, heads, groups, ways = x.shape[1], A.shape[1], B.shape[2], len(reverse)
+    dt, rates, reads, writes = scans
+    tokens, heads, groups, ways = x.shape[1], rates.shape[1], reads.shape[2], len(reverse)
     size = _chunk(tokens)
     missing = -tokens % size
     front = ways == 1 and reverse[0]  # chunks of a reversed scan are counted from its start
     if missing:  # a token that is added changes no state
         padding = (missing, 0) if front else (0, missing)
-        dt, B, C = (F.pad(t, padding) for t in (dt, B, C))
+        dt, reads, writes = (F.pad(t, padding) for t in (dt, reads, writes))
         x = F.pad(x, (0, 0, *padding))
     count = x.shape[1] // size
     inside, ends, found, earlier = (constant.to(x) for constant in _constants(size, count, reverse))
 
     value = torch.unflatten(x, 2, (heads, -1)).transpose(1, 2).reshape(-1, heads * count, size, x.shape[2] // heads)
-    key, query = (torch.unflatten(t.flatten(0, 2), 2, (count, size)).transpose(1, 2) for t in (B, C))
+    key, query = (torch.unflatten(t.flatten(0, 2), 2, (count, size)).transpose(1, 2) for t in (reads, writes))
 
     # What a token leaves of the state and what it takes of its input, as logarithms [B, W, H K, 2 Q].
-    log_decay = torch.unflatten(dt * A[..., None], 3, (count, size))
+    log_decay = torch.unflatten(dt * rates[..., None], 3, (count, size))
     log_step = torch.unflatten(dt.clamp_min(_LEAST_STEP).log(), 3, (count, size))
     logs = torch.cat((log_decay, log_step), -1).flatten(2, 3)
     decay = (logs @ inside).exp().reshape(-1, heads // groups, count * size * size)
