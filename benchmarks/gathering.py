@@ -34,7 +34,7 @@ def one(rank: int, port: int) -> None:
         sent["gathered"] += output.nbytes
         return gather(output, *given, **named)
 
-    def scattered(*, input: Any, **named: Any) -> Any:  # noqa: A002 - as torch calls it
+    def scattered(*, input: Any, **named: Any) -> Any:
         sent["scattered"] += input.nbytes
         return scatter(input=input, **named)
 

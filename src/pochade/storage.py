@@ -85,7 +85,15 @@ def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
 def fetch_if_any(url: str) -> Path | None:
     """A local copy of a file, None where there is none. Raises as ``fetch``."""
     remote = _Remote(url)
-    return fetch(url) if _retried(url, remote.exists) else None
+
+    def is_there() -> bool:
+        try:
+            remote.stamp()
+        except FileNotFoundError:
+            return False
+        return True
+
+    return fetch(url) if _retried(url, is_there) else None
 
 
 def fetch_file(url: str, path: Path, check: Callable[[Path], None], size: int) -> None:
@@ -181,7 +189,12 @@ class _Remote:
         return bool(self.fs.exists(self.path))
 
     def stamp(self) -> Stamp:
-        return _stamp(self.fs.info(self.path))
+        try:
+            return _stamp(self.fs.info(self.path))
+        except FileNotFoundError as error:  # so fsspec calls a web server that does not answer
+            if isinstance(error.__cause__, OSError):
+                raise ConnectionError(str(error.__cause__)) from error
+            raise
 
     def below(self) -> dict[str, Stamp]:
         """The files below it by their names, "" for itself where it is one. Raises FileNotFoundError for nothing."""

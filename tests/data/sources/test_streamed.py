@@ -237,6 +237,8 @@ def test_what_cannot_be_streamed_is_said(web: Web, tmp_path: Path) -> None:
     with pytest.raises(PochadeError, match=r"data\.cache_limit: given for openmoji, allowed for a folder or a URL"):
         data.open()
 
+    with pytest.raises(FailureError, match=rf"train/index\.json: .*connect.*, {ATTEMPTS} times"):
+        open_streamed("http://127.0.0.1:1/set", "all", classes=None, limit=10**9, reading=Reading())
     flat = fill(tmp_path / "flat", 0, 2)
     with pytest.raises(PochadeError, match=r"held_out: true given with data\.cache_limit, but .* has no folders train"):
         open_streamed(f"file://{flat}", "train", classes=None, limit=10**9, reading=Reading())
