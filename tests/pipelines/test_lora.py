@@ -224,9 +224,9 @@ def test_what_does_not_fit_is_named_in_one_line(folders: tuple[Path, Path, Path]
     with pytest.raises(PochadeError, match="adapter_name: 'a' is taken"):
         pipe.load_lora_weights(first, adapter_name="a")
     for weight in (float("nan"), "0.5", [[1.0, True]], {"denoiser": float("inf")}):
-        with pytest.raises(PochadeError, match="adapter_weights: .* given, allowed are finite numbers$"):
+        with pytest.raises(PochadeError, match=r"adapter_weights: .* given, allowed are finite numbers$"):
             pipe.set_adapters("a", weight)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(PochadeError, match="lora_scale: nan given, allowed are finite numbers$"):
+    with pytest.raises(PochadeError, match=r"lora_scale: nan given, allowed are finite numbers$"):
         pipe.fuse_lora(lora_scale=float("nan"))
     with pytest.raises(PochadeError, match=r"adapter_name: 'b' given, allowed are a$"):
         pipe.save_lora_weights(tmp_path, "b")

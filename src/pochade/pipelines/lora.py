@@ -176,7 +176,7 @@ def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
 
 
 def _check_weights(given: Any) -> None:
-    """Raises PochadeError where a weight in ``given``, which may be a list or a mapping of them, is no finite number."""
+    """Raises PochadeError where a weight, alone or in a list or a mapping, is no finite number."""
     if isinstance(given, list | tuple | Mapping):
         for part in given.values() if isinstance(given, Mapping) else given:
             _check_weights(part)
