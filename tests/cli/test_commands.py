@@ -89,6 +89,8 @@ def test_info_of_a_picture(capsys: Any, toy_pipeline_folder: Path, tmp_path: Pat
     other = tmp_path / "other.txt"
     other.write_text("no picture")
     assert "not a readable PNG" in cli(capsys, "info", str(other), code=2).error
+    missing = str(tmp_path / "fox.png")
+    assert f"{missing}: there is no such file" in cli(capsys, "info", missing, code=2).error
 
 
 def test_info_of_the_machine(capsys: Any) -> None:

@@ -1,6 +1,7 @@
 """The pipeline as a caller sees it: seeds, batches, arguments, callbacks, failures."""
 
 import json
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event
@@ -448,9 +449,11 @@ def test_bad_arguments_before_any_work(pipe: TextToImagePipeline, changes: dict[
     assert not calls
 
 
-def test_what_a_callback_returns_is_checked(pipe: TextToImagePipeline) -> None:
-    with pytest.raises(PochadeError, match="callback_on_step_end: 5 returned, allowed are None and a dictionary"):
-        pipe(APPLE, num_inference_steps=1, callback_on_step_end=lambda *_: 5)
+@pytest.mark.parametrize("returned", [5, {"latents": "x"}])
+def test_what_a_callback_returns_is_checked(pipe: TextToImagePipeline, returned: Any) -> None:
+    message = f"callback_on_step_end: {returned} returned, allowed are None and a dictionary of tensors"
+    with pytest.raises(PochadeError, match=re.escape(message)):
+        pipe(APPLE, num_inference_steps=1, callback_on_step_end=lambda *_: returned)
 
 
 def test_a_count_of_numpy(pipe: TextToImagePipeline) -> None:

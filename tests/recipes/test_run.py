@@ -178,6 +178,14 @@ def test_without_resume_a_run_is_not_overwritten(trained: Path, folder: Path):
     assert stamps(trained) == before
 
 
+def test_a_run_does_not_lie_in_its_data(folder: Path):
+    """Its sample sheets would be pictures to train on."""
+    out = folder / "run"
+    with pytest.raises(PochadeError, match=r"^out: .*run lies in the data, .* allowed is a folder outside of it$"):
+        train("lrf", [f"data.source={folder}", "data.size=32", *FAST, *TINY_AUTOENCODER, OPTIONS], out)
+    assert not out.exists()
+
+
 # --- captions by a frozen encoder; starting from another model
 
 

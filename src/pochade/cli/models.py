@@ -11,6 +11,7 @@ import typer
 
 from pochade.cli.common import console, megabytes, print_json, quiet_libraries
 from pochade.cli.prompts import COMMANDS
+from pochade.errors import PochadeError
 from pochade.pipelines import embedding_files, hub
 from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, WEIGHTS, read_head
 from pochade.pipelines.metadata import read_metadata
@@ -66,6 +67,8 @@ def info(
     if model is not None and Path(model).is_file():
         _picture(Path(model), as_json)
         return
+    if model is not None and Path(model).suffix.lower() == ".png" and not Path(model).is_dir():
+        raise PochadeError(f"{model}: there is no such file")
     if model is not None and (Path(model) / WEIGHTS).is_file():
         _lora(Path(model), as_json)
         return

@@ -10,6 +10,7 @@ import torch
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
 from torch import Tensor
 
+from pochade.arguments import shown
 from pochade.errors import PochadeError
 from pochade.flow.guidance import GuidedDenoiser
 from pochade.pipelines.checks import CALLBACK_TENSORS
@@ -116,9 +117,12 @@ def callback_tensors(names: Sequence[str], guided: GuidedDenoiser, step: Mapping
 
 
 def returned_tensors(returned: Any) -> Mapping[str, Any]:
-    """What a callback returned. Raises PochadeError where that is neither None nor a dictionary."""
-    if returned is not None and not isinstance(returned, Mapping):
-        raise PochadeError(f"callback_on_step_end: {returned!r} returned, allowed are None and a dictionary of tensors")
+    """What a callback returned. Raises PochadeError where that is neither None nor a dictionary of tensors."""
+    fits = isinstance(returned, Mapping) and isinstance(returned.get("latents"), Tensor | None)
+    if returned is not None and not fits:
+        raise PochadeError(
+            f"callback_on_step_end: {shown(returned)} returned, allowed are None and a dictionary of tensors"
+        )
     return returned or {}
 
 

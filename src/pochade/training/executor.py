@@ -79,6 +79,7 @@ def run(
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
+    _check_outside(stages, out)
     for number, stage in enumerate(stages[finished:], finished + 1):
         folder = _result(stage, number, out).model.parent
         _check_free(folder)
@@ -108,6 +109,15 @@ def run(
                 _exchange(mirror)
         results.append(result)
     return results[-1].model
+
+
+def _check_outside(stages: Sequence[AnyStage], out: Path) -> None:
+    """Raises PochadeError where ``out`` lies in the data: its sample sheets would be pictures to train on."""
+    sources = (source for stage in stages for source in stage.data.sources)
+    for path in dict.fromkeys(path for source in sources for path in source.paths()):
+        folder = path.expanduser().resolve()
+        if folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise PochadeError(f"out: {out} lies in the data, {path}, allowed is a folder outside of it")
 
 
 def settled(stage: AnyStage, data: Data) -> AnyStage:
