@@ -72,7 +72,6 @@ class ImageData(DataSettings):
 
     @property
     def sources(self) -> list[Source]:
-        """Where all pictures come from."""
         return [] if self.source is None else [self.source]
 
     @property

@@ -4,11 +4,14 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
 from pochade.arguments import check_text, is_number, is_whole, plain, shown
 from pochade.device import check_device
 from pochade.errors import PochadeError
+
+if TYPE_CHECKING:
+    from pochade.data.sources import Source
 
 PREVIOUS = "previous"
 """In ``initialise_from``: the stage before, which is of the same kind."""
@@ -61,6 +64,11 @@ class DataSettings:
 
     def missing(self) -> list[str]:
         """What a run needs and is not set, or not on this machine; a line each."""
+        return []
+
+    @property
+    def sources(self) -> "list[Source]":
+        """Where all pictures come from."""
         return []
 
 
