@@ -275,3 +275,38 @@ def test_what_a_mask_keeps_ends_as_the_source(name: str, strength: float):
     changed = (out != source).any(1, keepdim=True)
     assert torch.equal(changed, mask > 0)
     assert all(torch.equal((p != source).any(1, keepdim=True), mask > 0) for p in seen)
+
+
+# --- what is known of a picture, kept at every step
+
+
+@pytest.mark.parametrize("steps", [1, 5])
+def test_what_is_known_comes_out_and_the_rest_is_the_denoisers(steps: int):
+    def constrain(z: Tensor) -> Tensor:
+        return torch.cat([torch.full_like(z[:, :1], 0.5), z[:, 1:]], dim=1)
+
+    out = sample(
+        towards(torch.tensor(-2.0)),
+        make_scheduler("euler"),
+        noise(),
+        Conditioning(),
+        num_inference_steps=steps,
+        constrain=constrain,
+    )
+    torch.testing.assert_close(out[:, :1], torch.full_like(out[:, :1], 0.5))
+    torch.testing.assert_close(out[:, 1:], torch.full_like(out[:, 1:], -2.0))
+
+
+def test_a_callback_sees_the_constrained_prediction():
+    seen: list[Tensor] = []
+    sample(
+        towards(torch.tensor(1.0)),
+        make_scheduler("euler"),
+        noise(),
+        Conditioning(),
+        num_inference_steps=2,
+        constrain=torch.zeros_like,
+        on_step=lambda i, t, z, predicted, aux: seen.append(predicted),
+    )
+    assert len(seen) == 2
+    assert all(not bool(one.any()) for one in seen)

@@ -147,8 +147,8 @@ class Captioned(Dataset):
     def expect(self, seed: int, position: int | None) -> None:
         self.dataset.expect(seed, position)
 
-    def spread(self, count: int) -> Sequence[int]:
-        return self.dataset.spread(count)
+    def evenly_spaced(self, count: int) -> Sequence[int]:
+        return self.dataset.evenly_spaced(count)
 
     def fingerprint(self) -> str:
         return sha256(f"{self.dataset.fingerprint()} {astuple(self.wording)}".encode()).hexdigest()

@@ -121,10 +121,10 @@ class Dataset(ABC):
         return digest.hexdigest()
 
     def expect(self, seed: int, position: int | None) -> None:
-        """Told where a run with ``seed`` is, a data set with ``windows`` fetches what it reads next; None: nothing."""
+        """Fetches what a run with ``seed`` reads from ``position`` on, where there are ``windows``; None: no more."""
         del seed, position
 
-    def spread(self, count: int) -> Sequence[int]:
+    def evenly_spaced(self, count: int) -> Sequence[int]:
         """At most ``count`` pictures from all over the data set; from as few shards as hold them where it has
         ``windows``."""
         return range(0, len(self), -(-len(self) // count))

@@ -43,8 +43,8 @@ class Samples(Protocol):
     ``len`` is the number of samples that an epoch shows. ``batch`` gives those at ``indices`` [B] int64 in [0, len);
     whatever is random in them comes from ``keys`` [B] int64, so that a sample is the same alone and in any batch.
     ``order`` says which samples are seen at ``positions`` [B] int64 of a run with ``seed``, in steps of ``batch_size``:
-    each epoch is a permutation of its own. ``expect`` is told where a run is, before what is seen there is drawn, and
-    None at its end. ``notes`` are lines to print before a training.
+    each epoch is a permutation of its own. ``expect`` gets the position of a run before what is seen there is drawn,
+    and None at its end. ``notes`` are lines to print before a training.
     """
 
     def __len__(self) -> int: ...

@@ -22,7 +22,7 @@ from pochade.storage import cache_folder, fetch_file
 WORKERS = 8
 """Threads that fetch what is expected."""
 POLL = 0.05
-"""Seconds between two looks at what other processes are fetching."""
+"""Seconds from one check of what other processes are fetching to the next."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,7 +38,7 @@ CLASSES = ("cat", "dog")
 
 
 class Web:
-    """A web server of a folder that counts, and reports what it is told to do wrong."""
+    """A web server of a folder that counts, and fails in the ways that a test sets."""
 
     def __init__(self, folder: Path, watched: Path) -> None:
         self.folder, self.watched = folder, watched
@@ -247,11 +247,11 @@ def test_what_cannot_be_streamed_is_said(web: Web, tmp_path: Path) -> None:
     with pytest.raises(EmptySplitError):
         opened(web, "held_out")
     index = web.folder / "train" / "index.json"
-    told = json.loads(index.read_text())
-    index.write_text(json.dumps({**told, "decoded": False}))
+    listed = json.loads(index.read_text())
+    index.write_text(json.dumps({**listed, "decoded": False}))
     with pytest.raises(PochadeError, match="not known to be readable; `pochade data prepare` writes"):
         opened(web)
-    index.write_text(json.dumps({**told, "shards": [{**told["shards"][0], "file": "../../x.tar"}]}))
+    index.write_text(json.dumps({**listed, "shards": [{**listed["shards"][0], "file": "../../x.tar"}]}))
     with pytest.raises(PochadeError, match="the name leaves the folder"):
         opened(web)
     index.unlink()

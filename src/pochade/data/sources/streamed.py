@@ -164,7 +164,7 @@ class StreamedShards(Dataset):
         ahead = [] if position is None else self._windows.ahead(seed, position)
         self.cache.expect([self.shards[number] for number in ahead], self._part)
 
-    def spread(self, count: int) -> Sequence[int]:
+    def evenly_spaced(self, count: int) -> Sequence[int]:
         held = self._starts[bisect_right(self._starts, min(count, len(self)) - 1)]
         return range(0, held, -(-held // count))
 

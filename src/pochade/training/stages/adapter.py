@@ -164,7 +164,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
 
 def shown_items(dataset: Dataset) -> list[int]:
     """Some pictures from all over the data."""
-    return list(dataset.spread(PAIRS))
+    return list(dataset.evenly_spaced(PAIRS))
 
 
 def words_of(dataset: Dataset, index: int) -> str:

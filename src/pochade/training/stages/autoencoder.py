@@ -276,7 +276,7 @@ class AutoencoderWork(ReconstructionWork):
 def measure_statistics(autoencoder: ImageAutoencoder, dataset: Dataset, size: int) -> None:
     """Sets mean and standard deviation of the raw latents over the data: 4,096 pictures at 64 px, fewer of larger."""
     count = max(1, MEASURED_PIXELS // size**2)
-    chosen = dataset.spread(count)
+    chosen = dataset.evenly_spaced(count)
     raw: list[Tensor] = []
     for start in range(0, len(chosen), 16):
         images = torch.stack([to_tensor(dataset.image(i, size)) for i in chosen[start : start + 16]])

@@ -312,7 +312,7 @@ def shown_of(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline) -
 
 
 def _shown(data: ImageData, dataset: Dataset, pipeline: TextToImagePipeline, count: int) -> list[Shown]:
-    chosen = dataset.spread(count)
+    chosen = dataset.evenly_spaced(count)
     prompts = [dataset.item(i).captions[0] for i in chosen]
     if data.ratios is None:
         return [Shown(prompt) for prompt in prompts]
@@ -388,5 +388,5 @@ def held_out_of(
     dataset = data.open_held_out()
     if dataset is None:
         return None
-    some = dataset.subset(dataset.spread(DRAWS))
+    some = dataset.subset(dataset.evenly_spaced(DRAWS))
     return latents_of(data, some, pipeline, text_encoder, inputs)

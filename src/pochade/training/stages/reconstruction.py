@@ -160,7 +160,7 @@ def with_start(stage: AnyStage, network: nn.Module, adversarial: bool) -> AnySta
 def shown_pictures(data: ImageData, dataset: Dataset) -> Tensor:
     """Some pictures [B, 3, size, size] in [-1, 1], held-out ones where there are any."""
     shown = data.open_held_out() or dataset
-    return torch.stack([to_tensor(shown.image(i, data.size)) for i in shown.spread(SHOWN)])
+    return torch.stack([to_tensor(shown.image(i, data.size)) for i in shown.evenly_spaced(SHOWN)])
 
 
 @dataclass(kw_only=True)
