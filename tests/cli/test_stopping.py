@@ -106,6 +106,15 @@ def test_an_interruption_is_raised_again_where_nothing_answers_it(
     assert done == [wanted]
 
 
+def test_an_alarm_that_a_waiting_call_missed_comes_again() -> None:
+    """It may come between Python's last look for signals and the call."""
+    with stopping.stoppable():
+        with pytest.raises(KeyboardInterrupt):
+            told_to_stop()
+        assert signal.getitimer(signal.ITIMER_REAL)[1] > 0
+    assert signal.getitimer(signal.ITIMER_REAL) == (0, 0)
+
+
 @pytest.mark.parametrize("came", ["RecursionError('deep')", "ImportError('half')", "SystemExit(0)", "OSError(5, 'x')"])
 def test_whatever_comes_of_ctrl_c_is_an_interruption(capsys: Any, monkeypatch: pytest.MonkeyPatch, came: str) -> None:
     from pochade.pipelines import hub

@@ -55,7 +55,9 @@ def stoppable() -> Iterator[Stop]:
         if _HAS_TIMER:
             replaced = signal.signal(signal.SIGALRM, lambda _, frame: interrupt(frame, again=True))
             before.setdefault(signal.SIGALRM, replaced)
-            signal.setitimer(signal.ITIMER_REAL, _AGAIN if importing else _STILL_HERE)
+            # Time after time: an alarm that comes just before a call that waits is answered only when the call returns.
+            wait = _AGAIN if importing else _STILL_HERE
+            signal.setitimer(signal.ITIMER_REAL, wait, wait)
         if not (importing and _HAS_TIMER) and not (again and _is_answered()):
             raise KeyboardInterrupt(stop.reason)
 
