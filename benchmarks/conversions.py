@@ -43,8 +43,8 @@ AS_PEER: dict[str, Any] = {"pictures": 0, "batch": 1}
 Convert = Callable[[Sequence[Network], Path, Options], Graphs]
 
 
-def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
-    """Precision -> what is known of the bundle of a model, which is written into ``work``.
+def exports(model: str, target: str, work: Path, again: bool) -> dict[str, dict[str, Any]]:
+    """Precision -> what is known of the bundle of a model, which is written into ``work``, ``again`` where it is there.
 
     Raises PochadeError where the target's libraries are not installed.
     """
@@ -61,6 +61,8 @@ def exports(model: str, target: str, work: Path) -> dict[str, dict[str, Any]]:
         if model == PEER and precision in CALIBRATED:
             continue
         folder = place(work, model, target, precision)
+        if again:
+            shutil.rmtree(folder, ignore_errors=True)
         try:
             if folder.exists():
                 manifest = read_manifest(folder)
@@ -124,7 +126,7 @@ def main() -> None:
             if target in known and not options.force:
                 continue
             try:
-                known[target] = exports(model, target, options.work)
+                known[target] = exports(model, target, options.work, again=options.force)
             except PochadeError as error:
                 print(f"{model}, {target}: {error}", flush=True)
                 continue
