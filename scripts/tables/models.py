@@ -166,26 +166,29 @@ def iris_depth(record: dict[str, Any]) -> str:
 
 
 def iris_control(record: dict[str, Any]) -> str:
-    """Edges given as the control, and edges of the samples."""
+    """What is given as the control, and the samples; the figures of one kind."""
+    kind = record.get("kind", "edges")
+    measures = ("IoU", "recall") if kind == "depth" else ("recall", "precision")
     splits = {"train": "training concepts", "held_out": "held-out concepts"}
     given = {
-        "followed": "edges, own caption",
-        "another caption": "edges, another caption",
-        "no words": "edges, no caption",
-        "not followed": "no edges, own caption",
-        "no words, not followed": "no edges, no caption",
+        "followed": f"{kind}, own caption",
+        "another caption": f"{kind}, another caption",
+        "no words": f"{kind}, no caption",
+        "not followed": f"no {kind}, own caption",
+        "no words, not followed": f"no {kind}, no caption",
     }
     rows = [
         [
             splits[r["split"]],
             given[r["way"]],
             str(r["pictures"]),
-            f"{r['recall']:.2f} ± {r['recall standard error']:.2f}",
-            f"{r['precision']:.2f} ± {r['precision standard error']:.2f}",
+            *(f"{r[name]:.2f} ± {r[f'{name} standard error']:.2f}" for name in measures),
+            *(f"{r[f'{name} by chance']:.2f}" for name in measures if f"{name} by chance" in r),
         ]
         for r in record["rows"]
     ]
-    return table(["edges of", "conditioning", "samples", "recall", "precision"], rows)
+    chance = [f"{name}, another's {kind}" for name in measures if f"{name} by chance" in record["rows"][0]]
+    return table([f"{kind} of", "conditioning", "samples", *measures, *chance], rows)
 
 
 IRIS_PUBLISHED = {"tiny": 545, "small": 597, "base": 760}

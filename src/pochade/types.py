@@ -23,6 +23,8 @@ from pochade.runtime import manifest
 
 PARTS = ("text", "class_label", "source", "control", "image_prompt")
 """The parts of a conditioning that guidance can drop."""
+CONTROLS = ("edges", "depth")
+"""Kinds of spatial control (``pochade.images.controls``)."""
 TASKS = manifest.TASKS
 """What ``Conditioning.task`` counts: the task where there is a source picture."""
 
@@ -49,7 +51,7 @@ class Conditioning:
     source_mask: Tensor | None = None
     """[B, 1, H, W] in [0, 1], 1 where the picture is to be changed."""
     control: Tensor | None = None
-    """[B, C, H, W] latents of the picture of a spatial control, such as edges."""
+    """[B, C, H, W] latents of the picture of a spatial control, such as edges or depth."""
     image_prompt: Tensor | None = None
     """[B, R, D_image] float, features of image prompts, pictures whose style is followed; R of them, mostly one."""
     image_prompt_scale: Tensor | None = None
@@ -155,8 +157,8 @@ class InputSpec:
     """``task``."""
     tasks: tuple[str, ...] = ()
     """Of ``TASKS``, those with a source that it was trained for."""
-    control: bool = False
-    """``control``."""
+    control: str = ""
+    """The kind of ``control``, of ``CONTROLS``; empty for none."""
     image_prompt_dim: int = 0
     """D_image of ``image_prompt``."""
     image_prompt_encoder: str | None = None

@@ -9,8 +9,9 @@ from PIL import Image, ImageDraw
 from torch.nn.functional import avg_pool2d
 
 from pochade.errors import PochadeError
+from pochade.images.controls import KINDS, control_image, encode_control
 from pochade.images.decode import to_tensor
-from pochade.images.edges import edges, edges_image, edges_of, encode_lines, read_edges
+from pochade.images.edges import edges, edges_of
 
 
 def square(inside: str = "black", outside: str = "white") -> Image.Image:
@@ -49,9 +50,9 @@ def test_edges_as_a_picture() -> None:
     found = edges_of(square(), 32, 32)
     assert torch.equal(found, edges(square()))
     assert edges_of(square(), 64, 48).shape == (1, 48, 64)
-    assert torch.equal(read_edges(edges_image(found), "control"), found)
+    assert torch.equal(KINDS["edges"].read(control_image(found), "control"), found)
     with pytest.raises(PochadeError, match="control: 100% of it is white, allowed are white lines on black"):
-        read_edges(square("white", "white"), "control")
+        KINDS["edges"].read(square("white", "white"), "control")
     with pytest.raises(PochadeError, match=r"image: shape \(1, 4, 4\) given"):
         edges(torch.zeros(1, 4, 4))
 
@@ -70,7 +71,7 @@ def encode(images: torch.Tensor) -> torch.Tensor:
 def test_lines_are_drawn_black_on_white() -> None:
     lines = torch.zeros(2, 1, 4, 6)
     lines[0, 0, :2, 4:] = 1
-    found = encode_lines(lines, encode)
+    found = encode_control(lines, encode)
     assert found[0].tolist() == 2 * [[[1, 1, -1], [1, 1, 1]]]
     # Without lines there is no control.
     assert found[1].eq(0).all()

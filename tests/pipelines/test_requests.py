@@ -10,8 +10,8 @@ import pytest
 from pochade.errors import PochadeError
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
 
-PLAIN = ModelFacts(Path("model"), 50, 3.0, (), controlled=False, image_prompt_dim=0)
-EDITOR = ModelFacts(Path("model"), 20, 2.0, ("edit", "super_resolution"), controlled=True, image_prompt_dim=8)
+PLAIN = ModelFacts(Path("model"), 50, 3.0, (), control="", image_prompt_dim=0)
+EDITOR = ModelFacts(Path("model"), 20, 2.0, ("edit", "super_resolution"), control="edges", image_prompt_dim=8)
 
 
 def generation(**fields: Any) -> GenerationRequest:
@@ -144,7 +144,7 @@ def test_edits_that_are_not_allowed(fields: dict[str, Any], message: str) -> Non
 def test_what_a_model_cannot_do(request_: GenerationRequest | EditRequest, message: str | None) -> None:
     if message is None:
         request_.for_model(PLAIN)
-        distilled = ModelFacts(Path("model"), 4, 1.0, (), controlled=False, image_prompt_dim=0)
+        distilled = ModelFacts(Path("model"), 4, 1.0, (), control="", image_prompt_dim=0)
         with pytest.raises(PochadeError, match="negative_prompt: has no effect at guidance 1"):
             request_.for_model(distilled)
         return
@@ -165,7 +165,7 @@ def test_changes_name_fields() -> None:
 
 def test_facts_of_a_model(toy_editor_folder: Path) -> None:
     facts = model_facts(str(toy_editor_folder))
-    assert facts == ModelFacts(toy_editor_folder, 50, 3.0, ("edit", "super_resolution"), False, 0)
+    assert facts == ModelFacts(toy_editor_folder, 50, 3.0, ("edit", "super_resolution"), "", 0)
 
 
 def test_a_wrong_request_costs_no_torch() -> None:

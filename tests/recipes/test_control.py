@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,14 @@ import torch
 from PIL import Image, ImageDraw
 
 from cli.run import cli
+from data.sources.iconify_sets import write_folder
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
+from pochade.images.controls import control_image, encode_control
 from pochade.images.decode import load_image
-from pochade.images.edges import edges, edges_image, edges_of, encode_lines
+from pochade.images.edges import edges, edges_of
 from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.requests import model_facts
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
 from pochade.training.dry_run import dry_run
@@ -104,7 +108,7 @@ def test_the_model_is_the_one_before_and_its_control(pipe: Any, trained: Path, g
 
 
 def test_pictures_follow_the_control(pipe: Any) -> None:
-    one, two = (edges_image(edges(drawing(i))) for i in (0, 8))
+    one, two = (control_image(edges(drawing(i))) for i in (0, 8))
     plain, first, second = sample(pipe, "a cat"), sample(pipe, "a cat", control=one), sample(pipe, "a cat", control=two)
     assert (first - plain).abs().max() > 1e-3
     assert (first - second).abs().max() > 1e-3
@@ -118,7 +122,7 @@ def test_pictures_follow_the_control(pipe: Any) -> None:
     result = pipe.encode_prompt("a cat")
     assert torch.equal(sample(pipe, prompt_embeds=result, control=one), first)
     with torch.no_grad():
-        latents = encode_lines(tensor[None], pipe.autoencoder.encode)
+        latents = encode_control(tensor[None], pipe.autoencoder.encode)
     assert torch.equal(sample(pipe, prompt_embeds=replace(result, control=latents)), first)
     wide = sample(pipe, "a cat", control=tensor.repeat(1, 1, 2), width=2 * SIZE)
     assert wide.shape == (1, 3, SIZE, 2 * SIZE)
@@ -129,7 +133,7 @@ def test_controls_that_do_not_fit(pipe: Any, toy_pipeline_folder: Path) -> None:
     other = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
     with pytest.raises(PochadeError, match="control: given, but this model has no input for it"):
         sample(other, "a cat", control=lines)
-    for wrong in (lines[:, :16], torch.cat((lines, lines)), torch.stack((lines, lines)), drawing(0).resize((16, 16))):
+    for wrong in (lines[:, :16], torch.cat((lines, lines)), torch.stack((lines, lines)), control_image(lines[:, :16])):
         with pytest.raises(PochadeError, match=r"control: shape .* allowed is \[1, 1, 32, 32\], or one for all"):
             sample(pipe, "a cat", control=wrong)
     for wrong in ("edges.png", [], [drawing(0).tobytes()]):
@@ -150,6 +154,60 @@ def test_a_control_can_be_trained_further(trained: Path, changes: list[str], tmp
     advice = re.escape(f"seed 0 (now 1); a new run goes on from its model with task.model={model}")
     with pytest.raises(PochadeError, match=f"{advice}$"):
         train("control", [*changes, f"task.model={trained}", "seed=1"], tmp_path / "run", resume=True)
+
+
+@pytest.fixture(scope="module")
+def follows_depth(changes: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained on layered drawings, of which one has lines alone."""
+    folder = tmp_path_factory.mktemp("drawings")
+    bodies = [f'<rect x="{i}" width="9" height="16" fill="#a00"/><circle cx="8" cy="{i}" r="4"/>' for i in range(9)]
+    bodies.append('<path d="M0 0L16 16" fill="none" stroke="#000"/>')
+    write_folder(folder, "layers", {f"thing-{chr(97 + i)}": {"body": body} for i, body in enumerate(bodies)})
+    own = [f"data.source=drawings:{folder}:sets=layers", "data.held_out=false", "task.kind=depth", "learning_rate=0.05"]
+    return train("control", [*changes, *own], tmp_path_factory.mktemp("runs") / "depth")
+
+
+def test_depth_is_followed_whatever_its_brightness(
+    follows_depth: Path, changes: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pipe: Any = TextToImagePipeline.from_pretrained(follows_depth)
+    assert pipe.denoiser.input_spec().control == "depth"
+    assert len(list((follows_depth.parents[1] / "cache").glob("depth-*"))) == 1
+    pipe.set_progress_bar_config(disable=True)
+    ramp = np.linspace(0, 1, SIZE**2).reshape(SIZE, SIZE)
+    bright, dark = (Image.fromarray((low + high * ramp).round().astype(np.uint8)) for low, high in ((0, 255), (10, 51)))
+    whole = torch.from_numpy((ramp * 51).round() / 51)[None].float()
+    assert torch.equal(sample(pipe, "a cat", control=dark), sample(pipe, "a cat", control=whole))
+    turned = bright.transpose(Image.Transpose.ROTATE_180)
+    assert (sample(pipe, "a cat", control=bright) - sample(pipe, "a cat", control=turned)).abs().max() > 1e-3
+
+    monkeypatch.chdir(tmp_path)
+    dark.save("dark.png")
+    Image.new("L", (SIZE, SIZE), 90).save("flat.png")
+    usual = ("--model", str(follows_depth), "--seed", "1", "-o", "out")
+    (made,) = cli(capsys, "generate", "a cat", "--control", "dark.png", *usual).out.split()
+    with Image.open(made) as image:
+        generated = np.asarray(image).transpose(2, 0, 1) / 255
+    assert np.abs(generated - sample(pipe, "a cat", control=dark)[0].numpy()).max() < 0.01
+    flat = cli(capsys, "generate", "a cat", "--control", "flat.png", *usual, code=2).error
+    assert "control: its brightness goes from 90 to 90 of 255, which shows no depth" in flat
+    edged = cli(capsys, "generate", "a cat", "--edges-of", "dark.png", *usual, code=2).error
+    assert "edges_of: given, but this model follows depth, allowed is control" in edged
+    with pytest.raises(PochadeError, match=r"task.kind: edges given, but .* follows depth already"):
+        train("control", [*changes, f"task.model={follows_depth}"], tmp_path / "run")
+    with pytest.raises(PochadeError, match=r"task.kind: depth given, but '0.png' comes without"):
+        train("control", [*changes, "task.kind=depth"], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_model_from_before_kinds_follows_edges(trained: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained, tmp_path / "model")
+    place = folder / "denoiser" / "config.json"
+    config = json.loads(place.read_text())
+    assert config.pop("control_kind") == "edges"
+    place.write_text(json.dumps(config))
+    assert TextToImagePipeline.from_pretrained(folder).denoiser.input_spec().control == "edges"
+    assert model_facts(str(folder)).control == "edges"
 
 
 def test_dry_run(changes: list[str]) -> None:

@@ -82,7 +82,10 @@ def generate(
     budget: options.Budget = None,
     control: Annotated[
         Path | None,
-        typer.Option(help="White edges on black that the picture follows; for models that take them.", metavar="FILE"),
+        typer.Option(
+            help="White edges on black or a depth map, as the model takes it, to follow.",
+            metavar="FILE",
+        ),
     ] = None,
     edges_of: Annotated[
         Path | None,
@@ -193,9 +196,9 @@ def generate(
     with listed(as_json) as files:
         output.make(len(mine), sample, files)
         if edges_of is not None and single and rank == 0:
-            from pochade.images.edges import edges_image
+            from pochade.images.controls import control_image
 
-            path = write_png(edges_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
+            path = write_png(control_image(arguments["control"]), out, f"{slug(edges_of.stem)}-edges")
             output.add(files, {"file": str(path), "edges_of": str(edges_of)})
 
 

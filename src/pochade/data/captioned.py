@@ -131,6 +131,9 @@ class Captioned(Dataset):
     def fitted(self, index: int, width: int, height: int) -> Image.Image:
         return self.dataset.fitted(index, width, height)
 
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        return self.dataset.control(index, size, kind)
+
     def dimensions(self, index: int) -> Shape | None:
         return self.dataset.dimensions(index)
 

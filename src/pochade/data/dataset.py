@@ -11,7 +11,9 @@ from PIL import Image
 
 from pochade.arguments import is_whole, shown
 from pochade.errors import PochadeError
+from pochade.images.controls import control_image
 from pochade.images.decode import fitted
+from pochade.images.edges import edges
 
 if TYPE_CHECKING:
     from pochade.data.report import Report
@@ -26,6 +28,10 @@ LARGEST = 8192
 """Rows and columns in pixels that a picture can have."""
 
 
+Scores = tuple[tuple[str, float], ...]
+"""Numbers that are stored with a picture, by their names in lower case."""
+
+
 @dataclass(frozen=True, slots=True)
 class Item:
     """One picture, undecoded.
@@ -38,6 +44,7 @@ class Item:
             shows one of them.
         split: "train", "held_out", or "composed": a style and a concept that are both seen in training, never together.
         licence: None where it is not known.
+        scores: numbers that are stored with it.
     """
 
     name: str
@@ -46,6 +53,7 @@ class Item:
     group: str
     split: str
     licence: str | None = None
+    scores: Scores = ()
 
     @property
     def caption(self) -> str:
@@ -93,6 +101,18 @@ class Dataset(ABC):
         Raises as ``image``.
         """
         return fitted(self.image(index, max(width, height)), width, height)
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        """The control of picture ``index``, as large as ``image`` gives that, of a kind of ``pochade.types.CONTROLS``.
+
+        Raises:
+            PochadeError: the data have none of that kind, or finding edges needs a package that is missing.
+        """
+        if kind != "edges":
+            raise PochadeError(
+                f"task.kind: {kind} given, but {self.item(index).name!r} comes without; openmoji and drawings have it"
+            )
+        return control_image(edges(self.image(index, size)))
 
     @abstractmethod
     def identity(self, index: int) -> str:
@@ -163,6 +183,9 @@ class Subset(Dataset):
 
     def fitted(self, index: int, width: int, height: int) -> Image.Image:
         return self.dataset.fitted(self.indices[index], width, height)
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        return self.dataset.control(self.indices[index], size, kind)
 
     def identity(self, index: int) -> str:
         return self.dataset.identity(self.indices[index])

@@ -48,14 +48,23 @@ class Shifted(Dataset):
         return replace(item, name=f"{item.name}#{row}") if row else item
 
     def image(self, index: int, size: int) -> Image.Image:
+        return self._placed(index, self.dataset.image(index // self.rows, size), "white")
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        if kind == "edges":  # of lines made smaller, some would be lost
+            return super().control(index, size, kind)
+        return self._placed(index, self.dataset.control(index // self.rows, size, kind), "black")
+
+    def _placed(self, index: int, image: Image.Image, ground: str) -> Image.Image:
+        """The square ``image`` as this copy of its picture has it, on a ground."""
         picture, row = divmod(index, self.rows)
-        image = self.dataset.image(picture, size)
         if row < PLAIN:
             return image
+        size = image.width
         rng = np.random.default_rng(int(self._copy_of(picture, row)[:16], 16))
         side = max(1, round(size * rng.uniform(LEAST, MOST)))
         left, top = rng.integers(0, size - side + 1, 2).tolist()
-        page = Image.new("RGB", (size, size), "white")
+        page = Image.new(image.mode, (size, size), ground)
         page.paste(image.resize((side, side), Image.Resampling.LANCZOS), (left, top))
         return page
 

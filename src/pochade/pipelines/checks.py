@@ -109,13 +109,16 @@ def usual_strength(task: str, trained: bool, factor: int | None = None) -> float
     return 1.0 if trained and factor != 2 else usual[task]
 
 
-def check_control(controlled: bool) -> None:
-    """Raises PochadeError where a denoiser has no input for a control."""
-    if not controlled:
+def check_control(kind: str, edges: bool = False) -> None:
+    """Raises PochadeError where a denoiser has no input for a control (``kind`` is empty), or, where ``edges`` of a
+    picture are to be followed, one of another kind."""
+    if not kind:
         raise PochadeError(
             "control: given, but this model has no input for it, allowed is none: pochade train control makes a model "
             "that has one"
         )
+    if edges and kind != "edges":
+        raise PochadeError(f"edges_of: given, but this model follows {kind}, allowed is control")
 
 
 def check_image_prompt(dim: int) -> None:
@@ -134,38 +137,38 @@ def check_image_prompt_scale(scale: Any) -> None:
 
 
 def read_control(
-    control: "Image.Image | Sequence[Image.Image] | Tensor", controlled: bool, prompts: int, size: tuple[int, int]
+    control: "Image.Image | Sequence[Image.Image] | Tensor", kind: str, prompts: int, size: tuple[int, int]
 ) -> "Tensor":
-    """The edges of a control for each prompt, [prompts, 1, H, W] in [0, 1].
+    """The control of each prompt, [prompts, 1, H, W] in [0, 1].
 
     Args:
-        control: a picture of that size, whose brightness counts, one for each prompt, or a tensor [1, H, W] or
-            [B, 1, H, W].
-        controlled: whether the denoiser has an input for it.
+        control: a picture of that size, as ``pochade.images.controls`` reads its kind, one for each prompt, or a tensor
+            [1, H, W] or [B, 1, H, W], which is taken as it is.
+        kind: of control that the denoiser has an input for; empty for none.
         size: H and W in pixels.
 
     Raises:
         PochadeError: the denoiser has no such input, or the control does not fit.
     """
-    import numpy as np
     import torch
     from PIL import Image
 
-    check_control(controlled)
+    from pochade.images.controls import KINDS
+
+    check_control(kind)
     if isinstance(control, torch.Tensor):
-        edges = control if control.ndim == 4 else control[None]
+        controls = control if control.ndim == 4 else control[None]
     else:
         pictures = [control] if isinstance(control, Image.Image) else list(control)
         if not pictures or not all(isinstance(p, Image.Image) for p in pictures):
             raise PochadeError(f"control: {control!r} given, allowed are pictures or a tensor [1, height, width]")
-        arrays = [np.asarray(p.convert("L")) for p in pictures]
-        if len({array.shape for array in arrays}) > 1:
+        if len({p.size for p in pictures}) > 1:
             raise PochadeError(f"control: pictures of several sizes given, allowed is {size[1]} x {size[0]}")
-        edges = torch.from_numpy(np.stack(arrays))[:, None].float() / 255
-    if tuple(edges.shape[1:]) != (1, *size) or edges.shape[0] not in (1, prompts):
+        controls = torch.stack([KINDS[kind].read(p, "control") for p in pictures])
+    if tuple(controls.shape[1:]) != (1, *size) or controls.shape[0] not in (1, prompts):
         allowed = f"[{prompts}, 1, {size[0]}, {size[1]}], or one for all"
-        raise PochadeError(f"control: shape {list(edges.shape)} given, allowed is {allowed}")
-    return edges.expand(prompts, -1, -1, -1)
+        raise PochadeError(f"control: shape {list(controls.shape)} given, allowed is {allowed}")
+    return controls.expand(prompts, -1, -1, -1)
 
 
 def check_output(output_type: str, tensors: Sequence[str], types: Sequence[str] = OUTPUT_TYPES) -> None:

@@ -60,7 +60,7 @@ class ModelFacts:
         steps: its default number of sampling steps.
         guidance: its default guidance scale.
         tasks: of ``pochade.types.TASKS``, those its denoiser was trained for besides generation.
-        controlled: whether its denoiser has an input for a control.
+        control: kind of control that its denoiser has an input for, of ``pochade.types.CONTROLS``; empty for none.
         image_prompt_dim: width of the features of an image prompt, 0 where it has no input for one.
     """
 
@@ -68,7 +68,7 @@ class ModelFacts:
     steps: int
     guidance: float
     tasks: tuple[str, ...]
-    controlled: bool
+    control: str
     image_prompt_dim: int
 
 
@@ -81,7 +81,7 @@ def model_facts(model: str) -> ModelFacts:
         steps=int(own["default_steps"]),
         guidance=float(own["default_guidance"]),
         tasks=tuple(config.get("tasks") or ()),
-        controlled=bool(config.get("controlled", False)),
+        control=config.get("control_kind", "edges") if config.get("controlled") else "",
         image_prompt_dim=int(config.get("image_prompt_dim", 0)),
     )
 
@@ -243,8 +243,8 @@ class GenerationRequest(Request):
         height: rows of pixels; None for the model's own.
         width: columns of pixels, likewise.
         decoder: ``tiny`` (where the model ships one), the folder of a decoder, or ``model`` for the model's own.
-        control: file of white edges on black that the picture follows, or with ``control_edges`` of a picture whose
-            edges it follows; None for none.
+        control: file of a picture that is followed, of the kind that the model was trained with: white edges on black,
+            or a depth map, near being bright; or with ``control_edges`` of one whose edges are followed; None for none.
         control_edges: whether the file is a picture whose edges are to be found.
         image_prompt: file of a picture whose style is followed; None for none.
         image_prompt_scale: how strongly, from 0 on; None for 1 where there is an image prompt.
@@ -291,7 +291,7 @@ class GenerationRequest(Request):
 
     def for_model(self, model: ModelFacts) -> Self:
         if self.control is not None:
-            check_control(model.controlled)
+            check_control(model.control, self.control_edges)
         scale = self.image_prompt_scale
         if self.image_prompt is not None:
             check_image_prompt(model.image_prompt_dim)

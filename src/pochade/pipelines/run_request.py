@@ -191,23 +191,24 @@ def pipeline_arguments(
     pipe.check_inputs(**sampling, height=height, width=width)
     arguments: dict[str, Any] = {"height": height, "width": width}
     if request.control is not None:
-        arguments["control"] = _edges(request, pictures["control"], width, height)
+        arguments["control"] = _control(request, pipe.denoiser.input_spec().control, pictures["control"], width, height)
     if request.image_prompt is not None:
         arguments["image_prompt"] = pipe.encode_image_prompt(pictures["image_prompt"])
         arguments["image_prompt_scale"] = request.image_prompt_scale
     return arguments
 
 
-def _edges(request: GenerationRequest, picture: "Image.Image", width: int, height: int) -> "Tensor":
+def _control(request: GenerationRequest, kind: str, picture: "Image.Image", width: int, height: int) -> "Tensor":
     """The control [1, H, W]. Raises PochadeError where it does not fit."""
-    from pochade.images.edges import edges_of, read_edges
+    from pochade.images.controls import KINDS
+    from pochade.images.edges import edges_of
 
     if request.control_edges:
         return edges_of(picture, width, height)
     if picture.size != (width, height):
         w, h = picture.size
         raise PochadeError(f"control: {w} x {h} pixels given, allowed is the picture's size, {width}x{height}")
-    return read_edges(picture, "control")
+    return KINDS[kind].read(picture, "control")
 
 
 def run(

@@ -15,7 +15,7 @@ from pochade.errors import PochadeError
 from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import as_floats
-from pochade.images.edges import encode_lines
+from pochade.images.controls import encode_control
 from pochade.pipelines.base import GenerationPipeline, finite
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import (
@@ -108,9 +108,10 @@ class TextToImagePipeline(GenerationPipeline):
                 ``negative_prompt_embeds`` it gets; ``aux`` is a mapping of what the family reports, such as
                 ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
-            control: edges that the picture follows, for a denoiser with an input for them: a picture of
-                ``height`` x ``width``, white edges on black, or a tensor [1, height, width] in [0, 1], 1 on an edge;
-                one for all, or one a prompt. Guidance leaves it in both branches.
+            control: what the picture follows, for a denoiser with an input for it: a picture of ``height`` x ``width``
+                of the kind that it was trained with, white edges on black or a depth map of any brightness, near being
+                bright; or a tensor [1, height, width] in [0, 1], 1 on an edge or what is nearest; one for all, or one a
+                prompt. Guidance leaves it in both branches.
             image_prompt: a picture of any size whose style is followed, for a denoiser with an input for it: one for
                 all, or a list with one a prompt; or what ``encode_image_prompt`` gave. Guidance drops it together with
                 the prompt.
@@ -149,12 +150,11 @@ class TextToImagePipeline(GenerationPipeline):
         )
         down = int(self.autoencoder.downsampling)
         height, width = height or self.default_size, width or self.default_size
-        edges: Tensor | None = None
+        given: Tensor | None = None
         if control is not None:
             if call.embeds.control is not None:
                 raise PochadeError("control: given beside prompt_embeds that hold one, allowed is one of both")
-            controlled = self.denoiser.input_spec().control
-            edges = read_control(control, controlled, call.count, (height, width))
+            given = read_control(control, self.denoiser.input_spec().control, call.count, (height, width))
         parts: dict[str, Tensor] = {}
         if image_prompt is not None:
             if call.embeds.image_prompt is not None:
@@ -164,9 +164,9 @@ class TextToImagePipeline(GenerationPipeline):
             raise PochadeError(f"image_prompt_scale: {image_prompt_scale} given without an image prompt")
         shape = (self.denoiser.input_spec().latent_channels, height // down, width // down)
         noise, generators = self._noise(generator, latents, call.batch, shape)
-        if edges is not None:
-            edges = edges.to(self._execution_device, self.autoencoder.dtype)
-            parts |= {"control": encode_lines(edges, partial(encode_tiled, self.autoencoder))}
+        if given is not None:
+            given = given.to(self._execution_device, self.autoencoder.dtype)
+            parts |= {"control": encode_control(given, partial(encode_tiled, self.autoencoder))}
         result = self._sample(
             call,
             noise,

@@ -101,7 +101,7 @@ def consistency_stage(data: ImageData, task: ConsistencySettings, **changes: Any
 
 
 def control_stage(data: ImageData, task: ControlSettings, **changes: Any) -> ControlStage:
-    """A control input of a trained model, which itself is kept as it is, on cached latents and edges."""
+    """A control input of a trained model, which itself is kept as it is, on cached latents and controls."""
     return Stage(**{**_adapter(data), "name": "control", "task": task, **changes})
 
 

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from pochade.data.dataset import Split, check_split, split_of
+from pochade.data.dataset import Split, check_size, check_split, split_of
 from pochade.data.report import Report
 from pochade.data.sources.iconify import IconSet, find_sets, read_set
 from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading
+from pochade.data.sources.layers import layered_depth
 from pochade.data.sources.openmoji import (
     LICENCE,
     SKIN_TONE_WORDS,
@@ -90,6 +91,16 @@ class DrawnPicture(Picture):
         return Image.fromarray(pixels), ()
 
 
+class _Drawings(ImageFiles):
+    """Drawings, which come with their depth."""
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        if kind != "depth":
+            return super().control(index, size, kind)
+        check_size(size)
+        return layered_depth(self.picture(index).read().decode(), size)
+
+
 class _Records(CheckedPictures):
     """Checked pictures whose split has three sides."""
 
@@ -132,7 +143,7 @@ def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Readin
     for icon_set in icon_sets:
         pictures += _of_set(icon_set, named, report)
     report.total = len(pictures)
-    return ImageFiles(
+    return _Drawings(
         _Records(pictures, report, store, reading), None, report, split=split, classes=False, reading=reading
     )
 

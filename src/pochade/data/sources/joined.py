@@ -44,6 +44,10 @@ class Joined(Dataset):
         number, inside = self._at(index)
         return self.parts[number].fitted(inside, width, height)
 
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        number, inside = self._at(index)
+        return self.parts[number].control(inside, size, kind)
+
     def dimensions(self, index: int) -> Shape | None:
         number, inside = self._at(index)
         return self.parts[number].dimensions(inside)

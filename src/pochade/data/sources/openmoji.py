@@ -12,6 +12,7 @@ from PIL import Image
 
 from pochade.data.dataset import Dataset, Item, Split, check_size, check_split, is_held_out, split_of
 from pochade.data.sources.image_files import Reading
+from pochade.data.sources.layers import layered_depth
 from pochade.data.sources.openmoji_groups import GROUPS, group_of_codes
 from pochade.data.sources.svg import rasterise
 from pochade.errors import missing_extra
@@ -166,6 +167,12 @@ class OpenMoji(Dataset):
             self._kept[index, size] = image
             self._kept_bytes += 3 * size * size
         return image.copy()
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        if kind != "depth":
+            return super().control(index, size, kind)
+        check_size(size)
+        return layered_depth(self.drawings[index].path, size)
 
     def identity(self, index: int) -> str:
         drawn = self.drawings[index].path.read_bytes()

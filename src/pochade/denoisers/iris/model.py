@@ -39,7 +39,7 @@ from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, RMSNorm, as_stream
 from pochade.nn.positions import PositionTable
-from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
+from pochade.types import CONTROLS, TASKS, Conditioning, DenoiserOutput, InputSpec
 
 MAX_DEPTH = 64
 WINDOW = 8
@@ -161,6 +161,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
         controlled: whether there is an input for a control, the latents of a picture such as edges.
+        control_kind: what that picture shows, of ``pochade.types.CONTROLS``.
         tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for. With any of them comes
             a second embedding, of the source's latents and the mask, that is added to that of the latents from zero
             (an input convolution made wider, 2211.09800, section 3.2), and a vector for each task beside the time.
@@ -192,12 +193,15 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         text_encoder: str | None = None,
         num_classes: int = 0,
         controlled: bool = False,
+        control_kind: str = "edges",
         tasks: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.register_to_config(tasks=check_tasks(tasks))
         if patch_size < 1 or sample_size < 1 or sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, must be a positive multiple of {patch_size}")
+        if control_kind not in CONTROLS:
+            raise PochadeError(f"control_kind: {control_kind!r} given, allowed are {', '.join(CONTROLS)}")
         if blocks < 1:
             raise PochadeError(f"blocks: {blocks} given, allowed is 1 and more")
         if not 1 <= iterations <= MAX_DEPTH:
@@ -254,7 +258,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     def input_spec(self) -> InputSpec:
         """What the network takes."""
         config, tasks = self.config, tuple(self.config.tasks)
-        taught, control = bool(tasks), bool(config.controlled)
+        taught, control = bool(tasks), config.control_kind if config.controlled else ""
         spec = super().input_spec()
         return replace(spec, source=taught, task=taught, tasks=tasks, control=control, depth=config.iterations)
 
@@ -262,12 +266,15 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         """The parameters, those of the core counted once for each of ``depth`` passes."""
         return sum(p.numel() for p in self.parameters()) + (depth - 1) * sum(p.numel() for p in self.core.parameters())
 
-    def with_control(self) -> "IRISDenoiser":
+    def with_control(self, kind: str) -> "IRISDenoiser":
         """A copy that takes the latents of a control picture, whose ``control`` begins with this one's patch embedding.
 
         Before its ``control`` is trained it gives what this one gives, bit for bit, whatever it is shown.
+
+        Args:
+            kind: what the picture shows, of ``pochade.types.CONTROLS``.
         """
-        copy: IRISDenoiser = copy_with(self, controlled=True)
+        copy: IRISDenoiser = copy_with(self, controlled=True, control_kind=kind)
         if self.control is None and copy.control is not None:
             copy.control.embed.load_state_dict(self.embed.state_dict())
         return copy

@@ -1,20 +1,23 @@
 """Training a control input of a denoiser that is otherwise kept as it is."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from torch import Tensor
 
-from pochade.data.cache.edges import cache_edges
+from pochade.data.cache.controls import cache_controls
 from pochade.data.cache.latents import CachedLatents, LatentEncoders
 from pochade.data.dataset import Dataset
 from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
-from pochade.images.edges import edges, edges_image, load_canny
+from pochade.images.controls import KINDS, control_image
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import Stage
+from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.adapter import (
     AdapterKind,
     AdapterSettings,
@@ -23,7 +26,8 @@ from pochade.training.stages.adapter import (
     shown_items,
     words_of,
 )
-from pochade.training.stages.kind import Inputs, Work
+from pochade.training.stages.components import Components
+from pochade.training.stages.kind import Data, Inputs, Work
 from pochade.training.stages.models import Shown
 
 
@@ -35,6 +39,9 @@ class ControlSettings(AdapterSettings):
 
     model: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
+    kind: Literal["edges", "depth"] = "edges"
+    """What the control shows: edges, of any pictures, or depth, of pictures that come with it, such as layered
+    drawings."""
     density: Density = "logit_normal"
     density_scale: float | None = None
     """Width of the density; None: as published."""
@@ -63,17 +70,19 @@ ControlStage = Stage[ControlSettings, ImageData]
 
 
 class ControlKind(AdapterKind[ControlSettings]):
-    """Adding a control input, which follows edges."""
+    """Adding a control input, which follows a picture of the settings' kind."""
 
     method = "with_control"
 
     def with_input(self, stage: ControlStage, pipeline: TextToImagePipeline) -> bool:
-        load_canny()
-        if pipeline.denoiser.control is not None:
+        kind, known = stage.task.kind, pipeline.denoiser.input_spec().control
+        if known:
+            if known != kind:
+                raise PochadeError(f"task.kind: {kind} given, but {stage.task.model!r} follows {known} already")
             return False
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(stage.seed)
-            pipeline.register_modules(denoiser=pipeline.denoiser.with_control())
+            pipeline.register_modules(denoiser=pipeline.denoiser.with_control(kind))
         return True
 
     def work(
@@ -86,9 +95,10 @@ class ControlKind(AdapterKind[ControlSettings]):
         encoders: LatentEncoders,
         inputs: Inputs,
     ) -> Work:
-        samples = cache_edges(dataset, stage.data.size, encoders, latents, inputs.cache, progress=inputs.progress)
+        kind, size = stage.task.kind, stage.data.size
+        samples = cache_controls(dataset, size, kind, encoders, latents, inputs.cache, progress=inputs.progress)
         shown = shown_items(dataset)
-        lines = [edges(dataset.image(i, stage.data.size)) for i in shown]
+        controls = _controls(dataset, shown, size, kind)
         return AdapterWork(
             stage=stage,
             task=ControlTask(pipeline.denoiser, stage.task),
@@ -98,7 +108,18 @@ class ControlKind(AdapterKind[ControlSettings]):
             autoencoder=hub.resolve(str(stage.task.model)),
             pipeline=pipeline,
             shown=[Shown(words_of(dataset, i)) for i in shown],
-            inputs=[edges_image(one) for one in lines],
-            arguments={"control": torch.stack(lines)},
-            caption="edges",
+            inputs=[control_image(one) for one in controls],
+            arguments={"control": torch.stack(controls)},
+            caption=kind,
         )
+
+    def check(self, stage: ControlStage, earlier: Sequence[AnyStage], components: Components) -> Data:
+        data = super().check(stage, earlier, components)
+        for dataset in data.values():
+            _controls(dataset, shown_items(dataset), stage.data.size, stage.task.kind)
+        return data
+
+
+def _controls(dataset: Dataset, indices: Sequence[int], size: int, kind: str) -> list[Tensor]:
+    """Of some pictures. Raises PochadeError where they have none."""
+    return [KINDS[kind].tensor(dataset.control(i, size, kind)) for i in indices]

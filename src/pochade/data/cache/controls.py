@@ -1,4 +1,4 @@
-"""Cached latents of pictures' edges beside those of the pictures, for a control."""
+"""Cached latents of controls, such as pictures' edges, beside those of the pictures."""
 
 from pathlib import Path
 
@@ -10,43 +10,49 @@ from pochade.data.cache.latents import CachedLatents, LatentEncoders, check_pict
 from pochade.data.cache.part_cache import Contents, PartCache, Values
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Batch, Samples, in_threads
-from pochade.images.edges import edges, encode_lines, load_canny
+from pochade.images.controls import KINDS, encode_control
 
 VERSION = 1
-"""Changes with what edges are."""
+"""Changes with what controls are."""
 
 
-def cache_edges(
+def cache_controls(
     dataset: Dataset,
     size: int,
+    kind: str,
     encoders: LatentEncoders,
     latents: CachedLatents,
     folder: Path,
     *,
     progress: bool = True,
-) -> "CachedEdges":
-    """Latents of the edges of all pictures of ``dataset``, of which ``latents`` are, as ``cache_latents`` makes them.
+) -> "CachedControls":
+    """The latents of the controls of all pictures of ``dataset``, of which ``latents`` are, as ``cache_latents`` does.
+
+    Args:
+        kind: of control, of ``pochade.types.CONTROLS``.
 
     Raises:
-        PochadeError: ``latents`` are of other pictures, or scikit-image is not installed.
+        PochadeError: ``latents`` are of other pictures, or there is no such control (``Dataset.control``).
     """
     check_pictures(dataset, latents)
-    load_canny()
     first = latents.first_pictures()
 
-    def load(rows: list[int]) -> Tensor:
-        return torch.stack(in_threads(lambda picture: edges(dataset.image(picture, size)), first[rows].tolist()))
+    def control(picture: int) -> Tensor:
+        return KINDS[kind].tensor(dataset.control(picture, size, kind))
 
-    def encode(lines: Tensor) -> Values:
-        return {"control": encode_lines(lines, encoders.encode_images).float()}
+    def load(rows: list[int]) -> Tensor:
+        return torch.stack(in_threads(control, first[rows].tolist()))
+
+    def encode(controls: Tensor) -> Values:
+        return {"control": encode_control(controls, encoders.encode_images).float()}
 
     identity = (encoders.images_identity, str(size), str(VERSION))
-    contents = Contents("edges", identity, latents.images.keys, load, encode, "caching edges")
-    return CachedEdges(latents, build_cache(contents, folder, progress=progress))
+    contents = Contents(kind, identity, latents.images.keys, load, encode, f"caching {kind}")
+    return CachedControls(latents, build_cache(contents, folder, progress=progress))
 
 
-class CachedEdges(Samples):
-    """Samples of cached latents, each with ``"control"`` [B, C, h, w], the latents of its picture's edges."""
+class CachedControls(Samples):
+    """Samples of cached latents, each with ``"control"`` [B, C, h, w], the latents of its picture's control."""
 
     def __init__(self, latents: CachedLatents, cache: PartCache) -> None:
         self.latents, self.cache = latents, cache

@@ -1,0 +1,85 @@
+"""Spatial controls, pictures that a denoiser follows: how each of their kinds (``pochade.types.CONTROLS``) is read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pochade.errors import PochadeError
+
+MOST_WHITE = 0.5
+"""Fraction of the pixels that lines can take at most: they are one or two pixels wide."""
+LEAST_LEVELS = 8
+"""Of 255: a depth map whose brightness varies by less shows no depth."""
+
+
+def lines_of(image: Image.Image) -> Tensor:
+    """[1, H, W] float32 in {0, 1} from a picture of white lines on black, each pixel rounded to one of both."""
+    return torch.from_numpy(np.asarray(image.convert("L")) >= 128)[None].float()
+
+
+def depth_of(image: Image.Image) -> Tensor:
+    """[1, H, W] float32 from a grey map, near being bright: stretched from its least brightness, 0, to its largest, 1.
+
+    All zero where the map has one brightness.
+    """
+    depth = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32))[None]
+    least, most = depth.aminmax()
+    return (depth - least) / (most - least).clamp_min(1)
+
+
+def _check_lines(image: Image.Image, name: str) -> None:
+    white = float(lines_of(image).mean())
+    if white > MOST_WHITE:
+        raise PochadeError(f"{name}: {white:.0%} of it is white, allowed are white lines on black")
+
+
+def _check_depth(image: Image.Image, name: str) -> None:
+    least, most = np.asarray(image.convert("L")).min(), np.asarray(image.convert("L")).max()
+    if int(most) - int(least) < LEAST_LEVELS:
+        raise PochadeError(
+            f"{name}: its brightness goes from {least} to {most} of 255, which shows no depth; allowed is a map, near "
+            f"being bright, of {LEAST_LEVELS} levels and more"
+        )
+
+
+@dataclass(frozen=True)
+class Control:
+    """A kind of control.
+
+    Attributes:
+        tensor: a picture of it -> [1, H, W] float32 in [0, 1], all zero where there is nothing to follow.
+        check: raises PochadeError where a picture cannot be one, of that name.
+    """
+
+    tensor: Callable[[Image.Image], Tensor]
+    check: Callable[[Image.Image, str], None]
+
+    def read(self, image: Image.Image, name: str) -> Tensor:
+        """The tensor of a picture of that name. Raises PochadeError where it cannot be one of this kind."""
+        self.check(image, name)
+        return self.tensor(image)
+
+
+KINDS = {"edges": Control(lines_of, _check_lines), "depth": Control(depth_of, _check_depth)}
+"""By the names of ``pochade.types.CONTROLS``."""
+
+
+def control_image(control: Tensor) -> Image.Image:
+    """A control [1, H, W] in [0, 1] as a grey picture, as ``Control.read`` takes it."""
+    return Image.fromarray((control[0] * 255).round().to(torch.uint8).cpu().numpy())
+
+
+def encode_control(control: Tensor, encode_images: Callable[[Tensor], Tensor]) -> Tensor:
+    """Latents [B, C, h, w] of controls [B, 1, H, W] in [0, 1], drawn dark on white, as pictures show lines and things.
+
+    A row of zeros becomes one of zeros, which is no control.
+
+    Args:
+        encode_images: [B, 3, H, W] in [-1, 1] -> latents [B, C, h, w].
+    """
+    latents = encode_images((1 - 2 * control).expand(-1, 3, -1, -1))
+    return latents * (control != 0).flatten(1).any(1)[:, None, None, None]
