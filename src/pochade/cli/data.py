@@ -74,7 +74,10 @@ def prepare(
         ),
     ] = None,
     score: Annotated[
-        str, typer.Option(help="contrast, or a picture classifier of transformers, by hub name or folder.")
+        str,
+        typer.Option(
+            help="contrast, column:NAME (a stored number), or a classifier of transformers, by hub name or folder."
+        ),
     ] = "contrast",
     caption: Annotated[
         str | None,

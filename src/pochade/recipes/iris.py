@@ -83,7 +83,7 @@ def curriculum() -> list[AnyStage]:
     is the weight t / (1 - t), here bounded; of the last stage only the teacher is published. Steps are published as
     hours of a GPU; here they are passes over the published data: one of the autoencoder over 4.2 M pictures, 80 over
     ImageNet, two over 15 M captions, two over the 1 M best. ``data.best`` picks these by a computed score, which stands
-    in for an aesthetic predictor; with pictures that were chosen by such a one set it to 1.
+    in for a stored one or a predictor (``data.score``); with pictures that were chosen by such a one set it to 1.
 
     One network throughout: it has inputs for classes and for text, and each stage gives it one of them.
     """

@@ -9,13 +9,13 @@ from pochade.data.buckets import check_ratio
 from pochade.data.captioned import DRAWS, PLACE, Captioned, Wording
 from pochade.data.dataset import Dataset, Split
 from pochade.data.report import MAX_SKIPPED
-from pochade.data.scores import keep_best
+from pochade.data.scores import CONTRAST, keep_best
 from pochade.data.shifted import Shifted
 from pochade.data.sources import OpenMojiSource, Source, is_there
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import OpenMojiPairSource, PairSource
 from pochade.data.sources.pairs.pair import PairDataset
-from pochade.errors import EmptySplitError, PochadeError, advising
+from pochade.errors import EmptySplitError, PochadeError, advising, naming
 from pochade.images.decode import MAX_MEGAPIXELS
 from pochade.training.stage import DataSettings, Settings, Stage
 
@@ -41,7 +41,11 @@ class ImageData(DataSettings):
     held_out: bool = True
     """Keep a tenth of the concepts (of the captions, in a folder) out of training, for evaluation."""
     best: float = 1.0
-    """Share of the pictures, those that score highest in contrast and colourfulness (``pochade.data.scores``)."""
+    """Share of the pictures, those that score highest."""
+    score: str | None = None
+    """By what ``best`` chooses: contrast, that is contrast and colourfulness; column:NAME, a number that is stored with
+    each picture, such as column:aesthetic; or a picture classifier of transformers, by hub name or folder. None:
+    contrast."""
     # None, and not 0: a run from before this field goes on.
     shifts: int | None = None
     """Copies of each picture that are drawn beside it, smaller and moved on white, for drawings; two are seen in two
@@ -113,7 +117,10 @@ class ImageData(DataSettings):
                 dataset = source.open(part, reading=self.reading)
             else:
                 dataset = source.stream(part, self._limit(self.cache_limit), self.reading)
-        dataset = dataset if self.best == 1 else keep_best(dataset, self.best)
+        if self.score is not None and self.best == 1:
+            raise PochadeError(f"data.score: {self.score} given without data.best, the share that it chooses")
+        with naming("data.best", "best"), naming("data.score", "score"):
+            dataset = dataset if self.best == 1 else keep_best(dataset, self.best, self.score or CONTRAST)
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
 

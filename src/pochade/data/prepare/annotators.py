@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from pochade.data.scores import score
 from pochade.device import resolve_device
 from pochade.errors import PochadeError
 from pochade.load_transformers import load_transformers, loading
@@ -19,16 +18,12 @@ LONGEST = 77
 
 
 @cache
-def scorer(name: str) -> Callable[[Image.Image], float]:
-    """A score of RGB pictures: "contrast" (`pochade.data.scores.score`), or that of a classifier.
-
-    A classifier of one class gives its output, one of several the probability of the class "aesthetic".
+def classifier(name: str) -> Callable[[Image.Image], float]:
+    """A score of RGB pictures: the output of a classifier of one class, or the probability of the class "aesthetic".
 
     Raises:
         PochadeError: there is no such model, or none of its classes is called so.
     """
-    if name == "contrast":
-        return score
     from transformers import AutoImageProcessor, AutoModelForImageClassification
 
     kind, device = "classifier of pictures", resolve_device("auto")

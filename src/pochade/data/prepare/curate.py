@@ -22,11 +22,12 @@ import torch
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
-from pochade.data.prepare.annotators import captioner, scorer
+from pochade.data.prepare.annotators import captioner
 from pochade.data.prepare.executors import Piece, Place, check_place, each_piece
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
 from pochade.data.progress import progress_bar
+from pochade.data.scores import CONTRAST, scorer
 from pochade.data.sources import FolderSource, local_path
 from pochade.data.sources.class_names import read_class_names
 from pochade.data.sources.formats import PREPARED, split_folders
@@ -54,8 +55,7 @@ class Curation:
         size: rows and columns of the stored pictures (PNG) in pixels.
         min_side: pixels of the shorter side, below which a picture is left out.
         min_score: of the score, below which a picture is left out; None: all stay, without a score.
-        score: "contrast", contrast and colourfulness (`pochade.data.scores`), or a model of transformers for picture
-            classification, of one class or one called "aesthetic", by hub name or folder.
+        score: by which it is chosen, as ``pochade.data.scores.scorer`` takes it.
         deduplicate: of near duplicates (`pochade.data.near_duplicates`) only the first stays.
         caption: a model of transformers that describes pictures, by hub name or folder; its caption comes first, before
             those that there are. None: those stay alone.
@@ -67,7 +67,7 @@ class Curation:
     size: int
     min_side: int = 0
     min_score: float | None = None
-    score: str = "contrast"
+    score: str = CONTRAST
     deduplicate: bool = False
     caption: str | None = None
 
@@ -75,7 +75,7 @@ class Curation:
         check_size(self.size)
         if self.min_side < 0:
             raise PochadeError(f"min_side: {self.min_side} given, at least 0 expected")
-        if self.score != "contrast" and self.min_score is None:
+        if self.score != CONTRAST and self.min_score is None:
             raise PochadeError(f"score: {self.score} given without min_score, by which pictures are chosen")
 
 
@@ -186,7 +186,7 @@ class _Pieces:
             if pixels is not None and min(pixels) < curation.min_side:
                 out[LEFT_OUT[0]] += 1
                 continue
-            value = 0.0 if score is None else score(image)
+            value = 0.0 if score is None else score(picture.scores, lambda _, image=image: image)
             if curation.min_score is not None and value < curation.min_score:
                 out[LEFT_OUT[1]] += 1
                 continue
@@ -240,6 +240,7 @@ class _Pieces:
                     group=picture.own_group,
                     split=side,
                     licence=picture.licence,
+                    scores=picture.scores,
                 )
                 facts = {**record.facts, "name": picture.name}
                 facts |= {} if curation.min_score is None else {"score": round(scores[row], 4)}

@@ -81,6 +81,7 @@ def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Samp
                 group=item.group,
                 split=item.split,
                 licence=item.licence,
+                scores=item.scores,
             )
             yield Sample(part, record, [image], [_words(item.captions, item.label, dataset.class_names)])
 
@@ -131,7 +132,16 @@ def _from_rows(
         image, data, conversions = found
         report.use(conversions)
         counts[part] += 1
-        record = picture_record(f"{number:09d}", data, ".png", row.captions, label=row.label, group=group, split=split)
+        record = picture_record(
+            f"{number:09d}",
+            data,
+            ".png",
+            row.captions,
+            label=row.label,
+            group=group,
+            split=split,
+            scores=() if row.score is None else (("score", row.score),),
+        )
         yield Sample(part, record, [image], [_words(row.captions, row.label, rows.classes)])
     report.total = report.used + report.skipped_count
     report.check()

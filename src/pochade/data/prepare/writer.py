@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple, Self
 
+from pochade.data.dataset import Scores
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES
 from pochade.data.sources.formats import INDEX, LIST
 from pochade.errors import PochadeError
@@ -43,6 +44,7 @@ def picture_record(
     group: str = "",
     split: str = "",
     licence: str | None = None,
+    scores: Scores = (),
 ) -> Record:
     """A picture, the bytes of a file with that suffix, with captions (alternatives) or a class or both.
 
@@ -51,8 +53,8 @@ def picture_record(
     """
     if not any(caption.strip() for caption in captions) and (captions or label is None):
         raise PochadeError(f"captions: {key!r} has none, and no class")
-    facts = {"text": list(captions), "group": group, "split": split, "licence": licence}
-    return Record(key, {suffix: image}, {name: value for name, value in facts.items() if value}, label)
+    facts = {**dict(scores), "text": list(captions), "group": group, "split": split, "licence": licence}
+    return Record(key, {suffix: image}, {name: value for name, value in facts.items() if value or value == 0}, label)
 
 
 class Writer(ABC):

@@ -248,7 +248,7 @@ def _read_lists(folder: Path, tree: _Tree, found: _Found) -> set[str]:
             facts = entry.facts
             origin = intern(f"{base} ({entry.key})") if facts.captions else ""
             known = facts.captions, None, facts.group, facts.split, facts.licence
-            picture = Picture(name, folder / name, *known, origin=origin)
+            picture = Picture(name, folder / name, *known, origin=origin, scores=facts.scores)
             found.candidates.append(_Candidate(picture, entry.class_name, ("empty caption", where)))
     return seen
 

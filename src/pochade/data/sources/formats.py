@@ -1,12 +1,13 @@
 """Which files are pictures by their names, how captions are decoded, and what a list may hold of a picture."""
 
+import math
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 from PIL import features
 
-from pochade.data.dataset import Split
+from pochade.data.dataset import Scores, Split
 from pochade.files import IMAGE_SUFFIXES
 
 LIST = "metadata.jsonl"
@@ -42,6 +43,9 @@ CAPTION_KEYS = ("text", "caption", "captions", "prompt")
 """What a list may call the captions of a picture, the first that there is."""
 
 
+_NO_SCORES = {*CAPTION_KEYS, "file_name", "image", "group", "split", "licence", "license", "label"}
+
+
 class Facts(NamedTuple):
     """What a line of a list, or a .json in a shard, holds of a picture; empty where it holds nothing."""
 
@@ -49,10 +53,11 @@ class Facts(NamedTuple):
     group: str
     split: str
     licence: str | None
+    scores: Scores = ()
 
 
 def read_facts(row: Any) -> Facts:
-    """The captions, group, split and licence in a JSON object.
+    """The captions, group, split, licence and scores, which are its other numbers, in a JSON object.
 
     Raises:
         TypeError: no object, or captions that are no text.
@@ -72,7 +77,17 @@ def read_facts(row: Any) -> Facts:
         group if isinstance(group, str) else "",
         SPLIT_NAMES.get(split, "") if isinstance(split, str) else "",
         licence if isinstance(licence, str) else None,
+        tuple((key, number) for key in sorted(row.keys() - _NO_SCORES) if (number := _number(row[key])) is not None),
     )
+
+
+def _number(value: Any) -> float | None:
+    """What a list without types holds as text is a number too; None for anything else."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def lowered(row: Mapping[Any, Any]) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image, ImageColor
 
 from pochade.arguments import is_number, plain, shown
-from pochade.data.dataset import Dataset, Item, Shape, Split, check_size, check_split, split_of
+from pochade.data.dataset import Dataset, Item, Scores, Shape, Split, check_size, check_split, split_of
 from pochade.data.progress import each
 from pochade.data.report import MAX_SKIPPED, Report, readable
 from pochade.data.sources.formats import READERS
@@ -91,6 +91,7 @@ class Picture:
     offset: int = 0
     length: int | None = None
     origin: str = ""
+    scores: Scores = ()
 
     def read(self) -> bytes:
         """The picture's bytes; raises `BadImage`."""
@@ -254,12 +255,14 @@ class ImageFiles(Dataset):
             captions = ()
         else:
             captions, label = captions or (() if label is None else (self._class_names[label],)), None
-        return Item(readable(picture.name), captions, label, readable(picture.own_group), split, picture.licence)
+        return Item(
+            readable(picture.name), captions, label, readable(picture.own_group), split, picture.licence, picture.scores
+        )
 
     def stored(self, index: int) -> Item:
         picture, split = self._known(index)
         name, group = readable(picture.name), readable(picture.own_group)
-        return Item(name, picture.captions, picture.label, group, split, picture.licence)
+        return Item(name, picture.captions, picture.label, group, split, picture.licence, picture.scores)
 
     def _known(self, index: int) -> tuple[Picture, str]:
         row = int(self._rows[index])
@@ -305,10 +308,11 @@ class CheckedPictures(Records):
     def __init__(self, pictures: Sequence[Picture], report: Report, store: Path, reading: Reading) -> None:
         checked = _check(pictures, report, store / CHECKED, reading)
         self._class = type(pictures[0]) if pictures else Picture
+        self._names = [field.name for field in fields(self._class)]
         self._facts, ends = bytearray(), array("q", [0])
         for p, *_ in checked:
-            _, _, *others = (getattr(p, f.name) for f in fields(p))
-            self._facts += json.dumps([p.name, str(p.file), *others]).encode()
+            values = {name: getattr(p, name) for name in self._names} | {"file": str(p.file)}
+            self._facts += json.dumps([*values.values()]).encode()
             ends.append(len(self._facts))
         self._ends = np.array(ends)
         self._digests = b"".join(bytes.fromhex(digest) for _, digest, _ in checked)
@@ -319,8 +323,9 @@ class CheckedPictures(Records):
 
     def picture(self, index: int) -> Picture:
         start, end = self._ends[index : index + 2].tolist()
-        name, file, captions, *others = json.loads(self._facts[start:end])
-        return self._class(name, Path(file), tuple(captions), *others)
+        values = dict(zip(self._names, json.loads(self._facts[start:end]), strict=True))
+        values |= {"file": Path(values["file"]), "captions": tuple(values["captions"])}
+        return self._class(**values | {"scores": tuple(map(tuple, values["scores"]))})
 
     def dimensions(self, index: int) -> Shape | None:
         width, height = self._pixels[index].tolist()

@@ -50,7 +50,7 @@ def read_list(path: Path) -> list[Entry | BadEntry]:
     Lines of JSON, an array of objects or an object by the names of files (.json), a table with a first line of names,
     separated by commas, semicolons or tabs (.csv), or Parquet, of which only the columns that are needed are read. Keys
     are those of ``FILE_KEYS``, ``CAPTION_KEYS`` and "label", in letters of any case, beside "group", "split" and
-    "licence".
+    "licence"; every other number is a score of the picture.
 
     Raises:
         PochadeError: it cannot be read, it is empty, or no entry names a file with a caption or a label.
@@ -134,15 +134,20 @@ def _listed_json(path: Path) -> list[Any] | None:
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        from pyarrow import ArrowException
+        from pyarrow import ArrowException, types
         from pyarrow.parquet import ParquetFile
     except ImportError as error:
         raise missing_extra("pyarrow", "hub") from error
     wanted = {*FILE_KEYS, *CAPTION_KEYS, "label", "group", "split", "licence", "license"}
     try:
         with ParquetFile(path) as file:
-            names: Sequence[str] = file.schema_arrow.names
-            columns = [name for name in names if name.casefold() in wanted]
+            schema = file.schema_arrow
+            names: Sequence[str] = schema.names
+            columns = [
+                name
+                for name, kind in zip(names, schema.types, strict=True)
+                if name.casefold() in wanted or types.is_integer(kind) or types.is_floating(kind)
+            ]
             if not columns:
                 yield "row 1", dict.fromkeys(names)
             number = 0

@@ -40,7 +40,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
-FORM = 4
+FORM = 5
 """Changes with the form of what is remembered of a shard."""
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 STORED = 2
@@ -182,10 +182,7 @@ class Part:
 
     def picture(self, row: int) -> Picture:
         """The picture of a row, with what is stored of it."""
-        ends = self.columns["facts_end"]
-        start = int(ends[row - 1]) if row else 0
-        facts = json.loads(self.columns["facts"][start : int(ends[row])].tobytes())
-        member, captions, group, licence = facts
+        member, captions, group, licence = self._words("facts", row)
         offset, length, label = (int(self.columns[name][row]) for name in ("offset", "length", "label"))
         return Picture(
             f"{self.shard.name}/{member}",
@@ -197,7 +194,13 @@ class Part:
             licence,
             offset,
             length,
+            scores=tuple(map(tuple, self._words("scores", row))),
         )
+
+    def _words(self, column: str, row: int) -> Any:
+        ends = self.columns[f"{column}_end"]
+        start = int(ends[row - 1]) if row else 0
+        return json.loads(self.columns[column][start : int(ends[row])].tobytes())
 
 
 _Usable = tuple[Picture, bytes, Shape | None]
@@ -207,12 +210,15 @@ _Usable = tuple[Picture, bytes, Shape | None]
 def _columns(usable: Sequence[_Usable], prefix: int) -> dict[str, np.ndarray]:
     """The columns of usable pictures [n]; ``prefix`` letters of their names are those of the shard."""
     texts = [json.dumps([p.name[prefix:], p.captions, p.group, p.licence]).encode() for p, *_ in usable]
+    scores = [json.dumps(p.scores).encode() for p, *_ in usable]
     sides: list[int] = []
     for picture, *_ in usable:
         sides.append(int(picture.held_out) + (STORED if picture.split else 0))
     return {
         "facts": np.frombuffer(b"".join(texts), np.uint8).copy(),
         "facts_end": np.cumsum([len(text) for text in texts], dtype=np.int64),
+        "scores": np.frombuffer(b"".join(scores), np.uint8).copy(),
+        "scores_end": np.cumsum([len(text) for text in scores], dtype=np.int64),
         "offset": np.array([picture.offset for picture, *_ in usable], np.int64),
         "length": np.array([picture.length or 0 for picture, *_ in usable], np.int64),
         "label": np.array([-1 if p.label is None else p.label for p, *_ in usable], np.int32),
@@ -323,7 +329,7 @@ def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool =
                 if not facts.group:
                     found.notes.append((NO_GROUP, f"{shard}/{name}"))
                 place = path, facts.captions, label, facts.group, facts.split, facts.licence, offset, length
-                found.samples.append(Picture(f"{shard}/{name}", *place, origin=origin))
+                found.samples.append(Picture(f"{shard}/{name}", *place, origin=origin, scores=facts.scores))
             else:
                 lacking = "no class" if owned[".cls"] and not owned[".txt"] and not owned[".json"] else "no caption"
                 found.skipped.append((f"{shard}/{name}", lacking, detail, 1))

@@ -134,7 +134,7 @@ class StreamedShards(Dataset):
             captions, label = captions or (() if label is None else (self._class_names[label],)), None
         name = readable(picture.name)
         side = "held_out" if name.startswith("held_out/") else "train"
-        return Item(name, captions, label, name, side, picture.licence)
+        return Item(name, captions, label, name, side, picture.licence, picture.scores)
 
     def image(self, index: int, size: int) -> Image.Image:
         return self.fitted(index, size, size)
