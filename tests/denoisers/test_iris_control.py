@@ -19,7 +19,7 @@ def latents(rows: int = 8, columns: int = 8, batch: int = 2) -> torch.Tensor:
 
 def controlled(**changes: Any) -> Any:
     """With a control that has an effect."""
-    model = make(**changes).with_control()
+    model = make(**changes).with_control("edges")
     for parameter in model.control.parameters():
         parameter.add_(0.1 * torch.randn_like(parameter))
     return model
@@ -32,7 +32,7 @@ def test_before_training_its_presence_changes_nothing(patch: int, training: bool
     base = make(patch_size=patch).train(training)
     state = torch.random.get_rng_state()
     with torch.random.fork_rng():
-        with_input: Any = base.with_control()
+        with_input: Any = base.with_control("edges")
     assert with_input.training == training
     added = {name for name in with_input.state_dict() if name not in base.state_dict()}
     assert added
@@ -48,7 +48,7 @@ def test_before_training_its_presence_changes_nothing(patch: int, training: bool
 
 def test_it_begins_with_the_embedding_of_the_network() -> None:
     base = make()
-    model: Any = base.with_control()
+    model: Any = base.with_control("edges")
     assert torch.equal(model.control.embed.weight, base.embed.weight)
     assert torch.equal(model.control.embed.bias, base.embed.bias)
     # They learn apart from each other, and a control that there is is kept.
@@ -56,7 +56,7 @@ def test_it_begins_with_the_embedding_of_the_network() -> None:
         model.control.embed.weight.zero_()
     assert base.embed.weight.abs().min() > 0
     assert model.embed.weight.abs().min() > 0
-    assert model.with_control().control.embed.weight.abs().max() == 0
+    assert model.with_control("edges").control.embed.weight.abs().max() == 0
 
 
 @torch.no_grad()
@@ -88,7 +88,7 @@ def test_a_line_is_seen_where_it_is() -> None:
 
 
 def test_what_cannot_be() -> None:
-    (z, t), model = inputs(), make().with_control()
+    (z, t), model = inputs(), make().with_control("edges")
     with pytest.raises(PochadeError, match=r"control: shape \(2, 3, 4, 4\) given, allowed is \(2, 3, 8, 8\)"):
         model(z, t, replace(text(), control=latents(4, 4)))
     with pytest.raises(PochadeError, match="control: a tensor given, but the network has no input for it"):

@@ -53,7 +53,7 @@ def test_the_picture_follows_the_control_and_the_network_stays_as_it_was() -> No
     torch.manual_seed(0)
     base: Any = IRISDenoiser(**TOY)
     learn(FlowTask(base, FlowSettings()), 100, 3e-3)
-    denoiser: Any = base.with_control()
+    denoiser: Any = base.with_control("edges")
     before = {name: value.clone() for name, value in denoiser.state_dict().items()}
     task = ControlTask(denoiser, ControlSettings(input_dropout=0.2))
     assert {n for n, p in denoiser.named_parameters() if p.requires_grad} == {

@@ -169,7 +169,7 @@ class FlowTask(Task):
         self.spec: InputSpec = denoiser.input_spec()
         # A batch has text or classes, and no picture for what an editing model or an adapter reads beside them.
         both = bool(self.spec.text_dim and self.spec.num_classes)
-        self.has_unused = both or self.spec.source or self.spec.control or bool(self.spec.image_prompt_dim)
+        self.has_unused = both or self.spec.source or bool(self.spec.control) or bool(self.spec.image_prompt_dim)
         parts = {"denoiser": denoiser} | ({} if text_encoder is None else {"text_encoder": text_encoder})
         self.parts = nn.ModuleDict(parts)
         self.settings = settings
