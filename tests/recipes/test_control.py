@@ -25,7 +25,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
 from pochade.training.dry_run import dry_run
 from pochade.training.overrides import override
-from pochade.types import Conditioning
+from pochade.types import CONTROLS, Conditioning
 from recipes.running import train
 
 FAST = ("steps=3", "batch_size=4", "warmup_steps=1", "sample_every=3", "log_every=1", "save_every=3", "ema_decay=0")
@@ -210,8 +210,9 @@ def test_a_model_from_before_kinds_follows_edges(trained: Path, tmp_path: Path) 
     assert model_facts(str(folder)).control == "edges"
 
 
-def test_dry_run(changes: list[str]) -> None:
-    (tried,) = dry_run(override(stages_of("control"), changes))
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_dry_run(changes: list[str], kind: str) -> None:
+    (tried,) = dry_run(override(stages_of("control"), [*changes, f"task.kind={kind}"]))
     assert tried.shape == (4, 4, 4)
     whole = sum(
         p.numel() for p in IRISDenoiser(latent_channels=4, sample_size=4, dim=16, heads=2, hidden=24).parameters()

@@ -67,22 +67,34 @@ class Synthetic(Dataset):
 
     def image(self, index: int, size: int) -> Image.Image:
         check_size(size)
+        return self._draw(index, size)[0]
+
+    def control(self, index: int, size: int, kind: str) -> Image.Image:
+        """Of depth, the shape before its background."""
+        if kind == "edges":
+            return super().control(index, size, kind)
+        check_size(size)
+        return self._draw(index, size)[1]
+
+    def _draw(self, index: int, size: int) -> tuple[Image.Image, Image.Image]:
+        """The picture, and its shape in white on black."""
         rng = self._rng(int(self.numbers[index]))
         colour, shape = self._shape(rng)
         grid = Image.fromarray(rng.integers(0, 256, (GRID, GRID, 3), dtype=np.uint8))
-        image = grid.resize((size, size), Image.Resampling.BICUBIC)
+        image, mask = grid.resize((size, size), Image.Resampling.BICUBIC), Image.new("L", (size, size))
         x, y = rng.uniform(0.3, 0.7, 2) * size
         radius = rng.uniform(0.15, 0.3) * size
         box = (x - radius, y - radius, x + radius, y + radius)
-        pen = ImageDraw.Draw(image)
-        match shape:
-            case "circle":
-                pen.ellipse(box, fill=COLOURS[colour])
-            case "square":
-                pen.rectangle(box, fill=COLOURS[colour])
-            case _:
-                pen.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=COLOURS[colour])
-        return image
+        for page, fill in ((image, COLOURS[colour]), (mask, 255)):
+            pen = ImageDraw.Draw(page)
+            match shape:
+                case "circle":
+                    pen.ellipse(box, fill=fill)
+                case "square":
+                    pen.rectangle(box, fill=fill)
+                case _:
+                    pen.polygon([(x, box[1]), (box[0], box[3]), (box[2], box[3])], fill=fill)
+        return image, mask
 
     def identity(self, index: int) -> str:
         return sha256(json.dumps([VERSION, int(self.numbers[index])]).encode()).hexdigest()
