@@ -2,12 +2,13 @@
 
     python benchmarks/iris_control.py runs/control/1-control/model
 
-Controls are those of real drawings, of the kind that the model takes; each is sampled with its own caption, with that
-of another drawing, and without text. Of edges, recall is the share of the edge pixels given that lie within a pixel of
-a generated one, precision the share of the generated ones that lie within a pixel of one given. Of depth, recall is
-that of the steps of the map among the generated edges, and IoU that of what stands before the page and what is drawn,
-that is not white. Each is also measured against the control of another drawing, which is what chance gives. Writes
-docs/benchmarks/iris_control.json and docs/images/iris-control.png, for depth with "depth" in their names.
+Controls are those of real drawings, of the kind that the model takes, or, of a pose, of drawn figures; each is sampled
+with its own caption, with that of another picture, and without text. Of edges, recall is the share of the edge pixels
+given that lie within a pixel of a generated one, precision the share of the generated ones that lie within a pixel of
+one given. Of depth and pose, IoU is that of what is drawn, that is not white, in the picture that the control is of and
+in the sample; recall is that of the steps of the depth map among the generated edges, and the share of the limbs where
+something is drawn. Each is also measured against the control of another picture, which is what chance gives. Writes
+docs/benchmarks/iris_control.json and docs/images/iris-control.png, with the name of another kind in theirs.
 """
 
 import argparse
@@ -22,7 +23,7 @@ from torch import Tensor
 from torch.nn.functional import max_pool2d
 
 from measuring import write_png
-from pochade.data.sources.openmoji import OpenMoji
+from pochade.data.sources import open_source
 from pochade.files import write_text
 from pochade.images.controls import KINDS, control_image
 from pochade.images.decode import to_tensor
@@ -33,18 +34,22 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 DOCS = Path(__file__).parents[1] / "docs"
 BATCH = 25
 SHOWN = 10
-NEAR, WHITE = 0.25, 0.8
-"""Of a depth map, what stands before the page; in [-1, 1], a channel of what is drawn on it."""
+WHITE = 0.8
+"""In [-1, 1], above which all channels of a pixel are where nothing is drawn."""
 WAYS = ("followed", "another caption", "no words", "not followed", "no words, not followed")
 
 
-def agreement(kind: str, control: Tensor, image: Image.Image) -> dict[str, float]:
-    """How well a picture follows a control [1, H, W] of a kind."""
+def agreement(kind: str, control: Tensor, original: Image.Image, image: Image.Image) -> dict[str, float]:
+    """How well a picture follows a control [C, H, W] of a kind, that of ``original``."""
+    if kind == "edges":
+        return _agreement(control, edges(image))
+    figure, drawn = (to_tensor(picture).amin(0, keepdim=True) < WHITE for picture in (original, image))
     if kind == "depth":
         recall = _agreement(edges(control_image(control)), edges(image))["recall"]
-        figure, drawn = control > NEAR, to_tensor(image).amin(0, keepdim=True) < WHITE
-        return {"IoU": float((figure & drawn).sum() / (figure | drawn).sum().clamp_min(1)), "recall": recall}
-    return _agreement(control, edges(image))
+    else:
+        limbs = control.amax(0, keepdim=True) > 0.5
+        recall = float((limbs & drawn).sum() / limbs.sum())
+    return {"IoU": float((figure & drawn).sum() / (figure | drawn).sum().clamp_min(1)), "recall": recall}
 
 
 def _agreement(given: Tensor, generated: Tensor) -> dict[str, float]:
@@ -75,6 +80,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=100, help="drawings of each split")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--output", type=Path, default=DOCS)
+    parser.add_argument("--data", default="openmoji", help="a source whose pictures have the control")
     parser.add_argument("--splits", nargs="+", default=["train", "held_out"])
     args = parser.parse_args()
     pipe = TextToImagePipeline.from_pretrained(args.model)
@@ -83,12 +89,13 @@ def main() -> None:
     record: dict[str, Any] = {"kind": kind, "size": pipe.default_size, "steps": args.steps, "rows": []}
     shown: list[tuple[str, Any]] = []
     for split in args.splits:
-        data = OpenMoji(split)
+        data = open_source(args.data, split)
         concepts = list(data.groups().values())
         firsts = [concept[0] for concept in concepts][:: max(1, len(concepts) // args.samples)]
         firsts = firsts[: args.samples]
         captions = [data.item(i).caption for i in firsts]
         others = captions[1:] + captions[:1]
+        originals = [data.image(i, pipe.default_size) for i in firsts]
         lines = [KINDS[kind].tensor(data.control(i, pipe.default_size, kind)) for i in firsts]
         pictures = {
             "followed": sample(pipe, captions, lines, args.steps),
@@ -98,9 +105,10 @@ def main() -> None:
             "no words, not followed": sample(pipe, [""] * len(lines), None, args.steps),
         }
         for way in WAYS:
-            pairs = [agreement(kind, given, image) for given, image in zip(lines, pictures[way], strict=True)]
-            moved = zip(lines[1:] + lines[:1], pictures[way], strict=True)
-            chance = [agreement(kind, given, image) for given, image in moved]
+            given = list(zip(lines, originals, strict=True))
+            pairs = [agreement(kind, *one, image) for one, image in zip(given, pictures[way], strict=True)]
+            moved = zip(given[1:] + given[:1], pictures[way], strict=True)
+            chance = [agreement(kind, *one, image) for one, image in moved]
             row: dict[str, Any] = {"split": split, "way": way, "pictures": len(pairs)}
             for name in pairs[0]:
                 values = [pair[name] for pair in pairs]

@@ -60,6 +60,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "iris_autoencoders": (f"{BENCHMARKS}/iris_autoencoders.json", models.autoencoders_at_equal_bytes),
     "iris_control": (f"{BENCHMARKS}/iris_control.json", models.iris_control),
     "iris_control_depth": (f"{BENCHMARKS}/iris_control_depth.json", models.iris_control),
+    "iris_control_pose": (f"{BENCHMARKS}/iris_control_pose.json", models.iris_control),
     "scale": (f"{BENCHMARKS}/scale.json", scale.scale),
     "curate": (f"{BENCHMARKS}/curate.json", scale.curate),
     "editing_inpaint": (f"{BENCHMARKS}/editing.json", editing.editing_inpaint),

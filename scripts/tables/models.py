@@ -168,8 +168,9 @@ def iris_depth(record: dict[str, Any]) -> str:
 def iris_control(record: dict[str, Any]) -> str:
     """What is given as the control, and the samples; the figures of one kind."""
     kind = record.get("kind", "edges")
-    measures = ("IoU", "recall") if kind == "depth" else ("recall", "precision")
-    splits = {"train": "training concepts", "held_out": "held-out concepts"}
+    measures = ("recall", "precision") if kind == "edges" else ("IoU", "recall")
+    thing = "people" if kind == "pose" else "concepts"
+    splits = {"train": f"training {thing}", "held_out": f"held-out {thing}"}
     given = {
         "followed": f"{kind}, own caption",
         "another caption": f"{kind}, another caption",

@@ -23,7 +23,7 @@ from pochade.runtime import manifest
 
 PARTS = ("text", "class_label", "source", "control", "image_prompt")
 """The parts of a conditioning that guidance can drop."""
-CONTROLS = ("edges", "depth")
+CONTROLS = ("edges", "depth", "pose")
 """Kinds of spatial control (``pochade.images.controls``)."""
 TASKS = manifest.TASKS
 """What ``Conditioning.task`` counts: the task where there is a source picture."""

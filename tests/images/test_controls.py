@@ -10,6 +10,7 @@ from PIL import Image
 from pochade.errors import PochadeError
 from pochade.images.controls import KINDS, control_image
 from pochade.images.decode import load_image
+from pochade.images.poses import COLOURS, JOINTS, LIMBS, stick_figure
 from pochade.types import CONTROLS
 
 RAMP = np.linspace(0, 1, 12 * 16).reshape(12, 16)
@@ -50,3 +51,26 @@ def test_a_flat_map_shows_no_depth(brightness: int) -> None:
         KINDS["depth"].read(flat, "control")
     # Of a drawing of lines alone it is none, and no error.
     assert KINDS["depth"].tensor(grey(brightness, brightness)).eq(0).all()
+
+
+def test_a_pose_is_a_stick_figure_whatever_its_brightness() -> None:
+    joints = np.stack((np.linspace(0.2, 0.8, len(JOINTS)), np.linspace(0.1, 0.9, len(JOINTS))), 1)
+    drawn = stick_figure(joints, 64)
+    pose = KINDS["pose"].read(drawn, "control")
+    assert (pose.dtype, pose.shape) == (torch.float32, (3, 64, 64))
+    dark = KINDS["pose"].read(drawn.point(lambda value: value // 4), "control")
+    torch.testing.assert_close(dark, pose, atol=0.02, rtol=0)
+    assert torch.equal(KINDS["pose"].read(control_image(pose), "control"), pose)
+    assert KINDS["pose"].read(Image.new("RGB", (8, 8)), "control").eq(0).all()
+    with pytest.raises(PochadeError, match="control: 100% of it is not black, allowed are stick figures on black"):
+        KINDS["pose"].read(Image.new("RGB", (8, 8), "white"), "control")
+
+
+def test_each_limb_lies_between_its_joints_in_its_colour() -> None:
+    assert COLOURS[:3] == ((255, 0, 0), (255, 85, 0), (255, 170, 0))  # OpenPose's
+    for limb, (one, other) in enumerate(LIMBS):
+        joints = np.tile([0.9, 0.1], (len(JOINTS), 1))
+        joints[one], joints[other] = (0.3, 0.4), (0.7, 0.8)
+        pixels = np.asarray(stick_figure(joints, 100))
+        assert pixels[60, 50].tolist() == list(COLOURS[limb])
+        assert pixels[40, 20].tolist() == [0, 0, 0]

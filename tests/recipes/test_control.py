@@ -14,9 +14,10 @@ from PIL import Image, ImageDraw
 
 from cli.run import cli
 from data.sources.iconify_sets import write_folder
+from pochade.data.sources import open_source
 from pochade.denoisers.iris import IRISDenoiser
 from pochade.errors import PochadeError
-from pochade.images.controls import control_image, encode_control
+from pochade.images.controls import KINDS, control_image, encode_control
 from pochade.images.decode import load_image
 from pochade.images.edges import edges, edges_of
 from pochade.pipelines.metadata import read_metadata
@@ -198,6 +199,20 @@ def test_depth_is_followed_whatever_its_brightness(
     with pytest.raises(PochadeError, match=r"task.kind: depth given, but '0.png' comes without"):
         train("control", [*changes, "task.kind=depth"], tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.filterwarnings("ignore:prompt")  # the toy encoder reads letters
+def test_a_pose_is_followed(changes: list[str], tmp_path: Path) -> None:
+    own = ["data.source=figures:20", "task.kind=pose", "learning_rate=0.05"]
+    pipe: Any = TextToImagePipeline.from_pretrained(train("control", [*changes, *own], tmp_path / "run"))
+    pipe.set_progress_bar_config(disable=True)
+    one, two = (open_source("figures:20", "all").control(i, SIZE, "pose") for i in (0, 4))
+    tensor = KINDS["pose"].read(one, "control")
+    assert torch.equal(sample(pipe, "a cat", control=one), sample(pipe, "a cat", control=tensor))
+    assert (sample(pipe, "a cat", control=two) - sample(pipe, "a cat", control=tensor)).abs().max() > 1e-3
+    assert torch.equal(sample(pipe, "a cat", control=torch.zeros_like(tensor)), sample(pipe, "a cat"))
+    with pytest.raises(PochadeError, match=r"control: shape .* allowed is \[1, 3, 32, 32\], or one for all"):
+        sample(pipe, "a cat", control=tensor[:1])
 
 
 def test_a_model_from_before_kinds_follows_edges(trained: Path, tmp_path: Path) -> None:

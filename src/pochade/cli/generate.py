@@ -83,7 +83,7 @@ def generate(
     control: Annotated[
         Path | None,
         typer.Option(
-            help="White edges on black or a depth map, as the model takes it, to follow.",
+            help="White edges on black, a depth map or a stick figure to follow, as the model takes it.",
             metavar="FILE",
         ),
     ] = None,

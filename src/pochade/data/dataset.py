@@ -110,7 +110,8 @@ class Dataset(ABC):
         """
         if kind != "edges":
             raise PochadeError(
-                f"task.kind: {kind} given, but {self.item(index).name!r} comes without; openmoji and drawings have it"
+                f"task.kind: {kind} given, but {self.item(index).name!r} comes without: openmoji and drawings have "
+                "depth, figures:COUNT a pose"
             )
         return control_image(edges(self.image(index, size)))
 

@@ -31,10 +31,22 @@ def depth_of(image: Image.Image) -> Tensor:
     return (depth - least) / (most - least).clamp_min(1)
 
 
+def pose_of(image: Image.Image) -> Tensor:
+    """[3, H, W] float32 from a stick figure on black, made as bright as it can be; all zero where all is black."""
+    pose = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32)).permute(2, 0, 1)
+    return pose / pose.max().clamp_min(1)
+
+
 def _check_lines(image: Image.Image, name: str) -> None:
     white = float(lines_of(image).mean())
     if white > MOST_WHITE:
         raise PochadeError(f"{name}: {white:.0%} of it is white, allowed are white lines on black")
+
+
+def _check_pose(image: Image.Image, name: str) -> None:
+    bright = float((pose_of(image).amax(0) >= 0.5).float().mean())
+    if bright > MOST_WHITE:
+        raise PochadeError(f"{name}: {bright:.0%} of it is not black, allowed are stick figures on black")
 
 
 def _check_depth(image: Image.Image, name: str) -> None:
@@ -51,10 +63,12 @@ class Control:
     """A kind of control.
 
     Attributes:
-        tensor: a picture of it -> [1, H, W] float32 in [0, 1], all zero where there is nothing to follow.
+        channels: C of its tensor.
+        tensor: a picture of it -> [C, H, W] float32 in [0, 1], all zero where there is nothing to follow.
         check: raises PochadeError where a picture cannot be one, of that name.
     """
 
+    channels: int
     tensor: Callable[[Image.Image], Tensor]
     check: Callable[[Image.Image, str], None]
 
@@ -64,17 +78,22 @@ class Control:
         return self.tensor(image)
 
 
-KINDS = {"edges": Control(lines_of, _check_lines), "depth": Control(depth_of, _check_depth)}
+KINDS = {
+    "edges": Control(1, lines_of, _check_lines),
+    "depth": Control(1, depth_of, _check_depth),
+    "pose": Control(3, pose_of, _check_pose),
+}
 """By the names of ``pochade.types.CONTROLS``."""
 
 
 def control_image(control: Tensor) -> Image.Image:
-    """A control [1, H, W] in [0, 1] as a grey picture, as ``Control.read`` takes it."""
-    return Image.fromarray((control[0] * 255).round().to(torch.uint8).cpu().numpy())
+    """A control [C, H, W] in [0, 1] as a picture, as ``Control.read`` takes it."""
+    pixels = (control * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    return Image.fromarray(pixels if len(control) > 1 else pixels[..., 0])
 
 
 def encode_control(control: Tensor, encode_images: Callable[[Tensor], Tensor]) -> Tensor:
-    """Latents [B, C, h, w] of controls [B, 1, H, W] in [0, 1], drawn dark on white, as pictures show lines and things.
+    """Latents [B, C, h, w] of controls [B, C, H, W] in [0, 1], drawn dark on white, as pictures show lines and things.
 
     A row of zeros becomes one of zeros, which is no control.
 

@@ -139,11 +139,11 @@ def check_image_prompt_scale(scale: Any) -> None:
 def read_control(
     control: "Image.Image | Sequence[Image.Image] | Tensor", kind: str, prompts: int, size: tuple[int, int]
 ) -> "Tensor":
-    """The control of each prompt, [prompts, 1, H, W] in [0, 1].
+    """The control of each prompt, [prompts, C, H, W] in [0, 1].
 
     Args:
         control: a picture of that size, as ``pochade.images.controls`` reads its kind, one for each prompt, or a tensor
-            [1, H, W] or [B, 1, H, W], which is taken as it is.
+            [C, H, W] or [B, C, H, W], which is taken as it is.
         kind: of control that the denoiser has an input for; empty for none.
         size: H and W in pixels.
 
@@ -161,12 +161,13 @@ def read_control(
     else:
         pictures = [control] if isinstance(control, Image.Image) else list(control)
         if not pictures or not all(isinstance(p, Image.Image) for p in pictures):
-            raise PochadeError(f"control: {control!r} given, allowed are pictures or a tensor [1, height, width]")
+            raise PochadeError(f"control: {control!r} given, allowed are pictures or a tensor [C, height, width]")
         if len({p.size for p in pictures}) > 1:
             raise PochadeError(f"control: pictures of several sizes given, allowed is {size[1]} x {size[0]}")
         controls = torch.stack([KINDS[kind].read(p, "control") for p in pictures])
-    if tuple(controls.shape[1:]) != (1, *size) or controls.shape[0] not in (1, prompts):
-        allowed = f"[{prompts}, 1, {size[0]}, {size[1]}], or one for all"
+    channels = KINDS[kind].channels
+    if tuple(controls.shape[1:]) != (channels, *size) or controls.shape[0] not in (1, prompts):
+        allowed = f"[{prompts}, {channels}, {size[0]}, {size[1]}], or one for all"
         raise PochadeError(f"control: shape {list(controls.shape)} given, allowed is {allowed}")
     return controls.expand(prompts, -1, -1, -1)
 

@@ -244,7 +244,8 @@ class GenerationRequest(Request):
         width: columns of pixels, likewise.
         decoder: ``tiny`` (where the model ships one), the folder of a decoder, or ``model`` for the model's own.
         control: file of a picture that is followed, of the kind that the model was trained with: white edges on black,
-            or a depth map, near being bright; or with ``control_edges`` of one whose edges are followed; None for none.
+            a depth map, near being bright, or a stick figure on black; or with ``control_edges`` of one whose edges are
+            followed; None for none.
         control_edges: whether the file is a picture whose edges are to be found.
         image_prompt: file of a picture whose style is followed; None for none.
         image_prompt_scale: how strongly, from 0 on; None for 1 where there is an image prompt.

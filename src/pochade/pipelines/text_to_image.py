@@ -109,9 +109,9 @@ class TextToImagePipeline(GenerationPipeline):
                 ``reasoning_steps`` [B].
             depth: iterations inside the denoiser, where the family has them.
             control: what the picture follows, for a denoiser with an input for it: a picture of ``height`` x ``width``
-                of the kind that it was trained with, white edges on black or a depth map of any brightness, near being
-                bright; or a tensor [1, height, width] in [0, 1], 1 on an edge or what is nearest; one for all, or one a
-                prompt. Guidance leaves it in both branches.
+                of the kind that it was trained with: white edges on black, a depth map of any brightness, near being
+                bright, or a stick figure on black; or a tensor [C, height, width] in [0, 1], C being 1, of a pose 3;
+                one for all, or one a prompt. Guidance leaves it in both branches.
             image_prompt: a picture of any size whose style is followed, for a denoiser with an input for it: one for
                 all, or a list with one a prompt; or what ``encode_image_prompt`` gave. Guidance drops it together with
                 the prompt.

@@ -47,7 +47,7 @@ def few_steps() -> list[AnyStage]:
 
 
 def control() -> list[AnyStage]:
-    """A trained IRIS model (set task.model), kept as it is, that follows edges as well, or depth (task.kind=depth)."""
+    """A trained IRIS model (set task.model), kept as it is, that follows edges too; task.kind: depth or a pose."""
     return [control_stage(ImageData(OPENMOJI, 256), ControlSettings())]
 
 

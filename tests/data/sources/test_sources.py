@@ -9,6 +9,7 @@ from pochade.data.dataset import Dataset
 from pochade.data.sources import (
     CIFAR10Source,
     DrawingsSource,
+    FiguresSource,
     FolderSource,
     JoinedSource,
     OpenClipArtSource,
@@ -39,6 +40,7 @@ FORMS = {
     "drawings:sets": DrawingsSource(Path("sets")),
     "drawings:sets:sets=noto,game-icons": DrawingsSource(Path("sets"), ("noto", "game-icons")),
     "synthetic:64": SyntheticSource(64),
+    "figures:64": FiguresSource(64),
     "synthetic:64:classes=10": SyntheticSource(64, numbered(10)),
     "synthetic:64:classes=cat,dog": SyntheticSource(64, ("cat", "dog")),
     "openmoji+c+++classes:d": JoinedSource((OpenMojiSource(), FolderSource(Path("c+")), FolderSource(Path("d"), True))),

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 FORMS = (
     "openmoji, openmoji:groups, drawings, drawings:FOLDER, a folder or URL of pictures or of shards, classes:FOLDER, "
-    "captions:FOLDER, pictures:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, or several joined by +"
+    "captions:FOLDER, pictures:FOLDER, cifar10:PATH, openclipart:FOLDER, synthetic:COUNT, figures:COUNT, "
+    "or several joined by +"
 )
 """The text forms, as help."""
 _SEPARATOR = re.compile(r"(?<!\+)\+(?!\+)")
@@ -247,6 +248,21 @@ class SyntheticSource(Source):
 
 
 @dataclass(frozen=True)
+class FiguresSource(Source):
+    """``count`` people in random poses, drawn from their number alone, with captions."""
+
+    count: int
+
+    def _open(self, split: Split, reading: "Reading") -> Dataset:  # noqa: ARG002
+        from pochade.data.sources.figures import Figures
+
+        return Figures(split, self.count)
+
+    def __str__(self) -> str:
+        return f"figures:{self.count}"
+
+
+@dataclass(frozen=True)
 class JoinedSource(Source):
     """Two or more sources of captioned pictures; one that is named twice is seen twice as often.
 
@@ -283,9 +299,9 @@ def parse_source(text: str) -> Source:
     """The source that a text names.
 
     ``openmoji``, ``openmoji:groups``, ``drawings``, ``drawings:FOLDER``, ``drawings:FOLDER:sets=noto,twemoji``,
-    ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``, ``synthetic:64:classes=10``, a folder or a pattern of
-    shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that has both, ``pictures:FOLDER`` of one that may have
-    neither, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
+    ``cifar10:PATH``, ``openclipart:FOLDER``, ``synthetic:64``, ``synthetic:64:classes=10``, ``figures:500``, a folder
+    or a pattern of shards, ``classes:FOLDER`` and ``captions:FOLDER`` of one that has both, ``pictures:FOLDER`` of one
+    that may have neither, and several joined by ``+``; in a path that does not exist yet, a plus is written twice.
 
     Raises:
         PochadeError: the text is of none of these forms. Whether a path exists is not checked.
@@ -315,13 +331,15 @@ def parse_source(text: str) -> Source:
             return PicturesSource(Path(rest))
         case "synthetic", ":":
             return _synthetic(text, rest)
+        case "figures", ":" if rest.isdecimal():
+            return FiguresSource(int(rest))
         case _ if text and kind not in _KINDS:
             return FolderSource(Path(text))
         case _:
             raise PochadeError(f"source: {text!r} given, allowed are {FORMS}")
 
 
-_KINDS = ("openmoji", "drawings", "cifar10", "openclipart", "classes", "captions", "synthetic")
+_KINDS = ("openmoji", "drawings", "cifar10", "openclipart", "classes", "captions", "synthetic", "figures")
 
 
 def open_source(

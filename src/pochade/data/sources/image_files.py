@@ -323,9 +323,10 @@ class CheckedPictures(Records):
 
     def picture(self, index: int) -> Picture:
         start, end = self._ends[index : index + 2].tolist()
-        values = dict(zip(self._names, json.loads(self._facts[start:end]), strict=True))
+        values: dict[str, Any] = dict(zip(self._names, json.loads(self._facts[start:end]), strict=True))
         values |= {"file": Path(values["file"]), "captions": tuple(values["captions"])}
-        return self._class(**values | {"scores": tuple(map(tuple, values["scores"]))})
+        values["scores"] = tuple(map(tuple, values["scores"]))
+        return self._class(**values)
 
     def dimensions(self, index: int) -> Shape | None:
         width, height = self._pixels[index].tolist()

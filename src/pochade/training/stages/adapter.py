@@ -104,6 +104,9 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
     def with_input(self, stage: Stage[A, ImageData], pipeline: TextToImagePipeline) -> bool:
         """Gives the model's denoiser the input where it has none yet; whether it is new. Raises PochadeError."""
 
+    def check_data(self, stage: Stage[A, ImageData], dataset: Dataset) -> None:
+        """Raises PochadeError where the data lack what the input reads."""
+
     @abstractmethod
     def work(
         self,
@@ -124,6 +127,7 @@ class AdapterKind(Kind[A, ImageData], Generic[A]):
         self.with_input(stage, pipeline)
         dataset = stage.data.open(stage=stage.name)
         check_conditioning(pipeline, dataset, "task.model")
+        self.check_data(stage, dataset)
         return {"data.source": dataset}
 
     def model(self, stage: Stage[A, ImageData], components: Components) -> TextToImagePipeline:

@@ -17,7 +17,7 @@ from pochade.images.controls import KINDS, control_image
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import AnyStage, Stage
+from pochade.training.stage import Stage
 from pochade.training.stages.adapter import (
     AdapterKind,
     AdapterSettings,
@@ -26,8 +26,7 @@ from pochade.training.stages.adapter import (
     shown_items,
     words_of,
 )
-from pochade.training.stages.components import Components
-from pochade.training.stages.kind import Data, Inputs, Work
+from pochade.training.stages.kind import Inputs, Work
 from pochade.training.stages.models import Shown
 
 
@@ -39,9 +38,9 @@ class ControlSettings(AdapterSettings):
 
     model: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
-    kind: Literal["edges", "depth"] = "edges"
-    """What the control shows: edges, of any pictures, or depth, of pictures that come with it, such as layered
-    drawings."""
+    kind: Literal["edges", "depth", "pose"] = "edges"
+    """What the control shows: edges, of any pictures; or depth or the pose of a person, of pictures that come with it:
+    layered drawings, and figures."""
     density: Density = "logit_normal"
     density_scale: float | None = None
     """Width of the density; None: as published."""
@@ -113,11 +112,8 @@ class ControlKind(AdapterKind[ControlSettings]):
             caption=kind,
         )
 
-    def check(self, stage: ControlStage, earlier: Sequence[AnyStage], components: Components) -> Data:
-        data = super().check(stage, earlier, components)
-        for dataset in data.values():
-            _controls(dataset, shown_items(dataset), stage.data.size, stage.task.kind)
-        return data
+    def check_data(self, stage: ControlStage, dataset: Dataset) -> None:
+        _controls(dataset, shown_items(dataset), stage.data.size, stage.task.kind)
 
 
 def _controls(dataset: Dataset, indices: Sequence[int], size: int, kind: str) -> list[Tensor]:
