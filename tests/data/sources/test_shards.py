@@ -322,6 +322,21 @@ def test_dots_in_names_belong_to_the_name(tmp_path: Path, text: str):
     assert [(level(data, i), data.item(i).captions) for i in range(3)] == [(i, (f"grey {i}",)) for i in range(3)]
 
 
+def test_captions_are_read_from_any_member_that_can_hold_them(tmp_path: Path):
+    members: dict[str, bytes] = {f"{i}.png": png(i) for i in range(5)}
+    members |= {"0.caption": b"zero\nnought", "1.txt": b"one", "1.caption": b"uno", "2.json": b'{"caption": "two"}'}
+    members |= {"3.txt": b"\x00\x01", "3.caption": b"three", "4.txt": b"\x00", "4.json": b'{"text": "four"}'}
+    make_tar(tmp_path / "0.tar", members)
+    data = opened(tmp_path)
+    assert captions(data) == [("zero", "nought"), ("one",), ("two",), ("three",), ("four",)]
+    assert data.report.captions == {".caption members": 2, ".txt members": 1, ".json members": 2}
+    notes = data.report.to_dict()["notes"]
+    assert notes["second caption member of a sample"]["names"] == ["0.tar/1.caption"]
+    assert notes["a member that cannot be read: .txt"]["files"] == 2
+    again = opened(tmp_path)
+    assert (captions(again), again.report.notes) == (captions(data), data.report.notes)
+
+
 def test_a_caption_goes_with_the_longest_name_that_it_starts(tmp_path: Path):
     members = {"a.v2.png": png(1), "a.txt": b"one", "b.png": png(2), "b.seg.png": png(3), "b.txt": b"two"}
     make_tar(tmp_path / "0.tar", members)

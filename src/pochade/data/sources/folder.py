@@ -11,6 +11,7 @@ from pochade.data.dataset import Split
 from pochade.data.report import SHOWN, Report, readable
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
+    CAPTION_SUFFIXES,
     LIST,
     PICTURES,
     PREPARED,
@@ -28,7 +29,6 @@ from pochade.data.store import store_for
 from pochade.errors import PochadeError
 from pochade.files import is_safe_name
 
-CAPTION_SUFFIXES = (".txt", ".caption")
 EXPECTED = (
     f"expected name.txt beside each picture (a caption a line), or {LIST} with a line "
     '{"file_name": "name.jpg", "text": "a caption"} for each (or the same as .json, .csv or .parquet), or a subfolder '

@@ -39,6 +39,8 @@ SPLIT_NAMES: dict[str, Split] = {
     "val": "held_out",
 }
 """What folders and lists call the two sides."""
+CAPTION_SUFFIXES = (".txt", ".caption")
+"""Of files that hold the captions of the picture of that name, a line each; of two for one picture the first counts."""
 CAPTION_KEYS = ("text", "caption", "captions", "prompt")
 """What a list may call the captions of a picture, the first that there is."""
 

@@ -41,16 +41,16 @@ class BadEntry(NamedTuple):
 def is_list(name: str, folder: Path) -> bool:
     """Whether the file ``name`` in ``folder`` is a list; a .json may be something else, which is looked up."""
     base = PurePosixPath(name).name.casefold()
-    return base in LISTS and (not base.endswith(".json") or _listed_json(folder / name) is not None)
+    return base in LISTS and (not base.endswith(".json") or _json_rows(folder / name) is not None)
 
 
 def read_list(path: Path) -> list[Entry | BadEntry]:
     """The entries of a list in their order.
 
-    Lines of JSON, an array of objects or an object by the names of files (.json), a table with a first line of names,
-    separated by commas, semicolons or tabs (.csv), or Parquet, of which only the columns that are needed are read. Keys
-    are those of ``FILE_KEYS``, ``CAPTION_KEYS`` and "label", in letters of any case, beside "group", "split" and
-    "licence"; every other number is a score of the picture.
+    Lines of JSON, an array of objects or an object by the names of files (.jsonl, .json), a table with a first line of
+    names, separated by commas, semicolons or tabs (.csv), or Parquet, of which only the columns that are needed are
+    read. Keys are those of ``FILE_KEYS``, ``CAPTION_KEYS`` and "label", in letters of any case, beside "group", "split"
+    and "licence"; every other number is a score of the picture.
 
     Raises:
         PochadeError: it cannot be read, it is empty, or no entry names a file with a caption or a label.
@@ -93,17 +93,8 @@ def _entry(where: str, row: Any) -> Entry | BadEntry:
 def _rows(path: Path) -> Iterator[tuple[str, Any]]:
     """Each entry with its place: an object, or the error that reading it gave."""
     match path.suffix.casefold():
-        case ".jsonl":
-            with path.open("rb") as file:
-                for number, line in enumerate(file, 1):
-                    if line.strip():
-                        try:
-                            yield f"line {number}", json.loads(line.decode("utf-8-sig"))
-                        except ValueError as error:
-                            yield f"line {number}", error
-        case ".json":
-            for number, row in enumerate(_listed_json(path) or (), 1):
-                yield f"entry {number}", row
+        case ".jsonl" | ".json":
+            yield from _json_rows(path) or ()
         case ".csv":
             text, _ = decode_text(path.read_bytes())
             head = text.partition("\n")[0]
@@ -116,20 +107,38 @@ def _rows(path: Path) -> Iterator[tuple[str, Any]]:
             yield from _parquet(path)
 
 
-def _listed_json(path: Path) -> list[Any] | None:
-    """The entries of a .json; None where it holds something else than pictures. One that is damaged is an error."""
+def _json_rows(path: Path) -> list[tuple[str, Any]] | None:
+    """Each entry of a file of JSON with its place; None for an object in a .json that lists no pictures.
+
+    Raises PochadeError where it cannot be read.
+    """
+    of_lines = path.suffix.casefold() == ".jsonl"
     try:
-        value: Any = json.loads(path.read_text(encoding="utf-8-sig"))
+        data = path.read_bytes()
+        value: Any = json.loads(data)
     except (OSError, ValueError) as error:
+        rows = list(_json_lines(data)) if isinstance(error, ValueError) else []
+        if of_lines or (rows and all(isinstance(row, Mapping) for _, row in rows)):
+            return rows
         raise PochadeError(f"{path}: cannot be read as a list ({error})") from error
-    if isinstance(value, list):
-        return value
     if isinstance(value, dict) and value and all(PurePosixPath(name).suffix.lower() in PICTURES for name in value):
-        return [
+        value = [
             {FILE_KEYS[0]: name, **(of if isinstance(of, dict) else {CAPTION_KEYS[0]: of})}
             for name, of in value.items()
         ]
-    return None
+    elif of_lines and not isinstance(value, list):
+        value = [value]
+    return [(f"entry {number}", row) for number, row in enumerate(value, 1)] if isinstance(value, list) else None
+
+
+def _json_lines(data: bytes) -> Iterator[tuple[str, Any]]:
+    """A line each: what it holds, or the error that reading it gave."""
+    for number, line in enumerate(data.split(b"\n"), 1):
+        if line.strip():
+            try:
+                yield f"line {number}", json.loads(line.decode("utf-8-sig"))
+            except ValueError as error:
+                yield f"line {number}", error
 
 
 def _parquet(path: Path) -> Iterator[tuple[str, Any]]:

@@ -23,6 +23,7 @@ from pochade.data.progress import each
 from pochade.data.report import Report
 from pochade.data.sources.class_names import MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
+    CAPTION_SUFFIXES,
     PICTURES,
     READABLE,
     READERS,
@@ -51,10 +52,11 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
     """The pictures of WebDataset shards, by random access into the uncompressed tar files.
 
     Members of a sample share their name up to the first dot, or beyond it: ``IMG_2024.05.01.png`` goes with
-    ``IMG_2024.05.01.txt``. Captions are a line each of ``key.txt``, or in ``key.json``, which may give the "group",
-    "split" and "licence" too; ``key.cls`` is the number of a class from 0, which ``classes.txt`` (a name a line) or
-    ``classes.json`` (a list) beside the shards names. No other member is ever opened, and nothing is unpacked. A split
-    that is not stored is that of a subfolder called train, held_out, test or validation, or else goes by the group.
+    ``IMG_2024.05.01.txt``. Captions are a line each of ``key.txt`` or ``key.caption``, or in ``key.json``, which may
+    give the "group", "split" and "licence" too; ``key.cls`` is the number of a class from 0, which ``classes.txt`` (a
+    name a line) or ``classes.json`` (a list) beside the shards names. No other member is ever opened, and nothing is
+    unpacked. A split that is not stored is that of a subfolder called train, held_out, test or validation, or else goes
+    by the group.
 
     Where there is an ``index.json``, counts, sizes and hashes are compared with it once: a shard that is cut short
     gives what is left of it, one whose hash differs gives nothing, and the samples lost count as skipped.
@@ -275,7 +277,7 @@ def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool =
     """A `Picture` for each sample; ``bare``: also for those with neither captions nor a class."""
     pictures: dict[str, Member] = {}
     unread: dict[str, Member] = {}
-    beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (".txt", ".cls", ".json")}
+    beside: dict[str, dict[str, Member]] = {suffix: {} for suffix in (*CAPTION_SUFFIXES, ".cls", ".json")}
     found = Contents([], [], [])
     for name, offset, length in members:
         stem, suffix = split_name(name)
@@ -303,16 +305,17 @@ def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool =
 
         for stem, (name, offset, length) in pictures.items():
             label, detail, facts = None, "", Facts((), "", "", None)
-            origin = ""
+            origin, unreadable = "", list[tuple[str, str]]()
             data = {suffix: read(suffix, stem) for suffix in beside}
-            kind = ""
-            try:
-                for kind, value in data.items():
+            for kind, value in data.items():
+                try:
                     match kind, value:
-                        case ".txt", bytes():
+                        case ((".txt" | ".caption"), bytes()) if facts.captions:
+                            found.notes.append(("second caption member of a sample", f"{shard}/{stem}{kind}"))
+                        case ((".txt" | ".caption"), bytes()):
                             text, note = decode_text(value)
                             facts = facts._replace(captions=clean(text.splitlines()))
-                            origin = ".txt members" if facts.captions else ""
+                            origin = f"{kind} members" if facts.captions else ""
                             found.notes.extend([(note, f"{shard}/{name}")] if note else [])
                         case ".json", bytes():
                             found_facts = read_facts(json.loads(value.decode("utf-8-sig")))
@@ -322,16 +325,18 @@ def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool =
                             label = _label(value)
                         case _:
                             pass
-            except (ValueError, TypeError) as error:
-                detail = f"{stem}{kind}: {type(error).__name__}: {error}"
+                except (ValueError, TypeError) as error:
+                    detail = detail or f"{stem}{kind}: {type(error).__name__}: {error}"
+                    unreadable.append((f"a member that cannot be read: {kind}", f"{shard}/{name}"))
             if facts.captions or label is not None or bare:
-                found.notes.extend([("a member that cannot be read: " + kind, f"{shard}/{name}")] if detail else [])
+                found.notes.extend(unreadable)
                 if not facts.group:
                     found.notes.append((NO_GROUP, f"{shard}/{name}"))
                 place = path, facts.captions, label, facts.group, facts.split, facts.licence, offset, length
                 found.samples.append(Picture(f"{shard}/{name}", *place, origin=origin, scores=facts.scores))
             else:
-                lacking = "no class" if owned[".cls"] and not owned[".txt"] and not owned[".json"] else "no caption"
+                classes_alone = owned[".cls"] and not any(owned[suffix] for suffix in owned if suffix != ".cls")
+                lacking = "no class" if classes_alone else "no caption"
                 found.skipped.append((f"{shard}/{name}", lacking, detail, 1))
     for suffix, left in beside.items():
         for stem in _owners(unread, left).values():
