@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from pochade.data.samples import Samples
 from pochade.nn.keyed_random import keyed_normal
+from pochade.training import loop
 from pochade.training.estimate import estimate, span
 from pochade.training.held_out import DRAWS, HeldOut, Lowest, is_due
 from pochade.training.loop import train
@@ -97,6 +99,25 @@ def test_the_model_at_the_lowest_loss_is_kept_and_a_rise_is_said(
     assert f"risen for {risen - lowest} steps, from {losses[lowest]:.4g} to {losses[risen]:.4g}" in printed
     assert f"the held-out loss was lowest, {losses[lowest]:.4g}, at step {lowest}: {tmp_path / 'best'}" in printed
     assert " s a step, " in printed
+
+
+def test_an_estimate_is_of_the_steps_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By a clock that goes a minute in a step and an hour in a sheet, the first of which comes after the first step."""
+    now = [0.0]
+
+    class Slow(Mean):
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            now[0] += 60
+            return super().forward(batch)
+
+    def sheet() -> None:
+        now[0] += 3600
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    train(stage(steps=10, sample_every=5), Slow(), Numbers(1.0), tmp_path, sample_sheet=sheet)
+    assert "60 s a step, 7 min to go" in capfd.readouterr().err
 
 
 def test_nothing_is_said_where_it_falls(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

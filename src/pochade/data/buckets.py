@@ -94,8 +94,9 @@ class Bucketed(Samples):
 
     def notes(self) -> list[str]:
         counts = ", ".join(f"{width}x{height} ({count})" for (width, height), count in self.shapes.items())
+        shapes = "1 shape" if len(self.parts) == 1 else f"{len(self.parts)} shapes, each batch of one"
         return [
-            f"{len(self.parts)} shapes, each batch of one: {counts}; {self._lost:.1%} of the pixels are cropped, "
+            f"{shapes}: {counts}; {self._lost:.1%} of the pixels are cropped, "
             f"{self._lost_as_squares:.1%} with squares (data.ratios=none)"
         ]
 

@@ -154,6 +154,9 @@ class ImageData(DataSettings):
         except EmptySplitError:
             return None
 
+    def holds_out_nothing(self) -> bool:
+        return self.held_out and self.open_held_out() is None
+
 
 @dataclass(frozen=True)
 class PairData(DataSettings):

@@ -267,7 +267,7 @@ class _Run:
         stage, window = self.stage, Window()
         batches = iter(self.loader)
         before: _Outcome | None = None
-        first, started = self.step, time.perf_counter()
+        first, timed = self.step, 0.0
         try:
             while self.step < stage.steps:
                 began = time.perf_counter()
@@ -279,12 +279,12 @@ class _Run:
                 if self._due(stage.log_every, stage.save_every, stage.sample_every):
                     self._judge(before)
                     before = None
-                window.add_step(waited, time.perf_counter() - began - waited)
+                took = time.perf_counter() - began
+                window.add_step(waited, took - waited)
                 self.progress.step(self.step)
-                if self.step == first + 1:
-                    started = time.perf_counter()
-                elif self.step == first + AFTER:
-                    self._estimate((time.perf_counter() - started) / (AFTER - 1))
+                timed += 0.0 if self.step == first + 1 else took  # sheets and checkpoints, between steps, are no part
+                if self.step == first + AFTER:
+                    self._estimate(timed / (AFTER - 1))
                 if self._due(stage.log_every):
                     self._write_log(window, rate * stage.learning_rate)
                     window = Window()

@@ -71,6 +71,10 @@ class DataSettings:
         """Where all pictures come from."""
         return []
 
+    def holds_out_nothing(self) -> bool:
+        """Whether pictures are to be kept out of training, and none of them is."""
+        return False
+
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)
 D_co = TypeVar("D_co", bound=DataSettings, covariant=True)

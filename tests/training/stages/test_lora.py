@@ -226,13 +226,18 @@ def test_classes_are_learned_too(toy_class_pipeline_folder: Path, tmp_path: Path
     assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
 
 
-def test_one_picture_is_enough(pictures: Path, toy_pipeline_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("held_out", [True, False])
+def test_one_picture_is_enough(
+    held_out: bool, pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     one = tmp_path / "one"
     one.mkdir()
-    for suffix in (".png", ".txt"):
-        (one / f"0{suffix}").write_bytes((pictures / f"0{suffix}").read_bytes())
-    changes = [f"data.source={one}", f"task.base={toy_pipeline_folder}", "data.held_out=false", *FAST]
+    (one / "0.png").write_bytes((pictures / "0.png").read_bytes())
+    (one / "0.txt").write_text(next(name for name in (f"thing {i}" for i in range(100)) if not is_held_out(name)))
+    changes = [f"data.source={one}", f"task.base={toy_pipeline_folder}", f"data.held_out={held_out}", *FAST]
     assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
+    printed = capsys.readouterr().err
+    assert ("lora: nothing is held out, all samples are on the training side" in printed) is held_out
 
 
 @pytest.mark.parametrize(

@@ -103,11 +103,16 @@ class Work(ABC):
         return [dataset for dataset in self.data.values() if isinstance(dataset, Dataset)]
 
     def notes(self) -> list[str]:
-        """What became of the files of the data, a line for each data set that is read from files, and of the pictures'
-        ratios."""
+        """What became of the files of the data, a line for each data set that is read from files, of the pictures that
+        are held out, where none are, and of the pictures' ratios."""
         opened = ((dataset.report, len(dataset)) for dataset in self.datasets)
         files = [f"{count} samples to train on; {report.summary()}" for report, count in opened if report is not None]
-        return [*files, *(self.samples.notes() or cropped_to_squares(self.datasets))]
+        return [*files, *self._not_held_out(), *(self.samples.notes() or cropped_to_squares(self.datasets))]
+
+    def _not_held_out(self) -> list[str]:
+        if not self.stage.data.holds_out_nothing():
+            return []
+        return ["nothing is held out, all samples are on the training side of the split: no loss tells over-fitting"]
 
     def preview(self) -> "Image.Image | None":
         """A sheet of what the network gives as it is; None where there is nothing to show yet."""
