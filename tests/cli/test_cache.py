@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from cli.run import cli
 from pochade.cli import main
 from pochade.data.prepare.pictures import prepare
 from pochade.data.prepare.target import Target
@@ -33,6 +34,11 @@ def test_training_finds_what_was_encoded(tmp_path: Path, capsys: pytest.CaptureF
     run("train", *given, "steps=1", "batch_size=4", "warmup_steps=0", "sample_every=0", "device=cpu")
     assert made.items() <= stamps(out / "cache").items()
     assert (out / "1-flow" / "model").is_dir()
+    finished, missing = stamps(out), ["lrf-folder", f"data.source={tmp_path / 'none'}", *SMALL, "--out", str(out)]
+    for command, of_run in (("train", "already holds a run"), ("cache", "all stages in")):
+        for arguments, error in ((missing, "source: "), (given, of_run)):
+            assert error in cli(capsys, command, *arguments, code=2).error
+    assert stamps(out) == finished
 
 
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

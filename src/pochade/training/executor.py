@@ -80,13 +80,13 @@ def run(
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
     _check_outside(stages, out)
-    for number, stage in enumerate(stages[finished:], finished + 1):
-        folder = _result(stage, number, out).model.parent
+    folders = [_result(stage, number, out).model.parent for number, stage in enumerate(stages, 1)][finished:]
+    for folder in folders:
         _check_free(folder)
-        if not resume:
-            check_is_new(folder)
     with main_first():
         data = check(stages, components, start=finished)
+    for folder in [] if resume else folders:
+        check_is_new(folder)
     stages = [settled(stage, data.get(stage.name, {})) for stage in stages]
     if resume:
         for number, stage in enumerate(stages[finished:], finished + 1):
@@ -327,16 +327,22 @@ class Encoding:
         """How many stages come before it. Raises PochadeError where one of them is not finished, or all are."""
         if self.only is not None:
             return _finished_before(self.stages, self.only, self.out)
-        done = [_finished_steps(_result(stage, n, self.out)) is not None for n, stage in enumerate(self.stages, 1)]
-        if all(done):
+        unfinished = self._unfinished()
+        if not unfinished:
             raise PochadeError(f"out: all stages in {self.out} are finished")
-        return done.index(False)
+        return unfinished[0]
+
+    def _unfinished(self) -> list[int]:
+        results = (_result(stage, n, self.out) for n, stage in enumerate(self.stages, 1))
+        return [number for number, result in enumerate(results) if _finished_steps(result) is None]
 
     def check(self) -> None:
         """Raises PochadeError where data or settings of the stage are unusable, or ``out`` is no name for tensors."""
         check_utf8("out", self.out)
-        number = self.stage()
-        check(self.stages[: number + 1], Components(), start=number)
+        unfinished = self._unfinished() if self.only is None else [self.stage()]
+        start = unfinished[0] if unfinished else 0
+        check(self.stages[: start + 1] if unfinished else self.stages, Components(), start=start)
+        self.stage()
 
     def __call__(self, number: int) -> int:
         """Makes what no other one is making, and waits for the rest; returns the pictures of all."""
