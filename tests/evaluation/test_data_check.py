@@ -106,8 +106,12 @@ def test_a_good_folder_has_no_problem(tmp_path: Path):
     for i in range(12):
         Image.fromarray(rng.integers(0, 256, (32, 32, 3), dtype=np.uint8)).save(tmp_path / f"{i}.png")
         (tmp_path / f"{i}.txt").write_text(f"a picture of number {i}")
+    for name in ("Thumbs.db", "list.docx"):
+        (tmp_path / name).write_text("x")
     check, _ = check_data(FolderSource(tmp_path), encoder(), 32, progress=False)
     assert check.problems == []
+    texts = [finding.text for finding in check.findings]
+    assert "file that is no picture, caption or list: 2 (Thumbs.db, list.docx)" in texts
 
 
 def test_one_caption_for_all_is_a_problem(tmp_path: Path):
@@ -201,7 +205,7 @@ def test_the_command(faults: Path, toy_pipeline_folder: Path, tmp_path: Path, ca
     assert found["size"] == 32
     assert [name for name, _ in found["reconstruction"]["psnr"]]
     page = (out / "check.html").read_text()
-    assert "h.png" in page
+    assert "corrupt or truncated: " in page
     assert page.count('<img src="data:image/png;base64,') > 6
     assert "http" not in page
     assert "holds check.json, check.html already" in cli(capsys, *arguments, code=2).error

@@ -105,8 +105,12 @@ class Report:
         parts = [f"{self.used} used", f"{self.skipped_count} skipped" + f" ({self.reasons()})" * bool(self.skipped)]
         if self.captions:
             parts.append(f"captions from {', '.join(f'{what} ({n})' for what, n in self.captions.most_common())}")
-        parts += [f"{count} {what} ({_named(self._noted[what], count)})" for what, count in self.notes.items()]
+        parts += [f"{count} {what} ({self.noted(what)})" for what, count in self.notes.items()]
         return ", ".join(parts)
+
+    def noted(self, what: str) -> str:
+        """The first files of which something is noted, and how many more there are."""
+        return _named(self._noted[what], self.notes[what])
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``report.json``."""

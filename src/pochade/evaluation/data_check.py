@@ -302,7 +302,7 @@ def _findings(check: DataCheck, report: Report | None, max_skipped: float) -> li
             problem(f"that is more than the share {max_skipped:g} that training lets pass (data.max_skipped)")
     if report is not None:
         for what, count in report.notes.items():
-            remark(f"{count} {what}")
+            remark(f"{what}: {count} ({report.noted(what)})")
     if "held_out" not in check.splits:
         remark("no picture is held out: data.held_out=false trains on all, and nothing tells memorising from learning")
     if "train" not in check.splits:

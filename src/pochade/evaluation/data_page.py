@@ -56,7 +56,8 @@ def _parts(check: DataCheck, dataset: Dataset, places: Mapping[str, int]) -> lis
         ),
     ]
     if check.files is not None and check.files["skipped_files"]:
-        rows = [(entry["name"], f"{entry['reason']} {entry['detail']}") for entry in check.files["skipped_files"]]
+        found = check.files["skipped_files"]
+        rows = [(one["name"], ": ".join(filter(None, (one["reason"], one["detail"])))) for one in found]
         parts += _section("Files that cannot be used", [table(rows[:LISTED])], len(rows), LISTED)
     if check.alike:
         parts += _section(
