@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from pochade.errors import PochadeError
-from pochade.recipes import stages_of
+from pochade.recipes import RECIPES, stages_of
 from pochade.training.executor import run
 from pochade.training.overrides import override
-from pochade.training.stage import Stage, differences
+from pochade.training.stage import RANGES, Settings, Stage, differences
+from pochade.training.stages import KINDS
 
 
 @dataclass(frozen=True)
@@ -167,6 +168,26 @@ def test_a_warm_up_that_never_ends_is_told() -> None:
 def test_fields_of_other_kinds_are_refused_by_name(field: str, given: Any, message: str) -> None:
     with pytest.raises(PochadeError, match=message):
         replace(stages_of("lrf-folder")[0], **{field: given})
+
+
+SETTINGS = {
+    type(stage.task): stage.task for name in RECIPES for stage in stages_of(name) if vars(stage.task).keys() & RANGES
+}
+
+
+@pytest.mark.parametrize("task", SETTINGS.values(), ids=lambda task: type(task).__name__)
+def test_what_all_kinds_have_in_common_has_one_range(task: Settings) -> None:
+    for name in vars(task).keys() & RANGES:
+        for wrong in (-1.0, float("nan"), float("inf"), "1"):
+            with pytest.raises(PochadeError, match=f"{name}: {wrong} given, must be "):
+                replace(task, **{name: wrong})  # pyright: ignore[reportArgumentType]
+    for name in vars(task).keys() & {"density_scale", "time_shift", "scan_rate"}:
+        with pytest.raises(PochadeError, match=f"{name}: 0.0 given, must be above 0"):
+            replace(task, **{name: 0.0})  # pyright: ignore[reportArgumentType]
+
+
+def test_the_ranges_are_those_of_all_kinds() -> None:
+    assert len(SETTINGS) == len(KINDS)
 
 
 def test_numbers_of_numpy_are_plain_ones(tmp_path: Path) -> None:

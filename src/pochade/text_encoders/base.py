@@ -129,7 +129,8 @@ class PromptEncoder(ModelMixin, ConfigMixin):
     def teach(self, words: Mapping[str, Tensor]) -> None:
         """Have it read these words, and no others beside its vocabulary, each as its vectors [n, D]; {}: none.
 
-        Raises PochadeError for a word that it knows already or that has white space, and vectors of another width;
+        Raises PochadeError for a word that it knows already or that has white space, and vectors of another width or
+        more than leave room for other words;
         then nothing has changed.
         """
         from tokenizers import AddedToken, Tokenizer
@@ -145,6 +146,12 @@ class PromptEncoder(ModelMixin, ConfigMixin):
             if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != known.embedding_dim:
                 given = f"shape {list(vectors.shape)} given for {word!r}"
                 raise PochadeError(f"vectors: {given}, {self.identity} reads [n, {known.embedding_dim}]")
+            most = self.max_tokens - self.count_tokens("") - 1
+            if len(vectors) > most:
+                raise PochadeError(
+                    f"vectors: {len(vectors)} given for {word!r}, allowed are up to {most}: {self.identity} reads "
+                    f"{self.max_tokens} tokens, and other words beside"
+                )
             tokenizer.add_tokens([AddedToken(word, normalized=False)])
         self._tokenizer, self._untaught = tokenizer, base
         self._words = tuple((word, len(vectors)) for word, vectors in words.items())

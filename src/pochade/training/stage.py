@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
 
@@ -42,8 +42,20 @@ def steps_for(samples: int, batch_size: int) -> int:
     return max(FEWEST_STEPS, math.ceil(SEEN * math.sqrt(samples) / batch_size))
 
 
+_PROBABILITY = (lambda value: 0 <= value <= 1, "in [0, 1]")
+_WEIGHT = (lambda value: 0 <= value < math.inf, "at least 0")
+_FACTOR = (lambda value: 0 < value < math.inf, "above 0")
+RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+    **dict.fromkeys(("cfg_dropout", "input_dropout", "self_conditioning_prob", "curriculum"), _PROBABILITY),
+    **dict.fromkeys(("density_scale", "time_shift", "scan_rate"), _FACTOR),
+    **dict.fromkeys(("l1", "mse", "perceptual", "adversarial", "wavelet", "kl", "latent_noise"), _WEIGHT),
+    "adversarial_from": (lambda value: 0 <= value < 1, "in [0, 1)"),
+}
+"""What the fields that several kinds of stages have in common may be, beside None where a kind allows it."""
+
+
 class Settings:
-    """What a kind of stage can be given, as a frozen dataclass."""
+    """What a kind of stage can be given, as a frozen dataclass. Raises PochadeError for a value outside its range."""
 
     stage_kind: ClassVar[str]
     """Its kind, a key of ``pochade.training.stages.KINDS``."""
@@ -57,6 +69,17 @@ class Settings:
     def usual_rate(self) -> float | None:
         """The learning rate of a stage that gives 0; None where it must give another."""
         return None
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value is not None and name in RANGES:
+                inside, allowed = RANGES[name]
+                self.check(name, is_number(value) and inside(value), allowed)
+
+    def check(self, name: str, holds: bool, allowed: str) -> None:
+        """Raises PochadeError where a field is not as it must be."""
+        if not holds:
+            raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
 
 
 class DataSettings:

@@ -100,5 +100,5 @@ def test_rows_lose_their_control_apart_from_their_text() -> None:
 
 @pytest.mark.parametrize("name", ["cfg_dropout", "input_dropout"])
 def test_shares_are_shares(name: str) -> None:
-    with pytest.raises(PochadeError, match=f"{name}: 1.5 given, allowed is 0 to 1"):
+    with pytest.raises(PochadeError, match=f"{name}: 1.5 given, must be in"):
         ControlSettings(**{name: 1.5})

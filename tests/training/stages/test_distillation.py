@@ -233,7 +233,7 @@ def test_the_draws_are_the_records_and_not_the_runs() -> None:
         ({"flow_weight": -1.0}, "flow_weight: -1.0 given, must be at least 0"),
         ({"guidance": float("nan")}, "guidance: nan given, must be finite"),
         ({"curriculum": 0.5}, "curriculum: 0.5 given, must be 0"),
-        ({"curriculum": 1.5}, "curriculum: 1.5 given, allowed is 0 to 1"),
+        ({"curriculum": 1.5}, "curriculum: 1.5 given, must be in"),
         ({"autoencoder": "lrf-openmoji"}, "autoencoder: 'lrf-openmoji' given, allowed is none"),
     ],
 )

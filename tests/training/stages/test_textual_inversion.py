@@ -116,10 +116,34 @@ def test_a_request_names_files_of_words(learned: Path, model: Path, tmp_path: Pa
     plain = ("generate", "a fox", "--model", str(model), "--embedding", str(learned), "-o", str(out))
     assert f"is one that has its word, {WORD}" in cli(capsys, *plain, code=2).error
     assert "holds learned_embeds" in cli(capsys, *command, "--embedding", str(model), code=2).error
+    twice = cli(capsys, *command, "--embedding", str(learned), "--embedding", str(learned / WEIGHTS), code=2).error
+    assert f"the word '{WORD}' given twice, allowed is once" in twice
     other = tmp_path / "other.safetensors"
     save_file({WORD: torch.zeros(1, 384)}, other, {ENCODER: "clip:else"})
     message = "was learned for the text encoder 'clip:else'"
     assert message in cli(capsys, *command, "--embedding", str(other), code=2).error
+
+
+def test_a_word_and_a_lora_go_together(learned: Path, model: Path, pictures: Path, tmp_path: Path, capsys: Any) -> None:
+    lora = train("lora", [f"data.source={pictures}", f"task.base={model}", *FAST, "learning_rate=0.05"], tmp_path / "l")
+    command = ("generate", f"a fox, {WORD}", "--model", str(model), "--steps", "2", "--seed", "1")
+    word, adapted = ("--embedding", str(learned)), ("--lora", f"{lora}:0.7")
+    pictured: list[np.ndarray] = []
+    for number, options in enumerate((word, (*word, *adapted), (*adapted, *word))):
+        out = tmp_path / str(number)
+        cli(capsys, *command, *options, "-o", str(out))
+        with Image.open(next(out.iterdir())) as image:
+            pictured.append(np.asarray(image))
+    assert not np.array_equal(pictured[0], pictured[1])
+    assert np.array_equal(pictured[1], pictured[2])
+    pipe = TextToImagePipeline.from_pretrained(model)
+    pipe.set_progress_bar_config(disable=True)
+    pipe.load_textual_inversion(learned)
+    pipe.load_lora_weights(lora, adapter_name="mine")
+    pipe.set_adapters("mine", 0.7)
+    call = {"num_inference_steps": 2, "generator": torch.Generator().manual_seed(1)}
+    made = np.asarray(pipe(f"a fox, {WORD}", **call).images[0])
+    assert np.abs(made.astype(int) - pictured[1]).max() <= 1  # here the weights are added in each layer
 
 
 @pytest.mark.parametrize(
@@ -129,6 +153,7 @@ def test_a_request_names_files_of_words(learned: Path, model: Path, tmp_path: Pa
         (("task.base=MODEL", "task.token=dog"), "task.token: 'dog' is a word of minilm-l6-v2, allowed is a new one"),
         (("task.base=MODEL", "task.initial= "), "task.initial: '' given, allowed are words"),
         (("task.base=MODEL", "task.vectors=0"), "vectors: 0 given, must be at least 1"),
+        (("task.base=MODEL", "task.vectors=600"), "task.vectors: 600 given for '<style>', allowed are up to"),
         (("task.base=MODEL", "data.trigger=other"), "data.trigger: 'other' given, but the word is task.token"),
         (("task.base=BAG",), "task.base: bag:.* cannot be taught words"),
         (("task.base=CLASSES",), "task.base: a model that knows classes is given"),

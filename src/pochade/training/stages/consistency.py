@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pochade.errors import PochadeError
 from pochade.flow.consistency import (
     Distance,
     distance,
@@ -85,18 +84,15 @@ class ConsistencySettings(Settings):
     """Weight of the loss of a discriminator on features of the teacher, above 0 (2403.12015); None: without one."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name, holds, allowed in (
             ("phases", self.parts >= 1, "at least 1"),
             ("first_intervals", _divides(self.parts, self.first_intervals), f"a multiple of phases={self.parts}"),
             ("last_intervals", _divides(self.parts, self.last_intervals), f"a multiple of phases={self.parts}"),
-            ("time_shift", self.time_shift > 0, "above 0"),
             ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
-            ("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]"),
-            ("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]"),
             ("adversarial", self.adversarial is None or 0 < self.adversarial < math.inf, "above 0, or none"),
         ):
-            if not holds:
-                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+            self.check(name, holds, allowed)
 
     @property
     def parts(self) -> int:

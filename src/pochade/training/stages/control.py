@@ -10,7 +10,6 @@ from torch import Tensor
 from pochade.data.cache.controls import cache_controls
 from pochade.data.cache.latents import CachedLatents, LatentEncoders
 from pochade.data.dataset import Dataset
-from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
 from pochade.images.controls import KINDS, control_image
@@ -52,11 +51,6 @@ class ControlSettings(AdapterSettings):
     it, and leave nothing to learn from its control,"""
     input_dropout: float = 0.1
     """and, independently, that it loses its control, so that the model still works without one."""
-
-    def __post_init__(self) -> None:
-        for name in ("cfg_dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
 
 
 class ControlTask(AdapterTask):

@@ -74,8 +74,7 @@ class DistillationSettings(FlowSettings):
             ("teacher_weight", 0 < self.teacher_weight < math.inf, "above 0"),
             ("flow_weight", 0 <= self.flow_weight < math.inf, "at least 0"),
         ):
-            if not holds:
-                raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
+            self.check(name, holds, allowed)
 
 
 def alpha(t: Tensor, kind: Alpha) -> Tensor:

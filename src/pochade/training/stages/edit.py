@@ -84,6 +84,7 @@ class EditSettings(Settings):
     """Learning rate of the scans' own parameters, over the stage's."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.tasks or set(self.tasks) - set(TASKS[1:]):
             raise PochadeError(f"tasks: {self.tasks!r} given, allowed are one or more of {', '.join(TASKS[1:])}")
         if not 0 <= self.generate < 1:

@@ -56,7 +56,7 @@ JOINT = "bag"
 class FlowSettings(Settings):
     """Which denoiser, on which latents, conditioned by what, and the weights of its error.
 
-    Raises PochadeError for a ``scan_rate`` or a ``curriculum`` out of its range.
+    Raises PochadeError for a value outside its range.
     """
 
     stage_kind = "flow"
@@ -88,12 +88,6 @@ class FlowSettings(Settings):
     """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
     scan_rate: float = 1.0
     """Learning rate of the scans' own parameters (A, D and the bias of dt), over the stage's."""
-
-    def __post_init__(self) -> None:
-        if not self.scan_rate > 0:
-            raise PochadeError(f"scan_rate: {self.scan_rate} given, allowed is above 0")
-        if not 0 <= self.curriculum <= 1:
-            raise PochadeError(f"curriculum: {self.curriculum} given, allowed is 0 to 1")
 
 
 def encoded_conditioning(batch: Batch) -> Conditioning:

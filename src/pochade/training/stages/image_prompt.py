@@ -53,11 +53,8 @@ class ImagePromptSettings(AdapterSettings):
     """and, independently, that it loses its image prompt, so that the model still works without one."""
 
     def __post_init__(self) -> None:
-        if self.views < 1:
-            raise PochadeError(f"views: {self.views} given, allowed is 1 and more")
-        for name in ("cfg_dropout", "input_dropout"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise PochadeError(f"{name}: {getattr(self, name)} given, allowed is 0 to 1")
+        super().__post_init__()
+        self.check("views", self.views >= 1, "at least 1")
 
 
 class ImagePromptTask(AdapterTask):

@@ -65,14 +65,6 @@ class BaseSettings(Settings):
     self_conditioning_prob: float = 0.9
     """Probability that a sample is given a state, where the denoiser has one (2212.11972)."""
 
-    def __post_init__(self) -> None:
-        self.check("self_conditioning_prob", 0 <= self.self_conditioning_prob <= 1, "in [0, 1]")
-
-    def check(self, name: str, holds: bool, allowed: str) -> None:
-        """Raises PochadeError where a field is not as it must be."""
-        if not holds:
-            raise PochadeError(f"{name}: {getattr(self, name)} given, must be {allowed}")
-
     def common(self, kind: type[S]) -> S:
         """The settings of another kind of stage, those that both have as they are here, the others by default."""
         own = {f.name for f in fields(self)} & {f.name for f in fields(kind)}  # pyright: ignore[reportArgumentType]
@@ -96,7 +88,7 @@ class AdapterForm(BaseSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check("rank", self.rank >= 1, "at least 1")
-        self.check("alpha", self.alpha is None or self.alpha > 0, "above 0")
+        self.check("alpha", self.alpha is None or 0 < self.alpha < math.inf, "above 0")
 
     @property
     def usual_rate(self) -> float:
@@ -131,10 +123,6 @@ class LoRASettings(AdapterForm):
     """Whether the text encoder is adapted as well, where it was trained along with the denoiser ("bag")."""
     cfg_dropout: float = 0.1
     """Probability that a sample loses its conditioning, for classifier-free guidance."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]")
 
 
 class AdapterWeights(nn.Module):

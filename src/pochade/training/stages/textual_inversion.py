@@ -43,7 +43,6 @@ class TextualInversionSettings(BaseSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check("vectors", self.vectors >= 1, "at least 1")
-        self.check("cfg_dropout", 0 <= self.cfg_dropout <= 1, "in [0, 1]")
 
 
 TextualInversionStage = Stage[TextualInversionSettings, ImageData]
@@ -125,6 +124,11 @@ def teach_word(pipeline: TextToImagePipeline, settings: TextualInversionSettings
     encoder = text_of(pipeline)
     if encoder is None:
         raise PochadeError(f"task.base: {settings.base!r} given, allowed is a model that reads captions")
-    with naming("task.base", "text_encoder"), naming("task.token", "token"), naming("task.initial", "initial"):
+    with (
+        naming("task.base", "text_encoder"),
+        naming("task.token", "token"),
+        naming("task.initial", "initial"),
+        naming("task.vectors", "vectors"),
+    ):
         encoder.teach({settings.token: encoder.vectors_of(settings.initial, settings.vectors)})
     return encoder
