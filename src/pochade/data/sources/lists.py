@@ -113,12 +113,13 @@ def _json_rows(path: Path) -> list[tuple[str, Any]] | None:
     Raises PochadeError where it cannot be read.
     """
     of_lines = path.suffix.casefold() == ".jsonl"
+    data = b""
     try:
         data = path.read_bytes()
         value: Any = json.loads(data)
     except (OSError, ValueError) as error:
-        rows = list(_json_lines(data)) if isinstance(error, ValueError) else []
-        if of_lines or (rows and all(isinstance(row, Mapping) for _, row in rows)):
+        rows = list(_json_lines(data))
+        if isinstance(error, ValueError) and (of_lines or (rows and all(isinstance(row, Mapping) for _, row in rows))):
             return rows
         raise PochadeError(f"{path}: cannot be read as a list ({error})") from error
     if isinstance(value, dict) and value and all(PurePosixPath(name).suffix.lower() in PICTURES for name in value):

@@ -10,6 +10,7 @@ from torch import Tensor
 from pochade.data.cache.controls import cache_controls
 from pochade.data.cache.latents import CachedLatents, LatentEncoders
 from pochade.data.dataset import Dataset
+from pochade.errors import PochadeError
 from pochade.flow.timesteps import Density
 from pochade.flow.weighting import Weighting
 from pochade.images.controls import KINDS, control_image
