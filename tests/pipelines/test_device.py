@@ -6,14 +6,11 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.sampling import seed
 from pochade.errors import PochadeError
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
-
-
-def seed(value: int) -> torch.Generator:
-    return torch.Generator().manual_seed(value)
 
 
 def loaded(folder: Path, kind: type[Any] = TextToImagePipeline, **options: Any) -> Any:

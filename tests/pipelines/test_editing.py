@@ -13,6 +13,7 @@ import pochade
 from conftest import toy_components
 from contracts.families import AUTOENCODERS, FAMILIES, load_class, stir
 from contracts.families import make as make_denoiser
+from pipelines.sampling import APPLE, CAT, seed
 from pochade.autoencoders.tiling import decode_tiled
 from pochade.errors import PochadeError
 from pochade.images.canvas import resample
@@ -24,16 +25,11 @@ from pochade.pipelines.tiles import TiledDenoiser
 from pochade.runtime.masks import EditingWarning
 from pochade.types import Conditioning, DenoiserOutput
 
-APPLE, CAT = "a red apple", "a sleeping cat"
 KINDS: dict[str, Any] = {
     "edit": pochade.ImageToImagePipeline,
     "inpaint": pochade.InpaintPipeline,
     "upscale": pochade.SuperResolutionPipeline,
 }
-
-
-def seed(value: int) -> torch.Generator:
-    return torch.Generator().manual_seed(value)
 
 
 def picture(width: int, height: int, s: int = 0) -> Image.Image:
