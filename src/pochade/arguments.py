@@ -10,6 +10,8 @@ from .errors import PochadeError
 MAX_SEED = 2**63
 MAX_COUNT = 10_000
 """Of sampling steps, iterations, pictures and pixels in one direction: what is above is a slip, and would never end."""
+MAX_THREADS = 256
+"""Of one model: each of its graphs starts as many, and thousands never come to an end."""
 MAX_SHOWN = 200
 """Characters of a value in an error."""
 FACTORS = (2, 4)
@@ -69,10 +71,10 @@ def check_pipeline(name: str, value: Any) -> None:
         raise PochadeError(f"{name}: {shown(value)} given, allowed is a pipeline: {opened}")
 
 
-def check_count(name: str, value: Any) -> None:
-    """Raises PochadeError where ``value`` is no whole number from 1 to ``MAX_COUNT``."""
-    if not is_whole(value) or not 1 <= value <= MAX_COUNT:
-        raise PochadeError(f"{name}: {shown(value)} given, allowed is a whole number from 1 to {MAX_COUNT}")
+def check_count(name: str, value: Any, most: int = MAX_COUNT) -> None:
+    """Raises PochadeError where ``value`` is no whole number from 1 to ``most``."""
+    if not is_whole(value) or not 1 <= value <= most:
+        raise PochadeError(f"{name}: {shown(value)} given, allowed is a whole number from 1 to {most}")
 
 
 def check_number(name: str, value: Any) -> None:

@@ -198,6 +198,13 @@ def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
         )
 
 
+def check_folder(name: str, place: Path) -> None:
+    """Raises PochadeError where ``place`` can be no folder since a file stands in the way; creates nothing."""
+    first = next(p for p in (place, *place.absolute().parents) if p.exists())
+    if not first.is_dir():
+        raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
+
+
 def check_utf8(name: str, path: Path) -> None:
     """Raises PochadeError, with the argument ``name``, for a path that is not in UTF-8: safetensors cannot open it."""
     try:

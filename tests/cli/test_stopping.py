@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cli.run import cli
-from pochade.cli import stopping
+from pochade import stopping
 
 DURING_IMPORT = """
 import os, signal, sys, time

@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from cli.run import cli
@@ -115,7 +116,9 @@ def test_a_bundle_spends_a_budget(bundle: Path) -> None:
     (key,) = kept
     kept[key] = {"fixed": {"2": 100.0}, "step": {"2": 100.0}}
     (bundle / "timings.json").write_text(json.dumps(kept), encoding="utf-8")
-    assert opened.fit(230).quality.steps == 1
+    assert opened.fit(np.float64(230)).quality.steps == opened.fit(np.int64(230)).quality.steps == 1
+    with pytest.raises(PochadeError, match="budget_ms: True given, allowed are milliseconds above 0"):
+        opened.fit(True)
     with pytest.raises(PochadeError, match="the smallest possible here is 220 ms, for 1 step, depth 2"):
         opened.fit(200)
 

@@ -1,9 +1,12 @@
 """``pochade run`` and the host alone, in processes that have no torch."""
 
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,11 @@ BLOCKED = ("torch", "diffusers", "transformers", "safetensors", "onnx", "typer",
 PROCESS = f"""
 import sys
 sys.modules.update(dict.fromkeys({BLOCKED!r}))
-from pochade.runtime.command import main
-main(sys.argv[1:])
+from pochade.stopping import run_stoppable
+def work(stop):
+    from pochade.runtime.command import start
+    start(None, stop)
+run_stoppable(work)
 """
 
 
@@ -72,6 +78,14 @@ def test_edits_previews_and_repeats(
         (("a cat", "-o", "cat.jpg"), "out: 'cat.jpg' given, allowed is a name that ends in .png"),
         (("a cat", "--mask", "m.png"), "mask: 'm.png' given to generate, allowed is none"),
         (("a cat", "--inpaint", "m.png"), "mask: none given, inpaint needs one"),
+        (("a cat", "--describe"), "describe: given without edit, allowed is none"),
+        (("--like", "plain.png", "--describe"), "describe: given without edit, allowed is none"),
+        (("a cat", "-o", "plain.png/cat.png"), "out: 'plain.png' is a file, so 'plain.png' cannot be a folder"),
+        (
+            ("a cat", "--preview", "plain.png/b.png"),
+            "preview: 'plain.png' is a file, so 'plain.png' cannot be a folder",
+        ),
+        (("a cat", "--threads", "9999"), "threads: 9999 given, allowed is a whole number from 1 to 256"),
         (("a cat", "--strength", "0.5"), "strength: 0.5 given to generate, allowed is none"),
         (("--like", "none.png"), "like: 'none.png' is no readable PNG"),
         (("--like", "plain.png"), "like: 'plain.png' holds no recipe"),
@@ -90,6 +104,54 @@ def test_wrong_use_is_one_line(
     done = cli(capsys, "run", str(toy_bundle), *arguments, code=2)
     assert message in done.error
     assert "\n" not in done.error
+
+
+def test_an_empty_prompt_is_none(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    one, two, three = (tmp_path / name for name in ("one.png", "two.png", "three.png"))
+    given = ("run", str(toy_bundle), "--seed", "7", "--steps", "2", "--guidance", "1")
+    for prompt, out in (("", one), (" ", two)):
+        cli(capsys, *given, prompt, "-o", str(out))
+    assert Image.open(one).tobytes() == Image.open(two).tobytes()
+    cli(capsys, *given, "a cat", "-o", str(three))
+    cli(capsys, "run", str(toy_bundle), "", "--like", str(three), "-o", str(tmp_path / "four.png"))
+    assert Image.open(tmp_path / "four.png").tobytes() == Image.open(one).tobytes()
+
+
+def test_another_mask_changes_what_is_repeated(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    source, left, right = (tmp_path / name for name in ("source.png", "left.png", "right.png"))
+    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(source)
+    for path, x in ((left, 0), (right, 16)):
+        mask = Image.new("L", (32, 32))
+        mask.paste(255, (x, 0, x + 16, 32))
+        mask.save(path)
+    given = ("run", str(toy_bundle), "a cat", "--inpaint", str(source), "--seed", "7", "--steps", "2")
+    cli(capsys, *given, "--mask", str(left), "-o", str(tmp_path / "a.png"))
+    cli(capsys, *given, "--mask", str(right), "-o", str(tmp_path / "b.png"))
+    like = ("--like", str(tmp_path / "a.png"), "--mask", str(right))
+    cli(capsys, "run", str(toy_bundle), *like, "-o", str(tmp_path / "c.png"))
+    assert (tmp_path / "c.png").read_bytes() == (tmp_path / "b.png").read_bytes()
+
+
+@pytest.mark.parametrize("during", ["onnxruntime", "steps"])
+def test_ctrl_c_is_one_line(toy_bundle: Path, tmp_path: Path, during: str) -> None:
+    """While a library is imported, which answers an exception with one of its own, and while steps are taken."""
+    interrupt = "import os, signal, time; os.kill(os.getpid(), signal.SIGINT); time.sleep(0.2)\n"
+    (tmp_path / "onnxruntime.py").write_text(f"try:\n    {interrupt}finally:\n    raise ImportError('half')\n")
+    out = tmp_path / "cat.png"
+    given = (str(toy_bundle), "a cat", "--steps", "9999", "-o", str(out))
+    own = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"} if during == "onnxruntime" else {}
+    preview = () if own else ("--preview", str(tmp_path / "preview.png"))
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROCESS, *given, *preview], stderr=subprocess.PIPE, text=True, env=os.environ | own
+    )
+    while not own and not (tmp_path / "preview.png").exists():
+        time.sleep(0.05)
+    if not own:
+        process.send_signal(signal.SIGINT)
+    _, error = process.communicate(timeout=60)
+    assert (process.returncode, error) == (130, "interrupted: stopped by Ctrl-C\n")
+    assert not out.exists()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_errors_of_libraries_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:

@@ -29,10 +29,10 @@ from pochade.cli import (
     train,
 )
 from pochade.cli.common import complain, debug_requested
-from pochade.cli.stopping import EXIT_CODE, Stop
 from pochade.cli.usage import Commands
 from pochade.errors import PochadeError
 from pochade.files import describe_error
+from pochade.stopping import EXIT_CODE, Stop
 
 EPILOG = """Start with: pochade generate "a red apple" -o out/
 

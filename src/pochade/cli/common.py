@@ -101,13 +101,6 @@ def is_main() -> bool:
     return processes()[0] == 0
 
 
-def check_folder(name: str, place: Path) -> None:
-    """Raises PochadeError where ``place`` can be no folder since a file stands in the way; creates nothing."""
-    first = next(p for p in (place, *place.absolute().parents) if p.exists())
-    if not first.is_dir():
-        raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
-
-
 def make_folder(place: Path) -> None:
     """Create a folder and those above it. Raises PochadeError where nothing can be written to it."""
     try:

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from pochade.cli.common import check_folder, loading, print_json, quiet_libraries
+from pochade.cli.common import loading, print_json, quiet_libraries
 from pochade.cli.data_options import Background, Json, MaxMegapixels, MaxSkipped, Overwrite, read_limits
 from pochade.errors import PochadeError, naming
+from pochade.files import check_folder
 from pochade.pipelines.hub import DEFAULT_MODEL
 
 

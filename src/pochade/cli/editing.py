@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from pochade.arguments import ALPHA
 from pochade.cli import options
-from pochade.cli.common import check_folder, console, listed, loading, make_folder, quiet_libraries
+from pochade.cli.common import console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
+from pochade.files import check_folder
 from pochade.pipelines.metadata import read_metadata, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, EditTask

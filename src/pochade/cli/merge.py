@@ -6,8 +6,9 @@ from typing import Annotated
 import typer
 
 from pochade.cli import options
-from pochade.cli.common import check_folder, loading, quiet_libraries
+from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
+from pochade.files import check_folder
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.lora_files import find_loras
 

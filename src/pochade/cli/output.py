@@ -6,9 +6,9 @@ from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pochade.cli.common import check_folder, console, make_folder
+from pochade.cli.common import console, make_folder
 from pochade.errors import PochadeError
-from pochade.files import write_new
+from pochade.files import check_folder, write_new
 
 if TYPE_CHECKING:
     from PIL import Image

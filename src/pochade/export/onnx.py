@@ -129,7 +129,7 @@ def export(
     try:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401  # torch.onnx needs both and would fail with a longer message
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "export") from None
     path, module, inputs = Path(path), network.module, network.inputs
     # A batch of 1 as the example would be taken for a constant.

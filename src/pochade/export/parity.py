@@ -64,7 +64,7 @@ def session(path: str | Path) -> Any:
     """An ONNX Runtime session on the CPU. Raises PochadeError where ONNX Runtime is not installed."""
     try:
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError:
         raise missing_extra("onnxruntime", "export") from None
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 

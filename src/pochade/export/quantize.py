@@ -63,7 +63,7 @@ def quantise(
         raise PochadeError(f"source: {path} is no file, allowed is an exported graph")
     try:
         import onnx
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "export") from None
     made = onnx.load(path)
     weights = store_matrices_in_8_bits(made) if precision == "int8" else 0

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..arguments import is_number, shown
 from ..errors import FailureError, PochadeError
 from ..files import write_json
 from .manifest import Quality
@@ -82,8 +83,8 @@ def parse_budget(text: str) -> float:
 
 def check_budget(budget_ms: Any, **beside: object) -> None:
     """Raises PochadeError for a budget that is none, or one that is given with what it decides."""
-    if type(budget_ms) not in (int, float) or not 0 < budget_ms < float("inf"):
-        raise PochadeError(f"budget_ms: {budget_ms!r} given, allowed are milliseconds above 0")
+    if not is_number(budget_ms) or budget_ms <= 0:
+        raise PochadeError(f"budget_ms: {shown(budget_ms)} given, allowed are milliseconds above 0")
     for name, value in beside.items():
         if value is not None:
             raise PochadeError(f"{name}: {value!r} given beside a budget, which chooses it: allowed is one")

@@ -12,7 +12,8 @@ from typing import Any, NoReturn
 
 from ..arguments import ALPHA
 from ..errors import PochadeError
-from ..files import describe_error, sha256
+from ..files import check_folder, describe_error, sha256
+from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
 from .options import OnStep, Options, Step
@@ -36,26 +37,32 @@ NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "l
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
-def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use, 130 for Ctrl-C."""
+def start(arguments: Sequence[str] | None, stop: Stop) -> NoReturn:
+    """Run the command and leave the process: 0, 1 for a failure, 2 for wrong use; ``stop`` says whether it was told to,
+    which raises KeyboardInterrupt."""
     try:
         with warnings.catch_warnings():
             warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
             warnings.simplefilter("always", UserWarning)
             run(arguments)
-    except PochadeError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(error.exit_code)
-    except OSError as error:
-        print(f"error: {describe_error(error)}", file=sys.stderr)
-        sys.exit(1)
     except Exception as error:
-        print(f"error: unexpected {type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print("interrupted: stopped by Ctrl-C", file=sys.stderr)
-        sys.exit(130)
+        if stop.reason is not None:  # what a library made of it
+            raise KeyboardInterrupt(stop.reason) from error
+        code, said = _failure(error)
+        print(f"error: {' '.join(said.split())}", file=sys.stderr)
+        sys.exit(code)
     sys.exit(0)
+
+
+def _failure(error: Exception) -> tuple[int, str]:
+    """The exit code of an error, and what is said of it."""
+    match error:
+        case PochadeError():
+            return error.exit_code, str(error)
+        case OSError():
+            return 1, describe_error(error)
+        case _:
+            return 1, f"unexpected {type(error).__name__}: {error}"
 
 
 def run(
@@ -129,22 +136,26 @@ def _parser(program: str) -> argparse.ArgumentParser:
 def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     """The path of the picture. Raises PochadeError."""
     bundle = opens(given.bundle, threads=given.threads, low_memory=given.low_memory)
-    if given.out is not None and given.out.suffix.lower() != ".png":
-        raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
+    if given.out is not None:
+        if given.out.suffix.lower() != ".png":
+            raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
+        check_folder("out", given.out.parent)
     if given.preview is not None:
         check_preview(given.preview)
-    request = {name: getattr(given, name) for name in REPEATED + MASKS if getattr(given, name) is not None}
+        check_folder("preview", given.preview.parent)
+    if given.describe and given.edit is None:
+        raise PochadeError("describe: given without edit, allowed is none: it says what the prompt of an edit is")
+    named = (*REPEATED, *MASKS, "mask")
+    request = {name: getattr(given, name) for name in named if getattr(given, name) is not None}
     if given.like is not None:
         request = repeated(bundle, given.like, given.prompt) | request
     else:
         task = next((t for t in ("edit", "inpaint", "upscale") if getattr(given, t) is not None), "generate")
-        prompt = given.prompt or ("" if task == "upscale" else None)
+        prompt = "" if given.prompt is None and task == "upscale" else given.prompt
         request |= {"task": task, "prompt": prompt}
         if task != "generate":
             request["image"] = getattr(given, task)
-        if given.mask is not None:
-            request["mask"] = given.mask
-        if task == "edit" and given.describe:
+        if given.describe:
             request["instruction"] = False
     budget = None
     if given.budget is not None:
@@ -188,7 +199,7 @@ def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dic
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
     taken |= {name: recipe[name] for name in MASKS if recipe.get(name)}
-    taken |= {"task": task, "prompt": prompt or recipe["prompt"]}
+    taken |= {"task": task, "prompt": recipe["prompt"] if prompt is None else prompt}
     for name, argument in (("source", "image"), ("mask", "mask")):
         if recipe.get(name) in (None, ALPHA):
             continue

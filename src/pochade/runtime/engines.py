@@ -23,7 +23,7 @@ def open_openvino(path: Path, _name: str, _graph: Graph, threads: int | None, _l
     """A graph in OpenVINO on the CPU, computed in float32."""
     try:
         import openvino
-    except ImportError:
+    except ModuleNotFoundError:
         raise _missing("openvino") from None
     settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
     if threads is not None:
@@ -42,7 +42,7 @@ def open_litert(path: Path, _name: str, graph: Graph, threads: int | None, _low_
     """A graph in LiteRT's interpreter, by its signature."""
     try:
         from ai_edge_litert.interpreter import Interpreter
-    except ImportError:
+    except ModuleNotFoundError:
         raise _missing("ai-edge-litert") from None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -66,7 +66,7 @@ def open_coreml(path: Path, _name: str, graph: Graph, _threads: int | None, _low
         raise PochadeError(f"{path}: Core ML runs on a Mac, this machine has {sys.platform}")
     try:
         import coremltools
-    except ImportError:
+    except ModuleNotFoundError:
         raise _missing("coremltools") from None
     model: Any = coremltools.models.MLModel(str(path))
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from pochade.arguments import check_count
+from pochade.arguments import MAX_THREADS, check_count
 from pochade.device import precision_name, resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.evaluation.profile import COMPONENTS, IN_TURN, PICTURE, model_size
@@ -97,7 +97,7 @@ def profile(
     for name, value in (("steps", steps), ("batch", batch), ("repeats", repeats)):
         check_count(name, value)
     if threads is not None:
-        check_count("threads", threads)
+        check_count("threads", threads, MAX_THREADS)
     if runtime not in RUNTIMES:
         raise PochadeError(f"runtime: {runtime!r} given, allowed are {', '.join(RUNTIMES)}{nearest(runtime, RUNTIMES)}")
     if runtime != "eager":
@@ -174,7 +174,7 @@ def _need_onnx() -> None:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
         import onnxscript  # noqa: F401
-    except ImportError as error:
+    except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "export") from None
 
 

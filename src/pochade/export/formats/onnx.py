@@ -31,7 +31,7 @@ class Onnx(Format):
             import onnx
             import onnxruntime
             import onnxscript  # noqa: F401
-        except ImportError as error:
+        except ModuleNotFoundError as error:
             raise missing_extra(str(error.name), self.extra) from None
         del onnx, onnxruntime
 

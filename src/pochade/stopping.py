@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -71,6 +71,17 @@ def stoppable() -> Iterator[Stop]:
             signal.setitimer(signal.ITIMER_REAL, 0)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def run_stoppable(work: Callable[[Stop], object]) -> None:
+    """A command, which itself imports what takes a while: Ctrl-C and SIGTERM end the process with one line."""
+    with stoppable() as stop:
+        try:
+            work(stop)
+        except KeyboardInterrupt:
+            stop.arrived()
+            print(f"interrupted: {stop.reason or _REASONS[signal.SIGINT]}", file=sys.stderr)
+            sys.exit(EXIT_CODE)
 
 
 def _is_answered() -> bool:
