@@ -233,6 +233,7 @@ function go() {
   $("editor").hidden = to !== "edit";
   $("pictures").hidden = to !== "generate";
   if ($("welcome")) $("welcome").hidden = to !== "generate" || $("pictures").children.length > 0;
+  if (ready && !job) status(""); // of another view
   updateForm();
 }
 
@@ -243,7 +244,7 @@ function request() {
   const typed = $("prompt").value.trim();
   const guidance = Number($("guidance").value);
   const common = {
-    prompt: typed && style && !instructed() ? `${typed}, ${style} style` : typed,
+    prompt: typed && style && !instructed() && !typed.endsWith(`${style} style`) ? `${typed}, ${style} style` : typed,
     negativePrompt: guidance === 1 ? "" : $("negative").value.trim(),
     seed: Number($("seed").value),
     steps: timed() ? paid().row.steps : stepChoices()[Number($("steps").value)],
