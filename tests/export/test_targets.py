@@ -207,7 +207,10 @@ def test_the_host_without_pytorch_refuses_other_targets(toy_bundle: Path, tmp_pa
 def test_an_absent_library_is_named_with_the_command_that_installs_it(
     target: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, LIBRARIES[target], None)
+    library = LIBRARIES[target]
+    for module in [name for name in sys.modules if name.startswith(f"{library}.")]:  # found without what holds them
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)
     with pytest.raises(PochadeError, match=rf"^[\w-]+ is not installed: pip install 'pochade\[{target}\]'$"):
         find_target(target)
 

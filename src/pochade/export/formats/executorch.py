@@ -47,6 +47,7 @@ class ExecuTorch(Format):
     def check(self) -> None:
         try:
             with converting("executorch"):
+                import executorch.exir  # noqa: F401
                 import torchao  # noqa: F401
         except PochadeError as error:
             if isinstance(error.__cause__, ImportError):
