@@ -154,6 +154,13 @@ def test_what_cannot_be_a_bundle_is_refused_before_any_work(tmp_path: Path) -> N
         (lambda m: m.pop("format"), "no manifest of a bundle, its format is None"),
         (lambda m: m.pop("sampling"), "damaged"),
         (lambda m: m["latents"].pop("mean"), "damaged"),
+        (lambda m: m["graphs"].pop("decoder"), "damaged .*graphs: 'decoder' is missing"),
+        (lambda m: m["graphs"].pop("text_encoder"), "damaged .*graphs: 'text_encoder' is missing"),
+        (lambda m: m["graphs"].pop("encoder"), "damaged .*graphs: 'encoder' is missing"),
+        (lambda m: m.update(depths={"2": "denoiser_7"}), "damaged .*graphs: 'denoiser_7' is missing"),
+        (lambda m: m["sampling"].update(method="heun"), "damaged .*sampling: 'heun' given, allowed are euler and lcm"),
+        (lambda m: m["latents"].update(height="8"), "damaged .*height and latents are no whole numbers above 0"),
+        (lambda m: m.update(width=2 * m["width"]), "damaged .*width [0-9]+ is not [0-9]+ cells of [0-9]+"),
     ],
 )
 def test_a_manifest_that_is_damaged_or_newer(

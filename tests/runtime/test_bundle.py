@@ -20,6 +20,7 @@ from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle, Step
+from pochade.runtime.graphs import open_onnx
 from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
@@ -245,6 +246,12 @@ def test_masks_are_those_of_eager(
         (lambda b, p: b.inpaint("a", p, p, soft_mask="no"), "soft_mask: 'no' given, allowed are True and False"),
         (lambda b, p: Bundle(None), "bundle: None given, allowed is the path of a folder"),
         (lambda b, p: Bundle(b.folder, threads="2"), "threads: '2' given, allowed is a whole number"),
+        (lambda b, p: Bundle(b.folder, threads=9999), "threads: 9999 given, allowed is a whole number from 1 to 256"),
+        (lambda b, p: b.generate("a", depth="2"), "depth: '2' given, the bundle has 2"),
+        (lambda b, p: b.edit("a", Image.new("RGB", (0, 3))), "image: 0 x 3 pixels given, allowed are 1 to 25 megapix"),
+        (lambda b, p: b.edit("a", Image.new("F", (8, 8))), "image: unsupported format .its pixels are fractions"),
+        (lambda b, p: b.inpaint("a", p, Image.new("F", (32, 32), 1)), "mask: unsupported format .its pixels are frac"),
+        (lambda b, p: b.upscale(p.resize((2000, 2000)), factor=4), "factor: 8000 x 8000 pixels given, allowed are 1 t"),
     ],
 )
 def test_wrong_use_is_an_error_before_any_work(
@@ -293,6 +300,27 @@ def test_a_graph_that_does_not_take_its_inputs_is_named(toy_bundle: Path, tmp_pa
         FailureError, match=r"text_encoder.onnx: the runtime refuses the graph: .*indices element out of"
     ):
         Bundle(tmp_path / "b").generate("a cat", steps=1)
+
+
+def test_a_graph_that_is_a_folder_is_checked_file_by_file(toy_bundle: Path, tmp_path: Path) -> None:
+    """As those of Core ML are."""
+    folder = tmp_path / "b"
+    shutil.copytree(toy_bundle, folder)
+    (folder / "decoder.mlpackage" / "Data").mkdir(parents=True)
+    inside = (folder / "decoder.onnx").rename(folder / "decoder.mlpackage" / "Data" / "model.onnx")
+    said = json.loads((folder / "manifest.json").read_text())
+    said["graphs"]["decoder"]["file"] = "decoder.mlpackage"
+    said["files"]["decoder.mlpackage/Data/model.onnx"] = said["files"].pop("decoder.onnx")
+    (folder / "manifest.json").write_text(json.dumps(said))
+
+    def opens(path: Path, *rest: Any) -> Any:
+        return open_onnx(path / "Data" / "model.onnx" if path.is_dir() else path, *rest)
+
+    picture = Bundle(folder, openers={"onnx": opens}).generate("a cat", seed=7, steps=1)
+    assert picture.image.tobytes() == Bundle(toy_bundle).generate("a cat", seed=7, steps=1).image.tobytes()
+    flip(inside)
+    with pytest.raises(PochadeError, match=r"decoder.mlpackage/Data/model.onnx: altered or cut off: SHA-256 "):
+        Bundle(folder, openers={"onnx": opens}).generate("a cat", steps=1)
 
 
 def flip(path: Path) -> None:

@@ -35,6 +35,7 @@ from pochade.pipelines.schedulers import SCHEDULERS
 from pochade.runtime.manifest import (
     FORMAT,
     MANIFEST,
+    METHODS,
     TABLE_STEPS,
     TOKENIZER,
     WITHOUT_SOURCE,
@@ -50,8 +51,6 @@ from pochade.runtime.manifest import (
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TASKS
 
-METHODS = ("euler", "lcm")
-"""Names of ``SCHEDULERS`` that a host integrates by."""
 README = "README.md"
 
 

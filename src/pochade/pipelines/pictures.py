@@ -13,7 +13,7 @@ from torch import Tensor
 from pochade.arguments import ALPHA
 from pochade.errors import PochadeError
 from pochade.images.canvas import as_floats, bands
-from pochade.images.decode import MAX_MEGAPIXELS, upright_grey, upright_rgb
+from pochade.images.decode import check_megapixels, check_picture, upright_grey, upright_rgb
 from pochade.runtime.masks import greatest, read_mask
 from pochade.runtime.pictures import on_white
 
@@ -204,15 +204,6 @@ def _check_one_size(name: str, rows: Sequence[Tensor]) -> None:
         raise PochadeError(f"{name}: pictures of {given} pixels given, allowed is one size a call")
 
 
-def check_megapixels(name: str, width: int, height: int) -> None:
-    """Raises PochadeError where a picture is empty or larger than ``MAX_MEGAPIXELS``."""
-    if not width or not height or width * height > MAX_MEGAPIXELS * 1e6:
-        raise PochadeError(
-            f"{name}: {width} x {height} pixels given, allowed are 1 to {MAX_MEGAPIXELS:g} megapixels, in a picture "
-            "that is not empty"
-        )
-
-
 def _bytes(image: Image.Image) -> Tensor:
     """[1, C, H, W] of a picture, which is asked for one band of rows after the other."""
     width, height = image.size
@@ -232,7 +223,7 @@ def _picture(image: Any) -> Pictures:
         with suppress(TypeError):  # of no known number of channels: named below
             image = Image.fromarray(np.ascontiguousarray(image))
     if isinstance(image, Image.Image):
-        check_megapixels("image", *image.size)
+        check_picture("image", image)
         upright = upright_rgb(image, None)[0]
         if upright.mode == "RGB":
             return Pictures(_bytes(upright))
@@ -287,5 +278,6 @@ def _grey(mask: Any) -> Tensor:
         raise PochadeError(
             f"mask_image: {type(mask).__name__} given, allowed are a picture, an array, a tensor, a list"
         )
+    check_picture("mask_image", mask)
     # What is transparent in a mask is not white.
     return _bytes(upright_grey(mask))

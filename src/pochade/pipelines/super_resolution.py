@@ -10,10 +10,11 @@ from torch import Tensor
 from pochade.arguments import check_factor
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, resample
+from pochade.images.decode import check_megapixels
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import UPSCALE_GUIDANCE, usual_strength
 from pochade.pipelines.editing import EditingPipeline
-from pochade.pipelines.pictures import NewPictures, check_megapixels, read_pictures
+from pochade.pipelines.pictures import NewPictures, read_pictures
 from pochade.types import Conditioning, TextEncoding
 
 ROUNDS = 8

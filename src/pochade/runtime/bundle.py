@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..arguments import (
     ALPHA,
+    MAX_THREADS,
     check_blur,
     check_count,
     check_factor,
@@ -21,6 +22,7 @@ from ..arguments import (
     check_seed,
     check_strength,
     check_text,
+    is_whole,
     path_text,
     plain,
 )
@@ -29,6 +31,7 @@ from ..files import sha256
 from ..version import __version__
 from .budget import TIMINGS, Choice, Times, cached, check_budget, choose, measure, times_here
 from .canvas import HOLE, Canvas, Tiles, agree, resample
+from .decode import check_megapixels
 from .engines import OPENERS
 from .graphs import Graphs, Open, check_openable
 from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
@@ -73,7 +76,7 @@ class Bundle:
     ) -> None:
         self.folder = Path(path_text("bundle", folder, "the path of a folder"))
         if threads is not None:
-            check_count("threads", threads)
+            check_count("threads", threads, MAX_THREADS)
         check_flag("low_memory", low_memory)
         check_openable("bundle", self.folder)
         self.manifest: Manifest = read_manifest(self.folder)
@@ -258,6 +261,7 @@ class Bundle:
         call = self._call(prompt, **{**options, "guidance": 1.0 if guidance is None else guidance})
         small = to_array(self._source("super_resolution", image))
         H, W = (int(factor) * side for side in _size(small))
+        check_megapixels("factor", W, H)
         tile, f = (self.manifest.height, self.manifest.width), self.manifest.latents.downsampling
         inner = Canvas.fit((H, W), tile).inner if tile[0] >= H and tile[1] >= W else (H, W)
         # A network draws what it has learned of the borders of pictures: they lie beyond this one, and are cut.
@@ -347,7 +351,7 @@ class Bundle:
         check_guidance_interval(guidance_interval)
         if negative_prompt.strip() and guidance == 1:
             raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
-        if depth is not None and str(depth) not in self.manifest.depths:
+        if depth is not None and not (is_whole(depth) and str(depth) in self.manifest.depths):
             allowed = ", ".join(self.manifest.depths) or "none: the family has no iterations"
             raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")
         for text in (prompt, negative_prompt):

@@ -26,6 +26,9 @@ UNSUPPORTED = "unsupported format"
 """The reason of a picture in a format that is not read here, or not without another package."""
 
 
+FRACTIONS = "its pixels are fractions, of a range that is not known"
+
+
 class BadImage(PochadeError):  # noqa: N818
     """A picture that cannot be used: ``reason`` is one of a few to count by, ``detail`` what was found."""
 
@@ -67,7 +70,7 @@ def load_image(
         image = reader(io.BytesIO(data))  # of its header alone
         _refuse_bomb(name, *image.size, max_megapixels, _larger(image) if size is not None else 1)
         if image.mode == "F":
-            raise BadImage(name, UNSUPPORTED, "its pixels are fractions, of a range that is not known")
+            raise BadImage(name, UNSUPPORTED, FRACTIONS)
         if size is not None:
             _reduce(image, 2 * size, max_megapixels)
         animated = getattr(image, "is_animated", False)
@@ -94,6 +97,22 @@ def dimensions(data: bytes, name: str = "image") -> tuple[int, int]:
         return reader(io.BytesIO(data)).size
     except Exception as error:
         raise BadImage(name, "corrupt or truncated", str(error) or type(error).__name__) from error
+
+
+def check_megapixels(name: str, width: int, height: int) -> None:
+    """Raises PochadeError where a picture is empty or larger than ``MAX_MEGAPIXELS``."""
+    if not width or not height or width * height > MAX_MEGAPIXELS * 1e6:
+        raise PochadeError(
+            f"{name}: {width} x {height} pixels given, allowed are 1 to {MAX_MEGAPIXELS:g} megapixels, in a picture "
+            "that is not empty"
+        )
+
+
+def check_picture(name: str, image: Image.Image) -> None:
+    """Raises PochadeError where a picture in memory is one that no file may be, see ``load_image``."""
+    check_megapixels(name, *image.size)
+    if image.mode == "F":
+        raise BadImage(name, UNSUPPORTED, FRACTIONS)
 
 
 def upright_rgb(

@@ -48,7 +48,7 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
     check_openable("graph", path)
     try:
         import onnxruntime
-    except ImportError:
+    except ModuleNotFoundError:
         raise PochadeError("onnxruntime is not installed: pip install onnxruntime") from None
     _keep_freed_memory()
     options = onnxruntime.SessionOptions()
@@ -167,13 +167,19 @@ class Graphs:
             )
         return path
 
+    def _check_graph(self, graph: Graph) -> Path:
+        """The path of a graph, which may be a folder (Core ML), all of whose files are checked."""
+        inside = [name for name in self._manifest.files if name.startswith(f"{graph.file}/")]
+        for name in (*(inside or [graph.file]), graph.data):
+            if name is not None:
+                self.check_file(name)
+        return self._folder / graph.file
+
     def load(self, name: str) -> Run:
         """A graph, ready to run. Raises PochadeError where a file of it is missing or altered."""
         if name not in self._loaded:
             graph = self._manifest.graphs[name]
-            path = self.check_file(graph.file)
-            if graph.data is not None:
-                self.check_file(graph.data)
+            path = self._check_graph(graph)
             if self._low_memory:
                 self._loaded.clear()
                 release_memory()

@@ -6,6 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from ..arguments import is_number, is_whole
 from ..errors import PochadeError
 
 TASKS = ("generate", "edit", "inpaint", "super_resolution")
@@ -14,6 +15,8 @@ FORMAT = 1
 """The version of the format; a host refuses newer ones."""
 ONNX = "onnx"
 """The target that a host in Python runs without PyTorch."""
+METHODS = ("euler", "lcm")
+"""By which a host samples."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WITHOUT_SOURCE = "denoiser_without_source"
@@ -105,7 +108,7 @@ class Sampling:
     """How noise becomes latents."""
 
     method: str
-    """``euler``, or ``lcm``, which adds new noise after each step."""
+    """Of ``METHODS``: ``lcm`` adds new noise after each step."""
     shift: float
     """t = shift u / (1 + (shift - 1) u) on the even grid u = 1, 1 - 1/n, ..., 0."""
     times: Mapping[str, tuple[float, ...]]
@@ -204,9 +207,28 @@ def read_manifest(folder: Path) -> Manifest:
     if version > FORMAT:
         raise PochadeError(f"{path}: format {version} given, this version reads up to {FORMAT}: a newer one is needed")
     try:
-        return _manifest(given)
-    except (TypeError, KeyError, AttributeError) as error:
+        manifest = _manifest(given)
+        _check(manifest)
+    except (TypeError, KeyError, AttributeError, ValueError) as error:
         raise PochadeError(f"{path}: damaged ({type(error).__name__}: {error})") from None
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """Raises ValueError where what a host relies on is not there, or does not go together."""
+    latents, sampling = manifest.latents, manifest.sampling
+    for name, side, cells in (("height", manifest.height, latents.height), ("width", manifest.width, latents.width)):
+        if not all(is_whole(n) and n > 0 for n in (side, cells, latents.downsampling, latents.channels)):
+            raise ValueError(f"{name} and latents are no whole numbers above 0")
+        if side != cells * latents.downsampling:
+            raise ValueError(f"{name} {side} is not {cells} cells of {latents.downsampling}")
+    if sampling.method not in METHODS or not is_number(sampling.shift):
+        raise ValueError(f"sampling: {sampling.method!r} given, allowed are {' and '.join(METHODS)}")
+    needed = {"denoiser", "decoder", *manifest.depths.values()}
+    needed |= {"text_encoder"} if manifest.text is not None and not manifest.text.classes else set()
+    needed |= {"encoder"} if set(manifest.tasks) - {"generate"} else set()
+    for name in sorted(needed - manifest.graphs.keys()):
+        raise ValueError(f"graphs: {name!r} is missing")
 
 
 def _manifest(given: dict[str, Any]) -> Manifest:

@@ -15,7 +15,7 @@ from PIL.PngImagePlugin import PngInfo
 from ..arguments import path_text
 from ..errors import PochadeError
 from ..files import atomic_file, write_new
-from .decode import load_image, upright_grey, upright_rgb
+from .decode import check_picture, load_image, upright_grey, upright_rgb
 from .masks import EditingWarning
 
 KEY = "pochade"
@@ -139,12 +139,14 @@ def read_picture(name: str, given: str | Path | Image.Image, *, flattened: bool)
     where it is transparent.
 
     Raises:
-        PochadeError: the file is none that can be read, see ``load_image``.
+        PochadeError: the file is none that can be read, see ``load_image``, or the picture none that ``check_picture``
+            takes.
 
     Warns: as ``warn_of_conversions``.
     """
     background = "white" if flattened else None
     if isinstance(given, Image.Image):
+        check_picture(name, given)
         image, conversions = upright_rgb(given, background)
         image, given = image.copy() if image is given else image, "picture"
     else:
@@ -159,7 +161,9 @@ def read_grey(name: str, given: str | Path | Image.Image) -> np.ndarray:
 
     Raises as ``read_picture``.
     """
-    if not isinstance(given, Image.Image):
+    if isinstance(given, Image.Image):
+        check_picture(name, given)
+    else:
         given = path_text(name, given, A_PICTURE)
         given = load_image(given, background=None, name=f"{name}: {given}")[0]
     return np.asarray(upright_grey(given))
