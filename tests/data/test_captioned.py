@@ -74,6 +74,7 @@ def test_sentences_are_not_shuffled():
         ({"keep_tags": -1}, "keep_tags: -1 given"),
         ({"dropout": 1.0}, "word_dropout: 1.0 given"),
         ({"draws": 0}, "wordings: 0 given"),
+        ({"trigger": "  "}, "trigger: '  ' given, allowed are words"),
     ],
 )
 def test_a_setting_out_of_range_is_named(given, named: str):

@@ -39,6 +39,8 @@ class Wording:
     draws: int = DRAWS
 
     def __post_init__(self) -> None:
+        if self.trigger and not self.trigger.strip():
+            raise PochadeError(f"trigger: {self.trigger!r} given, allowed are words")
         for template in self.templates:
             if template.count(PLACE) != 1:
                 raise PochadeError(f"template: {template!r} given, must have one {PLACE}, for the caption")

@@ -86,6 +86,11 @@ class ImageData(DataSettings):
     @property
     def wording(self) -> Wording | None:
         """What becomes of captions; None where they stay. Raises PochadeError for a value out of range."""
+        if self.wordings is not None and self.keep_tags is None and not self.word_dropout:
+            raise PochadeError(
+                f"data.wordings: {self.wordings} given, but nothing in a caption is random: allowed with "
+                "data.keep_tags or data.word_dropout"
+            )
         changes = self.trigger, self.template, self.keep_tags, self.word_dropout
         if not any(value is not None for value in changes):
             return None

@@ -253,6 +253,11 @@ def test_one_picture_is_enough(
         (["initialise_from=lrf-openmoji"], r"initialise_from: 'lrf-openmoji' given, but the start is task.base"),
         (["data.size=40"], r"data.size: 40 given, allowed are multiples of 16"),
         (["data.source=none"], r"data.source: not set"),
+        (
+            ["data.wordings=4"],
+            r"data.wordings: 4 given, but nothing in a caption is random: allowed with data.keep_tags",
+        ),
+        (["data.wordings=4", "data.word_dropout=0"], r"data.wordings: 4 given, but nothing in a caption is random"),
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(
