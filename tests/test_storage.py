@@ -3,11 +3,14 @@
 import functools
 import http.server
 import json
+import os
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import fsspec
 import pytest
@@ -24,7 +27,9 @@ from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import parse_pairs
 from pochade.data.sources.streamed import open_streamed
 from pochade.errors import FailureError, PochadeError
+from pochade.files import write_text
 from pochade.pipelines import hub
+from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
 from pochade.storage import ATTEMPTS, Mirror, cache_folder, fetch, send, url_of
 from pochade.training.executor import mirror_of, run
@@ -174,6 +179,62 @@ def test_errors_are_one_line(server: str, monkeypatch: pytest.MonkeyPatch, tmp_p
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
+@pytest.fixture
+def reader(server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Within it the server is used by someone who may read and list alone."""
+    import boto3
+    import requests
+
+    iam, name = boto3.client("iam"), uuid4().hex
+    iam.create_user(UserName=name)
+    allowed = {"Effect": "Allow", "Action": ["s3:Get*", "s3:List*"], "Resource": "*"}
+    policy = json.dumps({"Version": "2012-10-17", "Statement": [allowed]})
+    iam.put_user_policy(UserName=name, PolicyName=name, PolicyDocument=policy)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", key["AccessKeyId"])
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", key["SecretAccessKey"])
+    checks = f"{os.environ['AWS_ENDPOINT_URL']}/moto-api/reset-auth"
+    requests.post(checks, data="0", timeout=10).raise_for_status()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    yield
+    requests.post(checks, data="inf", timeout=10).raise_for_status()
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
+NET = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
+WRITING = (
+    f"train denoiser {NET} task.family=lrf data.source=synthetic:8 data.size=32 steps=1 --out",
+    "data prepare synthetic:8 --size 16",
+    "data prepare folder --path SHARDS --size 16 --on local",
+    "data pairs synthetic:8 --size 16",
+)
+
+
+@pytest.mark.parametrize("line", WRITING)
+def test_a_place_that_is_not_there_is_found_before_any_work(
+    server: str, capsys: Any, tmp_path: Path, line: str
+) -> None:
+    done = cli(capsys, *line.replace("SHARDS", str(tmp_path)).split(), "s3://nobucket/a", code=2)
+    assert (done.out, done.error) == ("", "error: out: s3://nobucket/a: there is no such bucket")
+
+
+@pytest.mark.parametrize("line", WRITING)
+@pytest.mark.usefixtures("reader")
+def test_a_place_without_the_right_to_write_is_found_before_any_work(
+    server: str, capsys: Any, tmp_path: Path, line: str
+) -> None:
+    done = cli(capsys, *line.replace("SHARDS", str(tmp_path)).split(), f"{server}/denied", code=2)
+    assert done.out == ""
+    assert done.error.startswith(f"error: out: {server}/denied: access is denied (")
+    assert done.error.count("\n") == 0
+
+
+def test_looking_whether_a_place_can_be_written_leaves_nothing_there(server: str) -> None:
+    storage.check_writable("out", f"{server}/looked/at")
+    storage.check_empty("out", f"{server}/looked/at")
+    assert not fsspec.filesystem("s3").find("things/looked")
+
+
 def test_shards_are_written_to_and_read_from_s3(server: str, capsys: Any, tmp_path: Path) -> None:
     place = f"{server}/data"
     out = cli(capsys, "data", "prepare", "synthetic:12", place, "--size", "16").out
@@ -273,6 +334,46 @@ def test_shards_are_read_from_a_web_server(capsys: Any, tmp_path: Path) -> None:
         finally:
             web.shutdown()
             thread.join()
+
+
+def test_errors_name_the_url_and_not_the_copy(server: str, tmp_path: Path, toy_pipeline_folder: Path) -> None:
+    with ShardWriter(tmp_path / "shards", samples_per_shard=5) as writer:
+        for number in range(20):
+            writer.add(picture_record(f"{number}", png(Image.new("RGB", (16, 16))), ".png", [f"picture {number}"]))
+    for shard in (1, 2):
+        (tmp_path / "shards" / f"{shard:06d}.tar").write_bytes(b"0" * 10240)
+    url = f"{server}/damaged"
+    send(tmp_path / "shards", url)
+    with pytest.raises(FailureError, match=rf"^{url}: 10 of 20 samples cannot be used"):
+        open_source(url, "all")
+    report = open_source(url, "all", reading=Reading(max_skipped=1)).report
+    assert report is not None
+    assert report.summary().startswith(f"{url}: 10 used, 10 skipped")
+    (tmp_path / "shards" / "000000.tar").write_bytes(b"\x1f\x8b" + bytes(10))
+    send(tmp_path / "shards", f"{url}/packed")
+    with pytest.raises(PochadeError, match=rf"^{url}/packed/000000\.tar: compressed"):
+        open_source(f"{url}/packed", "all")
+    pattern = f"{url}/packed/{{000000..000001}}.tar"
+    with pytest.raises(PochadeError, match=rf"^{url}/packed/000000\.tar: compressed"):
+        open_source(pattern, "all")
+    (tmp_path / "shards" / "index.json").write_text("{")
+    send(tmp_path / "shards", f"{url}/index")
+    with pytest.raises(PochadeError, match=rf"^{url}/index/index\.json: not an index of shards"):
+        open_source(f"{url}/index", "all")
+    model = tmp_path / "model"
+    shutil.copytree(toy_pipeline_folder, model)
+    for path in model.glob("denoiser/*.safetensors"):
+        path.write_bytes(path.read_bytes()[:100])
+    send(model, f"{url}/model")
+    with pytest.raises(PochadeError, match=rf"{url}/model/denoiser"):
+        TextToImagePipeline.from_pretrained(f"{url}/model")
+
+
+def test_a_full_disk_is_named_by_its_own_path(server: str, tmp_path: Path) -> None:
+    send(fill(tmp_path / "a", one="1"), f"{server}/full")
+    copy = fetch(f"{server}/full")
+    with pytest.raises(FailureError, match=f"^{copy}/one/two: could not be written"):
+        write_text(copy / "one" / "two", "")
 
 
 def test_a_mirror_sends_what_is_new_and_follows_what_is_deleted(tmp_path: Path) -> None:

@@ -8,10 +8,30 @@ from difflib import get_close_matches
 class PochadeError(ValueError):
     """Wrong use or unusable input: names the argument, what was given and what is allowed.
 
-    ``exit_code`` is what the command line returns: 2 for wrong use (default), 1 for a failure met on the way.
+    ``exit_code`` is what the command line returns: 2 for wrong use (default), 1 for a failure met on the way. What lies
+    in the copy of a URL is named by the URL, but where the disk of the copy fails.
     """
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        text = super().__str__()
+        return text if self.exit_code == 1 and isinstance(self.__cause__, OSError) else as_given(text)
+
+
+_COPIES: dict[str, str] = {}
+
+
+def name_copy(folder: str, url: str) -> None:
+    """From now on errors name what lies in ``folder`` by the URL that it is a copy of."""
+    _COPIES[folder] = url
+
+
+def as_given(text: str) -> str:
+    """``text`` with the URLs of copies in place of their folders."""
+    for folder, url in _COPIES.items():
+        text = text.replace(folder, url)
+    return text
 
 
 class FailureError(PochadeError):

@@ -27,6 +27,7 @@ _REPLACED = ".old.tmp"
 _ORPHAN = re.compile(r"\.(.+)\.\d+-\d+(\.old)?\.tmp", re.DOTALL)
 _SYNCED_AT_ONCE = 8
 """What a disk is asked to write together takes it about as long as one file."""
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
 _numbers = count()
 
 
@@ -189,8 +190,17 @@ def is_safe_name(name: str) -> bool:
     return "\\" not in name and "\0" not in name and name[1:2] != ":"
 
 
+def check_here(name: str, path: Path) -> None:
+    """Raises PochadeError, with the argument ``name``, for a URL: a path on this machine is needed."""
+    url = _URL.fullmatch(os.fspath(path))
+    if url is not None:
+        raise PochadeError(f"{name}: {url[1]}://{url[2]} given, allowed is a path on this machine")
+
+
 def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
-    """Raises PochadeError, with the argument ``name`` that gave ``folder``, where one of ``files`` is in it."""
+    """Raises PochadeError, with the argument ``name`` that gave ``folder``, for a URL, and where one of ``files`` is in
+    it."""
+    check_here(name, folder)
     there = [file for file in files if (folder / file).exists()]
     if there:
         raise PochadeError(
@@ -199,14 +209,17 @@ def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
 
 
 def check_folder(name: str, place: Path) -> None:
-    """Raises PochadeError where ``place`` can be no folder since a file stands in the way; creates nothing."""
+    """Raises PochadeError where ``place`` is a URL, or no folder since a file stands in the way; creates nothing."""
+    check_here(name, place)
     first = next(p for p in (place, *place.absolute().parents) if p.exists())
     if not first.is_dir():
         raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
 
 
 def check_utf8(name: str, path: Path) -> None:
-    """Raises PochadeError, with the argument ``name``, for a path that is not in UTF-8: safetensors cannot open it."""
+    """Raises PochadeError, with the argument ``name``, for a URL, and for a path that is not in UTF-8, by which
+    safetensors opens nothing."""
+    check_here(name, path)
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:
@@ -234,7 +247,8 @@ def _failures(path: Path, done: str = "written") -> Generator[None]:
 
 
 def _temporary(path: Path) -> Path:
-    """A free hidden name beside ``path``, the folder of which is made."""
+    """A free hidden name beside ``path``, the folder of which is made. Raises PochadeError for a URL."""
+    check_here("path", path)
     path = path if path.name else path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_TEMPORARY}")

@@ -15,8 +15,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
-from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.errors import FailureError, PochadeError, missing_extra, name_copy
 from pochade.files import atomic_path, is_safe_name, write_json
 
 T = TypeVar("T")
@@ -69,17 +70,17 @@ def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
         urls = [url.replace(brace[0], str(n).zfill(len(brace[1]))) for n in numbers]
         listed = {one.rpartition("/")[2]: _Remote(one) for one in urls}
         found = {name: (remote, _retried(remote.url, remote.stamp)) for name, remote in listed.items()}
-        folder = _copy(url, found)
+        folder = _copy(url, found, url.rpartition("/")[0])
         return folder / url.rpartition("/")[2]
     remote = _Remote(url)
     below = _retried(url, remote.below)
     wanted = {name: (_Remote(f"{url.rstrip('/')}/{name}"), s) for name, s in below.items() if name and keep(name)}
     if "" in below:  # a file
         name = url.rpartition("/")[2]
-        return _copy(url, {name: (remote, below[""])}) / name
+        return _copy(url, {name: (remote, below[""])}, url.rpartition("/")[0]) / name
     if not wanted:
         raise PochadeError(f"{url}: there is nothing of use")
-    return _copy(url, wanted)
+    return _copy(url, wanted, url.rstrip("/"))
 
 
 def fetch_if_any(url: str) -> Path | None:
@@ -110,12 +111,34 @@ def fetch_file(url: str, path: Path, check: Callable[[Path], None], size: int) -
 
 
 def check_empty(name: str, url: str) -> None:
-    """Raises PochadeError, with the argument ``name``, where something lies at a URL or it cannot be written to."""
+    """As ``check_writable``; also raises PochadeError where something lies at the URL."""
     remote = _Remote(url)
-    if remote.scheme in READ_ONLY:
-        raise PochadeError(f"{name}: {url} given, which can be read alone; allowed are s3:// and gs://")
-    if _retried(url, remote.exists):
+    if remote.scheme not in READ_ONLY and _retried(url, remote.exists):
         raise PochadeError(f"{name}: {url} holds something already, and nothing is overwritten; choose another place")
+    check_writable(name, url)
+
+
+def check_writable(name: str, url: str) -> None:
+    """Writes a small file below a URL and deletes it again.
+
+    Raises:
+        PochadeError: with the argument ``name``: the scheme can be read alone, access is denied, or there is no such
+            bucket.
+        FailureError: it cannot be written.
+    """
+    probe = _Remote(f"{url.rstrip('/')}/.pochade-{uuid4().hex}.tmp")
+    if probe.scheme in READ_ONLY:
+        raise PochadeError(f"{name}: {url} given, which can be read alone; allowed are s3:// and gs://")
+
+    def write() -> None:
+        probe.fs.pipe_file(probe.path, b"0")
+        probe.delete()
+
+    try:
+        _retried(url, write)
+    except PochadeError as error:
+        error.args = (f"{name}: {error}",)
+        raise
 
 
 def send(folder: Path, url: str) -> None:
@@ -141,8 +164,6 @@ class Mirror:
     def pull(self) -> None:
         """Fetches what is not here, or not as it is there. Raises as ``fetch``, but not where there is nothing yet."""
         remote = _Remote(self.url)
-        if remote.scheme in READ_ONLY:
-            raise PochadeError(f"out: {self.url} given, which can be read alone; allowed are s3:// and gs://")
         memory = self.folder / MEMORY
         remembered = json.loads(memory.read_bytes()) if memory.is_file() else {}
         known = {name: ((s[0], s[1]), (t[0], t[1])) for name, (s, t) in remembered.items()}
@@ -256,8 +277,8 @@ def _files(folder: Path) -> list[Path]:
     return sorted(found, key=lambda p: (p.name in LAST and 1 + LAST.index(p.name), p.as_posix()))
 
 
-def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"]) -> Path:
-    """The folder with all of the files, by name."""
+def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"], base: str) -> Path:
+    """The folder with all of the files, by name; ``base`` is the URL that their names are below."""
     facts = json.dumps([url, sorted((name, *stamp) for name, (_, stamp) in files.items())])
     folder = cache_folder() / hashlib.sha256(facts.encode()).hexdigest()[:16]
     for name, (remote, stamp) in files.items():
@@ -265,6 +286,7 @@ def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"]) -> Path:
             raise PochadeError(f"{url}: the name {name!r} leaves the folder")
         if not (folder / name).exists():
             _fetch(remote, stamp, folder / name)
+    name_copy(str(folder), base)
     return folder
 
 

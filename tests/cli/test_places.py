@@ -15,7 +15,7 @@ from pochade.cli.commands import app
 from pochade.cli.data import data
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
-PLACES = ("missing", "file", "folder", "unreadable", "unwritable", "full disk", "odd bytes")
+PLACES = ("missing", "file", "folder", "unreadable", "unwritable", "full disk", "odd bytes", "url")
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def test_every_path_of_every_command(
     starts = ("missing", "odd bytes", "full disk", "folder") if writes else ("odd bytes", "full disk")
     if "large" in case.good and place in starts and not ("graphs" in case.good and place == "odd bytes"):
         pytest.skip("takes seconds, and is tested elsewhere")
-    if place == "full disk" and not writes:
+    if place in ("full disk", "url") and not writes:
         pytest.skip("nothing is written there")
     match place:
         case "missing":
@@ -243,6 +243,8 @@ def test_every_path_of_every_command(
         case "odd bytes":
             odd = Path(os.fsdecode(b"n\xff\xe9me"))
             path = near / f"{odd}{suffix}" if writes else copied(case.good, world, near / odd)
+        case "url":
+            path = Path(f"az://account/path{suffix}")
         case _:
             path = near / "in" / f"path{suffix}"
             path.parent.mkdir()
@@ -270,6 +272,10 @@ def test_every_path_of_every_command(
     assert len(errors) == (code != 0) or (finds and not errors)
     left += [str(p) for p in tmp_path.rglob("*") if p not in before and p.name.endswith((".tmp", ".claim"))]
     assert not left
+    if place == "url":
+        assert code == 2
+        assert "az://account/path" in done.error
+        assert set(tmp_path.rglob("*")) == before
     if place == "folder" and path.is_dir():
         assert (path / "something").read_text() == "mine"
     if place == "file":

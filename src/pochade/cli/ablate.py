@@ -7,6 +7,7 @@ import typer
 
 from pochade.cli.common import check_no_options, console, print_json
 from pochade.errors import PochadeError, nearest
+from pochade.files import check_here
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -63,11 +64,13 @@ def ablate(
     from pochade.evaluation import ablation
     from pochade.training.executor import run
 
+    folder = out or Path("runs") / study
+    check_here("out", folder)
     rows = ablation.ablate(
         {name: chosen.cases[name] for name in names},
         lambda name, seed: studies.stages_of_case(chosen, name, seed, tuple(changes or ())),
         lambda stages, folder: run(stages, folder, resume=True),
-        out or Path("runs") / study,
+        folder,
         ablation.Settings(seeds, close_seeds, samples, sampling_steps),
     )
     if as_json:

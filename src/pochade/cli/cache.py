@@ -7,6 +7,7 @@ import typer
 
 from pochade.cli.common import check_no_options, quiet_libraries
 from pochade.errors import PochadeError
+from pochade.files import check_here
 
 EXAMPLES = """For example: pochade cache lira data.source=shards --out runs/lira --on ray --workers 8 --gpus 1"""
 
@@ -40,7 +41,9 @@ def cache(
     quiet_libraries()
     from pochade.training.executor import Encoding
 
-    encoding = Encoding(tuple(stages), (out or Path("runs") / recipe).absolute(), only)
+    folder = out or Path("runs") / recipe
+    check_here("out", folder)
+    encoding = Encoding(tuple(stages), folder.absolute(), only)
     encoding.check()
     name = stages[encoding.stage()].name
     samples = max(each_piece(encoding, workers, on, gpus=gpus))  # pyright: ignore[reportArgumentType]

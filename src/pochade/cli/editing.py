@@ -9,7 +9,7 @@ from pochade.cli import options
 from pochade.cli.common import console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.files import check_folder
+from pochade.files import check_folder, check_here
 from pochade.pipelines.metadata import read_metadata, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, EditTask
@@ -63,6 +63,7 @@ def run_edit(
     target = out or source.with_name(f"{source.stem}{SUFFIXES[task].format(first.factor)}.png")
     if target.suffix.lower() != ".png" or target.is_dir():
         raise PochadeError(f"out: {str(target)!r} given, allowed is a file that ends in .png")
+    check_here("out", target)
     check_folder("out", target.parent)
     with loading(first.model):
         from pochade.cli.watch import Watch, pipeline_steps

@@ -8,7 +8,7 @@ import typer
 from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
-from pochade.files import check_folder
+from pochade.files import check_folder, check_here
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.lora_files import find_loras
 
@@ -31,6 +31,7 @@ def merge(
         raise PochadeError("lora: none given, allowed is --lora FOLDER or --lora FOLDER:WEIGHT, once or more")
     if out is None:
         raise PochadeError("out: none given, allowed is the name of a new folder")
+    check_here("out", out)
     folder = hub.resolve(model)
     loras = find_loras(lora, folder, model)
     if out.exists():

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pochade.cli.common import console, make_folder
 from pochade.errors import PochadeError
-from pochade.files import check_folder, write_new
+from pochade.files import check_folder, check_here, write_new
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,9 +58,11 @@ class Output:
             raise PochadeError(f"out: {str(out)!r} given, allowed is a folder: pictures are named by prompt and seed")
         if self.sheet is not None and (self.sheet.suffix.lower() != ".png" or self.sheet.is_dir()):
             raise PochadeError(f"sheet: {str(self.sheet)!r} given, allowed is a file that ends in .png")
-        for name, place in (("out", out), ("sheet", None if self.sheet is None else self.sheet.parent)):
-            if place is not None:
-                check_folder(name, place)
+        if self.sheet is not None:
+            check_here("sheet", self.sheet)
+            check_folder("sheet", self.sheet.parent)
+        if out is not None:
+            check_folder("out", out)
 
     def make(self, count: int, sample: "Callable[[int, Watch], Made]", files: list[dict[str, Any]]) -> None:
         """Pictures one after the other, each written when it is there, then the sheet.

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from pochade.cli.common import console, print_json
-from pochade.files import check_absent
+from pochade.files import check_absent, check_here
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -28,6 +28,7 @@ def runs(
 ) -> None:
     """List trainings with their losses, and compare them."""
     if page is not None:
+        check_here("page", page)
         check_absent("page", page.parent, [page.name])
     from pochade.training.runs import different_settings, find_runs
 

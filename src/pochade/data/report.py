@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pochade.errors import FailureError, PochadeError
+from pochade.errors import FailureError, PochadeError, as_given
 from pochade.files import write_json
 from pochade.images.decode import BadImage
 
@@ -28,7 +28,7 @@ class Report:
     def __init__(self, source: str, path: Path, *, total: int, max_skipped: float = MAX_SKIPPED) -> None:
         if not 0 <= max_skipped <= 1:
             raise PochadeError(f"max_skipped: {max_skipped} given, a fraction from 0 to 1 expected")
-        self.source, self.path, self.total, self.max_skipped = source, path, total, max_skipped
+        self.source, self.path, self.total, self.max_skipped = as_given(source), path, total, max_skipped
         self.used = 0
         self.converted: Counter[str] = Counter()
         self.skipped: list[dict[str, Any]] = []

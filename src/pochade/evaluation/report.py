@@ -30,7 +30,7 @@ from pochade.evaluation.pictures import Splits, shape_of, to_pil
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
-from pochade.files import atomic_file, check_absent, write_json
+from pochade.files import atomic_file, check_absent, check_here, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.hub import read_json
 
@@ -240,6 +240,7 @@ def _need_skimage() -> None:
 
 def check_writable(folder: Path) -> None:
     """Without making it: bad data, found next, must not leave an empty folder behind."""
+    check_here("out", folder)
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")

@@ -21,6 +21,7 @@ from pochade.arguments import check_count, path_text, shown
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
+from pochade.files import check_here
 from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
@@ -321,6 +322,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
             )
         check_floats("dtype", dtype)
         folder = Path(path_text("save_directory", save_directory))
+        check_here("save_directory", folder)
         write_folder(folder, type(self).__name__, super().save_pretrained, dtype)
 
     def encode_prompt(self, prompt: str | Sequence[str]) -> Conditioning:

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 from ..arguments import ALPHA
 from ..errors import PochadeError
-from ..files import check_folder, describe_error, sha256
+from ..files import check_folder, check_here, describe_error, sha256
 from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
@@ -137,11 +137,13 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     """The path of the picture. Raises PochadeError."""
     bundle = opens(given.bundle, threads=given.threads, low_memory=given.low_memory)
     if given.out is not None:
+        check_here("out", given.out)
         if given.out.suffix.lower() != ".png":
             raise PochadeError(f"out: {str(given.out)!r} given, allowed is a name that ends in .png")
         check_folder("out", given.out.parent)
     if given.preview is not None:
         check_preview(given.preview)
+        check_here("preview", given.preview)
         check_folder("preview", given.preview.parent)
     if given.describe and given.edit is None:
         raise PochadeError("describe: given without edit, allowed is none: it says what the prompt of an edit is")

@@ -17,10 +17,10 @@ from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
 from pochade.device import own_device, resolve_device
-from pochade.errors import FailureError, PochadeError, nearest
+from pochade.errors import FailureError, PochadeError, name_copy, nearest
 from pochade.files import atomic_folder, check_utf8, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
-from pochade.storage import Mirror, cache_folder, url_of
+from pochade.storage import Mirror, cache_folder, check_writable, url_of
 from pochade.training.checkpoint import checkpoints
 from pochade.training.loop import train
 from pochade.training.processes import process_state
@@ -72,10 +72,11 @@ def run(
     if mirror is not None:
         with main_first(local=True) as main:
             if main:
+                check_writable("out", mirror.url)
                 mirror.pull()
     out = Path(out) if mirror is None else mirror.folder
     saved = None if mirror is None else mirror.push
-    check_utf8("folder", out)
+    check_utf8("out", out)
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
@@ -136,8 +137,9 @@ def settled(stage: AnyStage, data: Data) -> AnyStage:
 
 def mirror_of(url: str) -> Mirror:
     """The folder of a run that is kept at a URL."""
-    name = hashlib.sha256(url.encode()).hexdigest()[:16]
-    return Mirror(cache_folder().parent / "runs" / name, url, but=(CLAIM,))
+    folder = cache_folder().parent / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    name_copy(str(folder), url)
+    return Mirror(folder, url, but=(CLAIM,))
 
 
 def _exchange(mirror: Mirror) -> None:

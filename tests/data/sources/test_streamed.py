@@ -254,6 +254,11 @@ def test_what_cannot_be_streamed_is_said(web: Web, tmp_path: Path) -> None:
     index.write_text(json.dumps({**listed, "shards": [{**listed["shards"][0], "file": "../../x.tar"}]}))
     with pytest.raises(PochadeError, match="the name leaves the folder"):
         opened(web)
+    whole = json.dumps(listed)
+    for damaged in (whole[: len(whole) // 2], "[]", '{"shards": [{"file": "000000.tar"}]}', ""):
+        index.write_text(damaged)
+        with pytest.raises(PochadeError, match=rf"^{web.url}/train/index\.json: not an index of shards \("):
+            opened(web)
     index.unlink()
     with pytest.raises(PochadeError, match=r"data\.cache_limit: given, but http.* has no index\.json"):
         opened(web)

@@ -16,7 +16,7 @@ from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record,
 from pochade.data.progress import progress_bar
 from pochade.data.sources.formats import LIST, PREPARED
 from pochade.errors import PochadeError, nearest
-from pochade.files import atomic_file, atomic_folder, write_json, write_text
+from pochade.files import atomic_file, atomic_folder, check_here, write_json, write_text
 from pochade.images.sheets import sheet
 
 Parts = Literal["both", "train", "held_out", "composed", "all"]
@@ -73,6 +73,7 @@ class Target:
             if given is not None and (not is_whole(given) or given < 1):
                 raise PochadeError(f"{name}: {shown(given)} given, at least 1 expected")
         object.__setattr__(self, "out", Path(path_text("out", self.out)))
+        check_here("out", self.out)
         for name in ("size", "limit", "samples_per_shard"):  # which the report holds
             object.__setattr__(self, name, plain(getattr(self, name)))
         if self.out.exists() and not self.out.is_dir():
