@@ -8,10 +8,14 @@ role of the machine).
 
 import hashlib
 import json
+import logging
 import os
 import re
+import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +39,12 @@ renamed; and a listing has the ETags."""
 ATTEMPTS = 5
 FIRST_WAIT = 0.5
 """Seconds before the second attempt; each further one waits twice as long."""
+SILENCE = 20.0
+"""Seconds without a byte after which a request has failed; a library may repeat it a few times within an attempt."""
+PATIENCE = 120.0
+"""Seconds of attempts that met with silence, after which there is no further one."""
+NOTICE = 10.0
+"""Seconds without an answer after which it is said that one is waited for."""
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ImportError)
 MEMORY = ".mirror.json"
 """In a folder with a copy elsewhere: what is the same in both."""
@@ -200,7 +210,7 @@ class _Remote:
 
         self.url, self.scheme = url, url.partition("://")[0]
         try:
-            self.fs: Any = fsspec.filesystem(self.scheme)
+            self.fs: Any = fsspec.filesystem(self.scheme, **_options(self.scheme))
         except ImportError as error:
             raise missing_extra(LIBRARIES[self.scheme], "scale") from error
         self.path: str = self.fs._strip_protocol(url)
@@ -210,11 +220,14 @@ class _Remote:
         return bool(self.fs.exists(self.path))
 
     def stamp(self) -> Stamp:
+        return _stamp(self._info(self.path))
+
+    def _info(self, path: str) -> Mapping[str, Any]:
         try:
-            return _stamp(self.fs.info(self.path))
+            return self.fs.info(path)
         except FileNotFoundError as error:  # so fsspec calls a web server that does not answer
             if isinstance(error.__cause__, OSError):
-                raise ConnectionError(str(error.__cause__)) from error
+                raise error.__cause__ from None
             raise
 
     def below(self) -> dict[str, Stamp]:
@@ -222,7 +235,7 @@ class _Remote:
         base = self.path.rstrip("/")
         found: Mapping[str, Any] = self.fs.find(self.path if self.scheme in READ_ONLY else base, detail=True)
         if self.scheme not in PUT_IS_WHOLE:  # their listings do not have what is known of each file
-            found = {name: self.fs.info(name) for name in found or {self.path: None}}
+            found = {name: self._info(name) for name in found or {self.path: None}}
         if not found:
             raise FileNotFoundError(self.url)
         return {name.removeprefix(base).lstrip("/"): _stamp(info) for name, info in found.items()}
@@ -251,6 +264,21 @@ class _Remote:
         if stamp[0] != size:
             raise OSError(f"{stamp[0]:,} of {size:,} bytes arrived")
         return stamp
+
+
+def _options(scheme: str) -> dict[str, Any]:
+    """Of a file system, such that no request waits for ever, however long a transfer takes that goes on."""
+    match scheme:
+        case "http" | "https" | "gs":
+            from aiohttp import ClientTimeout
+
+            logging.getLogger("gcsfs").setLevel(logging.CRITICAL)  # what fails is said here, in one line
+            limits = ClientTimeout(total=None, sock_connect=SILENCE, sock_read=SILENCE)
+            return {"requests_timeout": limits} if scheme == "gs" else {"client_kwargs": {"timeout": limits}}
+        case "s3":  # which repeats requests itself, around what botocore would repeat
+            return {"config_kwargs": {"read_timeout": SILENCE, "retries": {"total_max_attempts": 1}}}
+        case _:
+            return {}
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
@@ -299,14 +327,14 @@ def _fetch(remote: _Remote, stamp: Stamp, path: Path, check: Callable[[Path], No
             except OSError as error:
                 raise _Again(error) from error
 
-    _retried(remote.url, once)
+    _retried(remote.url, once, transfer=True)
 
 
 def _send(path: Path, url: str) -> Stamp:
     remote = _Remote(url)
     if remote.scheme in READ_ONLY:
         raise PochadeError(f"{url}: it can be read alone; allowed are s3:// and gs://")
-    return _retried(url, lambda: remote.put(path))
+    return _retried(url, lambda: remote.put(path), transfer=True)
 
 
 class _Again(Exception):  # noqa: N818 - carries an error of the network through what names errors of the disk
@@ -317,11 +345,17 @@ class _Again(Exception):  # noqa: N818 - carries an error of the network through
         self.error = error
 
 
-def _retried(url: str, work: Callable[[], T]) -> T:
-    """What ``work`` gives, at the last of ``ATTEMPTS`` at most; an error that stays is one line."""
+def _retried(url: str, work: Callable[[], T], *, transfer: bool = False) -> T:
+    """What ``work`` gives, at the last of ``ATTEMPTS`` at most; an error that stays is one line.
+
+    ``transfer``: whether it may well last, and is not said to wait.
+    """
+    first, silent = time.monotonic(), 0.0
     for attempt in range(1, ATTEMPTS + 1):
+        begin = time.monotonic()
         try:
-            return work()
+            with nullcontext() if transfer else _noticed(url):
+                return work()
         except PochadeError:
             raise
         except Exception as failure:  # each library has kinds of its own
@@ -330,15 +364,38 @@ def _retried(url: str, work: Callable[[], T]) -> T:
             denied = "Credentials" in type(error).__name__
             if denied or isinstance(error, PERMANENT):
                 raise PochadeError(f"{url}: {reason}") from error
-            if attempt == ATTEMPTS:
-                raise FailureError(f"{url}: {reason}, {ATTEMPTS} times") from error
+            now = time.monotonic()
+            silent += now - begin if _is_silence(error) else 0.0
+            if attempt == ATTEMPTS or silent >= PATIENCE:
+                often = f"{attempt} times" if attempt > 1 else "once"
+                raise FailureError(f"{url}: {reason}, {often} in {now - first:.0f} s") from error
+            print(f"{url}: {reason}; attempt {attempt + 1} of {ATTEMPTS}", file=sys.stderr, flush=True)
             time.sleep(FIRST_WAIT * 2 ** (attempt - 1))
     raise AssertionError
+
+
+@contextmanager
+def _noticed(url: str) -> Generator[None]:
+    """Says that an answer is waited for, where that lasts."""
+    message = f"{url}: no answer after {NOTICE:g} s, waiting"
+    timer = threading.Timer(NOTICE, lambda: print(message, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _is_silence(error: BaseException | None) -> bool:
+    return error is not None and ("Timeout" in type(error).__name__ or _is_silence(error.__cause__))
 
 
 def _reason(error: Exception) -> str:
     words = " ".join(str(error).split())
     match error:
+        case _ if _is_silence(error):
+            return f"no answer within {SILENCE:g} s"
         case _ if "Credentials" in type(error).__name__:
             return "no credentials were found (AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or a configuration file)"
         case FileNotFoundError() if "bucket" in words.lower():

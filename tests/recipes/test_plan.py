@@ -12,7 +12,7 @@ from pochade.errors import PochadeError
 from pochade.recipes import stages_of
 from pochade.training.accelerators import ACCELERATORS, Cluster, parse_cluster
 from pochade.training.overrides import override
-from pochade.training.plan import BETWEEN_NODES, LAUNCHES, MATRIX, STORAGE, StagePlan, count, plan
+from pochade.training.plan import BETWEEN_NODES, LAUNCHES, MATRIX, STORAGE, StagePlan, count, plan, source_bytes
 
 TINY = ("task.width=8", "task.encoder_blocks=0,0,1,0", "task.decoder_blocks=0,1,0,0", "data.size=32")
 NET = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
@@ -99,6 +99,28 @@ def test_bytes_are_those_of_the_cache(flow: Any) -> None:
     assert flow.cached >= 2 * 4 * 4 * 16
     weights, optimiser = flow.fixed["weights"], flow.fixed["optimiser"]
     assert found.checkpoints == (flow.stage.keep + 1) * (2 * weights + optimiser)
+
+
+def test_what_is_read_by_windows_takes_the_room_of_its_limit_and_is_encoded_as_drawn(flow: Any, capsys: Any) -> None:
+    """No cache; each sample of the last stage costs its encoding besides, and is read as a JPEG."""
+    changes = (*TINY, NET, "data.cached=false")
+    stages = override(stages_of("lrf"), (*changes, "data.cache_limit=5GB"))
+    drawn = list(count(stages))[-1]
+    assert (drawn.cached, drawn.encoding, drawn.sample) == (0, 0, int(0.9 * 32 * 32))
+    assert (flow.drawing, drawn.operations) == (0, flow.operations)
+    assert isclose(drawn.drawing, flow.encoding, rel_tol=0.5)  # of a picture and a caption; some share a caption
+    found = plan_of(drawn, replace(drawn.stage, batch_size=64), Cluster(1, replace(H100, teraflops=1e-6)))
+    assert isclose(found.operations, drawn.operations + drawn.drawing)
+    assert isclose(found.seconds_per_step, 64 * found.operations / (1e6 * MATRIX * 0.1))
+    whole = 15_000_000 * int(0.9 * 32 * 32)
+    for limit, held in (("5GB", 5 * 10**9), ("1TB", whole)):
+        limited = override(stages_of("lrf"), (*changes, f"data.cache_limit={limit}"))
+        assert source_bytes(limited, 15_000_000) == (whole, held)
+    arguments = ("plan", "lrf", *changes, "data.cache_limit=5GB", "--gpus", "4xH100", "--pictures", "15e6")
+    out = " ".join(cli(capsys, *arguments).out.split())
+    assert "Disk: 5 GB, of which 5 GB of pictures as JPEG, a part at a time of 14 GB (data.cache_limit)" in out
+    error = cli(capsys, "plan", "lrf", "--gpus", "H100", "--pictures", "10", "data.cache_limit=5GB", code=2).error
+    assert error.startswith("error: data.cache_limit: given with data.cached=true")
 
 
 def test_every_stage_of_a_recipe_is_planned() -> None:

@@ -57,6 +57,7 @@ def plan(
 
     share = SHARE if share is None else share
     stages = override(stages_of(recipe), changes or [])
+    data, held = source_bytes(stages, count)
     found: list[StagePlan] = []
     with console(stderr=True).status(f"{stages[0].name} ...") as status:
         for one in work_out(stages, cluster, count, price=price, share=share):
@@ -65,13 +66,13 @@ def plan(
                 if not line.startswith("data."):
                     complain("warning", f"{one.stage}: {line}")
             status.update(f"after {one.stage} ...")
-    data = source_bytes(stages, count)
     total = {
         "days": sum(s.days + s.encoding_days for s in found),
         "gpu_hours": sum(s.gpu_hours for s in found),
         "dollars": None if price is None else sum(s.dollars or 0 for s in found),
-        "disk": data + sum(s.cache for s in found) + max(s.checkpoints for s in found),
-        "pictures": data,
+        "disk": held + sum(s.cache for s in found) + max(s.checkpoints for s in found),
+        "pictures": held,
+        "all_pictures": data,
     }
     if as_json:
         rows = [{**dataclasses.asdict(s), "needed": s.needed} for s in found]
@@ -126,7 +127,9 @@ def _print(
         out.print(table)
     dollars = "" if total["dollars"] is None else f", {total['dollars']:,.0f} dollars"
     out.print(f"All stages: {total['days']:.2g} days, {total['gpu_hours']:,.1f} GPU hours{dollars}.")
-    out.print(f"Disk: {total['disk'] / 1e9:,.0f} GB, of which {total['pictures'] / 1e9:,.0f} GB of pictures as JPEG.")
+    held, whole = total["pictures"], total["all_pictures"]
+    part = "" if held == whole else f", a part at a time of {whole / 1e9:,.0f} GB (data.cache_limit)"
+    out.print(f"Disk: {total['disk'] / 1e9:,.0f} GB, of which {held / 1e9:,.0f} GB of pictures as JPEG{part}.")
     out.print(
         f"{pictures:,} pictures. GFLOP: forward and backward pass of a sample, at {share:.1%} of the rate of a matrix "
         "product. Days and hours hold the encoding of the data. Batch and GB: of one GPU. MB/step: sent by each for "

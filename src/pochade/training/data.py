@@ -2,8 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Self, TypeVar
 
 from pochade.data.buckets import check_ratio
 from pochade.data.captioned import DRAWS, PLACE, Captioned, Wording
@@ -118,10 +118,11 @@ class ImageData(DataSettings):
         wording = self.wording
         part = split if self.held_out else "all"
         with advising("data.held_out=false"):
-            if self.cache_limit is None:
+            limit = self.limit
+            if limit is None:
                 dataset = source.open(part, reading=self.reading)
             else:
-                dataset = source.stream(part, self._limit(self.cache_limit), self.reading)
+                dataset = source.stream(part, limit, self.reading)
         if self.score is not None and self.best == 1:
             raise PochadeError(f"data.score: {self.score} given without data.best, the share that it chooses")
         with naming("data.best", "best"), naming("data.score", "score"):
@@ -129,12 +130,15 @@ class ImageData(DataSettings):
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
 
-    def _limit(self, text: str) -> int:
-        """Bytes. Raises PochadeError for no number of bytes, and for settings that need all pictures at once."""
-        found = _BYTES.fullmatch(text)
+    @property
+    def limit(self) -> int | None:
+        """Raises PochadeError also for settings that need all pictures at once."""
+        if self.cache_limit is None:
+            return None
+        found = _BYTES.fullmatch(self.cache_limit)
         if found is None or not float(found[1]):
             raise PochadeError(
-                f"data.cache_limit: {text!r} given, allowed are 500MB, 200GB, 1.5TB and the like, and none"
+                f"data.cache_limit: {self.cache_limit!r} given, allowed are 500MB, 200GB, 1.5TB and the like, and none"
             )
         if self.cached:
             raise PochadeError(
@@ -149,6 +153,9 @@ class ImageData(DataSettings):
                     f"{allowed}"
                 )
         return int(float(found[1]) * 1000 ** _UNITS.index(found[2].upper()))
+
+    def reading_from(self, source: Source) -> Self:
+        return replace(self, source=source, cache_limit=None)
 
     def open_held_out(self) -> Dataset | None:
         """The pictures that are kept out of training; None where none are. Raises as ``open``."""
@@ -197,6 +204,9 @@ class PairData(DataSettings):
     def reading(self) -> Reading:
         """The limits. Raises PochadeError for one out of range."""
         return Reading(max_megapixels=self.max_megapixels, max_skipped=self.max_skipped)
+
+    def reading_from(self, source: Source) -> Self:
+        return replace(self, source=source)
 
     def images(self, size: int) -> ImageData:
         """The pictures without a source."""

@@ -3,7 +3,6 @@
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import prod
 from pathlib import Path
 from typing import Any, Literal
 
@@ -65,7 +64,7 @@ class StagePlan:
     parameters: int
     """That are trained."""
     operations: float
-    """Of a sample's forward and backward pass."""
+    """Of a sample's forward and backward pass, and of its encoding where there is no cache."""
     seconds_per_step: float
     days: float
     """Of training, on the whole cluster."""
@@ -103,7 +102,9 @@ class Counted:
     parameters: int
     operations: float
     encoding: float
-    """Operations of encoding one picture."""
+    """Operations of encoding one picture for the cache."""
+    drawing: float
+    """Operations of encoding one sample whenever it is drawn, where there is no cache."""
     fixed: dict[str, int]
     whole: int
     """Bytes of the weights that are whole at once where they are divided."""
@@ -183,18 +184,21 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
             pictures = len(work.samples) + (0 if work.held_out is None else len(work.held_out))
             cached = _cached_bytes(inputs.cache) - before
             assumed = (*stage.data.missing(), *components.assumed)
-            batches = [draw(work.samples, 0, range(n), n) for n in (1, 2)]
+            with OperationCounter() as drawing:
+                batches = [draw(work.samples, 0, range(n), n) for n in (1, 2)]
+            sample = sum(value.nbytes for value in batches[0].values() if isinstance(value, Tensor))
             step = _step(stage, work.task, batches, steps)
             yield Counted(
                 stage=stage,
                 parameters=step.parameters,
                 operations=step.operations,
-                encoding=encoding.total / pictures,
+                encoding=0 if drawing.total else encoding.total / pictures,
+                drawing=drawing.total / 3,
                 fixed=step.fixed,
                 whole=step.whole,
                 activations=step.activations,
                 cached=cached / pictures,
-                sample=sum(value.nbytes for value in batches[0].values() if isinstance(value, Tensor)),
+                sample=picture_bytes(kind.size(one, tried[: number - 1])) if drawing.total else sample,
                 assumed=assumed,
             )
 
@@ -250,7 +254,7 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
     link = accelerator.link if gpus <= IN_NODE else min(accelerator.link, BETWEEN_NODES)
     machines = -(-gpus // IN_NODE)
     seconds: dict[Limit, float] = {
-        "computing": own * found.operations / rate,
+        "computing": own * (found.operations + found.drawing) / rate,
         "launches": LAUNCHES * (parts or own),
         "network": sent / (link * 1e9),
         "storage": stage.batch_size * found.sample / (STORAGE * 1e9 * machines),
@@ -267,7 +271,7 @@ def on(cluster: Cluster, found: Counted, pictures: int, price: float | None, sha
         accumulate=parts or own,
         passes=stage.passes(pictures),
         parameters=found.parameters,
-        operations=found.operations,
+        operations=found.operations + found.drawing,
         seconds_per_step=step,
         days=days,
         encoding_days=encoding_days,
@@ -293,11 +297,18 @@ def divided(memory: Mapping[str, int], whole: int, gpus: int) -> dict[str, int]:
     return {**memory, **parts, "put together for a step": 2 * whole, "whole copy": memory["weights"]}
 
 
-def source_bytes(stages: Sequence[AnyStage], pictures: int) -> int:
-    """Bytes of so many pictures as JPEG at the largest size that a stage reads."""
-    earlier: list[AnyStage] = []
-    sizes: list[int] = []
-    for stage in stages:
-        sizes.append(kind_of(stage).size(stage, earlier))
-        earlier.append(stage)
-    return int(PICTURE * prod((max(sizes), max(sizes), pictures)))
+def picture_bytes(size: int) -> int:
+    """Of a picture as JPEG, of so many pixels a side."""
+    return int(PICTURE * size**2)
+
+
+def source_bytes(stages: Sequence[AnyStage], pictures: int) -> tuple[int, int]:
+    """Bytes of so many pictures as JPEG at the largest size that a stage reads, of all and of those that the disk of a
+    machine holds at a time (``data.cache_limit``). Raises PochadeError for a wrong limit."""
+    sizes = [kind_of(stage).size(stage, stages[:number]) for number, stage in enumerate(stages)]
+    limits = [stage.data.limit for stage in stages]
+    held = [
+        picture_bytes(size) * pictures if limit is None else min(limit, picture_bytes(size) * pictures)
+        for size, limit in zip(sizes, limits, strict=True)
+    ]
+    return picture_bytes(max(sizes)) * pictures, max(held)

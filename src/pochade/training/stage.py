@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
 
 from pochade.arguments import check_text, is_number, is_whole, plain, shown
 from pochade.device import check_device
@@ -97,6 +97,16 @@ class DataSettings:
     def holds_out_nothing(self) -> bool:
         """Whether pictures are to be kept out of training, and none of them is."""
         return False
+
+    @property
+    def limit(self) -> int | None:
+        """Bytes of pictures that a machine's disk holds at a time; None: all. Raises PochadeError for a wrong value."""
+        return None
+
+    def reading_from(self, source: "Source") -> Self:
+        """The same for the pictures of another source, which are all on this machine."""
+        del source
+        return self
 
 
 S_co = TypeVar("S_co", bound=Settings, covariant=True)

@@ -172,7 +172,7 @@ def cropped_to_squares(datasets: Sequence[Dataset]) -> list[str]:
 def with_synthetic_pictures(stage: Stage[S, D], classes: Sequence[str] = ()) -> Stage[S, D]:
     """The stage with its pictures replaced by made-up ones, with captions or with ``classes``."""
     source = SyntheticSource(SYNTHETIC_PICTURES, tuple(classes))
-    return replace(stage, data=replace(stage.data, source=source))  # pyright: ignore[reportCallIssue, reportArgumentType]
+    return replace(stage, data=stage.data.reading_from(source))
 
 
 def check_size(size: int, downsampling: int) -> None:
