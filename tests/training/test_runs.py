@@ -77,3 +77,4 @@ def test_the_command(two: Path, tmp_path: Path, capsys: Any, monkeypatch: pytest
     assert text.count("data:image/png;base64,") == 1
     assert "http" not in text
     assert "compare.html already" in cli(capsys, "runs", str(two), "--page", str(page), code=2).error
+    assert "which is no folder" in cli(capsys, "runs", str(tmp_path / "none"), "--page", str(page), code=2).error

@@ -29,11 +29,11 @@ def runs(
     """List trainings with their losses, and compare them."""
     if page is not None:
         check_here("page", page)
-        check_absent("page", page.parent, [page.name])
     from pochade.training.runs import different_settings, find_runs
 
     found = find_runs(folders or [Path("runs")])
     if page is not None:
+        check_absent("page", page.parent, [page.name])
         from pochade.evaluation.runs_page import write_runs
 
         write_runs(page, found)
