@@ -19,7 +19,7 @@ def describe(stage: AnyStage, samples: int, trained: int, step: int, world: int,
     passes = stage.passes(samples)
     return (
         f"{world} process{'es' if world > 1 else ''} on {device.type}, threads of each: {torch.get_num_threads()}; "
-        f"batch {stage.batch_size} = {world} x {stage.accumulate} x {share}; {samples} samples; "
+        f"batch {stage.batch_size} = {world} x {stage.accumulate} x {share}; {samples} sample{'s' * (samples != 1)}; "
         f"{trained:,} parameters trained; "
         f"steps {step} to {stage.steps}, {passes:,.{0 if passes >= 10 else 1}f} passes over the data"
     )

@@ -226,17 +226,32 @@ def test_classes_are_learned_too(toy_class_pipeline_folder: Path, tmp_path: Path
     assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
 
 
-@pytest.mark.parametrize("held_out", [True, False])
-def test_one_picture_is_enough(
-    held_out: bool, pictures: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("held_out", "count", "said"),
+    [
+        (True, 1, "lora: 1 sample to train on; "),
+        (False, 3, "lora: 3 samples to train on, in 1 group of one caption or concept, an epoch shows one of each; "),
+    ],
+)
+def test_one_picture_is_enough_and_one_caption(
+    held_out: bool,
+    count: int,
+    said: str,
+    pictures: Path,
+    toy_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     one = tmp_path / "one"
     one.mkdir()
-    (one / "0.png").write_bytes((pictures / "0.png").read_bytes())
-    (one / "0.txt").write_text(next(name for name in (f"thing {i}" for i in range(100)) if not is_held_out(name)))
+    caption = next(name for name in (f"thing {i}" for i in range(100)) if not is_held_out(name))
+    for i in range(count):
+        (one / f"{i}.png").write_bytes((pictures / f"{i}.png").read_bytes())
+        (one / f"{i}.txt").write_text(caption)
     changes = [f"data.source={one}", f"task.base={toy_pipeline_folder}", f"data.held_out={held_out}", *FAST]
     assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()
     printed = capsys.readouterr().err
+    assert said in printed
     assert ("lora: nothing is held out, all samples are on the training side" in printed) is held_out
 
 

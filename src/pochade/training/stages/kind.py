@@ -106,8 +106,19 @@ class Work(ABC):
         """What became of the files of the data, a line for each data set that is read from files, of the pictures that
         are held out, where none are, and of the pictures' ratios."""
         opened = ((dataset.report, len(dataset)) for dataset in self.datasets)
-        files = [f"{count} samples to train on; {report.summary()}" for report, count in opened if report is not None]
+        files = [
+            f"{count} sample{'s' * (count != 1)} to train on{self._shared(count)}; {report.summary()}"
+            for report, count in opened
+            if report is not None
+        ]
         return [*files, *self._not_held_out(), *(self.samples.notes() or cropped_to_squares(self.datasets))]
+
+    def _shared(self, count: int) -> str:
+        """What is to be said where pictures share their first caption, or another group."""
+        groups = len(self.samples)
+        if len(self.data) > 1 or groups >= count:
+            return ""
+        return f", in {groups} group{'s' * (groups != 1)} of one caption or concept, an epoch shows one of each"
 
     def _not_held_out(self) -> list[str]:
         if not self.stage.data.holds_out_nothing():
