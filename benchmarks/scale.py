@@ -1,11 +1,20 @@
-"""What grows with the data and what does not: index of shards, cache, loader, checkpoint and resume.
+"""What grows with the data and what does not: index of shards, cache, loader, checkpoint and resume; the preparation
+of shards; and the order of data that are read by windows.
 
     python benchmarks/scale.py
+    python benchmarks/scale.py --only prepare
 
 For 10 thousand to 10 million records: seconds to read the index of their shards, to open their cache, to draw a batch
 of 512 from anywhere in it, to write a checkpoint of a network of 5 M parameters, and to find, check and read it and
-draw the batch that a resumed run begins with. Records are 8 numbers in float16; nothing is encoded. Least of three;
-writes docs/benchmarks/scale.json. Takes a few minutes and 1 GB of disk.
+draw the batch that a resumed run begins with. Records are 8 numbers in float16; nothing is encoded. Least of three.
+
+For a thousand to 100 thousand pictures of 32 x 32 pixels: processor seconds to score, compare and write them
+(``pochade data prepare folder --size 16 --deduplicate --min-score 0``), once. For 10 thousand to a billion pictures in
+shards of a thousand: processor seconds for the order of the shards of an epoch, and for that of a batch, in windows of
+as many shards as a disk of 200 GB takes of 60 MB each. Least of three. Processor time, so that other work on the
+machine matters little.
+
+Writes docs/benchmarks/scale.json, with ``--only`` one part of it. Takes four minutes and 1 GB of disk.
 """
 
 import argparse
@@ -19,14 +28,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from measuring import processor
 from pochade.data.cache.part_cache import Contents, PartCache, part_path, write_index
 from pochade.data.cache.parts import DIGEST, KEYS, keys_tensor
+from pochade.data.prepare.curate import Curation, curate
+from pochade.data.prepare.target import png
+from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.samples import Batch, Samples
+from pochade.data.sources import FolderSource
 from pochade.data.sources.formats import INDEX
 from pochade.data.sources.tars import find_shards
+from pochade.data.windows import Windows
 from pochade.files import write_json, write_text
 from pochade.tensors import write_tensors
 from pochade.training.checkpoint import find_checkpoint, load_checkpoint, save_checkpoint
@@ -36,6 +51,8 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PER_SHARD, PER_PART, NUMBERS, BATCH, ROUNDS = 1000, 8192, 8, 512, 3
 PARAMETERS = 5_000_000
+PICTURES, SIDE, SIZE = (1_000, 10_000, 100_000), 32, 16
+STREAMED, WINDOW = tuple(10**n for n in range(4, 10)), 1111
 
 
 class Records(Samples):
@@ -52,13 +69,8 @@ class Records(Samples):
         return {"x": self.cache.gather(indices, "x")}
 
 
-def least(step: Callable[[], Any]) -> float:
-    found: list[float] = []
-    for _ in range(ROUNDS):
-        start = time.perf_counter()
-        step()
-        found.append(time.perf_counter() - start)
-    return min(found)
+def least(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    return min(_seconds(step, clock) for _ in range(ROUNDS))
 
 
 def write_cache(folder: Path, count: int) -> Path:
@@ -122,24 +134,82 @@ def measure(count: int) -> dict[str, float]:
     return found
 
 
-def _seconds(step: Callable[[], Any]) -> float:
-    start = time.perf_counter()
+def prepare(count: int) -> float:
+    """Processor seconds of all threads."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        with ShardWriter(folder / "in", samples_per_shard=PER_SHARD) as writer:
+            for number in range(count):
+                noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+                writer.add(picture_record(f"{number:06d}", png(Image.fromarray(noise)), ".png", [f"noise {number}"]))
+        chosen = Curation(size=SIZE, deduplicate=True, min_score=0)
+        kept: list[int] = []
+        seconds = _seconds(
+            lambda: kept.append(curate(FolderSource(folder / "in"), folder / "out", chosen, progress=False)["kept"]),
+            time.process_time,
+        )
+        assert kept == [count]
+    return seconds
+
+
+def order(count: int) -> dict[str, float]:
+    """Processor seconds of a batch of the order, and of the first one of an epoch."""
+    sizes, half = [PER_SHARD] * (count // PER_SHARD), count // 2
+    batch = torch.arange(half, half + BATCH)
+    first = least(lambda: Windows(sizes, WINDOW).order(1, batch), time.process_time)
+    windows = Windows(sizes, WINDOW)
+    windows.order(1, batch)
+    return {"epoch": first, "batch": least(lambda: windows.order(1, batch), time.process_time)}
+
+
+def _seconds(step: Callable[[], Any], clock: Callable[[], float] = time.perf_counter) -> float:
+    start = clock()
     step()
-    return time.perf_counter() - start
+    return clock() - start
+
+
+def loading(most: int) -> dict[str, Any]:
+    seconds: dict[str, dict[str, float]] = {}
+    for count in (count for count in COUNTS if count <= most):
+        seconds[str(count)] = measure(count)
+        print(count, {name: round(1e3 * value, 1) for name, value in seconds[str(count)].items()}, flush=True)
+    return {"seconds": seconds}
+
+
+def preparing(most: int) -> dict[str, Any]:
+    seconds: dict[str, float] = {}
+    for count in (count for count in PICTURES if count <= most):
+        seconds[str(count)] = prepare(count)
+        print(count, f"{seconds[str(count)]:.2f} s", flush=True)
+    return {"prepare": seconds}
+
+
+def ordering(most: int) -> dict[str, Any]:
+    seconds: dict[str, dict[str, float]] = {}
+    for count in (count for count in STREAMED if count <= most):
+        seconds[str(count)] = order(count)
+        print(count, {name: round(1e3 * value, 2) for name, value in seconds[str(count)].items()}, flush=True)
+    return {"order": seconds}
+
+
+PARTS = {"loading": loading, "prepare": preparing, "order": ordering}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--most", type=int, default=COUNTS[-1], help="records at most")
+    parser.add_argument("--most", type=int, default=STREAMED[-1], help="records at most")
+    parser.add_argument("--only", choices=PARTS, help="measure this part alone; the others stay as they are")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
-    seconds: dict[str, dict[str, float]] = {}
-    for count in COUNTS:
-        if count <= options.most:
-            seconds[str(count)] = measure(count)
-            print(count, {name: round(1e3 * value, 1) for name, value in seconds[str(count)].items()}, flush=True)
-    found = {"processor": processor(), "cores": os.cpu_count(), "load": os.getloadavg()[0], "seconds": seconds}
-    write_text(options.out / "scale.json", json.dumps(found, indent=1) + "\n")
+    path = options.out / "scale.json"
+    found: dict[str, Any] = json.loads(path.read_bytes()) if options.only is not None else {}
+    for name, measured in PARTS.items():
+        if options.only in (None, name):
+            load = os.getloadavg()[0]
+            where = {"processor": processor(), "cores": os.cpu_count(), "load": load}
+            found |= measured(options.most)
+            found[f"{name} on"] = where
+    write_text(path, json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What grows with the data, from the records of benchmarks/scale.py and benchmarks/curate.py."""
 
+from collections.abc import Iterable
 from typing import Any
 
 ROWS = {
@@ -12,18 +13,46 @@ ROWS = {
 }
 
 
+ORDER = {
+    "epoch": "the first batch of 512 of an epoch, which orders its shards",
+    "batch": "a further batch of 512",
+}
+
+
 def scale(found: Any) -> str:
-    """Milliseconds by the number of records."""
-    counts = list(found["seconds"])
+    """Milliseconds by the number of records, as far as they were measured."""
     lines = [
-        f"Measured on {found['processor']}, {found['cores']} cores, load average {found['load']:.0f}. Milliseconds:",
-        "",
-        "| records | " + " | ".join(f"{int(count):,}" for count in counts) + " |",
-        "|---|" + "---:|" * len(counts),
+        *_head("records", "Milliseconds", found["loading on"], found["seconds"]),
+        *(_row(words, (1e3 * one[key] for one in found["seconds"].values())) for key, words in ROWS.items()),
     ]
-    for key, words in ROWS.items():
-        lines.append(f"| {words} | " + " | ".join(f"{1e3 * found['seconds'][c][key]:,.1f}" for c in counts) + " |")
-    return "\n".join(lines)
+    if "prepare" in found:
+        each = [1e3 * seconds / int(count) for count, seconds in found["prepare"].items()]
+        lines += [
+            *_head("pictures", "Preparation, seconds of a processor", found["prepare on"], found["prepare"]),
+            _row("scored, compared, written at 16 px", found["prepare"].values()),
+            _row("milliseconds a picture", each, ".2f"),
+        ]
+    if "order" in found:
+        lines += [
+            *_head("pictures", "Order by windows, milliseconds of a processor", found["order on"], found["order"]),
+            *(_row(words, (1e3 * one[key] for one in found["order"].values())) for key, words in ORDER.items()),
+        ]
+    return "\n".join(lines).strip()
+
+
+def _head(what: str, unit: str, where: Any, counts: Iterable[str]) -> list[str]:
+    names = [f"{int(count):,}" for count in counts]
+    return [
+        "",
+        f"{unit}, on {where['processor']}, {where['cores']} cores, load average {where['load']:.0f}:",
+        "",
+        f"| {what} | " + " | ".join(names) + " |",
+        "|---|" + "---:|" * len(names),
+    ]
+
+
+def _row(words: str, values: Iterable[float], form: str = ",.1f") -> str:
+    return f"| {words} | " + " | ".join(f"{value:{form}}" for value in values) + " |"
 
 
 def curate(found: Any) -> str:

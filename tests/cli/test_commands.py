@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 import pochade
 from cli.run import cli
@@ -253,6 +254,30 @@ def test_exit_codes(capsys: Any, monkeypatch: pytest.MonkeyPatch, raised: BaseEx
 
     monkeypatch.setattr(hub, "resolve", fail)
     assert cli(capsys, "info", "x", code=code).error == line
+
+
+@pytest.mark.parametrize(
+    "raised",
+    [
+        RuntimeError("[/src/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error: Connection reset by peer"),
+        torch.distributed.DistNetworkError("reset"),
+    ],
+)
+def test_a_process_that_is_gone_is_told_from_what_is_unexpected(
+    capsys: Any, monkeypatch: pytest.MonkeyPatch, raised: Exception
+) -> None:
+    """As raised where one of two processes is killed while the other one waits for it."""
+    from pochade.pipelines import hub
+
+    def fail(_: str) -> None:
+        raise raised
+
+    monkeypatch.setattr(hub, "resolve", fail)
+    alone = cli(capsys, "info", "x", code=1).error
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    shared = cli(capsys, "info", "x", code=1).error
+    assert alone.startswith("error: unexpected ")
+    assert shared == f"error: another of the 2 processes has ended, or cannot be reached: {raised}"
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

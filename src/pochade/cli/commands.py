@@ -28,7 +28,7 @@ from pochade.cli import (
     runs,
     train,
 )
-from pochade.cli.common import complain, debug_requested
+from pochade.cli.common import complain, debug_requested, is_of_others, processes
 from pochade.cli.usage import Commands
 from pochade.errors import PochadeError
 from pochade.files import describe_error
@@ -136,6 +136,9 @@ def start(arguments: Sequence[str], stop: Stop) -> None:
         _leave(stop, debug)
         if debug:
             raise
+        if is_of_others(error):
+            complain("error", f"another of the {processes()[1]} processes has ended, or cannot be reached: {error}")
+            sys.exit(1)
         complain("error", f"unexpected {type(error).__name__}: {error} (--debug shows the traceback)")
         sys.exit(1)
 

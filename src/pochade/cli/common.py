@@ -96,6 +96,12 @@ def processes() -> tuple[int, int]:
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
+def is_of_others(error: Exception) -> bool:
+    """Whether an error of this process comes of another one that it waited for. Gloo has no kind of its own for it."""
+    kinds = {kind.__name__ for kind in type(error).__mro__}
+    return processes()[1] > 1 and ("DistError" in kinds or "/gloo/transport/" in str(error))
+
+
 def is_main() -> bool:
     """Whether this process is the one, of those that ``torchrun`` started, that prints."""
     return processes()[0] == 0
