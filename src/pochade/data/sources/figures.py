@@ -6,8 +6,8 @@ from hashlib import sha256
 import numpy as np
 from PIL import Image, ImageDraw
 
-from pochade.data.dataset import Dataset, Item, Split, check_size, check_split
-from pochade.errors import EmptySplitError, PochadeError
+from pochade.data.dataset import Item, Split, check_size
+from pochade.data.sources.synthetic import Numbered
 from pochade.images.poses import FINE, draw_limb, stick_figure
 
 CLOTHES = {
@@ -21,15 +21,13 @@ CLOTHES = {
     "grey": (120, 120, 120),
 }
 SKINS = ((250, 220, 188), (222, 187, 144), (193, 154, 101), (165, 121, 57), (106, 70, 47))
-EVERY, FIRST = 10, 1
-"""Of so many people one is held out, this one first."""
 OUTLINE = 1 / 72
 """Of the black line around everything, as a fraction of the picture's side."""
 VERSION = 1
 """Changes with what the pictures show."""
 
 
-class Figures(Dataset):
+class Figures(Numbered):
     """A person from the front, with a caption ("person, red shirt, blue trousers, arms raised") and its pose.
 
     Args:
@@ -42,23 +40,12 @@ class Figures(Dataset):
     """
 
     def __init__(self, split: Split, count: int) -> None:
-        check_split(split)
-        if count < 1:
-            raise PochadeError(f"figures: {count} pictures given, at least 1 expected")
-        numbers = np.arange(count)
-        held_out = numbers % EVERY == FIRST
-        self.numbers = {"train": numbers[~held_out], "held_out": numbers[held_out], "all": numbers}[split]
-        if not len(self.numbers):
-            raise EmptySplitError(split, f"figures:{count}", count)
-
-    def __len__(self) -> int:
-        return len(self.numbers)
+        super().__init__("figures", split, count)
 
     def item(self, index: int) -> Item:
-        number = int(self.numbers[index])
+        number, split = self.number(index)
         joints, (shirt, trousers), _ = self._person(number)
         raised = ", arms raised" if joints[[4, 7], 1].max() < joints[0, 1] else ""
-        split = "held_out" if number % EVERY == FIRST else "train"
         caption = f"person, {shirt} shirt, {trousers} trousers{raised}"
         return Item(str(number), (caption,), None, str(number), split, "CC0-1.0")
 

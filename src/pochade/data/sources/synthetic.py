@@ -28,7 +28,34 @@ VERSION = 1
 """Changes with what the pictures show."""
 
 
-class Synthetic(Dataset):
+class Numbered(Dataset):
+    """``count`` pictures, each made of its number alone, of which a tenth is held out.
+
+    Raises:
+        PochadeError: a number out of range.
+        EmptySplitError: one picture alone is not held out.
+    """
+
+    def __init__(self, name: str, split: Split, count: int) -> None:
+        check_split(split)
+        if count < 1:
+            raise PochadeError(f"{name}: {count} pictures given, at least 1 expected")
+        numbers = np.arange(count)
+        held_out = numbers % EVERY == FIRST
+        self.numbers = {"train": numbers[~held_out], "held_out": numbers[held_out], "all": numbers}[split]
+        if not len(self.numbers):
+            raise EmptySplitError(split, f"{name}:{count}", count)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def number(self, index: int) -> tuple[int, str]:
+        """The number of a picture, and the side that it is on."""
+        number = int(self.numbers[index])
+        return number, "held_out" if number % EVERY == FIRST else "train"
+
+
+class Synthetic(Numbered):
     """A coloured shape on a smooth background of random colours, with a caption ("synthetic 12 red circle") or a class.
 
     Args:
@@ -42,23 +69,12 @@ class Synthetic(Dataset):
     """
 
     def __init__(self, split: Split, count: int, classes: tuple[str, ...] = ()) -> None:
-        check_split(split)
-        if count < 1:
-            raise PochadeError(f"synthetic: {count} pictures given, at least 1 expected")
-        numbers = np.arange(count)
-        held_out = numbers % EVERY == FIRST
-        self.numbers = {"train": numbers[~held_out], "held_out": numbers[held_out], "all": numbers}[split]
-        if not len(self.numbers):
-            raise EmptySplitError(split, f"synthetic:{count}", count)
+        super().__init__("synthetic", split, count)
         self.classes = classes
         self._facts = [VERSION, split, count, classes]
 
-    def __len__(self) -> int:
-        return len(self.numbers)
-
     def item(self, index: int) -> Item:
-        number = int(self.numbers[index])
-        split = "held_out" if number % EVERY == FIRST else "train"
+        number, split = self.number(index)
         rng = self._rng(number)
         colour, shape = self._shape(rng)
         caption = f"synthetic {number} {colour} {shape}"
