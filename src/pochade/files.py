@@ -76,7 +76,12 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
         FailureError: something could not be written.
     """
     if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
-        raise PochadeError(f"{path}: {'exists already' if path.is_dir() else 'is a file, a folder is needed'}")
+        wrong = (
+            "exists already, allowed is a new folder or an empty one"
+            if path.is_dir()
+            else "is a file, a folder is needed"
+        )
+        raise PochadeError(f"{path}: {wrong}")
     # Into a folder that stays, files come from within it: what holds it may be read-only, or another disk.
     near = path / "new" if replace == "files" and path.exists() else path
     with _failures(path):
