@@ -62,6 +62,7 @@ def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, cap
     ("arguments", "message"),
     [
         ((), "prompt: none given, allowed is one sentence or more"),
+        (("a cat", ""), "prompt: empty, allowed is a sentence such as 'a red apple'"),
         (("a cat", "--size", "64"), "size: '64' given, but "),
         (("a cat", "--lora", "style"), "lora: ['style'] given, but "),
         (("a cat", "--device", "cuda"), "is a bundle: allowed is auto and cpu"),

@@ -78,6 +78,8 @@ def test_edits_previews_and_repeats(
         (("a cat", "-o", "cat.jpg"), "out: 'cat.jpg' given, allowed is a name that ends in .png"),
         (("a cat", "--mask", "m.png"), "mask: 'm.png' given to generate, allowed is none"),
         (("a cat", "--inpaint", "m.png"), "mask: none given, inpaint needs one"),
+        (("",), "prompt: empty, allowed is a sentence such as 'a red apple'"),
+        ((" ", "--inpaint", "plain.png", "--mask", "plain.png"), "prompt: empty, allowed is a sentence such as"),
         (("a cat", "--describe"), "describe: given without edit, allowed is none"),
         (("--like", "plain.png", "--describe"), "describe: given without edit, allowed is none"),
         (("a cat", "-o", "plain.png/cat.png"), "out: 'plain.png' is a file, so 'plain.png' cannot be a folder"),
@@ -104,17 +106,6 @@ def test_wrong_use_is_one_line(
     done = cli(capsys, "run", str(toy_bundle), *arguments, code=2)
     assert message in done.error
     assert "\n" not in done.error
-
-
-def test_an_empty_prompt_is_none(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
-    one, two, three = (tmp_path / name for name in ("one.png", "two.png", "three.png"))
-    given = ("run", str(toy_bundle), "--seed", "7", "--steps", "2", "--guidance", "1")
-    for prompt, out in (("", one), (" ", two)):
-        cli(capsys, *given, prompt, "-o", str(out))
-    assert Image.open(one).tobytes() == Image.open(two).tobytes()
-    cli(capsys, *given, "a cat", "-o", str(three))
-    cli(capsys, "run", str(toy_bundle), "", "--like", str(three), "-o", str(tmp_path / "four.png"))
-    assert Image.open(tmp_path / "four.png").tobytes() == Image.open(one).tobytes()
 
 
 def test_another_mask_changes_what_is_repeated(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:

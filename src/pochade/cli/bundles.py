@@ -66,7 +66,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
             raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")
     with loading(str(folder)):
         from pochade.runtime.bundle import DRAWN_SEEDS
-        from pochade.runtime.command import fitted, repeated, sampled
+        from pochade.runtime.command import check_prompt, fitted, repeated, sampled
 
         bundle = opened(folder)
         request: dict[str, Any] = {}
@@ -85,6 +85,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
         with warnings.catch_warnings():  # it gives them when it samples
             warnings.simplefilter("ignore")
             for prompt in prompts:
+                check_prompt(bundle, prompt)
                 bundle.check(prompt, **request)
         request["task"] = "generate"
         choice = None if ask.budget is None else fitted(bundle, ask.budget, request)

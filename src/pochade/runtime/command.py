@@ -218,6 +218,12 @@ def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dic
     return taken
 
 
+def check_prompt(bundle: Bundle, prompt: str) -> None:
+    """Raises PochadeError for an empty prompt, as the requests of pipelines do: in a command it is a slip."""
+    if bundle.manifest.text is not None and not prompt.strip():
+        raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
+
+
 def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Picture:
     """The picture of a ``task`` and its named arguments.
 
@@ -239,6 +245,8 @@ def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Pict
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         if required and request.get(name) is None:
             raise PochadeError(f"{name}: none given, {task} needs one")
+    if task != "upscale":
+        check_prompt(bundle, request["prompt"])
     return methods[task](**{name: value for name, value in request.items() if value is not None}, on_step=on_step)
 
 
