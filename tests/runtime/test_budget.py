@@ -148,6 +148,8 @@ def test_the_command_says_what_it_chose(bundle: Path, tmp_path: Path, capsys: ob
         (("a", "--budget", "soon"), "budget: 'soon' given, allowed are times such as 300ms or 1.5s"),
         (("a", "--budget", "1s", "--steps", "3"), "steps: 3 given beside a budget, which chooses it"),
         (("a", "--budget", "1s", "--depth", "2"), "depth: 2 given beside a budget, which chooses it"),
+        (("--budget", "1s"), "prompt: none given, generate needs one"),
+        (("a", "--budget", "1s", "--strength", "0.5"), "strength: 0.5 given to generate, allowed is none"),
         (("a", "--budget", "1s", "--edit", "a.png"), "budget: '1s' given to edit, allowed is none"),
     ],
 )

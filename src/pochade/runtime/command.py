@@ -159,6 +159,7 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
             request["image"] = getattr(given, task)
         if given.describe:
             request["instruction"] = False
+    check_request(bundle, request)
     budget = None
     if given.budget is not None:
         check_budget(parse_budget(given.budget), steps=given.steps, depth=given.depth)
@@ -224,22 +225,12 @@ def check_prompt(bundle: Bundle, prompt: str) -> None:
         raise PochadeError("prompt: empty, allowed is a sentence such as 'a red apple'")
 
 
-def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Picture:
-    """The picture of a ``task`` and its named arguments.
-
-    Raises:
-        PochadeError: one is missing, or does not go with the task.
-    """
-    task, request = request["task"], {name: value for name, value in request.items() if name != "task"}
-    methods: dict[str, Callable[..., Picture]] = {
-        "generate": bundle.generate,
-        "edit": bundle.edit,
-        "inpaint": bundle.inpaint,
-        "upscale": bundle.upscale,
-    }
-    parameters = inspect.signature(methods[task]).parameters
+def check_request(bundle: Bundle, request: Mapping[str, Any]) -> None:
+    """Raises PochadeError where an argument of a ``task`` is missing, or does not go with it."""
+    task = request["task"]
+    parameters = inspect.signature(_methods(bundle)[task]).parameters
     for name, value in request.items():
-        if name not in {*parameters, *Options.__annotations__} and value is not None:
+        if name not in {"task", *parameters, *Options.__annotations__} and value is not None:
             raise PochadeError(f"{name}: {value!r} given to {task}, allowed is none")
     for name, parameter in parameters.items():
         required = parameter.default is parameter.empty and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
@@ -247,7 +238,16 @@ def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Pict
             raise PochadeError(f"{name}: none given, {task} needs one")
     if task != "upscale":
         check_prompt(bundle, request["prompt"])
-    return methods[task](**{name: value for name, value in request.items() if value is not None}, on_step=on_step)
+
+
+def sampled(bundle: Bundle, request: Mapping[str, Any], on_step: OnStep) -> Picture:
+    """The picture of a ``task`` and its named arguments. Raises PochadeError."""
+    arguments = {name: value for name, value in request.items() if name != "task" and value is not None}
+    return _methods(bundle)[request["task"]](**arguments, on_step=on_step)
+
+
+def _methods(bundle: Bundle) -> dict[str, Callable[..., Picture]]:
+    return {"generate": bundle.generate, "edit": bundle.edit, "inpaint": bundle.inpaint, "upscale": bundle.upscale}
 
 
 def _watch(preview: Path | None) -> OnStep:
