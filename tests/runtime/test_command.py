@@ -145,6 +145,11 @@ def test_ctrl_c_is_one_line(toy_bundle: Path, tmp_path: Path, during: str) -> No
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_bundle_lies_on_this_machine(capsys: object) -> None:
+    done = cli(capsys, "run", "s3://bucket/bundle", "a cat", code=2)
+    assert done.error == "error: bundle: s3://bucket/bundle given, allowed is a path on this machine"
+
+
 def test_errors_of_libraries_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(toy_bundle, tmp_path / "b")
     (bundle / "tokenizer.json").write_text("{}")

@@ -135,6 +135,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
 
 def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     """The path of the picture. Raises PochadeError."""
+    check_here("bundle", given.bundle)
     bundle = opens(given.bundle, threads=given.threads, low_memory=given.low_memory)
     if given.out is not None:
         check_here("out", given.out)
