@@ -7,6 +7,7 @@ import os
 import re
 import shutil
 import socket
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -376,6 +377,29 @@ def test_a_full_disk_is_named_by_its_own_path(server: str, tmp_path: Path) -> No
     copy = fetch(f"{server}/full")
     with pytest.raises(FailureError, match=f"^{copy}/one/two: could not be written"):
         write_text(copy / "one" / "two", "")
+
+
+@pytest.mark.parametrize("error", [OSError("reset"), KeyboardInterrupt()])
+def test_what_was_prepared_and_cannot_be_sent_is_kept(
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, error: BaseException
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def put(*_: Any) -> None:
+        raise error
+
+    before = set(tmp_path.glob("pochade-data-*"))
+    cli(capsys, "data", "prepare", "synthetic:8", f"{server}/{tmp_path.name}", "--size", "0", code=2)
+    assert set(tmp_path.glob("pochade-data-*")) == before
+    with monkeypatch.context() as patch:
+        patch.setattr(storage._Remote, "put", put)
+        code = 130 if isinstance(error, KeyboardInterrupt) else 1
+        line = ("data", "prepare", "synthetic:8", f"{server}/{tmp_path.name}", "--size", "16")
+        said = cli(capsys, *line, code=code).error.splitlines()[-1]
+    kept = next(iter(tmp_path.glob("pochade-data-*/data")))
+    assert said.endswith(f"; what was made is kept in {kept}")
+    send(kept, f"{server}/{tmp_path.name}")
+    assert len(open_source(f"{server}/{tmp_path.name}", "all")) == 8
 
 
 @pytest.fixture

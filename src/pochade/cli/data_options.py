@@ -1,5 +1,6 @@
 """What the commands of ``pochade data`` share: options, places to write to, limits, and what is shown at the end."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,7 +32,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
 
 @contextmanager
 def place(out: Path, overwrite: bool) -> Iterator[Path]:
-    """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well."""
+    """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well, and is
+    kept where it cannot be."""
     from pochade.storage import check_empty, send, url_of
 
     url = url_of(out)
@@ -42,10 +44,20 @@ def place(out: Path, overwrite: bool) -> Iterator[Path]:
     if overwrite:
         raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
     check_empty("out", url)
-    with tempfile.TemporaryDirectory(prefix="pochade-data-") as folder:
+    folder = Path(tempfile.mkdtemp(prefix="pochade-data-"))
+    made = folder / "data"
+    try:
         with advising("--split all"):
-            yield Path(folder) / "data"
-        send(Path(folder) / "data", url)
+            yield made
+    except BaseException:
+        shutil.rmtree(folder)
+        raise
+    try:
+        send(made, url)
+    except (PochadeError, KeyboardInterrupt) as error:
+        error.args = (f"{str(error) or 'stopped by Ctrl-C'}; what was made is kept in {made}",)
+        raise
+    shutil.rmtree(folder)
 
 
 def target_of(out: Path, size: int, split: str, format_: str, limit: int | None, overwrite: bool) -> "Target":
