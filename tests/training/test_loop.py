@@ -239,6 +239,30 @@ def test_a_full_disk_names_the_last_good_checkpoint(tmp_path: Path, monkeypatch:
     assert run(tmp_path, options={"resume": True}).step == 12
 
 
+@pytest.mark.parametrize(
+    ("what", "last"), [("best", 4), ("samples/step-000008.png", 8), ("final/model.safetensors", 12)]
+)
+def test_whatever_cannot_be_written_names_the_last_good_checkpoint(tmp_path: Path, what: str, last: int) -> None:
+    place, saved = tmp_path / "run" / what, tmp_path / "run" / "checkpoint-00000004"
+
+    class Taken(ToyTask):
+        """A folder stands in the place of the file once the fourth step is saved."""
+
+        def forward(self, batch: Batch) -> dict[str, Tensor]:
+            if saved.is_dir() and what != "best":
+                place.mkdir(parents=True, exist_ok=True)
+            return super().forward(batch)
+
+    def save_model(folder: Path) -> None:
+        if saved.is_dir() and what == "best":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        (folder / "model").touch()
+
+    options = {"held_out": ToyDataset(), "save_model": save_model, "sample_sheet": lambda: Image.new("RGB", (4, 4))}
+    with pytest.raises(FailureError, match=rf"{what}.*; the last good checkpoint is .*{last:08d}$"):
+        run(tmp_path / "run", Taken(), options=options, sample_every=8 if "samples" in what else 0)
+
+
 def test_a_full_disk_elsewhere_and_a_folder_that_cannot_be(tmp_path: Path) -> None:
     room = [Image.new("RGB", (4, 4))]
 

@@ -7,7 +7,8 @@ that model with the averaged weights. Nothing in it is a pickle.
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,16 @@ def describe_last_good(folder: Path) -> str:
     except FailureError:
         path = None
     return f"the last good checkpoint is {path}" if path else "there is no earlier checkpoint"
+
+
+@contextmanager
+def naming_last_good(folder: Path) -> Generator[None]:
+    """Within it the error of what could not be written says from which checkpoint the run in ``folder`` can go on."""
+    try:
+        yield
+    except FailureError as error:
+        error.args = (f"{error}; {describe_last_good(folder)}",)
+        raise
 
 
 def load_checkpoint(path: Path) -> Checkpoint:

@@ -21,7 +21,7 @@ from pochade.errors import FailureError, PochadeError, name_copy, nearest
 from pochade.files import atomic_folder, check_utf8, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, cache_folder, check_writable, url_of
-from pochade.training.checkpoint import checkpoints
+from pochade.training.checkpoint import checkpoints, naming_last_good
 from pochade.training.loop import train
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
@@ -258,7 +258,7 @@ def _write(model: Path, save: Callable[[Path], None]) -> None:
     """The folder of a model, by rank 0, whole or not at all."""
     with main_first() as main:
         if main:
-            with atomic_folder(model, replace=True) as folder:
+            with naming_last_good(model.parent), atomic_folder(model, replace=True) as folder:
                 save(folder)
 
 

@@ -32,6 +32,7 @@ from pochade.training.checkpoint import (
     Checkpoint,
     describe_last_good,
     load_weights,
+    naming_last_good,
     save_checkpoint,
 )
 from pochade.training.compute import CompiledBlocks, LateNumbers, is_bf16_slow, products_for, recomputing
@@ -223,8 +224,7 @@ class _Run:
         if (many := stage.warn_of_passes(len(dataset))) is not None:
             notes.append(f"warning: {many}")
         trained = sum(p.numel() for p in self.parameters)
-        place = describe(stage, len(dataset), trained, self.step, self.world_size, self.device)
-        for note in [*notes, place]:
+        for note in [*notes, describe(stage, len(dataset), trained, self.step, self.world_size, self.device)]:
             self.progress.message(f"{stage.name}: {note}")
 
     def _prepare(self, saved: Checkpoint | None) -> None:
@@ -399,17 +399,16 @@ class _Run:
     def _save_best(self) -> None:
         if self.best is None or self.save_model is None:
             return
-        with atomic_folder(self.folder / BEST, replace=True) as folder, self._averaged(self.best):
+        best = atomic_folder(self.folder / BEST, replace=True)
+        with naming_last_good(self.folder), best as folder, self._averaged(self.best):
             self.save_model(folder)
         self.best = None
 
     def _estimate(self, seconds_per_step: float) -> None:
         if not self.main or self.step >= self.stage.steps:
             return
-        network = sum(tensor.nbytes for tensor in self.ema.tensors.values())
-        trained = sum(parameter.nbytes for parameter in self.parameters)
-        size, left = 2 * network + 2 * trained, self.stage.steps - self.step
-        line = estimate(seconds_per_step, left, size, self.stage.keep, self.folder, self.device)
+        size = 2 * sum(tensor.nbytes for tensor in (*self.ema.tensors.values(), *self.parameters))
+        line = estimate(seconds_per_step, self.stage.steps - self.step, size, self.stage.keep, self.folder, self.device)
         self.progress.message(f"{self.stage.name}: {line}")
 
     def _save(self) -> None:
@@ -473,7 +472,7 @@ class _Run:
             sheet = self.sample_sheet()
         if sheet is None or self.log is None:
             return
-        with atomic_file(self.folder / "samples" / f"step-{self.step:06d}.png") as file:
+        with naming_last_good(self.folder), atomic_file(self.folder / f"samples/step-{self.step:06d}.png") as file:
             sheet.save(file, format="PNG")
         self.log.image("samples", sheet, self.step)
 
@@ -485,7 +484,8 @@ class _Run:
         self.whole.eval()
         weights = self.folder / "final" / "model.safetensors"
         if self.main:
-            write_tensors(weights, self.average.tensors)
+            with naming_last_good(self.folder):
+                write_tensors(weights, self.average.tensors)
             self.progress.message(f"{self.stage.name}: done at step {self.step}, loss {self.loss:.4g}, {weights}")
             if (lowest := self.lowest.conclude(self.step, self.folder / BEST)) is not None:
                 self.progress.message(f"{self.stage.name}: {lowest}")
