@@ -112,6 +112,18 @@ def test_one_model_runs_many_requests(model: str) -> None:
     assert together[0].image.tobytes() == pochade.generate(apple(model)).image.tobytes()
 
 
+def test_files_of_a_request_may_lie_beside_the_picture(model: str) -> None:
+    """As those that a browser saved, or those of a folder that was moved."""
+    request = EditRequest("a lemon", source="in.png", model=model, steps=1, task="inpaint", mask="m.png")
+    made = pochade.generate(request)
+    path = made.save("out", "edited")
+    for name in ("in.png", "m.png"):
+        Path(name).rename(path.parent / name)
+    assert pochade.repeat(path).image.tobytes() == made.image.tobytes()
+    Image.new("RGB", (8, 8)).save("in.png")  # another file in the place where it was
+    assert pochade.repeat(path).image.tobytes() == made.image.tobytes()
+
+
 def test_a_file_that_has_changed_is_another_request(model: str) -> None:
     request = EditRequest("a lemon", source="in.png", model=model, steps=1, task="inpaint", mask="m.png")
     path = pochade.generate(request).save("out", "edited")

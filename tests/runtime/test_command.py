@@ -150,6 +150,18 @@ def test_a_bundle_lies_on_this_machine(capsys: object) -> None:
     assert done.error == "error: bundle: s3://bucket/bundle given, allowed is a path on this machine"
 
 
+def test_files_of_a_recipe_may_lie_beside_the_picture(
+    toy_bundle: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those that a browser saved, or those of a folder that was moved."""
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save("source.png")
+    cli(capsys, "run", str(toy_bundle), "a cat", "--edit", "source.png", "--steps", "1", "-o", "saved/a.png")
+    Path("source.png").rename("saved/source.png")
+    cli(capsys, "run", str(toy_bundle), "--like", "saved/a.png", "-o", "b.png")
+    assert Image.open("b.png").tobytes() == Image.open("saved/a.png").tobytes()
+
+
 def test_errors_of_libraries_are_one_line(toy_bundle: Path, tmp_path: Path) -> None:
     bundle = shutil.copytree(toy_bundle, tmp_path / "b")
     (bundle / "tokenizer.json").write_text("{}")

@@ -16,6 +16,7 @@ from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, versions
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, Request, model_facts
+from pochade.runtime.pictures import find_named
 
 
 class RepeatWarning(UserWarning):
@@ -84,7 +85,7 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
     Args:
         metadata: of the picture.
         changes: fields of its request -> new values.
-        name: of the picture, for messages.
+        name: the path of the picture. A file that the request names may also lie beside it.
 
     Raises:
         PochadeError: model, decoder or a file that the request names is another one now, and not among the changes.
@@ -101,6 +102,10 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
             f"{name}: made on {request.device}, which is not here: it may differ", RepeatWarning, stacklevel=3
         )
         changes = {"device": "auto", "precision": "auto", **changes}
+    for field, path in request.files().items():
+        found = find_named(name, path, was.get(field))
+        if found not in (None, path):
+            changes = {field: str(found), **changes}
     prepared = prepare(request.changed(**changes))
     now = prepared.sha256
     if was.get("model") != now["model"]:

@@ -12,12 +12,12 @@ from typing import Any, NoReturn
 
 from ..arguments import ALPHA
 from ..errors import PochadeError
-from ..files import check_folder, check_here, describe_error, sha256
+from ..files import check_folder, check_here, describe_error
 from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
 from .options import OnStep, Options, Step
-from .pictures import Picture, check_preview, read_recipe, slug, write_preview
+from .pictures import Picture, check_preview, find_named, read_recipe, slug, write_preview
 
 EXAMPLES = """examples:
   pochade run bundle/ "a red apple" -o apple.png --seed 7
@@ -207,9 +207,9 @@ def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dic
     for name, argument in (("source", "image"), ("mask", "mask")):
         if recipe.get(name) in (None, ALPHA):
             continue
-        path = Path(recipe[name])
-        if not path.is_file() or sha256(path) != recipe.get(f"{name}_sha256"):
-            raise PochadeError(f"like: the {name} of {like!r} is {str(path)!r}, which is not there, or another file")
+        path = find_named(like, recipe[name], recipe.get(f"{name}_sha256"))
+        if path is None:
+            raise PochadeError(f"like: the {name} of {like!r} is {recipe[name]!r}, which is not there, or another file")
         taken[argument] = path
     if recipe.get("mask") == ALPHA:
         taken["mask"] = ALPHA

@@ -14,7 +14,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ..arguments import path_text
 from ..errors import PochadeError
-from ..files import atomic_file, write_new
+from ..files import atomic_file, sha256, write_new
 from .decode import check_picture, load_image, upright_grey, upright_rgb
 from .masks import EditingWarning
 
@@ -105,6 +105,15 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise PochadeError(f"like: {str(path)!r} holds no recipe (of another program, or written without)")
     return recipe
+
+
+def find_named(like: str | Path, path: str | Path, digest: str | None) -> Path | None:
+    """The file of a SHA-256 that the recipe of ``like`` names: where it was then, or beside ``like``; None where there
+    is another file, or none, in both places."""
+    for place in (Path(path), Path(like).parent / Path(path).name):
+        if place.is_file() and sha256(place) == digest:
+            return place
+    return None
 
 
 TOLD = {
