@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 
@@ -15,6 +12,7 @@ from pochade.device import (
     resolve_precision,
 )
 from pochade.errors import PochadeError
+from processes import python
 
 CPU = torch.device("cpu")
 
@@ -70,4 +68,4 @@ def test_memory() -> None:
 
 def test_names_are_checked_without_torch() -> None:
     code = "import sys; from pochade.device import check_device; check_device('auto'); sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert python("-c", code).returncode == 0

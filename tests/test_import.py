@@ -1,9 +1,8 @@
 """Importing pochade and printing its help import no torch."""
 
-import subprocess
-import sys
-
 import pytest
+
+from processes import python
 
 HEAVY = ("torch", "diffusers", "transformers", "numpy")
 
@@ -23,7 +22,7 @@ def test_no_heavy_import(code: str) -> None:
         f"import sys\ntry:\n    {code}\nexcept SystemExit:\n    pass\n"
         f"sys.exit(repr([m for m in {HEAVY!r} if m in sys.modules] or ''))"
     )
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    done = python("-c", script)
     assert done.stderr.strip().splitlines()[-1] == "''"
 
 

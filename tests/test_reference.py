@@ -3,10 +3,7 @@
 import ast
 import importlib
 import inspect
-import os
 import re
-import subprocess
-import sys
 import textwrap
 from pathlib import Path
 from types import ModuleType
@@ -15,6 +12,7 @@ from typing import Any
 import pytest
 
 import pochade
+from processes import python
 
 ROOT = Path(__file__).parents[1]
 TARGETS = [
@@ -93,9 +91,8 @@ def test_what_is_shown_says_what_it_raises(path: str) -> None:
 
 
 def test_the_documentation_builds_without_a_warning(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path / "site")]
-    quiet = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=quiet, capture_output=True, text=True, check=False)
+    command = ("-m", "mkdocs", "build", "--strict", "--site-dir", tmp_path / "site")
+    done = python(*command, cwd=ROOT, NO_MKDOCS_2_WARNING="1")
     assert done.returncode == 0, done.stderr
     page = (tmp_path / "site" / "api" / "requests.html").read_text(encoding="utf-8")
     assert 'id="pochade.generate"' in page

@@ -1,8 +1,6 @@
 """``pochade generate --model BUNDLE``, in a process without torch."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from cli.run import cli
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.runtime.pictures import read_recipe
+from processes import python
 
 PROCESS = """
 import sys
@@ -22,7 +21,7 @@ main(sys.argv[1:])
 
 
 def without_torch(*arguments: str) -> str:
-    done = subprocess.run([sys.executable, "-c", PROCESS, *arguments], capture_output=True, text=True, check=False)
+    done = python("-c", PROCESS, *arguments)
     assert done.returncode == 0, done.stderr
     return done.stdout
 

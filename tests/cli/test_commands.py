@@ -1,12 +1,8 @@
 """The other commands, exit codes, help, errors."""
 
 import json
-import os
 import re
 import shlex
-import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 import pochade
 from cli.run import cli
 from pochade.errors import FailureError, PochadeError
+from processes import python
 
 COMMANDS = ([], ["generate"], ["models"], ["info"], ["train"], ["data"], ["data", "prepare"], ["evaluate"], ["export"])
 
@@ -294,30 +291,6 @@ def test_debug_after_two_dashes_is_a_prompt() -> None:
     assert debug_requested(["generate", "--", "--debug"]) == (["generate", "--", "--debug"], False)
 
 
-def test_ctrl_c_leaves_no_part_of_a_picture(toy_pipeline_folder: Path, tmp_path: Path) -> None:
-    prompts = [f"apple {i}" for i in range(1000)]
-    command = [sys.executable, "-m", "pochade", "generate", *prompts, "--seed", "1", "--steps", "20"]
-    # A suite that was started in the background may have been told to ignore Ctrl-C, and would pass that on.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [*command, "-o", "out", "--model", str(toy_pipeline_folder)],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    signal.signal(signal.SIGINT, before)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "out/apple-0-1.png\n"
-    process.send_signal(signal.SIGINT)
-    _, error = process.communicate()
-    assert process.returncode == 130
-    assert error.strip() == "interrupted: stopped by Ctrl-C"
-    assert {p.suffix for p in (tmp_path / "out").iterdir()} == {".png"}
-    assert not list((tmp_path / "out").glob(".*"))
-
-
 ENTRY = """
 import os, sys
 from pochade.__main__ import run
@@ -339,7 +312,6 @@ except SystemExit:
     ],
 )
 def test_threads_wait_without_their_cores(given: dict[str, str], used: str) -> None:
-    known = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
-    environment = {name: value for name, value in os.environ.items() if name not in known} | given
-    done = subprocess.run([sys.executable, "-c", ENTRY], env=environment, capture_output=True, text=True, check=True)
+    absent = dict.fromkeys(("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"))
+    done = python("-c", ENTRY, **(absent | given))
     assert done.stdout.splitlines()[-1] == f"{used} False"

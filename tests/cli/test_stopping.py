@@ -3,8 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 
 from cli.run import cli
 from pochade import stopping
+from processes import python, started
 
 DURING_IMPORT = """
 import os, signal, sys, time
@@ -33,29 +32,12 @@ SLOW = {
 }
 
 
-def started(*arguments: str, cwd: Path, **environment: str) -> "subprocess.Popen[str]":
-    # A suite that was started in the background may have been told to ignore Ctrl-C, and would pass that on.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        return subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        )
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.parametrize("library", SLOW)
 def test_ctrl_c_while_a_module_is_imported(tmp_path: Path, library: str) -> None:
     """Whatever the module makes of it."""
     (tmp_path / "slow.py").write_text(f"import os, signal, time\n{SLOW[library]}\nopen('imported', 'w')\n")
-    process = started("-c", DURING_IMPORT.format(after="time.sleep(60)"), str(tmp_path), cwd=tmp_path)
-    _, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "interrupted: stopped by Ctrl-C\n")
+    done = python("-c", DURING_IMPORT.format(after="time.sleep(60)"), tmp_path, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "interrupted: stopped by Ctrl-C\n")
     assert (tmp_path / "imported").exists() == (library != "answers")
 
 
@@ -64,10 +46,9 @@ def test_ctrl_c_while_the_process_ends(tmp_path: Path) -> None:
     ends = "import atexit, os, signal, sys, time\n"
     ends += "atexit.register(lambda: (os.kill(os.getpid(), signal.SIGINT), time.sleep(5)))\n"
     ends += "sys.argv = ['pochade', '--version']\nfrom pochade.__main__ import run\nrun()"
-    process = started("-c", ends, cwd=tmp_path)
-    out, error = process.communicate(timeout=60)
-    assert (process.returncode, error) == (130, "")
-    assert out.startswith("pochade ")
+    done = python("-c", ends, cwd=tmp_path)
+    assert (done.returncode, done.stderr) == (130, "")
+    assert done.stdout.startswith("pochade ")
 
 
 def told_to_stop() -> None:
@@ -135,20 +116,29 @@ def test_whatever_comes_of_ctrl_c_is_an_interruption(capsys: Any, monkeypatch: p
         signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.parametrize(("number", "by"), [(signal.SIGINT, "Ctrl-C"), (signal.SIGTERM, "SIGTERM")])
+@pytest.mark.parametrize(
+    ("number", "by", "form"),
+    [(signal.SIGINT, "Ctrl-C", ("--json", "--preview")), (signal.SIGTERM, "SIGTERM", ("--preview",))],
+    ids=["Ctrl-C while it keeps a list", "SIGTERM while it prints lines"],
+)
 def test_a_batch_that_is_stopped_lists_what_is_finished(
-    toy_pipeline_folder: Path, tmp_path: Path, number: signal.Signals, by: str
+    toy_pipeline_folder: Path, tmp_path: Path, number: signal.Signals, by: str, form: tuple[str, ...]
 ) -> None:
     prompts = [f"apple {i}" for i in range(3000)]
-    options = ("--seed", "1", "--steps", "200", "-o", "out", "--model", str(toy_pipeline_folder), "--json", "--preview")
-    process = started("-m", "pochade", "generate", *prompts, *options, cwd=tmp_path)
-    while not (tmp_path / "out" / "apple-2-3.png").exists():
-        assert process.poll() is None
-        time.sleep(0.02)
-    process.send_signal(number)
-    out, error = process.communicate(timeout=60)
+    options = ("--seed", "1", "--steps", "200", "-o", "out", "--model", toy_pipeline_folder, *form)
+    with started("-m", "pochade", "generate", *prompts, *options, cwd=tmp_path) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        first = "" if "--json" in form else process.stdout.readline()  # which comes as soon as it is there
+        while not (tmp_path / "out" / "apple-2-3.png").exists():
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.send_signal(number)
+        out, error = first + process.stdout.read(), process.stderr.read()
+        process.wait()
     assert (process.returncode, error.strip()) == (130, f"interrupted: stopped by {by}")
-    listed = [Path(one["file"]).name for one in json.loads(out)]
+    written = [one["file"] for one in json.loads(out)] if "--json" in form else out.splitlines()
+    listed = [Path(file).name for file in written]
     assert listed[:2] == ["apple-0-1.png", "apple-1-2.png"]
     # Neither previews nor temporary files are left; only the picture that was being written may be there unlisted.
     left = {path.name for path in (tmp_path / "out").iterdir()} - set(listed)
@@ -177,9 +167,8 @@ def test_a_batch_that_fails_lists_what_is_finished(
 
 def test_names_that_the_terminal_cannot_encode(toy_pipeline_folder: Path, tmp_path: Path) -> None:
     given = ("--steps", "1", "--seed", "1", "--model", str(toy_pipeline_folder), "-o", "out")
-    process = started("-m", "pochade", "generate", "狐", "a fox", *given, cwd=tmp_path, PYTHONIOENCODING="cp1252")
-    out, error = process.communicate(timeout=120)
-    assert (process.returncode, out.splitlines(), error) == (0, ["out/\\u72d0-1.png", "out/a-fox-2.png"], "")
+    done = python("-m", "pochade", "generate", "狐", "a fox", *given, cwd=tmp_path, PYTHONIOENCODING="cp1252")
+    assert (done.returncode, done.stdout.splitlines(), done.stderr) == (0, ["out/\\u72d0-1.png", "out/a-fox-2.png"], "")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"狐-1.png", "a-fox-2.png"}
 
 

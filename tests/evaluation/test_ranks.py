@@ -1,9 +1,6 @@
 """An evaluation shared by two processes: the pictures, their order and the figures of one."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +9,7 @@ import pytest
 from evaluation.test_report import SHAPES, ToyPipeline, draw
 from pochade.evaluation.ranks import Ranks
 from pochade.evaluation.report import evaluate
+from processes import python
 
 HERE = Path(__file__).parent
 
@@ -37,15 +35,8 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     for caption in (f"{colour} {shape}" for colour in ("red", "green", "blue", "black") for shape in SHAPES):
         draw(caption).save(data / f"{caption}.png")
         (data / f"{caption}.txt").write_text(caption)
-    environment = os.environ | {
-        "PYTHONPATH": os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "OMP_NUM_THREADS": "1",
-    }
-    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(HERE / "evaluate_shared.py")]
     shared, single = tmp_path / "shared", tmp_path / "single"
-    done = subprocess.run(
-        [sys.executable, *command, str(data), str(shared)], capture_output=True, text=True, check=False, env=environment
-    )
+    done = python(HERE / "evaluate_shared.py", data, shared)
     assert done.returncode == 0, done.stderr
     alone = ToyPipeline()
     expected = evaluate(alone, data, samples=20, steps=3, batch_size=4, out=single, progress=False)

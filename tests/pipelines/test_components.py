@@ -2,8 +2,6 @@
 
 import inspect
 import json
-import subprocess
-import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +20,7 @@ from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.pipelines.components import COMPONENTS, find_autoencoder, present_path
 from pochade.pipelines.decoders import use_decoder
 from pochade.pipelines.text_to_image import TextToImagePipeline
+from processes import python
 
 PRINT = """import torch
 generator = torch.Generator().manual_seed(0)
@@ -86,7 +85,7 @@ def test_what_is_saved_is_loaded_elsewhere(toy_pipeline_folder: Path, tmp_path: 
         pipe.set_progress_bar_config(disable=True)
         expected.append(save(pipe, tmp_path / name))
     program = "".join(code.format(str(tmp_path / name / "model")) + PRINT for name in ways)
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    done = python("-c", program)
     assert done.returncode == 0, done.stderr
     assert [line for line in done.stdout.splitlines() if line.startswith("(")] == expected
 

@@ -1,7 +1,5 @@
 """The record of a request, and what its model adds."""
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +7,7 @@ import pytest
 
 from pochade.errors import PochadeError
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
+from processes import python
 
 PLAIN = ModelFacts(Path("model"), 50, 3.0, (), control="", image_prompt_dim=0)
 EDITOR = ModelFacts(Path("model"), 20, 2.0, ("edit", "super_resolution"), control="edges", image_prompt_dim=8)
@@ -178,6 +177,6 @@ def test_a_wrong_request_costs_no_torch() -> None:
         "except PochadeError as error: print(error)\n"
         "sys.exit('torch' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True)
+    done = python("-c", code)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("source: 'none.png' cannot be read")

@@ -2,10 +2,7 @@
 end."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +23,7 @@ from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
 from pochade.training.executor import CLAIM, run
 from pochade.training.overrides import override
+from processes import started
 from recipes.running import train
 
 FAST = ("steps=2", "batch_size=4", "warmup_steps=0", "sample_every=0", "log_every=1", "save_every=2")
@@ -93,10 +91,9 @@ def interrupt(place: Path, autoencoder: Path) -> None:
 
 def test_a_second_run_in_the_folder_of_one_that_lives_is_refused(place: Path, autoencoder: Path) -> None:
     claim = place / "run" / "1-flow" / CLAIM
-    process = subprocess.Popen([sys.executable, "-c", HOLD, claim], stdout=subprocess.PIPE, env=os.environ)
-    try:
+    with started("-c", HOLD, claim) as process:
         assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+        assert process.stdout.readline() == "held\n"
         before = content(place)
         for again in (True, False):
             with pytest.raises(
@@ -104,9 +101,6 @@ def test_a_second_run_in_the_folder_of_one_that_lives_is_refused(place: Path, au
             ):
                 resume(place, autoencoder, "steps=4", again=again)
         assert content(place) == before
-    finally:
-        process.kill()
-        process.communicate()
     assert claim.exists()  # it was killed: the claim is worth nothing
     resume(place, autoencoder, "steps=4")
     assert not claim.exists()

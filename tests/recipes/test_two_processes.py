@@ -1,10 +1,8 @@
 """The full-size curricula by two processes, scaled down: shards, caches, all stages, a model that generates."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 import numpy as np
 import pytest
@@ -15,6 +13,7 @@ from pochade.data.prepare.target import Target
 from pochade.data.sources import SyntheticSource
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
+from processes import python
 from recipes.running import FISH, fish_shards
 
 SHARED = (
@@ -63,7 +62,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, "subprocess.CompletedProcess[str]"]:
+def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> "tuple[Path, CompletedProcess[str]]":
     """The folder with a run of every recipe, and what the processes said: the same two for all, which saves starts."""
     folder = tmp_path_factory.mktemp("runs")
     commands = [
@@ -71,12 +70,8 @@ def runs(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, 
         for recipe, small in CURRICULA.items()
     ]
     commands[list(CURRICULA).index("iris-curriculum")].append(f"classes.data.source={shards.parent / 'fish'}")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    worker = Path(__file__).with_name("train_several.py")
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*torchrun, str(worker), json.dumps(commands)], capture_output=True, text=True, check=False, env=environment
-    )
+    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
+    done = python(*torchrun, Path(__file__).with_name("train_several.py"), json.dumps(commands))
     assert done.returncode == 0, done.stderr
     return folder, done
 
@@ -86,7 +81,7 @@ def last_model(folder: Path, recipe: str) -> Path:
     return folder / recipe / f"{len(stages)}-{stages[-1].name}" / "model"
 
 
-def test_the_processes_say_what_they_do_once(runs: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+def test_the_processes_say_what_they_do_once(runs: "tuple[Path, CompletedProcess[str]]") -> None:
     folder, done = runs
     assert done.stderr.count("2 processes on cpu") == sum(len(stages_of(recipe)) for recipe in CURRICULA)
     assert "stride" not in done.stderr
@@ -95,7 +90,7 @@ def test_the_processes_say_what_they_do_once(runs: tuple[Path, "subprocess.Compl
 
 @pytest.mark.parametrize("recipe", CURRICULA)
 def test_a_curriculum_runs_from_shards_on_two_processes(
-    recipe: str, shards: Path, runs: tuple[Path, "subprocess.CompletedProcess[str]"]
+    recipe: str, shards: Path, runs: "tuple[Path, CompletedProcess[str]]"
 ) -> None:
     model = last_model(runs[0], recipe)
     for number, stage in enumerate(stages_of(recipe), 1):

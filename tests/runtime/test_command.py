@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from PIL import Image
 
 from cli.run import cli
 from pochade.files import sha256
+from processes import python, started
 
 BLOCKED = ("torch", "diffusers", "transformers", "safetensors", "onnx", "typer", "rich", "numba", "huggingface_hub")
 PROCESS = f"""
@@ -28,7 +28,7 @@ run_stoppable(work)
 
 
 def alone(*arguments: str, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-c", PROCESS, *arguments], capture_output=True, text=True, check=False)
+    done = python("-c", PROCESS, *arguments)
     assert done.returncode == code, done.stderr
     return done
 
@@ -132,14 +132,13 @@ def test_ctrl_c_is_one_line(toy_bundle: Path, tmp_path: Path, during: str) -> No
     given = (str(toy_bundle), "a cat", "--steps", "9999", "-o", str(out))
     own = {"PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"} if during == "onnxruntime" else {}
     preview = () if own else ("--preview", str(tmp_path / "preview.png"))
-    process = subprocess.Popen(
-        [sys.executable, "-c", PROCESS, *given, *preview], stderr=subprocess.PIPE, text=True, env=os.environ | own
-    )
-    while not own and not (tmp_path / "preview.png").exists():
-        time.sleep(0.05)
-    if not own:
-        process.send_signal(signal.SIGINT)
-    _, error = process.communicate(timeout=60)
+    with started("-c", PROCESS, *given, *preview, **own) as process:
+        while not own and not (tmp_path / "preview.png").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        if not own:
+            process.send_signal(signal.SIGINT)
+        _, error = process.communicate(timeout=60)
     assert (process.returncode, error) == (130, "interrupted: stopped by Ctrl-C\n")
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))

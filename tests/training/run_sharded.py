@@ -5,18 +5,16 @@ go on from the middle of another: FOLDER/whole-2 from one that is not divided, F
 processes are forked from this one, which does nothing but import.
 """
 
-import multiprocessing
 import os
 import shutil
-import socket
 import sys
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import distributed
 
+from forked import together
 from pochade.training.loop import train
 from pochade.training.processes import join_processes
 from training.sharded import FlowSamples, flow_stage, flow_task
@@ -41,37 +39,14 @@ def go_on(before: Path, folder: Path) -> None:
     train(flow_stage(fsdp=True), flow_task("lrf"), FlowSamples(), folder, resume=True)
 
 
-def together(count: int, work: list[Callable[[], None]]) -> None:
-    """Does the work in so many processes; their group is of all of them."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-
-    def process(rank: int) -> None:
-        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-        os.environ |= {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(count)}
-        for one in work:
-            one()
-        if distributed.is_initialized():
-            distributed.destroy_process_group()
-
-    fork = multiprocessing.get_context("fork")
-    processes = [fork.Process(target=process, args=(rank,)) for rank in range(count)]
-    for one in processes:
-        one.start()
-    for one in processes:
-        one.join()
-    if any(one.exitcode for one in processes):
-        sys.exit(f"{count} processes ended with {[one.exitcode for one in processes]}")
-
-
 if __name__ == "__main__":
     out, families = Path(sys.argv[1]), sys.argv[2:]
     divided = out / "lrf" / "divided"
     whole = {f: partial(train_all, f, out / f / "whole", fsdp=False) for f in families}
     # Its depth is drawn for all that a process computes at once, which is other samples where others share them.
-    of_two = [whole.pop("iris")]
-    together(1, list(whole.values()))
+    of_two = whole.pop("iris")
+    together(1, *whole.values())
     parts = [partial(train_all, family, out / family / "divided", fsdp=True) for family in families]
-    together(2, [*of_two, *parts, partial(go_on, out / "lrf" / "whole", out / "whole-2")])
-    together(3, [partial(train_all, "lrf", out / "three", fsdp=True), partial(go_on, divided, out / "2-3")])
-    together(2, [partial(go_on, out / "three", out / "3-2")])
+    together(2, of_two, *parts, partial(go_on, out / "lrf" / "whole", out / "whole-2"))
+    together(3, partial(train_all, "lrf", out / "three", fsdp=True), partial(go_on, divided, out / "2-3"))
+    together(2, partial(go_on, out / "three", out / "3-2"))

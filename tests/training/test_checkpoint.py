@@ -2,8 +2,6 @@
 
 import errno
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,6 +18,7 @@ from pochade.training.checkpoint import (
     load_weights,
     save_checkpoint,
 )
+from processes import python
 
 HERE = Path(__file__).parent
 
@@ -129,8 +128,7 @@ def test_the_first_checkpoint_on_a_full_disk(tmp_path: Path, monkeypatch: pytest
 
 
 def test_killed_at_twenty_moments_of_writing(tmp_path: Path) -> None:
-    command = [sys.executable, str(HERE / "kill_writer.py"), str(tmp_path / "run"), "20"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = python(HERE / "kill_writer.py", tmp_path / "run", "20")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["complaints"] == []

@@ -1,10 +1,7 @@
 """Weights, moments and averages divided among processes: the run of those that each have them as a whole."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from pochade.errors import PochadeError
 from pochade.recipes import stages_of
 from pochade.training.loop import train
 from pochade.training.overrides import override
+from processes import python
 from training.sharded import FlowSamples, flow_stage, flow_task
 
 HERE = Path(__file__).parent
@@ -24,17 +22,8 @@ FAMILIES = ("lrf", "microforge", "iris", "lira")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-
     def make(place: Path) -> None:
-        done = subprocess.run(
-            [sys.executable, str(HERE / "run_sharded.py"), str(place), *FAMILIES],
-            capture_output=True,
-            text=True,
-            check=False,
-            env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-            timeout=600,
-        )
+        done = python(HERE / "run_sharded.py", place, *FAMILIES)
         assert done.returncode == 0, done.stderr
 
     return made_once(tmp_path_factory, "sharded", make)

@@ -2,14 +2,13 @@
 
 import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from pochade.data.cache import claims
 from pochade.data.cache.claims import holder, take
+from processes import python
 
 
 def test_a_claim_is_held_until_its_block_ends(tmp_path: Path) -> None:
@@ -29,7 +28,7 @@ def test_a_claim_of_a_process_that_has_ended_is_taken_over(tmp_path: Path) -> No
     path = tmp_path / "part.claim"
     code = "import os, sys; from pathlib import Path; from pochade.data.cache.claims import take\n"
     code += "take(Path(sys.argv[1])).__enter__(); os._exit(9)"
-    assert subprocess.run([sys.executable, "-c", code, path], check=False).returncode == 9
+    assert python("-c", code, path).returncode == 9
     before = path.read_text()
     assert before.startswith(f"{socket.gethostname()} ")
     assert holder(path) is None

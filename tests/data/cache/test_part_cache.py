@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,6 +15,7 @@ from pochade.data.cache.build import build_cache
 from pochade.data.cache.part_cache import INDEX, PartCache
 from pochade.data.cache.parts import DamagedPart
 from pochade.errors import FailureError
+from processes import python
 
 NAMES = [f"{'long ' * (number % 3)}name {number}" for number in range(11)]
 HERE = Path(__file__).parent
@@ -241,10 +240,7 @@ def test_another_identity_shares_nothing(tmp_path: Path) -> None:
 
 
 def test_processes_share_the_work_and_survive_each_other(tmp_path: Path) -> None:
-    path = os.pathsep.join([str(HERE.parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, str(HERE / "share.py"), str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    done = python(HERE / "share.py", tmp_path)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     names = [f"row {number}" for number in range(40)]

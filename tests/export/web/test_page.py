@@ -1,6 +1,7 @@
 """The page in a real browser: pictures and edits equal to the Python host's, offline, by keyboard, on a phone."""
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -281,18 +282,17 @@ def test_a_small_phone(visitor: Open, view: str, width: int, height: int) -> Non
 
 def test_a_gpu_gives_the_same_picture(browser: Any, host: Host, toy_bundle: Path, tmp_path: Path) -> None:
     flags = (*FLAGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
-    chromium = browser.browser_type.launch(
+    launched = browser.browser_type.launch(
         executable_path=find_browser(), args=[*flags, "--enable-features=Vulkan"], timeout=PATIENCE
     )
-    page = chromium.new_page()
-    page.set_default_timeout(PATIENCE)
-    page.goto(f"{host.url}?backend=webgpu")
-    if not page.evaluate("navigator.gpu?.requestAdapter().then((adapter) => !!adapter)"):
-        chromium.close()
-        pytest.skip("this browser has no WebGPU in software")
-    page.wait_for_selector("body[data-threads]")
-    assert page.get_attribute("body", "data-backend") == "webgpu"
-    create(page, "a red apple", 9)
-    page.click(FINISHED)
-    near(saved(page, tmp_path), Bundle(toy_bundle).generate("a red apple", seed=9, steps=2).image)
-    chromium.close()
+    with closing(launched) as chromium:
+        page = chromium.new_page()
+        page.set_default_timeout(PATIENCE)
+        page.goto(f"{host.url}?backend=webgpu")
+        if not page.evaluate("navigator.gpu?.requestAdapter().then((adapter) => !!adapter)"):
+            pytest.skip("this browser has no WebGPU in software")
+        page.wait_for_selector("body[data-threads]")
+        assert page.get_attribute("body", "data-backend") == "webgpu"
+        create(page, "a red apple", 9)
+        page.click(FINISHED)
+        near(saved(page, tmp_path), Bundle(toy_bundle).generate("a red apple", seed=9, steps=2).image)

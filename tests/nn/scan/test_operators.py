@@ -1,6 +1,4 @@
 import os
-import subprocess
-import sys
 import threading
 import warnings
 from typing import Any
@@ -23,6 +21,7 @@ from pochade.nn.scan import (
     use_backend,
 )
 from pochade.nn.scan.operators import DECOMPOSITIONS
+from processes import python
 
 BATCH = torch.export.Dim("batch", min=1, max=64)
 
@@ -191,7 +190,7 @@ if not child:
     os._exit(0 if torch.equal(linear_recurrence(a, a), expected) else 1)
 raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True)
+    done = python("-W", "ignore", "-c", program)
     assert done.returncode == 0, done.stderr
 
 
@@ -222,7 +221,7 @@ selective_scan(a, a, -torch.rand(64, 16), B, C, reverse=True).sum().backward()
 selective_scan(a, a[..., :4], -torch.rand(4), B, C, torch.rand(64)).sum().backward()
 assert compiled() == [1, 1, 1, 1]
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True)
+    done = python("-W", "ignore", "-c", program)
     assert done.returncode == 0, done.stderr
 
 
@@ -273,7 +272,5 @@ except PochadeError as error:
 else:
     raise AssertionError
 """
-        done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", program], check=False, capture_output=True, text=True
-        )
+        done = python("-W", "ignore", "-c", program)
         assert done.returncode == 0, done.stderr

@@ -277,15 +277,13 @@ def _run(worker: str, component: str, job: Mapping[str, object]) -> Any:
     """The JSON that a measuring process writes for a job; it ends with this one."""
     command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
     environment = os.environ | (_RETURN_FREED_MEMORY if component == IN_TURN else {})
-    process = subprocess.Popen(
-        command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        out, errors = process.communicate(json.dumps(job))
-    except BaseException:
-        process.kill()
-        process.wait()
-        raise
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+        try:
+            out, errors = process.communicate(json.dumps(job))
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
         last = (errors.strip().splitlines() or ["it said nothing"])[-1]
         how = f"signal {-process.returncode}" if process.returncode < 0 else f"exit code {process.returncode}"
