@@ -1,5 +1,6 @@
 """Fixtures that several layers use: toy models, built once a session."""
 
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,6 +24,16 @@ LONG = ("_page.py", "test_notebooks.py", "test_two_processes.py")
 """How the names of files end whose tests take a minute."""
 
 CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """Modules and tests stay until the end: looking for garbage among them took half of the time of collecting them."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -63,6 +74,15 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
             parameter.data += 0.2 * torch.randn_like(parameter)
     components = {"autoencoder": autoencoder, "denoiser": denoiser, "text_encoder": encoder}
     return {name: module.eval() for name, module in components.items()}
+
+
+@pytest.fixture(scope="module")
+def small() -> Iterator[None]:
+    """See ``small.small_trainings``."""
+    from small import small_trainings
+
+    with small_trainings():
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,7 @@ def run(*arguments: str) -> None:
 
 
 @pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("small")
 def test_the_page_runs_word_for_word(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     prepare = ["--size", "64", "--format", "folder", "--split", "all", "--limit", "8", "my-pictures"]

@@ -35,6 +35,7 @@ def run(arguments: list[str]) -> None:
 
 @pytest.mark.no_cover  # other tests cover what it runs
 @pytest.mark.parametrize("page", ["training.md"])
+@pytest.mark.usefixtures("small")
 def test_the_page_runs_word_for_word(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     lines = [line for line in shell_lines(ROOT / "docs" / page) if line.startswith("pochade ")]

@@ -51,6 +51,7 @@ def write_set(folder: Path) -> None:
 
 @pytest.mark.no_cover  # other tests cover what it runs
 @pytest.mark.filterwarnings("default")
+@pytest.mark.usefixtures("small")
 def test_the_page_runs_word_for_word(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -51,6 +51,7 @@ def test_a_study_is_listed(capsys: Any) -> None:
     assert "always 8 steps" in " ".join(out.split())
 
 
+@pytest.mark.usefixtures("small")
 def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from pochade.recipes import studies
 

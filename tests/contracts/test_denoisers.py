@@ -378,12 +378,23 @@ def test_parameter_counts(name: str, variant: str, parameters: float, tolerance:
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long
-@pytest.mark.parametrize(("name", "toy"), [(name, next(iter(family.toys))) for name, family in FAMILIES.items()])
+@pytest.mark.parametrize(
+    ("name", "toy", "more"),
+    [
+        # Without a source, LRF and LiRA are exported by tests/export/test_families.py.
+        *((name, next(iter(family.toys)), {}) for name, family in FAMILIES.items() if name not in ("lrf", "lira")),
+        ("lrf", "editor", {}),
+        (*CONTROLLED, {"tasks": ("edit", "inpaint"), "iterations": 1}),
+        (*IMAGE_PROMPT, {"source": "channels", "tasks": ("inpaint",)}),
+        ("microforge", "regions", {}),
+        ("lira", "plain", {"tasks": ("edit",)}),
+    ],
+)
 @torch.no_grad()
-def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
+def test_export_parity(name: str, toy: str, more: dict[str, Any], tmp_path: Path) -> None:
     """Three steps in a host that knows the graph alone; the first state is zeros, as None is to eager."""
-    denoiser = stir(make(name, toy, **FAMILIES[name].smaller))
-    exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5)
+    denoiser = stir(make(name, toy, **FAMILIES[name].smaller, **more))
+    exported = export_denoiser(denoiser, tmp_path / "denoiser.onnx", latent_size=(4, 8), text_tokens=5, tolerance=5e-5)
     stateful = FAMILIES[name].stateful
     assert exported.outputs == ("velocity", "next_state")[: 1 + stateful]
     values, graph, state = random_inputs(exported.inputs, 4, seed=3), session(exported.path), None
@@ -399,33 +410,13 @@ def test_export_parity(name: str, toy: str, tmp_path: Path) -> None:
             np.testing.assert_allclose(new_state[0], out.state, atol=5e-5)
             values["state"], state = torch.from_numpy(new_state[0]), out.state
         values["latents"] = values["latents"] - 0.3 * out.velocity
-
-
-@pytest.mark.no_cover
-@pytest.mark.parametrize(
-    ("name", "toy", "more"),
-    [
-        ("lrf", "editor", {}),
-        (*CONTROLLED, {"tasks": ("edit", "inpaint")}),
-        (*IMAGE_PROMPT, {"source": "channels", "tasks": ("inpaint",)}),
-        ("microforge", "regions", {}),
-        ("lira", "plain", {"tasks": ("edit",)}),
-    ],
-)
-def test_export_parity_with_a_source_and_whatever_else_is_shown(
-    name: str, toy: str, more: dict[str, Any], tmp_path: Path
-) -> None:
-    denoiser = stir(make(name, toy, **FAMILIES[name].smaller, **more))
-    path = tmp_path / "denoiser.onnx"
-    exported = export_denoiser(denoiser, path, latent_size=(4, 8), text_tokens=5, tolerance=5e-5)
+    # The graph reads whatever else is shown.
     shown = {i.name for i in exported.inputs} & {"source", "source_mask", "task", "control", "image_prompt"}
-    assert shown >= {"source", "source_mask", "task"}
-    # The graph reads each of them.
-    values = random_inputs(exported.inputs, 2, seed=4)
-    (velocity, *_) = run(session(path), values)
+    assert bool(denoiser.config.tasks) == (shown >= {"source", "source_mask", "task"})
+    (velocity, *_) = run(graph, values)
     for other in shown:
         changed = (values[other] + 1) % len(TASKS) if other == "task" else values[other] + 1
-        (moved, *_) = run(session(path), {**values, other: changed})
+        (moved, *_) = run(graph, {**values, other: changed})
         assert float(np.abs(moved - velocity).max()) > 1e-4, other
 
 

@@ -1,10 +1,7 @@
-"""Recipes from end to end at toy size: a folder of pictures, CIFAR-10's format, and all that cannot work."""
+"""Recipes from end to end at toy size, on a folder of pictures."""
 
-import io
 import json
-import pickle
 import shutil
-import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -31,56 +28,7 @@ from pochade.training.overrides import override
 from pochade.training.stage import Stage
 from pochade.training.stages.autoencoder import AutoencoderSettings
 from pochade.training.stages.flow import FlowSettings
-from recipes.running import train
-
-COLOURS = ("red", "green", "blue", "yellow", "black", "grey", "pink", "brown", "orange", "purple")
-SHAPES = ("apple", "house", "boat", "star")
-FAST = ("steps=2", "batch_size=4", "warmup_steps=1", "sample_every=0", "log_every=1", "save_every=2")
-TINY_AUTOENCODER = (
-    "task.latent_channels=4",
-    "task.width=8",
-    "task.encoder_blocks=0,0,1,0",
-    "task.decoder_blocks=0,1,0,0",
-    "task.perceptual=0",
-)
-OPTIONS = "task.options=dim=16,heads=2,hidden=24,blocks=1"
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pictures of 32 x 32 with captions, of which a few are held out."""
-    path = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for i, colour in enumerate(COLOURS):
-        for j, shape in enumerate(SHAPES):
-            pixels = np.full((32, 32, 3), 25 * i, np.uint8)
-            pixels[8 : 12 + 4 * j, 8:24] = rng.integers(0, 256, 3)
-            Image.fromarray(pixels).save(path / f"{colour}-{shape}.png")
-            (path / f"{colour}-{shape}.txt").write_text(f"a {colour} {shape}\n{shape}, {colour}\n")
-    return path
-
-
-@pytest.fixture(scope="module")
-def trained(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The whole recipe ``lrf``, with a text encoder that is trained along; the run's folder."""
-    out = tmp_path_factory.mktemp("runs") / "lrf"
-    overrides = [
-        f"data.source={folder}",
-        "data.size=32",
-        *FAST,
-        *TINY_AUTOENCODER,
-        OPTIONS,
-        "flow.task.text_encoder=bag",
-    ]
-    model = train("lrf", [*overrides, "autoencoder.sample_every=2"], out)
-    assert model == out / "3-flow" / "model"
-    return out
-
-
-def sample(pipeline: Any, prompt: str, seed: int = 0) -> np.ndarray:
-    pipeline.set_progress_bar_config(disable=True)
-    generator = torch.Generator().manual_seed(seed)
-    return pipeline(prompt, num_inference_steps=2, generator=generator, output_type="np").images[0]
+from recipes.running import FAST, OPTIONS, TINY_AUTOENCODER, refused, sample, train
 
 
 def stamps(path: Path) -> dict[str, int]:
@@ -295,62 +243,6 @@ def test_a_folder_too_small_to_hold_any_out(tmp_path: Path):
     assert (model / "config.json").is_file()
 
 
-# --- CIFAR-10
-
-
-@pytest.fixture(scope="module")
-def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """cifar-10-python.tar.gz with 8 pictures in each batch."""
-    path = tmp_path_factory.mktemp("cifar") / "cifar-10-python.tar.gz"
-    rng = np.random.default_rng(0)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    files = {"batches.meta": {b"label_names": [name.encode() for name in names]}}
-    for batch in [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]:
-        labels = rng.integers(0, 10, 8).tolist()
-        files[batch] = {b"data": rng.integers(0, 256, (8, 3072), dtype=np.uint8), b"labels": labels}
-    with tarfile.open(path, "w:gz") as tar:
-        for name, value in files.items():
-            data = pickle.dumps(value, protocol=2)
-            member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
-            member.size = len(data)
-            tar.addfile(member, io.BytesIO(data))
-    return path
-
-
-@pytest.fixture(scope="module")
-def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    from diffusers.models.autoencoders.autoencoder_tiny import AutoencoderTiny
-
-    torch.manual_seed(0)
-    path = tmp_path_factory.mktemp("taesd")
-    blocks = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
-    AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, **blocks).save_pretrained(
-        path
-    )
-    return path
-
-
-def test_cifar10_from_its_archive(archive: Path, taesd: Path, tmp_path: Path):
-    overrides = [f"data.source=cifar10:{archive}", f"task.autoencoder={taesd}", *FAST, "sample_every=2"]
-    model = train("lrf-cifar10", overrides, tmp_path / "run")
-    assert (tmp_path / "run" / "1-flow" / "samples" / "step-000002.png").is_file()
-    pipeline = TextToImagePipeline.from_pretrained(model)
-    assert sum(p.numel() for p in pipeline.denoiser.parameters()) == pytest.approx(1.47e6, rel=0.02)
-    assert pipeline.denoiser.config.num_classes == 10
-    assert pipeline.text_encoder.names[3] == "cat"
-    assert sample(pipeline, "cat").shape == (32, 32, 3)
-    assert np.isfinite(sample(pipeline, "")).all()
-    with pytest.raises(PochadeError, match="did you mean 'truck'"):
-        sample(pipeline, "truk")
-
-
-def test_cifar10_as_published():
-    [stage] = stages_of("lrf-cifar10")
-    assert stage.batch_size == 128
-    assert stage.steps == pytest.approx(30 * 50_000 / 128, abs=1)
-    assert stage.task.variant == "cifar"
-
-
 # --- what cannot work is said before any work
 
 
@@ -367,42 +259,6 @@ def test_the_curriculum_goes_up_in_resolution():
     assert [s.data.size for s in flows] == [64, 256, 512]
     assert [s.initialise_from for s in flows] == [None, "previous", "previous"]
     assert len({s.task for s in flows}) == 1  # one network all the way
-
-
-def refused(match: str, out: Path, recipe: str, *overrides: str) -> None:
-    with pytest.raises(PochadeError, match=match) as caught:
-        train(recipe, overrides, out)
-    assert "\n" not in str(caught.value)
-    assert not out.exists()
-
-
-def test_unknown_recipes_and_fields_name_the_nearest(tmp_path: Path):
-    out = tmp_path / "run"
-    refused(r"recipe: 'lrf-cifar' given, .*did you mean 'lrf-cifar10'", out, "lrf-cifar")
-    refused(r"no field 'stesp' \(did you mean 'steps'", out, "lrf", "stesp=3")
-    refused(r"no field 'flow.task.weightnig' \(did you mean 'task.weighting'", out, "lrf", "flow.task.weightnig=ratio")
-    refused(
-        "task.weighting: 'rato' given, must be constant or centre or ratio or min_snr",
-        out,
-        "lrf",
-        "task.weighting=rato",
-    )
-
-
-def test_an_unset_source_says_what_to_add(tmp_path: Path):
-    for recipe, stage in (("lrf-folder", "flow"), ("lrf-curriculum", "autoencoder")):
-        said = rf"data.source: not set; add data.source=FOLDER to the command \(or {stage}.data.source=FOLDER"
-        refused(said, tmp_path / "run", recipe, "initialise_from=none")
-
-
-def test_unusable_data_is_named(tmp_path: Path, folder: Path):
-    out = tmp_path / "run"
-    refused("source: '/nowhere' given, but /nowhere is not there; allowed are", out, "lrf", "data.source=/nowhere")
-    refused("data.size: 33 given, allowed are multiples of 8", out, "lrf", f"data.source={folder}", "data.size=33")
-    (tmp_path / "bare").mkdir()
-    Image.new("RGB", (8, 8)).save(tmp_path / "bare" / "a.png")
-    refused("1 pictures but no captions", out, "lrf", f"data.source={tmp_path / 'bare'}")
-    refused("path: .*none.tar.gz does not exist", out, "lrf-cifar10", "data.source=cifar10:none.tar.gz")
 
 
 def test_too_many_unusable_files_are_counted_to_the_end_and_the_limit_can_be_set(
@@ -451,112 +307,6 @@ def test_a_training_says_what_it_uses(
         f"named in {pictures}/.pochade/report.json"
     )
     assert second == "flow: 1 caption cut at 64 tokens (p001.png)"
-
-
-def test_another_size_than_that_of_the_start_is_named(folder: Path, tmp_path: Path):
-    settings = [f"data.source={folder}", "data.size=128", "steps=1", "batch_size=2", "warmup_steps=0"]
-    refused(
-        "data.size: 128 given, but initialise_from=lrf-openmoji was trained on 64: allowed are data.size=64, or "
-        "task.options=sample_size=8 besides",
-        tmp_path / "run",
-        "lrf-folder",
-        *settings,
-    )
-
-
-def test_unusable_networks_are_named(tmp_path: Path, folder: Path):
-    out, data = tmp_path / "run", (f"data.source={folder}", "data.size=32", "task.text_encoder=bag")
-    refused(r"options: 'recursion=3' given, .*did you mean 'recursions'", out, "lrf", *data, "task.options=recursion=3")
-    refused("options: 'heads' given", out, "lrf", *data, "task.options=heads")
-    refused("dim, sample_size: 17", out, "lrf", *data, "task.options=dim=17,heads=2")
-    refused("options: dim=wide given, of which no network can be made", out, "lrf", *data, "task.options=dim=wide")
-    refused(r"mixer: 'conv' given", out, "lrf", *data, "task.options=mixer=conv")
-    refused(r"variant: 'nanno' given, .*did you mean 'nano'", out, "lrf", *data, "task.variant=nanno")
-    refused(r"family: 'lrv' given, .*did you mean 'lrf'", out, "lrf", *data, "task.family=lrv")
-    refused("must divide by 7 and 2", out, "lrf", *data, "data.size=24")
-
-
-def test_text_encoders_must_suit_the_data(tmp_path: Path, folder: Path, archive: Path, taesd: Path):
-    out, cifar = tmp_path / "run", (f"data.source=cifar10:{archive}", f"task.autoencoder={taesd}")
-    refused(
-        "task.text_encoder: none given, but .* holds captions",
-        out,
-        "lrf",
-        f"data.source={folder}",
-        "task.text_encoder=none",
-    )
-    refused(
-        "text_encoder: minilm-l6-v2 given, but .* holds classes",
-        out,
-        "lrf-cifar10",
-        *cifar,
-        "task.text_encoder=minilm-l6-v2",
-    )
-    refused(
-        r"text_encoder: 'minilm' is unknown, .*did you mean 'minilm-l6-v2'",
-        out,
-        "lrf",
-        f"data.source={folder}",
-        "task.text_encoder=minilm",
-    )
-
-
-def test_unusable_autoencoders_are_named(tmp_path: Path, folder: Path):
-    out, data = (
-        tmp_path / "run",
-        (f"data.source={folder}", "data.size=32", "initialise_from=none", "task.text_encoder=bag"),
-    )
-    refused(
-        "task.autoencoder: none given, and no stage before trains one",
-        out,
-        "lrf-folder",
-        *data,
-        "task.autoencoder=none",
-    )
-    refused("'tasd' is no folder", out, "lrf-folder", *data, "task.autoencoder=tasd")
-    refused("neither a folder with an AutoencoderTiny", out, "lrf-folder", *data, f"task.autoencoder={folder}")
-
-
-def test_unusable_starts_are_named(tmp_path: Path, folder: Path, taesd: Path):
-    out = tmp_path / "run"
-    data = (f"data.source={folder}", "data.size=32", f"task.autoencoder={taesd}", "task.text_encoder=bag")
-    refused("initialise_from: '/nowhere' is neither", out, "lrf-folder", *data, "initialise_from=/nowhere")
-    refused("initialise_from: 'previous' given for flow", out, "lrf-folder", *data, "initialise_from=previous")
-    refused(
-        "initialise_from: 'previous' given for flow",
-        out,
-        "lrf",
-        f"data.source={folder}",
-        "flow.initialise_from=previous",
-    )
-
-
-def test_a_start_that_does_not_fit_is_found_before_the_first_stage(tmp_path: Path, trained: Path, folder: Path):
-    """Whichever stage it is of: the stages before it would have run for hours."""
-    out = tmp_path / "run"
-    data = f"data.source={folder}", "data.size=32"
-    file = trained / "1-autoencoder" / "model" / "diffusion_pytorch_model.safetensors"
-    for stage, start, said in (
-        ("flow", file, f"initialise_from: {file}: its tensors do not fit the network: missing: denoiser."),
-        ("flow", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
-        ("flow", "lrf-openmoji", "data.size: 32 given, but initialise_from=lrf-openmoji was trained on 64"),
-        ("autoencoder", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
-        ("autoencoder", "iris-nano", "initialise_from: the autoencoder of 'iris-nano': its tensors do not fit"),
-        ("decoder", folder, f"initialise_from: {folder} is neither a safetensors file nor a folder with one of"),
-    ):
-        refused(said, out, "lrf", *data, f"{stage}.initialise_from={start}")
-    first = stages_of("lrf")[-1]
-    first = replace(first, task=replace(first.task, autoencoder="lrf-openmoji"), data=ImageData(FolderSource(folder)))
-    other = replace(first, name="second", task=replace(first.task, variant="tiny"), initialise_from="previous")
-    with pytest.raises(PochadeError, match="initialise_from: 'previous' given for second: the network before"):
-        run([first, other], out)
-    assert not out.exists()
-
-
-def test_a_stage_of_an_unknown_kind_is_refused(tmp_path: Path):
-    stage = replace(stages_of("lrf")[0], task=ImageData())
-    with pytest.raises(PochadeError, match="task: ImageData given"):
-        run([stage], tmp_path / "run")
 
 
 def test_autoencoders_load_from_a_folder_a_model_and_taesd(trained: Path, taesd: Path):

@@ -4,10 +4,12 @@ import json
 import sys
 
 from pochade.cli import main
+from small import small_trainings
 
 for arguments in json.loads(sys.argv[1]):
     try:
-        main(arguments)
+        with small_trainings():
+            main(arguments)
     except SystemExit as end:
         if end.code:
             raise
