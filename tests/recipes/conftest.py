@@ -4,6 +4,7 @@ import io
 import pickle
 import tarfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,7 +60,7 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cifar") / "cifar-10-python.tar.gz"
     rng = np.random.default_rng(0)
     names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
-    files = {"batches.meta": {b"label_names": [name.encode() for name in names]}}
+    files: dict[str, dict[bytes, Any]] = {"batches.meta": {b"label_names": [name.encode() for name in names]}}
     for batch in [f"data_batch_{n}" for n in range(1, 6)] + ["test_batch"]:
         labels = rng.integers(0, 10, 8).tolist()
         files[batch] = {b"data": rng.integers(0, 256, (8, 3072), dtype=np.uint8), b"labels": labels}
@@ -78,7 +79,7 @@ def taesd(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("taesd")
-    blocks = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
+    blocks: dict[str, Any] = {"num_encoder_blocks": (1, 1, 1, 1), "num_decoder_blocks": (1, 1, 1, 1)}
     AutoencoderTiny(encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4, **blocks).save_pretrained(
         path
     )

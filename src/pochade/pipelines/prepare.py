@@ -16,7 +16,6 @@ from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, versions
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, Request, model_facts
-from pochade.runtime.pictures import find_named
 
 
 class RepeatWarning(UserWarning):
@@ -93,6 +92,8 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
     Warns:
         RepeatWarning: the model was chosen anew and has other weights; versions or the device are others.
     """
+    from pochade.runtime.pictures import find_named  # here, as it imports numpy
+
     request, was = metadata.request, metadata.sha256
     if isinstance(request, EditRequest) and request.task == "super_resolution" and request.factor is None:
         changes = {"factor": _factor(request, metadata), **changes}  # not in the metadata of earlier versions
