@@ -151,11 +151,12 @@ def _constants(size: int, count: int, reverse: Sequence[bool]) -> tuple[Tensor, 
     r, and [W, 1, K, K], which chunk (row) comes after which.
     """
     inside, ends, found, earlier = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
-    own = torch.eye(size)
+    token, chunk = (torch.ones(length).cumsum(0) for length in (size, count))  # LiteRT cannot count otherwise
+    own = (token[:, None] == token).to(token)
     for reversed_ in reverse:
-        finds = torch.ones(size, size).tril()  # q (row) of k
-        strictly = torch.ones(size, size).tril(-1)
-        chunks = torch.ones(count, count).tril(-1)
+        finds = (token[:, None] >= token).to(token)  # q (row) of k
+        strictly = (token[:, None] > token).to(token)
+        chunks = (chunk[:, None] > chunk).to(token)
         if reversed_:
             finds, strictly, chunks = finds.T, strictly.T, chunks.T
         decays = strictly[:, :, None] * finds.T[:, None]  # [k, r, q]: k after r, up to q
