@@ -91,9 +91,13 @@ class LiteRt(Format):
             if precisions[network.name] == "fp32":
                 continue
             with converting(graph.file):
-                from ai_edge_quantizer import quantizer, recipe
+                from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe
 
                 tool: Any = quantizer.Quantizer(str(folder / graph.file), recipe.dynamic_wi8_afp32())
+                # Products that no layer makes, such as a scan's with zeros and ones, hold no weights. The runtime
+                # refuses one whose first factor alone is rounded.
+                batched, kept = qtyping.TFLOperationName.BATCH_MATMUL, algorithm_manager.AlgorithmName.NO_QUANTIZE
+                tool.update_quantization_recipe(".*", batched, algorithm_key=kept)
                 write_bytes(folder / graph.file, bytes(tool.quantize().quantized_model))
             found[network.name] = rounded(self, folder, graph, network, precisions[network.name])
         return found
