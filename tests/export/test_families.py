@@ -12,11 +12,13 @@ from PIL import Image
 
 from conftest import toy_components
 from contracts.families import FAMILIES, make, stir
+from pochade.errors import PochadeError
 from pochade.export import npu
 from pochade.export.bundle import export_bundle
 from pochade.export.formats.base import Graphs, Options
 from pochade.export.formats.onnx import Onnx
 from pochade.export.networks import Network
+from pochade.export.targets import FORMATS
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle
@@ -102,6 +104,26 @@ def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
     edited = bundle.edit("a red apple", source, seed=5, steps=2, guidance=2.0, strength=0.5, instruction=False)
     kind = ImageToImagePipeline.from_pipe(pipe)
     same(edited.image, eager(kind, image=source, strength=0.5, guidance_scale=2.0, depth=depth))
+
+
+@pytest.mark.parametrize("target", ["openvino", "executorch", "litert"])
+@pytest.mark.parametrize(("family", "toy", "changes"), CASES, ids=[case[0] for case in CASES])
+def test_every_family_runs_in_8_bits_on_phones(
+    tmp_path: Path, family: str, toy: str, changes: dict[str, Any], target: str
+) -> None:
+    try:
+        FORMATS[target].check()
+    except PochadeError as error:
+        pytest.skip(str(error))
+    pipe = pipeline(family, toy, **changes)
+    manifest = export_bundle(
+        pipe, tmp_path / "b", Model("toy"), form=FORMATS[target], precision="int8", size=64, pictures=0
+    )
+    denoiser = manifest.graphs["denoiser"]
+    assert denoiser.largest_difference is not None
+    assert denoiser.largest_difference < 1e-4
+    assert denoiser.precision_error is not None
+    assert denoiser.precision_error < 0.1
 
 
 def test_adapters_go_into_the_graph(tmp_path: Path, form: Onnx) -> None:
