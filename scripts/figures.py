@@ -92,6 +92,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lira_reasoning": (f"{BENCHMARKS}/lira.json", models.lira_reasoning),
     "autoencoder_channels": (f"{BENCHMARKS}/autoencoder_channels.json", models.autoencoder_channels),
     "cifar10_training": (f"{BENCHMARKS}/cifar10_training.json", models.cifar10_training),
+    "fast_sampling": (f"{BENCHMARKS}/fast_sampling.json", models.fast_sampling),
     "schedulers": (f"{BENCHMARKS}/schedulers.json", models.schedulers),
     "scan_targets": (f"{BENCHMARKS}/scans.json", scans.scan_targets),
     "scan_diagonal": (f"{BENCHMARKS}/scans.json", scans.scan_diagonal),

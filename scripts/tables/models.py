@@ -272,6 +272,34 @@ def sampling(record: dict[str, Any]) -> str:
     return f"{head}\n\n{table(columns, rows)}"
 
 
+def fast_sampling(record: dict[str, Any]) -> str:
+    """What each way to spend less on a picture costs, and what it gives."""
+
+    def way(r: dict[str, Any]) -> str:
+        parts = [f"{r['steps']} steps" if r["steps"] > 1 else "1 step"]
+        if r["interval"] != [0.0, 1.0]:
+            parts.append("guided from {:g} to {:g}".format(*r["interval"]))
+        if r["reuse"]:
+            parts.append({"trunk": "whole trunk reused", "half": "first half reused"}[r["reuse"]])
+        return ", ".join(parts + ([r["scheduler"]] if r["scheduler"] else []))
+
+    rows = [
+        [
+            r["model"],
+            way(r),
+            f"{r['evaluations']:g}",
+            milliseconds(r["ms"]) if "ms" in r else "–",
+            f"{r['kid train']:.3f} ± {r['kid train std']:.3f}",
+            f"{r['R@1 train']:.2f}",
+        ]
+        for r in record["rows"]
+    ]
+    head = f"{record['samples']} captions of training concepts"
+    if "processor" in record:
+        head += f"; {record['processor']}, {record['threads']} threads"
+    return f"{head}:\n\n{table(['model', 'way', 'NFE', 'ms a picture', 'KID (Lite0) ± std', 'R@1'], rows)}"
+
+
 def schedulers(record: dict[str, Any]) -> str:
     """Similarity to a model's own pictures: a row for each model and scheduler, a column for each number of steps."""
     rows: list[list[str]] = []

@@ -37,6 +37,14 @@ def test_pictures_of_a_bundle_are_those_of_pochade_run(toy_bundle: Path, tmp_pat
     assert made[1].read_bytes() == Path(run.out.strip()).read_bytes()
 
 
+def test_fast_is_the_same_by_both_commands(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
+    cli(capsys, "generate", "a cat", "--model", str(toy_bundle), "--seed", "3", "--fast", "-o", str(tmp_path))
+    cli(capsys, "run", str(toy_bundle), "a cat", "--seed", "3", "--fast", "-o", f"{tmp_path}/run.png")
+    recipe = read_recipe(tmp_path / "a-cat-3.png")
+    assert (recipe["steps"], recipe["guidance_interval"]) == (4, [0.4, 0.8])
+    assert (tmp_path / "run.png").read_bytes() == (tmp_path / "a-cat-3.png").read_bytes()
+
+
 def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, capsys: object) -> None:
     given = ("--model", str(toy_bundle), "-o", str(tmp_path))
     cli(capsys, "generate", "a red apple", *given, "--steps", "2", "--seed", "3", "--guidance-interval", "0.2,0.9")

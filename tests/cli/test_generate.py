@@ -156,6 +156,16 @@ def test_precision_and_interval_of_guidance_are_kept(generate: Any) -> None:
         assert back.tobytes() == first.tobytes()
 
 
+def test_fast_takes_few_steps_and_guides_the_middle(generate: Any) -> None:
+    generate("apple", "--seed", "1", "--fast")
+    generate("apple", "--seed", "1", "--steps", "4", "--guidance-interval", "0.4,0.8", "-o", "named")
+    request = read_metadata("out/apple-1.png").request
+    assert (request.steps, request.guidance_interval) == (4, (0.4, 0.8))
+    assert Path("out/apple-1.png").read_bytes() == Path("named/apple-1.png").read_bytes()
+    generate("--like", "out/apple-1.png", "--guidance", "1", "--fast", "-o", "like", model=None)
+    assert read_metadata("like/apple-1.png").request.guidance_interval == (0.4, 0.8)  # the first one's, without effect
+
+
 def test_other_weights_under_the_same_name(generate: Any, toy_pipeline_folder: Path) -> None:
     shutil.copytree(toy_pipeline_folder, "model")
     generate("apple", "--seed", "1", "--steps", "1", model="model")
@@ -210,6 +220,8 @@ BAD = {
     "precision": (["a", "--precision", "int8"], "precision: 'int8' given, allowed are auto, fp32, bf16, fp16"),
     "no interval": (["a", "--guidance-interval", "0.5"], "guidance_interval: '0.5' given, allowed are two times"),
     "interval": (["a", "--guidance-interval", "0.5,0.2"], "guidance_interval: (0.5, 0.2) given, allowed are two times"),
+    "fast and steps": (["a", "--fast", "--steps", "2"], "steps: 2 given beside fast, which chooses it"),
+    "fast and a budget": (["a", "--fast", "--budget", "1s"], "budget: '1s' given beside fast, which chooses it"),
     "scale alone": (["a", "--image-prompt-scale", "2"], "image_prompt_scale: 2.0 given without an image prompt"),
     "like": (["--like", "taken"], "taken: not a readable PNG"),
 }

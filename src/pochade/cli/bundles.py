@@ -35,6 +35,7 @@ class Ask:
         given: fields of a request that the user named.
         like: a picture to repeat.
         budget: a time such as ``300ms``.
+        fast: few steps, and guidance where it matters.
         metadata: whether the request stands in the file.
     """
 
@@ -43,6 +44,7 @@ class Ask:
     given: Mapping[str, Any]
     like: Path | None
     budget: str | None
+    fast: bool
     metadata: bool
 
 
@@ -66,7 +68,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
             raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")
     with loading(str(folder)):
         from pochade.runtime.bundle import DRAWN_SEEDS
-        from pochade.runtime.command import check_prompt, fitted, repeated, sampled
+        from pochade.runtime.command import check_prompt, fitted, made_faster, repeated, sampled
 
         bundle = opened(folder)
         request: dict[str, Any] = {}
@@ -88,6 +90,8 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
                 check_prompt(bundle, prompt)
                 bundle.check(prompt, **request)
         request["task"] = "generate"
+        if ask.fast:
+            made_faster(bundle, request)
         choice = None if ask.budget is None else fitted(bundle, ask.budget, request)
     rank, processes = process
     mine = [(prompt, first + i) for i, prompt in enumerate(each)][rank::processes]

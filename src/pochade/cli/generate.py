@@ -13,7 +13,7 @@ from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.metadata import read_metadata, slug, write_png
-from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
+from pochade.pipelines.prepare import PreparedRequest, faster, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ pochade generate "a red apple" "a sleeping cat" -o out/ --seed 7
 pochade generate "a sailboat" --steps 20 --guidance 4 --preview
 
 pochade generate @prompts.txt -n 4 -o out/
+
+pochade generate "a red apple" --model lrf-openmoji --fast
 
 pochade generate "a red apple" --budget 300ms
 
@@ -80,6 +82,7 @@ def generate(
     decoder: options.Decoder = None,
     depth: options.Depth = None,
     budget: options.Budget = None,
+    fast: options.Fast = False,
     control: Annotated[
         Path | None,
         typer.Option(
@@ -128,6 +131,10 @@ def generate(
 
         budget_ms = parse_budget(budget)
         check_budget(budget_ms, steps=steps, depth=depth)
+    if fast:
+        from pochade.runtime.options import check_fast
+
+        check_fast(steps=steps, guidance_interval=guidance_interval, budget=budget)
     width, height = (None, None) if size is None else options.parse_size(size)
     given = {
         "seed": seed,
@@ -159,14 +166,14 @@ def generate(
     given = {name: value for name, value in given.items() if value is not None}
     if model is not None and hub.is_bundle(model):
         refused = {name: context.params[name] for name in NOT_OF_BUNDLES}
-        ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, metadata=not no_metadata)
+        ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, fast, metadata=not no_metadata)
         bundles.generate(Path(model).expanduser(), ask, refused, output, processes())
         return
     if size_of_group > 1:
         from pochade.device import own_device
 
         given["device"] = str(own_device(device or "auto"))
-    requests = _requests(read_prompts(prompts or []), per_prompt, given, like)
+    requests = _requests(read_prompts(prompts or []), per_prompt, given, like, fast)
 
     with loading(requests[0].request.model):
         from pochade.cli.watch import pipeline_steps
@@ -202,7 +209,9 @@ def generate(
             output.add(files, {"file": str(path), "edges_of": str(edges_of)})
 
 
-def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None) -> list[PreparedRequest]:
+def _requests(
+    prompts: list[str], per_prompt: int, given: dict[str, Any], like: Path | None, fast: bool
+) -> list[PreparedRequest]:
     """``per_prompt`` for each prompt, which count seeds up. Raises PochadeError."""
     if like is None:
         if not prompts:
@@ -212,6 +221,8 @@ def _requests(prompts: list[str], per_prompt: int, given: dict[str, Any], like: 
         metadata = read_metadata(like)
         check_made_by("generate", metadata)
         first = prepare_repeat(metadata, given | ({"prompt": prompts[0]} if prompts else {}), str(like))
+    if fast:
+        first = faster(first)
     return numbered(first, prompts or [first.request.prompt], per_prompt)
 
 

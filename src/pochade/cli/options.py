@@ -88,6 +88,10 @@ Depth = Annotated[
     int | None,
     typer.Option(help="Iterations inside the denoiser, where the family has them. Left out: the model's own."),
 ]
+Fast = Annotated[
+    bool,
+    typer.Option("--fast", help="Few steps, and guidance only where it matters: about the best quality for least."),
+]
 Budget = Annotated[
     str | None,
     typer.Option(

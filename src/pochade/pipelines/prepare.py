@@ -3,7 +3,7 @@
 import os
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,15 @@ def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
     digests |= {f"lora_{number}": sha256(lora.file) for number, lora in enumerate(loras, 1)}
     digests |= {f"embedding_{number}": sha256(one.file) for number, one in enumerate(embeddings, 1)}
     return PreparedRequest(request, model, decoder, loras, embeddings, digests)
+
+
+def faster(prepared: PreparedRequest) -> PreparedRequest:
+    """With few steps, and guidance where it matters (``pochade.runtime.options.fast``)."""
+    from pochade.runtime.options import fast
+
+    request = prepared.request
+    assert request.guidance is not None
+    return replace(prepared, request=request.changed(**fast(prepared.model.steps, request.guidance)))
 
 
 def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: str) -> PreparedRequest:

@@ -16,7 +16,7 @@ from ..files import check_folder, check_here, describe_error
 from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
-from .options import OnStep, Options, Step
+from .options import OnStep, Options, Step, check_fast, fast
 from .pictures import Picture, check_preview, find_named, read_recipe, slug, write_preview
 
 EXAMPLES = """examples:
@@ -122,6 +122,7 @@ def _parser(program: str) -> argparse.ArgumentParser:
     parser.add_argument("--guidance", type=float, help="scale; 1 is none (default: the model's own)")
     parser.add_argument("--negative-prompt", help="what guidance leads away from")
     parser.add_argument("--depth", type=int, help="iterations of the denoiser, of those that the bundle has")
+    parser.add_argument("--fast", action="store_true", help="few steps, and guidance where it matters")
     parser.add_argument("--budget", metavar="TIME", help="such as 300ms: chooses steps and depth of the best quality")
     parser.add_argument("--strength", type=float, help="of --edit, --inpaint and --upscale, above 0, up to 1")
     parser.add_argument("--image-guidance", type=float, help="scale of guidance towards the source of an instruction")
@@ -161,6 +162,9 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
         if given.describe:
             request["instruction"] = False
     check_request(bundle, request)
+    if given.fast:
+        check_fast(steps=given.steps, budget=given.budget)
+        made_faster(bundle, request)
     budget = None
     if given.budget is not None:
         check_budget(parse_budget(given.budget), steps=given.steps, depth=given.depth)
@@ -170,6 +174,14 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     if budget is not None:
         print(budget.report(1000 * (time.perf_counter() - start)), file=sys.stderr)
     return picture.save(given.out or Path(f"{slug(picture.recipe['prompt'])}-{picture.recipe['seed']}.png"))
+
+
+def made_faster(bundle: Bundle, request: dict[str, Any]) -> None:
+    """Puts few steps, and the times that are guided, in their places. Raises PochadeError for an edit."""
+    if request["task"] != "generate":
+        raise PochadeError(f"fast: given to {request['task']}, allowed is none: it is of new pictures")
+    defaults = bundle.manifest.defaults
+    request |= fast(defaults.steps, request.get("guidance", defaults.guidance))
 
 
 def fitted(bundle: Bundle, budget: str, request: dict[str, Any]) -> Choice:
