@@ -50,6 +50,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 DATA = {"open-drawings": "drawings::sets=openmoji"}
 """What a model is measured on, where it is not OpenMoji."""
 ROUNDS = 7
+TICKS = (50, 100, 200, 500, 1000, 2000)
 KINDS = {
     "steps": ("steps, guided at all times", GREY, "o"),
     "interval": ("guided in an interval", "#2a8fd8", "s"),
@@ -228,16 +229,19 @@ def draw(record: dict[str, Any], path: Path) -> None:
             for kind, (title, colour, marker) in KINDS.items():
                 points = sorted((row["ms"], row["kid train"]) for row in rows if kind_of(row) == kind)
                 if points:
-                    line = "-" if kind in ("steps", "distilled") else ""
-                    axis.plot(*zip(*points, strict=True), line, color=colour, marker=marker, markersize=5, label=title)
+                    line = "-" if kind in ("steps", "distilled") else "none"
+                    drawn = {"linestyle": line, "color": colour, "marker": marker, "markersize": 5, "label": title}
+                    axis.plot(*zip(*points, strict=True), **drawn)
             best = min(row["kid train"] for row in rows)
-            axis.set(title=model, xscale="log", ylim=(0.8 * best, 4 * best))
+            axis.set(title=model, xscale="log", ylim=(0.8 * best, 3 * best), xticks=TICKS, xlim=(30, 3500))
+            axis.xaxis.set_major_formatter("{x:,.0f}")
+            axis.minorticks_off()
             axis.grid(color=GREY, alpha=0.25, linewidth=0.6, which="both")
             axis.spines[["top", "right"]].set_visible(False)
             axis.patch.set_alpha(0)
+            axis.set_xlabel("milliseconds a picture")
         for axis in axes.flat[len(models) :]:
             axis.remove()
-        figure.supxlabel("milliseconds a picture")
         figure.supylabel("KID (Lite0)")
         found = {
             label: handle
