@@ -1,6 +1,7 @@
 """docs/training.md, word for word: its commands run in order, in an empty folder, on pictures made from OpenMoji.
 
-Only sizes differ: each kind of command is given options that make it small, behind the words of the page.
+Only sizes differ: each kind of command is given options that make it small, behind the words of the page. Depth is
+learned from drawn shapes, of which there may be few, in place of OpenMoji.
 """
 
 import json
@@ -8,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pochade.cli import main
 from test_docs import ROOT, pochade_arguments, shell_lines
@@ -22,14 +24,17 @@ SMALL = {
     "generate": ["--steps", "2"],
     "evaluate": ["--samples", "2", "--steps", "1"],
 }
+FEWER = {"task.kind=depth": ["data.source=synthetic:24"], "data.source=figures:1500": ["data.source=figures:24"]}
+"""Words of a command -> what stands behind it, where its data would be encoded for a minute."""
 
 
 def run(arguments: list[str]) -> None:
     """One command, small, with the process's warnings kept as they were."""
+    fewer = [option for word in arguments for option in FEWER.get(word, ())]
     with warnings.catch_warnings():
         warnings.simplefilter("default")
         with pytest.raises(SystemExit) as end:
-            main([*arguments, *SMALL[" ".join(arguments[: 1 + (" ".join(arguments[:2]) in SMALL)])]])
+            main([*arguments, *fewer, *SMALL[" ".join(arguments[: 1 + (" ".join(arguments[:2]) in SMALL)])]])
     assert end.value.code in (0, None), f"pochade {' '.join(arguments)} ended with {end.value.code}"
 
 
@@ -38,6 +43,7 @@ def run(arguments: list[str]) -> None:
 @pytest.mark.usefixtures("small")
 def test_the_page_runs_word_for_word(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((128, 128)).save("depth.png")  # the reader's own
     lines = [line for line in shell_lines(ROOT / "docs" / page) if line.startswith("pochade ")]
     # An autoencoder from random weights takes minutes even when small; CIFAR-10 and full size have their own tests.
     without = ("lrf ", "lrf-cifar10 ", "iris ", "iris-curriculum ")

@@ -332,7 +332,7 @@ def test_what_no_batch_has_is_unused(added: str) -> None:
     }
     cls, own, arguments = {
         "with_source": (IRISDenoiser, {}, (("edit",),)),
-        "with_control": (IRISDenoiser, {}, ()),
+        "with_control": (IRISDenoiser, {}, ("edges",)),
         "with_image_prompt": (MicroForgeDenoiser, {}, (6, "lite0")),
     }[added]
     plain = cls(**toy, **own)
