@@ -77,6 +77,13 @@ def check_count(name: str, value: Any, most: int = MAX_COUNT) -> None:
         raise PochadeError(f"{name}: {shown(value)} given, allowed is a whole number from 1 to {most}")
 
 
+def check_beside(chooser: str, **given: object) -> None:
+    """Raises PochadeError where an argument is given beside another one that chooses its value."""
+    for name, value in given.items():
+        if value is not None:
+            raise PochadeError(f"{name}: {value!r} given beside {chooser}, which chooses it: allowed is one")
+
+
 def check_number(name: str, value: Any) -> None:
     """Raises PochadeError where ``value`` is neither None nor a finite number."""
     if value is None:

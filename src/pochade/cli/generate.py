@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pochade.arguments import check_beside
 from pochade.cli import bundles, options
 from pochade.cli.common import console, listed, loading, processes, quiet_libraries
 from pochade.cli.output import Made, Output
@@ -132,9 +133,7 @@ def generate(
         budget_ms = parse_budget(budget)
         check_budget(budget_ms, steps=steps, depth=depth)
     if fast:
-        from pochade.runtime.options import check_fast
-
-        check_fast(steps=steps, guidance_interval=guidance_interval, budget=budget)
+        check_beside("fast", steps=steps, guidance_interval=guidance_interval, budget=budget)
     width, height = (None, None) if size is None else options.parse_size(size)
     given = {
         "seed": seed,

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..arguments import is_number, shown
+from ..arguments import check_beside, is_number, shown
 from ..errors import FailureError, PochadeError
 from ..files import write_json
 from .manifest import Quality
@@ -85,9 +85,7 @@ def check_budget(budget_ms: Any, **beside: object) -> None:
     """Raises PochadeError for a budget that is none, or one that is given with what it decides."""
     if not is_number(budget_ms) or budget_ms <= 0:
         raise PochadeError(f"budget_ms: {shown(budget_ms)} given, allowed are milliseconds above 0")
-    for name, value in beside.items():
-        if value is not None:
-            raise PochadeError(f"{name}: {value!r} given beside a budget, which chooses it: allowed is one")
+    check_beside("a budget", **beside)
 
 
 def choose(table: Sequence[Quality], times: Times, budget_ms: float) -> Choice:

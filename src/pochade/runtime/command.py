@@ -10,13 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..arguments import ALPHA
+from ..arguments import ALPHA, check_beside
 from ..errors import PochadeError
 from ..files import check_folder, check_here, describe_error
 from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
-from .options import OnStep, Options, Step, check_fast, fast
+from .options import OnStep, Options, Step, fast
 from .pictures import Picture, check_preview, find_named, read_recipe, slug, write_preview
 
 EXAMPLES = """examples:
@@ -163,7 +163,7 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
             request["instruction"] = False
     check_request(bundle, request)
     if given.fast:
-        check_fast(steps=given.steps, budget=given.budget)
+        check_beside("fast", steps=given.steps, budget=given.budget)
         made_faster(bundle, request)
     budget = None
     if given.budget is not None:

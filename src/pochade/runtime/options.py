@@ -7,8 +7,6 @@ from typing import TypedDict
 
 from PIL import Image
 
-from ..errors import PochadeError
-
 FAST_STEPS = 4
 FAST_INTERVAL = (0.4, 0.8)
 """Times at which few steps are guided."""
@@ -36,7 +34,8 @@ OnStep = Callable[[Step], object]
 
 
 class Fast(TypedDict, total=False):
-    """Sampling that costs least at about the best quality, as was measured (``benchmarks/fast_sampling.py``)."""
+    """Sampling that costs least at about the best quality, as was measured (``benchmarks/fast_sampling.py``); guidance
+    in an interval is that of 2404.07724."""
 
     steps: int
     guidance_interval: tuple[float, float]
@@ -47,13 +46,6 @@ def fast(steps: int, guidance: float) -> Fast:
     interval."""
     few = min(steps, FAST_STEPS)
     return {"steps": few} if guidance == 1 else {"steps": few, "guidance_interval": FAST_INTERVAL}
-
-
-def check_fast(**beside: object) -> None:
-    """Raises PochadeError where an option is given with ``--fast`` that it decides."""
-    for name, value in beside.items():
-        if value is not None:
-            raise PochadeError(f"{name}: {value!r} given beside fast, which chooses it: allowed is one")
 
 
 class Options(TypedDict, total=False):
