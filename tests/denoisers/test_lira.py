@@ -165,6 +165,15 @@ def test_cost_is_linear_in_the_tokens():
     assert max(each) < 1.05 * min(each)
 
 
+def test_attention_in_place_of_the_scans_costs_the_square_of_the_tokens() -> None:
+    model = make(stirred=False, mixer="attention").to("meta")
+    assert not any("scan" in type(module).__name__.lower() for module in model.modules())
+    one, four, sixteen = (flops(model, n, 8) for n in (256, 1024, 4096))
+    products = 2 * 2 * TOY["blocks"] * TOY["dim"]  # of queries with keys, and of scores with values, for each pair
+    for few, many, tokens in ((one, four, 256), (four, sixteen, 1024)):
+        assert many - 4 * few == pytest.approx(products * 12 * tokens**2, rel=1e-2)
+
+
 @pytest.mark.parametrize("name", ["tiny", "small"])
 @pytest.mark.parametrize(
     ("latents", "changes"), [((32, 32, 32), {}), ((16, 128, 128), {"latent_channels": 16, "patch_size": 2})]
@@ -428,6 +437,8 @@ def test_wrong_arguments_are_named():
         ({"connections": "none"}, "connections: 'none'"),
         ({"fusion": "mean"}, "fusion: 'mean' given, allowed are 'gated', 'interpolated', 'attention', 'none'"),
         ({"directions": 3}, "directions: 3"),
+        ({"mixer": "conv"}, "mixer: 'conv' given, allowed are 'scan', 'attention'"),
+        ({"mixer": "attention", "directions": 2}, "directions: 2 given, allowed with mixer='scan' alone"),
         ({"streams": 0}, "streams"),
         ({"reasoning_steps": 1}, "reasoning_steps: 1 given"),
         ({"reasoning_steps": 65}, "reasoning_steps: 65 given"),

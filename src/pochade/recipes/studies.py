@@ -41,7 +41,7 @@ class Study:
 
 STUDIES: dict[str, Study] = {
     "lira": Study(
-        "what each part of LiRA gains: reasoning loop, density of times, hyper-connections, fusion, skips, directions",
+        "what each part of LiRA gains: reasoning loop, density of times, hyper-connections, fusion, skips, scans",
         "denoiser",
         ("task.family=lira", "task.density=laplace"),
         ("sample_size=16", "ponder_weight=0.001"),
@@ -60,6 +60,7 @@ STUDIES: dict[str, Study] = {
             "no_skips": Case("no long skips", options=("long_skips=false",)),
             "two_directions": Case("scans along rows alone, forth and back", options=("directions=2",)),
             "one_direction": Case("one scan, forth along rows", options=("directions=1",)),
+            "full_attention": Case("full attention, no scans", options=("mixer=attention",)),
         },
     ),
     "microforge": Study(

@@ -28,7 +28,7 @@ from pochade.denoisers.inputs import (
 )
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
 from pochade.errors import PochadeError
-from pochade.nn.attention import CrossAttention, LinearCrossAttention, scaled_init
+from pochade.nn.attention import CrossAttention, LinearCrossAttention, SpatialMixer, scaled_init
 from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
@@ -37,11 +37,14 @@ from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
 
+Mixer = Literal["scan", "attention"]
 Connections = Literal["residual", "static", "dynamic"]
 Fusion = Literal["gated", "interpolated", "attention", "none"]
 
 EXPANSION = 2
 """Width of the scans over D."""
+DIRECTIONS = 4
+"""Of the scans, as published."""
 
 
 class Residual(nn.Module):
@@ -76,19 +79,19 @@ class AttentionFusion(nn.Module):
 
 
 class LiRABlock(nn.Module):
-    """adaLN-Zero block: four-direction scan, Mix-FFN and, in some, the fusion with the text after them."""
+    """adaLN-Zero block: mixer over the picture, Mix-FFN and, in some, the fusion with the text after them."""
 
     def __init__(
         self,
         dim: int,
         hidden: int,
-        scan: Callable[[], FourDirectionScan],
+        mixer: FourDirectionScan | SpatialMixer,
         fuse: Callable[[], LinearCrossAttention | AttentionFusion] | None,
         connect: Callable[[], nn.Module],
     ) -> None:
         super().__init__()
         self.modulation = Modulation(dim, 6)
-        self.mixer = scan()
+        self.mixer = mixer
         self.feedforward = MixFeedForward(dim, hidden)
         self.text_norm = None if fuse is None else LayerNorm(dim, eps=1e-5)
         self.text = None if fuse is None else fuse()
@@ -122,11 +125,12 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         sample_size: rows of the (square) latents in training; other sizes work, positions are resized.
         patch_size: latent cells along one side of a token.
         dim: D. blocks: number of blocks. hidden: inner width of the feed-forward.
+        mixer: of the blocks, "scan" in four directions, or softmax "attention" of every token to every other.
         state_size: S of the scans.
         decay: of the scans, "scalar" (one a head of 64 channels) or "diagonal" (one a channel and state).
         connections: between the layers: "residual", or hyper-connections, "static" or "dynamic".
         streams: n of the hyper-connections.
-        heads: of the fusion with the text, divide D. fusion_every: blocks from one fusion to the next.
+        heads: of the fusion with the text and of attention, divide D. fusion_every: blocks from one fusion to the next.
         fusion: "gated" linear attention, the same "interpolated" with its input (1 - g), ordinary cross-"attention", or
             "none": then text enters through the modulation alone.
         directions: of the scans, 4, 2 (along rows, forth and back) or 1.
@@ -158,6 +162,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         dim: int = 192,
         blocks: int = 6,
         hidden: int = 384,
+        mixer: Mixer = "scan",
         state_size: int = 8,
         decay: Decay = "scalar",
         connections: Connections = "dynamic",
@@ -165,7 +170,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         heads: int = 3,
         fusion_every: int = 4,
         fusion: Fusion = "gated",
-        directions: int = 4,
+        directions: int = DIRECTIONS,
         long_skips: bool = True,
         reasoning_steps: int = 8,
         reasoning_width: int = 128,
@@ -186,6 +191,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
                 f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
             )
         for name, value, allowed in (
+            ("mixer", mixer, get_args(Mixer)),
             ("connections", connections, get_args(Connections)),
             ("fusion", fusion, get_args(Fusion)),
         ):
@@ -195,6 +201,8 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             raise PochadeError(
                 f"blocks, fusion_every, streams: {blocks}, {fusion_every} and {streams} given, each must be at least 1"
             )
+        if mixer == "attention" and directions != DIRECTIONS:
+            raise PochadeError(f"directions: {directions} given, allowed with mixer='scan' alone")
         patch = latent_channels * patch_size**2
         self.embed = nn.Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
@@ -221,7 +229,9 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
                 return Residual()
             return HyperConnection(dim, streams, next(indices), dynamic=connections == "dynamic")
 
-        def scan() -> FourDirectionScan:
+        def mix() -> FourDirectionScan | SpatialMixer:
+            if mixer == "attention":
+                return SpatialMixer(dim, heads, "softmax")
             return FourDirectionScan(dim, EXPANSION * dim, state_size, decay, directions)
 
         def fuse() -> LinearCrossAttention | AttentionFusion:
@@ -230,7 +240,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             return LinearCrossAttention(dim, heads, interpolated=fusion == "interpolated")
 
         self.layers = nn.ModuleList(
-            LiRABlock(dim, hidden, scan, fuse if fused and i % fusion_every == 0 else None, connect)
+            LiRABlock(dim, hidden, mix(), fuse if fused and i % fusion_every == 0 else None, connect)
             for i in range(1, blocks + 1)
         )
         skips = blocks // 2 if long_skips else 0
