@@ -30,11 +30,11 @@ from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import parse_pairs
 from pochade.data.sources.streamed import open_streamed
 from pochade.errors import FailureError, PochadeError
-from pochade.files import write_text
+from pochade.files import cache_folder, write_text
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
-from pochade.storage import ATTEMPTS, Mirror, cache_folder, fetch, send, url_of
+from pochade.storage import ATTEMPTS, Mirror, fetch, send, url_of
 from pochade.training.executor import mirror_of, run
 from pochade.training.loader import Loader
 from pochade.training.overrides import override
@@ -137,7 +137,7 @@ def test_an_interrupted_transfer_is_repeated_and_never_taken_for_whole(
     send(fill(tmp_path / "a", one="abcdefghijk"), "memory://cut/a")
     with pytest.raises(FailureError, match=f"cut/a/one: OSError: 4 of 11 bytes came, {ATTEMPTS} times"):
         fetch("memory://cut/a")
-    assert sorted(files(cache_folder()).values()) == ["0123456789"]
+    assert sorted(files(cache_folder("remote")).values()) == ["0123456789"]
 
 
 def test_a_file_that_changes_while_it_is_read_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,7 +152,7 @@ def test_a_file_that_changes_while_it_is_read_is_not_taken(tmp_path: Path, monke
     monkeypatch.setattr(system, "get_file", get_file)
     with pytest.raises(FailureError, match=r"changed while it was read|bytes came"):
         fetch("memory://change/a")
-    assert not files(cache_folder())
+    assert not files(cache_folder("remote"))
 
 
 def test_errors_are_one_line(server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -456,7 +456,7 @@ def test_a_transfer_that_stalls_is_given_up(silent: str, tmp_path: Path) -> None
             fetch(url)
         done.set()
         web.shutdown()
-    assert not files(cache_folder())
+    assert not files(cache_folder("remote"))
 
 
 def test_a_mirror_sends_what_is_new_and_follows_what_is_deleted(tmp_path: Path) -> None:

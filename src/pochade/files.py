@@ -181,6 +181,11 @@ def remove_orphans(folder: Path, name: str = "*") -> list[str]:
     return [path.name for path in orphans]
 
 
+def cache_folder(name: str) -> Path:
+    """Where things of the kind ``name`` are kept that can be had again; it need not be there."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pochade" / name
+
+
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal. Raises OSError where it cannot be read."""
     with path.open("rb") as file:

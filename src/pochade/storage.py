@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 from uuid import uuid4
 
 from pochade.errors import FailureError, PochadeError, missing_extra, name_copy
-from pochade.files import atomic_path, is_safe_name, write_json
+from pochade.files import atomic_path, cache_folder, is_safe_name, write_json
 
 T = TypeVar("T")
 Stamp = tuple[int, str]
@@ -59,11 +59,6 @@ def url_of(place: str | os.PathLike[str]) -> str | None:
     """The URL that a text or a path, which has one slash of two, stands for; None for what is none."""
     found = _URL.fullmatch(os.fspath(place))
     return f"{found[1]}://{found[2]}" if found is not None and found[1] in LIBRARIES else None
-
-
-def cache_folder() -> Path:
-    """Where copies of what lies elsewhere are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pochade" / "remote"
 
 
 def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
@@ -308,7 +303,7 @@ def _files(folder: Path) -> list[Path]:
 def _copy(url: str, files: Mapping[str, "tuple[_Remote, Stamp]"], base: str) -> Path:
     """The folder with all of the files, by name; ``base`` is the URL that their names are below."""
     facts = json.dumps([url, sorted((name, *stamp) for name, (_, stamp) in files.items())])
-    folder = cache_folder() / hashlib.sha256(facts.encode()).hexdigest()[:16]
+    folder = cache_folder("remote") / hashlib.sha256(facts.encode()).hexdigest()[:16]
     for name, (remote, stamp) in files.items():
         if not is_safe_name(name):
             raise PochadeError(f"{url}: the name {name!r} leaves the folder")

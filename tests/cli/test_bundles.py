@@ -1,12 +1,14 @@
 """``pochade generate --model BUNDLE``, in a process without torch."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
 from cli.run import cli
+from pochade.cli import bundles
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.runtime.pictures import read_recipe
@@ -63,6 +65,30 @@ def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, cap
         "sheet.png",
         "two-green-pears-3.png",
     ]
+
+
+def test_a_bundle_that_is_kept_stands_in_for_its_model(
+    toy_editor_folder: Path, toy_bundle: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    model = str(toy_editor_folder)
+    kept = bundles.kept(toy_editor_folder)
+    assert kept.is_relative_to(tmp_path / "cache")
+    assert bundles.find(model, {}, fixed=False) is None
+    shutil.copytree(toy_bundle, kept)
+    assert cli(capsys, "export", model).out.strip() == str(kept)
+    for changed, name in (("--precision", "precision='int8'"), ("--for", "for='int8'")):
+        error = cli(capsys, "export", model, changed, "int8", code=2).error
+        assert error == f"error: out: none given beside {name}, allowed is a folder"
+    given = ("a cat", "--seed", "3", "--steps", "2", "-o", str(tmp_path))
+    made = without_torch("generate", *given, "--model", model).strip()
+    named = cli(capsys, "generate", *given, "--model", str(toy_bundle)).out.strip()
+    assert Path(made).read_bytes() == Path(named).read_bytes()
+    usual = {"device": "cpu", "lora": None, "allow_pickle": False}
+    assert bundles.find(model, usual, fixed=False) == kept
+    assert bundles.find(model, usual | {"size": "64"}, fixed=False) is None
+    assert bundles.find(model, usual, fixed=True) is None
+    assert bundles.find("lrf-openmoji", usual, fixed=False) is None
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""``pochade generate --model BUNDLE``: pictures of an exported bundle, without PyTorch."""
+"""``pochade generate`` with an exported bundle, named or kept in the user's cache folder: without PyTorch."""
 
 import secrets
 import time
@@ -8,12 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pochade
 from pochade.arguments import check_seed
 from pochade.cli.common import console, listed, loading
 from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by
 from pochade.cli.run import opened
 from pochade.errors import PochadeError
+from pochade.files import cache_folder
+from pochade.pipelines import hub
 from pochade.pipelines.metadata import read_metadata, slug
 
 if TYPE_CHECKING:
@@ -23,6 +26,10 @@ TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "d
 """Fields of a request that a bundle follows."""
 ALLOWED = {"device": (None, "auto", "cpu"), "precision": (None, "auto")}
 """Of what else a user may give; of all others nothing."""
+USUAL: tuple[Any, ...] = (None, False, ())
+"""Values of an option that was not given."""
+DIGITS = 12
+"""Of a hash, in the name of a folder."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,34 @@ class Ask:
     metadata: bool
 
 
+def kept(folder: Path) -> Path:
+    """Where ``pochade export MODEL`` keeps the bundle of a model, given its folder, and ``pochade generate`` finds it.
+
+    The name has all that the graphs follow from, weights and version, so that none is taken for another.
+    """
+    return cache_folder("bundles") / f"{folder.name}-{hub.model_sha256(folder)[:DIGITS]}-{pochade.__version__}"
+
+
+def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path | None:
+    """The bundle to sample from: the one that ``model`` names, or that of the model, where one is kept.
+
+    Args:
+        model: as the user named it.
+        further: options that a bundle cannot follow, by their names, as they were given.
+        fixed: whether the user asks for what a model can and its bundle perhaps not.
+
+    Returns:
+        The folder, or None where the model itself is to be sampled.
+    """
+    if model is not None and hub.is_bundle(model):
+        return Path(model).expanduser()
+    able = all(value in ALLOWED.get(name, USUAL) for name, value in further.items())
+    if fixed or not able or not cache_folder("bundles").is_dir():
+        return None
+    place = kept(hub.resolve(model or hub.DEFAULT_MODEL))
+    return place if place.is_dir() else None
+
+
 def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
     """Pictures of the bundle in ``folder``.
 
@@ -62,7 +97,7 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
         PochadeError: an option is not allowed, or the bundle is damaged.
     """
     for name, value in further.items():
-        allowed = ALLOWED.get(name, (None, False, ()))
+        allowed = ALLOWED.get(name, USUAL)
         if value not in allowed:
             names = " and ".join(text for text in allowed if isinstance(text, str)) or "none"
             raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from pochade.cli import options
+from pochade.cli import bundles, options
 from pochade.cli.common import loading, quiet_libraries
+from pochade.errors import PochadeError
 from pochade.pipelines import decoders, hub
 
 EXAMPLES = """[bold]Examples[/bold]
 
 pochade export lrf-openmoji bundle/
+
+pochade export open-drawings    (kept in your cache folder: pochade generate then starts in a second)
 
 pochade export microforge-edit bundle/ --precision int8
 
@@ -22,7 +25,13 @@ pochade export lrf-openmoji phone/ --for executorch --precision int8"""
 
 def export(
     model: Annotated[str, typer.Argument(help="Name, folder, or OWNER/NAME.")],
-    out: Annotated[Path, typer.Argument(help="Folder to write, a new or an empty one.")],
+    out: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder to write, a new or an empty one. Left out: in your cache, where pochade generate finds it.",
+            show_default=False,
+        ),
+    ] = None,
     target: Annotated[
         str,
         typer.Option(
@@ -68,6 +77,15 @@ def export(
     """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
     options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
     given = {name: value for name, value in options_of.items() if value not in (None, False)}
+    if out is None:
+        changed = {"precision": precision, "size": size, "decoder": decoder, "depth": depth, **given}
+        for name, value in {"for": None if target == "onnx" else target, **changed}.items():
+            if value is not None:
+                raise PochadeError(f"out: none given beside {name}={value!r}, allowed is a folder")
+        out = bundles.kept(hub.resolve(model))
+        if out.is_dir():
+            print(out)
+            return
     with loading("pochade"):
         from pochade.export.bundle import model_facts
         from pochade.export.targets import Request, find_target

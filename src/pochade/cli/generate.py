@@ -12,7 +12,6 @@ from pochade.cli.common import console, listed, loading, processes, quiet_librar
 from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
-from pochade.pipelines import hub
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, faster, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
@@ -163,10 +162,11 @@ def generate(
     output = Output(out, single, sheet, preview, as_json)
     output.check()
     given = {name: value for name, value in given.items() if value is not None}
-    if model is not None and hub.is_bundle(model):
-        refused = {name: context.params[name] for name in NOT_OF_BUNDLES}
+    further = {name: context.params[name] for name in NOT_OF_BUNDLES}
+    bundle = bundles.find(model, further, fixed=any((like, budget, depth)))
+    if bundle is not None:
         ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, fast, metadata=not no_metadata)
-        bundles.generate(Path(model).expanduser(), ask, refused, output, processes())
+        bundles.generate(bundle, ask, further, output, processes())
         return
     if size_of_group > 1:
         from pochade.device import own_device

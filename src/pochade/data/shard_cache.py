@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pochade.data.cache.claims import take
-from pochade.files import remove_orphans, sha256
-from pochade.storage import cache_folder, fetch_file
+from pochade.files import cache_folder, remove_orphans, sha256
+from pochade.storage import fetch_file
 
 WORKERS = 8
 """Threads that fetch what is expected."""
@@ -54,7 +54,7 @@ class ShardCache:
 
     def __init__(self, url: str, limit: int) -> None:
         self.url, self.limit = url.rstrip("/"), limit
-        self.folder = cache_folder().parent / "shards" / hashlib.sha256(self.url.encode()).hexdigest()[:16]
+        self.folder = cache_folder("shards") / hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         for claim in self.folder.glob("*.claim"):  # of processes that were killed
             if (mine := take(claim)) is not None:

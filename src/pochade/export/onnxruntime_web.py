@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_folder, sha256, write_bytes
+from pochade.files import atomic_folder, cache_folder, sha256, write_bytes
 
 VERSION = "1.30.0"
 FILES = {
@@ -46,12 +46,8 @@ def onnxruntime_web(given: str | os.PathLike[str] | None = None) -> Path:
     return _unpacked(path)
 
 
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pochade" / f"onnxruntime-web-{VERSION}"
-
-
 def _cached() -> Path:
-    folder = _cache()
+    folder = cache_folder(f"onnxruntime-web-{VERSION}")
     if folder.is_dir():
         _check(folder, folder)
         return folder
@@ -71,7 +67,7 @@ def _cached() -> Path:
 
 def _unpacked(package: Path) -> Path:
     """The files of a package in the user's cache folder."""
-    place = _cache()
+    place = cache_folder(f"onnxruntime-web-{VERSION}")
     try:
         with atomic_folder(place, replace=True) as folder, tarfile.open(package) as archive:
             for name in FILES:

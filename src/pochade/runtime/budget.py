@@ -19,7 +19,7 @@ from typing import Any
 
 from ..arguments import check_beside, is_number, shown
 from ..errors import FailureError, PochadeError
-from ..files import write_json
+from ..files import cache_folder, write_json
 from .manifest import Quality
 
 TIMINGS = "timings.json"
@@ -153,8 +153,7 @@ def times_here(places: Sequence[Path], key: str, table: Sequence[Quality], time_
 
 def cached(name: str) -> Path:
     """The file in the user's cache folder that has the times of what ``name`` identifies."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "pochade" / "timings" / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
+    return cache_folder("timings") / f"{hashlib.sha256(name.encode()).hexdigest()[:32]}.json"
 
 
 def _key(depth: int | None) -> str:

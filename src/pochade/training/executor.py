@@ -18,9 +18,9 @@ from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
 from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, name_copy, nearest
-from pochade.files import atomic_folder, check_utf8, write_json
+from pochade.files import atomic_folder, cache_folder, check_utf8, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
-from pochade.storage import Mirror, cache_folder, check_writable, url_of
+from pochade.storage import Mirror, check_writable, url_of
 from pochade.training.checkpoint import checkpoints, naming_last_good
 from pochade.training.loop import train
 from pochade.training.processes import process_state
@@ -137,7 +137,7 @@ def settled(stage: AnyStage, data: Data) -> AnyStage:
 
 def mirror_of(url: str) -> Mirror:
     """The folder of a run that is kept at a URL."""
-    folder = cache_folder().parent / "runs" / hashlib.sha256(url.encode()).hexdigest()[:16]
+    folder = cache_folder("runs") / hashlib.sha256(url.encode()).hexdigest()[:16]
     name_copy(str(folder), url)
     return Mirror(folder, url, but=(CLAIM,))
 
