@@ -40,6 +40,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "drawings_checkpoint": (f"{CHECKPOINTS}/open-drawings/metrics.json", models.checkpoint),
     "checkpoint": (f"{CHECKPOINTS}/lrf-openmoji/metrics.json", models.checkpoint),
     "lira_checkpoint": (f"{BESIDE}/lira-nano/metrics.json", models.checkpoint),
+    "iris_study": (f"{BENCHMARKS}/iris_study.json", models.study),
     "lira_study": (f"{BENCHMARKS}/lira_study.json", models.study),
     "lira_thinking": (f"{BENCHMARKS}/lira_thinking.json", models.lira_thinking),
     "lira_sampling": (f"{BENCHMARKS}/lira_sampling.json", models.sampling),

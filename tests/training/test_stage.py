@@ -50,6 +50,8 @@ def stages() -> list[Stage]:
         ("flow.data.root=a=b", lambda s: s[1].data.root == Path("a=b")),
         ("data.flip=No", lambda s: s[0].data.flip is False),
         ("data.names=a, b", lambda s: s[0].data.names == ("a", "b")),
+        ("data.names=(a=[1,2], b)", lambda s: s[0].data.names == ("a=[1,2]", "b")),
+        ("data.names=a,b=[1,2],c=[3]", lambda s: s[0].data.names == ("a", "b=[1,2]", "c=[3]")),
         ("initialise_from=x.safetensors", lambda s: s[1].initialise_from == "x.safetensors"),
     ],
 )

@@ -47,7 +47,7 @@ class WaveletVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namesp
     def __init__(
         self,
         latent_channels: int = 16,
-        widths: Sequence[int] = (32, 64, 64, 96),
+        widths: Sequence[int] = (32, 64, 64, 64),
         encoder_blocks: Sequence[int] = (1, 2, 2, 2),
         decoder_blocks: Sequence[int] = (1, 2, 2, 2),
         downsampling: int = 16,

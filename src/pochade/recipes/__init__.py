@@ -16,6 +16,7 @@ RECIPES: dict[str, str] = {
     "lrf-cifar10": "pochade.recipes.lrf:cifar10",
     "lrf-curriculum": "pochade.recipes.lrf:curriculum",
     "iris": "pochade.recipes.iris:openmoji",
+    "iris-study": "pochade.recipes.iris:study",
     "iris-curriculum": "pochade.recipes.iris:curriculum",
     "lira": "pochade.recipes.lira:openmoji",
     "lira-curriculum": "pochade.recipes.lira:curriculum",

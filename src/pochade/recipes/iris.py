@@ -75,6 +75,13 @@ def openmoji() -> list[AnyStage]:
     return [vae_low, vae_high, classes, text_low, depths, text_high, best, few]
 
 
+def study() -> list[AnyStage]:
+    """What the ablation shares: an autoencoder after its first stage, and a short run on text at 128 px on it."""
+    vae_low, _, _, text, *_ = openmoji()
+    flow = replace(text, name="flow", steps=1200, batch_size=16, warmup_steps=100, initialise_from=None)
+    return [replace(vae_low, name="vae"), flow]
+
+
 def curriculum() -> list[AnyStage]:
     """The published five stages at full size, for a GPU and shards: IRIS base with CLIP-L from classes to few steps.
 

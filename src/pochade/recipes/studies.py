@@ -40,6 +40,23 @@ class Study:
 
 
 STUDIES: dict[str, Study] = {
+    "iris": Study(
+        "whether Haar bands make latents that are learned more easily, at 128 px",
+        "iris-study",
+        (),
+        (),
+        {
+            "bands": Case("as it is: the autoencoder sees Haar bands, and its loss has a term for them"),
+            "no_bands": Case(
+                "the same autoencoder on pixels, 2 x 2 of them in its channels, without that term",
+                (
+                    "vae.task.kind=deep_compression",
+                    "vae.task.changes=downsampling=16,encoder_blocks=[0,2,2,2],decoder_blocks=[0,2,2,3]",
+                    "vae.task.wavelet=0",
+                ),
+            ),
+        },
+    ),
     "lira": Study(
         "what each part of LiRA gains: reasoning loop, density of times, hyper-connections, fusion, skips, scans",
         "denoiser",

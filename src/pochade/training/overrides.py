@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import types
 from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,8 @@ from pochade.data.sources.pairs import PairSource, parse_pairs
 from pochade.errors import PochadeError, nearest
 from pochade.training.stage import AnyStage, is_nested
 
+_COMMA = re.compile(r",(?![^\[(]*[])])")
+"""One between the values of a list, and not inside a value that is a list itself."""
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _TEXT_FORMS: dict[Any, Callable[[str], Any]] = {Source: parse_source, PairSource: parse_pairs, Path: Path, str: str}
 """How values that have a text form of their own are read."""
@@ -24,9 +27,9 @@ def override(stages: Sequence[AnyStage], assignments: Iterable[str]) -> list[Any
 
     ``steps=100`` changes every stage, ``flow.steps=100`` the stage called flow; settings are reached with
     further dots: ``task.weighting=min_snr``, ``flow.data.size=64``, and change every stage that has them.
-    Values are read by the type of their field: ``none`` for an absent one, ``true`` or ``false``,
-    ``0.9,0.99`` for a pair, data by the text form of its source. Raises PochadeError for a field that does not
-    exist (naming the nearest) and a value of the wrong type.
+    Values are read by the type of their field: ``none`` for an absent one, ``true`` or ``false``, ``0.9,0.99`` for a
+    pair, ``widths=[8,16],downsampling=4`` for two texts, data by the text form of its source. Raises PochadeError for a
+    field that does not exist (naming the nearest) and a value of the wrong type.
     """
     if isinstance(assignments, str) or not isinstance(assignments, Iterable):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise PochadeError(f"override: {shown(assignments)} given, allowed is a list of texts such as 'steps=100'")
@@ -114,7 +117,8 @@ def _read(text: str, kind: Any) -> Any:
     if origin is Literal:
         return next(v for v in arguments if str(v) == text) if text in map(str, arguments) else _wrong()
     if origin is tuple:
-        items = [item.strip() for item in text.strip("()[]").split(",") if item.strip()]
+        inside = text[1:-1] if text[:1] + text[-1:] in ("()", "[]") else text
+        items = [item.strip() for item in _COMMA.split(inside) if item.strip()]
         kinds = [arguments[0]] * len(items) if arguments[-1] is Ellipsis else arguments
         if len(kinds) != len(items):
             _wrong()
