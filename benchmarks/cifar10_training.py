@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/cifar10_training.json"))
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    (recipe,) = cifar10()
+    *_, recipe = cifar10()
     short = [f"steps={arguments.steps}", "log_every=10", "sample_every=0", "keep=1"]
     (stage,) = override([recipe], short)
     start = time.perf_counter()
