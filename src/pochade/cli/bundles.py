@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,10 +77,13 @@ def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path 
     """
     if model is not None and hub.is_bundle(model):
         return Path(model).expanduser()
-    able = all(value in ALLOWED.get(name, USUAL) for name, value in further.items())
-    if fixed or not able or not cache_folder("bundles").is_dir():
+    if fixed or any(value not in ALLOWED.get(name, USUAL) for name, value in further.items()):
         return None
-    place = kept(hub.resolve(model or hub.DEFAULT_MODEL))
+    folder = hub.resolve(model or hub.DEFAULT_MODEL)
+    # Only where there may be one are the weights hashed.
+    if not any(cache_folder("bundles").glob(f"{escape(folder.name)}-*")):
+        return None
+    place = kept(folder)
     return place if place.is_dir() else None
 
 
