@@ -13,6 +13,8 @@ from pochade.errors import missing_extra
 
 LARGE = 128
 """Pixels a side from which drawing takes longer than handing the work to another process."""
+IDLE = 300
+"""Seconds after which a process that draws nothing ends. Between two steps of a slow training none should."""
 
 
 def rasterise(svg: Path | str, size: int) -> np.ndarray:
@@ -37,7 +39,7 @@ def rasterise(svg: Path | str, size: int) -> np.ndarray:
     else:
         # Ctrl-C is the training's, which finishes its step.
         pool = get_reusable_executor(
-            os.cpu_count(), initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
+            os.cpu_count(), timeout=IDLE, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
         )
         png = pool.submit(resvg_py.svg_to_bytes, **options).result()
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
