@@ -42,6 +42,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lira_checkpoint": (f"{BESIDE}/lira-nano/metrics.json", models.checkpoint),
     "iris_study": (f"{BENCHMARKS}/iris_study.json", models.study),
     "lira_study": (f"{BENCHMARKS}/lira_study.json", models.study),
+    "lira_parts": (f"{BENCHMARKS}/lira_parts.json", models.study),
     "lira_thinking": (f"{BENCHMARKS}/lira_thinking.json", models.lira_thinking),
     "lira_sampling": (f"{BENCHMARKS}/lira_sampling.json", models.sampling),
     "microforge_checkpoint": (f"{BESIDE}/microforge-nano/metrics.json", models.checkpoint),
