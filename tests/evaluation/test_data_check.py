@@ -140,6 +140,14 @@ def test_classes_and_drawn_pictures():
     assert (check.captions, check.widths, check.cropped) == (None, [], 0.0)
 
 
+def test_names_of_files_are_no_captions(faults: Path):
+    check, _ = check_data(PicturesSource(faults), encoder(), 32, progress=False)
+    assert check.captions is None
+    texts = [finding.text for finding in check.findings]
+    assert "captions are not looked at: 1 of 7 pictures have the names of their files" in texts
+    assert not any("words" in text or "tokens" in text for text in texts)
+
+
 def test_words():
     assert words_of(["A red-brown fox, 2 o'clock", "a FOX"]) == {"a", "red-brown", "fox", "2", "o'clock"}
 

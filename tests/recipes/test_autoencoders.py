@@ -115,15 +115,15 @@ def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path
     data, out = ImageData(FolderSource(pictures), 64), tmp_path / "run"
     for match, settings, size in (
         (
-            "size: 'bse' given, wavelet comes as nano, small, base .did you mean 'base'",
+            "task.size: 'bse' given, wavelet comes as nano, small, base .did you mean 'base'",
             {"kind": "wavelet", "size": "bse"},
             64,
         ),
-        ("size: 'base' given, allowed with a kind alone", {"size": "base"}, 64),
-        ("width: given, but the shape of a wavelet autoencoder is its size", {"kind": "wavelet", "width": 8}, 64),
-        ("options: 'widht=8' given, wavelet takes", {"kind": "wavelet", "changes": ("widht=8",)}, 64),
+        ("task.size: 'base' given, allowed with a kind alone", {"size": "base"}, 64),
+        ("task.width: given, but the shape of a wavelet autoencoder is its size", {"kind": "wavelet", "width": 8}, 64),
+        ("task.changes: 'widht=8' given, wavelet takes", {"kind": "wavelet", "changes": ("widht=8",)}, 64),
         ("downsampling: 12 given", {"kind": "wavelet", "changes": ("downsampling=12",)}, 64),
-        ("changes: downsampling given", {"kind": "wavelet", "changes": ("downsampling=wide",)}, 64),
+        ("task.changes: downsampling given", {"kind": "wavelet", "changes": ("downsampling=wide",)}, 64),
         ("data.size: 48 given, allowed are multiples of 32", {"kind": "deep_compression"}, 48),
     ):
         stage = autoencoder_stage(ImageData(FolderSource(pictures), size), task=AutoencoderSettings(**settings))

@@ -10,7 +10,9 @@ from pochade.data.sources import FolderSource
 from pochade.errors import PochadeError
 from pochade.recipes import stages_of
 from pochade.training.data import ImageData
-from pochade.training.executor import run
+from pochade.training.executor import check, run
+from pochade.training.overrides import override
+from pochade.training.stages.components import Components
 from recipes.running import refused
 
 
@@ -41,6 +43,40 @@ def test_unusable_data_is_named(tmp_path: Path, folder: Path):
     Image.new("RGB", (8, 8)).save(tmp_path / "bare" / "a.png")
     refused("1 pictures but no captions", out, "lrf", f"data.source={tmp_path / 'bare'}")
     refused("path: .*none.tar.gz does not exist", out, "lrf-cifar10", "data.source=cifar10:none.tar.gz")
+
+
+@pytest.fixture(scope="module")
+def components() -> Components:
+    return Components()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "change"),
+    [
+        ("lora", "data.keep_tags=-1"),
+        ("lora", "data.word_dropout=2"),
+        ("lora", "data.wordings=0"),
+        ("lora", "data.template=a drawing"),
+        ("lora", "data.ratios=9"),
+        ("lora", "data.max_skipped=2"),
+        ("lora", "data.max_megapixels=0"),
+        ("lora", "data.source=/nowhere"),
+        ("lora", "task.rank=0"),
+        ("lora", "task.alpha=-1"),
+        ("autoencoder", "task.size=huge"),
+        ("autoencoder", "task.kl=-1"),
+        ("autoencoder", "task.latent_channels=32"),
+        ("autoencoder", "task.changes=latent_channel=32"),
+    ],
+)
+def test_a_field_is_named_as_it_was_given(recipe: str, change: str, folder: Path, components: Components):
+    field = change.partition("=")[0]
+    task = ["task.base=lrf-openmoji"] if recipe == "lora" else ["task.kind=deep_compression"]
+    beside = ["data.word_dropout=0.1"] if field == "data.wordings" else []
+    changes = [f"data.source={folder}", *task, *beside, change]
+    with pytest.raises(PochadeError) as refusal:
+        check(override(stages_of(recipe), changes), components)
+    assert str(refusal.value).startswith(f"{field}: ")
 
 
 def test_another_size_than_that_of_the_start_is_named(folder: Path, tmp_path: Path):

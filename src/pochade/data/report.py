@@ -10,6 +10,8 @@ from pochade.files import write_json
 from pochade.images.decode import BadImage
 
 MAX_SKIPPED = 0.05
+FILE_NAMES = "file names"
+"""What the captions of pictures without any were read from."""
 NAMED = 100
 """Of the files that a note is about, so many are named."""
 SHOWN = 10

@@ -12,7 +12,7 @@ import torch
 from pochade.data.dataset import Dataset
 from pochade.data.near_duplicates import Fingerprint, alike, fingerprint
 from pochade.data.progress import each, progress_bar
-from pochade.data.report import Report
+from pochade.data.report import FILE_NAMES, Report
 from pochade.data.samples import decode
 from pochade.data.sources import Source
 from pochade.data.sources.image_files import Reading
@@ -176,7 +176,8 @@ def check_data(
     ratios = Counter(dict.fromkeys(RATIOS, 0))
     for width, height in (at or (1, 1) for at in pixels):
         ratios[min(RATIOS, key=lambda name: abs(np.log(RATIOS[name] * height / width)))] += 1
-    captions = None if dataset.classes or encoder is None else _captions(dataset, encoder)
+    named = 0 if dataset.report is None else dataset.report.captions[FILE_NAMES]
+    captions = None if dataset.classes or named or encoder is None else _captions(dataset, encoder)
     check = DataCheck(
         source=str(source),
         findings=[],
@@ -303,6 +304,9 @@ def _findings(check: DataCheck, report: Report | None, max_skipped: float) -> li
     if report is not None:
         for what, count in report.notes.items():
             remark(f"{what}: {count} ({report.noted(what)})")
+        named = report.captions[FILE_NAMES]
+        if named:
+            remark(f"captions are not looked at: {named} of {check.pictures} pictures have the names of their files")
     if "held_out" not in check.splits:
         remark("no picture is held out: data.held_out=false trains on all, and nothing tells memorising from learning")
     if "train" not in check.splits:

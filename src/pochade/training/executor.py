@@ -23,6 +23,7 @@ from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, check_writable, url_of
 from pochade.training.checkpoint import checkpoints, naming_last_good
 from pochade.training.loop import train
+from pochade.training.overrides import naming_fields
 from pochade.training.processes import process_state
 from pochade.training.record import DataStage, identity_of, read_record, record_of
 from pochade.training.resume import check_is_new, check_same
@@ -281,7 +282,8 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
                 raise PochadeError(f"{given}, must divide by {parts}, processes x accumulate")
             resolve_device(stage.device)
             check_trackers(stage.trackers)
-            found[stage.name] = kind.check(stage, stages[:number], components)
+            with naming_fields(stage):
+                found[stage.name] = kind.check(stage, stages[:number], components)
             _check_windows(stage, found[stage.name])
     return found
 

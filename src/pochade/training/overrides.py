@@ -5,7 +5,8 @@ import json
 import math
 import re
 import types
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
@@ -52,7 +53,8 @@ def override(stages: Sequence[AnyStage], assignments: Iterable[str]) -> list[Any
                 near += f"; the stages are {', '.join(stage.name for stage in result)}"
             raise PochadeError(f"override: no field {path.strip()!r}{near}")
         for i in have:
-            result[i] = _replace(result[i], keys, text.strip(), path.strip())
+            with naming_fields(result[i]):
+                result[i] = _replace(result[i], keys, text.strip(), path.strip())
     return result
 
 
@@ -90,6 +92,20 @@ def fields_of(settings: Any, prefix: str = "") -> list[tuple[str, Any]]:
         elif prefix or f.name != "name":
             found.append((prefix + f.name, value))
     return found
+
+
+@contextmanager
+def naming_fields(stage: AnyStage) -> Generator[None]:
+    """Within it an error that begins with the last part of a field's path, as ``keep_tags``, begins with all of it, as
+    ``data.keep_tags``; not where several fields end so."""
+    try:
+        yield
+    except PochadeError as error:
+        name, colon, rest = str(error).partition(": ")
+        fitting = [path for path, _ in fields_of(stage) if path.rpartition(".")[2] == name]
+        if colon and len(fitting) == 1:
+            error.args = (f"{fitting[0]}: {rest}",)
+        raise
 
 
 def _replace(settings: Any, keys: Sequence[str], text: str, path: str) -> Any:

@@ -8,7 +8,7 @@ from sys import intern
 from typing import NamedTuple
 
 from pochade.data.dataset import Split
-from pochade.data.report import SHOWN, Report, readable
+from pochade.data.report import FILE_NAMES, SHOWN, Report, readable
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES, read_class_names
 from pochade.data.sources.formats import (
     CAPTION_SUFFIXES,
@@ -142,7 +142,7 @@ def _named(picture: Picture) -> Picture:
     """A picture that has a caption: if it has none, the name of its file."""
     if picture.captions:
         return picture
-    return replace(picture, captions=(readable(split_name(picture.name)[0]),), group=picture.name, origin="file names")
+    return replace(picture, captions=(readable(split_name(picture.name)[0]),), group=picture.name, origin=FILE_NAMES)
 
 
 def _class_names(folder: Path, tree: _Tree, found: _Found) -> list[str]:

@@ -17,7 +17,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.autoencoders.wavelet import WaveletVAE
 from pochade.data.dataset import Dataset
 from pochade.data.samples import PixelSamples
-from pochade.errors import PochadeError, nearest
+from pochade.errors import PochadeError, naming, nearest
 from pochade.images.decode import to_tensor
 from pochade.nn.keyed_random import keyed_normal
 from pochade.training.checkpoint import check_tensors
@@ -104,25 +104,27 @@ def build_autoencoder(settings: AutoencoderSettings) -> ImageAutoencoder:
     if settings.kind is None:
         for name in ("size", "changes"):
             if getattr(settings, name) is not None:
-                raise PochadeError(f"{name}: {getattr(settings, name)!r} given, allowed with a kind alone")
+                raise PochadeError(f"task.{name}: {getattr(settings, name)!r} given, allowed with a kind alone")
         return TinyAutoencoder(**shape)
     changed = [name for name in SHAPE if shape[name] != getattr(AutoencoderSettings, name)]
     if changed:
-        raise PochadeError(f"{changed[0]}: given, but the shape of a {settings.kind} autoencoder is its size")
+        raise PochadeError(f"task.{changed[0]}: given, but the shape of a {settings.kind} autoencoder is its size")
     cls, variants = FAMILIES[settings.kind]
     size = settings.size or "nano"
     if size not in variants:
         raise PochadeError(
-            f"size: {size!r} given, {settings.kind} comes as {', '.join(variants)}{nearest(size, variants)}"
+            f"task.size: {size!r} given, {settings.kind} comes as {', '.join(variants)}{nearest(size, variants)}"
         )
     known = [name for name in inspect.signature(cls.__init__).parameters if name not in _OWN]
-    changes = read_options(settings.changes or (), known, settings.kind)
+    with naming("task.changes", "options"):
+        changes = read_options(settings.changes or (), known, settings.kind)
     try:
         return cls(**{**variants[size], **changes, "variational": settings.kl > 0})
     except PochadeError:
         raise
     except (TypeError, ValueError, RuntimeError) as error:
-        raise PochadeError(f"changes: {', '.join(changes)} given, of which no network can be made ({error})") from error
+        given = ", ".join(changes)
+        raise PochadeError(f"task.changes: {given} given, of which no network can be made ({error})") from error
 
 
 class AutoencoderTask(PictureTask):
