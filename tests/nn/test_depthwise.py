@@ -3,11 +3,13 @@
 import importlib.util
 from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pochade.nn.depthwise import as_grid, as_tokens, depthwise
 
@@ -106,6 +108,31 @@ def test_the_operator_is_torch_s_own_convolution(size: tuple[int, int]) -> None:
     found = depthwise(*leaves, *size)
     torch.testing.assert_close(found.detach(), y)
     torch.testing.assert_close(torch.autograd.grad(found, leaves, grad), wanted)
+
+
+class Calls(TorchDispatchMode):
+    """The operators that are called within it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: set[str] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.add(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_frozen_weights_get_no_gradients() -> None:
+    size = (3, 5)
+    x, weight, bias = case(size, 6, torch.float64)
+    grad = noise(*x.shape, seed=3)
+    _, wanted = expected(x, weight, bias, size, grad)
+    leaf = x.clone().requires_grad_()
+    with Calls() as calls:
+        depthwise(leaf, weight, bias, *size).backward(grad)
+    torch.testing.assert_close(leaf.grad, wanted[0])
+    assert "pochade::depthwise" in calls.names
+    assert "pochade::depthwise_backward" not in calls.names
 
 
 def test_the_operator_is_one_node_of_a_compiled_graph() -> None:

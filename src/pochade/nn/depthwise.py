@@ -90,6 +90,9 @@ def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
+    if not any(ctx.needs_input_grad[1:3]):  # the adjoint is the same convolution, its weights turned about
+        no_bias = weight.new_zeros(len(weight))
+        return depthwise(grad, weight.flip(2, 3), no_bias, ctx.height, ctx.width), None, None, None, None
     grad_x, grad_weight, grad_bias = _backward_operator(grad, x, weight, ctx.height, ctx.width)
     return grad_x, grad_weight.to(weight.dtype), grad_bias.to(ctx.bias_type), None, None
 
