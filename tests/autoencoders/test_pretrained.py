@@ -1,5 +1,6 @@
 """Pretrained autoencoders of diffusers behind our interface, from folders that the tests make."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -96,7 +97,8 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
             PretrainedAutoencoder.from_diffusers(name)
     for name in ("pochade/no-such-model", "pochade/no-such-model/vae"):
         with pytest.raises(
-            PochadeError, match=r"is neither a folder with an AutoencoderDC or .* nor within reach"
+            PochadeError,
+            match=r"neither a folder with an AutoencoderDC or .* machine, and the hub cannot be reached",
         ) as caught:
             PretrainedAutoencoder.from_diffusers(name, local_files_only=True)
         assert "\n" not in str(caught.value)
@@ -107,6 +109,31 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
     save_file(weights, tmp_path / "cut" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(PochadeError, match=f"has weights that do not fit: missing {name}"):
         PretrainedAutoencoder.from_diffusers(str(tmp_path / "cut"))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", [WEIGHTS, "diffusion_pytorch_model.bin"])
+def test_files_of_the_first_release_are_read(name: str, tmp_path: Path) -> None:
+    """As ``stabilityai/sd-vae-ft-mse`` is published: few fields, other names of the attention's layers, a pickle."""
+    model = theirs("kl", latent_channels=4, use_quant_conv=True, use_post_quant_conv=True)
+    model.save_pretrained(tmp_path)
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    weights: dict[str, torch.Tensor] = {}
+    for key, value in load_file(tmp_path / WEIGHTS).items():
+        block, attention, layer = key.partition(".attentions.0.")
+        found = next((new for new in old if layer.startswith(f"{new}.")), None)
+        weights[key if found is None else block + attention + layer.replace(found, old[found])] = value
+    assert sum("proj_attn" in key for key in weights) == 4
+    (tmp_path / WEIGHTS).unlink()
+    if name == WEIGHTS:
+        save_file(weights, tmp_path / name, metadata={"format": "pt"})
+    else:
+        torch.save(weights, tmp_path / name)
+    config = json.loads((tmp_path / "config.json").read_text())
+    late = ("scaling_factor", "shift_factor", "use_quant_conv", "use_post_quant_conv", "force_upcast")
+    (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k not in late}))
+    raw = model.encode(images(), return_dict=False)[0].mode()
+    torch.testing.assert_close(PretrainedAutoencoder.from_diffusers(str(tmp_path)).encode(images()), 0.18215 * raw)
 
 
 def test_configurations_that_do_not_go_are_named() -> None:

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
+from huggingface_hub.errors import LocalEntryNotFoundError
+
 from pochade.errors import PochadeError
 
 
@@ -34,9 +36,10 @@ def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options:
             found = [cls for cls in classes if cls.__name__ == given]
             loaded: Any = found[0].from_pretrained(source, output_loading_info=True, **options) if found else None
     except (OSError, ValueError, RuntimeError) as error:
+        unreached = isinstance(error.__context__, LocalEntryNotFoundError)  # of which diffusers says that it is empty
+        why = "it is not on this machine, and the hub cannot be reached" if unreached else " ".join(str(error).split())
         raise PochadeError(
-            f"name_or_folder: {name_or_folder!r} is neither a folder with {allowed} nor within reach: "
-            f"{' '.join(str(error).split())}"
+            f"name_or_folder: {name_or_folder!r} is neither a folder with {allowed} nor within reach: {why}"
         ) from error
     if loaded is None:
         raise PochadeError(f"name_or_folder: {name_or_folder!r} holds a {given}, allowed is {allowed}")
