@@ -120,6 +120,13 @@ def test_a_resumed_run_may_have_another_rate_and_says_so(tmp_path: Path, capfd: 
     assert log(tmp_path)[-1]["learning_rate"] < 3e-3
 
 
+def test_a_resumed_run_cannot_end_before_it_stands(tmp_path: Path) -> None:
+    run(tmp_path, steps=5)
+    with pytest.raises(PochadeError, match=r"steps: 3 given, but .*checkpoint-00000005 is of step 5: allowed are 5,"):
+        run(tmp_path, options={"resume": True}, steps=3)
+    assert run(tmp_path, options={"resume": True}, steps=5).step == 5
+
+
 def test_a_resumed_run_must_be_the_same_run(tmp_path: Path) -> None:
     run(tmp_path, steps=4)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}

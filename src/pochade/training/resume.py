@@ -44,7 +44,7 @@ def find_run(folder: Path, stage: AnyStage, identity: Identity, samples: int, no
     said.
 
     Raises:
-        PochadeError: it is that of another run.
+        PochadeError: it is that of another run, or of a later step than the last.
         FailureError: all checkpoints are damaged.
     """
     path = find_checkpoint(folder, notes.append)
@@ -56,5 +56,10 @@ def find_run(folder: Path, stage: AnyStage, identity: Identity, samples: int, no
     known = Identity(before, saved.state.get("contents", {}))  # earlier versions kept none
     now = {**identity.settings, "samples": samples}
     check_same(folder, known, Identity(now, identity.contents), stage.task.start_field)
+    if saved.step > stage.steps:
+        raise PochadeError(
+            f"steps: {stage.steps} given, but {path} is of step {saved.step}: allowed are {saved.step}, with which the "
+            "run ends there, and more"
+        )
     notes += [f"from step {saved.step} on {change}" for change in known.changes_to(identity.settings)]
     return saved
