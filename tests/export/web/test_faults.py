@@ -70,6 +70,14 @@ def test_a_model_of_a_newer_format(own_site: Path, visitors: Any) -> None:
         assert "The model is of format 2, this page reads up to 1" in page.inner_text(BROKEN)
 
 
+def test_a_model_without_guidance_offers_no_fast(own_site: Path, visitors: Any) -> None:
+    change_manifest(own_site, lambda manifest: manifest["defaults"].update(guidance=1.0))
+    with serve(own_site) as host:
+        page = visit(visitors, host)
+        page.wait_for_selector("[name=pace][value=time]", state="visible")
+        assert page.is_hidden("[name=pace][value=fast]")
+
+
 def change_manifest(site: Path, change: Callable[[Any], Any]) -> None:
     """Changes the model's manifest, and the table of hashes with it, as another export would."""
     from pochade.files import sha256

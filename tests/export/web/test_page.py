@@ -15,6 +15,7 @@ from export.web.serving import Host, serve
 from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
 from pochade.runtime import Bundle
+from pochade.runtime.options import FAST_INTERVAL, FAST_STEPS
 
 Open = Callable[..., Any]
 FINISHED = "#pictures .tile:not([aria-busy])"
@@ -177,6 +178,30 @@ def test_a_time_in_place_of_steps(visitor: Open, tmp_path: Path) -> None:
     assert page.is_hidden("#time")
 
 
+def test_fast_is_that_of_pochade_run(visitor: Open, toy_bundle: Path, tmp_path: Path, capsys: Any) -> None:
+    page = visitor()
+    page.check("[name=pace][value=fast]", force=True)
+    assert page.inner_text("#fast-note").startswith("Steps: 4")
+    page.fill("#prompt", "a red apple")
+    page.fill("#seed", "5")
+    page.click("#go")
+    page.click(FINISHED)
+    path = saved(page, tmp_path)
+    request = read_metadata(path).request
+    assert (request.steps, request.guidance_interval) == (FAST_STEPS, FAST_INTERVAL)
+    cli(capsys, "run", str(toy_bundle), "a red apple", "--seed", "5", "--fast", "-o", f"{tmp_path}/run.png")
+    near(path, pixels(tmp_path / "run.png"))
+    cli(capsys, "run", str(toy_bundle), "--like", str(path), "-o", f"{tmp_path}/again.png")
+    assert (pixels(tmp_path / "again.png") == pixels(tmp_path / "run.png")).all()
+    page.click("#viewer .close")
+    page.check("[name=pace][value=steps]", force=True)
+    page.click(FINISHED)
+    page.click("#reuse")
+    assert page.is_checked("[name=pace][value=fast]")
+    page.click("nav a[href='#edit']")
+    assert page.is_visible("#steps")  # as in the command, it is of new pictures
+
+
 @pytest.mark.parametrize("mode", ["instruction", "description"])
 def test_an_edit_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path, mode: str) -> None:
     page = visitor("edit")
@@ -265,6 +290,11 @@ def test_a_small_phone(visitor: Open, view: str, width: int, height: int) -> Non
     """Upright and on its side, with a picture where there are pictures."""
     page = visitor(view)
     page.set_viewport_size({"width": width, "height": height})
+    name = page.locator("#name")
+    name.evaluate("(e) => { e.textContent = 'my-own-drawings-of-birds'; }")
+    assert name.evaluate(
+        "(e) => e.scrollWidth <= e.clientWidth && e.clientHeight < 2 * parseFloat(getComputedStyle(e).fontSize)"
+    )
     if view == "generate":
         create(page, "a red apple", 1, "1")
         box = page.locator(FINISHED).bounding_box()

@@ -1,18 +1,19 @@
 // The page: what is requested, what is under way, and what came of it.
 
-import { BUDGETS, choose, explain, usable } from "./budget.js";
+import { BUDGETS, EVERYWHERE, choose, explain, fast, usable } from "./budget.js";
 import { Editor } from "./editor.js";
 import { Files, PageError, hex } from "./files.js";
 import { Gallery } from "./gallery.js";
+import { isolate } from "./isolation.js";
 import { checkManifest } from "./model.js";
 import { encodePng } from "./png.js";
 import { checkBrowser } from "./runtime.js";
+import { noiseTimes, rowsAt } from "./sampler.js";
 import { $, make, memory, notice, seconds, show } from "./ui.js";
 import { Viewer } from "./viewer.js";
 
 const SEEDS = 2 ** 31; // drawn below this: small enough to be read out
 const VIEWS = ["generate", "edit", "gallery"];
-const PATIENCE = 20_000; // milliseconds that the service worker may take at the first visit
 
 let manifest, files, gallery, viewer, editor, worker;
 let ready = false;
@@ -50,50 +51,6 @@ async function start() {
   });
 }
 
-/** Has the service worker keep the page, and load it once more where that gives WebAssembly its threads. */
-async function isolate() {
-  const workers = navigator.serviceWorker;
-  if (!workers) return; // plain http: no offline use, one thread
-  let registration;
-  try {
-    registration = await workers.register("sw.js", { updateViaCache: "none" });
-  } catch {
-    notice("This browser does not keep the page: it needs the network at every visit.");
-    return;
-  }
-  offerUpdate(registration);
-  if (self.crossOriginIsolated) return;
-  if (!workers.controller) {
-    const first = registration.installing ?? registration.waiting ?? registration.active;
-    await new Promise((resolve) => {
-      workers.addEventListener("controllerchange", resolve, { once: true });
-      first?.addEventListener("statechange", () => first.state === "redundant" && resolve());
-      setTimeout(resolve, PATIENCE);
-    });
-    if (!workers.controller) notice("The page could not be kept for use without a network; the next visit tries again.");
-  }
-  if (workers.controller && !memory.get("isolated", "sessionStorage")) {
-    memory.set("isolated", true, "sessionStorage");
-    if (!memory.get("isolated", "sessionStorage")) return; // it could go on for ever
-    location.reload();
-    await new Promise(() => {});
-  }
-}
-
-function offerUpdate(registration) {
-  const offer = (waiting) => {
-    navigator.serviceWorker.addEventListener("controllerchange", () => location.reload(), { once: true });
-    notice("There is a new version of this page.", { label: "Load it", run: () => waiting.postMessage("activate") });
-  };
-  if (registration.waiting && navigator.serviceWorker.controller) offer(registration.waiting);
-  registration.addEventListener("updatefound", () => {
-    const found = registration.installing;
-    found.addEventListener("statechange", () => {
-      if (found.state === "installed" && navigator.serviceWorker.controller && registration.active !== found) offer(found);
-    });
-  });
-}
-
 function broken(text) {
   document.body.classList.add("broken");
   const retry = make("button", { type: "button", textContent: "Try again", onclick: () => location.reload() });
@@ -118,7 +75,9 @@ function describeModel(edits) {
   document.body.style.setProperty("--ratio", manifest.width / manifest.height);
   const choices = stepChoices();
   Object.assign($("steps"), { max: choices.length - 1, value: choices.indexOf(defaults.steps) });
-  $("pace-field").hidden = !usable(manifest).length;
+  const paces = { fast: defaults.guidance !== 1, time: usable(manifest).length > 0 };
+  for (const [name, there] of Object.entries(paces)) document.querySelector(`[name="pace"][value="${name}"]`).parentElement.hidden = !there;
+  $("pace-field").hidden = !paces.fast && !paces.time;
   Object.assign($("time"), { max: BUDGETS.length - 1, value: BUDGETS.indexOf(3000) });
   Object.assign($("guidance"), { max: Math.max(10, defaults.guidance), value: defaults.guidance });
   $("strength").value = defaults.strength.edit ?? 0.6;
@@ -160,8 +119,15 @@ const chosen = (name) => document.querySelector(`[name="${name}"]:checked`)?.val
 const view = () => document.body.dataset.view;
 const editing = () => view() === "edit";
 const instructed = () => editing() && chosen("mode") === "instruction";
-const timed = () => !editing() && !$("pace-field").hidden && chosen("pace") === "time";
+const pace = () => (editing() ? "steps" : chosen("pace"));
 const rowsOf = (guidance) => (instructed() ? 3 : guidance === 1 ? 1 : 2);
+
+/** The steps, and the times that are guided. */
+function sampling(guidance) {
+  if (pace() === "fast") return fast(manifest.defaults, guidance);
+  const steps = pace() === "time" ? paid().row.steps : stepChoices()[Number($("steps").value)];
+  return { steps, interval: EVERYWHERE };
+}
 
 /** What the time pays for, { row, least }; null until this device was timed. */
 function paid() {
@@ -176,14 +142,21 @@ function describeTime() {
   return found?.row ?? null;
 }
 
-function updateForm() {
-  const steps = stepChoices()[Number($("steps").value)], guidance = Number($("guidance").value);
+/** The number of steps, and how long the pictures take. */
+function described(guidance) {
+  const { steps, interval } = sampling(guidance);
+  if (!times) return `${steps}`;
   const count = editing() ? 1 : Number(chosen("count")), rows = rowsOf(guidance);
-  const byTime = timed(), affordable = !byTime || describeTime();
-  $("time-field").hidden = !byTime;
-  $("steps-field").hidden = byTime;
-  const about = times && ` · about ${seconds(count * (steps * rows * times.denoiser + times.decoder))}`;
-  $("steps-value").textContent = `${steps}${about ?? ""}`;
+  const calls = noiseTimes(manifest.sampling, steps).slice(0, -1).reduce((sum, t) => sum + rowsAt(t, rows, interval), 0);
+  return `${steps} · about ${seconds(count * (calls * times.denoiser + times.decoder))}`;
+}
+
+function updateForm() {
+  const guidance = Number($("guidance").value), affordable = pace() !== "time" || describeTime();
+  for (const name of ["steps", "time"]) $(`${name}-field`).hidden = pace() !== name;
+  $("fast-note").hidden = pace() !== "fast";
+  if (pace() === "fast") $("fast-note").textContent = `Steps: ${described(guidance)}${guidance === 1 ? "" : ", guided only in the middle"}`;
+  if (pace() === "steps") $("steps-value").textContent = described(guidance);
   $("guidance-value").textContent = guidance;
   $("strength-value").textContent = `${Math.round(100 * Number($("strength").value))} %`;
   $("negative").disabled = guidance === 1;
@@ -247,8 +220,8 @@ function request() {
     prompt: typed && style && !instructed() && !typed.endsWith(`${style} style`) ? `${typed}, ${style} style` : typed,
     negativePrompt: guidance === 1 ? "" : $("negative").value.trim(),
     seed: Number($("seed").value),
-    steps: timed() ? paid().row.steps : stepChoices()[Number($("steps").value)],
     guidance,
+    ...sampling(guidance),
   };
   if (!editing()) return { ...common, task: "generate" };
   const { width, height, data } = editor.picture, { mask } = editor, { defaults } = manifest, instruction = instructed();
@@ -425,7 +398,7 @@ async function keep(one, picture) {
     model: model.name,
     steps: one.steps,
     guidance: one.guidance,
-    guidance_interval: [0, 1],
+    guidance_interval: one.interval,
     negative_prompt: one.negativePrompt,
     depth: null,
     ...more,
@@ -455,7 +428,7 @@ async function reuse({ recipe, source, mask }) {
   $("guidance").value = recipe.guidance;
   const place = stepChoices().indexOf(recipe.steps);
   if (place >= 0) $("steps").value = place;
-  $("form").elements.pace.value = "steps";
+  $("form").elements.pace.value = `${recipe.guidance_interval}` === `${EVERYWHERE}` ? "steps" : "fast";
   location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
   if (source) {

@@ -1,10 +1,16 @@
-// A time in place of steps: those of the best measured quality whose pictures take no longer here.
+// In place of steps: a time, for those of the best measured quality whose pictures take no longer here, or few steps.
 
 import { seconds } from "./ui.js";
 
 const RESERVE = 1.1; // a picture is expected to take this much more than its parts did
 
 export const BUDGETS = [0.2, 0.3, 0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20, 30, 60].map((seconds) => 1000 * seconds);
+
+export const EVERYWHERE = [0, 1];
+const FAST_STEPS = 4, FAST_INTERVAL = [0.4, 0.8];
+
+/** What costs least at about the best quality, as `pochade run --fast` does: few steps, some of them guided. */
+export const fast = ({ steps }, guidance) => ({ steps: Math.min(steps, FAST_STEPS), interval: guidance === 1 ? EVERYWHERE : FAST_INTERVAL });
 
 /** Milliseconds of a picture; `times` are those of a call of each graph for one row, which the denoiser has `rows` of. */
 export const expected = (times, steps, rows) => RESERVE * ((times.text_encoder ?? 0) + times.decoder + steps * rows * times.denoiser);

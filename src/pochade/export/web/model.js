@@ -4,7 +4,7 @@ import { Box, Canvas, HOLE, cellsOf, insideSeam } from "./canvas.js";
 import { PageError } from "./files.js";
 import { Noise } from "./noise.js";
 import { openSession } from "./runtime.js";
-import { guided, noiseTimes, sample } from "./sampler.js";
+import { guided, noiseTimes, rowsAt, sample } from "./sampler.js";
 import { fitted, makeTokenizer } from "./tokenizer.js";
 
 const FORMAT = 1;
@@ -96,7 +96,7 @@ export class Model {
   }
 
   /**
-   * One picture { width, height, data: RGBA, cut } of a request { task, prompt, seed, steps, guidance,
+   * One picture { width, height, data: RGBA, cut } of a request { task, prompt, seed, steps, guidance, interval,
    * strength, instruction, imageGuidance, source, mask }. `hooks.step(taken, total, picture or null)` is called after
    * each step, `hooks.pause()` is awaited before, and may throw to cancel.
    */
@@ -151,15 +151,18 @@ export class Model {
     const inputs = graphs[graph].inputs.filter((input) => input.absent !== null);
     const fixed = inputs.filter((input) => input.name !== "state").map((input) => [input.name, rows.map((row) => row[input.name] ?? none(input))]);
     const stateInput = inputs.find((input) => input.name === "state");
-    let state = stateInput && rows.map(() => none(stateInput)), previews = 0;
+    let state = stateInput && [none(stateInput)], previews = 0;
     const { channels, height, width } = this.manifest.latents, count = channels * height * width;
     const denoise = async (z, t) => {
       await hooks.pause();
-      const values = { ...Object.fromEntries(fixed), latents: rows.map(() => z), t: rows.map(() => Float32Array.of(t)) };
-      if (state) values.state = state;
+      const each = rows.slice(0, rowsAt(t, rows.length, request.interval));
+      const split = (all) => each.map((_, i) => all.subarray((i * all.length) / each.length, ((i + 1) * all.length) / each.length));
+      const values = { latents: each.map(() => z), t: each.map(() => Float32Array.of(t)) };
+      for (const [name, given] of fixed) values[name] = given.slice(0, each.length);
+      if (state) values.state = each.map((_, i) => state[i] ?? state[0]);
       const { velocity, next_state } = await this.#denoised(graph, values);
-      if (state) state = rows.map((_, i) => next_state.subarray((i * next_state.length) / rows.length, ((i + 1) * next_state.length) / rows.length));
-      return guided(rows.map((_, i) => velocity.subarray(i * count, (i + 1) * count)), scale, imageScale);
+      if (state) state = split(next_state);
+      return guided(split(velocity), scale, imageScale);
     };
     const onStep = async (taken, total, predicted) => {
       let picture = null;

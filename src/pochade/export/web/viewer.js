@@ -49,8 +49,10 @@ export class Viewer {
     $("viewer-picture").src = this.url(record);
     $("viewer-picture").alt = recipe.prompt;
     $("viewer-prompt").textContent = recipe.prompt;
-    const facts = Object.entries(FACTS).filter(([name]) => recipe[name] || recipe[name] === 0);
-    const lines = [["Kind", TASKS[recipe.task]], ...facts.map(([name, label]) => [label, recipe[name]]), ["Size", `${recipe.width} × ${recipe.height} px`]];
+    const facts = Object.entries(FACTS).filter(([name]) => recipe[name] || recipe[name] === 0).map(([name, label]) => [label, recipe[name]]);
+    const [low, high] = recipe.guidance_interval;
+    if (low > 0 || high < 1) facts.push(["Guided", `at times from ${low} to ${high}`]);
+    const lines = [["Kind", TASKS[recipe.task]], ...facts, ["Size", `${recipe.width} × ${recipe.height} px`]];
     $("viewer-recipe").replaceChildren(...lines.flatMap(([label, value]) => [make("dt", { textContent: label }), make("dd", { textContent: value })]));
     Object.assign($("save"), { href: this.url(record), download: this.#name(record) });
     for (const part of ["source", "mask"]) {
