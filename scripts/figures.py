@@ -79,6 +79,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "peers_costs": (f"{BENCHMARKS}/peers_quality.json", peers.costs),
     "peers_quality": (f"{BENCHMARKS}/peers_quality.json", peers.quality),
     "runtimes": (f"{BENCHMARKS}/runtimes.json", runtimes.runtimes),
+    "browser": (f"{BENCHMARKS}/browser.json", runtimes.browser),
     "budget": (f"{BENCHMARKS}/budget.json", runtimes.budget),
     "exported_step": (f"{BENCHMARKS}/exported_step.json", runtimes.exported_step),
     "conversions": (f"{BENCHMARKS}/conversions.json", runtimes.conversions),

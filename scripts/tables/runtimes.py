@@ -1,5 +1,6 @@
-"""The tables of what runs elsewhere: runtimes, budgets, conversions, precisions."""
+"""The tables of what runs elsewhere: runtimes, the page, budgets, conversions, precisions."""
 
+from statistics import median
 from typing import Any
 
 from tables.cells import number, table
@@ -22,6 +23,26 @@ def runtimes(record: dict[str, Any]) -> str:
         "the next ones; memory is the largest resident set of the process:"
     )
     return f"{head}\n\n{table(['', 'runtime', 'cold, s', 'warm, s', 'disk, MB', 'memory, MB'], rows)}"
+
+
+def browser(record: dict[str, Any]) -> str:
+    """The page of a model in a browser: downloads, starts, pictures, memory."""
+    rows: list[list[str]] = []
+    for model, measured in record["models"].items():
+        for threads, row in measured.items():
+            sizes = [number(row, key, form=".0f") for key in ("download_mb", "memory_mb")]
+            starts = [number(row, key, form=".1f") for key in ("first_visit_s", "reload_s")]
+            first, *_ = row["picture_s"]
+            pictures = [f"{seconds:.2f}" for seconds in (first, median(row["picture_s"]), median(row["processor_s"]))]
+            rows.append([f"`{model}`", threads, *sizes, *starts, *pictures])
+    head = (
+        f"Pages with weights in `int8`, in Chromium without a GPU, {record['processor']}. A picture has "
+        f"{record['steps']} steps with the model's own guidance, its time runs from the click to the last pixel; *CPU* "
+        "is the processor time of all threads. Of six pictures: the first, and medians:"
+    )
+    columns = ["", "threads", "download, MB", "memory, MB", "first visit, s", "reload, s"]
+    columns += ["first picture, s", "picture, s", "CPU, s"]
+    return f"{head}\n\n{table(columns, rows)}"
 
 
 def budget(record: dict[str, Any]) -> str:

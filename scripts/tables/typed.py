@@ -47,7 +47,6 @@ TYPED: dict[str, dict[str, str]] = {
     "docs/on-device.md": {
         "| name | matrix products, embeddings | convolutions | size |": SETTINGS,
         "| model | weights | pixels, steps | time of a picture | source |": "published figures, each with its source",
-        "| | `open-drawings`, 256 px, 4 steps |": "printed by benchmarks/browser.py, no record kept",
     },
     "docs/published.md": {
         "| recipe | stages | sizes | steps | batch | learning rate | warm-up | clip | EMA |": "published settings, "
