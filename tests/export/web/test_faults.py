@@ -47,6 +47,23 @@ def test_a_file_of_the_model(toy_site: Path, visitors: Any, file: str, fault: st
         page.wait_for_selector(READY)
 
 
+@pytest.mark.parametrize(
+    ("file", "fault", "message"),
+    [
+        ("editor.js", "missing", "a part of it did not load"),
+        ("model/manifest.json", "missing", "model/manifest.json cannot be read"),
+        ("files.json", "altered", "files.json is damaged: it is no JSON."),
+        ("ort.wasm.bundle.min.mjs", "missing", "ort.wasm.bundle.min.mjs cannot be loaded"),
+    ],
+)
+def test_a_file_of_the_page(toy_site: Path, visitors: Any, file: str, fault: str, message: str) -> None:
+    with serve(toy_site) as host:
+        host.faults = {file: fault}
+        page = visit(visitors, host)
+        page.get_by_text(message).wait_for()
+        visitors.errors.clear()  # the browser tells of a 404 itself
+
+
 @pytest.mark.parametrize("ranges", [True, False])
 def test_a_download_that_is_cut_off_goes_on_or_begins_again(toy_site: Path, visitors: Any, ranges: bool) -> None:
     with serve(toy_site) as host:

@@ -292,9 +292,7 @@ def test_a_small_phone(visitor: Open, view: str, width: int, height: int) -> Non
     page.set_viewport_size({"width": width, "height": height})
     name = page.locator("#name")
     name.evaluate("(e) => { e.textContent = 'my-own-drawings-of-birds'; }")
-    assert name.evaluate(
-        "(e) => e.scrollWidth <= e.clientWidth && e.clientHeight < 2 * parseFloat(getComputedStyle(e).fontSize)"
-    )
+    assert name.evaluate("(e) => e.scrollWidth <= e.clientWidth")  # it is not cut
     if view == "generate":
         create(page, "a red apple", 1, "1")
         box = page.locator(FINISHED).bounding_box()

@@ -15,6 +15,14 @@ export const keyOf = (path, sha256, base = BASE) => new URL(`${path}?${sha256.sl
 
 export const hex = (buffer) => Array.from(new Uint8Array(buffer), (b) => b.toString(16).padStart(2, "0")).join("");
 
+async function read(path) {
+  const response = await fetch(new URL(path, BASE)).catch(() => null);
+  if (!response?.ok) throw new PageError(`${path} cannot be read: the page was not copied whole, or you are offline.`);
+  return response.json().catch(() => {
+    throw new PageError(`${path} is damaged: it is no JSON.`);
+  });
+}
+
 export class Files {
   #table;
   #cache;
@@ -29,9 +37,7 @@ export class Files {
 
   /** Reads `files.json`. `notice(text)` is called where something works, but not as it should. */
   static async open(notice = () => {}) {
-    const response = await fetch(new URL("files.json", BASE)).catch(() => null);
-    if (!response?.ok) throw new PageError("files.json cannot be read: the page was not copied whole, or you are offline.");
-    const list = await response.json();
+    const list = await read("files.json");
     let cache = null;
     try {
       cache = await self.caches.open(cacheName(BASE));
@@ -51,11 +57,7 @@ export class Files {
     return this.#table[path].sha256;
   }
 
-  async json(path) {
-    const response = await fetch(new URL(path, BASE)).catch(() => null);
-    if (!response?.ok) throw new PageError(`${path} is missing.`);
-    return response.json();
-  }
+  json = read;
 
   /** The content of a file, checked: from the browser's cache, else from the server. `onBytes(count)` as they arrive. */
   async load(path, onBytes = () => {}) {

@@ -36,7 +36,9 @@ const SIMD = new Uint8Array([0, 97, 115, 109, 1, 0, 0, 0, 1, 5, 1, 96, 0, 1, 123
 
 /** The library, ready: `binary` is the content of the build's `wasm`. */
 export async function openRuntime(build, binary) {
-  const ort = await import(build.script);
+  const ort = await import(build.script).catch(() => {
+    throw new PageError(`${build.script.slice(2)} cannot be loaded: the page was not copied whole, or you are offline.`);
+  });
   ort.env.logLevel = "fatal"; // it warns of what graphs place where, which is nothing for a console
   ort.env.wasm.wasmBinary = binary;
   ort.env.wasm.numThreads = build.threads;
