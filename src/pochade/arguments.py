@@ -20,6 +20,11 @@ ALPHA = "alpha"
 """What stands for the transparent part of a picture as its mask."""
 
 
+def is_given(value: object) -> bool:
+    """Whether an option of a command has a value: 0 is one, which equals False."""
+    return value is not None and value is not False and value != ()
+
+
 def is_number(value: Any) -> bool:
     """Whether ``value`` is a finite number, numpy's included; True and False are none."""
     return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)

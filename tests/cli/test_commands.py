@@ -216,6 +216,8 @@ def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--depth", "1000", code=2)
     assert "depth: 1000 given, allowed are 1 to" in done.error
     assert not (tmp_path / "two").exists()
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--batch", "0", code=2)
+    assert "batch: 0 given, allowed are whole numbers from 1" in done.error
     given = ("--depth", "1", "--external-data", "--batch", "1", "--precision", "int8")
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), *given)
     assert [line.split(",")[0] for line in done.out.splitlines()] == [

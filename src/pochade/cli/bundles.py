@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pochade
-from pochade.arguments import check_seed
+from pochade.arguments import check_seed, is_given
 from pochade.cli.common import console, listed, loading
 from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by
@@ -27,8 +27,6 @@ TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "d
 """Fields of a request that a bundle follows."""
 ALLOWED = {"device": (None, "auto", "cpu"), "precision": (None, "auto")}
 """Of what else a user may give; of all others nothing."""
-USUAL: tuple[Any, ...] = (None, False, ())
-"""Values of an option that was not given."""
 DIGITS = 12
 """Of a hash, in the name of a folder."""
 
@@ -77,7 +75,7 @@ def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path 
     """
     if model is not None and hub.is_bundle(model):
         return Path(model).expanduser()
-    if fixed or any(value not in ALLOWED.get(name, USUAL) for name, value in further.items()):
+    if fixed or not all(_follows(*option) for option in further.items()):
         return None
     folder = hub.resolve(model or hub.DEFAULT_MODEL)
     # Only where there may be one are the weights hashed.
@@ -85,6 +83,11 @@ def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path 
         return None
     place = kept(folder)
     return place if place.is_dir() else None
+
+
+def _follows(name: str, value: object) -> bool:
+    """Whether a bundle can be sampled with an option of models, as it was given."""
+    return value in ALLOWED[name] if name in ALLOWED else not is_given(value)
 
 
 def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
@@ -101,9 +104,8 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
         PochadeError: an option is not allowed, or the bundle is damaged.
     """
     for name, value in further.items():
-        allowed = ALLOWED.get(name, USUAL)
-        if value not in allowed:
-            names = " and ".join(text for text in allowed if isinstance(text, str)) or "none"
+        if not _follows(name, value):
+            names = " and ".join(filter(None, ALLOWED.get(name, ()))) or "none"
             raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")
     with loading(str(folder)):
         from pochade.runtime.bundle import DRAWN_SEEDS

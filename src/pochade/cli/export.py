@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from pochade.arguments import is_given
 from pochade.cli import bundles, options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
@@ -76,7 +77,7 @@ def export(
 ) -> None:
     """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
     options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
-    given = {name: value for name, value in options_of.items() if value not in (None, False)}
+    given = {name: value for name, value in options_of.items() if is_given(value)}
     if out is None:
         changed = {"precision": precision, "size": size, "decoder": decoder, "depth": depth, **given}
         for name, value in {"for": None if target == "onnx" else target, **changed}.items():

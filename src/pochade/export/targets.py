@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import is_given
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError, nearest
 from pochade.export.bundle import export_bundle
@@ -75,7 +76,7 @@ def find_target(name: str, given: Mapping[str, Any] | None = None, precision: st
         raise PochadeError(f"for: {name!r} given, allowed are {', '.join(TARGETS)}{nearest(name, TARGETS)}")
     target = TARGETS[name]
     for option, value in (given or {}).items():
-        if value not in (None, False) and option not in target.options:
+        if is_given(value) and option not in target.options:
             having = [other for other, one in TARGETS.items() if option in one.options]
             raise PochadeError(f"{option}: given for {name}, allowed is {' and '.join(having)}")
     if precision is not None:

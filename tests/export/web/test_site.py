@@ -68,7 +68,7 @@ def test_a_tokenizer_that_the_page_cannot_read(tmp_path: Path) -> None:
     ("given", "message"),
     [
         (["--for", "webb"], "for: 'webb' given, allowed are onnx, web, openvino, coreml, executorch, litert (did"),
-        (["--for", "web", "--batch", "2"], "batch: given for web, allowed is onnx and openvino"),
+        (["--for", "web", "--batch", "0"], "batch: given for web, allowed is onnx and openvino"),
         (["--onnxruntime-web", "x.tgz"], "onnxruntime_web: given for onnx, allowed is web"),
     ],
 )
