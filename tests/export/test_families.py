@@ -89,6 +89,8 @@ def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
         assert set(npu.lacking(tmp_path / "npu.onnx")["QNN"]) <= {"Shape", "Softplus"}
     bundle = Bundle(tmp_path / "b")
     assert manifest.trained_tasks == pipe.denoiser.input_spec().tasks
+    page = (tmp_path / "b" / "README.md").read_text(encoding="utf-8")
+    assert ("`next_state` of a row" in page) == (family == "microforge")
     assert set(manifest.depths) == {str(d) for d in depths or ([] if depth is None else [depth])}
     for iterations in depths or (depth,):
         made = bundle.generate("a red apple", seed=5, steps=2, guidance=2.0, depth=iterations)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from pochade.runtime.manifest import Manifest, Value
+from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Value
 
 _PAGE = """# {name}, as a bundle for devices
 
@@ -22,15 +22,17 @@ left out the number that fills it (`absent`).
    with id 0 and mask false. `text_encoder` gives `tokens` and `pooled`. A prompt without text is not encoded: all its
    inputs are `absent`.
 2. Draw standard normal latents z, [1, {channels}, {rows}, {columns}], from the seed.
-3. For each pair (t, t') of neighbours in `sampling.times`: v = `denoiser`(z, t, ...). With a guidance scale s other
+3. For each pair (t, t') of neighbours in `sampling.times`: v = `{denoiser}`(z, t, ...). With a guidance scale s other
    than 1 it is called for two rows, the second with its text absent, and v = v2 + s (v1 - v2). Then
-   {step}.
+   {step}.{carry}
 4. `decoder` gives the picture in [-1, 1], channels first: a pixel is round(255 (x / 2 + 1 / 2)).
 
 The generator of a seed is the Mersenne Twister MT19937, started with the lower 32 bits of the seed. Each output x gives
 u = (x mod 2^24) / 2^24; 16 of them make 16 numbers: for j from 0 to 7, r = sqrt(-2 ln(1 - u_j)) and
-a = 2 pi u_(j + 8) give z_j = r cos a and z_(j + 8) = r sin a.
+a = 2 pi u_(j + 8) give z_j = r cos a and z_(j + 8) = r sin a. Where there is no multiple of 16, the last 16 are made
+anew from 16 further outputs.
 """
+_CARRY = " `next_state` of a row is its `state` at the next step."
 _STEPS = {
     "euler": "z = z + (t' - t) v",
     "lcm": "x = z - t v, and z = (1 - t') x + t' e with new noise e from the same generator",
@@ -51,6 +53,8 @@ def readme(manifest: Manifest) -> str:
         (f"`{graph.file}`", _names(graph.inputs), _names(graph.outputs), graph.precision)
         for graph in manifest.graphs.values()
     ]
+    denoiser = WITHOUT_SOURCE if WITHOUT_SOURCE in manifest.graphs else "denoiser"
+    carries = any(value.name == "next_state" for value in manifest.graphs[denoiser].outputs)
     return _PAGE.format(
         name=model.name,
         runtime=_RUNTIMES[manifest.target],
@@ -62,7 +66,9 @@ def readme(manifest: Manifest) -> str:
         channels=latents.channels,
         rows=latents.height,
         columns=latents.width,
+        denoiser=denoiser,
         step=_STEPS[manifest.sampling.method],
+        carry=_CARRY if carries else "",
     )
 
 
