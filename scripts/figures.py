@@ -106,6 +106,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "grid_mixers": (f"{BENCHMARKS}/grid_mixers.json", scans.grid_mixers),
     "photographs": (f"{BENCHMARKS}/photographs.json", yours.photographs),
     "evening": (f"{BENCHMARKS}/evening.json", yours.evening),
+    "ratios": (f"{BENCHMARKS}/ratios.json", yours.ratios),
 }
 """Name -> where its measurements lie, and what makes a table of them."""
 
@@ -118,6 +119,7 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], str]] = {
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("drawings_checkpoint", "startup", "denoiser_step"),
     "docs/results.md": ("drawings_checkpoint", "checkpoint", "autoencoder_channels", "cifar10_training"),
+    "docs/adapters.md": (),
     "docs/benchmarks.md": (),
     "docs/claims.md": (),
     "docs/editing.md": (),

@@ -53,3 +53,38 @@ def evening(record: dict[str, Any]) -> str:
         "in which all pictures and captions are encoded once:"
     )
     return f"{head}\n\n" + table([*columns, "R@1, held out", "KID, trained", "KID, held out"], rows)
+
+
+def ratios(record: dict[str, Any]) -> str:
+    """What a LoRA trained in buckets gives at two shapes beside one trained on squares."""
+    names = {"base": f"`{record['base']}` as it is", "squares": "LoRA, squares", "buckets": "LoRA, buckets"}
+    rows = [
+        [
+            names[row["name"]],
+            number(row, "seconds", form=".0f"),
+            *(
+                cell
+                for kind in record["sizes"]
+                for cell in (
+                    number(row, "losses", kind, form=".3f"),
+                    plus_minus(row[kind], "R@1 held_out", "R@1 error"),
+                    plus_minus(row[kind], "kid held_out", "kid held_out std"),
+                )
+            ),
+        ]
+        for row in record["rows"]
+    ]
+    shapes = ["x".join(map(str, size)) for size in record["sizes"].values()]
+    heads = [f"{what}, {shape}" for shape in shapes for what in ("held-out loss", "R@1", "KID")]
+    real = " and ".join(f"{record['rows'][0][kind]['R@1 real']:.2f}" for kind in record["sizes"])
+    counts = ", ".join(f"{count} {kind}" for kind, count in record["pictures"].items())
+    head = (
+        f"{counts} pictures, {record['steps']} steps of {record['batch']}; seconds of the processor "
+        f"({record['processor']}, one thread), with the encoding; {record['samples']} held-out captions of each "
+        f"shape, with standard errors; R@1 of the real pictures is {real}:"
+    )
+    return f"{head}\n\n" + table(["", "seconds", *heads], rows)
+
+
+def plus_minus(row: dict[str, Any], value: str, error: str) -> str:
+    return f"{row[value]:.2f} ± {row[error]:.2f}"
