@@ -4,7 +4,7 @@
     python benchmarks/photographs.py --own runs/photographs/1-autoencoder/model --squares pictures:tiles
 
 The test set are eight photographs that scikit-image, scikit-learn and matplotlib carry (licences: docs/photographs.md).
-Writes docs/benchmarks/photographs.json, and docs/images/photographs.webp.
+Writes docs/benchmarks/photographs.json, in which rows of other autoencoders stay, and docs/images/photographs.webp.
 """
 
 import argparse
@@ -110,10 +110,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tiles", nargs=2, type=Path, metavar=("PHOTOGRAPHS", "OUT"), help="cut squares, and stop")
     parser.add_argument("--tile", type=int, default=128, help="their pixels")
+    parser.add_argument("--shipped", nargs="*", default=SHIPPED, help="which of the shipped ones are measured (anew)")
     parser.add_argument("--own", nargs="*", default=[], help="further autoencoders: folders or names on the hub")
     parser.add_argument("--squares", help="a source, such as pictures:squares, whose held-out part is measured, too")
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--output", type=Path, default=DOCS / "benchmarks" / "photographs.json")
+    parser.add_argument(
+        "--output", type=Path, default=DOCS / "benchmarks" / "photographs.json", help="others stay in it"
+    )
+    parser.add_argument("--image", type=Path, default=DOCS / "images" / "photographs.webp")
     options = parser.parse_args()
     if options.tiles:
         given, out = options.tiles
@@ -123,17 +127,19 @@ def main() -> None:
     images = {name: to_tensor(image) for name, image in pictures.items()}
     held_out = open_source(options.squares, "held_out") if options.squares else None
     squares = [to_tensor(held_out.image(i, options.tile)) for i in range(len(held_out))] if held_out else []
-    rows: list[dict[str, Any]] = []
+    before = json.loads(options.output.read_text()) if options.output.is_file() else {"rows": []}
+    rows: dict[str, Any] = {row["autoencoder"]: row for row in before["rows"]}
     shown: list[Image.Image] = [pictures[name] for name in SHOWN]
     labels: list[str] = [*SHOWN]
-    for name in (*SHIPPED, *options.own):
+    for name in (*options.shipped, *options.own):
         row, given = measure(name, images, squares)
-        rows.append(row)
+        rows[name] = row
         shown += [given[picture] for picture in SHOWN]
         labels += [f"f{row['downsampling']} {row['mean psnr']:.1f} dB"] * len(SHOWN)
         print(json.dumps(row), flush=True)
-    write_json(options.output, {"size": options.size, "squares": len(squares), "processor": processor(), "rows": rows})
-    with atomic_file(DOCS / "images" / "photographs.webp") as file:
+    about = {"size": options.size, "squares": len(squares), "processor": processor()}
+    write_json(options.output, {**about, "rows": list(rows.values())})
+    with atomic_file(options.image) as file:
         sheet(shown, labels, columns=len(SHOWN), cell=options.size).save(file, format="WEBP", quality=80)
 
 
