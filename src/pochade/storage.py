@@ -6,6 +6,7 @@ source gets another key. Credentials are those that s3fs and gcsfs find by thems
 role of the machine).
 """
 
+import base64
 import hashlib
 import json
 import logging
@@ -52,7 +53,10 @@ LAST = ("index.json", "model_index.json", "manifest.json", "latest")
 """Are sent after all others: what lists files is there when these are."""
 _URL = re.compile(r"([a-z][a-z0-9+]*):/+(.+)", re.DOTALL)
 _BRACE = re.compile(r"\{(\d+)\.\.(\d+)\}")
-_MD5 = re.compile(r'"?([0-9a-f]{32})"?')
+_MD5 = re.compile(r'"?([0-9a-f]{32})"?|([A-Za-z0-9+/]{22}==)')
+"""As an ETag of S3, and as the hash of GCS."""
+GONE = (404, 410)
+DENIED = (401, 403)
 
 
 def url_of(place: str | os.PathLike[str]) -> str | None:
@@ -220,10 +224,10 @@ class _Remote:
     def _info(self, path: str) -> Mapping[str, Any]:
         try:
             return self.fs.info(path)
-        except FileNotFoundError as error:  # so fsspec calls a web server that does not answer
-            if isinstance(error.__cause__, OSError):
-                raise error.__cause__ from None
-            raise
+        except FileNotFoundError as error:  # so fsspec calls whatever a web server answers, and that it does not
+            if error.__cause__ is None or _status(error.__cause__) in GONE:
+                raise
+            raise error.__cause__ from None
 
     def below(self) -> dict[str, Stamp]:
         """The files below it by their names, "" for itself where it is one. Raises FileNotFoundError for nothing."""
@@ -241,13 +245,21 @@ class _Remote:
     def get(self, path: Path, stamp: Stamp) -> None:
         """Raises OSError where what came is not what was there, before and after."""
         self.fs.get_file(self.path, str(path))
-        size, tag = path.stat().st_size, _MD5.fullmatch(stamp[1])
+        size = path.stat().st_size
         if size != stamp[0]:
             raise OSError(f"{size:,} of {stamp[0]:,} bytes came")
-        if tag is not None and self.scheme == "s3" and _md5(path) != tag[1]:
-            raise OSError("its MD5 is not its ETag")
+        if self.scheme in PUT_IS_WHOLE and not _has_md5(path, stamp[1]) and not self._encrypted():
+            raise OSError("its MD5 is another one at its source")
         if self.stamp() != stamp:
             raise OSError("it changed while it was read")
+
+    def _encrypted(self) -> bool:
+        """Whether it lies on S3 under a key of its own, and its ETag is not its MD5."""
+        if self.scheme != "s3":
+            return False
+        bucket, key, _ = self.fs.split_path(self.path)
+        head: Mapping[str, Any] = self.fs.call_s3("head_object", Bucket=bucket, Key=key)
+        return head.get("ServerSideEncryption", "AES256") != "AES256" or "SSECustomerAlgorithm" in head
 
     def put(self, path: Path) -> Stamp:
         """The file as it is there then. Raises OSError where less arrived."""
@@ -277,15 +289,20 @@ def _options(scheme: str) -> dict[str, Any]:
 
 
 def _stamp(info: Mapping[str, Any]) -> Stamp:
-    tag = next((info[key] for key in ("ETag", "etag", "md5Hash", "Content-MD5", "Last-Modified") if info.get(key)), "")
+    tag = next((info[key] for key in ("ETag", "md5Hash", "etag", "Content-MD5", "Last-Modified") if info.get(key)), "")
     if info.get("size") is None:
         raise FileNotFoundError(f"{info.get('name')}: its size is not known")
     return int(info["size"]), str(tag or info.get("LastModified") or info.get("created") or "")
 
 
-def _md5(path: Path) -> str:
+def _has_md5(path: Path, tag: str) -> bool:
+    """Whether a file has the MD5 that a tag is; also where the tag is none."""
+    found = _MD5.fullmatch(tag)
+    if found is None:
+        return True
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "md5").hexdigest()
+        digest = hashlib.file_digest(file, "md5").digest()
+    return digest == (bytes.fromhex(found[1]) if found[1] else base64.b64decode(found[2]))
 
 
 def _state(path: Path) -> State:
@@ -356,8 +373,7 @@ def _retried(url: str, work: Callable[[], T], *, transfer: bool = False) -> T:
         except Exception as failure:  # each library has kinds of its own
             error = failure.error if isinstance(failure, _Again) else failure
             reason = _reason(error)
-            denied = "Credentials" in type(error).__name__
-            if denied or isinstance(error, PERMANENT):
+            if isinstance(error, PERMANENT) or _is_denied(error):
                 raise PochadeError(f"{url}: {reason}") from error
             now = time.monotonic()
             silent += now - begin if _is_silence(error) else 0.0
@@ -386,6 +402,18 @@ def _is_silence(error: BaseException | None) -> bool:
     return error is not None and ("Timeout" in type(error).__name__ or _is_silence(error.__cause__))
 
 
+def _status(error: BaseException) -> int:
+    """Of the answer that an error of aiohttp or gcsfs stands for; 0 for any other."""
+    if isinstance(error, OSError) and str(error).startswith("Forbidden: "):  # of gcsfs
+        return 403
+    found = getattr(error, "status", None) or getattr(error, "code", None)
+    return int(found) if isinstance(found, int | str) and str(found).isdecimal() else 0
+
+
+def _is_denied(error: Exception) -> bool:
+    return isinstance(error, PermissionError) or _status(error) in DENIED or "Credentials" in type(error).__name__
+
+
 def _reason(error: Exception) -> str:
     words = " ".join(str(error).split())
     match error:
@@ -397,7 +425,7 @@ def _reason(error: Exception) -> str:
             return "there is no such bucket"
         case FileNotFoundError():
             return "there is nothing"
-        case PermissionError():
+        case _ if _is_denied(error):
             return f"access is denied ({words})"
         case _:
             return f"{type(error).__name__}: {words}" if words else type(error).__name__
