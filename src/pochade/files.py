@@ -226,10 +226,9 @@ def check_folder(name: str, place: Path) -> None:
         raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
 
 
-def check_utf8(name: str, path: Path) -> None:
-    """Raises PochadeError, with the argument ``name``, for a URL, and for a path that is not in UTF-8, by which
-    safetensors opens nothing."""
-    check_here(name, path)
+def check_tensor_folder(name: str, path: Path) -> None:
+    """Raises PochadeError as ``check_folder``, and for a path not in UTF-8, by which safetensors opens nothing."""
+    check_folder(name, path)
     try:
         str(path.absolute()).encode()
     except UnicodeEncodeError:

@@ -44,6 +44,7 @@ def test_training_finds_what_was_encoded(tmp_path: Path, capsys: pytest.CaptureF
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, error in (
         (["--workers", "2"], "workers: 2 given, allowed are 1, and with --on ray more"),
+        (["--on", "local", "--gpus", "nan"], "gpus: nan given, allowed are finite numbers"),
         (["--on", "dask"], "on: 'dask' given, allowed are local, ray"),
         (["--only", "flows"], "only: 'flows' given, allowed are flow (did you mean 'flow'?)"),
     ):

@@ -140,7 +140,8 @@ def test_wrong_use(capsys: Any) -> None:
     assert "pictures: '1.5' given" in error("lrf", "--gpus", "H100", "--pictures", "1.5")
     assert "recipe: 'lrg' given" in error("lrg", "--gpus", "H100", "--pictures", "10")
     assert "share: 2 given" in error("lrf", "--gpus", "H100", "--pictures", "10", "--share", "2")
-    assert "price: -1 given" in error("lrf", "--gpus", "H100", "--pictures", "10", "--price", "-1")
+    for price in ("-1", "nan", "inf"):
+        assert f"price: {price} given" in error("lrf", "--gpus", "H100", "--pictures", "10", "--price", price)
     assert "batch_size 4 of autoencoder must divide by 8" in error("lrf", "--gpus", "8xH100", "--pictures", "10")
     with pytest.raises(PochadeError, match="pictures: 0 given"):
         list(plan(stages_of("lrf"), Cluster(1, H100), 0))

@@ -108,7 +108,9 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
             step += 1
             at = at[at + step < len(key)]
             at = at[key[at] == key[at + step]]
-    return np.array([root(place) for place in range(len(bits))], np.int64)
+    while not np.array_equal(parent, roots := parent[parent]):
+        parent[:] = roots
+    return parent
 
 
 def _masks(count: int) -> list[np.uint64]:

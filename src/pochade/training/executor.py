@@ -18,7 +18,7 @@ from pochade.data.dataset import Dataset
 from pochade.data.samples import groups_of
 from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, name_copy, nearest
-from pochade.files import atomic_folder, cache_folder, check_utf8, write_json
+from pochade.files import atomic_folder, cache_folder, check_tensor_folder, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, check_writable, url_of
 from pochade.training.checkpoint import checkpoints, naming_last_good
@@ -77,7 +77,7 @@ def run(
                 mirror.pull()
     out = Path(out) if mirror is None else mirror.folder
     saved = None if mirror is None else mirror.push
-    check_utf8("out", out)
+    check_tensor_folder("out", out)
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
@@ -342,7 +342,7 @@ class Encoding:
 
     def check(self) -> None:
         """Raises PochadeError where data or settings of the stage are unusable, or ``out`` is no name for tensors."""
-        check_utf8("out", self.out)
+        check_tensor_folder("out", self.out)
         unfinished = self._unfinished() if self.only is None else [self.stage()]
         start = unfinished[0] if unfinished else 0
         check(self.stages[: start + 1] if unfinished else self.stages, Components(), start=start)

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from pochade.arguments import check_number
 from pochade.errors import PochadeError
 from pochade.files import atomic_folder
 from pochade.tensors import tensor_entries
@@ -137,6 +138,7 @@ def plan(
         raise PochadeError(f"pictures: {pictures} given, allowed are at least 1")
     if not 0 < share <= 1:
         raise PochadeError(f"share: {share:g} given, allowed is above 0, at most 1")
+    check_number("price", price)
     if price is not None and price < 0:
         raise PochadeError(f"price: {price:g} given, allowed is at least 0")
     stages = [stage if stage.steps else replace(stage, steps=steps_for(pictures, stage.batch_size)) for stage in stages]

@@ -47,6 +47,8 @@ class Sharding:
         self.task, self.whole, self.main = copy.deepcopy(task).to(device), task, main
         if main:
             self.whole.to(device)
+        # A block's vectors are views of one product, to which nothing is written.
+        warnings.filterwarnings("ignore", "FSDP2-wrapped module .* returned a view tensor")
         mesh = init_device_mesh(device.type, (distributed.get_world_size(),))
         self._roots = self.task.compilable()
         for root in self._roots:

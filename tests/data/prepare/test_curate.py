@@ -6,7 +6,7 @@ import signal
 import tarfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -123,11 +123,33 @@ def test_an_interrupted_call_goes_on(
     assert files(out) == files(expected)
 
 
+def test_few_files_are_mapped_however_many_shards_there_are(
+    source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    maps, compare, most = Path("/proc/self/maps"), curation.first_alike, list[int]()
+    if not maps.exists():
+        pytest.skip("no list of what is mapped")
+
+    def counted(bits: np.ndarray, copies: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+        found = compare(bits, copies)
+        copies(np.arange(len(bits)))
+        most.append(maps.read_text().count("inspected-"))
+        return found
+
+    monkeypatch.setattr(curation, "first_alike", counted)
+    monkeypatch.setattr(curation, "OPEN", 2)
+    curate(source, tmp_path / "chosen", ALL, progress=False)
+    assert most == [2]
+    assert files(tmp_path / "chosen") == files(expected)
+
+
 def test_wrong_use_is_one_line(source: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["data", "prepare", "folder", "--path", str(source.path), str(tmp_path / "out")]
     for options, error in (
         (["--on", "rays"], "on: 'rays' given, allowed are local, ray (did you mean 'ray'?)"),
         (["--gpus", "1"], "gpus: 1 given, allowed are 0, and with --on ray more"),
+        (["--on", "local", "--gpus", "nan"], "gpus: nan given, allowed are finite numbers"),
+        (["--min-score", "nan"], "min_score: nan given, allowed are finite numbers"),
         (["--min-side", "-1"], "min_side: -1 given, at least 0 expected"),
         (["--score", "x"], "score: x given without min_score, by which pictures are chosen"),
         (
@@ -173,6 +195,9 @@ def test_a_caption_model_speaks_first(source: FolderSource, tmp_path: Path) -> N
         assert before in (["known"], ["x"])
     with pytest.raises(PochadeError, match="caption: no model that describes pictures could be loaded"):
         curate(source, tmp_path / "none", Curation(size=16, caption=str(tmp_path / "missing")), progress=False)
+    assert not list(tmp_path.glob("none*"))  # before any work
+    with pytest.raises(FailureError, match=r"no picture is kept \(3 below the score\)"):
+        curate(FolderSource(bare), tmp_path / "none", Curation(size=16, min_score=0, score="column:x"), progress=False)
 
 
 def test_too_many_unusable_pictures_are_refused(tmp_path: Path) -> None:

@@ -9,16 +9,16 @@ a time. What is remembered of a picture between the two are 8 bytes, and 800 mor
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from pochade.arguments import check_number
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
@@ -35,7 +35,7 @@ from pochade.data.sources.image_files import Picture, Reading
 from pochade.data.sources.shards import pair_pictures
 from pochade.data.sources.tars import Contents, Shard, find_shards, read_shard, top_folders
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, check_utf8, remove_folder, remove_orphans, write_json
+from pochade.files import atomic_file, check_tensor_folder, remove_folder, remove_orphans, write_json
 from pochade.images.decode import BadImage, square
 from pochade.tensors import write_tensors
 
@@ -43,8 +43,11 @@ REPORT = PREPARED[0]
 SETTINGS = "settings.json"
 SIDES = ("train", "held_out")
 LEFT_OUT = ("too small", "below the score")
+LOST = (*LEFT_OUT, "without a caption")
 NAMED = 100
 """Pictures left out that the report names."""
+OPEN = 1024
+"""Files with the small copies of pictures that are mapped at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +78,16 @@ class Curation:
         check_size(self.size)
         if self.min_side < 0:
             raise PochadeError(f"min_side: {self.min_side} given, at least 0 expected")
+        check_number("min_score", self.min_score)
         if self.score != CONTRAST and self.min_score is None:
             raise PochadeError(f"score: {self.score} given without min_score, by which pictures are chosen")
+
+    def load_models(self) -> None:
+        """Loads what scores and what describes pictures. Raises PochadeError where there is no such model."""
+        if self.min_score is not None:
+            scorer(self.score)
+        if self.caption is not None:
+            captioner(self.caption)
 
 
 def curate(
@@ -92,6 +103,7 @@ def curate(
     """Writes what is kept of shards as shards ``out/train/000123.tar``, each named by that which it comes from.
 
     An interrupted call, repeated, goes on. Meanwhile all lies in the folder ``out`` with ``.partial`` at its end.
+    Models are loaded here first, wherever they work.
 
     Args:
         on: "local", or "ray", a cluster whose machines see ``out`` and the source under the same paths.
@@ -101,17 +113,18 @@ def curate(
         The report: how many pictures there were, and what became of them.
 
     Raises:
-        PochadeError: no shards, ``out`` is there, or holds what was begun with other settings.
+        PochadeError: no shards, no such model, ``out`` is there, or holds what was begun with other settings.
         FailureError: too many unusable pictures, nothing is kept, or something cannot be written.
     """
     check_place(on, gpus)
     reading = reading or Reading()
-    check_utf8("out", out)
+    check_tensor_folder("out", out)
     if out.exists():
         raise PochadeError(f"out: {out} is there already; choose another folder")
     found = find_shards(local_path(source.path))
     shards, work = tuple(found.shards), out.with_name(f"{out.name}.partial")
     settings = {"source": str(source), **asdict(curation), "background": reading.background, "shards": len(shards)}
+    curation.load_models()
     _check_same(work, settings)
     tops = top_folders(shard.name for shard in shards)
     sides = split_folders(tops)
@@ -130,7 +143,8 @@ def curate(
     report["without a caption"] = sum(one["without a caption"] for one in written)
     report["samples"] = {side: _index(pieces, side, [one[side] for one in written if side in one]) for side in SIDES}
     if not any(report["samples"].values()):
-        raise FailureError(f"source: {source}: no picture is kept")
+        why = ", ".join(f"{report[name]} {name}" for name in LOST if report[name]) or "all unusable"
+        raise FailureError(f"source: {source}: no picture is kept ({why})")
     write_json(work / REPORT, {**settings, "format": "shards", **report})
     remove_folder(pieces.facts)
     (work / SETTINGS).unlink()
@@ -266,48 +280,51 @@ class _Pieces:
 
 def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]:
     """Decides, once all shards were inspected, which pictures are kept; returns the report so far."""
-    inspected = [map_tensors(pieces.inspected(number)) for number in range(len(pieces.shards))]
-    abouts = [json.loads(words["about"]) for _, words in inspected]
-    columns = [tensors for tensors, _ in inspected]
-    out = {name: sum(about["out"][name] for about in abouts) for name in LEFT_OUT}
-    reasons, named = Counter[str](), list[list[Any]]()
-    for entry in (entry for about in abouts for entry in about["skipped"]):
-        reasons[entry[1]] += entry[3]
-        named += [entry[:3]] if len(named) < NAMED else []
+    out, reasons, named = dict.fromkeys(LEFT_OUT, 0), Counter[str](), list[list[Any]]()
+    bits = list[np.ndarray]()
+    for number in range(len(pieces.shards)):
+        tensors, words = map_tensors(pieces.inspected(number))
+        bits.append(tensors["bits"].numpy().view(np.uint64).copy())
+        about = json.loads(words["about"])
+        for name in LEFT_OUT:
+            out[name] += about["out"][name]
+        for entry in about["skipped"]:
+            reasons[entry[1]] += entry[3]
+            named += [entry[:3]] if len(named) < NAMED else []
     reasons.update({"missing shard": missing} if missing else {})
-    unusable = sum(reasons.values())
+    unusable, ends = sum(reasons.values()), np.cumsum([len(one) for one in bits])
+    passed = int(ends[-1])
     # What cannot be decoded is among the pictures of a shard, what has no caption or is lost is not.
-    total = sum(len(tensors["row"]) for tensors in columns) + sum(out.values()) + unusable
+    total = passed + sum(out.values()) + unusable
     if unusable > max(1 if max_skipped else 0, max_skipped * total):
         worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise FailureError(f"source: {unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one")
-    first = np.arange(sum(len(tensors["row"]) for tensors in columns))
+    keep = np.ones(passed, np.bool_)
     if pieces.curation.deduplicate:
-        first = first_alike(
-            np.concatenate([tensors["bits"].numpy().view(np.uint64) for tensors in columns]), _Copies(columns)
-        )
-    keep, start = first == np.arange(len(first)), 0
-    for number, (tensors, about) in enumerate(zip(columns, abouts, strict=True)):
-        mine = torch.from_numpy(keep[start : start + len(tensors["row"])])
-        start += len(mine)
-        kept = {name: tensors[name][mine] for name in ("row", "score")}
-        write_tensors(pieces.chosen(number), kept, {"stamp": json.dumps(about["stamp"])})
-    pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": len(keep) - int(keep.sum())}
+        keep = first_alike(np.concatenate(bits), _Copies(pieces, ends)) == np.arange(passed)
+    for number, mine in enumerate(np.split(keep, ends[:-1])):
+        tensors, words = map_tensors(pieces.inspected(number))
+        kept = {name: tensors[name][torch.from_numpy(mine)] for name in ("row", "score")}
+        write_tensors(pieces.chosen(number), kept, {"stamp": json.dumps(json.loads(words["about"])["stamp"])})
+    pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": passed - int(keep.sum())}
     return {**pictures, "kept": int(keep.sum()), "named": named}
 
 
 class _Copies:
-    """The small copies of pictures by their places among all, from files that are mapped into memory."""
+    """The small copies of pictures by their places among all, from files of which few are mapped into memory at once:
+    a process may map some 65,000. ``ends``: of each, the places up to its last picture."""
 
-    def __init__(self, columns: Sequence[dict[str, torch.Tensor]]) -> None:
-        self.thumbs = [tensors["thumb"] for tensors in columns]
-        self.ends = np.cumsum([len(thumb) for thumb in self.thumbs])
+    def __init__(self, pieces: _Pieces, ends: np.ndarray) -> None:
+        self.ends = ends
+        self._thumbs = lru_cache(OPEN)(lambda part: map_tensors(pieces.inspected(part))[0]["thumb"].numpy())
 
     def __call__(self, places: np.ndarray) -> np.ndarray:
-        parts = np.searchsorted(self.ends, places, side="right")
-        begins = self.ends[parts] - np.array([len(self.thumbs[part]) for part in parts], np.int64)
-        found = [self.thumbs[part][row] for part, row in zip(parts.tolist(), (places - begins).tolist(), strict=True)]
-        return torch.stack(found).numpy() if found else np.zeros((0, THUMB, THUMB, 3), np.uint8)
+        found = np.zeros((len(places), THUMB, THUMB, 3), np.uint8)
+        parts = np.searchsorted(self.ends, places, side="right").tolist()
+        for at, (part, place) in enumerate(zip(parts, places.tolist(), strict=True)):
+            thumbs = self._thumbs(part)
+            found[at] = thumbs[place - int(self.ends[part]) + len(thumbs)]
+        return found
 
 
 def _index(pieces: _Pieces, side: str, entries: list[dict[str, Any]]) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from pochade.arguments import check_number
 from pochade.data.progress import ahead
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 
@@ -18,6 +19,7 @@ def check_place(on: str, gpus: float = 0) -> None:
     """Raises PochadeError for a place that is none, or that needs what is not installed, and for GPUs of none."""
     if on not in get_args(Place):
         raise PochadeError(f"on: {on!r} given, allowed are {', '.join(get_args(Place))}{nearest(on, get_args(Place))}")
+    check_number("gpus", gpus)
     if gpus < 0 or (gpus and on != "ray"):
         raise PochadeError(f"gpus: {gpus:g} given, allowed are 0, and with --on ray more")
     if on == "ray":

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import check_number
 from pochade.data.sources.formats import clean
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.files import is_safe_name
@@ -103,6 +104,7 @@ class HubSource:
     least_score: float | None = None
 
     def __post_init__(self) -> None:
+        check_number("least_score", self.least_score)
         if self.least_score is not None and "score" not in dict(self.columns):
             raise PochadeError(
                 f"least_score: {self.least_score:g} given, which takes a column of scores: columns score=..."
