@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.cache.toys import Numbers, value
-from pochade.data.cache import build
+from pochade.data.cache import build, part_cache
 from pochade.data.cache.build import build_cache
 from pochade.data.cache.part_cache import INDEX, PartCache
 from pochade.data.cache.parts import DamagedPart
@@ -64,6 +64,19 @@ def test_what_comes_out_is_what_went_in(tmp_path: Path) -> None:
     assert torch.equal(cache.gather(rows, "value", inner), expected)
     assert cache.gather(rows[:0], "value").shape == (0, 2, 3)
     assert cache.gather_ragged(rows[:0], "letters")[0].shape == (0, 0, 2)
+
+
+def test_few_parts_are_mapped_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(part_cache, "OPEN", 2)
+    monkeypatch.setattr(build, "OPEN", 2)
+    cache, _ = made(tmp_path)
+    check(cache)
+    check(cache)
+    maps = Path("/proc/self/maps")
+    assert not maps.exists() or maps.read_text().count(f"{cache.folder}/part-") <= 2
+    again, numbers = made(tmp_path, NAMES[::-1])  # copied from all parts
+    assert not numbers.encoded
+    check(again, NAMES[::-1])
 
 
 def test_a_finished_cache_is_opened_and_nothing_is_made(tmp_path: Path) -> None:

@@ -139,7 +139,7 @@ def test_few_files_are_mapped_however_many_shards_there_are(
     monkeypatch.setattr(curation, "first_alike", counted)
     monkeypatch.setattr(curation, "OPEN", 2)
     curate(source, tmp_path / "chosen", ALL, progress=False)
-    assert most == [2]
+    assert most[0] <= 3 < SHARDS  # two, and the last whose hashes were read
     assert files(tmp_path / "chosen") == files(expected)
 
 

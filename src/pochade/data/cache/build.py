@@ -15,7 +15,7 @@ from rich.progress import Progress
 from torch import Tensor
 
 from pochade.data.cache.claims import take
-from pochade.data.cache.part_cache import INDEX, Contents, PartCache, part_path, stamp, write_index
+from pochade.data.cache.part_cache import INDEX, OPEN, Contents, PartCache, part_path, stamp, write_index
 from pochade.data.cache.parts import DamagedPart, Part, write_part
 from pochade.data.progress import progress_bar
 from pochade.errors import FailureError
@@ -245,6 +245,8 @@ class _Known(Generic[T]):
                 part.check()
             except DamagedPart:
                 part = None
+            if len(self._parts) >= OPEN:
+                self._parts.pop(next(iter(self._parts)))
             self._parts[number] = part
         return self._parts[number]
 

@@ -26,6 +26,8 @@ VERSION = 1
 """Changes with the form of the files."""
 RUN = 2**19
 """Bytes of small parts that are put in their places at once."""
+OPEN = 2**14
+"""Parts of a cache that are mapped into memory at once; a process may map some 65,000 files."""
 INDEX = "index.safetensors"
 _STAMPS = "#stamps"
 _STARTS = "#starts"
@@ -236,10 +238,14 @@ class PartCache:
                 found, first, size = [], end, 0
 
     def _part(self, number: int) -> Part:
-        if number not in self._parts:
+        part = self._parts.get(number)
+        if part is None:
             path = part_path(self.folder, number)
             try:
-                self._parts[number] = Part(path)
+                part = Part(path)
             except DamagedPart as error:
                 raise FailureError(f"{path}: damaged while in use ({error}); the next start makes it again") from error
-        return self._parts[number]
+            if len(self._parts) >= OPEN:
+                self._parts.pop(next(iter(self._parts)), None)
+            self._parts[number] = part
+        return part
