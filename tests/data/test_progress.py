@@ -1,4 +1,6 @@
 import itertools
+import signal
+import threading
 import time
 
 import pytest
@@ -27,6 +29,23 @@ def test_a_few_items_are_taken_in_advance_of_an_endless_stream():
     assert [next(squares)[1] for _ in range(3)] == [1, 4, 9]
     squares.close()
     assert len(taken) < 1000
+
+
+def test_an_interruption_does_not_wait_for_what_is_under_way():
+    main, done = threading.main_thread().ident, threading.Event()
+    assert main is not None
+
+    def interrupting(number: int) -> int:
+        if number:
+            signal.pthread_kill(main, signal.SIGINT)
+            done.wait()
+        return number
+
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            list(ahead(interrupting, range(2)))
+    finally:
+        done.set()
 
 
 def test_an_error_of_one_item_ends_the_work():

@@ -91,10 +91,7 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
                 first, second = sorted((root(a), root(b)))
                 parent[second] = first
 
-    order = np.argsort(bits, kind="stable")
-    _, begins = np.unique(bits[order], return_index=True)
-    firsts = np.repeat(order[begins], np.diff([*begins, len(order)]))
-    join(*(side[firsts != order] for side in (firsts, order)))
+    join(*_repeated(bits))
     left = np.flatnonzero(parent == np.arange(len(bits)))
     words = bits[left]
     for mask in _masks(len(left)):
@@ -111,6 +108,15 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
     while not np.array_equal(parent, roots := parent[parent]):
         parent[:] = roots
     return parent
+
+
+def _repeated(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The places of hashes that come again, behind the first place of each."""
+    order = np.argsort(bits, kind="stable")
+    again = bits[order[1:]] == bits[order[:-1]]
+    begins = np.flatnonzero(np.concatenate([[len(bits) > 0], ~again]))
+    others = 1 + np.flatnonzero(again)
+    return order[begins[np.searchsorted(begins, others) - 1]], order[others]
 
 
 def _masks(count: int) -> list[np.uint64]:

@@ -26,8 +26,11 @@ def each(function: Callable[[T], R], items: Sequence[T], title: str, progress: b
 
 
 def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R]]:
-    """``(item, function(item))`` in order, from a thread a core; a few items are taken in advance."""
-    workers = os.cpu_count() or 1
+    """``(item, function(item))`` in order, from a thread a core; a few items are taken in advance.
+
+    Ctrl-C does not wait for items under way, which may take hours: they must leave nothing that is half written.
+    """
+    workers, wait = os.cpu_count() or 1, True
     pool = ThreadPoolExecutor(workers)
     pending: deque[tuple[T, Future[R]]] = deque()
     try:
@@ -39,8 +42,11 @@ def ahead(function: Callable[[T], R], items: Iterable[T]) -> Iterator[tuple[T, R
         while pending:
             first, future = pending.popleft()
             yield first, future.result()
+    except (KeyboardInterrupt, GeneratorExit):
+        wait = False
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait, cancel_futures=True)
 
 
 def progress_bar(shown: bool) -> Progress:
