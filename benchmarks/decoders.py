@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from measuring import processor, timed
+from measuring import processor, resident, timed
 from pochade.autoencoders.tiny_decoder import SIZES, TinyVAEDecoder, for_autoencoder
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.reconstruction import psnr
@@ -87,21 +87,13 @@ def caller(runtime: str, place: str, latents: np.ndarray, threads: int) -> Calla
     return step
 
 
-def resident(name: str) -> int:
-    """Bytes: VmRSS, what this process holds, or VmHWM, the most it held."""
-    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{name}:")]
-    return 1024 * int(line.split()[1])
-
-
 def child(runtime: str, place: str, channels: int, side: int, threads: int) -> None:
     """Prints the bytes that the first decode adds."""
     torch.set_num_threads(threads)
     latents = np.random.default_rng(0).standard_normal((1, channels, side, side), np.float32)
     step = caller(runtime, place, latents, threads)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew
-    before = resident("VmRSS")
-    step()
-    print(resident("VmHWM") - before)
+    before, most = resident(step)
+    print(most - before)
 
 
 def memory(runtime: str, place: Path, channels: int, side: int, threads: int) -> float:

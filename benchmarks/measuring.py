@@ -57,6 +57,19 @@ def peak(step: Callable[[], Any], device: str) -> int:
     return most
 
 
+def resident(step: Callable[[], Any]) -> tuple[int, int]:
+    """Bytes that this process holds before a step, and the most that it holds within."""
+
+    def status(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the most so far, begins anew
+    before = status("VmRSS")
+    step()
+    return before, status("VmHWM")
+
+
 def counted(step: Callable[[], Any], device: str) -> tuple[int, int]:
     """Operations of a step, a multiplication and an addition being two, and its ``peak`` of bytes."""
     with OperationCounter() as counter:

@@ -8,18 +8,23 @@ For 10 thousand to 10 million records: seconds to read the index of their shards
 of 512 from anywhere in it, to write a checkpoint of a network of 5 M parameters, and to find, check and read it and
 draw the batch that a resumed run begins with. Records are 8 numbers in float16; nothing is encoded. Least of three.
 
-For a thousand to 100 thousand pictures of 32 x 32 pixels: processor seconds to score, compare and write them
-(``pochade data prepare folder --size 16 --deduplicate --min-score 0``), once. For 10 thousand to a billion pictures in
+For a thousand to a million pictures of 32 x 32 pixels, a thousand a shard: processor seconds to score, compare and
+write them (``pochade data prepare folder --size 16 --deduplicate --min-score 0``), and the memory of it, once, each
+number in a process of its own on one core: on several, threads that have so little to do wait for each other, which
+counts as work. For 10 thousand to a billion pictures in
 shards of a thousand: processor seconds for the order of the shards of an epoch, and for that of a batch, in windows of
 as many shards as a disk of 200 GB takes of 60 MB each. Least of three. Processor time, so that other work on the
 machine matters little.
 
-Writes docs/benchmarks/scale.json, with ``--only`` one part of it. Takes four minutes and 1 GB of disk.
+Writes docs/benchmarks/scale.json, with ``--only`` one part of it. Takes 20 minutes and 12 GB of disk, with
+``--most 100000`` two minutes and 2 GB.
 """
 
 import argparse
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -31,10 +36,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import processor
+from measuring import processor, resident
 from pochade.data.cache.part_cache import Contents, PartCache, part_path, write_index
 from pochade.data.cache.parts import DIGEST, KEYS, keys_tensor
-from pochade.data.prepare.curate import Curation, curate
+from pochade.data.prepare.curate import REPORT, Curation, curate
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.samples import Batch, Samples
@@ -51,7 +56,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PER_SHARD, PER_PART, NUMBERS, BATCH, ROUNDS = 1000, 8192, 8, 512, 3
 PARAMETERS = 5_000_000
-PICTURES, SIDE, SIZE = (1_000, 10_000, 100_000), 32, 16
+PICTURES, SIDE, SIZE = (1_000, 10_000, 100_000, 1_000_000), 32, 16
 STREAMED, WINDOW = tuple(10**n for n in range(4, 10)), 1111
 
 
@@ -134,22 +139,21 @@ def measure(count: int) -> dict[str, float]:
     return found
 
 
-def prepare(count: int) -> float:
-    """Processor seconds of all threads."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        with ShardWriter(folder / "in", samples_per_shard=PER_SHARD) as writer:
-            for number in range(count):
-                noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-                writer.add(picture_record(f"{number:06d}", png(Image.fromarray(noise)), ".png", [f"noise {number}"]))
-        chosen = Curation(size=SIZE, deduplicate=True, min_score=0)
-        kept: list[int] = []
-        seconds = _seconds(
-            lambda: kept.append(curate(FolderSource(folder / "in"), folder / "out", chosen, progress=False)["kept"]),
-            time.process_time,
-        )
-        assert kept == [count]
-    return seconds
+def write_pictures(folder: Path, count: int) -> None:
+    with ShardWriter(folder, samples_per_shard=PER_SHARD) as writer:
+        for number in range(count):
+            noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
+            writer.add(picture_record(f"{number:06d}", png(Image.fromarray(noise)), ".png", [f"noise {number}"]))
+
+
+def prepare(folder: Path) -> None:
+    """Prints what the pictures in a folder take in this process: processor seconds, and MiB before and at most."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    source, chosen = FolderSource(folder / "in"), Curation(size=SIZE, deduplicate=True, min_score=0)
+    start = time.process_time()
+    before, most = resident(lambda: curate(source, folder / "out", chosen, progress=False))
+    seconds = time.process_time() - start
+    print(json.dumps({"seconds": seconds, "before": before / 2**20, "peak": most / 2**20}))
 
 
 def order(count: int) -> dict[str, float]:
@@ -177,11 +181,15 @@ def loading(most: int) -> dict[str, Any]:
 
 
 def preparing(most: int) -> dict[str, Any]:
-    seconds: dict[str, float] = {}
+    found: dict[str, dict[str, float]] = {}
     for count in (count for count in PICTURES if count <= most):
-        seconds[str(count)] = prepare(count)
-        print(count, f"{seconds[str(count)]:.2f} s", flush=True)
-    return {"prepare": seconds}
+        with tempfile.TemporaryDirectory() as name:
+            write_pictures(Path(name) / "in", count)
+            command = [sys.executable, __file__, "--prepare", name]
+            found[str(count)] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+            assert json.loads((Path(name) / "out" / REPORT).read_bytes())["kept"] == count
+        print(count, {name: round(value, 2) for name, value in found[str(count)].items()}, flush=True)
+    return {"prepare": found}
 
 
 def ordering(most: int) -> dict[str, Any]:
@@ -198,9 +206,13 @@ PARTS = {"loading": loading, "prepare": preparing, "order": ordering}
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--most", type=int, default=STREAMED[-1], help="records at most")
+    parser.add_argument("--prepare", type=Path, help="only prepare the pictures of a folder, in this process")
     parser.add_argument("--only", choices=PARTS, help="measure this part alone; the others stay as they are")
     parser.add_argument("--out", type=Path, default=DOCS)
     options = parser.parse_args()
+    if options.prepare is not None:
+        prepare(options.prepare)
+        return
     path = options.out / "scale.json"
     found: dict[str, Any] = json.loads(path.read_bytes()) if options.only is not None else {}
     for name, measured in PARTS.items():

@@ -19,6 +19,13 @@ ORDER = {
 }
 
 
+MODELS = {
+    "score": "scored by ViT-B/16, one at a time",
+    "caption": "captioned by BLIP base, one at a time, 77 tokens each",
+    "encode": "encoded by DC-AE f32 at 256 px",
+}
+
+
 def scale(found: Any) -> str:
     """Milliseconds by the number of records, as far as they were measured."""
     lines = [
@@ -26,11 +33,14 @@ def scale(found: Any) -> str:
         *(_row(words, (1e3 * one[key] for one in found["seconds"].values())) for key, words in ROWS.items()),
     ]
     if "prepare" in found:
-        each = [1e3 * seconds / int(count) for count, seconds in found["prepare"].items()]
+        rows, counts = found["prepare"].values(), map(int, found["prepare"])
+        each = [1e3 * row["seconds"] / count for row, count in zip(rows, counts, strict=True)]
         lines += [
             *_head("pictures", "Preparation, seconds of a processor", found["prepare on"], found["prepare"]),
-            _row("scored, compared, written at 16 px", found["prepare"].values()),
+            _row("scored, compared, written at 16 px", (row["seconds"] for row in rows)),
             _row("milliseconds a picture", each, ".2f"),
+            _row("MiB resident before", (row["before"] for row in rows), ",.0f"),
+            _row("MiB resident, at most", (row["peak"] for row in rows), ",.0f"),
         ]
     if "order" in found:
         lines += [
@@ -73,4 +83,14 @@ def curate(found: Any) -> str:
         + ", ".join(f"{seconds:.3g} s ({int(count):,})" for count, seconds in found["hashes"].items())
         + ".",
     ]
+    if "models" in found:
+        names = [row["on"] for row in found["models"]]
+        lines += [
+            "",
+            "Pictures a second of networks of published sizes, with random weights:",
+            "",
+            "| | " + " | ".join(names) + " |",
+            "|---|" + "---:|" * len(names),
+            *(_row(words, (row[key] for row in found["models"]), ".3g") for key, words in MODELS.items()),
+        ]
     return "\n".join(lines)
