@@ -3,12 +3,14 @@
 import json
 import os
 import signal
+import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -231,6 +233,36 @@ def cluster() -> Iterator[None]:
     ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=80_000_000)
     yield
     ray.shutdown()
+
+
+@pytest.mark.parametrize("theirs", ["", "notebook"])
+def test_ctrl_c_ends_the_cluster_that_was_started_for_it_and_no_other(
+    monkeypatch: pytest.MonkeyPatch, theirs: str
+) -> None:
+    namespace, ended = [theirs] if theirs else [], list[bool]()
+
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    library, data = ModuleType("ray"), ModuleType("ray.data")
+    pieces = SimpleNamespace(iter_rows=interrupted)
+    vars(data).update(
+        range=lambda *_, **__: SimpleNamespace(map=lambda *_, **__: pieces),
+        DataContext=SimpleNamespace(get_current=SimpleNamespace),
+    )
+    vars(library).update(
+        data=data,
+        is_initialized=lambda: bool(namespace),
+        init=lambda **options: namespace.append(options["namespace"]),
+        get_runtime_context=lambda: SimpleNamespace(namespace=namespace[0]),
+        shutdown=lambda: ended.append(True),
+    )
+    monkeypatch.setitem(sys.modules, "ray", library)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    for _ in range(2):  # the second call finds the cluster of the first
+        with pytest.raises(KeyboardInterrupt):
+            list(each_piece(lambda _: 0, 3, "ray"))
+    assert ended == ([] if theirs else [True, True])
 
 
 @pytest.mark.filterwarnings("ignore")  # of Ray

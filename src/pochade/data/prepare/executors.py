@@ -11,6 +11,8 @@ from pochade.data.progress import ahead
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 
 Place = Literal["local", "ray"]
+OURS = "pochade"
+"""The namespace of connections to Ray that are made here."""
 Piece = Callable[[int], int]
 """Does the piece of work of that number and returns the samples in it; doing it twice is doing it once."""
 
@@ -47,8 +49,17 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
     if not count:
         return
     ray = _ray()
-    if not ray.is_initialized():
-        ray.init(log_to_driver=False, include_dashboard=False)
+    try:
+        if not ray.is_initialized():
+            ray.init(log_to_driver=False, include_dashboard=False, namespace=OURS)
+        yield from _on_cluster(ray, piece, count, gpus)
+    except (KeyboardInterrupt, GeneratorExit):
+        if ray.is_initialized() and ray.get_runtime_context().namespace == OURS:
+            ray.shutdown()  # what was started here would outlive this process, which is left at once
+        raise
+
+
+def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float) -> Iterator[int]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
