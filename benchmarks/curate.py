@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from torch import nn
 
 from measuring import processor, resident
 from pochade.autoencoders.pretrained import PretrainedAutoencoder
@@ -90,7 +91,8 @@ def networks(folder: Path) -> dict[str, Callable[[int], Any]]:
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *(f"w{number}" for number in range(30519))]
     (folder / "vocab.txt").write_text("\n".join(words))
     scoring, describing = str(folder / "score"), str(folder / "caption")
-    transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1)).save_pretrained(scoring)
+    one_class: Any = transformers.ViTConfig
+    transformers.ViTForImageClassification(one_class(num_labels=1)).save_pretrained(scoring)
     transformers.ViTImageProcessor().save_pretrained(scoring)
     blip = transformers.BlipForConditionalGeneration(transformers.BlipConfig())
     bias = blip.text_decoder.cls.predictions.bias.data
@@ -102,7 +104,8 @@ def networks(folder: Path) -> dict[str, Callable[[int], Any]]:
     )
     rate, describe = classifier(scoring), captioner(describing)
     device = resolve_device("auto")
-    encoder = PretrainedAutoencoder.from_network(AutoencoderDC(**DC_AE)).to(device)
+    encoder = PretrainedAutoencoder.from_network(AutoencoderDC(**DC_AE))
+    nn.Module.to(encoder, device)
     picture = Image.effect_noise((SIDE, SIDE), 64).convert("RGB")
 
     @torch.no_grad()

@@ -136,6 +136,15 @@ def toy_class_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within it the user's cache is an empty one, and transfers that fail are repeated at once."""
+    from pochade import storage
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "FIRST_WAIT", 0.0)
+
+
 @pytest.fixture(scope="session")
 def toy_bundle(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle of ``toy_editor_folder`` in float32. Read only."""

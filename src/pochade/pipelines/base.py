@@ -42,6 +42,7 @@ from pochade.pipelines.checks import (
     check_floats,
     check_scale,
     check_size,
+    finite,
     picture_generators,
 )
 from pochade.pipelines.components import register_components
@@ -492,11 +493,3 @@ def _keeps_something(record: logging.LogRecord) -> bool:
 
 def _at_least_float32(dtype: torch.dtype) -> torch.dtype:
     return torch.promote_types(dtype, torch.float32)
-
-
-def finite(latents: Tensor) -> Tensor:
-    """The same latents [B, C, H, W]. Raises FailureError where they are not finite."""
-    bad = (~torch.isfinite(latents)).flatten(1).any(1).nonzero().flatten().tolist()
-    if bad:
-        raise FailureError(f"latents: not finite in picture {', '.join(map(str, bad))}: the model diverged")
-    return latents

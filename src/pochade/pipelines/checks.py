@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from pochade.arguments import MAX_SEED, check_seed, is_number, is_whole, shown
-from pochade.errors import PochadeError
+from pochade.errors import FailureError, PochadeError
 
 # The command line checks its arguments before it spends seconds on importing torch.
 if TYPE_CHECKING:
@@ -215,3 +215,11 @@ def picture_generators(
     check_seed(seed, B)
     generators[0].manual_seed(seed + B)
     return [torch.Generator().manual_seed(seed + i) for i in range(B)]
+
+
+def finite(latents: "Tensor") -> "Tensor":
+    """The same latents [B, C, H, W]. Raises FailureError where they are not finite."""
+    bad = (~latents.isfinite()).flatten(1).any(1).nonzero().flatten().tolist()
+    if bad:
+        raise FailureError(f"latents: not finite in picture {', '.join(map(str, bad))}: the model diverged")
+    return latents

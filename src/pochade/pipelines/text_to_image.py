@@ -16,7 +16,7 @@ from pochade.features import style
 from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import as_floats
 from pochade.images.controls import encode_control
-from pochade.pipelines.base import GenerationPipeline, finite
+from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import (
     check_image_prompt,
@@ -24,6 +24,7 @@ from pochade.pipelines.checks import (
     check_output,
     check_scale,
     check_size,
+    finite,
     read_control,
 )
 from pochade.pipelines.pictures import read_pictures
