@@ -38,14 +38,16 @@ def test_an_interruption_does_not_wait_for_what_is_under_way():
     def interrupting(number: int) -> int:
         if number:
             signal.pthread_kill(main, signal.SIGINT)
-            done.wait()
+            done.wait(20)
         return number
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
     try:
         with pytest.raises(KeyboardInterrupt):
             list(ahead(interrupting, range(2)))
     finally:
         done.set()
+        signal.signal(signal.SIGINT, before)
 
 
 def test_an_error_of_one_item_ends_the_work():
