@@ -31,7 +31,7 @@ window.seen = {};
 const note = () => ["threads", "warm"].forEach((name) => document.body?.dataset[name] && (seen[name] ??= Date.now()));
 new MutationObserver(note).observe(document, { subtree: true, attributeFilter: ["data-threads", "data-warm"] });
 """
-"""Notes in a page when it is ready, and when its graphs were warmed up: a browser that is asked tells it 0.5 s late."""
+"""Notes in a page when it is ready, and when its graphs were warmed up, which polling sees up to 0.5 s late."""
 SAMPLE = """() => new Promise((done) => {
   const start = performance.now();
   new MutationObserver((_, observer) => {

@@ -77,6 +77,7 @@ def test_a_bundle_that_is_kept_stands_in_for_its_model(
     assert bundles.find(model, {}, fixed=False) is None
     shutil.copytree(toy_bundle, kept)
     assert cli(capsys, "export", model).out.strip() == str(kept)
+    assert json.loads(cli(capsys, "export", model, "--json").out)["model"]["name"] == "toy-editor"
     for changed, name in (("--precision", "precision='int8'"), ("--for", "for='int8'")):
         error = cli(capsys, "export", model, changed, "int8", code=2).error
         assert error == f"error: out: none given beside {name}, allowed is a folder"
@@ -89,6 +90,8 @@ def test_a_bundle_that_is_kept_stands_in_for_its_model(
     assert bundles.find(model, usual | {"size": "64"}, fixed=False) is None
     assert bundles.find(model, usual, fixed=True) is None
     assert bundles.find("lrf-openmoji", usual, fixed=False) is None
+    monkeypatch.setattr(bundles, "find_spec", lambda _: None)  # exported in an environment with ONNX Runtime
+    assert bundles.find(model, usual, fixed=False) is None
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,7 @@ def test_names_of_files_are_no_captions(faults: Path):
     check, _ = check_data(PicturesSource(faults), encoder(), 32, progress=False)
     assert check.captions is None
     texts = [finding.text for finding in check.findings]
-    assert "captions are not looked at: 1 of 7 pictures have the names of their files" in texts
+    assert "captions are not checked: 1 of 7 pictures have the names of their files" in texts
     assert not any("words" in text or "tokens" in text for text in texts)
 
 

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from glob import escape
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,8 @@ def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path 
     if fixed or not all(_follows(*option) for option in further.items()):
         return None
     folder = hub.resolve(model or hub.DEFAULT_MODEL)
-    # Only where there may be one are the weights hashed.
-    if not any(cache_folder("bundles").glob(f"{escape(folder.name)}-*")):
+    # Only where there may be one are the weights hashed; the cache serves other environments, too.
+    if not any(cache_folder("bundles").glob(f"{escape(folder.name)}-*")) or find_spec("onnxruntime") is None:
         return None
     place = kept(folder)
     return place if place.is_dir() else None

@@ -85,7 +85,9 @@ def export(
                 raise PochadeError(f"out: none given beside {name}={value!r}, allowed is a folder")
         out = bundles.kept(hub.resolve(model))
         if out.is_dir():
-            print(out)
+            from pochade.runtime.manifest import MANIFEST
+
+            print((out / MANIFEST).read_text(encoding="utf-8") if as_json else out)
             return
     with loading("pochade"):
         from pochade.export.bundle import model_facts

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.arguments import check_beside
+from pochade.arguments import check_beside, is_given
 from pochade.cli import bundles, options
 from pochade.cli.common import console, listed, loading, processes, quiet_libraries
 from pochade.cli.output import Made, Output
@@ -163,7 +163,8 @@ def generate(
     output.check()
     given = {name: value for name, value in given.items() if value is not None}
     further = {name: context.params[name] for name in NOT_OF_BUNDLES}
-    bundle = bundles.find(model, further, fixed=any((like, budget, depth)))
+    fixed = size_of_group > 1 or any(map(is_given, (like, budget, depth)))
+    bundle = bundles.find(model, further, fixed=fixed)
     if bundle is not None:
         ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, fast, metadata=not no_metadata)
         bundles.generate(bundle, ask, further, output, processes())

@@ -155,7 +155,7 @@ def check_data(
     """Look at every picture and caption of a source.
 
     Args:
-        encoder: the text encoder of the model that is to be trained; None: captions are not looked at.
+        encoder: the text encoder of the model that is to be trained; None: captions are not checked.
         size: rows and columns in pixels at which it is trained.
         autoencoder: given, each picture is encoded and decoded by it at that size.
         model: what the autoencoder's model is called.
@@ -306,7 +306,7 @@ def _findings(check: DataCheck, report: Report | None, max_skipped: float) -> li
             remark(f"{what}: {count} ({report.noted(what)})")
         named = report.captions[FILE_NAMES]
         if named:
-            remark(f"captions are not looked at: {named} of {check.pictures} pictures have the names of their files")
+            remark(f"captions are not checked: {named} of {check.pictures} pictures have the names of their files")
     if "held_out" not in check.splits:
         remark("no picture is held out: data.held_out=false trains on all, and nothing tells memorising from learning")
     if "train" not in check.splits:

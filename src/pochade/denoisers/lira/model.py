@@ -125,7 +125,8 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         sample_size: rows of the (square) latents in training; other sizes work, positions are resized.
         patch_size: latent cells along one side of a token.
         dim: D. blocks: number of blocks. hidden: inner width of the feed-forward.
-        mixer: of the blocks, "scan" in four directions, or softmax "attention" of every token to every other.
+        mixer: of the blocks, "scan" in four directions, or softmax "attention" of every token to every other
+            (1706.03762, section 3.2.1).
         state_size: S of the scans.
         decay: of the scans, "scalar" (one a head of 64 channels) or "diagonal" (one a channel and state).
         connections: between the layers: "residual", or hyper-connections, "static" or "dynamic".
