@@ -5,7 +5,8 @@ import time
 
 import pytest
 
-from pochade.data.progress import ahead, each
+from pochade.data import progress
+from pochade.data.progress import ahead, each, progress_bar
 
 
 def test_results_keep_their_order():
@@ -55,3 +56,19 @@ def test_an_error_of_one_item_ends_the_work():
     assert [number for number, _ in itertools.islice(results, 5)] == [0, 1, 2, 3, 4]
     with pytest.raises(ZeroDivisionError):
         next(results)
+
+
+def test_lines_tell_the_progress_where_there_is_no_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """Of what takes long alone."""
+    list(each(str, range(3), "reading", progress=True))
+    assert capsys.readouterr() == ("", "")
+    monkeypatch.setattr(progress, "SAID_EVERY", 0)
+    list(each(str, range(2), "reading", progress=False))
+    assert capsys.readouterr() == ("", "")
+    list(each(str, range(2), "reading", progress=True))
+    with progress_bar(True) as bar:
+        bar.update(bar.add_task("encoding", total=5000), completed=1234)
+        bar.advance(bar.add_task("writing", total=None))
+    assert capsys.readouterr() == ("", "reading: 1 of 2\nreading: 2 of 2\nencoding: 1,234 of 5,000\nwriting: 1\n")

@@ -126,6 +126,25 @@ def test_loras_are_added_with_their_weights_as_in_diffusers(folders: tuple[Path,
     torch.testing.assert_close(sample(pipe), base, rtol=1e-3, atol=1e-4)
 
 
+def test_adapters_that_are_not_there_are_one_line(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, first, _ = folders
+    pipe = TextToImagePipeline.from_pretrained(model)
+    with pytest.raises(PochadeError, match="fuse_lora: no adapter is loaded; load_lora_weights loads one"):
+        pipe.fuse_lora()
+    with pytest.raises(PochadeError, match="adapter_name: 'mine' given, allowed are none"):
+        pipe.set_adapters("mine")
+    pipe.load_lora_weights(first, adapter_name="drawn")
+    for call in (
+        lambda: pipe.set_adapters(["drawn", "draw"]),
+        lambda: pipe.delete_adapters("draw"),
+        lambda: pipe.save_lora_weights(tmp_path, adapter_name="draw"),
+    ):
+        with pytest.raises(PochadeError, match=r"'draw' given, allowed are drawn \(did you mean 'drawn'\?\)"):
+            call()
+    pipe.delete_adapters("drawn")
+    assert not pipe.get_list_adapters()
+
+
 def test_the_sum_that_is_added_is_the_one_of_the_paper(folders: tuple[Path, Path, Path]) -> None:
     """W + weight alpha / r B A (2106.09685, section 4.1)."""
     model, first, _ = folders

@@ -160,7 +160,7 @@ def check_data(
         autoencoder: given, each picture is encoded and decoded by it at that size.
         model: what the autoencoder's model is called.
         reading: background and limits of pictures; None: the default ones. However many files are unusable is no error.
-        progress: show bars where the error stream is a terminal.
+        progress: show it on the error stream.
 
     Returns:
         What was found, and the data set.

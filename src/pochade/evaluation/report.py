@@ -132,7 +132,7 @@ def evaluate(
         model: the name of the model in the report.
         trained: groups of the data that count as training ones, beside those that the model has seen.
         reading: background and limits of the pictures of the data; None: the default ones.
-        progress: show bars where the error stream is a terminal.
+        progress: show it on the error stream.
 
     Raises:
         PochadeError: a setting is out of range, the data cannot be used, a package or weights are missing, or ``out``

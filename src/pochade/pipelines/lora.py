@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import pochade
 from pochade.arguments import check_number, shown
-from pochade.errors import PochadeError, missing_extra
+from pochade.errors import PochadeError, missing_extra, nearest
 from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file, read_head
 from pochade.tensors import read_tensors, write_tensors
 
@@ -116,6 +116,7 @@ class LoRAMixin(LoraBaseMixin):
 
         tensors: dict[str, Tensor] = {}
         configs: dict[str, Any] = {}
+        self._check_adapters(adapter_name)
         loaded = self.get_list_adapters()
         for component in [name for name, adapters in loaded.items() if adapter_name in adapters]:
             network = getattr(self, component)
@@ -126,9 +127,6 @@ class LoRAMixin(LoraBaseMixin):
             kept = {name: getattr(config, name) for name in CONFIG}
             kept["target_modules"] = sorted({name.partition(".lora_")[0] for name in state})
             configs |= {f"{component}.{name}": value for name, value in kept.items()}
-        if not tensors:
-            known = sorted({name for adapters in loaded.values() for name in adapters})
-            raise PochadeError(f"adapter_name: {adapter_name!r} given, allowed are {', '.join(known) or 'none'}")
         head = {LORA_ADAPTER_METADATA_KEY: json.dumps(configs), "pochade": pochade.__version__, **(metadata or {})}
         write_tensors(Path(save_directory) / WEIGHTS, tensors, head)
 
@@ -137,18 +135,45 @@ class LoRAMixin(LoraBaseMixin):
         adapter_names: list[str] | str,
         adapter_weights: float | dict[str, Any] | list[float] | list[dict[str, Any]] | None = None,
     ) -> None:
-        """diffusers' ``set_adapters``. Raises PochadeError where a weight is no finite number, before any is set."""
+        """diffusers' ``set_adapters``.
+
+        Raises:
+            PochadeError: there is no such adapter, or a weight is no finite number; before any is set.
+        """
+        self._check_adapters(adapter_names)
         _check_weights(adapter_weights)
         super().set_adapters(adapter_names, adapter_weights)
 
+    def delete_adapters(self, adapter_names: list[str] | str) -> None:
+        """diffusers' ``delete_adapters``. Raises PochadeError where there is no such adapter, before any is deleted."""
+        self._check_adapters(adapter_names)
+        super().delete_adapters(adapter_names)
+
     def fuse_lora(self, components: list[str] | None = None, lora_scale: float = 1.0, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """diffusers' ``fuse_lora``, of all components by default: the active adapters become part of the weights."""
+        """diffusers' ``fuse_lora``, of all components by default: the active adapters become part of the weights.
+
+        Raises:
+            PochadeError: no adapter is loaded, or ``lora_scale`` is no finite number.
+        """
         check_number("lora_scale", lora_scale)
+        if not self._adapters():
+            raise PochadeError("fuse_lora: no adapter is loaded; load_lora_weights loads one")
         super().fuse_lora(components or self._lora_loadable_modules, lora_scale=lora_scale, **options)
 
     def unfuse_lora(self, components: list[str] | None = None, **options: Any) -> None:
         """diffusers' ``unfuse_lora``, of all components by default."""
         super().unfuse_lora(components or self._lora_loadable_modules, **options)
+
+    def _adapters(self) -> list[str]:
+        return sorted({name for adapters in self.get_list_adapters().values() for name in adapters})
+
+    def _check_adapters(self, given: list[str] | str) -> None:
+        known = self._adapters()
+        for name in [given] if isinstance(given, str) else given:
+            if name not in known:
+                raise PochadeError(
+                    f"adapter_name: {shown(name)} given, allowed are {', '.join(known) or 'none'}{nearest(name, known)}"
+                )
 
     def has_adapters(self) -> bool:
         """Whether layers are wrapped by those of adapters, active or not."""

@@ -36,7 +36,7 @@ class Source(ABC):
         """The pictures of one split: "train", "held_out", "composed" (see `Item.split`) or "all".
 
         Args:
-            progress: show a bar while pictures are checked for the first time, where the error stream is a terminal.
+            progress: show it on the error stream while pictures are checked for the first time.
             reading: background and limits; None: the default ones.
 
         Raises:

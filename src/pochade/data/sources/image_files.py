@@ -38,7 +38,7 @@ class Reading:
             of its own for each picture.
         max_megapixels: larger pictures are refused before they are decoded.
         max_skipped: the fraction of pictures in [0, 1] that may be unusable before the whole source is refused.
-        progress: show a bar during the first check, where the error stream is a terminal.
+        progress: show it on the error stream during the first check.
 
     Raises:
         PochadeError: no colour, or a value out of range.

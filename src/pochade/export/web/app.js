@@ -186,7 +186,8 @@ function wire() {
     submit();
   };
   $("cancel").onclick = cancel;
-  $("seed").addEventListener("change", () => /^\d+$/.test($("seed").value) || newSeed());
+  $("seed").addEventListener("input", () => ($("seed").value = $("seed").value.replace(/\D/g, "")));
+  $("seed").addEventListener("change", () => $("seed").value || newSeed());
   $("split").addEventListener("input", () => $("compare").style.setProperty("--at", `${$("split").value}%`));
   $("back").onclick = () => showResult(null);
   $("continue").onclick = () => editThis(result);

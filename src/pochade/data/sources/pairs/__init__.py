@@ -37,7 +37,7 @@ class PairSource(ABC):
 
         Args:
             tasks: of ``PAIR_TASKS`` those that are wanted, of each of which there must be pairs; None: all there are.
-            progress: show a bar while pairs are checked for the first time, where the error stream is a terminal.
+            progress: show it on the error stream while pairs are checked for the first time.
             reading: background and limits; None: the default ones.
 
         Raises:
