@@ -57,9 +57,46 @@ def test_the_interval_of_a_frechet_distance_is_that_of_the_resampled_distances()
         real, fake = normal(80, 20, 0), normal(m, 20, 1) + 0.3
         estimate = frechet_distance(real, fake)
         found = bootstrap.of_frechet(estimate, real, fake, resamples=30)
-        again = [frechet_distance(real, fake[rows]) for rows in bootstrap.draws(m, 30)]
+        again = [frechet_distance(real, fake[rows]) for rows in torch.cat(list(bootstrap.draws(m, 30)))]
         assert found == pytest.approx(bootstrap.ends_around(estimate, torch.tensor(again)), rel=1e-6)
         assert found[0] < estimate < found[1]
+
+
+@pytest.mark.parametrize("count", [1, 6, 7, 8, 30])
+def test_blocks_of_resamples_are_those_drawn_at_once(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = normal(count, 1, 0)[:, 0]
+    whole, mean, median = (
+        torch.cat(list(bootstrap.draws(count))),
+        bootstrap.of_mean(values),
+        bootstrap.of_median(values),
+    )
+    monkeypatch.setattr(bootstrap, "_AT_ONCE", 7 * 64)
+    assert torch.equal(torch.cat(list(bootstrap.draws(count))), whole)
+    assert (bootstrap.of_mean(values), bootstrap.of_median(values)) == (mean, median)
+
+
+def test_fewer_rows_drawn_give_the_interval_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    real, fake = normal(2000, 4, 0), normal(1600, 4, 1) + 0.3
+    estimate = frechet_distance(real, fake)
+    for per_caption in (1, 4):
+        low, high = bootstrap.of_frechet(estimate, real, fake, 400, per_caption=per_caption)
+        with monkeypatch.context() as patched:
+            patched.setattr(bootstrap, "DRAWN", 200)
+            fewer = bootstrap.of_frechet(estimate, real, fake, 400, per_caption=per_caption)
+        assert fewer[1] - fewer[0] == pytest.approx(high - low, rel=0.2)
+        assert fewer[0] < estimate < fewer[1]
+
+
+def test_captions_are_drawn_with_all_their_pictures() -> None:
+    values = normal(100, 1, 0)[:, 0]
+    assert bootstrap.of_mean(bootstrap.by_caption(values.repeat(4), 4)) == pytest.approx(bootstrap.of_mean(values))
+    real, fake = normal(300, 4, 0), normal(100, 4, 1) + 0.3
+    estimate = frechet_distance(real, fake)
+    # The same picture of a caption four times tells no more than once; as a hundred captions it would.
+    ends = [bootstrap.of_frechet(estimate, real, fake.repeat(n, 1), per_caption=n) for n in (1, 4)]
+    assert ends[0] == pytest.approx(ends[1], rel=0.02)
+    low, high = bootstrap.of_frechet(estimate, real, fake.repeat(4, 1))
+    assert high - low < 0.7 * (ends[0][1] - ends[0][0])
 
 
 def test_few_pictures_have_an_interval() -> None:

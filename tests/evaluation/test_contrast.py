@@ -30,3 +30,28 @@ def test_contrast_figures_of_known_pictures() -> None:
     assert figures["colour"] == 0
     assert figures["variety"] == pytest.approx(0.5**0.5)
     assert "variety" not in contrast.figures(halves, ["x", "y"])["x"]
+
+
+def test_variety_is_that_of_torch_in_blocks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contrast, "BLOCK", 5)
+    for count in (2, 4, 5, 6, 11):
+        images = noise(count, count)
+        done: list[int] = []
+        found = contrast.figures(images, ["x"] * count, done.append)["x"]
+        floats = images.float() / 255
+        assert found["variety"] == float(floats.std(0).mean())
+        assert found["std"] == float(floats.flatten(1).std(1).mean())
+        assert found["colour"] == pytest.approx(float((floats.amax(1) - floats.amin(1)).mean()))
+        assert sum(done) == count
+    assert contrast.figures(noise(1, 0).expand(7, -1, -1, -1), ["x"] * 7)["x"]["variety"] == 0
+
+
+def test_several_pictures_of_a_caption_vary_as_the_whole_set_of_real_ones_does() -> None:
+    real, made = noise(6, 0), noise(18, 1)
+    captions = list("abcdef")
+    check = contrast.check(made, real, captions * 3)
+    assert check["groups"] == 6
+    for images, name in ((made, "generated"), (real, "real")):
+        assert check[name]["variety"] == pytest.approx(float((images.float() / 255).std(0).mean()), rel=1e-6)
+    twice = contrast.check(made[:12], real, ["a", "a", "b", "b", "c", "c"] * 2)  # real groups of two
+    assert twice["real"]["variety"] == contrast.check(real, real, ["a", "a", "b", "b", "c", "c"])["real"]["variety"]

@@ -35,6 +35,29 @@ def test_pixel_distance_is_the_smallest_root_mean_square() -> None:
     assert found.index.tolist() == every.argmin(1).tolist()
 
 
+@pytest.mark.parametrize("count", [63, 64, 65, 130])
+def test_blocks_of_pictures_give_what_all_at_once_give(count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, made = noise(40, 0, 4), noise(count, 1, 4)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.randn(n, 24, generator=generator) for n in (count, 40)]
+    whole = copying.nearest_in_features(features[0], features[1])
+    between = copying.between(made)
+    monkeypatch.setattr(copying, "_ROWS", 64)
+    monkeypatch.setattr(copying, "_AT_ONCE", 1)
+    done: list[int] = []
+    found = copying.nearest_in_pixels(made, train, done.append)
+    every = torch.stack([(x.float() - train.float()).square().mean((1, 2, 3)).sqrt() / 255 for x in made])
+    assert found.index.tolist() == every.argmin(1).tolist()
+    torch.testing.assert_close(found.distance, every.amin(1))
+    parts = copying.nearest_in_features(features[0], features[1], done.append)
+    assert parts.index.tolist() == whole.index.tolist()
+    torch.testing.assert_close(parts.distance, whole.distance, atol=1e-6, rtol=0)
+    torch.testing.assert_close(copying.between(made, done.append), between)
+    assert sum(done) == 3 * count
+    monkeypatch.setattr(copying, "MOST", 50)
+    torch.testing.assert_close(copying.between(made), between[:50])
+
+
 def test_feature_distance_is_cosine_about_the_training_mean() -> None:
     train = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) + 5
     found = copying.nearest_in_features(torch.tensor([[8.0, 5.0], [5.0, 4.0], [6.0, 6.0]]), train)

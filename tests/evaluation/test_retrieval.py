@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
-from pochade.evaluation.retrieval import RetrievalProbe, _probability_of_fewer
+from pochade.evaluation import retrieval
+from pochade.evaluation.retrieval import RetrievalProbe, _probability_of_fewer, precision_of
 
 
 def normal(n: int, d: int, seed: int) -> Tensor:
@@ -79,6 +80,35 @@ def test_the_same_caption_never_counts_as_wrong() -> None:
     twice, captions = features.repeat(2, 1), embeddings.repeat(2, 1)
     assert probe.precision(twice, captions, names(40) * 2).top1 == pytest.approx(1.0)
     assert probe.precision(twice, captions, names(80), candidates=80).top1 == 0.0
+
+
+@pytest.mark.parametrize("pictures", [7, 8, 9, 17])
+def test_blocks_of_pictures_give_what_all_at_once_give(pictures: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    probe = RetrievalProbe.fit(normal(50, 8, 0), normal(50, 6, 1))
+    features, embeddings = normal(pictures, 8, 2), normal(20, 6, 3)
+    groups = [str(i // 2) for i in range(20)]
+    whole = probe.hits(features, embeddings, groups, 6)
+    monkeypatch.setattr(retrieval, "BLOCK", 8)
+    done: list[int] = []
+    parts = probe.hits(features, embeddings, groups, 6, advance=done.append)
+    assert all(np.array_equal(parts[k], whole[k]) for k in (1, 5))
+    assert sum(done) == pictures
+
+
+def test_several_pictures_of_a_caption() -> None:
+    probe = RetrievalProbe.fit(normal(50, 8, 0), normal(50, 6, 1))
+    features, embeddings = normal(12, 8, 2), normal(9, 6, 3)
+    found = probe.hits(features, embeddings, names(9), 5, per_caption=3)
+    for part in range(3):  # picture i is of caption i % 4
+        alone = probe.hits(features[4 * part : 4 * part + 4], embeddings, names(9), 5)
+        assert all(np.array_equal(found[k][4 * part : 4 * part + 4], alone[k]) for k in (1, 5))
+    precision = precision_of(found, names(9), 5, per_caption=3)
+    of_captions = found[1].reshape(3, 4).mean(0)
+    assert precision.top1 == pytest.approx(found[1].mean())
+    assert precision.standard_error1 == pytest.approx(of_captions.std() / 2)
+    assert (precision.pictures, precision.candidates) == (12, 5)
+    with pytest.raises(PochadeError, match="groups: 9"):
+        probe.hits(features, embeddings, names(9), per_caption=5)
 
 
 def test_more_captions_than_pictures() -> None:

@@ -1,5 +1,8 @@
 """Confidence intervals of figures, by drawing the pictures again with replacement."""
 
+from collections.abc import Callable, Iterator
+from itertools import chain
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -15,6 +18,10 @@ LEVEL = 0.95
 """Of all intervals."""
 MOST = 2000
 """Rows of a set that the interval of a KID is drawn from, at most: memory grows with their square."""
+DRAWN = 10_000
+"""Rows that are drawn of a larger set for the interval of a Frechet distance."""
+_AT_ONCE = 1 << 22
+"""Values of resampled sets that are in memory together."""
 
 Interval = list[float]
 """Lower and upper end."""
@@ -28,29 +35,41 @@ def ends_of(values: Tensor, level: float = LEVEL) -> Interval:
     return values.double().quantile(ends).tolist()
 
 
-def ends_around(estimate: float, values: Tensor) -> Interval:
-    """The same, moved so that the mean of the values is the estimate.
+def ends_around(estimate: float, values: Tensor, scale: float = 1.0) -> Interval:
+    """The same, moved so that the mean of the values is the estimate, with deviations from it times ``scale``.
 
     A resampled set has fewer different pictures than the true one, which alone moves a distance of distributions, and
     is no uncertainty.
     """
-    return ends_of(values.double() - values.double().mean() + estimate)
+    return ends_of((values.double() - values.double().mean()) * scale + estimate)
 
 
-def draws(count: int, resamples: int = RESAMPLES, seed: int = 0) -> Tensor:
-    """Rows [resamples, count] of a set of ``count``, drawn with replacement."""
-    return torch.randint(count, (resamples, count), generator=torch.Generator().manual_seed(seed))
+def by_caption(values: Tensor | np.ndarray, per_caption: int) -> np.ndarray:
+    """Means [n] over the pictures of each caption, of values [n * per_caption] where picture i is of caption i % n.
+
+    What is drawn again are then the captions: pictures of one caption are alike, and tell less than as many others.
+    """
+    return np.asarray(values, dtype=np.float64).reshape(per_caption, -1).mean(0)
+
+
+def draws(count: int, resamples: int = RESAMPLES, seed: int = 0, drawn: int | None = None) -> Iterator[Tensor]:
+    """Rows [resamples, drawn] of a set of ``count``, drawn with replacement, in blocks of resamples; all where
+    ``drawn`` is None."""
+    generator, width = torch.Generator().manual_seed(seed), drawn or count
+    for start in range(0, resamples, block := max(1, _AT_ONCE // width)):
+        yield torch.randint(count, (min(block, resamples - start), width), generator=generator)
 
 
 def of_mean(values: Tensor | np.ndarray) -> Interval:
     """The interval of a mean of values [n], one of each picture."""
     values = torch.as_tensor(values, dtype=torch.float64)
-    return ends_of(values[draws(len(values))].mean(1))
+    return ends_of(torch.cat([values[rows].mean(1) for rows in draws(len(values))]))
 
 
 def of_median(values: Tensor) -> Interval:
     """The interval of the median of values [n]."""
-    return ends_of(values.double()[draws(len(values))].quantile(0.5, dim=1))
+    values = values.double()
+    return ends_of(torch.cat([values[rows].quantile(0.5, dim=1) for rows in draws(len(values))]))
 
 
 def of_kid(estimate: float, real: Tensor, fake: Tensor, resamples: int = RESAMPLES) -> Interval:
@@ -72,29 +91,46 @@ def of_kid(estimate: float, real: Tensor, fake: Tensor, resamples: int = RESAMPL
     return ends_around(estimate, values[values.isfinite()])  # of few pictures one alone may be drawn, n times
 
 
-def of_frechet(estimate: float, real: Tensor, fake: Tensor, resamples: int = FEW) -> Interval:
+def of_frechet(
+    estimate: float,
+    real: Tensor,
+    fake: Tensor,
+    resamples: int = FEW,
+    *,
+    per_caption: int = 1,
+    advance: Callable[[int], object] = lambda _: None,
+) -> Interval:
     """The interval of a Frechet distance, with the rows of ``fake`` [m, d] drawn again: those of ``real`` [n, d] stay.
+
+    Captions are drawn, each with all its rows: row i is of caption i % (m / per_caption). Of a set of more than
+    ``DRAWN`` rows only k are drawn, about so many, and deviations scaled by sqrt(k / m): the m out of n bootstrap
+    (Bickel, Goetze and van Zwet 1997). ``advance`` hears how many resamples are done.
 
     Raises PochadeError where the features do not match, or are not finite.
     """
     check_features(real=real, fake=fake)
     mean, factor = covariance_factor(real.double())
-    y, trace, m = fake.double(), factor.square().sum(), len(fake)
+    y, trace, captions = fake.double(), factor.square().sum(), len(fake) // per_caption
     projected = y @ factor.T
     values: list[Tensor] = []
-    for rows in draws(m, resamples):
+    pictures = torch.arange(per_caption)[:, None] * captions
+    some = min(captions, max(2, DRAWN // per_caption))
+    m = some * per_caption
+    for chosen in chain.from_iterable(draws(captions, resamples, drawn=some)):
+        rows = (chosen + pictures).flatten()
         drawn = y[rows]
         centred = projected[rows] - projected[rows].mean(0)
         # The squares of the singular values of ``frechet_distance``, of the smaller of two equivalent matrices.
         squares = torch.linalg.eigvalsh(centred @ centred.T if m < centred.shape[1] else centred.T @ centred)
         root_trace = (squares.clamp(min=0) / (m - 1)).sqrt().sum()
         values.append((mean - drawn.mean(0)).square().sum() + trace + drawn.var(0).sum() - 2 * root_trace)
-    return ends_around(estimate, torch.stack(values))
+        advance(1)
+    return ends_around(estimate, torch.stack(values), (m / len(fake)) ** 0.5)
 
 
 def _counts(count: int, resamples: int, seed: int) -> Tensor:
     """How often each of ``count`` rows is drawn, [resamples, count] float64."""
-    index = draws(count, resamples, seed)
+    index = torch.cat(list(draws(count, resamples, seed)))
     return torch.zeros(resamples, count, dtype=torch.float64).scatter_add_(1, index, torch.ones_like(index).double())
 
 

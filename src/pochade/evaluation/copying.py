@@ -1,5 +1,6 @@
 """Does the generator copy? How near its pictures come to their nearest training picture."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
@@ -14,8 +15,15 @@ COPIED = 0.33
 OpenMoji at 64 px that flags 95 % of what an autoencoder makes of training pictures, and 5 % of real held-out ones."""
 THUMB = 32
 """Rows and columns of the pictures that are compared for it."""
+MOST = 10_000
+"""Pictures that are compared with as many training pictures by all pixels, and of which ``typical`` is taken, at most:
+time grows with the product."""
 LISTED = 12
 """Generated pictures that a check names, those nearest to a training picture."""
+_ROWS = 1024
+"""Features that are compared with all of the training set together."""
+_AT_ONCE = 1 << 21
+"""Pixels of pictures that are compared with all training pictures together."""
 
 
 @dataclass(frozen=True)
@@ -28,13 +36,19 @@ class Nearest:
     """[m] float32."""
 
 
-def nearest_in_features(features: Tensor, train: Tensor) -> Nearest:
+def nearest_in_features(features: Tensor, train: Tensor, advance: Callable[[int], object] = lambda _: None) -> Nearest:
     """By cosine distance (0 to 2) of features [m, d] from [n, d], both centred by the mean of ``train``."""
     check_features(train=train, features=torch.cat([features, features]))
     mean = train.mean(0)
-    similarity = F.normalize(features - mean, dim=1) @ F.normalize(train - mean, dim=1).T
-    best = similarity.max(1)
-    return Nearest(best.indices, 1 - best.values)
+    directions = F.normalize(train - mean, dim=1).T
+    index: list[Tensor] = []
+    distance: list[Tensor] = []
+    for part in features.split(_ROWS):
+        best = (F.normalize(part - mean, dim=1) @ directions).max(1)
+        index.append(best.indices)
+        distance.append(1 - best.values)
+        advance(len(part))
+    return Nearest(torch.cat(index), torch.cat(distance))
 
 
 def thumbnails(images: Tensor) -> Tensor:
@@ -45,20 +59,22 @@ def thumbnails(images: Tensor) -> Tensor:
     return torch.cat([F.adaptive_avg_pool2d(part.float(), THUMB).round().to(torch.uint8) for part in images.split(64)])
 
 
-def between(images: Tensor) -> Tensor:
-    """Distance [n] of each of uint8 images [n, 3, H, W] to the nearest other one, as in ``nearest_in_pixels``."""
+def between(images: Tensor, advance: Callable[[int], object] = lambda _: None) -> Tensor:
+    """Distance [min(n, ``MOST``)] of each of the first uint8 images [n, 3, H, W] to the nearest other one of all, as in
+    ``nearest_in_pixels``."""
     rows = images.flatten(1).float() / 255
     parts: list[Tensor] = []
-    for start in range(0, len(rows), 1024):
-        distance = torch.cdist(rows[start : start + 1024], rows)
+    for start in range(0, len(rows[:MOST]), _ROWS):
+        distance = torch.cdist(rows[:MOST][start : start + _ROWS], rows)
         distance.diagonal(start).fill_(torch.inf)
         parts.append(distance.amin(1) / rows.shape[1] ** 0.5)
+        advance(len(distance))
     return torch.cat(parts)
 
 
-def typical(images: Tensor) -> float:
+def typical(images: Tensor, advance: Callable[[int], object] = lambda _: None) -> float:
     """The median of ``between``, at least one grey level: pictures may all have a twin."""
-    return max(float(between(images).median()), 1 / 255)
+    return max(float(between(images, advance).median()), 1 / 255)
 
 
 class NearestPicture(TypedDict):
@@ -106,15 +122,16 @@ def check(found: Nearest, captions: list[str], typical: float, train_captions: l
     }
 
 
-def nearest_in_pixels(images: Tensor, train: Tensor) -> Nearest:
+def nearest_in_pixels(images: Tensor, train: Tensor, advance: Callable[[int], object] = lambda _: None) -> Nearest:
     """By root mean square difference (0 to 1) of pixels of uint8 images [m, 3, H, W] and [n, 3, H, W]."""
     rows = train.flatten(1)
     squares = torch.cat([part.float().square().sum(1) for part in rows.split(256)])
     index: list[Tensor] = []
-    for queries in images.flatten(1).split(64):
+    for queries in images.flatten(1).split(max(64, _AT_ONCE // rows.shape[1])):
         q = queries.float()
         products = torch.cat([q @ part.float().T for part in rows.split(256)], dim=1)
         index.append((squares - 2 * products).argmin(1))
+        advance(len(queries))
     found = torch.cat(index)
     # From the differences themselves: sums of squares would leave a rounding error where pictures are equal.
     distance = [(a.float() - train[i].float()).square().mean().sqrt() / 255 for a, i in zip(images, found, strict=True)]

@@ -1,6 +1,7 @@
 """Figures of networks that the user names: FID and KID (Inception) from a file, CLIP score from a folder or the hub."""
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,13 +42,23 @@ def load_inception(path: Path | str) -> torch.jit.ScriptModule:
 
 
 @torch.no_grad()
-def inception_features(net: torch.jit.ScriptModule, images: Tensor, batch_size: int = 32) -> Tensor:
-    """Features [n, 2048] float32 that ``net`` gives for uint8 images [n, 3, H, W]."""
+def inception_features(
+    net: torch.jit.ScriptModule,
+    images: Tensor,
+    advance: Callable[[int], object] = lambda _: None,
+    batch_size: int = 32,
+) -> Tensor:
+    """Features [n, 2048] float32 that ``net`` gives for uint8 images [n, 3, H, W]; ``advance`` hears how many are
+    done."""
     # The published file gives class scores unless asked for features.
     scripted: Any = net.forward
     names = {argument.name for argument in scripted.schema.arguments}
     options = {"return_features": True} if "return_features" in names else {}
-    return torch.cat([net(part, **options).float() for part in images.split(batch_size)])
+    features: list[Tensor] = []
+    for part in images.split(batch_size):
+        features.append(net(part, **options).float())
+        advance(len(part))
+    return torch.cat(features)
 
 
 @dataclass(frozen=True)
@@ -76,10 +87,16 @@ def load_clip(name: Path | str) -> Clip:
 
 
 @torch.no_grad()
-def clip_scores(clip: Clip, images: Tensor, prompts: list[str], batch_size: int = 32) -> Tensor:
+def clip_scores(
+    clip: Clip,
+    images: Tensor,
+    prompts: list[str],
+    advance: Callable[[int], object] = lambda _: None,
+    batch_size: int = 32,
+) -> Tensor:
     """100 max(cos, 0) [B] of picture and prompt, whose mean is the CLIP score (2104.08718, scaled as in torchmetrics).
 
-    ``images`` uint8 [B, 3, H, W], resized to the model's square; B ``prompts``.
+    ``images`` uint8 [B, 3, H, W], resized to the model's square; B ``prompts``; ``advance`` hears how many are done.
     """
     config: Any = clip.model.config  # transformers leaves the types of its parts open
     side, length = int(config.vision_config.image_size), int(config.text_config.max_position_embeddings)
@@ -101,4 +118,5 @@ def clip_scores(clip: Clip, images: Tensor, prompts: list[str], batch_size: int 
             pixel_values=(pixels - mean) / std,
         )
         scores.append(F.cosine_similarity(out.image_embeds, out.text_embeds).clamp(min=0))
+        advance(len(pixels))
     return 100 * torch.cat(scores)

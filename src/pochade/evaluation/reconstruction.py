@@ -1,6 +1,6 @@
 """How well an autoencoder gives pictures back."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NotRequired, Protocol, TypedDict
 
 import numpy as np
@@ -66,10 +66,13 @@ class Reconstruction(TypedDict):
 
 @torch.no_grad()
 def reconstruction(
-    autoencoder: Autoencoder, batches: Iterable[Tensor], perceptual: PerceptualLoss | None = None
+    autoencoder: Autoencoder,
+    batches: Iterable[Tensor],
+    perceptual: PerceptualLoss | None = None,
+    advance: Callable[[int], object] = lambda _: None,
 ) -> Reconstruction:
     """Means over all pictures of ``batches`` ([B, 3, H, W] in [-1, 1], on the autoencoder's device); ``perceptual``
-    where a network is given."""
+    where a network is given. ``advance`` hears how many are done."""
     columns: dict[str, list[Tensor]] = {"psnr": [], "ssim": [], "error": [], "perceptual": []}
     for images in batches:
         given = autoencoder.decode(autoencoder.encode(images)).clamp(-1, 1).float().cpu()
@@ -80,6 +83,7 @@ def reconstruction(
         columns["ssim"].append(ssim(given, images))
         if perceptual is not None:
             columns["perceptual"].append(perceptual.per_image(given, images).double())
+        advance(len(images))
     values = {name: torch.cat(parts) for name, parts in columns.items() if parts}
     error = values.pop("error")
     low, high = bootstrap.of_mean(error)

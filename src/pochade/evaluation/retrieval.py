@@ -1,6 +1,6 @@
 """Retrieval precision: does a probe fitted to real pictures alone find the caption of a generated picture?"""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.evaluation.bootstrap import by_caption
 
 PrecisionFigures = TypedDict(
     "PrecisionFigures",
@@ -24,6 +25,9 @@ PrecisionFigures = TypedDict(
     },
 )
 
+BLOCK = 1024
+"""Pictures that are compared with all captions at once."""
+
 
 @dataclass(frozen=True)
 class Precision:
@@ -32,7 +36,7 @@ class Precision:
     top1: float
     top5: float
     standard_error1: float
-    """Of ``top1``, over the pictures."""
+    """Of ``top1``, over the captions."""
     standard_error5: float
     candidates: int
     """How many captions each picture chose from: chance is 1 / candidates and 5 / candidates."""
@@ -98,13 +102,17 @@ class RetrievalProbe:
     ) -> Precision:
         """R@1 and R@5: means over the pictures of what ``hits`` gives, of the same arguments."""
         hits = self.hits(features, caption_embeddings, groups, candidates)
-        drawn = min(candidates, len(dict.fromkeys(groups)))
-        means = {k: float(v.mean()) for k, v in hits.items()}
-        errors = {k: float(v.std() / np.sqrt(len(v))) for k, v in hits.items()}
-        return Precision(means[1], means[5], errors[1], errors[5], drawn, len(features))
+        return precision_of(hits, groups, candidates)
 
     def hits(
-        self, features: Tensor, caption_embeddings: Tensor, groups: Sequence[str], candidates: int = 100
+        self,
+        features: Tensor,
+        caption_embeddings: Tensor,
+        groups: Sequence[str],
+        candidates: int = 100,
+        *,
+        per_caption: int = 1,
+        advance: Callable[[int], object] = lambda _: None,
     ) -> dict[int, np.ndarray]:
         """For k of 1 and 5, the probability [m] that each picture's own caption is among the first k of ``candidates``.
 
@@ -115,32 +123,53 @@ class RetrievalProbe:
 
         Args:
             features: [m, d].
-            caption_embeddings: [n, e], n >= m: the m captions that the pictures were made for, then any others
+            caption_embeddings: [n, e]: the m / per_caption captions that the pictures were made for, then any others
                 to choose from.
             groups: n names of what each caption is about (its concept, or the caption itself): no other caption
                 of the same group counts as wrong.
             candidates: 2 and more, the true one included.
+            per_caption: pictures of each caption: picture i is of caption i % (m / per_caption).
+            advance: hears how many pictures are done.
 
         Raises:
             PochadeError: the rows do not match, or fewer than two groups are given.
         """
-        if not len(features) <= len(caption_embeddings) == len(groups):
+        used, rest = divmod(len(features), per_caption)
+        if rest or not used <= len(caption_embeddings) == len(groups):
             raise PochadeError(
                 f"groups: {len(groups)} given, {len(features)} features, {len(caption_embeddings)} captions"
             )
-        number = {group: n for n, group in enumerate(dict.fromkeys(groups))}
+        first: dict[str, int] = {}
+        for i, group in enumerate(groups):
+            first.setdefault(group, i)
+        number = {group: n for n, group in enumerate(first)}
         if len(number) < 2 or candidates < 2:
             raise PochadeError(f"candidates: {candidates} of {len(number)} groups given, at least 2 are needed")
-        own = torch.tensor([number[group] for group in groups[: len(features)]])
-        first = torch.tensor([groups.index(group) for group in number])
+        own = torch.tensor([number[group] for group in groups[:used]])
         captions = F.normalize(caption_embeddings.double(), dim=1)
-        predicted = self.predict(features)
-        true = (predicted * captions[: len(features)]).sum(1, keepdim=True)
-        better = predicted @ captions[first].T >= true - 1e-9  # two ways of rounding must not break a tie
-        better[torch.arange(len(own)), own] = False
+        choices = captions[list(first.values())].T
+        parts: list[Tensor] = []
+        for rows in torch.arange(len(features)).split(BLOCK):
+            predicted, of = self.predict(features[rows]), rows % used
+            true = (predicted * captions[of]).sum(1, keepdim=True)
+            better = predicted @ choices >= true - 1e-9  # two ways of rounding must not break a tie
+            better[torch.arange(len(rows)), own[of]] = False
+            parts.append(better.sum(1))
+            advance(len(rows))
+        ranks = torch.cat(parts).numpy()
         others, drawn = len(number) - 1, min(candidates, len(number)) - 1
-        ranks = better.sum(1).numpy()
         return {k: _probability_of_fewer(k, others, ranks, drawn) for k in (1, 5)}
+
+
+def precision_of(
+    hits: Mapping[int, np.ndarray], groups: Sequence[str], candidates: int = 100, per_caption: int = 1
+) -> Precision:
+    """R@1 and R@5: means of what ``RetrievalProbe.hits`` gives, of the same arguments."""
+    drawn = min(candidates, len(dict.fromkeys(groups)))
+    of_captions = {k: by_caption(v, per_caption) for k, v in hits.items()}
+    means = {k: float(v.mean()) for k, v in of_captions.items()}
+    errors = {k: float(v.std() / np.sqrt(len(v))) for k, v in of_captions.items()}
+    return Precision(means[1], means[5], errors[1], errors[5], drawn, len(hits[1]))
 
 
 def _probability_of_fewer(k: int, total: int, marked: np.ndarray, drawn: int) -> np.ndarray:
