@@ -38,6 +38,7 @@ from pochade.data.sources import open_source
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.measure import Evaluator
+from pochade.evaluation.pictures import read_splits
 from pochade.evaluation.report import silent
 from pochade.files import write_json
 from pochade.flow.sampling import set_timesteps
@@ -164,7 +165,7 @@ def measure(
     data, side = DATA.get(name, "openmoji"), int(pipe.default_size)
     if (data, side) not in evaluators:
         with progress_bar(False) as bar:
-            evaluators[data, side] = Evaluator(open_source(data, "all"), side, 0, (), bar)
+            evaluators[data, side] = Evaluator(read_splits(open_source(data, "all"), side), bar)
     evaluator = evaluators[data, side]
     captions = evaluator.train.real.captions[:samples]
     own = pipe.scheduler

@@ -20,7 +20,7 @@ from pochade.data.sources import open_source
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.kid import kid
 from pochade.evaluation.measure import Evaluator
-from pochade.evaluation.pictures import pooled_features
+from pochade.evaluation.pictures import pooled_features, read_splits
 from pochade.evaluation.report import silent
 from pochade.files import write_text
 from pochade.pipelines.schedulers import make_scheduler
@@ -56,7 +56,7 @@ def main() -> None:
         if evaluator is None or pipe.default_size != size:
             size = int(pipe.default_size)
             with progress_bar(False) as bar:
-                evaluator = Evaluator(open_source("openmoji", "all"), size, 0, (), bar)
+                evaluator = Evaluator(read_splits(open_source("openmoji", "all"), size), bar)
         for count in map(int, steps.split(",")):
             key = {"weights": fingerprint(pipe), "steps": count, "guidance": scale, "size": size}
             store = PictureStore(args.pictures, key)

@@ -21,7 +21,7 @@ import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -143,7 +143,7 @@ class Evaluator:
     def read(cls, data: str, size: int, most: int) -> "Evaluator":
         net, sides = load_lite0(), {}
         for split, found in read_splits(open_source(data, "all"), size).present().items():
-            pictures = Pictures(found.images[:most], found.captions[:most], found.concepts[:most])
+            pictures = replace(found, rows=found.rows[:most])
             sides[split] = Real(pictures, pooled_features(net, pictures.images), caption_embeddings(pictures.captions))
         return cls(net, sides, RetrievalProbe.fit(sides["train"].features, sides["train"].embeddings))
 

@@ -8,9 +8,11 @@ disk, becomes a `FailureError` that names the path and the reason.
 
 import hashlib
 import json
+import mmap
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -28,6 +30,7 @@ _ORPHAN = re.compile(r"\.(.+)\.\d+-\d+(\.old)?\.tmp", re.DOTALL)
 _SYNCED_AT_ONCE = 8
 """What a disk is asked to write together takes it about as long as one file."""
 _URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_ZEROS = bytes(1 << 20)
 _numbers = count()
 
 
@@ -155,6 +158,19 @@ def write_if_absent(path: Path, text: str) -> bool:
             return _place(temporary, path)
         finally:
             _delete(temporary)
+
+
+def mapped_file(folder: Path, size: int) -> mmap.mmap:
+    """``size`` zero bytes of a file without a name in ``folder``, mapped into memory; gone when nothing refers to them.
+
+    The system can drop them from memory and read them again.
+    """
+    with _failures(folder), tempfile.TemporaryFile(dir=folder) as file:
+        # Written, not left as a hole: where the disk is full, a write to a mapped hole kills the process (SIGBUS).
+        for start in range(0, size, len(_ZEROS)):
+            file.write(_ZEROS[: size - start])
+        file.flush()
+        return mmap.mmap(file.fileno(), size)
 
 
 def remove_folder(path: Path) -> None:

@@ -1,5 +1,7 @@
 """The whole evaluation, on a folder of drawn pictures and a generator of known quality."""
 
+import errno
+import io
 import json
 import re
 import shutil
@@ -16,7 +18,8 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
 from pochade.evaluation.external import NOT_MEASURED
-from pochade.evaluation.pictures import to_uint8
+from pochade.evaluation.generation import PictureStore
+from pochade.evaluation.pictures import empty_pictures, to_uint8
 from pochade.evaluation.report import Report, evaluate
 from pochade.evaluation.summary import table_of
 from pochade.images.decode import fitted
@@ -219,6 +222,89 @@ def test_an_interrupted_evaluation_goes_on(data: Path, tmp_path: Path, perfect: 
     assert len(other.seeds) == len(perfect[1].seeds)  # other settings: other pictures
 
 
+def test_further_pictures_of_a_caption_follow_those_that_are_there(data: Path, tmp_path: Path) -> None:
+    once, more = ToyPipeline(), ToyPipeline()
+    first = run(once, data, tmp_path, samples=6)
+    (store,) = (tmp_path / "pictures").iterdir()
+    before = {path.name for path in store.glob("*.png")}
+    settings = json.loads(first.json.read_text())
+    del settings["settings"]["per_caption"]  # a report of before there was more than one
+    first.json.write_text(json.dumps(settings))
+    run(once, data, tmp_path, samples=6)
+    assert sorted(once.seeds) == sorted([*range(5, 11), *range(5, 5 + first.figures["held_out"]["pictures"])])
+    with pytest.raises(PochadeError, match="of other weights, data or settings"):
+        run(more, data, tmp_path, samples=6, per_caption=3)
+    for path in (first.json, first.page, first.sheet):
+        path.unlink()
+    figures = run(more, data, tmp_path, samples=6, per_caption=3).figures
+    made = {path.name for path in store.glob("*.png")}
+    assert before < made
+    assert len(more.seeds) == len(made - before) == 2 * len(before)
+    places = PictureStore(tmp_path, json.loads((store / "settings.json").read_text()))
+    for split in ("train", "held_out"):
+        captions = [card.caption for card in first.cards[split]]
+        assert figures[split]["pictures"] == 3 * len(captions)
+        names = {places.path(captions[i % len(captions)], 5 + i).name for i in range(3 * len(captions))}
+        assert names <= made
+        # It draws each caption as in the data, thrice.
+        found, alone = figures[split], first.figures[split]
+        assert found["retrieval"]["generated"] == {**found["retrieval"]["real"], "pictures": 3 * len(captions)}
+        assert found["contrast"]["groups"] == len(captions)
+        for name in ("std", "range", "colour"):
+            assert found["contrast"]["generated"][name] == pytest.approx(found["contrast"]["real"][name])
+        assert found["contrast"]["low"] is False
+        for name in ("R@1", "R@5", "copies"):  # as many captions are drawn again, whatever the pictures of each
+            assert found["intervals"][name] == pytest.approx(alone["intervals"][name])
+        assert found["copies"]["share"] == alone["copies"]["share"]
+
+
+def test_fewer_captions_than_asked_for_are_told(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], perfect: tuple[Report, ToyPipeline]
+) -> None:
+    train, held_out = (perfect[0].figures[split]["real pictures"] for split in ("train", "held_out"))
+    run(ToyPipeline(), data, tmp_path / "many", samples=len(COLOURS) * len(SHAPES))
+    line = f"warning: samples: 54 given, but there are fewer captions: {train} of train, {held_out} of held_out; "
+    assert capsys.readouterr().err == f"{line}per_caption makes several pictures of each\n"
+    run(ToyPipeline(), data, tmp_path / "usual", samples=500)
+    assert not capsys.readouterr().err
+
+
+def test_as_many_real_pictures_are_read_as_are_made(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pochade.evaluation.report.MOST_REAL", 5)
+    for samples, per_caption, real in ((4, 1, 5), (7, 1, 7), (4, 3, 12)):
+        out = tmp_path / f"{samples} {per_caption}"
+        train = run(ToyPipeline(), data, out, samples=samples, per_caption=per_caption).figures["train"]
+        assert (train["pictures"], train["real pictures"]) == (samples * per_caption, real)
+
+
+def test_many_pictures_lie_in_a_file_without_a_name(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, perfect: tuple[Report, ToyPipeline]
+) -> None:
+    monkeypatch.setattr("pochade.evaluation.pictures.IN_MEMORY", 0)
+    figures = run(ToyPipeline(), data, tmp_path).figures
+    assert figures["train"] == perfect[0].figures["train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pictures", "report.html", "report.json", "sheet.png"]
+    empty = empty_pictures(3, (5, 4), tmp_path)
+    assert empty.shape == (3, 3, 4, 5)
+    empty[1] = 7
+    assert empty.float().mean() == pytest.approx(7 / 3)
+
+
+def test_a_full_disk_is_said_before_pictures_are_read(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.BytesIO):
+        def write(self, *_: object) -> int:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pochade.evaluation.pictures.IN_MEMORY", 0)
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda **_: Full())
+    with pytest.raises(FailureError, match=r"out: could not be written \(No space left on device\)$"):
+        run(ToyPipeline(), data, tmp_path / "out")
+
+
 def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
     for caption in ("red circle", "blue dot"):
         draw(caption).save(tmp_path / f"{caption}.png")
@@ -237,6 +323,7 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
             {"guidance": float("nan")},
             {"seed": -1},
             {"batch_size": 0},
+            {"per_caption": 0},
             {"clip": "nowhere"},
         ),
         *(
@@ -247,6 +334,8 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
             {"size": "64"},
             {"depth": 0},
             {"clip": 5},
+            {"per_caption": 1.5},
+            {"seed": 2**63 - 30, "samples": 10, "per_caption": 4},
         ),
     ],
     ids=str,

@@ -28,7 +28,9 @@ pochade evaluate lrf-openmoji lira-nano openmoji --sheet -o beside/
 
 pochade evaluate iris-nano openmoji --grid 1,2,4,8x4,8,12 -o grid/
 
-torchrun --nproc-per-node 8 -m pochade evaluate runs/iris openmoji --samples 50000 -o report/"""
+torchrun --nproc-per-node 8 -m pochade evaluate runs/iris my-pictures/ --samples 50000 -o report/
+
+torchrun --nproc-per-node 8 -m pochade evaluate runs/iris openmoji --samples 1000 --per-caption 50 -o report/"""
 
 
 def evaluate(
@@ -43,6 +45,7 @@ def evaluate(
     ],
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder of the report.")] = Path("evaluation"),
     samples: Annotated[int, typer.Option(help="Captions of each split.")] = 500,
+    per_caption: Annotated[int, typer.Option(help="Pictures generated for each caption.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; left out, the model's own.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
@@ -82,6 +85,7 @@ def evaluate(
     cells = None if grid is None else _grid(grid)
     if cells is not None:
         others = {"steps": steps, "depth": depth, "clip": clip, "inception": inception, "scheduler": scheduler}
+        others["per_caption"] = None if per_caption == 1 else per_caption
         for name, value in others.items():
             if value is not None:
                 raise PochadeError(f"{name}: {value!r} given with a grid, allowed is none")
@@ -120,10 +124,9 @@ def evaluate(
         "reading": reading,
         "progress": not as_json,
     }
+    own: dict[str, Any] = {"per_caption": per_caption, "depth": depth, "clip": clip, "inception": inception}
     if side_by_side:
-        _side_by_side(
-            pipes, data, as_json, **shared, steps=steps, guidance=guidance, depth=depth, clip=clip, inception=inception
-        )
+        _side_by_side(pipes, data, as_json, **shared, **own, steps=steps, guidance=guidance)
         return
     ((model, pipe),) = pipes.items()
     if cells is not None:
@@ -152,11 +155,9 @@ def evaluate(
         data,
         steps=pipe.default_steps if steps is None else steps,
         guidance=pipe.default_guidance if guidance is None else guidance,
-        clip=clip,
-        inception=inception,
-        depth=depth,
         model=model,
         **shared,
+        **own,
     )
     if not is_main():
         return

@@ -60,8 +60,8 @@ def evaluate_models(
         steps: None: those of each model.
         guidance: None: that of each model.
         out: the folder to write to.
-        options: further arguments of ``evaluate``: ``samples``, ``seed``, ``batch_size``, ``clip``, ``inception``,
-            ``size``, ``depth``.
+        options: further arguments of ``evaluate``: ``samples``, ``per_caption``, ``seed``, ``batch_size``, ``clip``,
+            ``inception``, ``size``, ``depth``.
         reading: as of ``evaluate``.
         progress: as of ``evaluate``.
 

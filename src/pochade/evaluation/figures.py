@@ -16,12 +16,11 @@ class RetrievalFigures(TypedDict):
     real: PrecisionFigures
 
 
-class CopyingFigures(TypedDict):
-    """Distances to the nearest training picture, by features and by pixels."""
-
-    features: Summary
-    pixels: Summary
-
+CopyingFigures = TypedDict(
+    "CopyingFigures", {"features": Summary, "pixels": Summary, "pictures compared by pixels": dict[str, int]}
+)
+"""Distances to the nearest training picture, by features and by pixels; the latter of the first pictures of each side
+(see ``copying.MOST``)."""
 
 Lite0Figures = TypedDict("Lite0Figures", {"kid_lite0": float, "kid_lite0 std": float, "fd_lite0": float})
 """KID, its standard deviation over subsets, and FID-style distance, of features of EfficientNet-Lite0."""

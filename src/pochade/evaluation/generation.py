@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
-from pochade.evaluation.pictures import to_pil, to_uint8
+from pochade.evaluation.pictures import empty_pictures, to_pil, to_uint8
 from pochade.evaluation.ranks import Ranks
 from pochade.files import atomic_file, write_json
 
@@ -76,12 +76,9 @@ class PictureStore:
         """Where the picture for a prompt and a seed lies."""
         return self.folder / f"{hashlib.sha256(prompt.encode()).hexdigest()[:12]}-{seed}.png"
 
-    def read(self, prompt: str, seed: int) -> Tensor | None:
-        """uint8 [3, H, W], or None where it is still to be made."""
-        path = self.path(prompt, seed)
-        if not path.is_file():
-            return None
-        with Image.open(path) as image:
+    def read(self, prompt: str, seed: int) -> Tensor:
+        """A picture that was made, uint8 [3, H, W]."""
+        with Image.open(self.path(prompt, seed)) as image:
             return to_uint8(image)
 
     def write(self, prompt: str, seed: int, image: Tensor) -> None:
@@ -139,6 +136,9 @@ def generate(
 
 
 def read(store: PictureStore, prompts: Sequence[str], seed: int) -> Tensor:
-    """The pictures that ``generate`` has made, uint8 [B, 3, H, W]."""
-    made = [store.read(prompt, seed + i) for i, prompt in enumerate(prompts)]
-    return torch.stack([image for image in made if image is not None])
+    """The pictures that ``generate`` has made, uint8 [B, 3, H, W]; many lie in a file, see ``empty_pictures``."""
+    first = store.read(prompts[0], seed)
+    images = empty_pictures(len(prompts), (first.shape[2], first.shape[1]), store.folder)
+    for i, prompt in enumerate(prompts):
+        images[i] = store.read(prompt, seed + i)
+    return images

@@ -16,7 +16,7 @@ from pochade.evaluation import bootstrap
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.kid import kid
 from pochade.evaluation.measure import advance_of
-from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_splits
+from pochade.evaluation.pictures import MOST_REAL, caption_embeddings, pooled_features, read_splits
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.report import Settings, check_writable, silent
 from pochade.evaluation.retrieval import RetrievalProbe
@@ -105,7 +105,7 @@ def evaluate_grid(
     dataset = open_source(data, "all", progress=progress, reading=reading)
     seen = seen_groups(dataset, read_training_data(place), progress=progress)
     side = int(pipeline.default_size) if size is None else size
-    real = read_splits(dataset, side, seed, seen.groups).train
+    real = read_splits(dataset, side, seed, seen.groups, max(MOST_REAL, samples), folder).train
     count = min(samples, len(real))
     captions = real.captions[:count]
     embeddings = caption_embeddings(real.captions)

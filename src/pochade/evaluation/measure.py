@@ -1,6 +1,6 @@
 """Generated pictures beside real ones: the figures of a split."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Protocol
@@ -9,15 +9,14 @@ import torch
 from rich.progress import Progress, TaskID
 from torch import Tensor
 
-from pochade.data.dataset import Dataset, Shape
 from pochade.evaluation import bootstrap, contrast, copying
 from pochade.evaluation.external import NOT_MEASURED, Clip, clip_scores, inception_features
 from pochade.evaluation.figures import CopyingFigures, Lite0Figures, RetrievalFigures, SplitFigures
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.kid import kid
-from pochade.evaluation.pictures import Pictures, caption_embeddings, pooled_features, read_splits
+from pochade.evaluation.pictures import MOST_REAL, Pictures, Splits, caption_embeddings, pooled_features
 from pochade.evaluation.reconstruction import Autoencoder, Reconstruction, reconstruction
-from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.evaluation.retrieval import RetrievalProbe, precision_of
 from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 
@@ -51,65 +50,70 @@ class Side:
 
 @dataclass(frozen=True)
 class Measured:
-    """Generated pictures, uint8 [n, 3, H, W], of the first n captions of a split, their figures, and for each the
-    training picture nearest to it by thumbnails."""
+    """Generated pictures, uint8 [m, 3, H, W], their figures, and for each the training picture nearest to it by
+    thumbnails. Picture i is of caption i % ``captions`` of its split."""
 
     images: Tensor
+    captions: int
     figures: SplitFigures
     nearest: copying.Nearest
 
 
 class Evaluator:
-    """Real pictures of ``dataset``, and what measures generated ones by them.
+    """Real pictures, and what measures generated ones by them.
 
     Args:
-        dataset: of all splits.
-        size: pixels a side, or width and height.
-        seed: of the order of the captions.
-        seen: groups that count as training ones, see ``read_splits``.
-        bar: moved on while the pictures are looked at.
+        real: pictures of each split.
+        bar: shows how far each part of the work is.
     """
 
-    def __init__(self, dataset: Dataset, size: int | Shape, seed: int, seen: Collection[str], bar: Progress) -> None:
+    def __init__(self, real: Splits, bar: Progress) -> None:
         self.net = load_lite0()
-        self.real = read_splits(dataset, size, seed, seen)
+        self.bar = bar
         self.sides: dict[str, Side] = {}
-        for split, pictures in self.real.present().items():
-            task = bar.add_task(f"real pictures of {split}", total=len(pictures))
-            features = pooled_features(self.net, pictures.images, advance_of(bar, task))
+        for split, pictures in real.present().items():
+            features = pooled_features(
+                self.net, pictures.images, self._task(f"real pictures of {split}", len(pictures))
+            )
             thumbnails = copying.thumbnails(pictures.images)
             self.sides[split] = Side(pictures, features, caption_embeddings(pictures.captions), thumbnails)
         self.train = self.sides["train"]
         self.probe = RetrievalProbe.fit(self.train.features, self.train.embeddings)
-        self.typical = copying.typical(self.train.thumbnails)
+        advance = self._task("distances between real pictures of train", min(len(real.train), copying.MOST))
+        self.typical = copying.typical(self.train.thumbnails, advance)
 
-    def measure(self, split: str, made: Tensor, networks: Networks) -> Measured:
-        """Figures of pictures ``made`` of the first captions of a split, uint8 [n, 3, H, W]."""
-        side, n = self.sides[split], len(made)
-        real, captions = side.real, side.real.captions[:n]
-        features = pooled_features(self.net, made)
-        nearest = copying.nearest_in_pixels(copying.thumbnails(made), self.train.thumbnails)
-        mean, std, distance = _distances(side.features, features)
+    def _task(self, name: str, total: int) -> Callable[[int], object]:
+        return advance_of(self.bar, self.bar.add_task(name, total=total))
+
+    def measure(self, split: str, made: Tensor, networks: Networks, per_caption: int = 1) -> Measured:
+        """Figures of pictures ``made``, uint8 [m, 3, H, W], of the first n = m / ``per_caption`` captions of a split:
+        picture i is of caption i % n."""
+        side, count, n = self.sides[split], len(made), len(made) // per_caption
+        real, captions = side.real, side.real.captions[:n] * per_caption
+        features = pooled_features(self.net, made, self._task(f"features of {split}", count))
+        advance = self._task(f"copies of {split}", count)
+        nearest = copying.nearest_in_pixels(copying.thumbnails(made), self.train.thumbnails, advance)
+        advance = self._task(f"retrieval of {split}", count + n)
+        hits = self.probe.hits(features, side.embeddings, real.concepts, per_caption=per_caption, advance=advance)
+        real_hits = self.probe.hits(side.features[:n], side.embeddings, real.concepts, advance=advance)
         precision: RetrievalFigures = {
-            "generated": self.probe.precision(features, side.embeddings, real.concepts).as_dict(),
-            "real": self.probe.precision(side.features[:n], side.embeddings, real.concepts).as_dict(),
+            "generated": precision_of(hits, real.concepts, per_caption=per_caption).as_dict(),
+            "real": precision_of(real_hits, real.concepts).as_dict(),
         }
-        intervals: dict[str, bootstrap.Interval] = {
-            "kid_lite0": bootstrap.of_kid(mean, side.features, features),
-            "fd_lite0": bootstrap.of_frechet(distance, side.features, features),
-            "copies": bootstrap.of_mean(self._is_copied(nearest)),
-        }
-        for of, rows in (("", features), (" of real pictures", side.features[:n])):
-            for k, hits in self.probe.hits(rows, side.embeddings, real.concepts).items():
-                intervals[f"R@{k}{of}"] = bootstrap.of_mean(hits)
+        distances, intervals = self._with_intervals("lite0", split, side.features, features, per_caption)
+        intervals["copies"] = bootstrap.of_mean(bootstrap.by_caption(self._is_copied(nearest), per_caption))
+        for k in hits:
+            intervals[f"R@{k}"] = bootstrap.of_mean(bootstrap.by_caption(hits[k], per_caption))
+            intervals[f"R@{k} of real pictures"] = bootstrap.of_mean(real_hits[k])
+        advance = self._task(f"contrast of {split}", count + n)
         figures: SplitFigures = {
-            "pictures": n,
+            "pictures": count,
             "real pictures": len(real),
-            "kid_lite0": mean,
-            "kid_lite0 std": std,
-            "fd_lite0": distance,
+            "kid_lite0": distances[0],
+            "kid_lite0 std": distances[1],
+            "fd_lite0": distances[2],
             "retrieval": precision,
-            "contrast": contrast.check(made, real.images[:n], captions),
+            "contrast": contrast.check(made, real.images[:n], captions, advance),
             "copies": copying.check(nearest, captions, self.typical, self.train.real.captions),
             "kid_inception": NOT_MEASURED,
             "fd_inception": NOT_MEASURED,
@@ -117,20 +121,31 @@ class Evaluator:
             "intervals": intervals,
         }
         if networks.inception is not None:
-            x, y = (inception_features(networks.inception, pictures) for pictures in (real.images, made))
-            mean, std, distance = _distances(x, y)
-            figures["kid_inception"], figures["kid_inception std"] = mean, std
-            figures["fd_inception"] = distance
-            intervals["kid_inception"] = bootstrap.of_kid(mean, x, y)
-            intervals["fd_inception"] = bootstrap.of_frechet(distance, x, y)
+            advance = self._task(f"Inception features of {split}", len(real) + count)
+            x, y = (inception_features(networks.inception, pictures, advance) for pictures in (real.images, made))
+            distances, more = self._with_intervals("inception", split, x, y, per_caption)
+            figures["kid_inception"], figures["kid_inception std"], figures["fd_inception"] = distances
+            intervals |= more
         if networks.clip is not None:
-            scores = clip_scores(networks.clip, made, captions)
+            scores = clip_scores(networks.clip, made, captions, self._task(f"CLIP scores of {split}", count))
             figures["clip_score"] = float(scores.mean())
-            intervals["clip_score"] = bootstrap.of_mean(scores)
+            intervals["clip_score"] = bootstrap.of_mean(bootstrap.by_caption(scores, per_caption))
         if "held_out" in self.sides:
-            figures["copying"] = self._copying(features, made)
+            figures["copying"] = self._copying(split, features, made)
             figures["copies"]["held_out"] = float(self._is_copied(self.held_out_nearest).mean())
-        return Measured(made, figures, nearest)
+        return Measured(made, n, figures, nearest)
+
+    def _with_intervals(
+        self, net: str, split: str, real: Tensor, fake: Tensor, per_caption: int
+    ) -> tuple[tuple[float, float, float], dict[str, bootstrap.Interval]]:
+        """``_distances`` of features of the network ``net``, and the intervals of KID, for which the first picture of
+        each caption counts, and of the Frechet distance."""
+        advance = self._task(f"distances ({net}) of {split}", bootstrap.FEW)
+        mean, std, distance = _distances(real, fake)
+        return (mean, std, distance), {
+            f"kid_{net}": bootstrap.of_kid(mean, real, fake[: len(fake) // per_caption]),
+            f"fd_{net}": bootstrap.of_frechet(distance, real, fake, per_caption=per_caption, advance=advance),
+        }
 
     @cached_property
     def held_out_nearest(self) -> copying.Nearest:
@@ -140,27 +155,43 @@ class Evaluator:
     def _is_copied(self, nearest: copying.Nearest) -> Tensor:
         return (nearest.distance < copying.COPIED * self.typical).double()
 
-    def _copying(self, features: Tensor, made: Tensor) -> CopyingFigures:
-        held_out, train = self.sides["held_out"], self.train
+    @cached_property
+    def _held_out_copying(self) -> tuple[copying.Nearest, copying.Nearest]:
+        """The training pictures nearest to the real held-out ones, by features and by pixels."""
+        side = self.sides["held_out"]
+        return self._nearest("real held_out", side.features, side.real.images)
+
+    def _nearest(self, name: str, features: Tensor, images: Tensor) -> tuple[copying.Nearest, copying.Nearest]:
+        """The training pictures nearest to pictures, by features and, of the first ``copying.MOST``, by pixels."""
+        images, train = images[: copying.MOST], self.train.real.images[: copying.MOST]
+        advance = self._task(f"nearest training pictures of {name}", len(features) + len(images))
+        return (
+            copying.nearest_in_features(features, self.train.features, advance),
+            copying.nearest_in_pixels(images, train, advance),
+        )
+
+    def _copying(self, split: str, features: Tensor, made: Tensor) -> CopyingFigures:
+        by_features, by_pixels = self._nearest(split, features, made)
+        of_real = self._held_out_copying
         return {
-            "features": copying.summarise(
-                copying.nearest_in_features(features, train.features),
-                copying.nearest_in_features(held_out.features, train.features),
-            ),
-            "pixels": copying.summarise(
-                copying.nearest_in_pixels(made, train.real.images),
-                copying.nearest_in_pixels(held_out.real.images, train.real.images),
-            ),
+            "features": copying.summarise(by_features, of_real[0]),
+            "pixels": copying.summarise(by_pixels, of_real[1]),
+            "pictures compared by pixels": {
+                "generated": len(by_pixels.index),
+                "held_out": len(of_real[1].index),
+                "train": min(len(self.train.real), copying.MOST),
+            },
         }
 
     def autoencoder(self, autoencoder: OnDevice, samples: int, batch_size: int) -> dict[str, Reconstruction]:
-        """Reconstruction of ``samples`` real pictures of each split."""
+        """Reconstruction of ``samples`` real pictures of each split, at most ``MOST_REAL``."""
         perceptual = PerceptualLoss(self.net)
         result: dict[str, Reconstruction] = {}
         for split, side in self.sides.items():
-            batches = side.real.images[:samples].split(batch_size)
-            images = (part.to(autoencoder.device, autoencoder.dtype) / 127.5 - 1 for part in batches)
-            result[split] = reconstruction(autoencoder, images, perceptual)
+            real = side.real.images[: min(samples, MOST_REAL)]
+            advance = self._task(f"reconstruction of {split}", len(real))
+            images = (part.to(autoencoder.device, autoencoder.dtype) / 127.5 - 1 for part in real.split(batch_size))
+            result[split] = reconstruction(autoencoder, images, perceptual, advance)
         return result
 
 

@@ -1,20 +1,25 @@
 """The real pictures of an evaluation, and the features of any pictures."""
 
+import tempfile
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
-from pochade.data.dataset import Dataset, Shape
+from pochade.data.dataset import Dataset, Item, Shape
 from pochade.errors import PochadeError
 from pochade.features.lite0 import EfficientNetLite0
+from pochade.files import mapped_file
 
 MOST_REAL = 10_000
-"""No more real pictures of a split are read: the figures change little from there, the memory does."""
-
+"""Real pictures of a split that are read at most, unless more are generated: the figures change little from there."""
+IN_MEMORY = 1 << 28
+"""Bytes of pictures from which on they lie in a file that is mapped into memory."""
 
 TOO_FEW = 2
 """Groups that a split needs at least: with fewer there is nothing to compare."""
@@ -24,17 +29,39 @@ ALL_TRAINED = "not measured: the model was trained on all pictures of this data"
 
 @dataclass(frozen=True)
 class Pictures:
-    """Real pictures with prompts, one of each group."""
+    """Real pictures with prompts, one of each group; they are read when ``images`` is first asked for."""
 
-    images: Tensor
-    """uint8 [n, 3, H, W]."""
-    captions: list[str]
-    """The prompt of each: its fullest caption, or the name of its class."""
-    concepts: list[str]
-    """What each shows: its group, or its class."""
+    data: Dataset
+    rows: Sequence[int]
+    """The n pictures, by their places in ``data``."""
+    shape: Shape
+    """Width and height in pixels."""
+    folder: Path | None
+    """Where many of them lie in a file, see ``empty_pictures``."""
+
+    @cached_property
+    def images(self) -> Tensor:
+        """uint8 [n, 3, H, W]."""
+        images = empty_pictures(len(self), self.shape, self.folder)
+        for row, index in enumerate(self.rows):
+            images[row] = to_uint8(self.data.fitted(index, *self.shape))
+        return images
+
+    @cached_property
+    def captions(self) -> list[str]:
+        """The prompt of each: its fullest caption, or the name of its class."""
+        return [self._class_name(item) or item.caption for item in map(self.data.item, self.rows)]
+
+    @cached_property
+    def concepts(self) -> list[str]:
+        """What each shows: its group, or its class."""
+        return [self._class_name(item) or item.group for item in map(self.data.item, self.rows)]
+
+    def _class_name(self, item: Item) -> str | None:
+        return None if item.label is None else self.data.classes[item.label]
 
     def __len__(self) -> int:
-        return len(self.captions)
+        return len(self.rows)
 
 
 @dataclass(frozen=True)
@@ -57,8 +84,15 @@ class Splits:
         return {name: pictures for name, pictures in found.items() if pictures is not None}
 
 
-def read_splits(data: Dataset, size: int | Shape, seed: int = 0, seen: Collection[str] = ()) -> Splits:
-    """One picture of each group of all splits, in an order drawn with ``seed``; at most ``MOST_REAL`` of each.
+def read_splits(
+    data: Dataset,
+    size: int | Shape,
+    seed: int = 0,
+    seen: Collection[str] = (),
+    most: int = MOST_REAL,
+    folder: Path | None = None,
+) -> Splits:
+    """One picture of each group of all splits, in an order drawn with ``seed``; at most ``most`` of each.
 
     Split and group are those of the data. A group that the model has seen counts as a training one. One picture of each
     group: else a concept with thirty variants would weigh thirty times.
@@ -68,10 +102,17 @@ def read_splits(data: Dataset, size: int | Shape, seed: int = 0, seen: Collectio
         size: pixels a side, or width and height: of each picture the largest part of that ratio in its middle.
         seed: of the order.
         seen: groups that the model was trained on, see ``seen_groups``.
+        most: pictures of a split; the first ones do not depend on it.
+        folder: where many pictures lie in a file, see ``empty_pictures``.
 
     Raises:
         PochadeError: fewer than two groups are for training.
     """
+
+    def drawn(firsts: Sequence[int]) -> Pictures:
+        order = np.random.default_rng(seed).permutation(len(firsts))[:most]
+        return Pictures(data, [firsts[place] for place in order], shape_of(size), folder)
+
     firsts: dict[str, list[int]] = {"train": [], "composed": [], "held_out": []}
     trained = 0
     for group, (first, *variants) in data.groups().items():
@@ -82,12 +123,12 @@ def read_splits(data: Dataset, size: int | Shape, seed: int = 0, seen: Collectio
     train, composed, held_out = firsts.values()
     if len(train) < TOO_FEW:
         raise PochadeError(f"data: {len(train)} training concepts given, at least {TOO_FEW} are needed")
-    pictures = _read(data, train, size, seed)
-    mixed = None if len(composed) < TOO_FEW else _read(data, composed, size, seed)
+    pictures = drawn(train)
+    mixed = None if len(composed) < TOO_FEW else drawn(composed)
     if len(held_out) < TOO_FEW:
         why = ALL_TRAINED if trained and not held_out else NO_HELD_OUT
         return Splits(pictures, None, why, mixed, trained)
-    return Splits(pictures, _read(data, held_out, size, seed), composed=mixed, trained=trained)
+    return Splits(pictures, drawn(held_out), composed=mixed, trained=trained)
 
 
 def shape_of(size: int | Shape) -> Shape:
@@ -95,20 +136,18 @@ def shape_of(size: int | Shape) -> Shape:
     return (size, size) if isinstance(size, int) else size
 
 
-def _read(dataset: Dataset, firsts: Sequence[int], size: int | Shape, seed: int) -> Pictures:
-    width, height = shape_of(size)
-    order = np.random.default_rng(seed).permutation(len(firsts))[:MOST_REAL]
-    images = torch.empty(len(order), 3, height, width, dtype=torch.uint8)
-    captions: list[str] = []
-    concepts: list[str] = []
-    for row, chosen in enumerate(order):
-        index = firsts[chosen]
-        images[row] = to_uint8(dataset.fitted(index, width, height))
-        item = dataset.item(index)
-        name = None if item.label is None else dataset.classes[item.label]
-        captions.append(name or item.caption)
-        concepts.append(name or item.group)
-    return Pictures(images, captions, concepts)
+def empty_pictures(count: int, shape: Shape, folder: Path | None) -> Tensor:
+    """uint8 [count, 3, H, W] to be filled, for pictures of width and height ``shape``.
+
+    Many lie in a file without a name in ``folder``, or that for temporary files, so that the system can drop them from
+    memory and read them again. Raises FailureError where the disk is full.
+    """
+    width, height = shape
+    size = count * 3 * height * width
+    if size < IN_MEMORY:
+        return torch.empty(count, 3, height, width, dtype=torch.uint8)
+    file = mapped_file(Path(tempfile.gettempdir()) if folder is None else folder, size)
+    return torch.frombuffer(file, dtype=torch.uint8).view(count, 3, height, width)
 
 
 def to_uint8(image: Image.Image) -> Tensor:

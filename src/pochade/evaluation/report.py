@@ -26,7 +26,7 @@ from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of, read
 from pochade.evaluation.measure import Evaluator, Measured, Networks, advance_of, lite0_figures
 from pochade.evaluation.page import Card, write_page
-from pochade.evaluation.pictures import Splits, shape_of, to_pil
+from pochade.evaluation.pictures import MOST_REAL, Splits, read_splits, shape_of, to_pil
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
@@ -44,7 +44,8 @@ class Settings:
     """Settings of an evaluation. Raises PochadeError at construction for one that is out of range."""
 
     samples: int = 500
-    """Captions of each split, one of each concept; all where there are fewer."""
+    """Captions of each split, one of each concept; all where there are fewer, which a warning says of other numbers
+    than this one."""
     steps: int = 50
     guidance: float = 3.0
     seed: int = 0
@@ -57,11 +58,13 @@ class Settings:
     """Pixels a side, or width and height; None for those that the model was trained with."""
     depth: int | None = None
     """Iterations inside the denoiser; None as configured."""
+    per_caption: int = 1
+    """Pictures of each caption. Of n captions picture i is of caption i % n, so the first n are those of 1."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:  # which the report holds
             object.__setattr__(self, name, plain(getattr(self, name)))
-        for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0)):
+        for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0), ("per_caption", 1)):
             value = getattr(self, name)
             if not is_whole(value) or value < least:
                 raise PochadeError(f"{name}: {shown(value)} given, allowed are {least} and more")
@@ -74,8 +77,8 @@ class Settings:
         for name in ("clip", "inception"):
             if getattr(self, name) is not None:
                 object.__setattr__(self, name, path_text(name, getattr(self, name)))
-        if self.seed >= 2**63 - self.samples:
-            raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples")
+        if self.seed >= 2**63 - self.samples * self.per_caption:
+            raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples * per_caption")
         if not is_number(self.guidance):
             raise PochadeError(f"guidance: {shown(self.guidance)} given, a finite number is needed")
 
@@ -97,6 +100,7 @@ def evaluate(
     data: Source | str | Path,
     *,
     samples: int = 500,
+    per_caption: int = 1,
     steps: int = 50,
     guidance: float = 3.0,
     seed: int = 0,
@@ -124,6 +128,8 @@ def evaluate(
         data: a source, its text form ("openmoji", "cifar10:PATH" ...), or a folder of pictures or shards. Splits are
             those of the data; what ``training.json`` of the model's folder lists as trained on counts as training.
         samples: captions of each split, one of each concept; all where there are fewer.
+        per_caption: see `Settings`. As many real pictures of a split are read as are generated, or 10,000 where that is
+            more.
         out: the folder to write to.
         clip: see `Settings`; left out, the figures that need it are "not measured".
         inception: see `Settings`; left out, the figures that need it are "not measured".
@@ -140,8 +146,8 @@ def evaluate(
         FailureError: ``out`` cannot be written.
     """
     check_pipeline("pipeline", pipeline)
-    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth)
-    samples, steps, guidance, seed, batch_size, clip, inception, size, depth = astuple(settings)
+    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption)
+    samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption = astuple(settings)
     folder = Path(path_text("out", out))
     check_writable(folder)
     _need_skimage()
@@ -166,16 +172,23 @@ def evaluate(
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size, "device": device}
     key |= {} if depth is None else {"depth": depth}
     store = PictureStore(folder, key)
+    most = max(MOST_REAL, samples * per_caption)
+    real = read_splits(dataset, size, seed, {*seen.groups, *trained}, most, folder)
+    few = {split: len(pictures) for split, pictures in real.present().items() if len(pictures) < samples}
+    if few and samples != Settings.samples and ranks.main:
+        there = ", ".join(f"{count} of {split}" for split, count in few.items())
+        more = "; per_caption makes several pictures of each" if per_caption == 1 else ""
+        print(f"warning: samples: {samples} given, but there are fewer captions: {there}{more}", file=sys.stderr)
     start = time.perf_counter()
     measured: dict[str, Measured] = {}
     with silent(pipeline), progress_bar(progress) as bar:
-        evaluator = Evaluator(dataset, size, seed, {*seen.groups, *trained}, bar)
-        for split, side in evaluator.sides.items():
-            captions = side.real.captions[:samples]
-            task = bar.add_task(f"pictures of {split}", total=len(captions))
+        evaluator = Evaluator(real, bar) if ranks.main else None
+        for split, pictures in real.present().items():
+            prompts = pictures.captions[:samples] * per_caption
+            task = bar.add_task(f"pictures of {split}", total=len(prompts))
             generate(
                 pipeline,
-                captions,
+                prompts,
                 store,
                 steps=steps,
                 guidance=guidance,
@@ -185,10 +198,10 @@ def evaluate(
                 ranks=ranks,
                 advance=advance_of(bar, task),
             )
-            if ranks.main:
-                measured[split] = evaluator.measure(split, read(store, captions, seed), networks)
+            if evaluator is not None:
+                measured[split] = evaluator.measure(split, read(store, prompts, seed), networks, per_caption)
     report, page, overview = (folder / name for name in ("report.json", "report.html", "sheet.png"))
-    if not ranks.main:
+    if evaluator is None:
         ranks.wait()
         return Report(cast(Figures, read_json(report)), report, page, overview, {})
     of = {split: one.figures for split, one in measured.items()}
@@ -198,9 +211,9 @@ def evaluate(
         "settings": {**asdict(settings), "size": size},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
-        "training": _training(training, seen, evaluator.real),
+        "training": _training(training, seen, real),
         "train": of["train"],
-        "held_out": of.get("held_out", evaluator.real.why),
+        "held_out": of.get("held_out", real.why),
         "autoencoder": evaluator.autoencoder(pipeline.components["autoencoder"], samples, batch_size),
         "seconds": round(time.perf_counter() - start, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -213,8 +226,8 @@ def evaluate(
         figures["composed"] = of["composed"]
     if "held_out" in evaluator.sides:
         # The same distances between real pictures alone: what a perfect generator would reach on this little data.
-        real = evaluator.train.features, evaluator.sides["held_out"].features
-        figures["real held-out beside real training pictures"] = lite0_figures(*real)
+        features = evaluator.train.features, evaluator.sides["held_out"].features
+        figures["real held-out beside real training pictures"] = lite0_figures(*features)
     # Another process may have written one meanwhile.
     _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
     written = _write(folder, figures, evaluator, measured)
@@ -269,8 +282,8 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
         check_absent("out", folder, ("report.json", "report.html", "sheet.png"))
         return
     found = read_json(path)
-    names = ("weights_sha256", "data", "settings")
-    if [found.get(name) for name in names] != json.loads(json.dumps([weights, data, settings])):
+    before = {"per_caption": 1, **found.get("settings", {})}  # of reports that do not name it
+    if [found.get("weights_sha256"), found.get("data"), before] != json.loads(json.dumps([weights, data, settings])):
         raise PochadeError(
             f"out: {folder} holds the report of {found.get('model')} on {found.get('data')}, of other weights, data or "
             "settings; choose another folder"
@@ -299,8 +312,8 @@ def _cards(evaluator: Evaluator, split: str, measured: Measured, rows: Sequence[
     real, train, nearest = evaluator.sides[split].real, evaluator.train.real, measured.nearest
     return [
         Card(
-            real.captions[i],
-            to_pil(real.images[i]),
+            real.captions[i % measured.captions],
+            to_pil(real.images[i % measured.captions]),
             to_pil(measured.images[i]),
             to_pil(train.images[j]),
             train.captions[j],
