@@ -31,7 +31,7 @@ def test_models_beside_each_other_have_the_same_prompts_and_their_own_figures(
     for folder in (first, second):
         shutil.copytree(toy_pipeline_folder, folder)
     out = tmp_path / "beside"
-    settings = ("--samples", "4", "--steps", "1", "--guidance", "1")
+    settings = ("--samples", "2", "--per-caption", "2", "--steps", "1", "--guidance", "1")
     done = cli(capsys, "evaluate", str(first), str(second), str(drawings), "--sheet", *settings, "-o", str(out))
     for text in ("training concepts", "held-out concepts", "retrieval R@1", "KID (Lite0)", "side-by-side.html"):
         assert text in done.out
@@ -39,7 +39,7 @@ def test_models_beside_each_other_have_the_same_prompts_and_their_own_figures(
     assert list(found) == [str(first), str(second)]
     a, b = found.values()
     assert a["train"] == b["train"]  # the same weights, prompts and seeds
-    assert (a["settings"]["samples"], a["settings"]["steps"]) == (4, 1)
+    assert (a["settings"]["samples"], a["settings"]["steps"], a["train"]["pictures"]) == (2, 1, 4)
     page = (out / "side-by-side.html").read_text()
     low, high = a["train"]["intervals"]["kid_lite0"]
     assert page.count(f"({low:.4f} to {high:.4f})") == 2
