@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pochade.data.dataset import Dataset, Item, Shape
 from pochade.errors import PochadeError
-from pochade.features.lite0 import EfficientNetLite0
+from pochade.features.lite0 import FEATURES, EfficientNetLite0
 from pochade.files import mapped_file
 
 MOST_REAL = 10_000
@@ -168,11 +168,12 @@ def pooled_features(
     batch_size: int = 32,
 ) -> Tensor:
     """Lite0 features [B, 1280] of uint8 images [B, 3, H, W]; ``advance`` hears how many are done."""
-    parts: list[Tensor] = []
-    for part in images.split(batch_size):
-        parts.append(net.pooled(part.float() / 127.5 - 1))
+    # One tensor from the start: results kept between large temporaries would keep the memory of these from reuse.
+    features = torch.empty(len(images), FEATURES)
+    for rows, part in zip(features.split(batch_size), images.split(batch_size), strict=True):
+        rows.copy_(net.pooled(part.float() / 127.5 - 1))
         advance(len(part))
-    return torch.cat(parts)
+    return features
 
 
 def caption_embeddings(captions: Sequence[str]) -> Tensor:
