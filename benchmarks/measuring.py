@@ -5,6 +5,7 @@ A benchmark that calls ``peak`` sets KINETO_LOG_LEVEL before it imports torch: t
 
 import math
 import platform
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -60,14 +61,31 @@ def peak(step: Callable[[], Any], device: str) -> int:
 def resident(step: Callable[[], Any]) -> tuple[int, int]:
     """Bytes that this process holds before a step, and the most that it holds within."""
 
-    def status(name: str) -> int:
-        lines = Path("/proc/self/status").read_text().splitlines()
-        return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
-
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM, the most so far, begins anew
-    before = status("VmRSS")
+    before = _status("VmRSS")
     step()
-    return before, status("VmHWM")
+    return before, _status("VmHWM")
+
+
+def own_memory(step: Callable[[], Any]) -> tuple[int, int]:
+    """As `resident`, without what is mapped from files, which the system drops where it needs room; looked at ten
+    times a second."""
+
+    before, done = _status("RssAnon"), threading.Event()
+    most = [before]
+
+    def watch() -> None:
+        while not done.wait(0.1):
+            most[0] = max(most[0], _status("RssAnon"))
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        step()
+    finally:
+        done.set()
+        watcher.join()
+    return before, max(most[0], _status("RssAnon"))
 
 
 def counted(step: Callable[[], Any], device: str) -> tuple[int, int]:
@@ -100,6 +118,12 @@ def quality(report: Mapping[str, Any]) -> dict[str, Any]:
             f"R@1 {split}": report[split]["retrieval"]["generated"]["R@1"],
         }
     return row
+
+
+def _status(name: str) -> int:
+    """Bytes of this process by their name in its status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
 
 
 def write_png(path: Path, picture: Image.Image) -> None:

@@ -8,16 +8,16 @@ For 10 thousand to 10 million records: seconds to read the index of their shards
 of 512 from anywhere in it, to write a checkpoint of a network of 5 M parameters, and to find, check and read it and
 draw the batch that a resumed run begins with. Records are 8 numbers in float16; nothing is encoded. Least of three.
 
-For a thousand to a million pictures of 32 x 32 pixels, a thousand a shard: processor seconds to score, compare and
-write them (``pochade data prepare folder --size 16 --deduplicate --min-score 0``), and the memory of it, once, each
-number in a process of its own on one core: on several, threads that have so little to do wait for each other, which
-counts as work. For 10 thousand to a billion pictures in
-shards of a thousand: processor seconds for the order of the shards of an epoch, and for that of a batch, in windows of
-as many shards as a disk of 200 GB takes of 60 MB each. Least of three. Processor time, so that other work on the
-machine matters little.
+For a thousand to ten million pictures of 32 x 32 pixels, a thousand a shard: processor seconds to score, compare and
+write them (``pochade data prepare folder --size 16 --deduplicate --min-score 0``), and the memory of it, with and
+without what is mapped from files, once, each number in a process of its own on one core: on several, threads that have
+so little to do wait for each other, which counts as work. For 10 thousand to a billion pictures in shards of a
+thousand: processor seconds for the order of the shards of an epoch, and for that of a batch, in windows of as many
+shards as a disk of 200 GB takes of 60 MB each. Least of three. Processor time, so that other work on the machine
+matters little.
 
-Writes docs/benchmarks/scale.json, with ``--only`` one part of it. Takes 20 minutes and 12 GB of disk, with
-``--most 100000`` two minutes and 2 GB.
+Writes docs/benchmarks/scale.json, with ``--only`` one part of it. Takes two hours and 50 GB of disk, with ``--most
+1000000`` 20 minutes and 12 GB, with ``--most 100000`` two minutes and 2 GB.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import processor, resident
+from measuring import own_memory, processor, resident
 from pochade.data.cache.part_cache import Contents, PartCache, part_path, write_index
 from pochade.data.cache.parts import DIGEST, KEYS, keys_tensor
 from pochade.data.prepare.curate import REPORT, Curation, curate
@@ -56,7 +57,8 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 COUNTS = (10_000, 100_000, 1_000_000, 10_000_000)
 PER_SHARD, PER_PART, NUMBERS, BATCH, ROUNDS = 1000, 8192, 8, 512, 3
 PARAMETERS = 5_000_000
-PICTURES, SIDE, SIZE = (1_000, 10_000, 100_000, 1_000_000), 32, 16
+PICTURES, SQUARES, SIDE, SIZE = (1_000, 10_000, 100_000, 1_000_000, 10_000_000), 8, 32, 16
+MANY = 100_000
 STREAMED, WINDOW = tuple(10**n for n in range(4, 10)), 1111
 
 
@@ -140,10 +142,17 @@ def measure(count: int) -> dict[str, float]:
 
 
 def write_pictures(folder: Path, count: int) -> None:
-    with ShardWriter(folder, samples_per_shard=PER_SHARD) as writer:
-        for number in range(count):
-            noise = np.random.default_rng(number).integers(0, 256, (SIDE, SIDE, 3), np.uint8)
-            writer.add(picture_record(f"{number:06d}", png(Image.fromarray(noise)), ".png", [f"noise {number}"]))
+    """Noise of 8 x 8 squares, so that ten million pictures fit on the disk."""
+    with ProcessPoolExecutor() as pool:
+        list(pool.map(_write_pictures, *zip(*((folder, start, count) for start in range(0, count, MANY)), strict=True)))
+
+
+def _write_pictures(folder: Path, start: int, count: int) -> None:
+    with ShardWriter(folder / f"{start // MANY:03d}", samples_per_shard=PER_SHARD) as writer:
+        for number in range(start, min(start + MANY, count)):
+            noise = np.random.default_rng(number).integers(0, 256, (SQUARES, SQUARES, 3), np.uint8)
+            picture = Image.fromarray(noise).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            writer.add(picture_record(f"{number:08d}", png(picture), ".png", [f"noise {number}"]))
 
 
 def prepare(folder: Path) -> None:
@@ -151,9 +160,13 @@ def prepare(folder: Path) -> None:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     source, chosen = FolderSource(folder / "in"), Curation(size=SIZE, deduplicate=True, min_score=0)
     start = time.process_time()
-    before, most = resident(lambda: curate(source, folder / "out", chosen, progress=False))
+    own = list[int]()
+    before, most = resident(
+        lambda: own.extend(own_memory(lambda: curate(source, folder / "out", chosen, progress=False)))
+    )
     seconds = time.process_time() - start
-    print(json.dumps({"seconds": seconds, "before": before / 2**20, "peak": most / 2**20}))
+    memory = {"before": before, "peak": most, "own before": own[0], "own peak": own[1]}
+    print(json.dumps({"seconds": seconds} | {name: size / 2**20 for name, size in memory.items()}))
 
 
 def order(count: int) -> dict[str, float]:

@@ -19,6 +19,13 @@ ORDER = {
 }
 
 
+MEMORY = {
+    "own before": "MiB of its own before",
+    "own peak": "MiB of its own, at most",
+    "peak": "MiB resident, at most, with what is mapped from files",
+}
+
+
 MODELS = {
     "score": "scored by ViT-B/16, one at a time",
     "caption": "captioned by BLIP base, one at a time, 77 tokens each",
@@ -39,8 +46,7 @@ def scale(found: Any) -> str:
             *_head("pictures", "Preparation, seconds of a processor", found["prepare on"], found["prepare"]),
             _row("scored, compared, written at 16 px", (row["seconds"] for row in rows)),
             _row("milliseconds a picture", each, ".2f"),
-            _row("MiB resident before", (row["before"] for row in rows), ",.0f"),
-            _row("MiB resident, at most", (row["peak"] for row in rows), ",.0f"),
+            *(_row(words, (row[key] for row in rows), ",.0f") for key, words in MEMORY.items()),
         ]
     if "order" in found:
         lines += [

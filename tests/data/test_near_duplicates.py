@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
@@ -76,10 +78,14 @@ def first_alike_reference(bits: np.ndarray, thumbs: np.ndarray) -> list[int]:
         first = least
 
 
-@pytest.mark.parametrize("pair", [0.001, 20.0, 1e5, 1e8])
-def test_the_same_sets_are_found_however_hashes_are_cut(pair: float, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize(("pair", "at_once", "read"), [(0.001, 300, 300), (20.0, 300, 7), (1e5, 40, 300), (1e8, 100, 64)])
+def test_the_same_sets_are_found_however_hashes_are_cut(
+    pair: float, at_once: int, read: int, monkeypatch: pytest.MonkeyPatch
+):
     """Families of hashes a few random bits apart, some of another colour: up to and beyond what is alike."""
     monkeypatch.setattr(near_duplicates, "_PAIR", pair)
+    monkeypatch.setattr(near_duplicates, "_SORTED", at_once)
+    monkeypatch.setattr(near_duplicates, "_READ", read)
     for seed in range(6):
         rng = np.random.default_rng(seed)
         bits = rng.integers(0, 2**64, 12, np.uint64)[rng.integers(0, 12, 300)]
@@ -90,3 +96,20 @@ def test_the_same_sets_are_found_however_hashes_are_cut(pair: float, monkeypatch
         found = first_alike(bits, thumbs.__getitem__)
         assert found.tolist() == first_alike_reference(bits, thumbs)
         assert 12 < len(np.unique(found)) < len(bits)
+
+
+def test_memory_does_not_grow_with_the_pictures(monkeypatch: pytest.MonkeyPatch):
+    """Beside the hashes and what ``empty`` gives."""
+    monkeypatch.setattr(near_duplicates, "_SORTED", 1 << 14)
+    monkeypatch.setattr(near_duplicates, "_READ", 1 << 13)
+
+    def most(count: int) -> int:
+        bits = np.random.default_rng(0).integers(0, 2**64, count, np.uint64)
+        arrays = iter([np.zeros(count, np.int64), np.zeros(count, np.bool_)])
+        tracemalloc.start()
+        first_alike(bits, lambda places: np.zeros((len(places), THUMB, THUMB, 3), np.uint8), lambda *_: next(arrays))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert most(1 << 18) < 1.5 * most(1 << 15)

@@ -1,6 +1,6 @@
 """Pictures that look alike, by a perceptual hash and a small copy of each."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations, pairwise
 from math import comb
@@ -20,6 +20,12 @@ MOST_DIFFERENCE = 10.0
 """Mean absolute difference of the copies, of 255, up to which two pictures look alike."""
 _BLOCK = 512
 """Pairs of copies that are compared at once."""
+_SORTED = 1 << 21
+"""Hashes, about, that are sorted at once."""
+_READ = 1 << 20
+"""Hashes that are looked at in one go."""
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+_HALF = np.uint64(32)
 _SORT, _PAIR = 80.0, 20.0
 """Nanoseconds, about, to sort a hash among others and to compare two: by them alone is chosen how hashes are cut."""
 
@@ -60,24 +66,34 @@ def alike(pictures: Sequence[Fingerprint]) -> list[list[int]]:
     return [members for members in sets.values() if len(members) > 1]
 
 
-def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+def first_alike(
+    bits: np.ndarray,
+    thumbs: Callable[[np.ndarray], np.ndarray],
+    empty: Callable[[int, type], np.ndarray] = np.empty,
+) -> np.ndarray:
     """The first picture [n] int64 of the set that each is of, as in `alike`; where it is like no other, itself.
 
     Hashes of 64 bits are cut into more bands than there are bits that may differ: of two that look alike all bands but
     ``MOST_BITS`` are equal. So for each choice of the others only pictures that are equal in them are compared. The
     larger n, the more bands: fewer pairs share a longer key, and there are more keys to sort by. Of pictures with the
-    same hash each is compared with the first.
+    same hash each is compared with the first. Many hashes are sorted in several groups by a function of the key, one
+    after the other, so that beside ``bits`` and two arrays of ``empty`` memory does not grow with n.
 
     Args:
         bits: [n] uint64, the hashes.
         thumbs: the copies [k, THUMB, THUMB, 3] of pictures [k] int64.
+        empty: an array [n] of that type, the values of which do not matter.
     """
-    parent = np.arange(len(bits))
+    count = len(bits)
+    parent, unique = empty(count, np.int64), empty(count, np.bool_)
+    for part in _slices(count):
+        parent[part] = np.arange(part.start, part.stop)
+        unique[part] = True
 
     def root(place: int) -> int:
         while parent[place] != place:
             parent[place] = parent[parent[place]]
-            place = parent[place]
+            place = int(parent[place])
         return place
 
     def join(one: np.ndarray, other: np.ndarray) -> None:
@@ -91,23 +107,46 @@ def first_alike(bits: np.ndarray, thumbs: Callable[[np.ndarray], np.ndarray]) ->
                 first, second = sorted((root(a), root(b)))
                 parent[second] = first
 
-    join(*_repeated(bits))
-    left = np.flatnonzero(parent == np.arange(len(bits)))
-    words = bits[left]
-    for mask in _masks(len(left)):
-        key = words & mask
-        order = np.argsort(key)
-        key, word, step = key[order], words[order], 1
-        at = np.flatnonzero(key[1:] == key[:-1])
-        while len(at):  # pairs at that distance among the sorted
-            near = at[np.bitwise_count(word[at] ^ word[at + step]) <= MOST_BITS]
-            join(left[order[near]], left[order[near + step]])
-            step += 1
-            at = at[at + step < len(key)]
-            at = at[key[at] == key[at + step]]
-    while not np.array_equal(parent, roots := parent[parent]):
-        parent[:] = roots
+    for places in _groups(bits, unique, ~np.uint64(0)):
+        one, other = _repeated(bits[places])
+        join(places[one], places[other])
+    for part in _slices(count):
+        unique[part] = parent[part] == np.arange(part.start, part.stop)
+    for mask in _masks(int(np.count_nonzero(unique))):
+        for places in _groups(bits, unique, mask):
+            words = bits[places]
+            key = words & mask
+            order = np.argsort(key)
+            key, word, step = key[order], words[order], 1
+            at = np.flatnonzero(key[1:] == key[:-1])
+            while len(at):  # pairs at that distance among the sorted
+                near = at[np.bitwise_count(word[at] ^ word[at + step]) <= MOST_BITS]
+                join(places[order[near]], places[order[near + step]])
+                step += 1
+                at = at[at + step < len(key)]
+                at = at[key[at] == key[at + step]]
+    for part in _slices(count):
+        while not np.array_equal(parent[part], roots := parent[parent[part]]):
+            parent[part] = roots
     return parent
+
+
+def _slices(count: int) -> Iterator[slice]:
+    for start in range(0, count, _READ):
+        yield slice(start, min(start + _READ, count))
+
+
+def _groups(bits: np.ndarray, chosen: np.ndarray, mask: np.uint64) -> Iterator[np.ndarray]:
+    """The places of chosen hashes, sorted, in groups of about ``_SORTED``: those equal under a mask are in the same."""
+    count = -(-len(bits) // _SORTED)
+    for number in range(count):
+        found = [np.empty(0, np.int64)]
+        for part in _slices(len(bits)):
+            mine = np.asarray(chosen[part])
+            if count > 1:
+                mine = mine & (((bits[part] & mask) * _ODD >> _HALF) * np.uint64(count) >> _HALF == number)
+            found.append(part.start + np.flatnonzero(mine))
+        yield np.concatenate(found)
 
 
 def _repeated(bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -132,8 +132,8 @@ def test_few_files_are_mapped_however_many_shards_there_are(
     if not maps.exists():
         pytest.skip("no list of what is mapped")
 
-    def counted(bits: np.ndarray, copies: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
-        found = compare(bits, copies)
+    def counted(bits: np.ndarray, copies: Callable[[np.ndarray], np.ndarray], empty: Any) -> np.ndarray:
+        found = compare(bits, copies, empty)
         copies(np.arange(len(bits)))
         most.append(maps.read_text().count("inspected-"))
         return found

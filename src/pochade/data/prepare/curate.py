@@ -3,7 +3,7 @@
 Every shard is a piece of work, twice: first it is inspected, then, once it is known which pictures of all shards are
 alike, what is kept of it is written. A piece leaves files of its number, each whole or not at all, so that it does not
 matter where it is done, how often, or what dies on the way: each picture is written once. A piece holds one picture at
-a time. What is remembered of a picture between the two are 8 bytes, and 800 more on the disk.
+a time. What is remembered of a picture between the two lies on the disk, 800 bytes of it.
 """
 
 import json
@@ -12,6 +12,7 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ from pochade.data.sources.image_files import Picture, Reading
 from pochade.data.sources.shards import pair_pictures
 from pochade.data.sources.tars import Contents, Shard, find_shards, read_shard, top_folders
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, check_tensor_folder, remove_folder, remove_orphans, write_json
+from pochade.files import atomic_file, check_tensor_folder, mapped_file, remove_folder, remove_orphans, write_json
 from pochade.images.decode import BadImage, square
 from pochade.tensors import write_tensors
 
@@ -281,10 +282,10 @@ class _Pieces:
 def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]:
     """Decides, once all shards were inspected, which pictures are kept; returns the report so far."""
     out, reasons, named = dict.fromkeys(LEFT_OUT, 0), Counter[str](), list[list[Any]]()
-    bits = list[np.ndarray]()
+    ends = np.zeros(len(pieces.shards), np.int64)
     for number in range(len(pieces.shards)):
         tensors, words = map_tensors(pieces.inspected(number))
-        bits.append(tensors["bits"].numpy().view(np.uint64).copy())
+        ends[number] = len(tensors["bits"])
         about = json.loads(words["about"])
         for name in LEFT_OUT:
             out[name] += about["out"][name]
@@ -292,22 +293,35 @@ def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]
             reasons[entry[1]] += entry[3]
             named += [entry[:3]] if len(named) < NAMED else []
     reasons.update({"missing shard": missing} if missing else {})
-    unusable, ends = sum(reasons.values()), np.cumsum([len(one) for one in bits])
+    unusable, ends = sum(reasons.values()), np.cumsum(ends)
     passed = int(ends[-1])
     # What cannot be decoded is among the pictures of a shard, what has no caption or is lost is not.
     total = passed + sum(out.values()) + unusable
     if unusable > max(1 if max_skipped else 0, max_skipped * total):
         worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise FailureError(f"source: {unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one")
-    keep = np.ones(passed, np.bool_)
-    if pieces.curation.deduplicate:
-        keep = first_alike(np.concatenate(bits), _Copies(pieces, ends)) == np.arange(passed)
-    for number, mine in enumerate(np.split(keep, ends[:-1])):
+    first, kept = _first(pieces, ends) if pieces.curation.deduplicate else None, 0
+    for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
         tensors, words = map_tensors(pieces.inspected(number))
-        kept = {name: tensors[name][torch.from_numpy(mine)] for name in ("row", "score")}
-        write_tensors(pieces.chosen(number), kept, {"stamp": json.dumps(json.loads(words["about"])["stamp"])})
-    pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": passed - int(keep.sum())}
-    return {**pictures, "kept": int(keep.sum()), "named": named}
+        mine = slice(None) if first is None else torch.from_numpy(first[start:end] == np.arange(start, end))
+        chosen = {name: tensors[name][mine] for name in ("row", "score")}
+        write_tensors(pieces.chosen(number), chosen, {"stamp": json.dumps(json.loads(words["about"])["stamp"])})
+        kept += len(chosen["row"])
+    pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": passed - kept}
+    return {**pictures, "kept": kept, "named": named}
+
+
+def _first(pieces: _Pieces, ends: np.ndarray) -> np.ndarray:
+    """The first picture [n] of those like each of all that were inspected; ``ends`` as of `_Copies`."""
+    empty = partial(_in_a_file, pieces.facts)
+    bits = empty(int(ends[-1]), np.uint64)
+    for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
+        bits[start:end] = map_tensors(pieces.inspected(number))[0]["bits"].numpy().view(np.uint64)
+    return first_alike(bits, _Copies(pieces, ends), empty)
+
+
+def _in_a_file(folder: Path, count: int, kind: type) -> np.ndarray:
+    return np.frombuffer(mapped_file(folder, count * np.dtype(kind).itemsize), kind) if count else np.empty(0, kind)
 
 
 class _Copies:
