@@ -239,6 +239,17 @@ def test_a_missing_shard_is_noticed(tmp_path: Path):
     assert len(opened(f"{tmp_path}/00000[01].tar")) == 20
 
 
+def test_all_shards_of_a_folder_may_be_missing(tmp_path: Path):
+    for side in ("train", "held_out"):
+        write_shards(records(10), tmp_path / side)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "index.json").write_text("[1]")  # of something else
+    assert len(opened(tmp_path)) == 20
+    (tmp_path / "train" / "000000.tar").unlink()
+    with pytest.raises(FailureError, match=r"missing shard \(train/000000.tar: 10 samples\)"):
+        opened(tmp_path)
+
+
 def test_the_second_start_hashes_nothing(tmp_path: Path, monkeypatch):
     write_shards(records(20), tmp_path, samples_per_shard=10)
     first = opened(tmp_path)

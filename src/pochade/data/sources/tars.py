@@ -4,6 +4,7 @@ import json
 import re
 import tarfile
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -79,6 +80,9 @@ def find_shards(path: Path) -> Shards:
     """
     folder, files, notes = _files(path)
     indexes = {place: read_index(place / INDEX) for place in {file.parent for file in files}}
+    for place in _places(path) - indexes.keys():
+        with suppress(PochadeError):  # what has its name where there are no shards may be anything
+            indexes[place] = read_index(place / INDEX)
     shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
     missing: list[Skipped] = []
     for place, entries in sorted(indexes.items()) if path.is_dir() else ():
@@ -118,6 +122,13 @@ def read_shard(shard: Shard, pair: Pairing) -> Contents:
 def top_folders(names: Iterable[str]) -> list[str]:
     """The first folder of each name, "" for what lies in none."""
     return [name.partition("/")[0] if "/" in name else "" for name in names]
+
+
+def _places(path: Path) -> set[Path]:
+    """The folders below ``path`` that an index is in; of a pattern, whose other shards are not meant, none."""
+    if not path.is_dir():
+        return set()
+    return {(path / name).parent for name in files_below(path).names if PurePosixPath(name).name == INDEX}
 
 
 def _name(path: Path, folder: Path) -> str:
