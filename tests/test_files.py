@@ -215,6 +215,7 @@ WRITES |= {"TemporaryFile", "NamedTemporaryFile", "fsync", "save_file", "Summary
 ELSEWHERE = {
     ("cli/common.py", "TemporaryFile"): "tests whether a folder can be written to",
     ("cli/data_options.py", "mkdtemp"): "what is sent to a URL, and kept where it cannot be",
+    ("cli/data_options.py", "rename"): "a folder that is whole, to be sent to a URL",
     ("data/cache/build.py", "hardlink_to"): "a second name of a part that is whole",
     ("data/cache/claims.py", "touch"): "reads the time of a file system",
     ("data/prepare/curate.py", "rename"): "a folder that is whole",

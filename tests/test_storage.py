@@ -252,6 +252,36 @@ def test_shards_are_written_to_and_read_from_s3(server: str, capsys: Any, tmp_pa
     assert 0 < len(pattern) < 12
 
 
+def test_an_interrupted_choice_of_shards_for_s3_goes_on(
+    server: str, capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pochade.data.prepare import curate
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    write, calls = curate.png, list[int]()
+
+    def interrupted(image: Image.Image) -> bytes:
+        calls.append(1)
+        if len(calls) == 15:
+            raise KeyboardInterrupt
+        return write(image)
+
+    with ShardWriter(tmp_path / "shards", samples_per_shard=5) as writer:
+        for number in range(20):
+            image = Image.new("RGB", (16, 16), (number, 0, 0))
+            writer.add(picture_record(f"{number}", write(image), ".png", [f"picture {number}"]))
+    monkeypatch.setattr(curate, "png", interrupted)
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # no other thread goes on after the interruption
+    given = ["data", "prepare", "folder", "--path", str(tmp_path / "shards"), f"{server}/chosen", "--on", "local"]
+    cli(capsys, *given, code=130)
+    left = len(list((tmp_path / "cache").rglob("written-*.json")))
+    assert left > 0
+    cli(capsys, *given)
+    assert len(calls) <= 15 + 20 - 5 * left  # what was written is not made again
+    assert len(open_source(f"{server}/chosen", "all")) == 20
+    assert not list((tmp_path / "cache" / "pochade" / "prepared").iterdir())
+
+
 def test_a_shard_is_read_from_s3_by_one_request_and_its_pictures_by_none(
     server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -115,11 +115,17 @@ def prepare(
     given = [name for name, value in chosen.items() if value is not None]
     if given:
         from pochade.data.prepare.curate import Curation, curate
+        from pochade.data.prepare.executors import check_seen
         from pochade.data.sources import FolderSource
 
         if not isinstance(found, FolderSource) or found.classes is not None:
             raise PochadeError(f"{given[0]}: goes with shards, as in prepare folder --path SHARDS, {source} given")
-        others = {"split": split != "both", "format": format_ != "shards", "limit": limit, "overwrite": overwrite}
+        others = {
+            "split": split != "both",
+            "format": format_ != "shards",
+            "limit": limit is not None,
+            "overwrite": overwrite,
+        }
         for name in (name for name, value in others.items() if value):
             raise PochadeError(f"{name}: does not go with {given[0]}; both sides are written, as shards")
         curation = Curation(
@@ -130,9 +136,10 @@ def prepare(
             deduplicate=deduplicate,
             caption=caption,
         )
-        with place(out, overwrite) as folder:
+        where = on or "local"  # the value is checked there
+        check_seen(where, {"out": out, "path" if path else "source": found.path})
+        with place(out, overwrite, goes_on=True) as folder:
             quiet_libraries()
-            where = on or "local"  # the value is checked there
             report = curate(found, folder, curation, on=where, gpus=gpus, reading=reading, progress=not as_json)  # pyright: ignore[reportArgumentType]
         show(out, report, as_json)
         return

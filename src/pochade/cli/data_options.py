@@ -1,5 +1,6 @@
 """What the commands of ``pochade data`` share: options, places to write to, limits, and what is shown at the end."""
 
+import hashlib
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -28,12 +29,18 @@ Background = Annotated[
     str, typer.Option(help="Behind transparent pictures: a colour (white, #ff8800), or random: one for each picture.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print the report as JSON.")]
+FEW = 3
+"""Of what could not be used so many are named."""
 
 
 @contextmanager
-def place(out: Path, overwrite: bool) -> Iterator[Path]:
+def place(out: Path, overwrite: bool, *, goes_on: bool = False) -> Iterator[Path]:
     """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well, and is
-    kept where it cannot be."""
+    kept where it cannot be.
+
+    ``goes_on``: a repeated call finds what an interrupted one has left beside the folder.
+    """
+    from pochade.files import cache_folder
     from pochade.storage import check_empty, send, url_of
 
     url = url_of(out)
@@ -44,14 +51,23 @@ def place(out: Path, overwrite: bool) -> Iterator[Path]:
     if overwrite:
         raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
     check_empty("out", url)
-    folder = Path(tempfile.mkdtemp(prefix="pochade-data-"))
+    if goes_on:
+        folder = cache_folder("prepared") / hashlib.sha256(url.encode()).hexdigest()[:16]
+    else:
+        folder = Path(tempfile.mkdtemp(prefix="pochade-data-"))
     made = folder / "data"
     try:
         with advising("--split all"):
             yield made
     except BaseException:
-        shutil.rmtree(folder)
+        if not goes_on:
+            shutil.rmtree(folder)
         raise
+    if goes_on:  # what cannot be sent is in nobody's way
+        whole = Path(tempfile.mkdtemp(prefix="whole-", dir=folder.parent))
+        made = made.rename(whole / "data")
+        folder.rmdir()
+        folder = whole
     try:
         send(made, url)
     except (PochadeError, KeyboardInterrupt) as error:
@@ -88,11 +104,18 @@ def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
     from pochade.storage import url_of
 
     counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
-    print(f"{url_of(out) or out}: {counts}")
+    to = url_of(out) or out
+    listed = f"{to}/report.json"
+    print(f"{to}: {counts}")
     if "kept" in report:
         left = ", ".join(f"{report[name]} {name}" for name in ("too small", "below the score", "duplicates"))
         unusable = sum(report["unusable"].values())
         print(f"of {report['pictures']} pictures {report['kept']} kept; {left}, {unusable} unusable")
+        if unusable:
+            reasons = ", ".join(f"{count} {reason}" for reason, count in report["unusable"].items())
+            first = "; ".join(f"{name}: {detail or reason}" for name, reason, detail in report["named"][:FEW])
+            named = f" ({first}{'; ...' * (len(report['named']) > FEW)})" if first else ""
+            complain("warning", f"{report['source']}: {reasons} cannot be used{named}; details in {listed}")
     reading = report.get("reading")
     if reading is not None and (reading["skipped"] or reading["notes"]):
-        complain("warning", f"{reading['source']}: {reading['summary']}; all named in {out / 'report.json'}")
+        complain("warning", f"{reading['source']}: {reading['summary']}; all named in {listed}")

@@ -53,10 +53,12 @@ def scorer(name: str) -> Callable[[Scores, Callable[[int], Image.Image]], float]
             or folder.
 
     Raises:
-        PochadeError: there is no such model.
+        PochadeError: there is no such model, or a column has no name.
     """
     if name.startswith(COLUMN):
         column = name.removeprefix(COLUMN).casefold()
+        if not column:
+            raise PochadeError(f"score: {name!r} given, allowed is {COLUMN}NAME with the name of a stored number")
         return lambda scores, _: dict(scores).get(column, -math.inf)
     if name == CONTRAST:
         return lambda _, image: score(image(SIDE))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import sys
 import tarfile
 import threading
@@ -18,13 +19,14 @@ import psutil
 import pytest
 from PIL import Image
 
+from cli.run import cli
 from data.test_near_duplicates import photograph
 from pochade.cli import main
 from pochade.data.cache import latents
 from pochade.data.cache.parts import Part
 from pochade.data.prepare import curate as curation
 from pochade.data.prepare.curate import Curation, curate
-from pochade.data.prepare.executors import each_piece
+from pochade.data.prepare.executors import check_seen, each_piece
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource
@@ -145,6 +147,9 @@ def test_few_files_are_mapped_however_many_shards_there_are(
     assert files(tmp_path / "chosen") == files(expected)
 
 
+COLUMNS = "score: 'column:' given, allowed is column:NAME with the name of a stored number"
+
+
 def test_wrong_use_is_one_line(source: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["data", "prepare", "folder", "--path", str(source.path), str(tmp_path / "out")]
     for options, error in (
@@ -158,6 +163,8 @@ def test_wrong_use_is_one_line(source: FolderSource, tmp_path: Path, capsys: pyt
             ["--on", "local", "--limit", "3"],
             "limit: does not go with on; both sides are written, as shards",
         ),
+        (["--on", "local", "--limit", "0"], "limit: does not go with on; both sides are written, as shards"),
+        (["--min-score", "1", "--score", "column:"], COLUMNS),
     ):
         with pytest.raises(SystemExit) as end:
             main([*given, *options])
@@ -209,6 +216,51 @@ def test_too_many_unusable_pictures_are_refused(tmp_path: Path) -> None:
             writer.add(picture_record(f"p{number}", data if number < 5 else data[:90], ".png", ["x"]))
     with pytest.raises(FailureError, match=r"source: 3 of 8 pictures cannot be used \(3 "):
         curate(FolderSource(tmp_path / "in"), tmp_path / "out", Curation(size=16), progress=False)
+
+
+def test_what_cannot_be_used_is_said(source: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(2):
+        data = (source.path / f"{number:06d}.tar").read_bytes()
+        (tmp_path / "in" / f"{number}.tar").write_bytes(data if number else data[: len(data) // 2])
+    given = ["data", "prepare", "folder", "--path", str(tmp_path / "in"), str(tmp_path / "out"), "--size", "16"]
+    error = cli(capsys, *given, "--on", "local").error
+    assert error.startswith(f"warning: {tmp_path / 'in'}: 1 truncated shard cannot be used (0.tar: ")
+    assert error.endswith(f"the number lost is unknown); details in {tmp_path / 'out' / 'report.json'}")
+
+
+@pytest.mark.parametrize(
+    ("address", "error", "code"),
+    [
+        ("nowhere", "'nowhere' given, allowed are HOST:PORT, ray://HOST:PORT, auto and local", 2),
+        ("localhost:99999", "'localhost:99999' given, allowed are HOST:PORT, ray://HOST:PORT, auto and local", 2),
+        ("127.0.0.1:PORT", "'127.0.0.1:PORT' given, but no cluster answers there (", 1),
+        ("ray://127.0.0.1:PORT", "'ray://127.0.0.1:PORT' given, but no cluster answers there (", 1),
+    ],
+)
+def test_a_cluster_that_does_not_answer_is_found_before_any_work(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    address: str,
+    error: str,
+    code: int,
+) -> None:
+    library, data = ModuleType("ray"), ModuleType("ray.data")
+    vars(library).update(data=data, is_initialized=lambda: False)
+    monkeypatch.setitem(sys.modules, "ray", library)
+    monkeypatch.setitem(sys.modules, "ray.data", data)
+    write(tmp_path / "in", 1, 2)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))  # which takes no connections
+        port = str(free.getsockname()[1])
+        monkeypatch.setenv("RAY_ADDRESS", address.replace("PORT", port))
+        given = ["data", "prepare", "folder", "--path", str(tmp_path / "in"), str(tmp_path / "out"), "--on", "ray"]
+        said = cli(capsys, *given, code=code).error
+        assert said.startswith(f"error: RAY_ADDRESS: {error if code == 2 else error.replace('PORT', port)}")
+        assert [path.name for path in tmp_path.iterdir()] == ["in"]
+        with pytest.raises(PochadeError, match="out: s3://bucket/out given with --on ray and RAY_ADDRESS"):
+            check_seen("ray", {"path": tmp_path / "in", "out": Path("s3://bucket/out")})
 
 
 def kill_workers(marks: Path, killed: list[int]) -> None:

@@ -2,30 +2,61 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator
+import re
+import socket
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pochade.arguments import check_number
 from pochade.data.progress import ahead
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+from pochade.storage import url_of
 
 Place = Literal["local", "ray"]
 OURS = "pochade"
 """The namespace of connections to Ray that are made here."""
 Piece = Callable[[int], int]
 """Does the piece of work of that number and returns the samples in it; doing it twice is doing it once."""
+ADDRESS = "RAY_ADDRESS"
+ANSWER = 10.0
+"""Seconds in which a cluster takes a connection; Ray itself tries for many minutes."""
+_AT = re.compile(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})")
 
 
 def check_place(on: str, gpus: float = 0) -> None:
-    """Raises PochadeError for a place that is none, or that needs what is not installed, and for GPUs of none."""
+    """Raises PochadeError for a place that is none, or that needs what is not installed, and for GPUs of none;
+    FailureError where no cluster answers at ``RAY_ADDRESS``."""
     if on not in get_args(Place):
         raise PochadeError(f"on: {on!r} given, allowed are {', '.join(get_args(Place))}{nearest(on, get_args(Place))}")
     check_number("gpus", gpus)
     if gpus < 0 or (gpus and on != "ray"):
         raise PochadeError(f"gpus: {gpus:g} given, allowed are 0, and with --on ray more")
-    if on == "ray":
-        _ray()
+    if on == "ray" and not _ray().is_initialized():
+        _check_address(os.environ.get(ADDRESS, ""))
+
+
+def _check_address(address: str) -> None:
+    if not address or address in ("auto", "local"):
+        return
+    at = _AT.fullmatch(address)
+    if at is None or not 0 < int(at[2]) < 1 << 16:
+        raise PochadeError(f"{ADDRESS}: {address!r} given, allowed are HOST:PORT, ray://HOST:PORT, auto and local")
+    try:
+        socket.create_connection((at[1], int(at[2])), ANSWER).close()
+    except OSError as error:
+        raise FailureError(f"{ADDRESS}: {address!r} given, but no cluster answers there ({error})") from error
+
+
+def check_seen(on: str, folders: Mapping[str, Path]) -> None:
+    """Raises PochadeError, with the argument, for a URL where a cluster of several machines may work: its copy lies on
+    one of them."""
+    if on != "ray" or os.environ.get(ADDRESS, "") in ("", "local"):
+        return
+    for name, folder in folders.items():
+        if (url := url_of(folder)) is not None:
+            allowed = "a folder that all machines of the cluster see under one path"
+            raise PochadeError(f"{name}: {url} given with --on ray and {ADDRESS}, allowed is {allowed}")
 
 
 def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Iterator[int]:
@@ -51,7 +82,11 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
     ray = _ray()
     try:
         if not ray.is_initialized():
-            ray.init(log_to_driver=False, include_dashboard=False, namespace=OURS)
+            try:
+                ray.init(log_to_driver=False, include_dashboard=False, namespace=OURS)
+            except (OSError, ValueError, RuntimeError) as error:
+                reason = " ".join(str(error).split())
+                raise FailureError(f"on: ray given, but Ray could not be started or reached ({reason})") from error
         yield from _on_cluster(ray, piece, count, gpus)
     except (KeyboardInterrupt, GeneratorExit):
         if ray.is_initialized() and ray.get_runtime_context().namespace == OURS:
