@@ -507,7 +507,7 @@ def test_a_mirror_sends_what_is_new_and_follows_what_is_deleted(tmp_path: Path) 
 
 
 def test_a_run_at_a_url_goes_on_on_another_machine(
-    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two steps here, two more elsewhere: the weights of four in one go."""
     net = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
@@ -523,7 +523,12 @@ def test_a_run_at_a_url_goes_on_on_another_machine(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "second"))
     with pytest.raises(PochadeError, match="already holds a run"):
         run(override(stages, ["steps=2"]), Path(url))
+    capsys.readouterr()
     model = run(override(stages, ["steps=4"]), Path(url), resume=True)
+    said = "".join(capsys.readouterr().err.split())  # lines are wrapped
+    assert f"resumedfrom{url}/1-flow/checkpoint-00000002" in said
+    assert f"{url}/1-flow/final/model.safetensors" in said
+    assert "pochade/runs" not in said
     assert model.is_relative_to(mirror_of(url).folder)
     weights = "final/model.safetensors"
     assert (model.parent / weights).read_bytes() == (whole.parent / weights).read_bytes()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pochade.cli.common import check_no_options, complain, console, is_main, print_json, quiet_libraries
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, as_given
 
 if TYPE_CHECKING:
     from pochade.training.dry_run import Trial
@@ -98,7 +98,7 @@ def train(
 
     model = run(stages, out or Path("runs") / recipe, resume=resume, only=only)
     if is_main():
-        print(model)
+        print(as_given(str(model)))
 
 
 def _list(as_json: bool) -> None:

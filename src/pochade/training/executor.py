@@ -15,9 +15,9 @@ import torch
 from pochade.arguments import path_text, shown
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
-from pochade.data.samples import groups_of
+from pochade.data.samples import PictureSamples, groups_of
 from pochade.device import own_device, resolve_device
-from pochade.errors import FailureError, PochadeError, name_copy, nearest
+from pochade.errors import FailureError, PochadeError, as_given, name_copy, nearest
 from pochade.files import atomic_folder, cache_folder, check_tensor_folder, write_json
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, check_writable, url_of
@@ -432,7 +432,7 @@ def _preview(work: Work) -> "Image.Image | None":
 
 def _print(message: str) -> None:
     if _is_main():
-        print(message, file=sys.stderr, flush=True)
+        print(as_given(message), file=sys.stderr, flush=True)
 
 
 def _is_main() -> bool:

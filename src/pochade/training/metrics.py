@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pochade.errors import as_given
 from pochade.files import write_text
 from pochade.training.task import Batch
 from pochade.training.trackers import Trackers
@@ -155,7 +156,7 @@ class Progress:
             self._bar.start()
 
     def message(self, text: str) -> None:
-        self._console.print(text, markup=False)
+        self._console.print(as_given(text), markup=False)
 
     def step(self, step: int) -> None:
         if self._bar is not None:
