@@ -41,6 +41,18 @@ def test_training_finds_what_was_encoded(tmp_path: Path, capsys: pytest.CaptureF
     assert stamps(out) == finished
 
 
+def test_what_makes_no_cache_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    (out / "cache").mkdir(parents=True)  # as of another stage
+    for recipe, error in (
+        (["lrf-folder", *SMALL, "data.cached=false"], "data.cached: false given for flow, allowed is true"),
+        (["lrf"], "only: autoencoder reads its pictures as they are"),
+    ):
+        given = ["cache", *recipe, "data.source=synthetic:8", "data.size=64", "device=cpu", "--out", str(out)]
+        assert error in cli(capsys, *given, code=2).error
+    assert not list((out / "cache").iterdir())
+
+
 def test_wrong_use_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for options, error in (
         (["--workers", "2"], "workers: 2 given, allowed are 1, and with --on ray more"),

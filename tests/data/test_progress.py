@@ -72,3 +72,18 @@ def test_lines_tell_the_progress_where_there_is_no_terminal(
         bar.update(bar.add_task("encoding", total=5000), completed=1234)
         bar.advance(bar.add_task("writing", total=None))
     assert capsys.readouterr() == ("", "reading: 1 of 2\nreading: 2 of 2\nencoding: 1,234 of 5,000\nwriting: 1\n")
+
+
+def test_the_state_of_others_is_said_meanwhile(capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SAID_EVERY", 0.001)
+    asked = threading.Semaphore(0)
+
+    def state() -> str:
+        asked.release()
+        return "3 parts"
+
+    with progress.said_meanwhile(state):
+        for _ in range(2):
+            assert asked.acquire(timeout=60)
+    assert set(capsys.readouterr().err.splitlines()) == {"3 parts"}
+    assert not [thread for thread in threading.enumerate() if thread.name == "pochade-progress"]

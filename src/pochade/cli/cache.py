@@ -1,5 +1,6 @@
 """``pochade cache``."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -31,6 +32,7 @@ def cache(
     """
     check_no_options([recipe, *(changes or [])], context)
     from pochade.data.prepare.executors import check_place, each_piece
+    from pochade.data.progress import said_meanwhile
     from pochade.recipes import stages_of
     from pochade.training.overrides import override
 
@@ -46,8 +48,14 @@ def cache(
     encoding = Encoding(tuple(stages), folder.absolute(), only)
     encoding.check()
     name = stages[encoding.stage()].name
-    samples = max(each_piece(encoding, workers, on, gpus=gpus))  # pyright: ignore[reportArgumentType]
-    place = encoding.out / "cache"
-    if not place.exists():
+    made = encoding.out / "cache"
+
+    def state() -> str:
+        return f"{name}: {sum(1 for _ in made.glob('*/part-*.safetensors')):,} parts are in {made}"
+
+    # A process that encodes here says itself how far it is.
+    with said_meanwhile(state) if on == "ray" else nullcontext():
+        samples = max(each_piece(encoding, workers, on, gpus=gpus))  # pyright: ignore[reportArgumentType]
+    if not samples:
         raise PochadeError(f"only: {name} reads its pictures as they are, and has nothing to encode")
-    print(f"{name}: {samples} samples, encoded in {place}")
+    print(f"{name}: {samples} samples, encoded in {made}")

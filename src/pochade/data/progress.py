@@ -2,10 +2,12 @@
 
 import os
 import sys
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -59,6 +61,24 @@ def progress_bar(shown: bool) -> Progress:
     shape = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     kind = _Lines if shown and not console.is_terminal else Progress
     return kind(*shape, console=console, transient=True, disable=not (shown and console.is_terminal))
+
+
+@contextmanager
+def said_meanwhile(state: Callable[[], str]) -> Generator[None]:
+    """Within it says every half minute how far other processes are, as ``state`` has it then."""
+    ended = threading.Event()
+
+    def say() -> None:
+        while not ended.wait(SAID_EVERY):
+            print(state(), file=sys.stderr, flush=True)
+
+    thread = threading.Thread(target=say, name="pochade-progress", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 class _Lines(Progress):

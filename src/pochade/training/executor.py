@@ -346,16 +346,20 @@ class Encoding:
         unfinished = self._unfinished() if self.only is None else [self.stage()]
         start = unfinished[0] if unfinished else 0
         check(self.stages[: start + 1] if unfinished else self.stages, Components(), start=start)
-        self.stage()
+        stage = self.stages[self.stage()]
+        if not getattr(stage.data, "cached", True):
+            raise PochadeError(f"data.cached: false given for {stage.name}, allowed is true: a cache is what is made")
 
     def __call__(self, number: int) -> int:
-        """Makes what no other one is making, and waits for the rest; returns the pictures of all."""
+        """Makes what no other one is making, and waits for the rest; returns the pictures of all, 0 where the stage
+        reads them as they are."""
         del number
         before = self.stage()
         results = [_result(stage, n, self.out) for n, stage in enumerate(self.stages[:before], 1)]
         stage, components = self.stages[before], Components()
         inputs = _inputs(self.stages[:before], results, stage, self.out, components)
-        return len(kind_of(stage).build(stage, inputs).samples)
+        samples = kind_of(stage).build(stage, inputs).samples
+        return 0 if isinstance(samples, PictureSamples) else len(samples)
 
 
 def _result(stage: AnyStage, number: int, out: Path) -> Result:
