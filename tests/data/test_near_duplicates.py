@@ -78,7 +78,9 @@ def first_alike_reference(bits: np.ndarray, thumbs: np.ndarray) -> list[int]:
         first = least
 
 
-@pytest.mark.parametrize(("pair", "at_once", "read"), [(0.001, 300, 300), (20.0, 300, 7), (1e5, 40, 300), (1e8, 100, 64)])
+@pytest.mark.parametrize(
+    ("pair", "at_once", "read"), [(0.001, 300, 300), (20.0, 300, 7), (1e5, 40, 300), (1e8, 100, 64)]
+)
 def test_the_same_sets_are_found_however_hashes_are_cut(
     pair: float, at_once: int, read: int, monkeypatch: pytest.MonkeyPatch
 ):

@@ -116,6 +116,9 @@ def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
             first = "; ".join(f"{name}: {detail or reason}" for name, reason, detail in report["named"][:FEW])
             named = f" ({first}{'; ...' * (len(report['named']) > FEW)})" if first else ""
             complain("warning", f"{report['source']}: {reasons} cannot be used{named}; details in {listed}")
+        if report["notes"]:
+            notes = ", ".join(f"{note['files']} {what} ({note['first']})" for what, note in report["notes"].items())
+            complain("warning", f"{report['source']}: {notes}")
     reading = report.get("reading")
     if reading is not None and (reading["skipped"] or reading["notes"]):
         complain("warning", f"{reading['source']}: {reading['summary']}; all named in {listed}")

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 from pochade.arguments import check_number
+from pochade.data.cache.claims import holder, take
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
@@ -28,20 +29,20 @@ from pochade.data.prepare.executors import Piece, Place, check_place, each_piece
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
 from pochade.data.progress import progress_bar
-from pochade.data.scores import CONTRAST, scorer
+from pochade.data.scores import COLUMN, CONTRAST, scorer
 from pochade.data.sources import FolderSource, local_path
 from pochade.data.sources.class_names import read_class_names
 from pochade.data.sources.formats import PREPARED, split_folders
 from pochade.data.sources.image_files import Picture, Reading
 from pochade.data.sources.shards import pair_pictures
-from pochade.data.sources.tars import Contents, Shard, find_shards, read_shard, top_folders
+from pochade.data.sources.tars import Contents, Shard, Shards, find_shards, read_shard, top_folders
 from pochade.errors import FailureError, PochadeError
 from pochade.files import atomic_file, check_tensor_folder, mapped_file, remove_folder, remove_orphans, write_json
 from pochade.images.decode import BadImage, square
 from pochade.tensors import write_tensors
 
 REPORT = PREPARED[0]
-SETTINGS = "settings.json"
+SETTINGS, FACTS = "settings.json", "facts"
 SIDES = ("train", "held_out")
 LEFT_OUT = ("too small", "below the score")
 LOST = (*LEFT_OUT, "without a caption")
@@ -114,19 +115,40 @@ def curate(
         The report: how many pictures there were, and what became of them.
 
     Raises:
-        PochadeError: no shards, no such model, ``out`` is there, or holds what was begun with other settings.
+        PochadeError: no shards, no such model or number to score by, ``out`` is there, another process writes it, or
+            what was begun there has other settings.
         FailureError: too many unusable pictures, nothing is kept, or something cannot be written.
     """
     check_place(on, gpus)
     reading = reading or Reading()
     check_tensor_folder("out", out)
-    if out.exists():
-        raise PochadeError(f"out: {out} is there already; choose another folder")
     found = find_shards(local_path(source.path))
     shards, work = tuple(found.shards), out.with_name(f"{out.name}.partial")
-    settings = {"source": str(source), **asdict(curation), "background": reading.background, "shards": len(shards)}
+    settings = {"source": str(source), **asdict(curation), "shards": len(shards)}
+    settings |= {"background": reading.background, "max_megapixels": reading.max_megapixels}
     curation.load_models()
-    _check_same(work, settings)
+    place = out.with_name(f".{out.name}.claim")
+    claim = take(place)
+    if claim is None:
+        other = holder(place) or "another process"
+        raise PochadeError(f"out: {other} writes {out}; wait for its end, or choose another folder")
+    with claim:
+        if out.exists():
+            raise PochadeError(f"out: {out} is there already; choose another folder")
+        _check_same(work, settings)
+        report = _curate(found, work, curation, on, gpus, reading, progress)
+        write_json(work / REPORT, {**settings, "format": "shards", **report})
+        remove_folder(work / FACTS)
+        (work / SETTINGS).unlink()
+        work.rename(out)
+    return json.loads((out / REPORT).read_bytes())
+
+
+def _curate(
+    found: Shards, work: Path, curation: Curation, on: Place, gpus: float, reading: Reading, progress: bool
+) -> dict[str, Any]:
+    """Writes all but the report into the folder ``work``; returns it."""
+    shards = tuple(found.shards)
     tops = top_folders(shard.name for shard in shards)
     sides = split_folders(tops)
     pieces = _Pieces(shards, tuple(sides.get(top, "") for top in tops), work, curation, reading)
@@ -138,19 +160,17 @@ def curate(
                 bar.advance(task)
 
         each(pieces.inspect, "inspecting shards")
-        report = _choose(pieces, sum(entry[3] for entry in found.missing), reading.max_skipped)
+        report = _choose(pieces, found, reading.max_skipped)
         each(pieces.write, "writing shards")
     written = [json.loads(pieces.done(number).read_bytes()) for number in range(len(shards))]
     report["without a caption"] = sum(one["without a caption"] for one in written)
     report["samples"] = {side: _index(pieces, side, [one[side] for one in written if side in one]) for side in SIDES}
     if not any(report["samples"].values()):
-        why = ", ".join(f"{report[name]} {name}" for name in LOST if report[name]) or "all unusable"
-        raise FailureError(f"source: {source}: no picture is kept ({why})")
-    write_json(work / REPORT, {**settings, "format": "shards", **report})
-    remove_folder(pieces.facts)
-    (work / SETTINGS).unlink()
-    work.rename(out)
-    return json.loads((out / REPORT).read_bytes())
+        why = ", ".join(f"{report[name]} {name}" for name in LOST if report[name])
+        why = why or ("all unusable" if report["pictures"] else "there are none")
+        remove_folder(work)
+        raise FailureError(f"source: {found.folder}: no picture is kept ({why})")
+    return report
 
 
 @dataclass(frozen=True)
@@ -165,7 +185,7 @@ class _Pieces:
 
     @property
     def facts(self) -> Path:
-        return self.work / "facts"
+        return self.work / FACTS
 
     def inspected(self, number: int) -> Path:
         """What was seen of the pictures of a shard that pass by themselves."""
@@ -190,7 +210,12 @@ class _Pieces:
         out = dict.fromkeys(LEFT_OUT, 0)
         score = None if curation.min_score is None else scorer(curation.score)
         rows, bits, thumbs, scores = list[int](), list[int](), list[np.ndarray](), list[float]()
+        stored, notes = set[str](), dict[str, tuple[str, int]]()
+        for what, name in contents.notes:
+            first, count = notes.get(what, (name, 0))
+            notes[what] = first, count + 1
         for row, picture in enumerate(contents.samples):
+            stored.update(name for name, _ in picture.scores)
             try:
                 data = picture.read()
                 pixels = picture.pixels(data)
@@ -216,7 +241,14 @@ class _Pieces:
             "thumb": torch.from_numpy(np.array(thumbs, np.uint8).reshape(-1, THUMB, THUMB, 3)),
             "score": torch.tensor(scores, dtype=torch.float32),
         }
-        about = {"pictures": len(contents.samples), "skipped": skipped, "out": out, "stamp": self._stamp(number)}
+        about = {
+            "pictures": len(contents.samples),
+            "skipped": skipped,
+            "out": out,
+            "notes": notes,
+            "scores": sorted(stored),
+            "stamp": self._stamp(number),
+        }
         write_tensors(place, columns, {"about": json.dumps(about)})
         return len(contents.samples)
 
@@ -279,10 +311,23 @@ class _Pieces:
         return picture.split or self.sides[number] or split_of(picture.own_group)
 
 
-def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]:
+def _choose(pieces: _Pieces, found: Shards, max_skipped: float) -> dict[str, Any]:
     """Decides, once all shards were inspected, which pictures are kept; returns the report so far."""
     out, reasons, named = dict.fromkeys(LEFT_OUT, 0), Counter[str](), list[list[Any]]()
+    notes, stored = dict[str, dict[str, Any]](), set[str]()
     ends = np.zeros(len(pieces.shards), np.int64)
+
+    def skip(name: str, reason: str, detail: str, samples: int) -> None:
+        reasons[reason] += samples
+        named.extend([[name, reason, detail]] if len(named) < NAMED else [])
+
+    def note(what: str, first: str, count: int = 1) -> None:
+        notes.setdefault(what, {"first": first, "files": 0})["files"] += count
+
+    for entry in found.missing:
+        skip(*entry)
+    for entry in found.notes:
+        note(*entry)
     for number in range(len(pieces.shards)):
         tensors, words = map_tensors(pieces.inspected(number))
         ends[number] = len(tensors["bits"])
@@ -290,25 +335,31 @@ def _choose(pieces: _Pieces, missing: int, max_skipped: float) -> dict[str, Any]
         for name in LEFT_OUT:
             out[name] += about["out"][name]
         for entry in about["skipped"]:
-            reasons[entry[1]] += entry[3]
-            named += [entry[:3]] if len(named) < NAMED else []
-    reasons.update({"missing shard": missing} if missing else {})
+            skip(*entry)
+        for what, (first, count) in about["notes"].items():
+            note(what, first, count)
+        stored.update(about["scores"])
     unusable, ends = sum(reasons.values()), np.cumsum(ends)
     passed = int(ends[-1])
     # What cannot be decoded is among the pictures of a shard, what has no caption or is lost is not.
     total = passed + sum(out.values()) + unusable
+    column = pieces.curation.score.removeprefix(COLUMN).casefold()
+    if total and pieces.curation.score.startswith(COLUMN) and column not in stored:
+        remove_folder(pieces.work)  # what another score goes with
+        known = ", ".join(sorted(stored)) or "none"
+        raise PochadeError(f"score: {pieces.curation.score} given, but no picture has that number; stored are {known}")
     if unusable > max(1 if max_skipped else 0, max_skipped * total):
         worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         raise FailureError(f"source: {unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one")
-    first, kept = _first(pieces, ends) if pieces.curation.deduplicate else None, 0
+    alike, kept = _first(pieces, ends) if pieces.curation.deduplicate else None, 0
     for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
         tensors, words = map_tensors(pieces.inspected(number))
-        mine = slice(None) if first is None else torch.from_numpy(first[start:end] == np.arange(start, end))
+        mine = slice(None) if alike is None else torch.from_numpy(alike[start:end] == np.arange(start, end))
         chosen = {name: tensors[name][mine] for name in ("row", "score")}
         write_tensors(pieces.chosen(number), chosen, {"stamp": json.dumps(json.loads(words["about"])["stamp"])})
         kept += len(chosen["row"])
     pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": passed - kept}
-    return {**pictures, "kept": kept, "named": named}
+    return {**pictures, "kept": kept, "named": named, "notes": notes}
 
 
 def _first(pieces: _Pieces, ends: np.ndarray) -> np.ndarray:

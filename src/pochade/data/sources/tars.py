@@ -78,9 +78,9 @@ def find_shards(path: Path) -> Shards:
     Raises:
         PochadeError: there are none, or an index is damaged.
     """
-    folder, files, notes = _files(path)
+    folder, files, places, notes = _files(path)
     indexes = {place: read_index(place / INDEX) for place in {file.parent for file in files}}
-    for place in _places(path) - indexes.keys():
+    for place in places - indexes.keys():
         with suppress(PochadeError):  # what has its name where there are no shards may be anything
             indexes[place] = read_index(place / INDEX)
     shards = [Shard(file, _name(file, folder), indexes[file.parent].get(file.name)) for file in files]
@@ -124,22 +124,19 @@ def top_folders(names: Iterable[str]) -> list[str]:
     return [name.partition("/")[0] if "/" in name else "" for name in names]
 
 
-def _places(path: Path) -> set[Path]:
-    """The folders below ``path`` that an index is in; of a pattern, whose other shards are not meant, none."""
-    if not path.is_dir():
-        return set()
-    return {(path / name).parent for name in files_below(path).names if PurePosixPath(name).name == INDEX}
-
-
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
 
 
-def _files(path: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
+def _files(path: Path) -> tuple[Path, list[Path], set[Path], list[tuple[str, str]]]:
+    """The folder that names are relative to, the shards, the folders with an index, and notes; of a pattern, whose
+    other shards are not meant, no folders."""
+    places: set[Path] = set()
     notes: list[tuple[str, str]] = []
     if path.is_dir():
         below = files_below(path)
         folder, files = path, [path / name for name in below.names if name.endswith(".tar")]
+        places = {(path / name).parent for name in below.names if PurePosixPath(name).name == INDEX}
         for name in below.names:
             if not name.endswith(".tar") and PurePosixPath(name).name not in _KNOWN and name not in PREPARED:
                 what = "picture" if split_name(name)[1] in PICTURES else "file"
@@ -157,7 +154,7 @@ def _files(path: Path) -> tuple[Path, list[Path], list[tuple[str, str]]]:
         folder, files = path.parent, sorted(p for p in path.parent.glob(path.name) if p.is_file())
     if not files:
         raise PochadeError(f"shards: {path}: no .tar file there")
-    return folder, files, notes
+    return folder, files, places, notes
 
 
 def read_index(path: Path) -> dict[str, Entry]:
