@@ -20,7 +20,7 @@ MOST_DIFFERENCE = 10.0
 """Mean absolute difference of the copies, of 255, up to which two pictures look alike."""
 _BLOCK = 512
 """Pairs of copies that are compared at once."""
-_SORTED = 1 << 21
+_SORTED = 1 << 20
 """Hashes, about, that are sorted at once."""
 _READ = 1 << 20
 """Hashes that are looked at in one go."""
