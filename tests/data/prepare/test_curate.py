@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+import torch
 from PIL import Image
 
 from cli.run import cli
@@ -176,7 +177,7 @@ def test_wrong_use_is_one_line(source: FolderSource, tmp_path: Path, capsys: pyt
 
 
 def toy_captioner(folder: Path) -> Path:
-    """A model that describes pictures, with random weights."""
+    """A model that describes pictures, with random weights, the same ones each time: some begin with the end."""
     from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
 
     folder.mkdir()
@@ -186,6 +187,7 @@ def toy_captioner(folder: Path) -> Path:
     text = {**one, "vocab_size": len(words), "encoder_hidden_size": 16, "bos_token_id": 2, "sep_token_id": 3}
     vision = {**one, "image_size": 16, "patch_size": 8}
     config = BlipConfig(text_config={**text, "pad_token_id": 0, "eos_token_id": 3}, vision_config=vision)
+    torch.manual_seed(0)
     BlipForConditionalGeneration(config).save_pretrained(folder)
     images = BlipImageProcessor(size={"height": 16, "width": 16})
     BlipProcessor(images, BertTokenizer(str(folder / "vocab.txt"))).save_pretrained(folder)
