@@ -53,6 +53,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_switches": (f"{BENCHMARKS}/microforge.json", models.microforge_switches),
     "microforge_modulation": (f"{BENCHMARKS}/microforge.json", models.microforge_modulation),
     "microforge_carry": (f"{BENCHMARKS}/microforge_carry.json", models.microforge_carry),
+    "microforge_kernels": (f"{BENCHMARKS}/microforge_kernels.json", models.microforge_kernels),
     "iris_checkpoint": (f"{CHECKPOINTS}/iris-nano/metrics.json", models.checkpoint),
     "iris_fast_checkpoint": (f"{BESIDE}/iris-fast/metrics.json", models.checkpoint),
     "iris_depth": (f"{BENCHMARKS}/iris_depth.json", models.iris_depth),

@@ -74,6 +74,25 @@ def microforge_carry(record: dict[str, Any]) -> str:
     return table([*columns, "KID (Lite0) ± std", "R@1", "R@1, held out"], rows)
 
 
+def microforge_kernels(record: dict[str, Any]) -> str:
+    """How much of the power lies in the upper half of the frequencies, along the path of a scan and across it."""
+
+    def upper(shares: list[float]) -> str:
+        return f"{100 * sum(shares[len(shares) // 2 :]):.1f} %"
+
+    rows = [
+        [
+            f"{row['kernel']} x {row['kernel']}" if row["kernel"] else "none",
+            f"{row['parameters'] / 1e6:.2f} M",
+            f"{row['held-out loss']:.3f}",
+            *(upper(row[name]) for name in ("along", "across", "error along rows", "error along columns")),
+        ]
+        for row in record["rows"]
+    ]
+    scans = ["scan, along its path", "across it"]
+    return table(["kernel", "parameters", "held-out loss", *scans, "error, along rows", "along columns"], rows)
+
+
 def autoencoders_at_equal_bytes(record: dict[str, Any]) -> str:
     """What comes back of pictures, from latents and from files."""
     rows = [
