@@ -29,7 +29,7 @@ ALL_TRAINED = "not measured: the model was trained on all pictures of this data"
 
 @dataclass(frozen=True)
 class Pictures:
-    """Real pictures with prompts, one of each group; they are read when ``images`` is first asked for."""
+    """Real pictures with prompts, one of each group; they are read when ``images`` is first used."""
 
     data: Dataset
     rows: Sequence[int]

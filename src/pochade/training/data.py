@@ -71,6 +71,9 @@ class ImageData(DataSettings):
     max_megapixels: float = MAX_MEGAPIXELS
     """Larger pictures are not read; a JPEG may have 64 times as much, a progressive one twice."""
 
+    def encodes_as_drawn(self) -> bool:
+        return not self.cached
+
     def missing(self) -> list[str]:
         return _missing("data.source", self.source)
 

@@ -347,7 +347,7 @@ class Encoding:
         start = unfinished[0] if unfinished else 0
         check(self.stages[: start + 1] if unfinished else self.stages, Components(), start=start)
         stage = self.stages[self.stage()]
-        if not getattr(stage.data, "cached", True):
+        if stage.data.encodes_as_drawn():
             raise PochadeError(f"data.cached: false given for {stage.name}, allowed is true: a cache is what is made")
 
     def __call__(self, number: int) -> int:

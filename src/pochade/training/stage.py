@@ -98,6 +98,10 @@ class DataSettings:
         """Whether pictures are to be kept out of training, and none of them is."""
         return False
 
+    def encodes_as_drawn(self) -> bool:
+        """Whether pictures are encoded whenever they are drawn, without a cache."""
+        return False
+
     @property
     def limit(self) -> int | None:
         """Bytes of pictures that a machine's disk holds at a time; None: all. Raises PochadeError for a wrong value."""
