@@ -17,6 +17,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteScheduler
 from torch import Tensor, nn
 
+from pochade.allocator import KEPT, keep_freed_memory
 from pochade.arguments import check_count, path_text, shown
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
@@ -222,6 +223,7 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
             PochadeError: unknown model or device; damaged, missing, extra or wrongly shaped weights (all are named).
             FailureError: the hub cannot be reached.
         """
+        keep_freed_memory(KEPT)
         place = None if device is None else resolve_device(device)
         dtype: torch.dtype | None = kwargs.pop("dtype", None) or torch_dtype
         check_floats("torch_dtype", dtype)

@@ -1,7 +1,5 @@
 """The graphs of a bundle in ONNX Runtime, each checked against its hash when it is loaded."""
 
-import ctypes
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from ..allocator import keep_freed_memory, release_memory
 from ..errors import FailureError, PochadeError
 from ..files import sha256
 from .manifest import Graph, Manifest
@@ -50,7 +49,8 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
         import onnxruntime
     except ModuleNotFoundError:
         raise PochadeError("onnxruntime is not installed: pip install onnxruntime") from None
-    _keep_freed_memory()
+    if not as_mapped:
+        keep_freed_memory(_KEPT)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.enable_mem_pattern = False
@@ -62,19 +62,8 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1
-"""Of glibc's ``mallopt``."""
-_KEPT = 32 * 2**20
-"""Bytes, the most that glibc allows for the first."""
-
-
-def _keep_freed_memory() -> None:
-    """Has glibc hand out again what was freed: the pages of a block that it takes from the system for each call anew
-    cost as much time as the matrix products that use it."""
-    keep = _c_function("mallopt")
-    if keep is not None:
-        keep(_MMAP_THRESHOLD, _KEPT)
-        keep(_TRIM_THRESHOLD, 2 * _KEPT)
+_KEPT = 64 * 2**20
+"""Bytes that were freed and are kept for the next call of a graph."""
 
 
 def open_onnx(path: Path, _name: str, _graph: Graph, threads: int | None, low_memory: bool) -> Run:
@@ -109,18 +98,6 @@ def _named(path: Path) -> Iterator[None]:
     except Exception as error:
         said = " ".join(str(error).split())
         raise FailureError(f"{path}: the runtime refuses the graph: {type(error).__name__}: {said}") from error
-
-
-def release_memory() -> None:
-    """Gives back to the system what was freed, where the C library keeps it (glibc)."""
-    trim = _c_function("malloc_trim")
-    if trim is not None:
-        trim(0)
-
-
-def _c_function(name: str) -> Any:
-    """A function of glibc; None elsewhere."""
-    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 class Graphs:

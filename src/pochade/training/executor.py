@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, cast
 
 import torch
 
+from pochade.allocator import keep_freed_memory, release_memory
 from pochade.arguments import path_text, shown
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
@@ -168,6 +169,7 @@ def take_or_run(
 
     Raises PochadeError where another process is doing so.
     """
+    keep_freed_memory(None)
     with _claimed(model.parent):
         return _take_or_run(stage, inputs, model, resume, quiet, saved)
 
@@ -253,6 +255,7 @@ def freed_afterwards() -> Generator[None]:
     finally:
         gc.collect()
         gc.unfreeze()
+        release_memory()
 
 
 def _write(model: Path, save: Callable[[Path], None]) -> None:

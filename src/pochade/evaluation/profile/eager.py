@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pochade.allocator import KEPT, keep_freed_memory
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.evaluation.profile import COMPONENTS, MB, PICTURE, measure
@@ -33,6 +34,7 @@ def values_for(denoiser: DenoiserModel, job: EagerJob) -> dict[str, Tensor]:
 
 def placed(job: EagerJob, component: str) -> Any:
     """A component on the device, denoiser and decoder in the precision; None where the model has none."""
+    keep_freed_memory(KEPT)
     module = load(job["model"], component, job["text_encoder"])
     if module is None:
         return None

@@ -12,10 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from pochade.allocator import release_memory
 from pochade.evaluation.profile import IN_TURN, PICTURE, measure
 from pochade.evaluation.profile.figures import Graphs, GraphsJob
 from pochade.evaluation.profile.sampling import PROMPT, sample, seeded
-from pochade.runtime.graphs import release_memory, session
+from pochade.runtime.graphs import session
 
 _KINDS = {"tensor(float)": "float32", "tensor(int64)": "int64", "tensor(bool)": "bool"}
 
