@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import TimestepEmbedding
 from pochade.nn.norms import as_stream
 from pochade.types import TASKS, Conditioning, InputSpec
@@ -112,7 +113,7 @@ class ConditioningEmbedding(nn.Module):
         self.num_classes = num_classes
         self.time = TimestepEmbedding(dim)
         self.classes = nn.Embedding(num_classes + 1, dim) if num_classes else None
-        self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
+        self.pooled = Linear(pooled_dim, dim, bias=False) if pooled_dim else None
 
     def forward(self, t: Tensor, conditioning: Conditioning) -> Tensor:
         embedding = self.time(t)
@@ -134,7 +135,7 @@ class TextInput(nn.Module):
 
     def __init__(self, text_dim: int, dim: int) -> None:
         super().__init__()
-        self.project = nn.Linear(text_dim, dim)
+        self.project = Linear(text_dim, dim)
         self.null_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.null_token.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.linear import Linear
 from pochade.nn.norms import rms_norm
 
 MixerKind = Literal["softmax", "linear"]
@@ -82,12 +83,12 @@ class SpatialMixer(nn.Module):
         width = head_width(dim, heads)
         self.heads = heads
         self.kind = kind
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
-        self.gate = nn.Linear(dim, dim, bias=False) if kind == "linear" else None
+        self.qkv = Linear(dim, 3 * dim, bias=False)
+        self.gate = Linear(dim, dim, bias=False) if kind == "linear" else None
         self.query_norm = HeadNorm(width)
         self.key_norm = HeadNorm(width)
         self.local = DepthwiseConv(dim)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """[B, H W, D] -> [B, H W, D]."""
@@ -167,10 +168,10 @@ class WindowAttention(nn.Module):
             raise PochadeError(f"window: {window} given, allowed are 1 and above")
         self.heads = heads
         self.window = window
-        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.qkv = Linear(dim, 3 * dim, bias=False)
         self.query_norm = HeadNorm(width)
         self.key_norm = HeadNorm(width)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         """[B, H W, D] -> [B, H W, D]."""
@@ -222,11 +223,11 @@ class MultiQueryAttention(nn.Module):
         super().__init__()
         width = head_width(dim, heads)
         self.heads = heads
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * width, bias=False)
+        self.query = Linear(dim, dim, bias=False)
+        self.key_value = Linear(dim, 2 * width, bias=False)
         self.query_norm = HeadNorm(width)
         self.key_norm = HeadNorm(width)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
@@ -245,11 +246,11 @@ class CrossAttention(nn.Module):
         super().__init__()
         width = head_width(dim, heads)
         self.heads = heads
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.query = Linear(dim, dim, bias=False)
+        self.key_value = Linear(dim, 2 * dim, bias=False)
         self.query_norm = HeadNorm(width)
         self.key_norm = HeadNorm(width)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def context(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values [B, heads, M, d] of context tokens [B, M, D]."""
@@ -318,12 +319,12 @@ class LinearCrossAttention(nn.Module):
         super().__init__()
         width = head_width(dim, heads)
         self.heads, self.interpolated = heads, interpolated
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.gate = nn.Linear(dim, dim)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.query = Linear(dim, dim, bias=False)
+        self.gate = Linear(dim, dim)
+        self.key_value = Linear(dim, 2 * dim, bias=False)
         self.query_norm = HeadNorm(width)
         self.key_norm = HeadNorm(width)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def context(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The state [B, heads, d, d] of text tokens [B, M, D] with ``mask`` [B, M] bool."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.nn.depthwise import as_grid, as_tokens, depthwise
 from pochade.nn.layout import with_own_layout
+from pochade.nn.linear import Linear
 from pochade.nn.norms import as_stream
 
 
@@ -75,7 +76,7 @@ class DepthwiseSeparableConv(nn.Module):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.depthwise = DepthwiseConv(dim)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         return self.out(F.gelu(self.depthwise(x, height, width)))

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseConv
+from pochade.nn.linear import Linear
 
 
 class FeedForward(nn.Module):
@@ -14,8 +15,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(dim, hidden)
-        self.out = nn.Linear(hidden, dim)
+        self.inner = Linear(dim, hidden)
+        self.out = Linear(hidden, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.out(F.gelu(self.inner(x)))
@@ -26,8 +27,8 @@ class GatedFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__()
-        self.gate_and_in = nn.Linear(dim, 2 * hidden)
-        self.out = nn.Linear(hidden, dim)
+        self.gate_and_in = Linear(dim, 2 * hidden)
+        self.out = Linear(hidden, dim)
         self.dropout = dropout
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,9 +54,9 @@ class MixFeedForward(nn.Module):
 
     def __init__(self, dim: int, hidden: int) -> None:
         super().__init__()
-        self.inner = nn.Linear(dim, 2 * hidden)
+        self.inner = Linear(dim, 2 * hidden)
         self.depthwise = DepthwiseConv(2 * hidden)
-        self.out = nn.Linear(hidden, dim, bias=False)
+        self.out = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         value, gate = self.depthwise(F.silu(self.inner(x)), height, width).chunk(2, dim=-1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.layout import with_own_layout
+from pochade.nn.linear import Linear
 from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan, selective_scan_reference
 from pochade.nn.scan.exported import Scans, both_directions
@@ -55,7 +56,7 @@ class Selection(nn.Module):
         rank = heads if decay == "scalar" else math.ceil(inner / 32)
         self.widths = [rank, state_size, state_size]
         self.groups = groups
-        self.project = nn.Linear(dim, groups * sum(self.widths), bias=False)
+        self.project = Linear(dim, groups * sum(self.widths), bias=False)
         if decay == "scalar":
             self.widen = None
             decays = torch.empty(groups * heads).uniform_(1, 16)
@@ -139,11 +140,11 @@ class FourDirectionScan(nn.Module):
         if directions not in (1, 2, 4):
             raise PochadeError(f"directions: {directions!r} given, allowed are 1, 2 and 4")
         self.directions = directions
-        self.inner = nn.Linear(dim, 2 * inner, bias=False)
+        self.inner = Linear(dim, 2 * inner, bias=False)
         self.local = DepthwiseConv(inner)
         self.selection = Selection(inner, inner, directions, state_size, decay)
         self.norm = LayerNorm(inner)
-        self.out = nn.Linear(inner, dim, bias=False)
+        self.out = Linear(inner, dim, bias=False)
 
     def forward(self, u: Tensor, height: int, width: int) -> Tensor:
         """[B, H W, D] -> [B, H W, D]."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention
+from pochade.nn.linear import Linear
 from pochade.nn.norms import LayerNorm
 
 TOKENS = 4
@@ -53,7 +54,7 @@ class ImagePromptAttention(nn.Module):
             raise PochadeError(f"image_prompt_dim: {features} given, allowed is 0 and more")
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("rate", torch.ones(features))
-        self.project = nn.Linear(features, TOKENS * dim)
+        self.project = Linear(features, TOKENS * dim)
         self.norm = LayerNorm(dim)
         self.attentions = nn.ModuleList(CrossAttention(dim, heads) for _ in range(blocks))
 

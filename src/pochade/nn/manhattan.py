@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.linear import Linear
 
 _PART = 2**18
 """Numbers mixed at a time where no gradient is kept: what a processor's cache holds."""
@@ -28,7 +29,7 @@ class ManhattanMixer(nn.Module):
         super().__init__()
         if heads < 1 or dim < 1 or dim % heads:
             raise PochadeError(f"dim: {dim} given, must be a positive multiple of heads, {heads}")
-        self.value = nn.Linear(dim, dim, bias=False)
+        self.value = Linear(dim, dim, bias=False)
         self.gamma_logit = nn.Parameter(torch.log(2 ** torch.linspace(1, 5, heads) - 1))
         self.gamma_logit.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.linear import Linear
 from pochade.nn.norms import as_stream, layer_norm
 
 
@@ -25,8 +26,8 @@ class TimestepEmbedding(nn.Module):
     def __init__(self, dim: int, frequencies: int = 128) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.first = nn.Linear(frequencies, dim)
-        self.second = nn.Linear(dim, dim)
+        self.first = Linear(frequencies, dim)
+        self.second = Linear(dim, dim)
 
     def forward(self, t: Tensor) -> Tensor:
         embedded = sinusoid(t, self.frequencies).to(self.first.weight.dtype)
@@ -43,8 +44,8 @@ class IterationEmbedding(nn.Module):
     def __init__(self, dim: int, frequencies: int = 64) -> None:
         super().__init__()
         self.frequencies = frequencies
-        self.first = nn.Linear(2 * frequencies, dim)
-        self.second = nn.Linear(dim, dim)
+        self.first = Linear(2 * frequencies, dim)
+        self.second = Linear(dim, dim)
 
     def forward(self, iterations: int) -> Tensor:
         """[r, D] for r = ``iterations``, at least 1; row i - 1 belongs to pass i."""
@@ -69,7 +70,7 @@ class Modulation(nn.Module):
     def __init__(self, dim: int, vectors: int) -> None:
         super().__init__()
         self.vectors = vectors
-        self.linear = nn.Linear(dim, vectors * dim)
+        self.linear = Linear(dim, vectors * dim)
 
     def forward(self, conditioning: Tensor) -> tuple[Tensor, ...]:
         return self.linear(F.silu(conditioning)).unsqueeze(1).chunk(self.vectors, dim=-1)
@@ -106,8 +107,8 @@ class GroupedModulation(nn.Module):
         self.vectors = vectors
         self.blocks = blocks
         self.groups = groups
-        self.first = nn.Linear(dim, dim)
-        self.shared = nn.Linear(dim, vectors * dim, bias=False)
+        self.first = Linear(dim, dim)
+        self.shared = Linear(dim, vectors * dim, bias=False)
         self.weight = nn.Parameter(torch.zeros(groups, dim // groups, blocks * vectors * dim // groups))
         self.bias = nn.Parameter(torch.zeros(blocks, 1, vectors, dim))
         self.bias.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]

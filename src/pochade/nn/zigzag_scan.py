@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.four_direction_scan import Decay, Selection
+from pochade.nn.linear import Linear
 from pochade.nn.norms import layer_norm
 from pochade.nn.scan import selective_scan_reference
 from pochade.nn.scan_orders import inverse_order, reorder, scan_order
@@ -45,11 +46,11 @@ class ZigzagScan(nn.Module):
         super().__init__()
         scan_order(path, 1, 1)
         self.path = path
-        self.inner = nn.Linear(dim, 2 * inner, bias=False)
+        self.inner = Linear(dim, 2 * inner, bias=False)
         self.selection = Selection(dim, inner, 2, state_size, decay)
         self.local = DepthwiseConv(inner, kernel) if depthwise else None
         self.norm = nn.Parameter(torch.ones(inner))
-        self.out = nn.Linear(inner, dim)
+        self.out = Linear(inner, dim)
 
     def orders(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The path over an H x W grid and the way back to raster order, both [H W]."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
 from pochade.errors import PochadeError
+from pochade.nn.linear import Linear
 from pochade.text_encoders.base import PromptEncoder
 from pochade.types import TextEncoding
 
@@ -45,8 +46,8 @@ class BagEncoder(PeftAdapterMixin, PromptEncoder, ModelMixin):
         self._vocabulary = hashlib.sha256(json.dumps(self._tokenizer.get_vocab(), sort_keys=True).encode()).digest()
         self.embedding = nn.Embedding(size, dim)
         self.norm_in = nn.RMSNorm(dim, eps=1e-6)
-        self.expand = nn.Linear(dim, hidden_dim)
-        self.contract = nn.Linear(hidden_dim, dim)
+        self.expand = Linear(dim, hidden_dim)
+        self.contract = Linear(hidden_dim, dim)
         self.norm_out = nn.RMSNorm(dim, eps=1e-6)
         nn.init.normal_(self.embedding.weight)
         self._identity: str | None = None

@@ -53,6 +53,15 @@ def linear_recurrence_backward_operations(grad: Sequence[int], *_: Any, **__: An
     return 4 * math.prod(grad)
 
 
+def onednn_linear_operations(x: Sequence[int], weight: Sequence[int], *_: Any, **__: Any) -> int:
+    """A multiplication and an addition for each weight and row."""
+    return 2 * math.prod(x) * weight[0]
+
+
+if torch.backends.mkldnn.is_available():
+    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(onednn_linear_operations)
+
+
 # and the gradient of the weights of a convolution with groups as if it had none.
 
 

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from pochade.nn.linear import Linear
 from pochade.nn.manhattan import ManhattanMixer
 from pochade.nn.norms import LayerNorm
 from pochade.nn.scan import rg_lru
@@ -26,13 +27,13 @@ class BidirectionalRGLRU(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.recurrence_gate = nn.Linear(dim, 2 * dim)
-        self.input_gate = nn.Linear(dim, 2 * dim)
+        self.recurrence_gate = Linear(dim, 2 * dim)
+        self.input_gate = Linear(dim, 2 * dim)
         reach = torch.linspace(math.log(1 - SHORTEST_DECAY), math.log(1 - LONGEST_DECAY), dim, dtype=torch.float64)
         slope = -torch.log1p(-reach.exp()) / (8 * 0.5)
         self.decay = nn.Parameter(torch.log(torch.expm1(slope)).float().repeat(2, 1))
         self.decay.no_weight_decay = True  # pyright: ignore[reportAttributeAccessIssue]
-        self.join = nn.Linear(2 * dim, dim)
+        self.join = Linear(2 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
@@ -70,10 +71,10 @@ class GRFM(nn.Module):
         self.spectral = SpectralMixer(dim, SPECTRAL_BLOCKS)
         self.recurrent = BidirectionalRGLRU(dim)
         self.spatial = ManhattanMixer(dim, heads)
-        self.gate = nn.Linear(dim, dim)
+        self.gate = Linear(dim, dim)
         self.alpha = nn.Parameter(torch.full((dim,), 0.1))
         self.norm = LayerNorm(dim)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
         gate = torch.sigmoid(self.gate(x))

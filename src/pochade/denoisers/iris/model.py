@@ -36,6 +36,7 @@ from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
 from pochade.nn.convolution import PatchEmbedding
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, RMSNorm, as_stream
 from pochade.nn.positions import PositionTable
@@ -116,8 +117,8 @@ class Core(nn.Module):
 
     def __init__(self, dim: int, heads: int, hidden: int, blocks: int, text: bool) -> None:
         super().__init__()
-        self.inject = nn.Linear(dim, dim)
-        self.carry = nn.Linear(dim, dim, bias=False)
+        self.inject = Linear(dim, dim)
+        self.carry = Linear(dim, dim, bias=False)
         self.iteration = IterationEmbedding(dim)
         self.blocks = nn.ModuleList(CoreBlock(dim, heads, hidden, text) for _ in range(blocks))
         self.norm = RMSNorm(dim)
@@ -222,7 +223,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self.core = Core(dim, heads, hidden, blocks, bool(text_dim))
         self.coda = nn.ModuleList(CodaBlock(dim, heads) for _ in range(2))
         self.modulation_out = Modulation(dim, 2)
-        self.out = nn.Linear(dim, latent_channels * patch_size**2)
+        self.out = Linear(dim, latent_channels * patch_size**2)
         self.control = ControlInput(latent_channels, patch_size, dim) if controlled else None
         self.embed_source = self.task_vectors = None
         if tasks:

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseSeparableConv, PatchEmbedding
 from pochade.nn.feedforward import FeedForward
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, RMSNorm, rms_norm
 
@@ -43,7 +44,7 @@ class ControlInput(nn.Module):
         self.norm = RMSNorm(dim)
         self.blocks = nn.ModuleList(PreludeBlock(dim) for _ in range(2))
         self.modulation = Modulation(dim, 2)
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
 
     def forward(self, control: Tensor, x: Tensor, embedding: Tensor, grid: tuple[int, int]) -> Tensor:
         """[B, C, H, W], the latents' tokens x [B, N, D] and conditioning embedding [B, D] -> [B, N, D] to add."""

@@ -32,6 +32,7 @@ from pochade.nn.attention import CrossAttention, LinearCrossAttention, SpatialMi
 from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
@@ -205,7 +206,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         if mixer == "attention" and directions != DIRECTIONS:
             raise PochadeError(f"directions: {directions} given, allowed with mixer='scan' alone")
         patch = latent_channels * patch_size**2
-        self.embed = nn.Linear(patch, dim)
+        self.embed = Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         fused = bool(text_dim) and fusion != "none"
@@ -245,10 +246,10 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             for i in range(1, blocks + 1)
         )
         skips = blocks // 2 if long_skips else 0
-        self.skips = nn.ModuleList(nn.Linear(dim, dim, bias=False) for _ in range(skips))
+        self.skips = nn.ModuleList(Linear(dim, dim, bias=False) for _ in range(skips))
         self.modulation_out = Modulation(dim, 2)
-        self.out = nn.Linear(dim, patch)
-        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if tasks else None
+        self.out = Linear(dim, patch)
+        self.embed_source = Linear(patch + patch_size**2, dim, bias=False) if tasks else None
         self.task_vectors = nn.Embedding(len(TASKS), dim) if tasks else None
         self._initialise()
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from pochade.errors import PochadeError
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay, Selection
+from pochade.nn.linear import Linear
 from pochade.nn.norms import layer_norm, rms_norm
 
 LEAST_STEPS = 2
@@ -65,15 +66,15 @@ class ReasoningLoop(nn.Module):
         self.steps = steps
         self.threshold = threshold
         self.prior = 1 / (prior_steps - LEAST_STEPS + 1)
-        self.tokens = nn.Linear(dim, width)
-        self.start = nn.Sequential(nn.Linear(width + dim, width), nn.SiLU(), nn.Linear(width, width))
-        self.modulate = nn.Linear(width, 2 * width)
-        self.inner = nn.Linear(width, 2 * width)
+        self.tokens = Linear(dim, width)
+        self.start = nn.Sequential(Linear(width + dim, width), nn.SiLU(), Linear(width, width))
+        self.modulate = Linear(width, 2 * width)
+        self.inner = Linear(width, 2 * width)
         self.selection = Selection(width, width, 1, state_size, decay)
         self.candidate = FeedForward(width, width)
-        self.keep = nn.Linear(2 * width, width)
-        self.halt = nn.Linear(width, 1) if halting else None
-        self.out = nn.Linear(width, dim)
+        self.keep = Linear(2 * width, width)
+        self.halt = Linear(width, 1) if halting else None
+        self.out = Linear(width, dim)
 
     def initialise_halting(self) -> None:
         """Every picture halts as the prior does, until it has learned better."""

@@ -27,6 +27,7 @@ from pochade.denoisers.inputs import (
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
 from pochade.nn.feedforward import GatedFeedForward
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
 from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
@@ -135,18 +136,18 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             mixer = "softmax" if side * side <= SOFTMAX_TOKENS else "linear"
             self.register_to_config(mixer=mixer)
         patch = latent_channels * patch_size**2
-        self.embed = nn.Linear(patch, dim)
-        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False)
+        self.embed = Linear(patch, dim)
+        self.embed_source = Linear(patch + patch_size**2, dim, bias=False)
         self.positions = PositionTable(dim, side)
         self.time = TimestepEmbedding(dim)
         self.classes = nn.Embedding(num_classes + 1, dim) if num_classes else None
         self.task_vectors = nn.Embedding(len(TASKS), dim) if tasks else None
-        self.pooled = nn.Linear(pooled_dim, dim, bias=False) if pooled_dim else None
-        self.text_in = nn.Linear(text_dim, dim) if text_dim else None
+        self.pooled = Linear(pooled_dim, dim, bias=False) if pooled_dim else None
+        self.text_in = Linear(text_dim, dim) if text_dim else None
         self.null_token = nn.Parameter(torch.zeros(1, 1, dim)) if text_dim else None
         self.core = nn.ModuleList(LRFBlock(dim, heads, hidden, mixer, bool(text_dim), dropout) for _ in range(blocks))
         self.modulation_out = Modulation(dim, 2)
-        self.out = nn.Linear(dim, patch)
+        self.out = Linear(dim, patch)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -40,6 +40,7 @@ from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMix
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay
 from pochade.nn.image_prompt import ImagePromptAttention
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import GroupedModulation, Modulation, modulated_norm
 from pochade.nn.norms import as_stream, layer_norm
 from pochade.nn.positions import PositionTable
@@ -207,11 +208,11 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             return ZigzagScan(dim, inner, state_size, path, decay, depthwise, depthwise_kernel)
 
         patch = latent_channels * patch_size**2
-        self.embed = nn.Linear(patch, dim)
+        self.embed = Linear(patch, dim)
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)
         self.text = TextInput(text_dim, dim) if text_dim else None
-        self.embed_source = nn.Linear(patch + patch_size**2, dim, bias=False) if source != "none" else None
+        self.embed_source = Linear(patch + patch_size**2, dim, bias=False) if source != "none" else None
         self.task_vectors = nn.Embedding(len(TASKS), dim) if source != "none" else None
         self.planner = None
         if plan_tokens:
@@ -232,7 +233,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         self.core = nn.ModuleList(MicroForgeBlock(dim, heads, make_mixer(i), attends) for i in range(blocks))
         self.attention = MultiQueryAttention(dim, heads) if attention_every else None
         self.modulation_out = Modulation(dim, 2)
-        self.out = nn.Linear(dim, patch)
+        self.out = Linear(dim, patch)
         self.image_prompt = ImagePromptAttention(image_prompt_dim, dim, heads, blocks) if image_prompt_dim else None
         self._initialise()
 

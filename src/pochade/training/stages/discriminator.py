@@ -10,6 +10,7 @@ from torch.func import functional_call
 
 from pochade.flow.path import diffuse
 from pochade.nn.keyed_random import keyed_normal
+from pochade.nn.linear import Linear
 from pochade.training.task import Stream
 from pochade.types import Conditioning
 
@@ -26,8 +27,8 @@ class Head(nn.Module):
 
     def __init__(self, dim: int, width: int = WIDTH) -> None:
         super().__init__()
-        self.hidden = nn.Linear(dim, width)
-        self.out = nn.Linear(width, 1)
+        self.hidden = Linear(dim, width)
+        self.out = Linear(width, 1)
 
     def forward(self, features: Tensor) -> Tensor:
         normed = F.layer_norm(features, features.shape[-1:])

@@ -3,9 +3,10 @@
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from peft.tuners.lora.layer import Linear
 from torch import Tensor
+
+from pochade.nn.linear import linear
 
 
 class _AdaptedProduct(torch.autograd.Function):
@@ -20,14 +21,14 @@ class _AdaptedProduct(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
         ctx.save_for_backward(x, weight, a, b)
         ctx.scale = scale
-        return F.linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
+        return linear(x, torch.addmm(weight, b, a, alpha=scale), bias)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         x, weight, a, b = ctx.saved_tensors
         rows, dy = x.flatten(0, -2), gradients[0].flatten(0, -2)
         g = dy @ (ctx.scale * b)
-        dx = (dy @ weight).addmm_(g, a).view(x.shape) if ctx.needs_input_grad[0] else None
+        dx = linear(dy, weight.t()).addmm_(g, a).view(x.shape) if ctx.needs_input_grad[0] else None
         h = rows @ (ctx.scale * a).T
         return dx, None, None, g.T @ rows, (h.T @ dy).T, None
 
