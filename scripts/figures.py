@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, peers, runtimes, scale, scans, typed, yours  # noqa: E402
+from tables import claims, editing, models, peers, processor, runtimes, scale, scans, typed, yours  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -86,6 +86,9 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "conversions": (f"{BENCHMARKS}/conversions.json", runtimes.conversions),
     "precisions": (f"{BENCHMARKS}/precisions.json", runtimes.precisions),
     "startup": (f"{BENCHMARKS}/startup.json", models.startup),
+    "allocator": (f"{BENCHMARKS}/allocator.json", processor.allocator),
+    "linear_products": (f"{BENCHMARKS}/linear.json", processor.linear_products),
+    "linear_steps": (f"{BENCHMARKS}/linear.json", processor.linear_steps),
     "denoiser_step": (f"{BENCHMARKS}/denoiser_step.json", models.denoiser_step),
     "lira_step": (f"{BENCHMARKS}/lira_step.json", models.denoiser_step),
     "iris_step": (f"{BENCHMARKS}/iris_step.json", models.denoiser_step),

@@ -331,6 +331,10 @@ def schedulers(record: dict[str, Any]) -> str:
     return table(columns, rows)
 
 
+CONFIGURED = {"LRF": 2, "IRIS": 8}
+"""How often a family applies its core where nothing else is said."""
+
+
 def denoiser_step(record: dict[str, Any]) -> str:
     """A family's step against the faster peer at each size and number of tokens."""
     title = record["entries"][0]["name"]
@@ -347,26 +351,27 @@ def denoiser_step(record: dict[str, Any]) -> str:
         peer = min(peers, key=lambda e: e["milliseconds"])
         return f"{own['milliseconds'] / peer['milliseconds']:.2f} ({peer['name'].removesuffix(ending)})"
 
+    depths = {name: name.removeprefix(f"{title}, depth ") for _, found in groups.items() for name in found}
+    own_depths = {title: str(CONFIGURED.get(title, "")), **{n: d for n, d in depths.items() if n != d}}
     rows = []
     for (variant, tokens), found in groups.items():
-        for name, depth in ((title, 8), (f"{title}, depth 4", 4)) if iterates else ((title, 0),):
+        for name, depth in own_depths.items():
             if name not in found:
                 continue
             own = found[name]
             ratios = [ratio(own, found, ""), *([ratio(own, found, f" as depth {depth}")] if iterates else [])]
             if set(ratios) == {"–"}:
                 continue
-            depths = [str(depth)] if iterates else []
             share = format(own["share_of_matmul"], ".0%")
-            rows.append([variant, str(tokens), *depths, f"{own['milliseconds']:.1f}", *ratios, share])
+            shown = [depth] if len(own_depths) > 1 else []
+            rows.append([variant, str(tokens), *shown, f"{own['milliseconds']:.1f}", *ratios, share])
     head = (
         "A forward pass of the denoiser beside diffusers' PixArt and SANA transformers of equal parameters "
         f"({record['processor']}, {record['threads']} thread(s)). The ratio is against the faster of the two, "
         "below 1 is faster; the share is the arithmetic rate relative to that of a matrix product:"
     )
-    columns = ["size", "tokens", "ms", "ratio", "share"]
-    if iterates:
-        columns = ["size", "tokens", "depth", "ms", "ratio", "ratio at equal parameters in use", "share"]
+    in_use = ["ratio at equal parameters in use"] if iterates else []
+    columns = ["size", "tokens", *(["depth"] if len(own_depths) > 1 else []), "ms", "ratio", *in_use, "share"]
     return f"{head}\n\n{table(columns, rows)}"
 
 

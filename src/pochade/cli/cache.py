@@ -55,7 +55,7 @@ def cache(
 
     # A process that encodes here says itself how far it is.
     with said_meanwhile(state) if on == "ray" else nullcontext():
-        samples = max(each_piece(encoding, workers, on, gpus=gpus))  # pyright: ignore[reportArgumentType]
+        samples = max(each_piece(encoding, workers, on, encoding.out, gpus=gpus))  # pyright: ignore[reportArgumentType]
     if not samples:
         raise PochadeError(f"only: {name} reads its pictures as they are, and has nothing to encode")
     print(f"{name}: {samples} samples, encoded in {made}")

@@ -5,14 +5,12 @@ import json
 import os
 import signal
 import socket
-import sys
 import tarfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +27,7 @@ from pochade.data.cache.claims import take
 from pochade.data.cache.parts import Part
 from pochade.data.prepare import curate as curation
 from pochade.data.prepare.curate import Curation, curate
-from pochade.data.prepare.executors import check_seen, each_piece
+from pochade.data.prepare.executors import each_piece
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource
@@ -234,40 +232,6 @@ def test_what_cannot_be_used_is_said(source: FolderSource, tmp_path: Path, capsy
     assert f"the number lost is unknown); details in {tmp_path / 'out' / 'report.json'}" in error
 
 
-@pytest.mark.parametrize(
-    ("address", "error", "code"),
-    [
-        ("nowhere", "'nowhere' given, allowed are HOST:PORT, ray://HOST:PORT, auto and local", 2),
-        ("localhost:99999", "'localhost:99999' given, allowed are HOST:PORT, ray://HOST:PORT, auto and local", 2),
-        ("127.0.0.1:PORT", "'127.0.0.1:PORT' given, but no cluster answers there (", 1),
-        ("ray://127.0.0.1:PORT", "'ray://127.0.0.1:PORT' given, but no cluster answers there (", 1),
-    ],
-)
-def test_a_cluster_that_does_not_answer_is_found_before_any_work(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-    address: str,
-    error: str,
-    code: int,
-) -> None:
-    library, data = ModuleType("ray"), ModuleType("ray.data")
-    vars(library).update(data=data, is_initialized=lambda: False)
-    monkeypatch.setitem(sys.modules, "ray", library)
-    monkeypatch.setitem(sys.modules, "ray.data", data)
-    write(tmp_path / "in", 1, 2)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))  # which takes no connections
-        port = str(free.getsockname()[1])
-        monkeypatch.setenv("RAY_ADDRESS", address.replace("PORT", port))
-        given = ["data", "prepare", "folder", "--path", str(tmp_path / "in"), str(tmp_path / "out"), "--on", "ray"]
-        said = cli(capsys, *given, code=code).error
-        assert said.startswith(f"error: RAY_ADDRESS: {error if code == 2 else error.replace('PORT', port)}")
-        assert [path.name for path in tmp_path.iterdir()] == ["in"]
-        with pytest.raises(PochadeError, match="out: s3://bucket/out given with --on ray and RAY_ADDRESS"):
-            check_seen("ray", {"path": tmp_path / "in", "out": Path("s3://bucket/out")})
-
-
 def kill_workers(marks: Path, killed: list[int]) -> None:
     """Kills, once there is a file below ``marks``, every process of a cluster that is at work."""
     last = time.monotonic() + 600
@@ -292,36 +256,6 @@ def cluster() -> Iterator[None]:
     ray.shutdown()
 
 
-@pytest.mark.parametrize("theirs", ["", "notebook"])
-def test_ctrl_c_ends_the_cluster_that_was_started_for_it_and_no_other(
-    monkeypatch: pytest.MonkeyPatch, theirs: str
-) -> None:
-    namespace, ended = [theirs] if theirs else [], list[bool]()
-
-    def interrupted() -> None:
-        raise KeyboardInterrupt
-
-    library, data = ModuleType("ray"), ModuleType("ray.data")
-    pieces = SimpleNamespace(iter_rows=interrupted)
-    vars(data).update(
-        range=lambda *_, **__: SimpleNamespace(map=lambda *_, **__: pieces),
-        DataContext=SimpleNamespace(get_current=SimpleNamespace),
-    )
-    vars(library).update(
-        data=data,
-        is_initialized=lambda: bool(namespace),
-        init=lambda **options: namespace.append(options["namespace"]),
-        get_runtime_context=lambda: SimpleNamespace(namespace=namespace[0]),
-        shutdown=lambda: ended.append(True),
-    )
-    monkeypatch.setitem(sys.modules, "ray", library)
-    monkeypatch.setitem(sys.modules, "ray.data", data)
-    for _ in range(2):  # the second call finds the cluster of the first
-        with pytest.raises(KeyboardInterrupt):
-            list(each_piece(lambda _: 0, 3, "ray"))
-    assert ended == ([] if theirs else [True, True])
-
-
 @pytest.mark.filterwarnings("ignore")  # of Ray
 @pytest.mark.usefixtures("cluster")
 def test_a_cluster_whose_workers_are_killed_loses_and_doubles_nothing(tmp_path: Path) -> None:
@@ -338,7 +272,7 @@ def test_a_cluster_whose_workers_are_killed_loses_and_doubles_nothing(tmp_path: 
     assert killed
     assert files(tmp_path / "cluster") == files(tmp_path / "local")
     with pytest.raises(PochadeError, match=r"^piece \d is wrong$"):
-        list(each_piece(wrong, 2, "ray"))
+        list(each_piece(wrong, 2, "ray", tmp_path))
 
 
 TOY = ("task.options=dim=16,heads=2,hidden=16,blocks=1", "task.autoencoder=lrf-openmoji", "initialise_from=none")

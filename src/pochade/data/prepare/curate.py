@@ -25,7 +25,7 @@ from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
 from pochade.data.prepare.annotators import captioner
-from pochade.data.prepare.executors import Piece, Place, check_place, each_piece
+from pochade.data.prepare.executors import MARK, Piece, Place, check_place, each_piece
 from pochade.data.prepare.target import png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
 from pochade.data.progress import progress_bar
@@ -140,6 +140,8 @@ def curate(
         write_json(work / REPORT, {**settings, "format": "shards", **report})
         remove_folder(work / FACTS)
         (work / SETTINGS).unlink()
+        for left in work.glob(f"{MARK}*"):  # by calls that were killed
+            left.unlink()
         work.rename(out)
     return json.loads((out / REPORT).read_bytes())
 
@@ -156,7 +158,7 @@ def _curate(
 
         def each(piece: Piece, title: str) -> None:
             task = bar.add_task(title, total=len(shards))
-            for _ in each_piece(piece, len(shards), on, gpus=gpus):
+            for _ in each_piece(piece, len(shards), on, work, gpus=gpus):
                 bar.advance(task)
 
         each(pieces.inspect, "inspecting shards")

@@ -4,7 +4,9 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,6 +23,8 @@ Piece = Callable[[int], int]
 ADDRESS = "RAY_ADDRESS"
 ANSWER = 10.0
 """Seconds in which a cluster takes a connection; Ray itself tries for many minutes."""
+MARK = ".seen-"
+"""Begins the name of a file by which machines know a folder."""
 _AT = re.compile(r"(?:ray://)?\[?([^/\[\]]+?)\]?:(\d{1,5})")
 
 
@@ -59,7 +63,7 @@ def check_seen(on: str, folders: Mapping[str, Path]) -> None:
             raise PochadeError(f"{name}: {url} given with --on ray and {ADDRESS}, allowed is {allowed}")
 
 
-def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Iterator[int]:
+def each_piece(piece: Piece, count: int, on: Place, folder: Path, *, gpus: float = 0) -> Iterator[int]:
     """Does all of ``count`` pieces, in any order; yields the samples in each when it is done.
 
     On a cluster a piece whose worker dies is done again by another one. Workers see the folders of this machine under
@@ -68,10 +72,12 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
 
     Args:
         piece: pickled for the workers.
+        folder: in which they leave what they make.
         gpus: of the cluster, for each piece that is under way.
 
     Raises:
         PochadeError, FailureError: as ``piece`` raises them.
+        FailureError: a machine of the cluster does not see the folder.
     """
     if on == "local":
         for _, samples in ahead(piece, range(count)):
@@ -87,14 +93,34 @@ def each_piece(piece: Piece, count: int, on: Place, *, gpus: float = 0) -> Itera
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise FailureError(f"on: ray given, but Ray could not be started or reached ({reason})") from error
-        yield from _on_cluster(ray, piece, count, gpus)
+        with _seen(folder) as mark:
+            yield from _on_cluster(ray, piece, count, gpus, mark)
     except (KeyboardInterrupt, GeneratorExit):
         if ray.is_initialized() and ray.get_runtime_context().namespace == OURS:
             ray.shutdown()  # what was started here would outlive this process, which is left at once
         raise
 
 
-def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float) -> Iterator[int]:
+@contextmanager
+def _seen(folder: Path) -> Generator[Path]:
+    """An empty file in the folder, by which a machine tells that folder from one of its own of the same name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor, name = tempfile.mkstemp(prefix=MARK, dir=folder)
+    os.close(descriptor)
+    try:
+        yield Path(name).absolute()
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def check_mark(mark: Path) -> None:
+    """Raises FailureError where this machine does not see what the one that handed out the work has put there."""
+    if not mark.exists():
+        place = f"{mark.parent} is not the folder of that name on {socket.gethostname()}"
+        raise FailureError(f"on: {place}; all machines of a cluster need it under one path, as a network drive")
+
+
+def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float, mark: Path) -> Iterator[int]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
 
@@ -102,6 +128,7 @@ def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float) -> Iterator[int
 
     def done(row: dict[str, Any]) -> dict[str, Any]:
         try:
+            check_mark(mark)
             os.chdir(here)  # whatever the folder is that the cluster was started in
             return {"samples": piece(int(row["id"])), "error": "", "wrong_use": False}
         except PochadeError as error:  # of which Ray would make one of many lines
