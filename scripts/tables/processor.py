@@ -49,8 +49,8 @@ def allocator(record: dict[str, Any]) -> str:
         rows.append([name, *pair, f"{before['pages']:,.0f}", f"{after['pages']:,.0f}", *peaks])
     head = (
         "Mean time of a call, in the median of five processes, pages that the system fills for it, and the largest "
-        f"resident set ({record['processor']}, {record['threads']} threads; torch {record['torch']}), where freed memory "
-        "is returned to the system and where it is kept:"
+        f"resident set ({record['processor']}, {record['threads']} threads; torch {record['torch']}), where freed "
+        "memory is returned to the system and where it is kept:"
     )
     columns = ["", "ms", "kept, ms", "ratio", "pages", "kept, pages", "MB", "kept, MB"]
     return f"{head}\n\n{table(columns, rows)}"
