@@ -8,7 +8,7 @@ Both sides run in one process, in turn; times are the least of the rounds. Write
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ BATCH = {"lrf": 64, "lira": 16, "microforge": 32, "iris": 16}
 """Of a training step of 64 tokens."""
 
 
-def least(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def least(sides: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
     """Milliseconds of each side."""
     for step in sides.values():
         step()

@@ -39,7 +39,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _is_faster_by_onednn(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and any(one is not None and one.requires_grad for one in (x, weight, bias)):
-        return OneDNNLinear.apply(x, weight, bias)
+        return OneDNNLinear.apply(x, weight, bias)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
     return onednn_linear(x, weight, bias)
 
 
