@@ -11,7 +11,7 @@ from pochade.nn.linear import FEWEST_ROWS, Linear, OneDNNLinear, has_amd_vectors
 from pochade.training.costs import OperationCounter
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
-SHAPES = [((9, 5), 3), ((2, 8, 32), 48), ((3, 2, 4, 40), 16), ((1, 64, 24), 1)]
+SHAPES = [((9, 5), 3), ((2, 80, 32), 48), ((3, 40, 4, 40), 16), ((1, 64, 24), 1)]
 
 
 def operands(shape: tuple[int, ...], width: int, *, biased: bool = True) -> list[Tensor | None]:

@@ -87,7 +87,9 @@ def _count(text: str) -> int:
     except ValueError:
         count = 0.0
     if not 1 <= count <= MOST_PICTURES or count != int(count):
-        raise PochadeError(f"pictures: {text!r} given, allowed are whole numbers from 1 to {MOST_PICTURES:g}, as in 15e6")
+        raise PochadeError(
+            f"pictures: {text!r} given, allowed are whole numbers from 1 to {MOST_PICTURES:g}, as in 15e6"
+        )
     return int(count)
 
 

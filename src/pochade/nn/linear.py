@@ -12,6 +12,10 @@ from torch import Tensor, nn
 FEWEST_ROWS = 8
 """Products of fewer rows are bound by the reading of the weights, and no faster by oneDNN."""
 
+FEWEST_SUMMED = 128
+"""For the gradient of the weights oneDNN copies the inputs into another order, which takes longer than what it saves on
+fewer rows."""
+
 
 class Linear(nn.Linear):
     """``torch.nn.Linear`` through ``linear``; parameters, their names and first values are the same."""
@@ -69,6 +73,8 @@ class OneDNNLinear(torch.autograd.Function):
 
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for a [N, D] and b [N, K]; oneDNN is faster where the result has more columns than rows."""
+    if len(a) < FEWEST_SUMMED:
+        return a.t() @ b
     if a.shape[1] > b.shape[1]:
         return linear(b.t(), a.t()).t().contiguous()
     return linear(a.t(), b.t())
