@@ -322,7 +322,7 @@ def test_a_cache_whose_worker_is_killed_is_that_of_one_process(
     monkeypatch.setattr(latents, "PART", 4)
     of_one = Encoding(stages, tmp_path / "one" / "run")
     pictures = of_one(0)
-    assert list(each_piece(encode, 2, "ray")) == [pictures, pictures]
+    assert list(each_piece(encode, 2, "ray", tmp_path)) == [pictures, pictures]
     assert (marks / "killed").exists()
     assert len(list(marks.glob("worker-*"))) > 1
     found = parts(of_cluster.out)
