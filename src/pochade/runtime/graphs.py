@@ -49,8 +49,7 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
         import onnxruntime
     except ModuleNotFoundError:
         raise PochadeError("onnxruntime is not installed: pip install onnxruntime") from None
-    if not as_mapped:
-        keep_freed_memory(_KEPT)
+    keep_freed_memory(_KEPT)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads or 0
     options.enable_mem_pattern = False

@@ -47,9 +47,6 @@ RUNTIMES = ("eager", "onnx", "all")
 KEPT_IN_FLOAT = ("decoder",)
 """Convolutions, which ONNX Runtime runs slower in 8 bits than in float32: no 8-bit form is made of them."""
 
-_RETURN_FREED_MEMORY = {"MALLOC_MMAP_THRESHOLD_": "131072"}
-"""Makes glibc return large blocks when they are freed; it would keep those below 32 MB."""
-
 Log = Callable[[str], None]
 
 
@@ -276,9 +273,8 @@ def _row(component: str, runtime: str, precision: str, weights: float, measured:
 def _run(worker: str, component: str, job: Mapping[str, object]) -> Any:
     """The JSON that a measuring process writes for a job; it ends with this one."""
     command = [sys.executable, "-W", "ignore", "-m", f"pochade.evaluation.profile.{worker}"]
-    environment = os.environ | (_RETURN_FREED_MEMORY if component == IN_TURN else {})
     pipe = subprocess.PIPE
-    with subprocess.Popen(command, env=environment, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) as process:
         try:
             out, errors = process.communicate(json.dumps(job))
         except BaseException:
