@@ -90,7 +90,7 @@ def _is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
         and x.dim() > 1
         and x.numel() >= FEWEST_ROWS * weight.shape[1]
         and has_amd_vectors()
-        and torch._C._get_mkldnn_enabled()
+        and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
 
