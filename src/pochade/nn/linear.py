@@ -83,13 +83,13 @@ def transposed_product(a: Tensor, b: Tensor) -> Tensor:
 def _is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         not torch.compiler.is_compiling()
+        and has_amd_vectors()
         and type(x) is Tensor
         and type(weight) in (nn.Parameter, Tensor)
         and x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
         and x.dim() > 1
         and x.numel() >= FEWEST_ROWS * weight.shape[1]
-        and has_amd_vectors()
         and bool(torch.backends.mkldnn.enabled)
         and not torch.is_autocast_enabled("cpu")
     )
