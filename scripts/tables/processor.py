@@ -48,7 +48,7 @@ def allocator(record: dict[str, Any]) -> str:
         peaks = (f"{side['peak_megabytes']:,.0f}" for side in (before, after))
         rows.append([name, *pair, f"{before['pages']:,.0f}", f"{after['pages']:,.0f}", *peaks])
     head = (
-        "Mean time of a call, in the median of five processes, pages that the system fills for it, and the largest "
+        "Mean time of a call, in the median of three processes, pages that the system fills for it, and the largest "
         f"resident set ({record['processor']}, {record['threads']} threads; torch {record['torch']}), where freed "
         "memory is returned to the system and where it is kept:"
     )

@@ -106,7 +106,7 @@ def _print(
         time.add_row(
             s.stage,
             f"{s.steps:,}",
-            f"{s.passes:.2g}",
+            f"{s.passes:,.0f}" if s.passes >= 10 else f"{s.passes:.2g}",
             f"{s.operations / 1e9:,.1f}",
             f"{s.seconds_per_step:.2g}",
             f"{s.days + s.encoding_days:.2g}",

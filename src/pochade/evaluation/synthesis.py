@@ -9,7 +9,7 @@ from PIL import Image
 
 from pochade.data.dataset import Dataset, Split
 from pochade.data.near_duplicates import alike, fingerprint
-from pochade.data.prepare.target import Sample, Target, png
+from pochade.data.prepare.target import Sample, Target, check_apart, png
 from pochade.data.prepare.writer import picture_record
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source
@@ -75,7 +75,7 @@ def synthesise(
         FailureError: something could not be written.
     """
     for path in captions.paths():
-        target.check_apart(path)
+        check_apart(target.out, path)
     parts: dict[Split, Dataset] = {part: captions.captioned().open(part, progress=progress) for part in target.parts}
     planned = list(_shares(parts, str(captions), plan))
     kept_apart = target.out.with_name(f"{target.out.name}-pictures")

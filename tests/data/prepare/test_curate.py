@@ -28,11 +28,13 @@ from pochade.data.cache.parts import Part
 from pochade.data.prepare import curate as curation
 from pochade.data.prepare.curate import Curation, curate
 from pochade.data.prepare.executors import each_piece
-from pochade.data.prepare.target import png
+from pochade.data.prepare.pictures import prepare
+from pochade.data.prepare.target import Target, png
 from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
+from pochade.files import remove_folder
 from pochade.recipes import stages_of
 from pochade.training.executor import Encoding
 from pochade.training.overrides import override
@@ -127,6 +129,38 @@ def test_an_interrupted_call_goes_on(
     monkeypatch.undo()
     curate(source, out, ALL, progress=False)
     assert files(out) == files(expected)
+
+
+def test_a_folder_that_appears_meanwhile_loses_no_work(
+    source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, choose = tmp_path / "chosen", curation._choose
+
+    def another(*given: Any) -> Any:
+        (out / "train").mkdir(parents=True)
+        return choose(*given)
+
+    monkeypatch.setattr(curation, "_choose", another)
+    with pytest.raises(OSError, match="not empty"):
+        curate(source, out, ALL, progress=False)
+    monkeypatch.undo()
+    remove_folder(out)
+    curate(source, out, ALL, progress=False)
+    assert files(out) == files(expected)
+
+
+def test_what_a_choice_writes_is_written_by_no_other_call(source: FolderSource, tmp_path: Path) -> None:
+    claim = take(tmp_path / ".chosen.claim")
+    assert claim is not None
+    with claim, pytest.raises(PochadeError, match=r"^out: .* writes .*chosen; wait for its end"):
+        prepare(source, Target(out=tmp_path / "chosen", size=16), progress=False)
+    with pytest.raises(PochadeError, match="lie within each other"):
+        curate(source, source.path / "chosen", ALL, progress=False)
+
+
+def test_an_empty_folder_is_as_good_as_none(source: FolderSource, expected: Path, tmp_path: Path) -> None:
+    curate(source, tmp_path, ALL, progress=False)
+    assert files(tmp_path) == files(expected)
 
 
 def test_few_files_are_mapped_however_many_shards_there_are(

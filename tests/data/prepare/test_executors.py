@@ -9,7 +9,7 @@ import pytest
 
 from cli.run import cli
 from data.prepare.test_curate import write
-from pochade.data.prepare.executors import check_mark, check_seen, each_piece
+from pochade.data.prepare.executors import check_gpus, check_mark, check_seen, each_piece
 from pochade.errors import FailureError, PochadeError
 
 
@@ -76,6 +76,16 @@ def test_ctrl_c_ends_the_cluster_that_was_started_for_it_and_no_other(
             list(each_piece(lambda _: 0, 3, "ray", tmp_path))
     assert ended == ([] if theirs else [True, True])
     assert not list(tmp_path.iterdir())
+
+
+def test_gpus_that_a_cluster_has_not_are_refused() -> None:
+    cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": 1.0})
+    check_gpus(cluster, 0)
+    check_gpus(cluster, 0.5)
+    with pytest.raises(PochadeError, match=r"^gpus: 2 given for each piece, the cluster has 1, allowed is at most 1$"):
+        check_gpus(cluster, 2)
+    with pytest.raises(PochadeError, match=r"^gpus: 1 given .* the cluster has 0, allowed is 0$"):
+        check_gpus(SimpleNamespace(cluster_resources=dict), 1)
 
 
 def test_a_machine_that_has_another_folder_of_that_name_does_no_work(tmp_path: Path) -> None:

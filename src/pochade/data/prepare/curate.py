@@ -20,13 +20,12 @@ import numpy as np
 import torch
 
 from pochade.arguments import check_number
-from pochade.data.cache.claims import holder, take
 from pochade.data.cache.parts import map_tensors
 from pochade.data.dataset import check_size, split_of
 from pochade.data.near_duplicates import THUMB, fingerprint, first_alike
 from pochade.data.prepare.annotators import captioner
 from pochade.data.prepare.executors import MARK, Piece, Place, check_place, each_piece
-from pochade.data.prepare.target import png
+from pochade.data.prepare.target import check_apart, claimed, png
 from pochade.data.prepare.writer import add_record, picture_record, shard_entry, write_index
 from pochade.data.progress import progress_bar
 from pochade.data.scores import COLUMN, CONTRAST, scorer
@@ -122,27 +121,24 @@ def curate(
     check_place(on, gpus)
     reading = reading or Reading()
     check_tensor_folder("out", out)
+    check_apart(out, source.path)
     found = find_shards(local_path(source.path))
     shards, work = tuple(found.shards), out.with_name(f"{out.name}.partial")
     settings = {"source": str(source), **asdict(curation), "shards": len(shards)}
     settings |= {"background": reading.background, "max_megapixels": reading.max_megapixels}
     curation.load_models()
-    place = out.with_name(f".{out.name}.claim")
-    claim = take(place)
-    if claim is None:
-        other = holder(place) or "another process"
-        raise PochadeError(f"out: {other} writes {out}; wait for its end, or choose another folder")
-    with claim:
-        if out.exists():
+    with claimed(out):
+        if out.exists() and not (out.is_dir() and not any(out.iterdir())):
             raise PochadeError(f"out: {out} is there already; choose another folder")
         _check_same(work, settings)
         report = _curate(found, work, curation, on, gpus, reading, progress)
         write_json(work / REPORT, {**settings, "format": "shards", **report})
-        remove_folder(work / FACTS)
-        (work / SETTINGS).unlink()
-        for left in work.glob(f"{MARK}*"):  # by calls that were killed
+        if out.exists():
+            out.rmdir()
+        work.rename(out)  # before anything goes by which a repeated call would go on
+        remove_folder(out / FACTS)
+        for left in (out / SETTINGS, *out.glob(f"{MARK}*")):  # marks of calls that were killed
             left.unlink()
-        work.rename(out)
     return json.loads((out / REPORT).read_bytes())
 
 
@@ -261,7 +257,9 @@ class _Pieces:
         if done.exists():
             return len(kept["row"])
         if about["stamp"] != json.dumps(self._stamp(number)):
-            raise FailureError(f"{self.shards[number].path}: it has changed since it was inspected")
+            raise FailureError(
+                f"{self.shards[number].path}: it has changed since it was inspected; delete {self.work} to begin anew"
+            )
         scores = dict(zip(kept["row"].tolist(), kept["score"].tolist(), strict=True))
         describe = None if curation.caption is None else captioner(curation.caption)
         counts, bare = Counter[str](), 0
@@ -352,7 +350,8 @@ def _choose(pieces: _Pieces, found: Shards, max_skipped: float) -> dict[str, Any
         raise PochadeError(f"score: {pieces.curation.score} given, but no picture has that number; stored are {known}")
     if unusable > max(1 if max_skipped else 0, max_skipped * total):
         worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise FailureError(f"source: {unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one")
+        lost = f"{unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one"
+        raise FailureError(f"source: {lost}; that is more than the fraction {max_skipped:g} (max_skipped)")
     alike, kept = _first(pieces, ends) if pieces.curation.deduplicate else None, 0
     for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
         tensors, words = map_tensors(pieces.inspected(number))

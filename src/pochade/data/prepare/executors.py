@@ -3,8 +3,10 @@
 import logging
 import os
 import re
+import signal
 import socket
 import tempfile
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -77,6 +79,7 @@ def each_piece(piece: Piece, count: int, on: Place, folder: Path, *, gpus: float
 
     Raises:
         PochadeError, FailureError: as ``piece`` raises them.
+        PochadeError: the cluster has fewer GPUs than a piece is to have.
         FailureError: a machine of the cluster does not see the folder.
     """
     if on == "local":
@@ -88,11 +91,15 @@ def each_piece(piece: Piece, count: int, on: Place, folder: Path, *, gpus: float
     ray = _ray()
     try:
         if not ray.is_initialized():
+            ends = signal.getsignal(signal.SIGTERM)
             try:
                 ray.init(log_to_driver=False, include_dashboard=False, namespace=OURS)
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise FailureError(f"on: ray given, but Ray could not be started or reached ({reason})") from error
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, ends)  # Ray's own answer is a dump of where it was
+        check_gpus(ray, gpus)
         with _seen(folder) as mark:
             yield from _on_cluster(ray, piece, count, gpus, mark)
     except (KeyboardInterrupt, GeneratorExit):
@@ -118,6 +125,14 @@ def check_mark(mark: Path) -> None:
     if not mark.exists():
         place = f"{mark.parent} is not the folder of that name on {socket.gethostname()}"
         raise FailureError(f"on: {place}; all machines of a cluster need it under one path, as a network drive")
+
+
+def check_gpus(ray: Any, gpus: float) -> None:
+    """Raises PochadeError where the cluster has fewer GPUs than each piece is to have: Ray would wait for them."""
+    there = ray.cluster_resources().get("GPU", 0) if gpus else 0
+    if gpus > there:
+        allowed = f"at most {there:g}" if there else "0"
+        raise PochadeError(f"gpus: {gpus:g} given for each piece, the cluster has {there:g}, allowed is {allowed}")
 
 
 def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float, mark: Path) -> Iterator[int]:

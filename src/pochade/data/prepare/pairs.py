@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from pochade.data.dataset import Split, split_of
-from pochade.data.prepare.target import Sample, Target, evenly_spaced, png
+from pochade.data.prepare.target import Sample, Target, check_apart, evenly_spaced, png
 from pochade.data.prepare.writer import Record
 from pochade.data.progress import ahead
 from pochade.data.report import Report
@@ -40,7 +40,7 @@ def prepare_pairs(
     """
     reading = reading or Reading()
     for path in source.paths():
-        target.check_apart(path)
+        check_apart(target.out, path)
     report: Report | None = None
     total: int | None = None
     if isinstance(source, PairFiles):

@@ -7,7 +7,7 @@ from typing import Any
 from PIL import Image
 
 from pochade.data.dataset import Dataset, Split, split_of
-from pochade.data.prepare.target import Sample, Target, evenly_spaced, png
+from pochade.data.prepare.target import Sample, Target, check_apart, evenly_spaced, png
 from pochade.data.prepare.writer import picture_record
 from pochade.data.progress import ahead
 from pochade.data.report import Report
@@ -38,7 +38,7 @@ def prepare(
     """
     reading = reading or Reading()
     for path in source.paths():
-        target.check_apart(path)
+        check_apart(target.out, path)
     facts: dict[str, Any] = {"source": str(source)}
     if isinstance(source, HubSource):
         rows = source.open()

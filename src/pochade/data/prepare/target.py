@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from PIL import Image
 
 from pochade.arguments import is_whole, path_text, plain, shown
+from pochade.data.cache.claims import Claim, holder, take
 from pochade.data.dataset import Split, check_size
 from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record, ShardWriter, Writer
 from pochade.data.progress import progress_bar
@@ -22,6 +23,23 @@ from pochade.images.sheets import sheet
 Parts = Literal["both", "train", "held_out", "composed", "all"]
 Format = Literal["shards", "folder"]
 REPORT, PREVIEW, CARD = PREPARED
+
+
+def claimed(out: Path) -> Claim:
+    """A block in which no other process writes ``out``. Raises PochadeError where one does."""
+    place = out.with_name(f".{out.name}.claim")
+    claim = take(place)
+    if claim is None:
+        other = holder(place) or "another process"
+        raise PochadeError(f"out: {other} writes {out}; wait for its end, or choose another folder")
+    return claim
+
+
+def check_apart(out: Path, path: Path) -> None:
+    """Raises PochadeError where ``out`` and the source ``path`` lie within each other."""
+    here, there = out.resolve(), path.expanduser().resolve()
+    if there.exists() and (here.is_relative_to(there) or there.is_relative_to(here)):
+        raise PochadeError(f"out: {out} and the source {path} lie within each other")
 
 
 class Sample(NamedTuple):
@@ -98,12 +116,6 @@ class Target:
         """The subfolder for what is on that side of the split, None where it is not written."""
         return "all" if self.split == "all" else next((part for part in self.parts if part == split), None)
 
-    def check_apart(self, path: Path) -> None:
-        """Raises PochadeError where ``out`` and the source ``path`` lie within each other."""
-        here, there = self.out.resolve(), path.expanduser().resolve()
-        if there.exists() and (here.is_relative_to(there) or there.is_relative_to(here)):
-            raise PochadeError(f"out: {self.out} and the source {path} lie within each other")
-
     def write(
         self,
         samples: Iterable[Sample],
@@ -134,7 +146,7 @@ class Target:
         """
         tasks: Counter[str] = Counter()
         examples = {part: _EvenlySpaced(-(-shown // len(self.parts))) for part in self.parts}
-        with atomic_folder(self.out, replace=self.overwrite) as folder:
+        with claimed(self.out), atomic_folder(self.out, replace=self.overwrite) as folder:
             with ExitStack() as stack:
                 writers = {
                     part: stack.enter_context(self._writer(folder / part, class_names, name)) for part in self.parts
