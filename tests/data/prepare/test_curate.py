@@ -141,7 +141,7 @@ def test_a_folder_that_appears_meanwhile_loses_no_work(
         return choose(*given)
 
     monkeypatch.setattr(curation, "_choose", another)
-    with pytest.raises(OSError, match="not empty"):
+    with pytest.raises(FailureError, match=r"^out: .*chosen has appeared meanwhile; .* kept in .*partial"):
         curate(source, out, ALL, progress=False)
     monkeypatch.undo()
     remove_folder(out)

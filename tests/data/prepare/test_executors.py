@@ -78,7 +78,10 @@ def test_ctrl_c_ends_the_cluster_that_was_started_for_it_and_no_other(
     assert not list(tmp_path.iterdir())
 
 
-def test_gpus_that_a_cluster_has_not_are_refused() -> None:
+def test_gpus_that_are_not_there_are_refused_or_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
     cluster = SimpleNamespace(cluster_resources=lambda: {"CPU": 4.0, "GPU": 1.0})
     check_gpus(cluster, 0)
     check_gpus(cluster, 0.5)
@@ -86,6 +89,10 @@ def test_gpus_that_a_cluster_has_not_are_refused() -> None:
         check_gpus(cluster, 2)
     with pytest.raises(PochadeError, match=r"^gpus: 1 given .* the cluster has 0, allowed is 0$"):
         check_gpus(SimpleNamespace(cluster_resources=dict), 1)
+    assert not capsys.readouterr().err
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    check_gpus(cluster, 2)
+    assert capsys.readouterr().err.endswith("the cluster has 1; the work begins when it has them\n")
 
 
 def test_a_machine_that_has_another_folder_of_that_name_does_no_work(tmp_path: Path) -> None:

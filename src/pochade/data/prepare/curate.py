@@ -134,6 +134,9 @@ def curate(
         report = _curate(found, work, curation, on, gpus, reading, progress)
         write_json(work / REPORT, {**settings, "format": "shards", **report})
         if out.exists():
+            if any(out.iterdir()):
+                kept = f"what was made is kept in {work}: move the other away and repeat the command"
+                raise FailureError(f"out: {out} has appeared meanwhile; {kept}")
             out.rmdir()
         work.rename(out)  # before anything goes by which a repeated call would go on
         remove_folder(out / FACTS)

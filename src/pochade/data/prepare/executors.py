@@ -5,6 +5,7 @@ import os
 import re
 import signal
 import socket
+import sys
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
@@ -128,11 +129,17 @@ def check_mark(mark: Path) -> None:
 
 
 def check_gpus(ray: Any, gpus: float) -> None:
-    """Raises PochadeError where the cluster has fewer GPUs than each piece is to have: Ray would wait for them."""
+    """Raises PochadeError where each piece is to have more GPUs than this machine has: Ray would wait for them.
+
+    A cluster elsewhere may get more machines, and a warning says what it lacks now.
+    """
     there = ray.cluster_resources().get("GPU", 0) if gpus else 0
-    if gpus > there:
-        allowed = f"at most {there:g}" if there else "0"
-        raise PochadeError(f"gpus: {gpus:g} given for each piece, the cluster has {there:g}, allowed is {allowed}")
+    if gpus <= there:
+        return
+    found = f"gpus: {gpus:g} given for each piece, the cluster has {there:g}"
+    if os.environ.get(ADDRESS, "") in ("", "local"):
+        raise PochadeError(f"{found}, allowed is {f'at most {there:g}' if there else '0'}")
+    print(f"warning: {found}; the work begins when it has them", file=sys.stderr, flush=True)
 
 
 def _on_cluster(ray: Any, piece: Piece, count: int, gpus: float, mark: Path) -> Iterator[int]:
