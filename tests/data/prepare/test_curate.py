@@ -131,7 +131,7 @@ def test_an_interrupted_call_goes_on(
     assert files(out) == files(expected)
 
 
-def test_a_folder_that_appears_meanwhile_loses_no_work(
+def test_a_folder_that_appears_meanwhile_and_a_damaged_shard_lose_no_work(
     source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, choose = tmp_path / "chosen", curation._choose
@@ -145,6 +145,8 @@ def test_a_folder_that_appears_meanwhile_loses_no_work(
         curate(source, out, ALL, progress=False)
     monkeypatch.undo()
     remove_folder(out)
+    damaged = tmp_path / "chosen.partial" / "train" / "000000.tar"
+    damaged.write_bytes(damaged.read_bytes()[:1000])  # and is written again
     curate(source, out, ALL, progress=False)
     assert files(out) == files(expected)
 

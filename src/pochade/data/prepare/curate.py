@@ -257,7 +257,7 @@ class _Pieces:
         """Writes what is kept of a shard as one shard a side; returns the pictures kept."""
         curation, done = self.curation, self.done(number)
         kept, about = map_tensors(self.chosen(number))
-        if done.exists():
+        if done.exists() and self._is_whole(number):
             return len(kept["row"])
         if about["stamp"] != json.dumps(self._stamp(number)):
             raise FailureError(
@@ -299,6 +299,12 @@ class _Pieces:
         entries = {side: shard_entry(self.shard(side, number), count) for side, count in counts.items()}
         write_json(done, {**entries, "without a caption": bare})
         return sum(counts.values())
+
+    def _is_whole(self, number: int) -> bool:
+        """Whether what is written of a shard lies there in its full length."""
+        written = json.loads(self.done(number).read_bytes())
+        files = {self.shard(side, number): written[side]["bytes"] for side in SIDES if side in written}
+        return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
 
     def shard(self, side: str, number: int) -> Path:
         """The file of a side of a shard."""
