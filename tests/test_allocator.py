@@ -2,10 +2,11 @@
 
 import os
 import platform
-import subprocess
 import sys
 
 import pytest
+
+from processes import started
 
 _COUNT = """
 import ctypes, resource
@@ -33,10 +34,11 @@ TOUCHED = 5 * 63 * 256
 
 def pages(before: str, after: str = "", **environment: str) -> int:
     """Pages that the system had to fill for five calls."""
-    code = _COUNT.format(before=before, after=after)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MALLOC_", "GLIBC_"))} | environment
-    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    return int(run.stdout)
+    unset = {name: None for name in os.environ if name.startswith(("MALLOC_", "GLIBC_"))}
+    with started("-c", _COUNT.format(before=before, after=after), **{**unset, **environment}) as process:
+        out, error = process.communicate()
+    assert not process.returncode, error
+    return int(out)
 
 
 def test_freed_memory_is_handed_out_again() -> None:

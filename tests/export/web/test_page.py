@@ -174,7 +174,7 @@ def test_a_time_in_place_of_steps(visitor: Open, tmp_path: Path) -> None:
     assert read_metadata(saved(page, tmp_path)).request.steps == 2
     page.click("#viewer .close")
     page.click("nav a[href='#edit']")
-    assert page.is_visible("#steps")  # the table is of new pictures
+    page.wait_for_selector("#steps", state="visible")  # the table is of new pictures
     assert page.is_hidden("#time")
 
 

@@ -6,16 +6,17 @@ import re
 import signal
 import socket
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, get_args
+from uuid import uuid4
 
 from pochade.arguments import check_number
 from pochade.data.progress import ahead
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
+from pochade.files import write_if_absent
 from pochade.storage import url_of
 
 Place = Literal["local", "ray"]
@@ -113,12 +114,12 @@ def each_piece(piece: Piece, count: int, on: Place, folder: Path, *, gpus: float
 def _seen(folder: Path) -> Generator[Path]:
     """An empty file in the folder, by which a machine tells that folder from one of its own of the same name."""
     folder.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=MARK, dir=folder)
-    os.close(descriptor)
+    mark = folder.absolute() / f"{MARK}{uuid4().hex}"
+    write_if_absent(mark, "")
     try:
-        yield Path(name).absolute()
+        yield mark
     finally:
-        Path(name).unlink(missing_ok=True)
+        mark.unlink(missing_ok=True)
 
 
 def check_mark(mark: Path) -> None:
