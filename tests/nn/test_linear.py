@@ -95,7 +95,7 @@ def test_it_is_chosen_on_processors_of_amd_with_wide_vectors_alone() -> None:
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
 def test_torch_is_left_to_compute_what_onednn_is_no_better_at() -> None:
-    x, weight = torch.randn(16, 32), torch.randn(16, 32)
+    x, weight = torch.randn(64, 32), torch.randn(64, 32)
     assert not by_onednn(x[: FEWEST_ROWS - 1], weight)
     assert not by_onednn(x[0], weight)
     assert not by_onednn(x[:0], weight)
@@ -106,7 +106,7 @@ def test_torch_is_left_to_compute_what_onednn_is_no_better_at() -> None:
         assert linear(x, weight).dtype == torch.bfloat16
     with torch.backends.mkldnn.flags(enabled=False):
         assert not by_onednn(x, weight)
-    assert linear(x.to("meta"), weight.to("meta")).shape == (16, 16)
+    assert linear(x.to("meta"), weight.to("meta")).shape == (64, 64)
 
 
 def test_the_layer_is_that_of_torch() -> None:
@@ -116,12 +116,12 @@ def test_the_layer_is_that_of_torch() -> None:
     torchs = nn.Linear(32, 16)
     assert all(torch.equal(a, b) for a, b in zip(own.parameters(), torchs.parameters(), strict=True))
     assert own.state_dict().keys() == torchs.state_dict().keys()
-    x = torch.randn(8, 32)
+    x = torch.randn(64, 32)
     torch.testing.assert_close(own(x), torchs(x), rtol=1e-5, atol=1e-6)
 
 
 def test_exported_graphs_have_the_operator_of_torch() -> None:
-    graph = torch.export.export(Linear(32, 16), (torch.randn(16, 32),)).graph
+    graph = torch.export.export(Linear(32, 16), (torch.randn(64, 32),)).graph
     assert {str(node.target) for node in graph.nodes if node.op == "call_function"} == {"aten.linear.default"}
 
 
