@@ -38,8 +38,10 @@ from pochade.data.sources import open_source
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.measure import Evaluator
+from pochade.evaluation.networks import Networks
 from pochade.evaluation.pictures import read_splits
 from pochade.evaluation.report import silent
+from pochade.features.lite0 import load_lite0
 from pochade.files import write_json
 from pochade.flow.sampling import set_timesteps
 from pochade.pipelines.schedulers import make_scheduler
@@ -165,7 +167,7 @@ def measure(
     data, side = DATA.get(name, "openmoji"), int(pipe.default_size)
     if (data, side) not in evaluators:
         with progress_bar(False) as bar:
-            evaluators[data, side] = Evaluator(read_splits(open_source(data, "all"), side), bar)
+            evaluators[data, side] = Evaluator(read_splits(open_source(data, "all"), side), Networks(load_lite0()), bar)
     evaluator = evaluators[data, side]
     captions = evaluator.train.real.captions[:samples]
     own = pipe.scheduler

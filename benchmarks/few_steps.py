@@ -20,8 +20,10 @@ from pochade.data.sources import open_source
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
 from pochade.evaluation.kid import kid
 from pochade.evaluation.measure import Evaluator
+from pochade.evaluation.networks import Networks
 from pochade.evaluation.pictures import pooled_features, read_splits
 from pochade.evaluation.report import silent
+from pochade.features.lite0 import load_lite0
 from pochade.files import write_text
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -33,7 +35,7 @@ SPLITS = ("train", "held_out")
 def figures(evaluator: Evaluator, split: str, made: Tensor) -> dict[str, Any]:
     """Pictures, KID and retrieval of a split."""
     side = evaluator.sides[split]
-    features = pooled_features(evaluator.net, made)
+    features = pooled_features(evaluator.networks.lite0, made)
     mean, std = kid(side.features, features)
     top1 = evaluator.probe.precision(features, side.embeddings, side.real.concepts).top1
     return {f"{split} pictures": len(made), f"kid {split}": mean, f"kid {split} std": std, f"R@1 {split}": top1}
@@ -56,7 +58,7 @@ def main() -> None:
         if evaluator is None or pipe.default_size != size:
             size = int(pipe.default_size)
             with progress_bar(False) as bar:
-                evaluator = Evaluator(read_splits(open_source("openmoji", "all"), size), bar)
+                evaluator = Evaluator(read_splits(open_source("openmoji", "all"), size), Networks(load_lite0()), bar)
         for count in map(int, steps.split(",")):
             key = {"weights": fingerprint(pipe), "steps": count, "guidance": scale, "size": size}
             store = PictureStore(args.pictures, key)

@@ -192,7 +192,7 @@ def test_data_prepare(capsys: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("data prepare folder --path nowhere OUT", "source: 'nowhere' given, but nowhere is not there"),
+        ("data prepare folder --path nowhere OUT", "path: nowhere is not there"),
         ("data prepare cifar10 --path nowhere OUT", "path: nowhere is not there"),
         ("data pairs folder --path nowhere OUT", "path: nowhere is not there"),
         ("data generate nowhere OUT", "source: 'nowhere' given, but nowhere is not there"),

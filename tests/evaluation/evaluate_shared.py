@@ -13,7 +13,7 @@ from pochade.evaluation.report import evaluate
 
 def shared(data: str, out: Path) -> None:
     pipeline = ToyPipeline()
-    report = evaluate(pipeline, data, samples=10, per_caption=2, steps=3, batch_size=4, out=out, progress=False)
+    report = evaluate(pipeline, data, samples=10, per_caption=4, steps=3, batch_size=4, out=out, progress=False)
     mine = {"seeds": pipeline.seeds, "figures": report.figures}
     (out / f"rank-{os.environ['RANK']}.txt").write_text(json.dumps(mine))
 

@@ -39,7 +39,7 @@ def test_two_processes_give_the_figures_of_one(tmp_path: Path) -> None:
     done = python(HERE / "evaluate_shared.py", data, shared)
     assert done.returncode == 0, done.stderr
     alone = ToyPipeline()
-    given: dict[str, Any] = {"samples": 10, "per_caption": 2, "steps": 3, "batch_size": 4}
+    given: dict[str, Any] = {"samples": 10, "per_caption": 4, "steps": 3, "batch_size": 4}
     expected = evaluate(alone, data, **given, out=single, progress=False)
     ranks = [json.loads((shared / f"rank-{rank}.txt").read_text()) for rank in range(2)]
     assert all(rank["seeds"] for rank in ranks)

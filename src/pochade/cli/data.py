@@ -214,6 +214,8 @@ def _pictures(
             found = sources.OpenClipArtSource(Path(path))
         case _:
             found = sources.parse_source(kind)
+    if path is not None:
+        sources.check_there(place.expanduser() for place in found.paths())
     found.check()
     return found
 

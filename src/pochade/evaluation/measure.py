@@ -10,14 +10,14 @@ from rich.progress import Progress, TaskID
 from torch import Tensor
 
 from pochade.evaluation import bootstrap, contrast, copying
-from pochade.evaluation.external import NOT_MEASURED, Clip, clip_scores, inception_features
+from pochade.evaluation.external import NOT_MEASURED, inception_features
 from pochade.evaluation.figures import CopyingFigures, Lite0Figures, RetrievalFigures, SplitFigures
 from pochade.evaluation.frechet import frechet_distance
 from pochade.evaluation.kid import kid
+from pochade.evaluation.networks import Features, Networks
 from pochade.evaluation.pictures import MOST_REAL, Pictures, Splits, caption_embeddings, pooled_features
 from pochade.evaluation.reconstruction import Autoencoder, Reconstruction, reconstruction
 from pochade.evaluation.retrieval import RetrievalProbe, precision_of
-from pochade.features.lite0 import load_lite0
 from pochade.features.perceptual import PerceptualLoss
 
 
@@ -28,14 +28,6 @@ class OnDevice(Autoencoder, Protocol):
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
-
-
-@dataclass(frozen=True)
-class Networks:
-    """Feature extractors whose weights the user brings; None where there are none."""
-
-    inception: torch.jit.ScriptModule | None
-    clip: Clip | None
 
 
 @dataclass(frozen=True)
@@ -64,17 +56,17 @@ class Evaluator:
 
     Args:
         real: pictures of each split.
+        networks: what the features are of.
         bar: shows how far each part of the work is.
     """
 
-    def __init__(self, real: Splits, bar: Progress) -> None:
-        self.net = load_lite0()
+    def __init__(self, real: Splits, networks: Networks, bar: Progress) -> None:
+        self.networks = networks
         self.bar = bar
         self.sides: dict[str, Side] = {}
         for split, pictures in real.present().items():
-            features = pooled_features(
-                self.net, pictures.images, self._task(f"real pictures of {split}", len(pictures))
-            )
+            advance = self._task(f"real pictures of {split}", len(pictures))
+            features = pooled_features(networks.lite0, pictures.images, advance)
             thumbnails = copying.thumbnails(pictures.images)
             self.sides[split] = Side(pictures, features, caption_embeddings(pictures.captions), thumbnails)
         self.train = self.sides["train"]
@@ -85,12 +77,12 @@ class Evaluator:
     def _task(self, name: str, total: int) -> Callable[[int], object]:
         return advance_of(self.bar, self.bar.add_task(name, total=total))
 
-    def measure(self, split: str, made: Tensor, networks: Networks, per_caption: int = 1) -> Measured:
+    def measure(self, split: str, made: Tensor, found: Features, per_caption: int = 1) -> Measured:
         """Figures of pictures ``made``, uint8 [m, 3, H, W], of the first n = m / ``per_caption`` captions of a split:
-        picture i is of caption i % n."""
+        picture i is of caption i % n. ``found``: what the networks give for them."""
         side, count, n = self.sides[split], len(made), len(made) // per_caption
         real, captions = side.real, side.real.captions[:n] * per_caption
-        features = pooled_features(self.net, made, self._task(f"features of {split}", count))
+        features = found["lite0"]
         advance = self._task(f"copies of {split}", count)
         nearest = copying.nearest_in_pixels(copying.thumbnails(made), self.train.thumbnails, advance)
         advance = self._task(f"retrieval of {split}", count + n)
@@ -120,16 +112,15 @@ class Evaluator:
             "clip_score": NOT_MEASURED,
             "intervals": intervals,
         }
-        if networks.inception is not None:
-            advance = self._task(f"Inception features of {split}", len(real) + count)
-            x, y = (inception_features(networks.inception, pictures, advance) for pictures in (real.images, made))
-            distances, more = self._with_intervals("inception", split, x, y, per_caption)
+        if self.networks.inception is not None:
+            advance = self._task(f"Inception features of real pictures of {split}", len(real))
+            of_real = inception_features(self.networks.inception, real.images, advance)
+            distances, more = self._with_intervals("inception", split, of_real, found["inception"], per_caption)
             figures["kid_inception"], figures["kid_inception std"], figures["fd_inception"] = distances
             intervals |= more
-        if networks.clip is not None:
-            scores = clip_scores(networks.clip, made, captions, self._task(f"CLIP scores of {split}", count))
-            figures["clip_score"] = float(scores.mean())
-            intervals["clip_score"] = bootstrap.of_mean(bootstrap.by_caption(scores, per_caption))
+        if "clip" in found:
+            figures["clip_score"] = float(found["clip"].mean())
+            intervals["clip_score"] = bootstrap.of_mean(bootstrap.by_caption(found["clip"], per_caption))
         if "held_out" in self.sides:
             figures["copying"] = self._copying(split, features, made)
             figures["copies"]["held_out"] = float(self._is_copied(self.held_out_nearest).mean())
@@ -185,7 +176,7 @@ class Evaluator:
 
     def autoencoder(self, autoencoder: OnDevice, samples: int, batch_size: int) -> dict[str, Reconstruction]:
         """Reconstruction of ``samples`` real pictures of each split, at most ``MOST_REAL``."""
-        perceptual = PerceptualLoss(self.net)
+        perceptual = PerceptualLoss(self.networks.lite0)
         result: dict[str, Reconstruction] = {}
         for split, side in self.sides.items():
             real = side.real.images[: min(samples, MOST_REAL)]

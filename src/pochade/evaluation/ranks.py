@@ -4,11 +4,13 @@ import atexit
 import os
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import TypeVar
 
 from torch import distributed
 
 from pochade.training.processes import group_store
 
+T = TypeVar("T")
 LONGEST = timedelta(days=2)
 """That one process waits for another: pictures take as long as they take."""
 
@@ -27,6 +29,14 @@ class Ranks:
     def owns(self, number: int) -> bool:
         """Whether piece ``number`` of the work is this process's."""
         return number % self.size == self.rank
+
+    def gather(self, value: T) -> list[T] | None:
+        """What each process gives, in their order, in the first one; None in the others."""
+        if self.size == 1:
+            return [value]
+        found: list[T | None] | None = [None] * self.size if self.main else None
+        distributed.gather_object(value, found)
+        return found
 
     def wait(self) -> None:
         """Until all processes are here."""

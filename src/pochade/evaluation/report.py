@@ -24,12 +24,14 @@ from pochade.evaluation import copying
 from pochade.evaluation.external import load_clip, load_inception
 from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
 from pochade.evaluation.generation import PictureStore, TextToImage, fingerprint, generate, modules_of, read
-from pochade.evaluation.measure import Evaluator, Measured, Networks, advance_of, lite0_figures
+from pochade.evaluation.measure import Evaluator, Measured, advance_of, lite0_figures
+from pochade.evaluation.networks import Networks, features_of
 from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import MOST_REAL, Splits, read_splits, shape_of, to_pil
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
+from pochade.features.lite0 import load_lite0
 from pochade.files import atomic_file, check_absent, check_here, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.hub import read_json
@@ -121,7 +123,8 @@ def evaluate(
 
     Generated pictures are kept below ``out``: an evaluation that was interrupted is continued there, and one with
     other settings generates its own. The files of the report are written at the end, each at once. Processes that
-    ``torchrun`` started share the pictures, in a folder that all see; the figures do not depend on how many they are.
+    ``torchrun`` started share the pictures and their features, in a folder that all see; the figures do not depend on
+    how many they are.
 
     Args:
         pipeline: a `pochade.TextToImagePipeline`, or anything else of that form.
@@ -153,7 +156,9 @@ def evaluate(
     _need_skimage()
     ranks = join_ranks()
     progress = progress and ranks.main
-    networks = Networks(load_inception(inception) if inception else None, load_clip(clip) if clip else None)
+    networks = Networks(
+        load_lite0(), load_inception(inception) if inception else None, load_clip(clip) if clip else None
+    )
     options: dict[str, Any] = {} if depth is None else {"depth": depth}
     if size is None:
         size = int(pipeline.default_size)
@@ -182,7 +187,7 @@ def evaluate(
     start = time.perf_counter()
     measured: dict[str, Measured] = {}
     with silent(pipeline), progress_bar(progress) as bar:
-        evaluator = Evaluator(real, bar) if ranks.main else None
+        evaluator = Evaluator(real, networks, bar) if ranks.main else None
         for split, pictures in real.present().items():
             prompts = pictures.captions[:samples] * per_caption
             task = bar.add_task(f"pictures of {split}", total=len(prompts))
@@ -198,8 +203,10 @@ def evaluate(
                 ranks=ranks,
                 advance=advance_of(bar, task),
             )
-            if evaluator is not None:
-                measured[split] = evaluator.measure(split, read(store, prompts, seed), networks, per_caption)
+            task = bar.add_task(f"features of {split}", total=len(prompts))
+            found = features_of(networks, store, prompts, seed, ranks, advance_of(bar, task))
+            if evaluator is not None and found is not None:
+                measured[split] = evaluator.measure(split, read(store, prompts, seed), found, per_caption)
     report, page, overview = (folder / name for name in ("report.json", "report.html", "sheet.png"))
     if evaluator is None:
         ranks.wait()
