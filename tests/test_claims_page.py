@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import pochade.training.costs  # noqa: F401 - with what torch does not count by itself
 from pochade import denoisers
 from pochade.autoencoders import deep_compression, tiny, tiny_decoder, wavelet
 from pochade.evaluation.profile.models import CLIPS
