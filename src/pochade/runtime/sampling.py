@@ -36,7 +36,8 @@ class Guidance:
 
     def rows(self, t: float) -> int:
         """Of a call at t."""
-        if not self.interval[0] <= t <= self.interval[1]:
+        low, high = map(np.float32, self.interval)  # as times are: 0.8 is one of those of five steps
+        if not low <= np.float32(t) <= high:
             return 1
         return 3 if self.image_scale is not None else 1 if self.scale == 1 else 2
 

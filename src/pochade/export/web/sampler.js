@@ -12,8 +12,8 @@ export function noiseTimes({ times, shift }, steps, start = 1) {
   });
 }
 
-/** The rows of a call at t, of `rows` where guidance applies: at times from `low` to `high`. */
-export const rowsAt = (t, rows, [low, high]) => (t >= low && t <= high ? rows : 1);
+/** The rows of a call at t, of `rows` where guidance applies: at times from `low` to `high`, in the float32 of times. */
+export const rowsAt = (t, rows, [low, high]) => (f(t) >= f(low) && f(t) <= f(high) ? rows : 1);
 
 /** z_t = (1 - t) data + t noise. */
 export const interpolate = (data, noise, t) => data.map((value, i) => f(f(1 - t) * value) + f(t * noise[i]));
