@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from measuring import GUIDED_THROUGHOUT
 from peer import peer_of
 from pochade import TextToImagePipeline
 from pochade.errors import PochadeError
@@ -52,7 +53,7 @@ def exports(model: str, target: str, work: Path, again: bool) -> dict[str, dict[
     form.check()
     form.convert = converted_once(type(form).convert.__get__(form))  # pyright: ignore[reportAttributeAccessIssue]
     source = Path(hub.resolve(DEFAULT if model == PEER else model))
-    pipe = TextToImagePipeline.from_pretrained(source)
+    pipe = TextToImagePipeline.from_pretrained(source, **GUIDED_THROUGHOUT)
     facts, options = model_facts(model, source), PICTURES
     if model == PEER:
         pipe, facts, options = peer_of(pipe), Model(PEER), AS_PEER

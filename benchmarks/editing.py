@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor
 
 import pochade
-from measuring import quality, write_png
+from measuring import GUIDED_THROUGHOUT, quality, write_png
 from pochade.data.sources.pairs.openmoji import EDITS, OpenMojiPairs
 from pochade.data.sources.pairs.pair import DIFFERENT, Pair
 from pochade.evaluation.report import evaluate
@@ -83,7 +83,7 @@ def in_batches(call: Callable[..., Any], count: int, *lists: Sequence[Any] | Ten
 
 def loaded(kind: str, folder: str) -> Any:
     """A pipeline that shows no bars of its own."""
-    pipe = getattr(pochade, kind).from_pretrained(folder)
+    pipe = getattr(pochade, kind).from_pretrained(folder, **GUIDED_THROUGHOUT)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 

@@ -114,6 +114,7 @@ class Worded:
         pipeline.load_textual_inversion(embedding)
         self.components = pipeline.components
         self.default_size = int(pipeline.default_size)
+        self.default_guidance_interval = pipeline.default_guidance_interval
         self.name_or_path = pipeline.name_or_path
         self.set_progress_bar_config = pipeline.set_progress_bar_config
 

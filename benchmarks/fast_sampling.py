@@ -33,6 +33,7 @@ from matplotlib import pyplot as plt
 
 from few_steps import figures
 from measuring import processor, timed
+from pochade.arguments import MIDDLE
 from pochade.data.progress import progress_bar
 from pochade.data.sources import open_source
 from pochade.denoisers.lrf import LRFDenoiser
@@ -46,7 +47,6 @@ from pochade.files import write_json
 from pochade.flow.sampling import set_timesteps
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.runtime.options import FAST_INTERVAL
 from scans_plot import GREY
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -80,7 +80,7 @@ STEPS = (50, 20, 8, 6, 4, 3, 2)
 INTERVALS = ((0.0, 0.7), (0.2, 1.0), (0.2, 0.7), (0.4, 1.0), (0.4, 0.8))
 GUIDED = (
     *(Way(steps, 3.0) for steps in STEPS),
-    *(Way(steps, 3.0, FAST_INTERVAL) for steps in (20, 6, 3)),
+    *(Way(steps, 3.0, MIDDLE) for steps in (20, 6, 3)),
     *(Way(steps, 3.0, interval) for steps in (8, 4) for interval in INTERVALS),
     *(Way(steps, 3.0, scheduler="dpm") for steps in (8, 6, 4)),
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from measuring import GUIDED_THROUGHOUT
 from pochade.data.progress import progress_bar
 from pochade.data.sources import open_source
 from pochade.evaluation.generation import PictureStore, fingerprint, generate, read
@@ -53,7 +54,7 @@ def main() -> None:
     for argument in args.models:
         name, _, rest = argument.partition("=")
         model, scheduler, steps, *guidance = rest.split(":")
-        pipe = TextToImagePipeline.from_pretrained(model, scheduler=make_scheduler(scheduler))
+        pipe = TextToImagePipeline.from_pretrained(model, scheduler=make_scheduler(scheduler), **GUIDED_THROUGHOUT)
         scale = float(guidance[0]) if guidance else 1.0
         if evaluator is None or pipe.default_size != size:
             size = int(pipe.default_size)

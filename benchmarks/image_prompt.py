@@ -20,7 +20,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from measuring import write_png
+from measuring import GUIDED_THROUGHOUT, write_png
 from pochade.data.sources import open_source
 from pochade.evaluation.pictures import caption_embeddings, pooled_features, read_splits, to_pil, to_uint8
 from pochade.evaluation.retrieval import RetrievalProbe
@@ -103,7 +103,7 @@ def main() -> None:
     parser.add_argument("--scales", type=float, nargs="+", default=[0.2, 0.3, 1.0])
     parser.add_argument("--output", type=Path, default=DOCS)
     args = parser.parse_args()
-    pipe = TextToImagePipeline.from_pretrained(args.model)
+    pipe = TextToImagePipeline.from_pretrained(args.model, **GUIDED_THROUGHOUT)
     pipe.set_progress_bar_config(disable=True)
     size, branch = pipe.default_size, pipe.denoiser.image_prompt
     encoder: Any = style.load(pipe.denoiser.config.image_prompt_encoder)

@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from measuring import write_png
+from measuring import GUIDED_THROUGHOUT, write_png
 from pochade.data.sources import open_source
 from pochade.files import write_text
 from pochade.images.controls import KINDS, control_image
@@ -83,7 +83,7 @@ def main() -> None:
     parser.add_argument("--data", default="openmoji", help="a source whose pictures have the control")
     parser.add_argument("--splits", nargs="+", default=["train", "held_out"])
     args = parser.parse_args()
-    pipe = TextToImagePipeline.from_pretrained(args.model)
+    pipe = TextToImagePipeline.from_pretrained(args.model, **GUIDED_THROUGHOUT)
     pipe.set_progress_bar_config(disable=True)
     kind = pipe.denoiser.input_spec().control
     record: dict[str, Any] = {"kind": kind, "size": pipe.default_size, "steps": args.steps, "rows": []}

@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measuring import quality
+from measuring import GUIDED_THROUGHOUT, quality
 from pochade.evaluation.report import evaluate
 from pochade.files import write_text
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -24,7 +24,7 @@ COLOURS = ("#2a8fd8", "#d9772b", "#5a9e4b", "#a05fb4")
 
 def measure(name: str, folder: str, depth: int, args: Any) -> dict[str, Any]:
     """A point of a curve."""
-    pipe = TextToImagePipeline.from_pretrained(folder)
+    pipe = TextToImagePipeline.from_pretrained(folder, **GUIDED_THROUGHOUT)
     report = evaluate(
         pipe,
         "openmoji",

@@ -14,11 +14,17 @@ from typing import Any
 import torch
 from PIL import Image
 
+from pochade.arguments import EVERYWHERE
 from pochade.files import atomic_file
 from pochade.training.costs import OperationCounter
 
 MATRIX = 1024
 """Rows and columns of the square matrices whose product gives the rate that others are compared with."""
+
+GUIDED_THROUGHOUT: dict[str, Any] = dict(
+    zip(("default_guidance_low", "default_guidance_high"), EVERYWHERE, strict=True)
+)
+"""Of a pipeline whose record says its scale of guidance alone."""
 
 SECONDS = 6.0
 """A step of a second is run about so many times, one of milliseconds as often as the caller sets."""

@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from measuring import quality
+from measuring import GUIDED_THROUGHOUT, quality
 from pochade.data.sources.openmoji import OpenMoji
 from pochade.evaluation.report import evaluate
 from pochade.files import write_text
@@ -60,7 +60,7 @@ def jitter(pipe: Any, prompts: list[str], steps: int, guidance: float) -> float:
 
 def measure(name: str, folder: str, carries: bool, args: Any) -> dict[str, Any]:
     """A row of the table."""
-    pipe = TextToImagePipeline.from_pretrained(folder)
+    pipe = TextToImagePipeline.from_pretrained(folder, **GUIDED_THROUGHOUT)
     if not carries:
         pipe = forgetful(pipe)
     data = OpenMoji("train")

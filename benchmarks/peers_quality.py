@@ -194,6 +194,7 @@ class Sampler:
         self.autoencoder: Any = pipeline.autoencoder.to(device)
         self.text_encoder: Any = pipeline.text_encoder.to(device)
         self.default_size = int(pipeline.default_size)
+        self.default_guidance_interval = pipeline.default_guidance_interval
         self.spec = pipeline.denoiser.input_spec()
         self.name_or_path: str | None = None
 

@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 
 from evening import DOCS, adapted, pochade, slug
-from measuring import processor, quality
+from measuring import GUIDED_THROUGHOUT, processor, quality
 from pochade.data.cache.latents import cache_latents
 from pochade.data.dataset import Dataset, Shape
 from pochade.data.sources import open_source
@@ -92,7 +92,7 @@ def train(name: str, options: argparse.Namespace) -> Path:
 
 def losses(model: str, out: Path) -> dict[str, float]:
     """The error of the velocity on the held-out pictures of each shape, with the same noises for all models."""
-    pipeline = TextToImagePipeline.from_pretrained(model)
+    pipeline = TextToImagePipeline.from_pretrained(model, **GUIDED_THROUGHOUT)
     task = LoRATask(pipeline.denoiser, LoRASettings(base=BASE)).eval()
     found: dict[str, float] = {}
     device = torch.device("cpu")
@@ -130,7 +130,7 @@ def shown(models: dict[str, str], data: Dataset) -> Image.Image:
     captions = [data.item(index).captions[0] for index in range(SHOWN)]
     pictures = [data.fitted(index, width, height) for index in range(SHOWN)]
     for model in models.values():
-        pipeline = TextToImagePipeline.from_pretrained(model)
+        pipeline = TextToImagePipeline.from_pretrained(model, **GUIDED_THROUGHOUT)
         pipeline.set_progress_bar_config(disable=True)
         drawn = [torch.Generator().manual_seed(seed) for seed in range(SHOWN)]
         pictures += pipeline(captions, width=width, height=height, generator=drawn).images

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from measuring import quality
+from measuring import GUIDED_THROUGHOUT, quality
 from pochade.evaluation.report import evaluate
 from pochade.files import write_text
 from pochade.pipelines.schedulers import make_scheduler
@@ -22,7 +22,7 @@ DOCS = Path(__file__).parents[1] / "docs" / "benchmarks"
 
 def measure(model: str, name: str, solver: str, steps: int, guidance: float, args: Any) -> dict[str, Any]:
     """A row of the table."""
-    pipe = TextToImagePipeline.from_pretrained(model, scheduler=make_scheduler(solver))
+    pipe = TextToImagePipeline.from_pretrained(model, scheduler=make_scheduler(solver), **GUIDED_THROUGHOUT)
     report = evaluate(
         pipe,
         "openmoji",

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from measuring import GUIDED_THROUGHOUT
 from pochade.evaluation.pictures import pooled_features, to_uint8
 from pochade.features.lite0 import EfficientNetLite0, load_lite0
 from pochade.files import write_text
@@ -40,7 +41,7 @@ def features(pipe: TextToImagePipeline, net: EfficientNetLite0, steps: int | Non
 
 def measure(model: str, net: EfficientNetLite0) -> dict[str, Any]:
     """The rows of one model."""
-    pipe = TextToImagePipeline.from_pretrained(model)
+    pipe = TextToImagePipeline.from_pretrained(model, **GUIDED_THROUGHOUT)
     pipe.set_progress_bar_config(disable=True)
     own = features(pipe, net)
     cosines = own @ own.T

@@ -18,8 +18,8 @@ GRIDS: dict[str, tuple[str, tuple[int, ...], tuple[int, ...], int]] = {
     "open-drawings": ("drawings::sets=openmoji", (1, 2, 4, 8), (), 100),
     "iris-fast": ("openmoji", (1, 2, 4, 8), (4, 8, 12), 150),
     "iris-nano": ("openmoji", (4, 8, 20), (4, 8, 12), 150),
-    "lrf-openmoji": ("openmoji", (4, 8, 20, 50), (), 150),
-    "lira-nano": ("openmoji", (4, 8, 20, 50), (), 150),
+    "lrf-openmoji": ("openmoji", (3, 4, 8, 20), (), 150),
+    "lira-nano": ("openmoji", (3, 4, 8, 20), (), 150),
     "microforge-nano": ("openmoji", (4, 8, 20), (), 150),
     "microforge-edit": ("openmoji", (4, 8, 20), (), 150),
 }

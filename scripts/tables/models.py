@@ -15,6 +15,9 @@ def checkpoint(metrics: dict[str, Any]) -> str:
     head, rows = summary.table_of(metrics)
     settings = metrics.get("settings", {})
     how = f"{number(settings, 'steps', form='d')} steps, guidance {number(settings, 'guidance', form='g')}"
+    low, high = settings.get("guidance_interval", (0, 1))
+    if settings.get("guidance") != 1 and (low, high) != (0, 1):
+        how += f" from t = {low:g} to {high:g}"
     data = DATA[metrics["data"].partition(":")[0]]
     note = f" {summary.CAPTION}" if "intervals" in metrics["train"] else ""
     parts = [f"The shipped checkpoint, `{metrics['model']}`, on {data} ({how}).{note}", table(head, rows)]

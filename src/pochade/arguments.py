@@ -16,6 +16,10 @@ MAX_SHOWN = 200
 """Characters of a value in an error."""
 FACTORS = (2, 4)
 """How many times larger super-resolution makes a picture."""
+EVERYWHERE = (0.0, 1.0)
+"""The interval of guidance that has all times."""
+MIDDLE = (0.4, 0.8)
+"""The times at which guidance gains, as measured (``benchmarks/fast_sampling.py``)."""
 ALPHA = "alpha"
 """What stands for the transparent part of a picture as its mask."""
 

@@ -35,6 +35,7 @@ def test_pictures_with_their_requests(generate: Any, toy_pipeline_folder: Path) 
         seed=8,
         steps=2,
         guidance=4.0,
+        guidance_interval=(0.0, 1.0),
         model=str(toy_pipeline_folder),
         width=32,
         height=32,

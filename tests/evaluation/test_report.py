@@ -18,7 +18,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
 from pochade.evaluation.external import NOT_MEASURED
-from pochade.evaluation.generation import PictureStore
+from pochade.evaluation.generation import PictureStore, fingerprint
 from pochade.evaluation.pictures import empty_pictures, to_uint8
 from pochade.evaluation.report import Report, evaluate
 from pochade.evaluation.summary import table_of
@@ -67,6 +67,7 @@ class ToyPipeline:
         )
         self.components = {"autoencoder": autoencoder.eval()}
         self.default_size = SIZE
+        self.default_guidance_interval = (0.0, 1.0)
         self.name_or_path: str | None = None
         self.flat = flat
         self.seeds: list[int] = []
@@ -135,6 +136,20 @@ def test_files_are_complete(perfect: tuple[Report, ToyPipeline]) -> None:
     with Image.open(report.sheet) as sheet:
         assert sheet.width > 12 * 96
     assert not list(report.json.parent.rglob("*.tmp"))
+
+
+def test_guidance_is_that_of_the_model_or_as_given(data: Path, tmp_path: Path) -> None:
+    pipe = ToyPipeline()
+    usual = fingerprint(pipe)
+    pipe.default_guidance_interval = (0.4, 0.8)
+    own = run(pipe, data, tmp_path / "own", samples=2)
+    assert own.figures["settings"]["guidance_interval"] == [0.4, 0.8]
+    assert own.figures["weights_sha256"] == fingerprint(pipe) != usual
+    given = run(pipe, data, tmp_path / "given", samples=2, guidance_interval=(0.2, 1))
+    assert given.figures["settings"]["guidance_interval"] == [0.2, 1]
+    with pytest.raises(PochadeError, match=r"guidance_interval: 0\.5 given, allowed are two times"):
+        run(pipe, data, tmp_path / "bad", guidance_interval=0.5)
+    assert not (tmp_path / "bad").exists()
 
 
 def test_every_figure_has_its_interval_in_the_table(perfect: tuple[Report, ToyPipeline]) -> None:

@@ -109,6 +109,12 @@ def test_guidance_over_an_interval(toy_pipeline_folder: Path) -> None:
     assert not torch.allclose(within, everywhere, atol=1e-3)
     never = generate(pipe, **options, guidance_interval=(0.8, 0.9))
     assert torch.equal(never, generate(pipe, num_inference_steps=4, guidance_scale=1.0))
+    own = TextToImagePipeline.from_pipe(pipe, default_guidance_low=0.4, default_guidance_high=0.8)
+    assert own.default_guidance_interval == (0.4, 0.8)
+    assert torch.equal(generate(own, **options), within)
+    assert torch.equal(generate(own, **options, guidance_interval=(0.0, 1.0)), everywhere)
+    with pytest.raises(PochadeError, match=r"guidance_interval: \(0.9, 0.8\) given"):
+        TextToImagePipeline.from_pipe(own, default_guidance_low=0.9)
 
 
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (0.5,), 0.5, (float("nan"), 1)])

@@ -66,6 +66,8 @@ def test_model_index_is_a_format(toy_pipeline_folder: Path, toy_class_pipeline_f
         "text_encoder": ["pochade.text_encoders.bag", "BagEncoder"],
         "default_steps": 50,
         "default_guidance": 3.0,
+        "default_guidance_low": 0.0,
+        "default_guidance_high": 1.0,
         "default_size": None,
     }
     index = json.loads((toy_class_pipeline_folder / "model_index.json").read_text())

@@ -9,8 +9,10 @@ from pochade.errors import PochadeError
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
 from processes import python
 
-PLAIN = ModelFacts(Path("model"), 50, 3.0, (), control="", image_prompt_dim=0)
-EDITOR = ModelFacts(Path("model"), 20, 2.0, ("edit", "super_resolution"), control="edges", image_prompt_dim=8)
+PLAIN = ModelFacts(Path("model"), 50, 3.0, (0.4, 0.8), (), control="", image_prompt_dim=0)
+EDITOR = ModelFacts(
+    Path("model"), 20, 2.0, (0.4, 0.8), ("edit", "super_resolution"), control="edges", image_prompt_dim=8
+)
 
 
 def generation(**fields: Any) -> GenerationRequest:
@@ -19,6 +21,13 @@ def generation(**fields: Any) -> GenerationRequest:
 
 def edit(**fields: Any) -> EditRequest:
     return EditRequest(**{"prompt": "a lemon", "source": "in.png", **fields})
+
+
+def test_a_generation_is_guided_at_the_times_of_the_model_and_an_edit_at_all() -> None:
+    assert GenerationRequest("a fox").for_model(PLAIN).guidance_interval == (0.4, 0.8)
+    given = GenerationRequest("a fox", guidance_interval=(0, 1)).for_model(PLAIN)
+    assert given.guidance_interval == (0.0, 1.0)
+    assert edit().for_model(EDITOR).guidance_interval == (0.0, 1.0)
 
 
 def test_a_generation_takes_the_models_own_values() -> None:
@@ -143,7 +152,7 @@ def test_edits_that_are_not_allowed(fields: dict[str, Any], message: str) -> Non
 def test_what_a_model_cannot_do(request_: GenerationRequest | EditRequest, message: str | None) -> None:
     if message is None:
         request_.for_model(PLAIN)
-        distilled = ModelFacts(Path("model"), 4, 1.0, (), control="", image_prompt_dim=0)
+        distilled = ModelFacts(Path("model"), 4, 1.0, (0.0, 1.0), (), control="", image_prompt_dim=0)
         with pytest.raises(PochadeError, match="negative_prompt: has no effect at guidance 1"):
             request_.for_model(distilled)
         return
@@ -164,7 +173,7 @@ def test_changes_name_fields() -> None:
 
 def test_facts_of_a_model(toy_editor_folder: Path) -> None:
     facts = model_facts(str(toy_editor_folder))
-    assert facts == ModelFacts(toy_editor_folder, 50, 3.0, ("edit", "super_resolution"), "", 0)
+    assert facts == ModelFacts(toy_editor_folder, 50, 3.0, (0.0, 1.0), ("edit", "super_resolution"), "", 0)
 
 
 def test_a_wrong_request_costs_no_torch() -> None:

@@ -124,7 +124,8 @@ def test_the_teacher_and_the_painter_may_be_stages_before(pictures: Path, tmp_pa
     few = TextToImagePipeline.from_pretrained(model.parents[1] / "3-consistency" / "model")
     assert (few.default_steps, len(few.denoiser.config.tasks)) == (4, 0)
     editor = TextToImagePipeline.from_pretrained(model)
-    assert (editor.default_steps, list(editor.denoiser.config.tasks)) == (50, ["inpaint"])
+    assert editor.default_guidance_interval == (0.4, 0.8)
+    assert (editor.default_steps, list(editor.denoiser.config.tasks)) == (20, ["inpaint"])
 
 
 def test_classes_are_distilled_too(toy_class_pipeline_folder: Path, tmp_path: Path):

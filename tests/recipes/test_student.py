@@ -68,7 +68,7 @@ def test_the_student_is_a_model_like_any_other(taught: Path, toy_pipeline_folder
     assert student.text_encoder.identity == "minilm-l6-v2"
     assert student.text_encoder.identity != teacher.text_encoder.identity
     # Guidance is built in.
-    assert (student.default_steps, student.default_guidance, student.default_size) == (50, 1.0, 32)
+    assert (student.default_steps, student.default_guidance, student.default_size) == (20, 1.0, 32)
     for name, value in teacher.autoencoder.state_dict().items():
         torch.testing.assert_close(student.autoencoder.state_dict()[name], value, atol=1e-3, rtol=1e-3)
     student.set_progress_bar_config(disable=True)

@@ -13,6 +13,7 @@ from PIL import Image
 from tokenizers import Tokenizer
 
 from pochade.errors import FailureError, PochadeError
+from pochade.export.bundle import export_bundle, model_facts
 from pochade.files import sha256
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.inpaint import InpaintPipeline
@@ -23,6 +24,7 @@ from pochade.runtime import Bundle, Step
 from pochade.runtime.graphs import open_onnx
 from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
+from pochade.runtime.sampling import Guidance
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
 from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.minilm import MiniLMEncoder
@@ -73,6 +75,37 @@ def test_pictures_are_those_of_eager(bundle: Bundle, toy_editor_folder: Path, mo
     got = bundle.generate("a red apple", seed=7, steps=STEPS, **more)
     arguments = {"guidance_scale" if name == "guidance" else name: value for name, value in more.items()}
     assert difference(got, eager(TextToImagePipeline, toy_editor_folder, prompt="a red apple", **arguments)) <= 2
+
+
+def test_a_time_at_the_end_of_the_interval_is_guided_as_in_eager(bundle: Bundle, toy_editor_folder: Path) -> None:
+    options: dict[str, Any] = {"guidance_interval": (0.4, 0.8)}
+    got = bundle.generate("a red apple", seed=7, steps=5, guidance=5.0, **options)
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
+    pipe.set_progress_bar_config(disable=True)
+
+    def made(interval: tuple[float, float]) -> Image.Image:
+        generator = [torch.Generator().manual_seed(7)]
+        return pipe("a red apple", None, 5, 5.0, generator=generator, guidance_interval=interval).images[0]
+
+    assert difference(got, made((0.4, 0.8))) <= 2
+    assert difference(got, made((0.41, 0.79))) > 2
+    assert [Guidance(5.0, None, (0.4, 0.8)).rows(float(np.float32(n / 5))) for n in range(6)] == [1, 1, 2, 2, 2, 1]
+
+
+def test_a_bundle_guides_at_the_times_of_its_model(
+    toy_editor_folder: Path, tmp_path: Path, picture: Image.Image
+) -> None:
+    pipe = TextToImagePipeline.from_pretrained(toy_editor_folder, default_guidance_low=0.4, default_guidance_high=0.8)
+    pipe.save_pretrained(tmp_path / "model")
+    export_bundle(pipe, tmp_path / "bundle", model_facts("toy", tmp_path / "model"))
+    own = Bundle(tmp_path / "bundle")
+    assert own.manifest.defaults.guidance_interval == (0.4, 0.8)
+    given: dict[str, Any] = {"seed": 7, "steps": 3, "guidance": 3.0}
+    got = own.generate("a red apple", **given)
+    assert got.recipe["guidance_interval"] == [0.4, 0.8]
+    assert np.array_equal(got.image, own.generate("a red apple", **given, guidance_interval=(0.4, 0.8)).image)
+    assert difference(got, own.generate("a red apple", **given, guidance_interval=(0, 1)).image) > 0
+    assert own.edit("two pears", picture, **given).recipe["guidance_interval"] == [0, 1]
 
 
 def test_edits_are_those_of_eager(
@@ -149,8 +182,8 @@ def test_a_saved_picture_says_how_it_was_made(bundle: Bundle, picture: Image.Ima
     known = read_metadata(path)
     assert known.request == GenerationRequest(
         "a red apple",
-        **{"seed": 7, "steps": 2, "guidance": 2.0, "model": "toy-editor", "height": 32, "width": 32},
-        **{"device": "cpu", "precision": "fp32"},
+        **{"seed": 7, "steps": 2, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "model": "toy-editor"},
+        **{"height": 32, "width": 32, "device": "cpu", "precision": "fp32"},
     )
     assert known.sha256["model"] == bundle.manifest.model.sha256
     picture.save(tmp_path / "source.png")

@@ -48,6 +48,7 @@ def evaluate(
     per_caption: Annotated[int, typer.Option(help="Pictures generated for each caption.")] = 1,
     steps: Annotated[int | None, typer.Option(help="Sampling steps; left out, the model's own.")] = None,
     guidance: Annotated[float | None, typer.Option(help="Guidance scale; left out, the model's own.")] = None,
+    guidance_interval: options.GuidanceInterval = None,
     seed: Annotated[int, typer.Option(help="Of the first picture.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Pictures generated at once.")] = 32,
     clip: Annotated[str | None, typer.Option(help="CLIP model, a folder or OWNER/NAME, for the CLIP score.")] = None,
@@ -82,9 +83,11 @@ def evaluate(
     """
     if scheduler is not None:
         check_scheduler(scheduler)
+    interval = None if guidance_interval is None else options.parse_interval(guidance_interval)
     cells = None if grid is None else _grid(grid)
     if cells is not None:
         others = {"steps": steps, "depth": depth, "clip": clip, "inception": inception, "scheduler": scheduler}
+        others["guidance_interval"] = guidance_interval
         others["per_caption"] = None if per_caption == 1 else per_caption
         for name, value in others.items():
             if value is not None:
@@ -125,6 +128,7 @@ def evaluate(
         "progress": not as_json,
     }
     own: dict[str, Any] = {"per_caption": per_caption, "depth": depth, "clip": clip, "inception": inception}
+    own["guidance_interval"] = interval
     if side_by_side:
         _side_by_side(pipes, data, as_json, **shared, **own, steps=steps, guidance=guidance)
         return

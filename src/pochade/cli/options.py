@@ -71,7 +71,7 @@ GuidanceInterval = Annotated[
     str | None,
     typer.Option(
         help="Times in [0, 1], 1 being noise, at which guidance applies; outside them a step costs half. "
-        "[dim]\\[default: 0,1][/dim]",
+        "[dim]\\[default: (the model's own; 0,1 in an edit)][/dim]",
         metavar="LOW,HIGH",
     ),
 ]

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any, Protocol, cast
 
+from pochade.arguments import EVERYWHERE
 from pochade.data.store import read_store
 from pochade.errors import PochadeError
 from pochade.evaluation.report import evaluate
@@ -131,6 +132,7 @@ def measure(model: Path, stage: Stage[StageSettings, ImageData], settings: Setti
         samples=settings.samples,
         steps=settings.sampling_steps,
         guidance=pipeline.default_guidance,
+        guidance_interval=EVERYWHERE,  # as all studies were measured
         seed=0,
         size=stage.data.size,
         out=model.parent / f"evaluation-{stage.steps}",

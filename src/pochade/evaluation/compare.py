@@ -61,7 +61,7 @@ def evaluate_models(
         guidance: None: that of each model.
         out: the folder to write to.
         options: further arguments of ``evaluate``: ``samples``, ``per_caption``, ``seed``, ``batch_size``, ``clip``,
-            ``inception``, ``size``, ``depth``.
+            ``inception``, ``size``, ``depth``, ``guidance_interval``.
         reading: as of ``evaluate``.
         progress: as of ``evaluate``.
 

@@ -69,7 +69,7 @@ Figures = TypedDict(
     {
         "model": str,
         "data": str,
-        "settings": dict[str, int | tuple[int, int] | float | str | None],
+        "settings": dict[str, int | tuple[int, int] | list[float] | float | str | None],
         "weights_sha256": str,
         "parameters": dict[str, int],
         "training": TrainingFigures | str,

@@ -11,6 +11,7 @@ from diffusers.configuration_utils import ConfigMixin
 from PIL import Image
 from torch import Tensor, nn
 
+from pochade.arguments import EVERYWHERE
 from pochade.errors import PochadeError
 from pochade.evaluation.pictures import empty_pictures, to_pil, to_uint8
 from pochade.evaluation.ranks import Ranks
@@ -33,6 +34,11 @@ class TextToImage(Protocol):
         ...
 
     @property
+    def default_guidance_interval(self) -> tuple[float, float]:
+        """Times at which guidance applies where none are given."""
+        ...
+
+    @property
     def name_or_path(self) -> str | None:
         """The folder that it was loaded from; None where it was not."""
         ...
@@ -52,7 +58,8 @@ def modules_of(pipeline: TextToImage) -> dict[str, nn.Module]:
 
 
 def fingerprint(pipeline: TextToImage) -> str:
-    """SHA-256 over weights and scheduler of a pipeline, in hexadecimal digits: equal ones give equal pictures."""
+    """SHA-256 over weights, scheduler and guidance interval of a pipeline, in hexadecimal digits: equal ones give equal
+    pictures."""
     digest = hashlib.sha256()
     for name, module in modules_of(pipeline).items():
         for key, value in sorted(module.state_dict().items()):
@@ -60,6 +67,8 @@ def fingerprint(pipeline: TextToImage) -> str:
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     scheduler = pipeline.components.get("scheduler")
     digest.update(repr(scheduler.config if isinstance(scheduler, ConfigMixin) else None).encode())
+    if pipeline.default_guidance_interval != EVERYWHERE:
+        digest.update(repr(pipeline.default_guidance_interval).encode())
     return digest.hexdigest()
 
 

@@ -49,6 +49,7 @@ class Grid(TypedDict):
     split: str
     pictures: int
     guidance: float
+    guidance_interval: list[float]
     seed: int
     size: int
     date: str
@@ -144,6 +145,7 @@ def evaluate_grid(
         "split": "train",
         "pictures": count,
         "guidance": guidance,
+        "guidance_interval": list(pipeline.default_guidance_interval),
         "seed": seed,
         "size": side,
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -34,7 +34,7 @@ class Ranks:
         """What each process gives, in their order, in the first one; None in the others."""
         if self.size == 1:
             return [value]
-        found: list[T | None] | None = [None] * self.size if self.main else None
+        found: list[T] | None = [value] * self.size if self.main else None
         distributed.gather_object(value, found)
         return found
 

@@ -14,7 +14,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
-from pochade.arguments import check_count, check_pipeline, is_number, is_whole, path_text, plain, shown
+from pochade.arguments import (
+    check_count,
+    check_guidance_interval,
+    check_pipeline,
+    is_number,
+    is_whole,
+    path_text,
+    plain,
+    shown,
+)
 from pochade.data.dataset import Shape
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
@@ -62,6 +71,8 @@ class Settings:
     """Iterations inside the denoiser; None as configured."""
     per_caption: int = 1
     """Pictures of each caption. Of n captions picture i is of caption i % n, so the first n are those of 1."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times at which guidance applies; None for the model's own."""
 
     def __post_init__(self) -> None:
         for name in self.__dataclass_fields__:  # which the report holds
@@ -83,6 +94,8 @@ class Settings:
             raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples * per_caption")
         if not is_number(self.guidance):
             raise PochadeError(f"guidance: {shown(self.guidance)} given, a finite number is needed")
+        if self.guidance_interval is not None:
+            check_guidance_interval(self.guidance_interval)
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ def evaluate(
     inception: str | None = None,
     size: int | Shape | None = None,
     depth: int | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     model: str | None = None,
     trained: Collection[str] = (),
     reading: Reading | None = None,
@@ -138,6 +152,7 @@ def evaluate(
         inception: see `Settings`; left out, the figures that need it are "not measured".
         size: see `Settings`.
         depth: see `Settings`.
+        guidance_interval: see `Settings`.
         model: the name of the model in the report.
         trained: groups of the data that count as training ones, beside those that the model has seen.
         reading: background and limits of the pictures of the data; None: the default ones.
@@ -149,8 +164,10 @@ def evaluate(
         FailureError: ``out`` cannot be written.
     """
     check_pipeline("pipeline", pipeline)
-    settings = Settings(samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption)
-    samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption = astuple(settings)
+    settings = Settings(
+        samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption, guidance_interval
+    )
+    samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption, _ = astuple(settings)
     folder = Path(path_text("out", out))
     check_writable(folder)
     _need_skimage()
@@ -160,6 +177,9 @@ def evaluate(
         load_lite0(), load_inception(inception) if inception else None, load_clip(clip) if clip else None
     )
     options: dict[str, Any] = {} if depth is None else {"depth": depth}
+    interval = pipeline.default_guidance_interval if guidance_interval is None else guidance_interval
+    if guidance_interval is not None:
+        options["guidance_interval"] = interval
     if size is None:
         size = int(pipeline.default_size)
     else:
@@ -172,10 +192,10 @@ def evaluate(
     for warning in seen.warnings() if ranks.main else ():
         print(f"warning: {warning}", file=sys.stderr)
     weights = fingerprint(pipeline)
-    _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
+    _check_report(folder, weights, str(data), {**asdict(settings), "size": size, "guidance_interval": list(interval)})
     device = pipeline.components["autoencoder"].device.type
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size, "device": device}
-    key |= {} if depth is None else {"depth": depth}
+    key |= {name: options[name] for name in ("depth", "guidance_interval") if name in options}
     store = PictureStore(folder, key)
     most = max(MOST_REAL, samples * per_caption)
     real = read_splits(dataset, size, seed, {*seen.groups, *trained}, most, folder)
@@ -215,7 +235,7 @@ def evaluate(
     figures: Figures = {
         "model": model or type(pipeline).__name__,
         "data": str(data),
-        "settings": {**asdict(settings), "size": size},
+        "settings": {**asdict(settings), "size": size, "guidance_interval": list(interval)},
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
         "training": _training(training, seen, real),
@@ -236,7 +256,7 @@ def evaluate(
         features = evaluator.train.features, evaluator.sides["held_out"].features
         figures["real held-out beside real training pictures"] = lite0_figures(*features)
     # Another process may have written one meanwhile.
-    _check_report(folder, weights, str(data), {**asdict(settings), "size": size})
+    _check_report(folder, weights, str(data), {**asdict(settings), "size": size, "guidance_interval": list(interval)})
     written = _write(folder, figures, evaluator, measured)
     ranks.wait()
     return written

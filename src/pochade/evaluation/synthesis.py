@@ -115,6 +115,7 @@ def synthesise(
         "captions": str(captions),
         "steps": plan.steps,
         "guidance": plan.guidance,
+        "guidance_interval": list(pipeline.default_guidance_interval),
         "seed": plan.seed,
         "made": len(planned),
         "alike": len(repeated),
@@ -175,6 +176,7 @@ def card(name: str, report: dict[str, Any], model: Model) -> str:
     ]
     counts = ", ".join(f"{count:,} in `{part}`" for part, count in report["samples"].items())
     licence = "; ".join(filter(None, (model.license or "that of the model, which names none", model.attribution)))
+    low, high = report["guidance_interval"]
     lines = (
         f"# {name}",
         f"Pictures of {report['size']} x {report['size']} pixels that the model `{model.name}` made of captions: "
@@ -182,7 +184,8 @@ def card(name: str, report: dict[str, Any], model: Model) -> str:
         f"- **Captions**: those of `{report['captions']}`, in turn, each time with new noise; {report['made']:,} "
         "pictures were made. Each keeps the group and the split of its caption: what was held out there is held out "
         "here.",
-        f"- **Sampling**: {report['steps']} steps, guidance {report['guidance']:g}, seeds from {report['seed']} on; "
+        f"- **Sampling**: {report['steps']} steps, guidance {report['guidance']:g} at times from {low:g} to {high:g}, "
+        f"seeds from {report['seed']} on; "
         f"weights `{model.sha256}`.",
         f"- **Near duplicates** were left out but for the first: {report['alike']:,} pictures, by a perceptual hash "
         "and a small copy.",

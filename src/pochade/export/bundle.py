@@ -150,6 +150,7 @@ def export_bundle(
                 depth,
                 {task: usual_strength(task, task in spec.tasks and task != "edit", 2) for task in TASKS[1:]},
                 IMAGE_GUIDANCE,
+                pipe.default_guidance_interval,
             ),
             TASKS if "encoder" in graphs else TASKS[:1],
             spec.tasks,

@@ -6,12 +6,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from pochade.arguments import EVERYWHERE
 from pochade.types import Conditioning, Denoiser, DenoiserOutput
 
 Scale = float | Tensor
-
-EVERYWHERE = (0.0, 1.0)
-"""The interval of all times."""
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from torch import Tensor, nn
 
 from pochade.allocator import KEPT, keep_freed_memory
-from pochade.arguments import check_count, path_text, shown
+from pochade.arguments import EVERYWHERE, check_count, check_guidance_interval, path_text, shown
 from pochade.denoisers.base import DenoiserModel
 from pochade.device import resolve_device, resolve_precision
 from pochade.errors import FailureError, PochadeError
@@ -76,6 +76,9 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
             None, where only ``prompt_embeds`` conditions.
         default_steps: steps of a call that names none; a setting of the model, stored with it.
         default_guidance: guidance scale of a call that names none, likewise.
+        default_guidance_low: the first of the times at which guidance applies in a call of ``TextToImagePipeline`` that
+            names none, likewise;
+        default_guidance_high: and the last.
         default_size: rows and columns in pixels of a call that names none; None for the grid of the denoiser's own
             positions. A network that was trained on smaller pictures than it has positions for names them here.
 
@@ -96,12 +99,15 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         text_encoder: ModelMixin | None = None,
         default_steps: int = hub.DEFAULT_STEPS,
         default_guidance: float = hub.DEFAULT_GUIDANCE,
+        default_guidance_low: float = EVERYWHERE[0],
+        default_guidance_high: float = EVERYWHERE[1],
         default_size: int | None = None,
     ) -> None:
         super().__init__()
         check_components(autoencoder, denoiser, scheduler, text_encoder)
         check_count("default_steps", default_steps)
         check_scale(default_guidance)
+        check_guidance_interval((default_guidance_low, default_guidance_high))
         self.register_modules(
             autoencoder=autoencoder,
             denoiser=denoiser,
@@ -110,7 +116,11 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         )
         check_size("default_size", default_size, self.size_multiple)
         self.register_to_config(
-            default_steps=default_steps, default_guidance=default_guidance, default_size=default_size
+            default_steps=default_steps,
+            default_guidance=default_guidance,
+            default_guidance_low=default_guidance_low,
+            default_guidance_high=default_guidance_high,
+            default_size=default_size,
         )
         self._runs = Runs()
 
@@ -181,6 +191,11 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
     def default_guidance(self) -> float:
         """Guidance scale of a call that names none: 1 where guidance was distilled into the model."""
         return float(self.config["default_guidance"])
+
+    @property
+    def default_guidance_interval(self) -> tuple[float, float]:
+        """Times at which a picture from a prompt is guided in a call that names none (2404.07724)."""
+        return float(self.config["default_guidance_low"]), float(self.config["default_guidance_high"])
 
     @property
     def size_multiple(self) -> int:

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.arguments import check_guidance_interval, shown
+from pochade.arguments import EVERYWHERE, check_guidance_interval, shown
 from pochade.errors import PochadeError
-from pochade.flow.guidance import EVERYWHERE
 from pochade.pipelines.callbacks import Run
 from pochade.runtime.tokens import warn_of
 from pochade.text_encoders.base import PromptEncoder

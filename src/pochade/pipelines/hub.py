@@ -11,7 +11,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from pochade.arguments import path_text
+from pochade.arguments import EVERYWHERE, path_text
 from pochade.errors import FailureError, PochadeError, nearest
 from pochade.files import sha256
 from pochade.storage import fetch, url_of
@@ -24,6 +24,8 @@ DEFAULT_STEPS, DEFAULT_GUIDANCE = 50, 3.0
 DEFAULTS: dict[str, Any] = {
     "default_steps": DEFAULT_STEPS,
     "default_guidance": DEFAULT_GUIDANCE,
+    "default_guidance_low": EVERYWHERE[0],
+    "default_guidance_high": EVERYWHERE[1],
     "default_size": None,
 }
 """The settings of a pipeline in ``INDEX``, beside its components."""

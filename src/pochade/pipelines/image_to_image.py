@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pochade.flow.guidance import EVERYWHERE
+from pochade.arguments import EVERYWHERE
 from pochade.images.canvas import Canvas
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import usual_strength

@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pochade.arguments import check_blur
+from pochade.arguments import EVERYWHERE, check_blur
 from pochade.errors import PochadeError
-from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import Canvas, as_floats, bands
 from pochade.pipelines.callbacks import Callback
 from pochade.pipelines.checks import INPAINT_STRENGTH, picture_generators

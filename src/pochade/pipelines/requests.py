@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pochade.arguments import (
     ALPHA,
+    EVERYWHERE,
     FACTORS,
     check_blur,
     check_count,
@@ -59,6 +60,7 @@ class ModelFacts:
         folder: of the model.
         steps: its default number of sampling steps.
         guidance: its default guidance scale.
+        guidance_interval: the times at which it guides a picture from a prompt by default.
         tasks: of ``pochade.types.TASKS``, those its denoiser was trained for besides generation.
         control: kind of control that its denoiser has an input for, of ``pochade.types.CONTROLS``; empty for none.
         image_prompt_dim: width of the features of an image prompt, 0 where it has no input for one.
@@ -67,6 +69,7 @@ class ModelFacts:
     folder: Path
     steps: int
     guidance: float
+    guidance_interval: tuple[float, float]
     tasks: tuple[str, ...]
     control: str
     image_prompt_dim: int
@@ -80,6 +83,7 @@ def model_facts(model: str) -> ModelFacts:
         folder=folder,
         steps=int(own["default_steps"]),
         guidance=float(own["default_guidance"]),
+        guidance_interval=(float(own["default_guidance_low"]), float(own["default_guidance_high"])),
         tasks=tuple(config.get("tasks") or ()),
         control=config.get("control_kind", "edges") if config.get("controlled") else "",
         image_prompt_dim=int(config.get("image_prompt_dim", 0)),
@@ -112,7 +116,8 @@ class Request(ABC):
         model: name of a shipped model, folder, or ``OWNER/NAME``.
         steps: of the scheduler, at least 1; None for the model's own.
         guidance: the scale of classifier-free guidance; 1 is none; None for the model's own.
-        guidance_interval: times (low, high) in [0, 1], 1 being noise, at which guidance applies.
+        guidance_interval: times (low, high) in [0, 1], 1 being noise, at which guidance applies; None for the model's
+            own in a generation, and for all times in an edit.
         negative_prompt: what guidance leads away from; empty for none.
         scheduler: its short name, or ``model`` for the one that is stored with the model.
         depth: iterations inside the denoiser; None for the model's own.
@@ -131,7 +136,7 @@ class Request(ABC):
     model: str = hub.DEFAULT_MODEL
     steps: int | None = None
     guidance: float | None = None
-    guidance_interval: tuple[float, float] = (0.0, 1.0)
+    guidance_interval: tuple[float, float] | None = None
     negative_prompt: str = ""
     scheduler: str = OWN_SCHEDULER
     depth: int | None = None
@@ -172,7 +177,8 @@ class Request(ABC):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
         check_number("guidance", self.guidance)
-        check_guidance_interval(self.guidance_interval)
+        if self.guidance_interval is not None:
+            check_guidance_interval(self.guidance_interval)
         if self.scheduler != OWN_SCHEDULER:
             check_scheduler(self.scheduler)
         check_device(self.device)
@@ -223,15 +229,16 @@ class Request(ABC):
             )
         return replace(self, **changes)
 
-    def _sampling(self, model: ModelFacts) -> dict[str, Any]:
-        """What every task fills in."""
+    def _sampling(self, model: ModelFacts, interval: tuple[float, float]) -> dict[str, Any]:
+        """What every task fills in; ``interval`` is guided where none is given."""
+        low, high = interval if self.guidance_interval is None else self.guidance_interval
         return {
             "seed": secrets.randbelow(DRAWN_SEEDS) if self.seed is None else self.seed,
             "steps": model.steps if self.steps is None else self.steps,
             "guidance": without_guidance(
                 model.guidance if self.guidance is None else float(self.guidance), model.guidance
             ),
-            "guidance_interval": (float(self.guidance_interval[0]), float(self.guidance_interval[1])),
+            "guidance_interval": (float(low), float(high)),
         }
 
 
@@ -297,7 +304,7 @@ class GenerationRequest(Request):
         if self.image_prompt is not None:
             check_image_prompt(model.image_prompt_dim)
             scale = 1.0 if scale is None else float(scale)
-        return replace(self, **self._sampling(model), image_prompt_scale=scale)
+        return replace(self, **self._sampling(model, model.guidance_interval), image_prompt_scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +399,7 @@ class EditRequest(Request):
         enlarge = self.task == "super_resolution"
         factor = FACTORS[0] if enlarge and self.factor is None else self.factor
         trained = instruction if self.task == "edit" else self.task in model.tasks
-        changes = self._sampling(model)
+        changes = self._sampling(model, EVERYWHERE)
         if enlarge and self.guidance is None:
             changes["guidance"] = UPSCALE_GUIDANCE
         return replace(

@@ -7,8 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.arguments import check_factor
-from pochade.flow.guidance import EVERYWHERE
+from pochade.arguments import EVERYWHERE, check_factor
 from pochade.images.canvas import Canvas, as_floats, resample
 from pochade.images.decode import check_megapixels
 from pochade.pipelines.callbacks import Callback

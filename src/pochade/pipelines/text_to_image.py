@@ -13,7 +13,6 @@ from pochade.arguments import check_count
 from pochade.autoencoders.tiling import encode_tiled
 from pochade.errors import PochadeError
 from pochade.features import style
-from pochade.flow.guidance import EVERYWHERE
 from pochade.images.canvas import as_floats
 from pochade.images.controls import encode_control
 from pochade.pipelines.base import GenerationPipeline
@@ -74,7 +73,7 @@ class TextToImagePipeline(GenerationPipeline):
         control: Image.Image | Sequence[Image.Image] | Tensor | None = None,
         image_prompt: Any = None,
         image_prompt_scale: float = 1.0,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
+        guidance_interval: tuple[float, float] | None = None,
         negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     ) -> Any:
         """Generate B = prompts x ``num_images_per_prompt`` pictures, those of one prompt side by side.
@@ -118,7 +117,7 @@ class TextToImagePipeline(GenerationPipeline):
                 the prompt.
             image_prompt_scale: how strongly, from 0 (not at all) on.
             guidance_interval: the times [low, high] in [0, 1], 1 being noise, at which guidance applies (2404.07724);
-                outside it the scale is 1, at half the cost.
+                outside it the scale is 1, at half the cost; None for ``default_guidance_interval``.
             negative_prompt_embeds: with ``prompt_embeds``, what ``encode_prompt`` gave of a negative prompt.
 
         Raises:
@@ -146,7 +145,7 @@ class TextToImagePipeline(GenerationPipeline):
             num_inference_steps,
             guidance_scale,
             num_images_per_prompt,
-            guidance_interval=guidance_interval,
+            guidance_interval=self.default_guidance_interval if guidance_interval is None else guidance_interval,
             negative_prompt_embeds=negative_prompt_embeds,
         )
         down = int(self.autoencoder.downsampling)

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ..arguments import (
     ALPHA,
+    EVERYWHERE,
     MAX_THREADS,
     check_blur,
     check_count,
@@ -44,7 +45,6 @@ from .sampling import Guidance
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
-EVERYWHERE = (0.0, 1.0)
 
 
 class Bundle:
@@ -113,7 +113,7 @@ class Bundle:
             check_budget(budget_ms, steps=options.get("steps"), depth=options.get("depth"))
             chosen = self.fit(budget_ms, guidance=options.get("guidance")).quality
             options = {**options, "steps": chosen.steps, "depth": chosen.depth}
-        call = self._call(prompt, **options)
+        call = self._call(prompt, usual_interval=self.manifest.defaults.guidance_interval, **options)
         tiles = Tiles(self._networks.cells, self._networks.cells)
         pixels = self._networks.decode(self._networks.sample(call, tiles, {}, 1.0), tiles)
         _check_picture(pixels)
@@ -332,7 +332,8 @@ class Bundle:
         seed: int | None = None,
         steps: int | None = None,
         guidance: float | None = None,
-        guidance_interval: tuple[float, float] = EVERYWHERE,
+        guidance_interval: tuple[float, float] | None = None,
+        usual_interval: tuple[float, float] = EVERYWHERE,
         negative_prompt: str = "",
         depth: int | None = None,
         on_step: OnStep | None = None,
@@ -341,6 +342,7 @@ class Bundle:
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
         steps = defaults.steps if steps is None else steps
         guidance = defaults.guidance if guidance is None else guidance
+        guidance_interval = usual_interval if guidance_interval is None else guidance_interval
         check_text("prompt", prompt)
         check_text("negative_prompt", negative_prompt)
         if on_step is not None and not callable(on_step):

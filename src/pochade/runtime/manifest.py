@@ -6,7 +6,7 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..arguments import is_number, is_whole
+from ..arguments import EVERYWHERE, is_number, is_whole
 from ..errors import PochadeError
 
 TASKS = ("generate", "edit", "inpaint", "super_resolution")
@@ -126,6 +126,8 @@ class Defaults:
     """Task -> strength, as the model was trained for it or not."""
     instruction_guidance: float
     """The scale of guidance towards the source where there is an instruction."""
+    guidance_interval: tuple[float, float] = EVERYWHERE
+    """Times (low, high) at which a picture from a prompt is guided (2404.07724)."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             "latents": Latents(**_tuples(values["latents"])),
             "text": None if values["text"] is None else Text(**_tuples(values["text"])),
             "sampling": Sampling(**{**values["sampling"], "times": _tuples(values["sampling"]["times"])}),
-            "defaults": Defaults(**values["defaults"]),
+            "defaults": Defaults(**_tuples(values["defaults"])),
             "tasks": tuple(values["tasks"]),
             "trained_tasks": tuple(values["trained_tasks"]),
             "graphs": {name: _graph(graph) for name, graph in values["graphs"].items()},

@@ -7,9 +7,9 @@ from typing import TypedDict
 
 from PIL import Image
 
+from ..arguments import MIDDLE
+
 FAST_STEPS = 4
-FAST_INTERVAL = (0.4, 0.8)
-"""Times at which few steps are guided."""
 
 Given = str | Path | Image.Image
 """A picture, or the file of one."""
@@ -45,7 +45,7 @@ def fast(steps: int, guidance: float) -> Fast:
     """``Fast`` in place of a model's usual number of steps, at a scale of guidance: where that is 1 there is no
     interval."""
     few = min(steps, FAST_STEPS)
-    return {"steps": few} if guidance == 1 else {"steps": few, "guidance_interval": FAST_INTERVAL}
+    return {"steps": few} if guidance == 1 else {"steps": few, "guidance_interval": MIDDLE}
 
 
 class Options(TypedDict, total=False):
@@ -57,8 +57,9 @@ class Options(TypedDict, total=False):
     """At least 1; None for the model's own."""
     guidance: float | None
     """Scale of classifier-free guidance, 1 is none; None for the model's own."""
-    guidance_interval: tuple[float, float]
-    """Times (low, high) in [0, 1], 1 being noise, at which guidance applies."""
+    guidance_interval: tuple[float, float] | None
+    """Times (low, high) in [0, 1], 1 being noise, at which guidance applies; None for the model's own in ``generate``,
+    and for all times in an edit."""
     negative_prompt: str
     """What guidance leads away from."""
     depth: int | None

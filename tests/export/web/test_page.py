@@ -12,10 +12,11 @@ from PIL import Image
 from cli.run import cli
 from export.web.browsing import FLAGS, PATIENCE, PLAIN, find_browser
 from export.web.serving import Host, serve
+from pochade.arguments import MIDDLE
 from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
 from pochade.runtime import Bundle
-from pochade.runtime.options import FAST_INTERVAL, FAST_STEPS
+from pochade.runtime.options import FAST_STEPS
 
 Open = Callable[..., Any]
 FINISHED = "#pictures .tile:not([aria-busy])"
@@ -188,7 +189,7 @@ def test_fast_is_that_of_pochade_run(visitor: Open, toy_bundle: Path, tmp_path: 
     page.click(FINISHED)
     path = saved(page, tmp_path)
     request = read_metadata(path).request
-    assert (request.steps, request.guidance_interval) == (FAST_STEPS, FAST_INTERVAL)
+    assert (request.steps, request.guidance_interval) == (FAST_STEPS, MIDDLE)
     cli(capsys, "run", str(toy_bundle), "a red apple", "--seed", "5", "--fast", "-o", f"{tmp_path}/run.png")
     near(path, pixels(tmp_path / "run.png"))
     cli(capsys, "run", str(toy_bundle), "--like", str(path), "-o", f"{tmp_path}/again.png")

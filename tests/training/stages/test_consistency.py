@@ -219,6 +219,17 @@ def test_one_step_by_hand() -> None:
     assert task.target.constant.grad is None
 
 
+def test_the_teacher_is_guided_at_its_own_times() -> None:
+    settings = ConsistencySettings(cfg_dropout=0.0, first_intervals=8, last_intervals=8, time_shift=1.0)
+    task, batch = ConsistencyTask(Remember(), settings, (0.4, 0.8)), gaussian_batch(64)
+    task(batch)
+    (z_t, t, _, _), (z_s, s, _, _) = (m.inputs[0] for m in (task.student, task.target))
+    inside = (t >= 0.4) & (t <= 0.8)
+    assert 0 < int(inside.sum()) < 64
+    moved = torch.where(inside, 0.9, 0.3) * (t - s)
+    torch.testing.assert_close(z_s, z_t - moved.view(-1, 1, 1, 1).expand(z_t.shape))
+
+
 def test_noise_is_that_of_the_path_and_comes_from_the_seeds() -> None:
     task, batch = (
         ConsistencyTask(Remember(), ConsistencySettings(first_intervals=4, last_intervals=4)),

@@ -122,11 +122,14 @@ const instructed = () => editing() && chosen("mode") === "instruction";
 const pace = () => (editing() ? "steps" : chosen("pace"));
 const rowsOf = (guidance) => (instructed() ? 3 : guidance === 1 ? 1 : 2);
 
+/** The times at which the model guides a picture from a prompt. */
+const usualInterval = () => manifest.defaults.guidance_interval ?? EVERYWHERE;
+
 /** The steps, and the times that are guided. */
 function sampling(guidance) {
   if (pace() === "fast") return fast(manifest.defaults, guidance);
   const steps = pace() === "time" ? paid().row.steps : stepChoices()[Number($("steps").value)];
-  return { steps, interval: EVERYWHERE };
+  return { steps, interval: editing() ? EVERYWHERE : usualInterval() };
 }
 
 /** What the time pays for, { row, least }; null until this device was timed. */
@@ -429,7 +432,7 @@ async function reuse({ recipe, source, mask }) {
   $("guidance").value = recipe.guidance;
   const place = stepChoices().indexOf(recipe.steps);
   if (place >= 0) $("steps").value = place;
-  $("form").elements.pace.value = `${recipe.guidance_interval}` === `${EVERYWHERE}` ? "steps" : "fast";
+  $("form").elements.pace.value = `${recipe.guidance_interval}` === `${recipe.task === "generate" ? usualInterval() : EVERYWHERE}` ? "steps" : "fast";
   location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
   if (source) {

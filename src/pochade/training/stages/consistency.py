@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from pochade.arguments import EVERYWHERE
 from pochade.flow.consistency import (
     Distance,
     distance,
@@ -61,7 +62,7 @@ class ConsistencySettings(Settings):
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
     guidance: float = 3.0
-    """The teacher's guidance scale, which the student has built in."""
+    """The teacher's guidance scale, which the student has built in; it is guided at its own times."""
     distance: Distance = "pseudo_huber"
     # None, and not 1: a run from before this field goes on.
     phases: int | None = None
@@ -139,10 +140,14 @@ class ConsistencyTask(Task):
     Args:
         teacher: of any family, trained by flow matching; it is frozen here. Student and target start as copies of it.
         settings: guidance, grid, distance.
+        interval: times at which the teacher is guided.
     """
 
-    def __init__(self, teacher: nn.Module, settings: ConsistencySettings) -> None:
+    def __init__(
+        self, teacher: nn.Module, settings: ConsistencySettings, interval: tuple[float, float] = EVERYWHERE
+    ) -> None:
         super().__init__()
+        self.guidance = Guidance(settings.guidance, interval=interval)
         self.intervals = settings.intervals_at(0.0)
         self.teacher: Any = teacher.requires_grad_(False).eval()
         self.target: Any = copy.deepcopy(teacher)
@@ -200,7 +205,7 @@ class ConsistencyTask(Task):
         z_t = interpolate(z_0, eps, t)
 
         with torch.no_grad():
-            step = GuidedDenoiser(self.teacher, Guidance(settings.guidance))(z_t, t, conditioning)
+            step = GuidedDenoiser(self.teacher, self.guidance)(z_t, t, conditioning)
             z_s = euler_step(z_t, step.velocity, t, s)
             state = None if step.state is None else keep_state(step.state[: len(z_t)], state_given)
             target, _ = predict_edge(self.target, z_s, s, edge, conditioning, state=state)
@@ -258,7 +263,7 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         dataset = stage.data.open(stage=stage.name)
         check_conditioning(teacher, dataset, "task.teacher")
         torch.manual_seed(stage.seed)
-        task = ConsistencyTask(teacher.denoiser, stage.task)
+        task = ConsistencyTask(teacher.denoiser, stage.task, teacher.default_guidance_interval)
         started = reconstruction.with_start(
             with_start(stage, task.student), task.student, stage.task.adversarial is not None
         )

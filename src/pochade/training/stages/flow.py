@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade import denoisers, text_encoders
+from pochade.arguments import MIDDLE
 from pochade.data.dataset import Dataset
 from pochade.data.samples import Samples
 from pochade.errors import PochadeError, naming
@@ -50,6 +51,8 @@ from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
 JOINT = "bag"
 """The text encoder that is trained along."""
+STEPS = 20
+"""That a model samples in, guided at times of ``MIDDLE``: in all families 8 to 50 gave figures alike."""
 
 
 @dataclass(frozen=True)
@@ -348,7 +351,14 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
         denoiser = self.network(stage, **changes)
         with naming("task.text_encoder", "text_encoder"), naming("task.autoencoder", "autoencoder"):
             return TextToImagePipeline(
-                autoencoder, denoiser, text_encoder=encoder, default_size=stage.data.size, **defaults
+                autoencoder,
+                denoiser,
+                text_encoder=encoder,
+                default_steps=STEPS,
+                default_guidance_low=MIDDLE[0],
+                default_guidance_high=MIDDLE[1],
+                default_size=stage.data.size,
+                **defaults,
             )
 
     def work(
