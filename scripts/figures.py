@@ -100,6 +100,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lira_reasoning": (f"{BENCHMARKS}/lira.json", models.lira_reasoning),
     "autoencoder_channels": (f"{BENCHMARKS}/autoencoder_channels.json", models.autoencoder_channels),
     "cifar10_training": (f"{BENCHMARKS}/cifar10_training.json", models.cifar10_training),
+    "cifar10_classes": (f"{BENCHMARKS}/cifar10_classes.json", models.cifar10_classes),
     "fast_sampling": (f"{BENCHMARKS}/fast_sampling.json", models.fast_sampling),
     "schedulers": (f"{BENCHMARKS}/schedulers.json", models.schedulers),
     "scan_targets": (f"{BENCHMARKS}/scans.json", scans.scan_targets),
@@ -123,7 +124,13 @@ CLAIMS: dict[str, Callable[[dict[str, Any]], str]] = {
 
 PAGES: dict[str, tuple[str, ...]] = {
     "README.md": ("drawings_checkpoint", "startup", "denoiser_step"),
-    "docs/results.md": ("drawings_checkpoint", "checkpoint", "autoencoder_channels", "cifar10_training"),
+    "docs/results.md": (
+        "drawings_checkpoint",
+        "checkpoint",
+        "autoencoder_channels",
+        "cifar10_training",
+        "cifar10_classes",
+    ),
     "docs/adapters.md": (),
     "docs/benchmarks.md": (),
     "docs/claims.md": (),

@@ -484,3 +484,24 @@ def cifar10_training(record: dict[str, Any]) -> str:
         "went into waiting for data:"
     )
     return f"{head}\n\n{table(['', 'data', 'seconds a step', 'minutes', 'loss'], rows)}"
+
+
+def cifar10_classes(record: dict[str, Any]) -> str:
+    """A whole run of that recipe on a stand-in, by class."""
+    sampling = record["sampling"]
+    low, high = sampling["guidance_interval"]
+    head = (
+        f"All {record['steps']:,} steps of `lrf-cifar10` on 50,000 drawings in the form of CIFAR-10 "
+        f"({record['processor']}, one core, shared; {record['seconds per step']:.2f} s a step at the fastest): loss "
+        f"{record['loss']:.3f} in the last quarter. The autoencoder, of {record['autoencoder parameters'] / 1e6:.2f} M "
+        f"parameters, has {record['autoencoder psnr']:.1f} dB on the test batch. KID (Lite0) of "
+        f"{record['pictures of each class']} pictures of each class, {sampling['steps']} steps guided by "
+        f"{sampling['guidance']:g} from t = {low:g} to {high:g}, beside as many real ones:"
+    )
+    rows = [
+        [row["class"], *(f"{row[side]:.3f} ± {row[f'{side} std']:.3f}" for side in ("train", "test"))]
+        for row in record["classes"]
+    ]
+    rows.append(["all together", *(f"{record[side]:.3f} ± {record[f'{side} std']:.3f}" for side in ("train", "test"))])
+    note = f"Real pictures of the test batch beside those of training: {record['test beside train']:.3f}."
+    return f"{head}\n\n{table(['', 'training concepts', 'held-out concepts'], rows)}\n\n{note}"
