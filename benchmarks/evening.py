@@ -260,7 +260,7 @@ def measure(
         return row_of(name, report, options, pipeline.denoiser.input_spec().text_dim, *own)
     if name == "LoRA":
         return row_of(name, report_of(name, model, options), options, adapted(options.out / slug(name)), *own)
-    sampling = ("--steps", str(steps), "--guidance", str(guidance))
+    sampling = ("--steps", str(steps), "--guidance", str(guidance), "--guidance-interval", "0,1")  # as the peer's
     return row_of(name, report_of(name, model, options, *sampling), options, count(pipeline.denoiser), steps, guidance)
 
 

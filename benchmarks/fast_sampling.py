@@ -44,6 +44,7 @@ from pochade.evaluation.pictures import read_splits
 from pochade.evaluation.report import silent
 from pochade.features.lite0 import load_lite0
 from pochade.files import write_json
+from pochade.flow.guidance import Guidance
 from pochade.flow.sampling import set_timesteps
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -151,9 +152,8 @@ def evaluations(way: Way, pipe: TextToImagePipeline) -> float:
     """Calls of the denoiser for a picture, one for each branch; with reuse, the share of the trunk that is computed."""
     scheduler = pipe.scheduler if way.scheduler is None else make_scheduler(way.scheduler)
     steps = len(set_timesteps(scheduler, way.steps, torch.device("cpu")))
-    low, high = way.interval
-    times = scheduler.sigmas[:steps].tolist()
-    calls = [2 if way.guidance != 1 and low <= t <= high else 1 for t in times]
+    inside = Guidance(way.guidance, interval=way.interval).inside(scheduler.sigmas[:steps])
+    calls = [2 if way.guidance != 1 and guided else 1 for guided in inside.tolist()]
     kept = {None: 0.0, "trunk": 1.0, "half": 0.5}[way.reuse]
     return sum(n * (1 - kept * (step % 2)) for step, n in enumerate(calls))
 

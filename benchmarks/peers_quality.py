@@ -34,6 +34,7 @@ from torch import Tensor, nn
 
 from denoiser_step import count, equal, pixart, sana
 from measuring import peak, processor, timed
+from pochade.arguments import EVERYWHERE
 from pochade.data.cache.latents import CachedLatents, cache_latents
 from pochade.data.sources import open_source
 from pochade.denoisers import build
@@ -194,7 +195,7 @@ class Sampler:
         self.autoencoder: Any = pipeline.autoencoder.to(device)
         self.text_encoder: Any = pipeline.text_encoder.to(device)
         self.default_size = int(pipeline.default_size)
-        self.default_guidance_interval = pipeline.default_guidance_interval
+        self.default_guidance_interval = EVERYWHERE
         self.spec = pipeline.denoiser.input_spec()
         self.name_or_path: str | None = None
 

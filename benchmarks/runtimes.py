@@ -21,6 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import EVERYWHERE
 from pochade.files import write_json
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +51,9 @@ def eager(model: str, threads: int) -> Any:
     torch.set_num_threads(threads)
     pipe = TextToImagePipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
-    return lambda: pipe(PROMPT, num_inference_steps=STEPS, generator=torch.Generator().manual_seed(SEED))
+    return lambda: pipe(
+        PROMPT, num_inference_steps=STEPS, guidance_interval=EVERYWHERE, generator=torch.Generator().manual_seed(SEED)
+    )
 
 
 def bundled(folder: str, threads: int) -> Any:
@@ -64,7 +67,7 @@ def bundled(folder: str, threads: int) -> Any:
         from pochade.export.targets import open_bundle
 
         bundle = open_bundle(folder, threads=threads)
-    return lambda: bundle.generate(PROMPT, seed=SEED, steps=STEPS)
+    return lambda: bundle.generate(PROMPT, seed=SEED, steps=STEPS, guidance_interval=EVERYWHERE)
 
 
 def measure(kind: str, place: str, threads: int, rounds: int, start: float) -> None:

@@ -373,10 +373,18 @@ def test_what_is_no_picture_is_a_failure(bundle: Bundle, monkeypatch: pytest.Mon
         bundle.generate("a cat", steps=1)
 
 
-def test_the_host_of_the_documentation_gives_the_same_picture(toy_bundle: Path, bundle: Bundle) -> None:
+@pytest.mark.parametrize("interval", [None, [0.4, 0.8]])
+def test_the_host_of_the_documentation_gives_the_same_picture(
+    toy_bundle: Path, tmp_path: Path, interval: list[float] | None
+) -> None:
+    folder = shutil.copytree(toy_bundle, tmp_path / "bundle")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["defaults"].pop("guidance_interval")
+    manifest["defaults"] |= {} if interval is None else {"guidance_interval": interval}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
     text = (Path(__file__).parents[2] / "docs" / "on-device.md").read_text(encoding="utf-8")
     code = text.partition("### In Python\n")[2].partition("```python\n")[2].partition("```")[0]
     names: dict[str, Any] = {}
     exec(code, names)
-    got = names["sample"](str(toy_bundle), "a red apple", 7, 4, 3.0)
-    assert difference(bundle.generate("a red apple", seed=7, steps=4, guidance=3.0), got) == 0
+    got = names["sample"](str(folder), "a red apple", 7, 4, 3.0)
+    assert difference(Bundle(folder).generate("a red apple", seed=7, steps=4, guidance=3.0), got) == 0

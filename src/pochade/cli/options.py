@@ -59,10 +59,10 @@ Embeddings = Annotated[
     ),
 ]
 Seed = Annotated[int | None, typer.Option(help="0 to 2^63 - 1. Drawn at random if left out.")]
-Steps = Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(hub.DEFAULT_STEPS)}")]
+Steps = Annotated[int | None, typer.Option(help=f"Sampling steps. {OWN.format(8)}")]
 EditSteps = Annotated[
     int | None,
-    typer.Option(help=f"Sampling steps, of which the share STRENGTH is made. {OWN.format(hub.DEFAULT_STEPS)}"),
+    typer.Option(help=f"Sampling steps, of which the share STRENGTH is made. {OWN.format(8)}"),
 ]
 Guidance = Annotated[
     float | None, typer.Option(help=f"Classifier-free guidance scale; 1 is none. {OWN.format(hub.DEFAULT_GUIDANCE)}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pochade.arguments import (
+    EVERYWHERE,
     check_count,
     check_guidance_interval,
     check_pipeline,
@@ -309,7 +310,8 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
         check_absent("out", folder, ("report.json", "report.html", "sheet.png"))
         return
     found = read_json(path)
-    before = {"per_caption": 1, **found.get("settings", {})}  # of reports that do not name it
+    usual = {"per_caption": 1, "guidance_interval": list(EVERYWHERE)}  # of reports that do not name them
+    before = usual | found.get("settings", {})
     if [found.get("weights_sha256"), found.get("data"), before] != json.loads(json.dumps([weights, data, settings])):
         raise PochadeError(
             f"out: {folder} holds the report of {found.get('model')} on {found.get('data')}, of other weights, data or "

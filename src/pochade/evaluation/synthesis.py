@@ -7,6 +7,7 @@ from typing import Any
 
 from PIL import Image
 
+from pochade.arguments import EVERYWHERE
 from pochade.data.dataset import Dataset, Split
 from pochade.data.near_duplicates import alike, fingerprint
 from pochade.data.prepare.target import Sample, Target, check_apart, png
@@ -177,6 +178,7 @@ def card(name: str, report: dict[str, Any], model: Model) -> str:
     counts = ", ".join(f"{count:,} in `{part}`" for part, count in report["samples"].items())
     licence = "; ".join(filter(None, (model.license or "that of the model, which names none", model.attribution)))
     low, high = report["guidance_interval"]
+    times = "" if report["guidance"] == 1 or (low, high) == EVERYWHERE else f" at times from {low:g} to {high:g}"
     lines = (
         f"# {name}",
         f"Pictures of {report['size']} x {report['size']} pixels that the model `{model.name}` made of captions: "
@@ -184,9 +186,8 @@ def card(name: str, report: dict[str, Any], model: Model) -> str:
         f"- **Captions**: those of `{report['captions']}`, in turn, each time with new noise; {report['made']:,} "
         "pictures were made. Each keeps the group and the split of its caption: what was held out there is held out "
         "here.",
-        f"- **Sampling**: {report['steps']} steps, guidance {report['guidance']:g} at times from {low:g} to {high:g}, "
-        f"seeds from {report['seed']} on; "
-        f"weights `{model.sha256}`.",
+        f"- **Sampling**: {report['steps']} steps, guidance {report['guidance']:g}{times}, "
+        f"seeds from {report['seed']} on; weights `{model.sha256}`.",
         f"- **Near duplicates** were left out but for the first: {report['alike']:,} pictures, by a perceptual hash "
         "and a small copy.",
         f"- **Licence**: {licence}.",

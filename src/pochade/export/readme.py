@@ -23,7 +23,8 @@ left out the number that fills it (`absent`).
    inputs are `absent`.
 2. Draw standard normal latents z, [1, {channels}, {rows}, {columns}], from the seed.
 3. For each pair (t, t') of neighbours in `sampling.times`: v = `{denoiser}`(z, t, ...). With a guidance scale s other
-   than 1 it is called for two rows, the second with its text absent, and v = v2 + s (v1 - v2). Then
+   than 1 it is called for two rows, the second with its text absent, and v = v2 + s (v1 - v2), at times from the
+   first of `defaults.guidance_interval` to the second, compared in float32; at others for the first row alone. Then
    {step}.{carry}
 4. `decoder` gives the picture in [-1, 1], channels first: a pixel is round(255 (x / 2 + 1 / 2)).
 
@@ -32,7 +33,9 @@ u = (x mod 2^24) / 2^24; 16 of them make 16 numbers: for j from 0 to 7, r = sqrt
 a = 2 pi u_(j + 8) give z_j = r cos a and z_(j + 8) = r sin a. Where there is no multiple of 16, the last 16 are made
 anew from 16 further outputs.
 """
-_CARRY = " `next_state` of a row is its `state` at the next step."
+_CARRY = (
+    " `next_state` of a row is its `state` at the next step; a second row that was not there takes that of the first."
+)
 _STEPS = {
     "euler": "z = z + (t' - t) v",
     "lcm": "x = z - t v, and z = (1 - t') x + t' e with new noise e from the same generator",

@@ -71,7 +71,8 @@ def fit(pipe: Any, prepared: PreparedRequest, arguments: Mapping[str, Any], budg
         return measure(sample, dict.fromkeys(row.depth for row in table))
 
     kept = {name: value for name, value in arguments.items() if type(value) is int}
-    parts = (pipe.device, pipe.denoiser.dtype, kept, request.guidance != 1, request.scheduler, request.decoder)
+    guidance = request.guidance_interval if request.guidance != 1 else None
+    parts = (pipe.device, pipe.denoiser.dtype, kept, guidance, request.scheduler, request.decoder)
     key = f"{', '.join(map(str, parts))}, torch {versions()['torch']}"
     times = times_here([cached(prepared.sha256["model"])], key, table, time_it)
     return choose(table, times, budget_ms)

@@ -111,7 +111,8 @@ class Bundle:
         """
         if budget_ms is not None:
             check_budget(budget_ms, steps=options.get("steps"), depth=options.get("depth"))
-            chosen = self.fit(budget_ms, guidance=options.get("guidance")).quality
+            own, interval = options.get("guidance"), options.get("guidance_interval")
+            chosen = self.fit(budget_ms, guidance=own, guidance_interval=interval).quality
             options = {**options, "steps": chosen.steps, "depth": chosen.depth}
         call = self._call(prompt, usual_interval=self.manifest.defaults.guidance_interval, **options)
         tiles = Tiles(self._networks.cells, self._networks.cells)
@@ -277,7 +278,13 @@ class Bundle:
         large = to_image(agree(edited, small))
         return self._picture(call, large, "super_resolution", {**more, **_named("source", image)})
 
-    def fit(self, budget_ms: float, *, guidance: float | None = None) -> Choice:
+    def fit(
+        self,
+        budget_ms: float,
+        *,
+        guidance: float | None = None,
+        guidance_interval: tuple[float, float] | None = None,
+    ) -> Choice:
         """Steps and depth of the best measured quality whose pictures take at most ``budget_ms`` on this machine.
 
         The time is that from a prompt to its picture; graphs are loaded before. At the first call it is measured, which
@@ -287,6 +294,7 @@ class Bundle:
         Args:
             budget_ms: milliseconds.
             guidance: of the pictures; None for the model's own.
+            guidance_interval: likewise.
 
         Raises:
             PochadeError: the bundle has no table of quality, or nothing fits: it names the smallest budget that does.
@@ -294,6 +302,9 @@ class Bundle:
         check_budget(budget_ms)
         scale = self.manifest.defaults.guidance if guidance is None else guidance
         check_number("guidance", scale)
+        usual = self.manifest.defaults.guidance_interval
+        interval = usual if guidance_interval is None else guidance_interval
+        check_guidance_interval(interval)
         table = [row for row in self.manifest.quality if row.depth is None or str(row.depth) in self.manifest.depths]
         if not table:
             raise PochadeError(
@@ -305,13 +316,14 @@ class Bundle:
             prompt = "" if self.manifest.text is None else self.manifest.text.classes[0]
 
         def sample(steps: int, depth: int | None) -> object:
-            return self.generate(prompt, seed=0, steps=steps, guidance=scale, depth=depth)
+            return self.generate(prompt, seed=0, steps=steps, guidance=scale, guidance_interval=interval, depth=depth)
 
         def time_it() -> Times:
             return measure(sample, dict.fromkeys(row.depth for row in table))
 
         digest = sha256(self.folder / MANIFEST)
-        key = f"{digest[:16]}, {self._graphs.settings}, guidance {scale != 1}, onnxruntime {versions()['onnxruntime']}"
+        guided = (float(interval[0]), float(interval[1])) if scale != 1 else None
+        key = f"{digest[:16]}, {self._graphs.settings}, guidance {guided}, onnxruntime {versions()['onnxruntime']}"
         places = (self.folder / TIMINGS, cached(digest))
         choice = choose(table, times_here(places, key, table, time_it), budget_ms)
         self._load(choice.quality.depth)

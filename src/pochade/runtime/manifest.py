@@ -242,7 +242,7 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             "latents": Latents(**_tuples(values["latents"])),
             "text": None if values["text"] is None else Text(**_tuples(values["text"])),
             "sampling": Sampling(**{**values["sampling"], "times": _tuples(values["sampling"]["times"])}),
-            "defaults": Defaults(**_tuples(values["defaults"])),
+            "defaults": Defaults(**_known(_tuples(values["defaults"]))),
             "tasks": tuple(values["tasks"]),
             "trained_tasks": tuple(values["trained_tasks"]),
             "graphs": {name: _graph(graph) for name, graph in values["graphs"].items()},
@@ -250,6 +250,11 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             "quality": tuple(Quality(**row) for row in values.get("quality", ())),
         }
     )
+
+
+def _known(given: dict[str, Any]) -> dict[str, Any]:
+    """The defaults without those that a later version may have added."""
+    return {f.name: given[f.name] for f in fields(Defaults) if f.name in given}
 
 
 def _graph(given: dict[str, Any]) -> Graph:

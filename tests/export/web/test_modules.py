@@ -178,7 +178,10 @@ def test_the_scripts_come_with_the_package() -> None:
     assert {"index.html", "style.css", "app.js", "worker.js", "sw.js", "onnxruntime-LICENSE.txt"} <= names
 
 
-def test_the_loop_of_the_documentation_gives_the_same_picture(script: Any, toy_bundle: Path) -> None:
+@pytest.mark.parametrize("interval", [(0, 1), (0.4, 0.8)])
+def test_the_loop_of_the_documentation_gives_the_same_picture(
+    script: Any, toy_bundle: Path, interval: tuple[float, float]
+) -> None:
     text = (Path(__file__).parents[3] / "docs" / "on-device.md").read_text(encoding="utf-8")
     code = text.partition("### In JavaScript\n")[2].partition("```javascript\n")[2].partition("```")[0]
     assert len(code.splitlines()) < 60
@@ -189,11 +192,14 @@ def test_the_loop_of_the_documentation_gives_the_same_picture(script: Any, toy_b
     const ort = await openRuntime({ script: library, threads: 1 }, await files.load(wasm));
     const base = new URL("./", location.href), code = value.replaceAll('"./', '"' + base);
     const { sample } = await import("data:text/javascript," + encodeURIComponent(code));
-    const manifest = new TextEncoder().encode(JSON.stringify(await files.json("model/manifest.json")));
+    const own = await files.json("model/manifest.json");
+    own.defaults.guidance_interval = INTERVAL;
+    const manifest = new TextEncoder().encode(JSON.stringify(own));
     const read = async (name) => (name === "manifest.json" ? manifest : files.load("model/" + name));
     return [...(await sample(ort, read, "a red apple", 7, 4, 3))];
     """
-    found = np.array(script(call, code)).reshape(32, 32, 3)
-    expected = np.asarray(Bundle(toy_bundle).generate("a red apple", seed=7, steps=4, guidance=3.0).image)
+    found = np.array(script(call.replace("INTERVAL", str(list(interval))), code)).reshape(32, 32, 3)
+    made = Bundle(toy_bundle).generate("a red apple", seed=7, steps=4, guidance=3.0, guidance_interval=interval)
+    expected = np.asarray(made.image)
     assert np.ptp(expected) > 20
     assert np.abs(found - expected.astype(int)).max() <= 3

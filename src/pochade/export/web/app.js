@@ -158,7 +158,7 @@ function updateForm() {
   const guidance = Number($("guidance").value), affordable = pace() !== "time" || describeTime();
   for (const name of ["steps", "time"]) $(`${name}-field`).hidden = pace() !== name;
   $("fast-note").hidden = pace() !== "fast";
-  if (pace() === "fast") $("fast-note").textContent = `Steps: ${described(guidance)}${guidance === 1 ? "" : ", guided only in the middle"}`;
+  if (pace() === "fast") $("fast-note").textContent = `Steps: ${described(guidance)}`;
   if (pace() === "steps") $("steps-value").textContent = described(guidance);
   $("guidance-value").textContent = guidance;
   $("strength-value").textContent = `${Math.round(100 * Number($("strength").value))} %`;
@@ -432,7 +432,9 @@ async function reuse({ recipe, source, mask }) {
   $("guidance").value = recipe.guidance;
   const place = stepChoices().indexOf(recipe.steps);
   if (place >= 0) $("steps").value = place;
-  $("form").elements.pace.value = `${recipe.guidance_interval}` === `${recipe.task === "generate" ? usualInterval() : EVERYWHERE}` ? "steps" : "fast";
+  const few = fast(manifest.defaults, recipe.guidance);
+  const isFast = recipe.task === "generate" && recipe.steps === few.steps && `${recipe.guidance_interval}` === `${few.interval}`;
+  $("form").elements.pace.value = isFast ? "fast" : "steps";
   location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
   if (source) {

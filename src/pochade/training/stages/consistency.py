@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pochade.arguments import EVERYWHERE
+from pochade.arguments import EVERYWHERE, check_guidance_interval
 from pochade.flow.consistency import (
     Distance,
     distance,
@@ -62,7 +62,9 @@ class ConsistencySettings(Settings):
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
     guidance: float = 3.0
-    """The teacher's guidance scale, which the student has built in; it is guided at its own times."""
+    """The teacher's guidance scale, which the student has built in."""
+    guidance_interval: tuple[float, float] | None = None
+    """Times at which the teacher is guided; None: those that are stored with it."""
     distance: Distance = "pseudo_huber"
     # None, and not 1: a run from before this field goes on.
     phases: int | None = None
@@ -86,6 +88,8 @@ class ConsistencySettings(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.guidance_interval is not None:
+            check_guidance_interval(self.guidance_interval)
         for name, holds, allowed in (
             ("phases", self.parts >= 1, "at least 1"),
             ("first_intervals", _divides(self.parts, self.first_intervals), f"a multiple of phases={self.parts}"),
@@ -263,7 +267,9 @@ class ConsistencyKind(Kind[ConsistencySettings, ImageData]):
         dataset = stage.data.open(stage=stage.name)
         check_conditioning(teacher, dataset, "task.teacher")
         torch.manual_seed(stage.seed)
-        task = ConsistencyTask(teacher.denoiser, stage.task, teacher.default_guidance_interval)
+        task = ConsistencyTask(
+            teacher.denoiser, stage.task, stage.task.guidance_interval or teacher.default_guidance_interval
+        )
         started = reconstruction.with_start(
             with_start(stage, task.student), task.student, stage.task.adversarial is not None
         )

@@ -51,8 +51,9 @@ from pochade.types import Conditioning, DenoiserOutput, InputSpec
 
 JOINT = "bag"
 """The text encoder that is trained along."""
-STEPS = 20
-"""That a model samples in, guided at times of ``MIDDLE``: in all families 8 to 50 gave figures alike."""
+SAMPLING_STEPS = 20
+"""Of a model that is trained here, guided at times of ``MIDDLE``: of the ``nano`` of all families 8 to 50 gave figures
+alike."""
 
 
 @dataclass(frozen=True)
@@ -354,7 +355,7 @@ class FlowKind(Kind[FlowS, ImageData], Generic[FlowS]):
                 autoencoder,
                 denoiser,
                 text_encoder=encoder,
-                default_steps=STEPS,
+                default_steps=SAMPLING_STEPS,
                 default_guidance_low=MIDDLE[0],
                 default_guidance_high=MIDDLE[1],
                 default_size=stage.data.size,
