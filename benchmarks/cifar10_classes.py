@@ -80,7 +80,7 @@ def main() -> None:
     pipe.set_progress_bar_config(disable=True)
     net = load_lite0()
     random = np.random.default_rng(0)
-    sides = {side: open_source(args.data, split) for side, split in (("train", "train"), ("test", "held_out"))}
+    sides = {"train": open_source(args.data, "train"), "test": open_source(args.data, "held_out")}
     of_class = {side: np.array([data.item(i).label for i in range(len(data))]) for side, data in sides.items()}
     rows: list[dict[str, Any]] = []
     shown: list[tuple[Image.Image, str]] = []
