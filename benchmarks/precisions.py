@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from pochade.arguments import EVERYWHERE
 from pochade.data.sources import open_source
 from pochade.evaluation.kid import kid
 from pochade.evaluation.pictures import pooled_features
@@ -32,7 +33,10 @@ PRECISIONS = ("fp32", "int8", "w8a16")
 def pictures(folder: Path, prompts: list[str], threads: int, seed: int = 0) -> np.ndarray:
     """[N, H, W, 3] in bytes."""
     bundle = Bundle(folder, threads=threads)
-    made = [bundle.generate(prompt, seed=seed + i, steps=STEPS) for i, prompt in enumerate(prompts)]
+    made = [
+        bundle.generate(prompt, seed=seed + i, steps=STEPS, guidance_interval=EVERYWHERE)
+        for i, prompt in enumerate(prompts)
+    ]
     return np.stack([np.asarray(picture.image) for picture in made])
 
 

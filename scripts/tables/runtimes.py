@@ -18,9 +18,9 @@ def runtimes(record: dict[str, Any]) -> str:
             sizes = [number(row, key, form=".0f") for key in ("disk_mb", "memory_mb")]
             rows.append([f"`{model}`", name, *figures, *sizes])
     head = (
-        f"One picture in {record['steps']} steps with the model's own guidance, {record['threads']} threads, "
-        f"{record['processor']}. *cold* is from the start of the process to the first picture, *warm* the fastest of "
-        "the next ones; memory is the largest resident set of the process:"
+        f"One picture in {record['steps']} steps, guided at all times where the model needs guidance, "
+        f"{record['threads']} threads, {record['processor']}. *cold* is from the start of the process to the first "
+        "picture, *warm* the fastest of the next ones; memory is the largest resident set of the process:"
     )
     return f"{head}\n\n{table(['', 'runtime', 'cold, s', 'warm, s', 'disk, MB', 'memory, MB'], rows)}"
 
@@ -37,7 +37,8 @@ def browser(record: dict[str, Any]) -> str:
             rows.append([f"`{model}`", threads, *sizes, *starts, *pictures])
     head = (
         f"Pages with weights in `int8`, in Chromium without a GPU, {record['processor']}. A picture has "
-        f"{record['steps']} steps with the model's own guidance, its time runs from the click to the last pixel; *CPU* "
+        f"{record['steps']} steps, guided at all times where the model needs guidance (half of them are guided by "
+        "default now); its time runs from the click to the last pixel; *CPU* "
         "is the processor time of all threads. Of six pictures: the first, and medians:"
     )
     columns = ["", "threads", "download, MB", "memory, MB", "first visit, s", "reload, s"]

@@ -51,6 +51,7 @@ def test_wrong_use(toy_pipeline_folder: Path, drawings: Path, tmp_path: Path, ca
         (("--grid", "1x0"), "grid: '0' given, allowed are different numbers from 1"),
         (("--grid", "1", "--per-caption", "2"), "per_caption: 2 given with a grid, allowed is none"),
         (("--per-caption", "0"), "per_caption: 0 given, allowed are 1 and more"),
+        (("--grid", "1", "--guidance-interval", "0,1"), "guidance_interval: '0,1' given with a grid, allowed is none"),
         (("--grid", "1", "--steps", "4"), "steps: 4 given with a grid, allowed is none"),
         (("--grid", "1", "--size", "64x32"), "size: '64x32' given with a grid, allowed are pixels a side"),
         (("--size", "64by32"), "size: '64by32' given, allowed are pixels such as 64 or WIDTHxHEIGHT"),

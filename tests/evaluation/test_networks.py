@@ -4,14 +4,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from evaluation.test_copying import noise
+from evaluation.test_external import Moments
 from pochade.evaluation.generation import PictureStore
 from pochade.evaluation.networks import BATCH, Networks, features_of
 from pochade.evaluation.ranks import Ranks
 from pochade.features.lite0 import load_lite0
+
+
+def moments() -> Any:
+    """A network as the user brings one: the mean of each channel, as features."""
+    return torch.jit.script(Moments())
 
 
 @dataclass(frozen=True)
@@ -25,6 +32,7 @@ class Collected(Ranks):
         return self.given if self.main else None
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
 def test_each_batch_is_seen_by_one_process_and_all_are_put_in_order(tmp_path: Path) -> None:
     images: Tensor = noise(2 * BATCH + 5, 0, size=32)
     prompts = [f"picture {i}" for i in range(len(images))]
@@ -43,4 +51,7 @@ def test_each_batch_is_seen_by_one_process_and_all_are_put_in_order(tmp_path: Pa
     assert found is not None
     assert list(found) == ["lite0"]
     assert torch.equal(found["lite0"], alone["lite0"])
+    both = features_of(Networks(load_lite0(), moments()), store, prompts, 7)
+    assert both is not None
+    torch.testing.assert_close(both["inception"], images.float().mean((2, 3)))
     assert torch.equal(found["lite0"][:BATCH], networks.features(images[:BATCH], prompts[:BATCH])["lite0"])
