@@ -50,6 +50,7 @@ def test_edit_with_its_request(run: Any, toy_pipeline_folder: Path) -> None:
         size=48,
         steps=2,
         guidance=3.0,
+        guidance_interval=(0.0, 1.0),
         instruction=False,
         model=str(toy_pipeline_folder),
         device="cpu",
