@@ -21,7 +21,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "src")]
 
-from tables import claims, editing, models, peers, processor, runtimes, scale, scans, typed, yours  # noqa: E402
+from tables import claims, editing, lira, models, peers, processor, runtimes, scale, scans, typed, yours  # noqa: E402
 
 from pochade.files import write_text  # noqa: E402
 
@@ -94,10 +94,10 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "lira_step": (f"{BENCHMARKS}/lira_step.json", models.denoiser_step),
     "iris_step": (f"{BENCHMARKS}/iris_step.json", models.denoiser_step),
     "microforge_step": (f"{BENCHMARKS}/microforge_step.json", models.denoiser_step),
-    "lira_native": (f"{BENCHMARKS}/lira.json", models.lira_native),
-    "lira_tokens": (f"{BENCHMARKS}/lira.json", models.lira_tokens),
-    "lira_text": (f"{BENCHMARKS}/lira.json", models.lira_text),
-    "lira_reasoning": (f"{BENCHMARKS}/lira.json", models.lira_reasoning),
+    "lira_native": (f"{BENCHMARKS}/lira.json", lira.lira_native),
+    "lira_tokens": (f"{BENCHMARKS}/lira.json", lira.lira_tokens),
+    "lira_text": (f"{BENCHMARKS}/lira.json", lira.lira_text),
+    "lira_reasoning": (f"{BENCHMARKS}/lira.json", lira.lira_reasoning),
     "autoencoder_channels": (f"{BENCHMARKS}/autoencoder_channels.json", models.autoencoder_channels),
     "cifar10_training": (f"{BENCHMARKS}/cifar10_training.json", models.cifar10_training),
     "cifar10_classes": (f"{BENCHMARKS}/cifar10_classes.json", models.cifar10_classes),

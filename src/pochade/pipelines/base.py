@@ -47,6 +47,7 @@ from pochade.pipelines.checks import (
     picture_generators,
 )
 from pochade.pipelines.components import register_components
+from pochade.pipelines.defaults import DefaultsMixin
 from pochade.pipelines.loading import load_components
 from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
@@ -63,7 +64,7 @@ class _InterruptedSampling(Exception):  # noqa: N818 - no error: a signal from i
         self.latents = latents
 
 
-class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
+class GenerationPipeline(DefaultsMixin, TextualInversionMixin, LoRAMixin, DiffusionPipeline):
     """A denoiser between a text encoder and an autoencoder; what the pipelines of single tasks have in common.
 
     They hold the same components, so that each loads the folder of any other.
@@ -181,21 +182,6 @@ class GenerationPipeline(TextualInversionMixin, LoRAMixin, DiffusionPipeline):
         """Of the call of a callback, else of the last one. A callback may set ``pipe._guidance_scale`` for the steps
         that follow; 0 is then no guidance, as 1 is: diffusers' own callbacks mean that by it."""
         return self._guidance_scale
-
-    @property
-    def default_steps(self) -> int:
-        """Steps of a call that names none: few where the model was distilled."""
-        return int(self.config["default_steps"])
-
-    @property
-    def default_guidance(self) -> float:
-        """Guidance scale of a call that names none: 1 where guidance was distilled into the model."""
-        return float(self.config["default_guidance"])
-
-    @property
-    def default_guidance_interval(self) -> tuple[float, float]:
-        """Times at which a picture from a prompt is guided in a call that names none (2404.07724)."""
-        return float(self.config["default_guidance_low"]), float(self.config["default_guidance_high"])
 
     @property
     def size_multiple(self) -> int:
