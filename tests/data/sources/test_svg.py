@@ -1,6 +1,9 @@
 """Rendering SVG in other processes."""
 
+import os
+
 import numpy as np
+import psutil
 import pytest
 
 from pochade.data.samples import in_threads
@@ -21,3 +24,12 @@ def test_threads_draw_in_other_processes_what_the_main_one_draws() -> None:
 def test_what_is_no_svg(size: int) -> None:
     with pytest.raises(ValueError, match="SVG"):
         in_threads(lambda svg: rasterise(svg, size), ["<p>no drawing</p>"] * 2)
+
+
+def test_all_threads_share_the_processes_that_draw() -> None:
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    for _ in range(2):  # threads of their own each time
+        in_threads(lambda svg: rasterise(svg, LARGE), [RED.format(width) for width in range(1, 9)])
+    started = [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    helpers = 1  # loky's own, which clears up
+    assert len(started) <= (os.cpu_count() or 1) + helpers

@@ -4,6 +4,7 @@ import io
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,9 @@ LARGE = 128
 """Pixels a side from which drawing takes longer than handing the work to another process."""
 IDLE = 300
 """Seconds after which a process that draws nothing ends. Between two steps of a slow training none should."""
+
+_asking = ThreadPoolExecutor(1, "pochade-drawing")
+"""The one thread that asks for the processes: loky starts some for each thread that asks."""
 
 
 def rasterise(svg: Path | str, size: int) -> np.ndarray:
@@ -38,8 +42,7 @@ def rasterise(svg: Path | str, size: int) -> np.ndarray:
         png = resvg_py.svg_to_bytes(**options)
     else:
         # Ctrl-C is the training's, which finishes its step.
-        pool = get_reusable_executor(
-            os.cpu_count(), timeout=IDLE, initializer=signal.signal, initargs=(signal.SIGINT, signal.SIG_IGN)
-        )
+        initial = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
+        pool = _asking.submit(get_reusable_executor, os.cpu_count(), timeout=IDLE, **initial).result()
         png = pool.submit(resvg_py.svg_to_bytes, **options).result()
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
