@@ -7,13 +7,14 @@ parity       every family at toy size and at nano against the CPU in float32, la
 training     a step (forward, backward, clip, AdamW, average) of LRF tiny, 20 M parameters, and of every family at nano:
              written by hand, and by ``pochade.training.loop.train``; eager and compiled block by block. The share is
              the rate of arithmetic over that of a matrix product in bf16. Compiling counts the first step. (The loop
-             evaluates MicroForge once more, without a gradient, for the state that it is trained on.)
+             evaluates MicroForge once more, without a gradient, for the state that it is trained on.) The losses of
+             both loops are of the same samples.
 kernels      the kernels that a compiled step of LRF tiny spends most time in.
 convolutions the depthwise convolution of tokens in bf16, forward and backward: ours, torch's own, and a device copy
              that moves the same bytes.
 scans        ``pochade.nn.scan`` beside a device copy.
 sampling     a batch of pictures in float32 and in bf16, with guidance.
-graphs       the step written by hand, eager, as one CUDA graph: what launching kernels costs.
+graphs       the step written by hand, eager and compiled, as one CUDA graph: what launching kernels costs.
 
 Sections that there is no time left for (``--seconds``) are left out and said to be; one that fails takes no other with
 it. Writes gpu.json into the folder $OUT, where that is set, or else docs/benchmarks/gpu.json. ``--quick`` runs toys for
@@ -247,8 +248,10 @@ def bare_step(
     return step
 
 
-def loop_seconds(bench: Bench, denoiser: nn.Module, samples: InMemory, batch: int, *, compiled: bool) -> float:
-    """Seconds of a step of the project's own loop, the least of the lines of its log."""
+def loop_seconds(
+    bench: Bench, denoiser: nn.Module, samples: InMemory, batch: int, *, compiled: bool
+) -> tuple[float, list[float]]:
+    """Seconds of a step of the project's own loop, the least of the lines of its log, and the losses of these lines."""
     each, lines = (2, 2) if bench.quick else (10, 4)
     stage = Stage(
         name="benchmark", task=FlowSettings(), data=InMemoryData(), steps=each * lines, batch_size=batch,
@@ -258,7 +261,8 @@ def loop_seconds(bench: Bench, denoiser: nn.Module, samples: InMemory, batch: in
     with tempfile.TemporaryDirectory() as folder:
         train(stage, FlowTask(denoiser, FlowSettings()), samples, Path(folder) / "run", console=False)
         log = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    return min(json.loads(line)["seconds_per_step"] for line in log[1:])
+    found = [json.loads(line) for line in log]
+    return min(line["seconds_per_step"] for line in found[1:]), [line["loss"] for line in found]
 
 
 def training_step(bench: Bench, family: str, variant: str, batch: int) -> None:
@@ -283,7 +287,9 @@ def training_step(bench: Bench, family: str, variant: str, batch: int) -> None:
         add("bare eager", bench.seconds(step, rounds))
         if bench.cuda:
             row["eager GiB"] = torch.cuda.max_memory_allocated() / 2**30
-        add("loop eager", loop_seconds(bench, denoiser, samples, batch, compiled=False))
+        weights = {name: value.clone() for name, value in denoiser.state_dict().items()}
+        seconds, losses = loop_seconds(bench, denoiser, samples, batch, compiled=False)
+        add("loop eager", seconds)
         denoiser.train()
         if not bench.cuda or not bench.left("training", f"{name}, compiled", 30):
             return
@@ -298,7 +304,10 @@ def training_step(bench: Bench, family: str, variant: str, batch: int) -> None:
         add("bare compiled", bench.seconds(step, rounds))
         row["compiled GiB"] = torch.cuda.max_memory_allocated() / 2**30
         compiled.stop()
-    add("loop compiled", loop_seconds(bench, denoiser, samples, batch, compiled=True))
+    denoiser.load_state_dict(weights)
+    seconds, recorded = loop_seconds(bench, denoiser, samples, batch, compiled=True)
+    add("loop compiled", seconds)
+    row["loss, compiled over eager"] = [one / other for one, other in zip(recorded, losses, strict=True)]
 
 
 def training(bench: Bench) -> None:
@@ -420,6 +429,20 @@ def sampling(bench: Bench) -> None:
             bench.put("sampling", name, row)
 
 
+def as_graph(bench: Bench, step: Callable[[], Any]) -> float:
+    """Seconds of the step as one CUDA graph."""
+    aside = torch.cuda.Stream()
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(3):
+            step()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        step()
+    return bench.seconds(graph.replay)
+
+
 def graphs(bench: Bench) -> None:
     if not bench.cuda:
         return
@@ -431,17 +454,15 @@ def graphs(bench: Bench) -> None:
             denoiser = network(family, variant).to(bench.device).train()
             samples = InMemory(denoiser.config, batch, bench.device)
             step = bare_step(denoiser, samples, batch, half=True, capturable=True)
-            eager = bench.seconds(step)
-            aside = torch.cuda.Stream()
-            aside.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(aside):
-                for _ in range(3):
-                    step()
-            torch.cuda.current_stream().wait_stream(aside)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-            bench.put("graphs", name, {"eager ms": 1e3 * eager, "graph ms": 1e3 * bench.seconds(graph.replay)})
+            row = {"eager ms": 1e3 * bench.seconds(step), "graph ms": 1e3 * as_graph(bench, step)}
+            bench.put("graphs", name, row)
+            if not bench.left("graphs", f"{name}, compiled", 30):
+                continue
+            compiled = CompiledBlocks([denoiser])
+            compiled.start()
+            bench.seconds(step, 2)
+            bench.put("graphs", name, {**row, "compiled graph ms": 1e3 * as_graph(bench, step)})
+            compiled.stop()
 
 
 SECTIONS: dict[str, Callable[[Bench], None]] = {

@@ -46,8 +46,10 @@ class Guidance:
         return self.branches if bool(self.inside(t).any()) else 1
 
 
-def _column(scale: Scale, like: Tensor) -> Tensor:
-    value = torch.as_tensor(scale, dtype=like.dtype, device=like.device)
+def _column(scale: Scale, like: Tensor) -> Scale:
+    if not isinstance(scale, Tensor):
+        return scale
+    value = scale.to(like)
     return value.view(-1, *[1] * (like.ndim - 1)) if value.ndim else value
 
 

@@ -138,6 +138,7 @@ class ReasoningLoop(nn.Module):
     def _ponder_cost(self, shares: list[Tensor]) -> Tensor:
         """KL(p || geometric prior, cut at T), [B], of the shares [B] of the steps from the second to the last."""
         rest = len(shares) - 1
-        prior = [k * math.log1p(-self.prior) + (math.log(self.prior) if k < rest else 0.0) for k in range(rest + 1)]
         p = torch.stack(shares, -1)
-        return (p * (p.clamp(min=1e-20).log() - p.new_tensor(prior))).sum(-1)
+        k = torch.arange(rest + 1, device=p.device, dtype=p.dtype)
+        prior = k * math.log1p(-self.prior) + (k < rest).to(p) * math.log(self.prior)
+        return (p * (p.clamp(min=1e-20).log() - prior)).sum(-1)

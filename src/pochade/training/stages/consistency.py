@@ -4,6 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -122,6 +123,12 @@ def _divides(phases: int, intervals: int) -> bool:
     return intervals >= 1 and intervals % max(1, phases) == 0
 
 
+@lru_cache(maxsize=16)
+def _times(intervals: int, time_shift: float, device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The grid on a device, copied there once."""
+    return grid(intervals, time_shift).to(device, dtype)
+
+
 class ConsistencyTask(Task):
     """One step of consistency distillation on {"latents" [B, C, H, W], "seed" [B]} with text vectors or classes.
 
@@ -152,6 +159,8 @@ class ConsistencyTask(Task):
     ) -> None:
         super().__init__()
         self.guidance = Guidance(settings.guidance, interval=interval)
+        # A batch has times inside the interval and outside: both branches, without asking the device which they are.
+        self.guided_time = torch.tensor(interval[0])
         self.intervals = settings.intervals_at(0.0)
         self.teacher: Any = teacher.requires_grad_(False).eval()
         self.target: Any = copy.deepcopy(teacher)
@@ -202,14 +211,16 @@ class ConsistencyTask(Task):
         keys = batch["seed"].to(z_0.device)
         eps = keyed_normal(keys, z_0.shape[1:], Stream.NOISE).to(z_0)
         u = keyed_uniform(keys, 1, Stream.TIME)[:, 0].to(z_0)
-        t, s, edge = neighbours(u, grid(self.intervals, settings.time_shift), settings.parts)
+        t, s, edge = neighbours(u, _times(self.intervals, settings.time_shift, u.device, u.dtype), settings.parts)
         dropped = keyed_uniform(keys, 1, Stream.DROPPED)[:, 0] < settings.cfg_dropout
         state_given = keyed_uniform(keys, 1, Stream.STATE_GIVEN)[:, 0] < settings.self_conditioning_prob
         conditioning = encoded_conditioning(batch).drop("text", "class_label", rows=dropped)
         z_t = interpolate(z_0, eps, t)
 
         with torch.no_grad():
-            step = GuidedDenoiser(self.teacher, self.guidance)(z_t, t, conditioning)
+            guided = GuidedDenoiser(self.teacher, self.guidance)
+            guided.begin(self.guided_time)
+            step = guided(z_t, t, conditioning)
             z_s = euler_step(z_t, step.velocity, t, s)
             state = None if step.state is None else keep_state(step.state[: len(z_t)], state_given)
             target, _ = predict_edge(self.target, z_s, s, edge, conditioning, state=state)
@@ -232,7 +243,7 @@ class ConsistencyTask(Task):
             "loss": loss,
             "t": t,
             "per_sample": per_sample.detach(),
-            "intervals": torch.tensor(float(self.intervals), device=z_0.device),
+            "intervals": z_0.new_full((), self.intervals),
         }
 
 
