@@ -150,7 +150,7 @@ def test_a_time_pays_for_what_it_pays_for_in_python(script: Any) -> None:
     code = """
     const { choose, explain, usable } = await import("./budget.js");
     const rows = usable({ quality: value.table, depths: { 4: "denoiser" } });
-    const found = value.budgets.map((budget) => choose(rows, value.times, 2, budget));
+    const found = value.budgets.map((budget) => choose(rows, value.times, (steps) => 2 * steps, budget));
     return { steps: found.map(({ row }) => row?.steps ?? null), said: [null, found[0], found[6]].map(explain) };
     """
     times = {"text_encoder": 10, "decoder": 20, "denoiser": 12}

@@ -132,10 +132,17 @@ function sampling(guidance) {
   return { steps, interval: editing() ? EVERYWHERE : usualInterval() };
 }
 
+/** The rows that the denoiser has in all steps of a picture together. */
+function rowsIn(steps, guidance, interval) {
+  const rows = rowsOf(guidance);
+  return noiseTimes(manifest.sampling, steps).slice(0, -1).reduce((sum, t) => sum + rowsAt(t, rows, interval), 0);
+}
+
 /** What the time pays for, { row, least }; null until this device was timed. */
 function paid() {
   if (!times?.decoder || !times.denoiser) return null;
-  return choose(usable(manifest), times, rowsOf(Number($("guidance").value)), BUDGETS[Number($("time").value)]);
+  const guidance = Number($("guidance").value), rows = (steps) => rowsIn(steps, guidance, usualInterval());
+  return choose(usable(manifest), times, rows, BUDGETS[Number($("time").value)]);
 }
 
 function describeTime() {
@@ -149,9 +156,8 @@ function describeTime() {
 function described(guidance) {
   const { steps, interval } = sampling(guidance);
   if (!times) return `${steps}`;
-  const count = editing() ? 1 : Number(chosen("count")), rows = rowsOf(guidance);
-  const calls = noiseTimes(manifest.sampling, steps).slice(0, -1).reduce((sum, t) => sum + rowsAt(t, rows, interval), 0);
-  return `${steps} · about ${seconds(count * (calls * times.denoiser + times.decoder))}`;
+  const count = editing() ? 1 : Number(chosen("count")), rows = rowsIn(steps, guidance, interval);
+  return `${steps} · about ${seconds(count * (rows * times.denoiser + times.decoder))}`;
 }
 
 function updateForm() {
