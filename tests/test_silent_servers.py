@@ -54,6 +54,26 @@ def test_a_server_that_never_answers_is_given_up_in_one_line(
     fsspec.get_filesystem_class("s3").clear_instance_cache()
 
 
+@pytest.mark.parametrize("url", ["http://HOST/a.tar", "s3://bucket/a"])
+def test_a_host_that_is_not_there_is_not_tried_again_for_long(
+    url: str, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    pytest.importorskip("s3fs")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        host = f"127.0.0.1:{server.getsockname()[1]}"  # where nothing listens in a moment
+    for name, value in (
+        ("AWS_ENDPOINT_URL", f"http://{host}"),
+        ("AWS_ACCESS_KEY_ID", "key"),
+        ("AWS_SECRET_ACCESS_KEY", "secret"),
+    ):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(storage, "UNREACHED", 0.0)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    error = cli(capsys, "data", "check", url.replace("HOST", host), "--model", "lrf-openmoji", code=1).error
+    assert re.fullmatch(r"error: .*: (Client|Endpoint)Connect\w+: .*, once in \d+ s", error)
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 def test_a_transfer_that_stalls_is_given_up(silent: str, tmp_path: Path) -> None:
     pytest.importorskip("aiohttp")
 

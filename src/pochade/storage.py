@@ -44,6 +44,8 @@ SILENCE = 20.0
 """Seconds without a byte after which a request has failed; a library may repeat it a few times within an attempt."""
 PATIENCE = 120.0
 """Seconds of attempts that met with silence, after which there is no further one."""
+UNREACHED = 30.0
+"""The same of attempts that found no host or no connection: gcsfs alone repeats one for 35 seconds."""
 NOTICE = 10.0
 """Seconds without an answer after which it is said that one is waited for."""
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ImportError)
@@ -362,7 +364,7 @@ def _retried(url: str, work: Callable[[], T], *, transfer: bool = False) -> T:
 
     ``transfer``: whether it may well last, and is not said to wait.
     """
-    first, silent = time.monotonic(), 0.0
+    first, silent, unreached = time.monotonic(), 0.0, 0.0
     for attempt in range(1, ATTEMPTS + 1):
         begin = time.monotonic()
         try:
@@ -377,7 +379,8 @@ def _retried(url: str, work: Callable[[], T], *, transfer: bool = False) -> T:
                 raise PochadeError(f"{url}: {reason}") from error
             now = time.monotonic()
             silent += now - begin if _is_silence(error) else 0.0
-            if attempt == ATTEMPTS or silent >= PATIENCE:
+            unreached += now - begin if _is_unreached(error) else 0.0
+            if attempt == ATTEMPTS or silent >= PATIENCE or unreached >= UNREACHED:
                 often = f"{attempt} times" if attempt > 1 else "once"
                 raise FailureError(f"{url}: {reason}, {often} in {now - first:.0f} s") from error
             print(f"{url}: {reason}; attempt {attempt + 1} of {ATTEMPTS}", file=sys.stderr, flush=True)
@@ -400,6 +403,12 @@ def _noticed(url: str) -> Generator[None]:
 
 def _is_silence(error: BaseException | None) -> bool:
     return error is not None and ("Timeout" in type(error).__name__ or _is_silence(error.__cause__))
+
+
+def _is_unreached(error: BaseException | None) -> bool:
+    """Whether there was no connection: of aiohttp ClientConnector..., of botocore EndpointConnectionError."""
+    names = ("ClientConnector", "EndpointConnection")
+    return error is not None and (type(error).__name__.startswith(names) or _is_unreached(error.__cause__))
 
 
 def _status(error: BaseException) -> int:
