@@ -341,3 +341,13 @@ def test_what_no_batch_has_is_unused(added: str) -> None:
     assert task.has_unused
     task(vectors())["loss"].backward()
     assert [name for name, parameter in task.named_parameters() if parameter.grad is None]
+
+
+def test_the_source_path_of_lrf_learns_without_sources() -> None:
+    denoiser: Any = lrf()
+    task = FlowTask(denoiser, FlowSettings())
+    task.trainable().train()
+    task(vectors())["loss"].backward()
+    assert not task.has_unused
+    assert [name for name, parameter in task.named_parameters() if parameter.grad is None] == []
+    assert FlowTask(denoiser.with_source(("edit",)), FlowSettings()).has_unused

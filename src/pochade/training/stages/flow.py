@@ -165,9 +165,10 @@ class FlowTask(Task):
     def __init__(self, denoiser: Any, settings: FlowSettings, text_encoder: nn.Module | None = None) -> None:
         super().__init__()
         self.spec: InputSpec = denoiser.input_spec()
-        # A batch has text or classes, and no picture for what an editing model or an adapter reads beside them.
+        # A batch has text or classes, and no picture for what an editing model, which knows tasks, or an adapter reads
+        # beside them. (LRF, which takes a source in any case, trains that path with zeros.)
         both = bool(self.spec.text_dim and self.spec.num_classes)
-        self.has_unused = both or self.spec.source or bool(self.spec.control) or bool(self.spec.image_prompt_dim)
+        self.has_unused = both or self.spec.task or bool(self.spec.control) or bool(self.spec.image_prompt_dim)
         parts = {"denoiser": denoiser} | ({} if text_encoder is None else {"text_encoder": text_encoder})
         self.parts = nn.ModuleDict(parts)
         self.settings = settings
