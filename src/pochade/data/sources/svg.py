@@ -1,7 +1,6 @@
-"""Drawings as SVG, to pixels; by as many processes as there are cores, since resvg holds the interpreter."""
+"""Drawings as SVG, to pixels; by as many processes as this one may use cores, since resvg holds the interpreter."""
 
 import io
-import os
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -43,6 +42,6 @@ def rasterise(svg: Path | str, size: int) -> np.ndarray:
     else:
         # Ctrl-C is the training's, which finishes its step.
         initial = {"initializer": signal.signal, "initargs": (signal.SIGINT, signal.SIG_IGN)}
-        pool = _asking.submit(get_reusable_executor, os.cpu_count(), timeout=IDLE, **initial).result()
+        pool = _asking.submit(get_reusable_executor, timeout=IDLE, **initial).result()
         png = pool.submit(resvg_py.svg_to_bytes, **options).result()
     return np.asarray(Image.open(io.BytesIO(bytes(png))).convert("RGBA"))
