@@ -305,9 +305,9 @@ def training_step(bench: Bench, family: str, variant: str, batch: int) -> None:
         row["compiled GiB"] = torch.cuda.max_memory_allocated() / 2**30
         compiled.stop()
     denoiser.load_state_dict(weights)
-    seconds, recorded = loop_seconds(bench, denoiser, samples, batch, compiled=True)
+    seconds, compiled_losses = loop_seconds(bench, denoiser, samples, batch, compiled=True)
     add("loop compiled", seconds)
-    row["loss, compiled over eager"] = [one / other for one, other in zip(recorded, losses, strict=True)]
+    row["loss, compiled over eager"] = [one / other for one, other in zip(compiled_losses, losses, strict=True)]
 
 
 def training(bench: Bench) -> None:
