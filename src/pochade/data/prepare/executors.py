@@ -95,7 +95,7 @@ def each_piece(piece: Piece, count: int, on: Place, folder: Path, *, gpus: float
         if not ray.is_initialized():
             ends = signal.getsignal(signal.SIGTERM)
             try:
-                ray.init(log_to_driver=False, include_dashboard=False, namespace=OURS)
+                ray.init(log_to_driver=False, logging_level="error", include_dashboard=False, namespace=OURS)
             except (OSError, ValueError, RuntimeError) as error:
                 reason = " ".join(str(error).split())
                 raise FailureError(f"on: ray given, but Ray could not be started or reached ({reason})") from error
