@@ -22,7 +22,7 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.functional import max_pool2d
 
-from measuring import GUIDED_THROUGHOUT, write_png
+from measuring import write_png
 from pochade.data.sources import open_source
 from pochade.files import write_text
 from pochade.images.controls import KINDS, control_image
@@ -83,10 +83,11 @@ def main() -> None:
     parser.add_argument("--data", default="openmoji", help="a source whose pictures have the control")
     parser.add_argument("--splits", nargs="+", default=["train", "held_out"])
     args = parser.parse_args()
-    pipe = TextToImagePipeline.from_pretrained(args.model, **GUIDED_THROUGHOUT)
+    pipe = TextToImagePipeline.from_pretrained(args.model)
     pipe.set_progress_bar_config(disable=True)
     kind = pipe.denoiser.input_spec().control
-    record: dict[str, Any] = {"kind": kind, "size": pipe.default_size, "steps": args.steps, "rows": []}
+    guidance = {"guidance": pipe.default_guidance, "guidance_interval": pipe.default_guidance_interval}
+    record: dict[str, Any] = {"kind": kind, "size": pipe.default_size, "steps": args.steps, **guidance, "rows": []}
     shown: list[tuple[str, Any]] = []
     for split in args.splits:
         data = open_source(args.data, split)

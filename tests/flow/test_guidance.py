@@ -32,6 +32,8 @@ class Linear:
             value = value + 10 * conditioning.class_label.clamp(min=0)
         if conditioning.source is not None:
             value = value + 100 * conditioning.source.mean((1, 2, 3))
+        if conditioning.control is not None:
+            value = value + 1000 * conditioning.control.mean((1, 2, 3))
         before = torch.zeros(len(latents)) if state is None else state
         step = value * torch.arange(1, len(latents) + 1)
         return DenoiserOutput(latents + value.view(-1, 1, 1, 1), before + step)
@@ -107,6 +109,12 @@ def test_with_one_scale_the_source_stays_in_both_branches():
     z, t = inputs()
     out = GuidedDenoiser(Linear(), Guidance(3.0))(z, t, text(1.0, source=image(0.5))).velocity
     torch.testing.assert_close(out - z, (0.1 * t + 50 + 3).view(-1, 1, 1, 1).expand(SHAPE), atol=1e-4, rtol=1e-5)
+
+
+def test_a_control_is_dropped_with_the_text():
+    z, t = inputs()
+    out = GuidedDenoiser(Linear(), Guidance(3.0))(z, t, text(1.0, control=image(0.5))).velocity
+    torch.testing.assert_close(out - z, (0.1 * t + 3 * 501).view(-1, 1, 1, 1).expand(SHAPE), atol=1e-3, rtol=1e-5)
 
 
 @pytest.mark.parametrize("image_scale", [None, 2.0])

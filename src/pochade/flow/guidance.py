@@ -61,7 +61,7 @@ class GuidedDenoiser:
     from where the interval begins.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
     conditioning) stands where it would be dropped. An image prompt is dropped together with the text, as
-    in 2308.06721, section 3.2.3, so that guidance leads towards both. ``guidance``, ``negative`` and ``conditioning``,
+    in 2308.06721, section 3.2.3, and so is a control, so that guidance leads towards all of them. ``guidance``, ``negative`` and ``conditioning``,
     which stands in place of that of the calls, may be replaced between two calls.
     """
 
@@ -85,7 +85,7 @@ class GuidedDenoiser:
         return self._branches(self.conditioning)[: max(least, self.guidance.branches)]
 
     def _branches(self, conditioning: Conditioning) -> list[Conditioning]:
-        without_text = conditioning.drop("text", "class_label", "image_prompt")
+        without_text = conditioning.drop("text", "class_label", "image_prompt", "control")
         if self.negative is not None:
             given = {name: getattr(self.negative, name) for name in ("tokens", "mask", "pooled", "class_label")}
             without_text = replace(without_text, **{name: v for name, v in given.items() if v is not None})

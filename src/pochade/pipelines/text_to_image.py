@@ -111,7 +111,7 @@ class TextToImagePipeline(GenerationPipeline):
             control: what the picture follows, for a denoiser with an input for it: a picture of ``height`` x ``width``
                 of the kind that it was trained with: white edges on black, a depth map of any brightness, near being
                 bright, or a stick figure on black; or a tensor [C, height, width] in [0, 1], C being 1, of a pose 3;
-                one for all, or one a prompt. Guidance leaves it in both branches.
+                one for all, or one a prompt. Guidance drops it together with the prompt, so that it leads towards both.
             image_prompt: a picture of any size whose style is followed, for a denoiser with an input for it: one for
                 all, or a list with one a prompt; or what ``encode_image_prompt`` gave. Guidance drops it together with
                 the prompt.

@@ -11,7 +11,7 @@ from .manifest import Sampling, Value
 from .noise import Noise
 
 Arrays = Mapping[str, np.ndarray]
-TEXT = ("tokens", "mask", "pooled", "class_label", "image_prompt")
+GUIDED = ("tokens", "mask", "pooled", "class_label", "image_prompt", "control")
 """The inputs that are absent in the second row of guidance,"""
 SOURCE = ("source", "source_mask", "task")
 """and those that are absent in its third."""
@@ -74,8 +74,8 @@ class Denoiser:
         self._inputs = [value for value in inputs if value.absent is not None]
         self._branches = [
             conditioning,
-            {**_without(conditioning, TEXT), **negative},
-            {**_without(conditioning, TEXT + SOURCE), **negative},
+            {**_without(conditioning, GUIDED), **negative},
+            {**_without(conditioning, GUIDED + SOURCE), **negative},
         ]
         self._guidance = guidance
         self._state: np.ndarray | None = None

@@ -9,7 +9,7 @@ import { fitted, makeTokenizer } from "./tokenizer.js";
 
 const FORMAT = 1;
 const TASKS = ["generate", "edit", "inpaint", "super_resolution"];
-const TEXT = ["tokens", "mask", "pooled", "class_label", "image_prompt"]; // absent in the second row of guidance
+const GUIDED = ["tokens", "mask", "pooled", "class_label", "image_prompt", "control"]; // absent in the second row of guidance
 const SOURCE = ["source", "source_mask", "task"]; // and in the third
 const ARRAYS = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array };
 const WITHOUT_SOURCE = "denoiser_without_source"; // where samples without a source have a graph of their own
@@ -146,7 +146,7 @@ export class Model {
     const graph = depths[defaults.depth] ?? "denoiser", begun = performance.now();
     const scale = request.guidance, imageScale = request.instruction ? request.imageGuidance : null;
     const given = { ...text, ...source };
-    const branches = [given, { ...without(given, TEXT), ...negative }, { ...without(given, [...TEXT, ...SOURCE]), ...negative }];
+    const branches = [given, { ...without(given, GUIDED), ...negative }, { ...without(given, [...GUIDED, ...SOURCE]), ...negative }];
     const rows = branches.slice(0, imageScale !== null ? 3 : scale === 1 ? 1 : 2);
     const inputs = graphs[graph].inputs.filter((input) => input.absent !== null);
     const fixed = inputs.filter((input) => input.name !== "state").map((input) => [input.name, rows.map((row) => row[input.name] ?? none(input))]);
