@@ -97,5 +97,6 @@ def test_errors_by_who_can_correct_them():
     assert FailureError("x").exit_code == 1
     assert issubclass(PochadeError, ValueError)
     assert nearest("stesp", ["steps", "seed", "width"]) == " (did you mean 'steps'?)"
+    assert nearest("a8", ["a6", "a7_f16", "a8_width", "a8_channels"]) == " (did you mean 'a8_width' or 'a8_channels'?)"
     assert nearest("qqq", ["steps"]) == ""
     assert "pip install 'pochade[train]'" in str(missing_extra("accelerate", "train"))

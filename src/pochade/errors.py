@@ -75,7 +75,11 @@ def naming(field: str, *arguments: str) -> Generator[None]:
 
 def nearest(name: object, known: Iterable[str]) -> str:
     """The words "did you mean" with the nearest of the ``known`` names, in brackets, or the empty string."""
-    close = get_close_matches(name, list(known), n=3, cutoff=0.5) if isinstance(name, str) else []
+    if not isinstance(name, str):
+        return ""
+    names = list(known)
+    longer = [one for one in names if name and one.startswith(f"{name}_")]
+    close = longer or get_close_matches(name, names, n=3, cutoff=0.5)
     return f" (did you mean {' or '.join(repr(c) for c in close)}?)" if close else ""
 
 

@@ -482,6 +482,7 @@ def test_wrong_arguments_are_named():
         ({"diversity_weight": -1.0}, r"diversity_weight: -1\.0"),
         ({"mixer": "attention", "depthwise": False}, "depthwise: False"),
         ({"mixer": "attention", "depthwise_kernel": 5}, "depthwise_kernel: 5"),
+        ({"depthwise": False, "depthwise_kernel": 5}, "depthwise_kernel: 5 given, but depthwise is False"),
         ({"depthwise_kernel": 4}, r"depthwise_kernel: 4 given, allowed are \(3, 5, 7\)"),
     ):
         with pytest.raises(PochadeError, match=name):

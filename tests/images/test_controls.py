@@ -37,11 +37,28 @@ def test_depth_is_stretched_from_the_farthest_to_the_nearest() -> None:
     assert torch.equal(KINDS["depth"].read(control_image(once), "control"), once)
 
 
-def test_depth_of_16_bits() -> None:
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_depth_of_16_bits_is_stretched_in_all_of_its_levels(form: str) -> None:
     file = io.BytesIO()
-    Image.fromarray((20_000 + 30_000 * RAMP).astype(np.uint16)).save(file, "PNG")
-    found = KINDS["depth"].read(load_image(file.getvalue())[0], "control")
-    torch.testing.assert_close(found, torch.from_numpy(RAMP)[None].float(), atol=0.01, rtol=0)
+    Image.fromarray((1_000 + 600 * RAMP).round().astype(np.uint16)).save(file, form)
+    image, conversions = load_image(file.getvalue(), keep_16_bit=True)
+    assert not conversions
+    found = KINDS["depth"].read(image, "control")
+    torch.testing.assert_close(found, torch.from_numpy(RAMP)[None].float(), atol=0.51 / 600, rtol=0)
+    flat = Image.fromarray(np.full((4, 4), 40_000, np.uint16))
+    with pytest.raises(PochadeError, match="control: its brightness goes from 40000 to 40000 of 65535"):
+        KINDS["depth"].read(flat, "control")
+    lines = Image.fromarray(np.array([[65_535, 300], [0, 20_000]], np.uint16))
+    assert KINDS["edges"].tensor(lines).tolist() == [[[1, 0], [0, 0]]]
+
+
+@pytest.mark.parametrize("kind", CONTROLS)
+def test_what_is_transparent_is_nothing_to_follow(kind: str) -> None:
+    shape = Image.new("RGBA", (16, 12), (200, 200, 200, 0))
+    shape.paste((200, 200, 200, 255), (4, 3, 9, 8))
+    drawn = Image.new("RGB", (16, 12))
+    drawn.paste((200, 200, 200), (4, 3, 9, 8))
+    assert torch.equal(KINDS[kind].read(shape, "control"), KINDS[kind].read(drawn, "control"))
 
 
 @pytest.mark.parametrize("brightness", [0, 128, 255])

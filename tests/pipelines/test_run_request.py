@@ -16,7 +16,14 @@ from pochade.errors import PochadeError
 from pochade.pipelines.metadata import KEY, read_metadata
 from pochade.pipelines.prepare import RepeatWarning, prepare
 from pochade.pipelines.requests import EditRequest, GenerationRequest
-from pochade.pipelines.run_request import load_pipeline, open_pipeline, pipeline_arguments, read_files, run
+from pochade.pipelines.run_request import (
+    load_pipeline,
+    open_pipeline,
+    pipeline_arguments,
+    read_files,
+    read_picture,
+    run,
+)
 from pochade.pipelines.schedulers import SCHEDULERS, make_scheduler, shift_of
 from pochade.runtime.masks import EditingWarning
 
@@ -189,6 +196,14 @@ def test_only_what_is_transparent_is_said_to_be(model: str, recwarn: pytest.Warn
     assert not [str(w.message) for w in recwarn if w.category is EditingWarning]
     with pytest.warns(EditingWarning, match="what is transparent is taken as white"):
         read_files(prepare(EditRequest("an apple", source="clear.png", model=model)))
+
+
+def test_a_control_keeps_its_16_bits_and_is_black_where_it_is_transparent(model: str) -> None:
+    depth = np.linspace(1000, 1600, 24 * 40).reshape(24, 40).astype(np.uint16)
+    Image.fromarray(depth).save("depth.png")
+    assert np.array_equal(np.asarray(read_picture(Path("depth.png"), "control", "black", keep_16_bit=True)), depth)
+    Image.new("RGBA", (40, 24), (255, 255, 255, 0)).save("nothing.png")
+    assert not np.asarray(read_picture(Path("nothing.png"), "control", "black", keep_16_bit=True)).any()
 
 
 def test_a_profile_that_cannot_be_used_is_said_to_be(model: str) -> None:

@@ -61,8 +61,8 @@ class GuidedDenoiser:
     from where the interval begins.
     ``aux`` is that of the branch with the text. The text or class of ``negative`` (a negative prompt, M as in the
     conditioning) stands where it would be dropped. An image prompt is dropped together with the text, as
-    in 2308.06721, section 3.2.3, and so is a control, so that guidance leads towards all of them. ``guidance``, ``negative`` and ``conditioning``,
-    which stands in place of that of the calls, may be replaced between two calls.
+    in 2308.06721, section 3.2.3, and so is a control, so that guidance leads towards all of them. ``guidance``,
+    ``negative`` and ``conditioning``, which stands in place of that of the calls, may be replaced between two calls.
     """
 
     def __init__(self, denoiser: Denoiser, guidance: Guidance, negative: Conditioning | None = None) -> None:

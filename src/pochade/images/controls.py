@@ -9,16 +9,17 @@ from PIL import Image
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.images.decode import is_16_bit, upright_grey, upright_rgb
 
 MOST_WHITE = 0.5
 """Fraction of the pixels that lines can take at most: they are one or two pixels wide."""
 LEAST_LEVELS = 8
-"""Of 255: a depth map whose brightness varies by less shows no depth."""
+"""Of 255, or of 65,535 where it has 16 bits: a depth map whose brightness varies by less shows no depth."""
 
 
 def lines_of(image: Image.Image) -> Tensor:
     """[1, H, W] float32 in {0, 1} from a picture of white lines on black, each pixel rounded to one of both."""
-    return torch.from_numpy(np.asarray(image.convert("L")) >= 128)[None].float()
+    return torch.from_numpy(np.asarray(upright_grey(image)) >= 128)[None].float()
 
 
 def depth_of(image: Image.Image) -> Tensor:
@@ -26,14 +27,19 @@ def depth_of(image: Image.Image) -> Tensor:
 
     All zero where the map has one brightness.
     """
-    depth = torch.from_numpy(np.asarray(image.convert("L"), dtype=np.float32))[None]
+    depth = torch.from_numpy(_levels(image).astype(np.float32))[None]
     least, most = depth.aminmax()
     return (depth - least) / (most - least).clamp_min(1)
 
 
+def _levels(image: Image.Image) -> np.ndarray:
+    """The brightness [H, W] of a map in the steps that it has: of 16 bits, or of 255."""
+    return np.asarray(image if is_16_bit(image) else upright_grey(image))
+
+
 def pose_of(image: Image.Image) -> Tensor:
     """[3, H, W] float32 from a stick figure on black, made as bright as it can be; all zero where all is black."""
-    pose = torch.from_numpy(np.array(image.convert("RGB"), dtype=np.float32)).permute(2, 0, 1)
+    pose = torch.from_numpy(np.array(upright_rgb(image, "black")[0], dtype=np.float32)).permute(2, 0, 1)
     return pose / pose.max().clamp_min(1)
 
 
@@ -50,11 +56,13 @@ def _check_pose(image: Image.Image, name: str) -> None:
 
 
 def _check_depth(image: Image.Image, name: str) -> None:
-    least, most = np.asarray(image.convert("L")).min(), np.asarray(image.convert("L")).max()
-    if int(most) - int(least) < LEAST_LEVELS:
+    levels = _levels(image)
+    least, most = int(levels.min()), int(levels.max())
+    if most - least < LEAST_LEVELS:
+        white = 65535 if is_16_bit(image) else 255
         raise PochadeError(
-            f"{name}: its brightness goes from {least} to {most} of 255, which shows no depth; allowed is a map, near "
-            f"being bright, of {LEAST_LEVELS} levels and more"
+            f"{name}: its brightness goes from {least} to {most} of {white}, which shows no depth; allowed is a map, "
+            f"near being bright, of {LEAST_LEVELS} levels and more"
         )
 
 

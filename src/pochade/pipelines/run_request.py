@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 ADVICE = {
     "too large": "make it smaller first",
-    "unsupported format": "save it as one of these first (of a film, one picture)",
+    "unsupported format": "save it as PNG or JPEG first, in 8 or 16 bits (of a film, one picture)",
 }
 """What to do about a picture that is refused, by the reason."""
 
@@ -135,10 +135,13 @@ def read_files(prepared: PreparedRequest) -> dict[str, Any]:
             enlarged as a whole, which is taken as white; a colour profile that cannot be used.
     """
     keeps_alpha = getattr(prepared.request, "mask", None) is not None
-    backgrounds = {"mask": "black", "source": None if keeps_alpha else "white"}
+    backgrounds: dict[str, str | None] = {"mask": "black", "source": None if keeps_alpha else "white"}
+    is_map = not getattr(prepared.request, "control_edges", False)
+    if is_map:
+        backgrounds["control"] = "black"  # where there is nothing to follow
     found: dict[str, Any] = {}
     for name, path in prepared.request.files().items():
-        found[name] = read_picture(path, name, backgrounds.get(name, "white"))
+        found[name] = read_picture(path, name, backgrounds.get(name, "white"), is_map and name == "control")
         if name == "source":
             from pochade.pipelines.pictures import read_pictures
 
@@ -146,13 +149,13 @@ def read_files(prepared: PreparedRequest) -> dict[str, Any]:
     return found
 
 
-def read_picture(path: Path, name: str, background: str | None) -> "Image.Image":
-    """One of ``read_files``: in sRGB, what is transparent showing ``background``; None keeps it."""
+def read_picture(path: Path, name: str, background: str | None, keep_16_bit: bool = False) -> "Image.Image":
+    """One of ``read_files``: in sRGB, or grey in 16 bits, what is transparent showing ``background``; None keeps it."""
     from pochade.images.decode import BadImage, load_image
     from pochade.runtime.pictures import warn_of_conversions
 
     try:
-        image, conversions = load_image(path, background=background)
+        image, conversions = load_image(path, background=background, keep_16_bit=keep_16_bit)
     except BadImage as error:
         advice = ADVICE.get(error.reason)
         raise PochadeError(f"{name}: {error}" + (f": {advice}" if advice else "")) from error

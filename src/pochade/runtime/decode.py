@@ -44,16 +44,18 @@ def load_image(
     max_megapixels: float = MAX_MEGAPIXELS,
     background: str | tuple[int, int, int] | None = "white",
     name: str | None = None,
+    keep_16_bit: bool = False,
 ) -> tuple[Image.Image, tuple[str, ...]]:
     """A decoded, upright picture in sRGB and the conversions that it took.
 
     These are of "16-bit", "alpha", "animated" (the first frame is taken), "cmyk", "grey", "palette", "profile"
     (converted to sRGB), "profile ignored" (it cannot be used) and "rotated". What is transparent shows
-    ``background``; with None it stays, in RGBA. PNG, JPEG, WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have
-    them, AVIF and HEIC, known by their first bytes, whatever the name says. A picture over ``max_megapixels`` is
-    refused from its header, before any pixel is decoded. With ``size`` a JPEG is decoded at a reduced scale of at least
-    twice ``size``, and one of up to 64 times ``max_megapixels``, a progressive one of up to twice, at the scale at
-    which it is within the limit. Raises `BadImage`, whose text starts with ``name`` (default: the path).
+    ``background``; with None it stays, in RGBA. With ``keep_16_bit`` a grey picture of 16 bits stays one. PNG, JPEG,
+    WebP, GIF, BMP, TIFF and, where Pillow and pi-heif have them, AVIF and HEIC, known by their first bytes, whatever
+    the name says. A picture over ``max_megapixels`` is refused from its header, before any pixel is decoded. With
+    ``size`` a JPEG is decoded at a reduced scale of at least twice ``size``, and one of up to 64 times
+    ``max_megapixels``, a progressive one of up to twice, at the scale at which it is within the limit. Raises
+    `BadImage`, whose text starts with ``name`` (default: the path).
     """
     if isinstance(source, bytes):
         name, data = name or "image", source
@@ -75,7 +77,10 @@ def load_image(
             _reduce(image, 2 * size, max_megapixels)
         animated = getattr(image, "is_animated", False)
         image.load()
-        rgb, conversions = upright_rgb(image, background)
+        if keep_16_bit and is_16_bit(image):
+            rgb, conversions = _upright(image), list[str]()
+        else:
+            rgb, conversions = upright_rgb(image, background)
     except BadImage:
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # Pillow's own limit
@@ -124,6 +129,11 @@ def upright_rgb(
     if picture.mode == "RGBA" and background is not None:
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, background), picture).convert("RGB")
     return picture, conversions if upright is image else [*conversions, "rotated"]
+
+
+def is_16_bit(image: Image.Image) -> bool:
+    """Whether a grey picture has 16 bits, or more."""
+    return image.mode.startswith("I")
 
 
 def upright_grey(image: Image.Image) -> Image.Image:
@@ -207,7 +217,7 @@ def _to_srgb(image: Image.Image) -> tuple[Image.Image, list[str]]:
     conversions: list[str] = []
     if image.mode in ("La", "RGBa"):
         image = image.convert({"La": "LA", "RGBa": "RGBA"}[image.mode])
-    if image.mode.startswith(("I", "F")):
+    if is_16_bit(image) or image.mode == "F":
         # PIL would clip the 16 bits at 255 instead of scaling them.
         pixels = np.asarray(image).astype(np.float64) / 257.0
         image = Image.fromarray(pixels.round().clip(0, 255).astype(np.uint8))

@@ -67,7 +67,8 @@ def read_options(options: Iterable[str], known: Collection[str], owner: str) -> 
     for option in options:
         name, equals, text = option.partition("=")
         if not equals or name not in known:
-            raise PochadeError(f"options: {option!r} given, {owner} takes {', '.join(known)}{nearest(name, known)}")
+            allowed = ", ".join(known) or "none"
+            raise PochadeError(f"options: {option!r} given, {owner} takes {allowed}{nearest(name, known)}")
         try:
             found[name] = json.loads(text)
         except ValueError:

@@ -200,6 +200,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
                 raise PochadeError(
                     f"{name}: {given} given, allowed with mixer='scan' alone: attention keeps its convolution"
                 )
+        if not depthwise and depthwise_kernel != KERNELS[0]:
+            raise PochadeError(f"depthwise_kernel: {depthwise_kernel} given, but depthwise is False, allowed is True")
 
         def make_mixer(block: int) -> ZigzagScan | SpatialMixer:
             if mixer == "attention":
