@@ -14,6 +14,7 @@ from diffusers.schedulers.scheduling_utils import SchedulerMixin
 from torch import Tensor
 
 from pochade.errors import PochadeError, nearest
+from pochade.nn.undrawn import Undrawn
 from pochade.pipelines.components import present_path, register_components
 from pochade.pipelines.hub import component_classes, read_json, renamed, renamed_weight
 from pochade.tensors import read_tensors
@@ -127,9 +128,8 @@ def _build(cls: type[Any], folder: Path) -> torch.nn.Module:
             f"{nearest(unknown[0], allowed)}"
         )
     try:
-        # The random initial weights are replaced at once; drawing them must not move the caller's random
-        # state.
-        with torch.random.fork_rng(devices=[]):
+        # What draws in another way must not move the caller's random state.
+        with torch.random.fork_rng(devices=[]), Undrawn():
             return cls(**config)
     except (TypeError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())

@@ -12,6 +12,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
 from pochade.configuration import register_to_config
+from pochade.nn.undrawn import Undrawn
 from pochade.text_encoders.base import ConfigOnly, PromptEncoder
 from pochade.types import TextEncoding
 
@@ -32,7 +33,8 @@ class MiniLMEncoder(ConfigOnly, PromptEncoder, ModelMixin):
         from transformers.models.bert.modeling_bert import BertModel
 
         folder = get_model_path()
-        self.bert = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
+        with Undrawn():
+            self.bert = BertModel(BertConfig.from_pretrained(folder), add_pooling_layer=False)
         weights = load_file(folder / "model.safetensors")
         own = self.bert.state_dict().keys()
         # The file also holds BERT's pooler and a constant buffer, both unused; a missing tensor raises.
