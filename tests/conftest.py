@@ -14,6 +14,9 @@ from hypothesis import HealthCheck, settings
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Torch and the tests are a million objects that stay: looking for garbage among them took a tenth of the time.
+gc.set_threshold(20_000, 20, 100)
+
 # The same examples in every run, however long they take: a machine that is busy fails no test.
 settings.register_profile(
     "suite", derandomize=True, deadline=None, max_examples=40, suppress_health_check=[HealthCheck.too_slow]
@@ -24,16 +27,6 @@ LONG = ("_page.py", "test_notebooks.py", "test_two_processes.py")
 """How the names of files end whose tests take a minute."""
 
 CAPTIONS = ("a red apple", "a sleeping cat", "a blue house with a door", "two green pears")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_collection() -> Iterator[None]:
-    """Modules and tests stay until the end: looking for garbage among them took half of the time of collecting them."""
-    gc.disable()
-    try:
-        return (yield)
-    finally:
-        gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
