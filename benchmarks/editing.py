@@ -6,7 +6,8 @@
 
 Before the = stands the model that its training started from, and behind a colon a suffix if there are several:
 the former edits without training, beside copying the input and enlarging bicubically. Pairs are of concepts that no
-training saw. Writes docs/benchmarks/editing.json, in which other models stay, and docs/images/editing-MODEL.png.
+training saw. Writes --output/benchmarks/editing.json (--output is docs), in which other models stay, and
+--output/images/editing-MODEL.png. The training's last loss is read from beside the model, where it lies in its run.
 Pictures generated from captions alone, before and after, are kept below --pictures, so that an interrupted run goes on.
 """
 
@@ -93,6 +94,13 @@ def drawn(size: int, kinds: Sequence[str], count: int, seed: int) -> list[Pair]:
     data = OpenMojiPairs(size, "held_out", dict.fromkeys(kinds, 1.0))
     order = np.random.default_rng(seed).permutation(len(data))
     return [data.pair(int(order[i % len(order)]), np.random.default_rng([seed, i])) for i in range(count)]
+
+
+def last_loss(log: Path) -> dict[str, float]:
+    """The loss at the end of a training; nothing where there is no log."""
+    lines = log.read_text(encoding="utf-8").splitlines() if log.is_file() else []
+    losses = [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    return {"loss": losses[-1]} if losses else {}
 
 
 class Bench:
@@ -278,7 +286,7 @@ def main() -> None:
         made = {(row["model"], row["task"]) for row in bench.rows}
         record["rows"] = [row for row in record["rows"] if (row["model"], row["task"]) not in made] + bench.rows
         settings = {"steps": args.steps, "guidance": args.guidance, "image guidance": args.image_guidance}
-        record[name] = {"size": bench.size, **settings}
+        record[name] = {"size": bench.size, **settings, **last_loss(Path(folder).parent / "metrics.jsonl")}
         write_text(path, json.dumps(record, indent=2) + "\n")
         if bench.shown:
             page = sheet(*(list(part) for part in zip(*bench.shown, strict=True)), columns=8, cell=bench.size)

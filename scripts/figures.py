@@ -48,6 +48,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_checkpoint": (f"{BESIDE}/microforge-nano/metrics.json", models.checkpoint),
     "microforge_edit_checkpoint": (f"{CHECKPOINTS}/microforge-edit/metrics.json", models.checkpoint),
     "microforge_latents": (f"{BENCHMARKS}/microforge_latents.json", models.study),
+    "microforge_source": (f"{BENCHMARKS}/microforge_source.json", editing.microforge_source),
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
     "microforge_memory": (f"{BENCHMARKS}/microforge.json", models.microforge_memory),

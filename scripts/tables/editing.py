@@ -98,6 +98,31 @@ def editing_generation(record: dict[str, Any]) -> str:
     return table(columns, lines)
 
 
+def microforge_source(record: dict[str, Any]) -> str:
+    """The same model taught to edit in two ways, a row a way and seed."""
+    rows = {(row["model"], row["task"]): row for row in record["rows"] if row["way"] in ("trained", "after")}
+    names = list(dict.fromkeys(row["model"] for row in record["rows"]))
+    lines: list[list[str]] = []
+    for name in names:
+        edited, filled, made = (rows[name, task] for task in ("edit", "inpaint", "generate"))
+        figures = (_value(edited, key, form) for key, form in (("R@1", ".2f"), ("nearer", ".2f"), ("psnr", ".1f")))
+        text = f"{made['kid train']:.3f} ± {made['kid train std']:.3f}", f"{made['R@1 train']:.2f}"
+        way = name.partition(":")[2]
+        lines.append([way, f"{record[name]['loss']:.3f}", *figures, _value(filled, "psnr", ".1f"), *text])
+    before = next(row for row in record["rows"] if row["way"] == "before")
+    text = f"{before['kid train']:.3f} ± {before['kid train std']:.3f}", f"{before['R@1 train']:.2f}"
+    lines.append(["before the training", *["–"] * 5, *text])
+    asked = [
+        "R@1 among the targets",
+        "nearer the target than the input",
+        "PSNR to the target, dB",
+        "PSNR in a hole, dB",
+    ]
+    pairs = next(row["pairs"] for row in record["rows"] if row["task"] == "edit")
+    head = f"{pairs} pairs of held-out concepts, with standard errors, and pictures from captions alone:"
+    return f"{head}\n\n" + table(["source", "loss", *asked, "KID (Lite0) ± std, text alone", "R@1, text alone"], lines)
+
+
 def image_prompt(record: dict[str, Any]) -> str:
     """How an image prompt is followed, and what the text prompt loses by it."""
     names = {"train": "training concepts", "held_out": "held-out concepts"}

@@ -39,11 +39,6 @@ TYPED: dict[str, dict[str, str]] = {
         "| decoder alone | parameters | for |": SIZES,
         "| identity | parameters | width | tokens | for |": "sizes of text encoders, as their authors published them",
     },
-    "docs/microforge.md": {
-        "| source | loss, steps 900 to 1,050 | R@1 among 100 targets | nearer the target than the input | PSNR to the "
-        "target, dB | PSNR of the untouched part, dB | PSNR in a hole, dB | core seconds a step of 16 |": "printed by "
-        "benchmarks/editing.py for two models that are not kept"
-    },
     "docs/on-device.md": {
         "| name | matrix products, embeddings | convolutions | size |": SETTINGS,
         "| model | weights | pixels, steps | time of a picture | source |": "published figures, each with its source",
