@@ -50,6 +50,7 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "microforge_latents": (f"{BENCHMARKS}/microforge_latents.json", models.study),
     "microforge_source": (f"{BENCHMARKS}/microforge_source.json", editing.microforge_source),
     "microforge_study": (f"{BENCHMARKS}/microforge_study.json", models.study),
+    "microforge_longer": (f"{BENCHMARKS}/microforge_longer.json", models.study),
     "microforge_sampling": (f"{BENCHMARKS}/microforge_sampling.json", models.sampling),
     "microforge_memory": (f"{BENCHMARKS}/microforge.json", models.microforge_memory),
     "microforge_switches": (f"{BENCHMARKS}/microforge.json", models.microforge_switches),
