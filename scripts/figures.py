@@ -82,6 +82,8 @@ KNOWN: dict[str, tuple[str, Callable[[Any], str]]] = {
     "autoencoders": (f"{BENCHMARKS}/autoencoders.json", models.autoencoders_at_equal_bytes),
     "peers_costs": (f"{BENCHMARKS}/peers_quality.json", peers.costs),
     "peers_quality": (f"{BENCHMARKS}/peers_quality.json", peers.quality),
+    "peers_longer_costs": (f"{BENCHMARKS}/peers_longer.json", peers.costs),
+    "peers_longer": (f"{BENCHMARKS}/peers_longer.json", peers.quality),
     "runtimes": (f"{BENCHMARKS}/runtimes.json", runtimes.runtimes),
     "browser": (f"{BENCHMARKS}/browser.json", runtimes.browser),
     "budget": (f"{BENCHMARKS}/budget.json", runtimes.budget),

@@ -38,7 +38,8 @@ def quality(record: dict[str, Any]) -> str:
     parts: list[str] = []
     for kind in KINDS:
         rows = [row for row in own if kind in row["kinds"]]
-        parts.append(f"For {kind}, the mean of the seeds and in brackets each:\n\n{_measured(rows)}")
+        seeds = "one seed" if _seeds(rows) == 1 else "the mean of the seeds and in brackets each"
+        parts.append(f"For {kind}, {seeds}:\n\n{_measured(rows)}")
     if tried:
         parts.append(f"With another configuration or learning rate, equal steps:\n\n{_measured(tried, rates=True)}")
     return "\n\n".join(parts)
@@ -49,8 +50,13 @@ def _is_variation(name: str) -> bool:
     return "," in name
 
 
+def _seeds(rows: list[dict[str, Any]]) -> int:
+    return len({row["seed"] for row in rows})
+
+
 def _measured(rows: list[dict[str, Any]], *, rates: bool = False) -> str:
     made = [split for split in SPLITS if any(split in row for row in rows)]
+    cell = _one if _seeds(rows) == 1 else _cell
     lines: list[list[str]] = []
     for name, rate in dict.fromkeys((str(row["network"]), float(row["rate"])) for row in rows):
         runs = [row for row in rows if (row["network"], row["rate"]) == (name, rate)]
@@ -59,13 +65,17 @@ def _measured(rows: list[dict[str, Any]], *, rates: bool = False) -> str:
                 TITLES.get(name, name),
                 *([f"{rate:g}"] if rates else []),
                 str(runs[0]["steps"]),
-                _cell([run["held-out loss"] for run in runs], ".3f"),
-                *(_cell([run[s]["kid"] for run in runs], ".2f") for s in made),
-                *(_cell([run[s]["R@1"] for run in runs], ".2f") for s in made),
+                cell([run["held-out loss"] for run in runs], ".3f"),
+                *(cell([run[s]["kid"] for run in runs], ".2f") for s in made),
+                *(cell([run[s]["R@1"] for run in runs], ".2f") for s in made),
             ]
         )
     columns = ["network", *(["rate"] if rates else []), "steps", "loss, held out"]
     return table([*columns, *(f"{figure}, {SPLITS[s]}" for figure in ("KID (Lite0)", "R@1") for s in made)], lines)
+
+
+def _one(values: list[float], form: str) -> str:
+    return f"{values[0]:{form}}"
 
 
 def _cell(values: list[float], form: str) -> str:
