@@ -112,7 +112,7 @@ def microforge_source(record: dict[str, Any]) -> str:
     before = next(row for row in record["rows"] if row["way"] == "before")
     text = f"{before['kid train']:.3f} ± {before['kid train std']:.3f}", f"{before['R@1 train']:.2f}"
     lines.append(["before the training", *["–"] * 5, *text])
-    asked = [
+    measures = [
         "R@1 among the targets",
         "nearer the target than the input",
         "PSNR to the target, dB",
@@ -120,7 +120,9 @@ def microforge_source(record: dict[str, Any]) -> str:
     ]
     pairs = next(row["pairs"] for row in record["rows"] if row["task"] == "edit")
     head = f"{pairs} pairs of held-out concepts, with standard errors, and pictures from captions alone:"
-    return f"{head}\n\n" + table(["source", "loss", *asked, "KID (Lite0) ± std, text alone", "R@1, text alone"], lines)
+    return f"{head}\n\n" + table(
+        ["source", "loss", *measures, "KID (Lite0) ± std, text alone", "R@1, text alone"], lines
+    )
 
 
 def image_prompt(record: dict[str, Any]) -> str:
