@@ -180,7 +180,7 @@ SETTINGS = {
 @pytest.mark.parametrize("task", SETTINGS.values(), ids=lambda task: type(task).__name__)
 def test_what_all_kinds_have_in_common_has_one_range(task: Settings) -> None:
     for name in vars(task).keys() & RANGES:
-        for wrong in (-1.0, float("nan"), float("inf"), "1"):
+        for wrong in (-1.0, float("nan"), float("inf"), "1")[name == "guidance" :]:
             with pytest.raises(PochadeError, match=f"{name}: {wrong} given, must be "):
                 replace(task, **{name: wrong})  # pyright: ignore[reportArgumentType]
     for name in vars(task).keys() & {"density_scale", "time_shift", "scan_rate"}:

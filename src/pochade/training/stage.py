@@ -42,14 +42,21 @@ def steps_for(samples: int, batch_size: int) -> int:
     return max(FEWEST_STEPS, math.ceil(SEEN * math.sqrt(samples) / batch_size))
 
 
+Ranges = Mapping[str, tuple[Callable[[float], bool], str]]
+"""Field -> whether a finite number is allowed in it, and what is, in words."""
+
 _PROBABILITY = (lambda value: 0 <= value <= 1, "in [0, 1]")
-_WEIGHT = (lambda value: 0 <= value < math.inf, "at least 0")
-_FACTOR = (lambda value: 0 < value < math.inf, "above 0")
-RANGES: Mapping[str, tuple[Callable[[float], bool], str]] = {
+WEIGHT = (lambda value: 0 <= value < math.inf, "at least 0")
+COUNT = (lambda value: is_whole(value) and value >= 1, "at least 1, and whole")
+SHARE = (lambda value: 0 <= value < 1, "in [0, 1)")
+FACTOR = (lambda value: 0 < value < math.inf, "above 0")
+RANGES: Ranges = {
     **dict.fromkeys(("cfg_dropout", "input_dropout", "self_conditioning_prob", "curriculum"), _PROBABILITY),
-    **dict.fromkeys(("density_scale", "time_shift", "scan_rate"), _FACTOR),
-    **dict.fromkeys(("l1", "mse", "perceptual", "adversarial", "wavelet", "kl", "latent_noise"), _WEIGHT),
-    "adversarial_from": (lambda value: 0 <= value < 1, "in [0, 1)"),
+    **dict.fromkeys(("text_dropout", "source_dropout", "joint_dropout"), _PROBABILITY),
+    **dict.fromkeys(("density_scale", "time_shift", "scan_rate"), FACTOR),
+    **dict.fromkeys(("l1", "mse", "perceptual", "adversarial", "wavelet", "kl", "latent_noise"), WEIGHT),
+    **dict.fromkeys(("adversarial_from", "generate"), SHARE),
+    "guidance": (math.isfinite, "finite"),
 }
 """What the fields that several kinds of stages have in common may be, beside None where a kind allows it."""
 
@@ -62,6 +69,8 @@ class Settings:
     can_shard: ClassVar[bool] = False
     """Whether the processes can divide what is trained (``Stage.fsdp``): it is all that the task holds."""
 
+    ranges: ClassVar[Ranges] = RANGES
+    """Of its fields, each of which is checked once: what a kind has of its own replaces what they have in common."""
     start_field: ClassVar[str] = INITIALISE_FROM
     """The field that names what a run starts from: where it is one of the settings, a whole model."""
 
@@ -72,8 +81,8 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if value is not None and name in RANGES:
-                inside, allowed = RANGES[name]
+            if value is not None and name in self.ranges:
+                inside, allowed = self.ranges[name]
                 self.check(name, is_number(value) and inside(value), allowed)
 
     def check(self, name: str, holds: bool, allowed: str) -> None:

@@ -292,6 +292,12 @@ def test_settings_out_of_range(wrong: dict[str, Any]) -> None:
         ConsistencySettings(**wrong)
 
 
+@pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf")])
+def test_a_weight_of_the_adversary_is_refused_by_one_sentence(wrong: float) -> None:
+    with pytest.raises(PochadeError, match=f"^adversarial: {wrong} given, must be above 0, or none$"):
+        ConsistencySettings(adversarial=wrong)
+
+
 # --- every family
 
 

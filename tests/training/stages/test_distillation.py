@@ -231,9 +231,10 @@ def test_the_draws_are_the_records_and_not_the_runs() -> None:
         ({"records": 0}, "records: 0 given, must be at least 1"),
         ({"teacher_weight": 0.0}, "teacher_weight: 0.0 given, must be above 0"),
         ({"flow_weight": -1.0}, "flow_weight: -1.0 given, must be at least 0"),
+        ({"curriculum": -1.0}, "curriculum: -1.0 given, must be 0, as"),
         ({"guidance": float("nan")}, "guidance: nan given, must be finite"),
         ({"curriculum": 0.5}, "curriculum: 0.5 given, must be 0"),
-        ({"curriculum": 1.5}, "curriculum: 1.5 given, must be in"),
+        ({"curriculum": 1.5}, "curriculum: 1.5 given, must be 0, as"),
         ({"autoencoder": "lrf-openmoji"}, "autoencoder: 'lrf-openmoji' given, allowed is none"),
     ],
 )

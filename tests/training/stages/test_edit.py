@@ -129,8 +129,8 @@ def test_the_task_reaches_the_network() -> None:
     [
         ({"tasks": ("generate",)}, "tasks: .* allowed are one or more of edit, inpaint, super_resolution"),
         ({"tasks": ()}, "tasks: .* allowed are one or more"),
-        ({"generate": 1.0}, "generate: 1.0 given, allowed is 0 to below 1"),
-        ({"joint_dropout": -0.1}, "text_dropout, source_dropout, joint_dropout: 0.05, 0.05, -0.1 given"),
+        ({"generate": 1.0}, r"generate: 1.0 given, must be in \[0, 1\)"),
+        ({"joint_dropout": -0.1}, r"joint_dropout: -0.1 given, must be in \[0, 1\]"),
         ({"text_dropout": 0.95}, "together are 1 at most"),
     ],
 )

@@ -307,7 +307,7 @@ def test_a_model_that_edits_learns_from_pairs(pictures: Path, toy_editor_folder:
         ("task.base=none", r"task.base: none given, allowed is .* a model that edits"),
         ("task.base=lrf-openmoji", r"'super_resolution' given, but 'lrf-openmoji' .* pochade train edit makes one"),
         ("task.rank=0", r"rank: 0 given"),
-        ("task.generate=2", r"generate: 2.0 given, allowed is 0 to below 1"),
+        ("task.generate=2", r"generate: 2.0 given, must be in \[0, 1\)"),
     ):
         with pytest.raises(PochadeError, match=message):
             check(override(stages_of("edit-lora"), [*changes, wrong]), Components())

@@ -1,11 +1,10 @@
 """Distilling a denoiser of any family into one that needs few steps (``pochade.flow.consistency``)."""
 
 import copy
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
 from pochade.training.ema import module_tensors
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import COUNT, FACTOR, SHARE, AnyStage, Ranges, Settings, Stage
 from pochade.training.stages import kind_of, reconstruction
 from pochade.training.stages.components import Components
 from pochade.training.stages.discriminator import RATE, LatentDiscriminator, adversarial_losses
@@ -59,6 +58,12 @@ class ConsistencySettings(Settings):
     """Which teacher, with how much guidance, on which grid. Raises PochadeError for a value outside its range."""
 
     stage_kind = "consistency"
+    ranges: ClassVar[Ranges] = {
+        **Settings.ranges,
+        "phases": COUNT,
+        "target_decay": SHARE,
+        "adversarial": (FACTOR[0], "above 0, or none"),
+    }
 
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
@@ -91,14 +96,9 @@ class ConsistencySettings(Settings):
         super().__post_init__()
         if self.guidance_interval is not None:
             check_guidance_interval(self.guidance_interval)
-        for name, holds, allowed in (
-            ("phases", self.parts >= 1, "at least 1"),
-            ("first_intervals", _divides(self.parts, self.first_intervals), f"a multiple of phases={self.parts}"),
-            ("last_intervals", _divides(self.parts, self.last_intervals), f"a multiple of phases={self.parts}"),
-            ("target_decay", 0 <= self.target_decay < 1, "in [0, 1)"),
-            ("adversarial", self.adversarial is None or 0 < self.adversarial < math.inf, "above 0, or none"),
-        ):
-            self.check(name, holds, allowed)
+        for name in ("first_intervals", "last_intervals"):
+            intervals = getattr(self, name)
+            self.check(name, intervals >= 1 and intervals % self.parts == 0, f"a multiple of phases={self.parts}")
 
     @property
     def parts(self) -> int:
@@ -117,10 +117,6 @@ class ConsistencySettings(Settings):
     def intervals_at(self, progress: float) -> int:
         """The intervals of the grid at ``progress`` in [0, 1]. Raises PochadeError where they would fall."""
         return intervals_at(progress, self.first_intervals, self.last_intervals)
-
-
-def _divides(phases: int, intervals: int) -> bool:
-    return intervals >= 1 and intervals % max(1, phases) == 0
 
 
 @lru_cache(maxsize=16)

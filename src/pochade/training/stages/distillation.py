@@ -1,10 +1,9 @@
 """Teaching a denoiser of any family by another: velocity matching on a cache of the teacher's answers."""
 
 import json
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +14,7 @@ from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
 from pochade.pipelines import hub
 from pochade.training.data import ImageData, check_squares
-from pochade.training.stage import AnyStage, Stage
+from pochade.training.stage import COUNT, FACTOR, WEIGHT, AnyStage, Ranges, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
 from pochade.training.stages.kind import Data, Inputs, Work, with_synthetic_pictures
@@ -47,6 +46,13 @@ class DistillationSettings(FlowSettings):
 
     stage_kind = "distillation"
     can_shard = False  # beside the network there is its teacher
+    ranges: ClassVar[Ranges] = {
+        **FlowSettings.ranges,
+        "curriculum": (lambda value: value == 0, "0, as the teacher's times are cached"),
+        "records": COUNT,
+        "teacher_weight": FACTOR,
+        "flow_weight": WEIGHT,
+    }
 
     teacher: str | None = None
     """Name of a model or the folder of one; None: the model of the stage before."""
@@ -67,14 +73,6 @@ class DistillationSettings(FlowSettings):
         super().__post_init__()
         if self.autoencoder is not None:
             raise PochadeError(f"autoencoder: {self.autoencoder!r} given, allowed is none: the teacher's is kept")
-        for name, holds, allowed in (
-            ("curriculum", self.curriculum == 0, "0, as the teacher's times are cached"),
-            ("guidance", math.isfinite(self.guidance), "finite"),
-            ("records", self.records >= 1, "at least 1"),
-            ("teacher_weight", 0 < self.teacher_weight < math.inf, "above 0"),
-            ("flow_weight", 0 <= self.flow_weight < math.inf, "at least 0"),
-        ):
-            self.check(name, holds, allowed)
 
 
 def alpha(t: Tensor, kind: Alpha) -> Tensor:

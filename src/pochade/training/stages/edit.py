@@ -87,10 +87,8 @@ class EditSettings(Settings):
         super().__post_init__()
         if not self.tasks or set(self.tasks) - set(TASKS[1:]):
             raise PochadeError(f"tasks: {self.tasks!r} given, allowed are one or more of {', '.join(TASKS[1:])}")
-        if not 0 <= self.generate < 1:
-            raise PochadeError(f"generate: {self.generate} given, allowed is 0 to below 1")
         drops = self.text_dropout, self.source_dropout, self.joint_dropout
-        if min(drops) < 0 or sum(drops) > 1:
+        if sum(drops) > 1:
             raise PochadeError(
                 f"text_dropout, source_dropout, joint_dropout: {', '.join(map(str, drops))} given, allowed are shares "
                 "that together are 1 at most"

@@ -1,6 +1,7 @@
 """Training a denoiser's cross-attention to an image prompt; its other weights stay."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -14,7 +15,7 @@ from pochade.flow.weighting import Weighting
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import Stage
+from pochade.training.stage import COUNT, Ranges, Stage
 from pochade.training.stages.adapter import (
     AdapterKind,
     AdapterSettings,
@@ -32,6 +33,7 @@ class ImagePromptSettings(AdapterSettings):
     """Which model is given an image prompt, and how. Raises PochadeError for a value outside its range."""
 
     stage_kind = "image_prompt"
+    ranges: ClassVar[Ranges] = {**AdapterSettings.ranges, "views": COUNT}
 
     model: str | None = None
     """Name of a trained model or the folder of one; it must be named."""
@@ -51,10 +53,6 @@ class ImagePromptSettings(AdapterSettings):
     it, and leave nothing to learn from its image prompt,"""
     input_dropout: float = 0.1
     """and, independently, that it loses its image prompt, so that the model still works without one."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("views", self.views >= 1, "at least 1")
 
 
 class ImagePromptTask(AdapterTask):

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import torch
 from diffusers.loaders.peft import PeftAdapterMixin
@@ -22,7 +22,7 @@ from pochade.pipelines.lora import check_peft
 from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, weights_sha256
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import AnyStage, Settings, Stage
+from pochade.training.stage import COUNT, FACTOR, AnyStage, Ranges, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, keep_state
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
@@ -75,6 +75,8 @@ class BaseSettings(Settings):
 class AdapterForm(BaseSettings):
     """Of which form a LoRA is. Raises PochadeError for a value outside its range."""
 
+    ranges: ClassVar[Ranges] = {**BaseSettings.ranges, "rank": COUNT, "alpha": FACTOR}
+
     rank: int = USUAL_RANK
     """r: each adapted matrix W [n, m] becomes W + alpha / r B A, with B [n, r] from zero and A [r, m]."""
     alpha: float | None = None
@@ -84,11 +86,6 @@ class AdapterForm(BaseSettings):
     layers: tuple[str, ...] = ()
     """Names of the layers that are adapted, or the last parts of such names, as in qkv,feedforward.out; (): all linear
     layers of the network's blocks, but for those that make modulations."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("rank", self.rank >= 1, "at least 1")
-        self.check("alpha", self.alpha is None or 0 < self.alpha < math.inf, "above 0")
 
     @property
     def usual_rate(self) -> float:

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from pochade.data.dataset import Dataset
-from pochade.errors import PochadeError
 from pochade.images.decode import to_image, to_tensor
 from pochade.images.sheets import sheet
 from pochade.nn.resample import haar_dwt
@@ -78,8 +77,6 @@ class PictureTask(Task):
         perceptual: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= settings.adversarial_from < 1:
-            raise PochadeError(f"adversarial_from: {settings.adversarial_from} given, allowed is 0 to below 1")
         self.add_module(name, network)
         self.weights = settings
         self.progress = 0.0

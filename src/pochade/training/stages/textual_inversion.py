@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from pochade.errors import PochadeError, naming
 from pochade.pipelines import hub
@@ -11,7 +12,7 @@ from pochade.pipelines.lora_files import BASE, BASE_SHA256, weights_sha256
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.base import PromptEncoder
 from pochade.training.data import ImageData
-from pochade.training.stage import AnyStage, Stage
+from pochade.training.stage import COUNT, AnyStage, Ranges, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Work
 from pochade.training.stages.lora import BaseSettings, BesideModelKind, by_what, task_beside
@@ -30,6 +31,7 @@ class TextualInversionSettings(BaseSettings):
     """Of a word that is learned. Raises PochadeError for a value outside its range."""
 
     stage_kind = "textual_inversion"
+    ranges: ClassVar[Ranges] = {**BaseSettings.ranges, "vectors": COUNT}
 
     token: str = "<style>"
     """The word, a new one; it stands before every caption that does not have it."""
@@ -39,10 +41,6 @@ class TextualInversionSettings(BaseSettings):
     """How many tokens it is read as."""
     cfg_dropout: float = 0.1
     """Probability that a sample loses its conditioning, for classifier-free guidance."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.check("vectors", self.vectors >= 1, "at least 1")
 
 
 TextualInversionStage = Stage[TextualInversionSettings, ImageData]
