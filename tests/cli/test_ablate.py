@@ -68,7 +68,11 @@ def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkey
         (folder / f"{caption}.txt").write_text(caption)
     arguments = ("ablate", "lira", *FAST, f"data.source={folder}", "--cases", "loop,none", "--seeds", "2")
     arguments += ("--samples", "4", "--sampling-steps", "2", "-o", str(tmp_path / "study"))
-    rows = json.loads(cli(capsys, *arguments, "--json").out)
+    first = cli(capsys, *arguments, "--json")
+    assert first.error.count(f"{tmp_path / 'study'} holds no run yet, a new one begins") == 1
+    assert "resume" not in first.error
+    assert "no checkpoint" not in first.error
+    rows = json.loads(first.out)
     assert [row["case"] for row in rows] == ["loop", "none"]
     assert all(len(row["runs"]) == 2 for row in rows)
     assert rows[0]["runs"][0]["parameters"] > rows[1]["runs"][0]["parameters"]
@@ -77,7 +81,9 @@ def test_a_study_trains_measures_and_goes_on(capsys: Any, tmp_path: Path, monkey
     assert folders == ["1-loop", "1-loop_seed1", "1-none", "1-none_seed1", "cache"]
 
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}
-    out = cli(capsys, *arguments).out
+    again = cli(capsys, *arguments)
+    assert "begins" not in again.error
+    out = again.out
     assert out.splitlines()[0].startswith("| case |")
     assert "no loop" in out
     assert before == {p: p.stat().st_mtime_ns for p in (tmp_path / "study").rglob("*.safetensors")}

@@ -117,6 +117,21 @@ def test_a_run_that_fails_before_its_first_step_leaves_no_folder(
     assert not (tmp_path / "new").exists()
 
 
+def test_a_resumed_run_says_where_it_begins_anew(place: Path, autoencoder: Path, capfd: Any) -> None:
+    """Once, where there is no run; and of a stage that was stopped before it had a checkpoint."""
+    shutil.rmtree(place / "run")
+    resume(place, autoencoder)
+    printed = capfd.readouterr().err
+    assert printed.count("run holds no run yet, a new one begins") == 1
+    assert "no checkpoint" not in printed
+    for left in ("model", "final", "checkpoint-00000002"):
+        shutil.rmtree(place / "run" / "1-flow" / left)
+    resume(place, autoencoder)
+    printed = capfd.readouterr().err
+    assert "1-flow, started from the beginning" in printed
+    assert "a new one begins" not in printed
+
+
 # --- finished, and to go on
 
 

@@ -14,6 +14,7 @@ from pochade.evaluation.report import evaluate
 from pochade.files import write_json, write_text
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData, required
+from pochade.training.metrics import METRICS
 from pochade.training.stage import AnyStage, Stage
 from pochade.training.stage import Settings as StageSettings
 
@@ -139,7 +140,7 @@ def measure(model: Path, stage: Stage[StageSettings, ImageData], settings: Setti
         model=stage.name,
         reading=stage.data.reading,
     ).figures
-    lines = [json.loads(line) for line in (model.parent / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (model.parent / METRICS).read_text().splitlines()]
     figures: Figures = {
         "parameters": report["parameters"]["denoiser"],
         "steps": stage.steps,

@@ -149,9 +149,14 @@ def _models_below(folder: Path) -> Iterator[Path]:
         return
     models = [folder / "model", *(path / "model" for path in folder.glob(f"{_CHECKPOINT}*"))]
     yield from sorted((path for path in models if (path / INDEX).is_file()), key=_step, reverse=True)
-    stages = [path for path in folder.glob("[0-9]*-*") if path.name.partition("-")[0].isdecimal()]
-    for stage in sorted(stages, key=lambda path: int(path.name.partition("-")[0]), reverse=True):
+    for stage in reversed(stage_folders(folder)):
         yield from _models_below(stage)
+
+
+def stage_folders(run: Path) -> list[Path]:
+    """The folders of the stages that a run holds, in their order."""
+    stages = [path for path in run.glob("[0-9]*-*") if path.name.partition("-")[0].isdecimal()]
+    return sorted(stages, key=lambda path: int(path.name.partition("-")[0]))
 
 
 def _step(model: Path) -> int:

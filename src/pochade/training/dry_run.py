@@ -17,6 +17,7 @@ from pochade.errors import PochadeError
 from pochade.training.costs import activation_bytes, fewest_parts, fixed_memory
 from pochade.training.executor import check, freed_afterwards, take_or_run
 from pochade.training.loader import draw
+from pochade.training.metrics import METRICS
 from pochade.training.stage import AnyStage, steps_for, with_rate
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
@@ -140,7 +141,7 @@ def _shortened(stage: AnyStage, steps: int) -> AnyStage:
 def _trial(
     stage: AnyStage, short: AnyStage, work: Work, folder: Path, device: torch.device, assumed: tuple[str, ...]
 ) -> Trial:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in (folder / METRICS).read_text(encoding="utf-8").splitlines()]
     fastest = min(line["seconds_compute"] for line in lines)
     seconds = fastest * stage.batch_size / short.batch_size
     sample = short.batch_size // short.accumulate

@@ -97,6 +97,8 @@ def run(
     for stage in stages[finished:]:
         if (short := stage.warn_of_warmup()) is not None:
             _print(f"{stage.name}: warning: {short}")
+    if resume and not hub.stage_folders(out):
+        _print(f"{out} holds no run yet, a new one begins")
     results: list[Result] = []
     for number, stage in enumerate(stages, 1):
         result = _result(stage, number, out)

@@ -15,6 +15,8 @@ from pochade.files import write_text
 from pochade.training.task import Batch
 from pochade.training.trackers import Trackers
 
+METRICS = "metrics.jsonl"
+"""In the folder of a stage from its start on."""
 T_BINS = 10
 
 
@@ -80,7 +82,7 @@ class MetricLog:
 
     def __init__(self, folder: Path, step: int, trackers: Trackers | None = None) -> None:
         self._trackers = trackers
-        path = folder / "metrics.jsonl"
+        path = folder / METRICS
         if path.exists():
             # Lines of steps after the checkpoint, and one cut off by a kill, would appear twice.
             kept = [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= step]

@@ -5,6 +5,7 @@ from pathlib import Path
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.training.checkpoint import Checkpoint, checkpoints, find_checkpoint, load_checkpoint
+from pochade.training.metrics import METRICS
 from pochade.training.stage import INITIALISE_FROM, AnyStage, Identity
 
 
@@ -49,7 +50,8 @@ def find_run(folder: Path, stage: AnyStage, identity: Identity, samples: int, no
     """
     path = find_checkpoint(folder, notes.append)
     if path is None:
-        notes.append("nothing to resume, started from the beginning")
+        if (folder / METRICS).exists():
+            notes.append(f"no checkpoint in {folder}, started from the beginning")
         return None
     saved = load_checkpoint(path)
     before = {**saved.state["stage"], "samples": saved.state["samples"]}

@@ -12,8 +12,8 @@ from pochade.data.cache.claims import holder
 from pochade.errors import PochadeError
 from pochade.training.checkpoint import checkpoints
 from pochade.training.executor import CLAIM
+from pochade.training.metrics import METRICS
 
-METRICS = "metrics.jsonl"
 _DEPTHS = ("", "*/", "*/*/")
 """A stage, a run, a folder of runs."""
 
