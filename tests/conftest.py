@@ -130,6 +130,32 @@ def toy_class_pipeline_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def silent_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """A hub that ends every connection without an answer, of which nothing is on this machine; yields the requests."""
+    from socketserver import BaseRequestHandler, ThreadingTCPServer
+    from threading import Thread
+
+    from huggingface_hub import constants
+
+    seen: list[str] = []
+
+    class Silent(BaseRequestHandler):
+        def handle(self) -> None:
+            seen.append(self.request.recv(4096).decode(errors="replace").partition("\r\n")[0])
+
+    with ThreadingTCPServer(("127.0.0.1", 0), Silent) as server:
+        Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_address[1]}"
+        monkeypatch.setattr(constants, "ENDPOINT", address)
+        template = address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        yield seen
+        server.shutdown()
+
+
+@pytest.fixture
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Within it the user's cache is an empty one, and transfers that fail are repeated at once."""
     from pochade import storage

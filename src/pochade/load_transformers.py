@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pochade.errors import PochadeError
+from pochade.hub_access import UNREACHED, asked_once, is_unreached
 
 NAMED = 4
 """So many missing tensors are named in an error, the others counted."""
@@ -21,9 +22,10 @@ def loading(argument: str, kind: str, name: str) -> Iterator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        yield
+        with asked_once(name):
+            yield
     except Exception as error:  # a dozen kinds, of transformers, of safetensors and of the hub
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = UNREACHED if is_unreached(error) else (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise PochadeError(
             f"{argument}: no {kind} could be loaded from {name!r} (a folder or a hub name): {reason}"
         ) from error

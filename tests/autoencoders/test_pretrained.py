@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_dc import AutoencoderDC
@@ -109,6 +110,13 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
     save_file(weights, tmp_path / "cut" / WEIGHTS, metadata={"format": "pt"})
     with pytest.raises(PochadeError, match=f"has weights that do not fit: missing {name}"):
         PretrainedAutoencoder.from_diffusers(str(tmp_path / "cut"))
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(silent_hub: list[str]) -> None:
+    with pytest.raises(PochadeError, match=r"nor within reach: it is not on this machine, and the hub cannot be"):
+        PretrainedAutoencoder.from_diffusers("pochade/no-such-model")
+    assert sum("pochade/no-such-model" in request for request in silent_hub) == 1
+    assert not huggingface_hub.constants.HF_HUB_OFFLINE
 
 
 @torch.no_grad()

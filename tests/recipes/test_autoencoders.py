@@ -135,6 +135,19 @@ def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path
     assert not out.exists()
 
 
+@pytest.mark.usefixtures("silent_hub")
+def test_a_ready_one_out_of_reach_names_the_other_way(pictures: Path, tmp_path: Path) -> None:
+    stage = autoencoder_stage(
+        ImageData(FolderSource(pictures), 64), task=AutoencoderSettings(ready="madebyollin/taesd")
+    )
+    message = (
+        "^task.ready: 'madebyollin/taesd' is neither a folder .* cannot be reached; task.ready=none trains one here$"
+    )
+    with pytest.raises(PochadeError, match=message):
+        run([stage], tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # --- published ones
 
 

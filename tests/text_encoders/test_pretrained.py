@@ -126,6 +126,13 @@ def test_a_gemma_that_cannot_be_had(gemma: Path, tmp_path: Path, monkeypatch: py
         GemmaEncoder.from_pretrained(saved)
 
 
+@pytest.mark.parametrize("name", ["clip", "gemma"])
+def test_a_hub_that_does_not_answer_is_asked_once(name: str, silent_hub: list[str]) -> None:
+    with pytest.raises(PochadeError, match=r"could be loaded from 'a/b' .*: it is not on this machine, and the hub"):
+        text_encoders.load(f"{name}:a/b")
+    assert sum("a/b" in request for request in silent_hub) == 1
+
+
 def test_missing_tensors_are_named_and_counted(tmp_path: Path) -> None:
     folder = gemma_folder(tmp_path / "short")
     weights = load_file(folder / "model.safetensors")

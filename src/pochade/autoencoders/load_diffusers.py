@@ -2,12 +2,12 @@
 
 import warnings
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, cast
 
-from huggingface_hub.errors import LocalEntryNotFoundError
-
 from pochade.errors import PochadeError
+from pochade.hub_access import UNREACHED, asked_once, is_unreached
 
 
 def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options: Any) -> Any:
@@ -27,7 +27,7 @@ def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options:
         options = options | ({"subfolder": rest[1]} if len(rest) == 2 else {})
     allowed = " or ".join(f"an {cls.__name__}" for cls in classes)
     try:
-        with warnings.catch_warnings():
+        with nullcontext() if options.get("local_files_only") else asked_once(source), warnings.catch_warnings():
             # diffusers gives the hub's client an argument that this no longer has.
             warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument", UserWarning)
             config: Any = classes[0].load_config(source, **options)
@@ -36,8 +36,7 @@ def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options:
             found = [cls for cls in classes if cls.__name__ == given]
             loaded: Any = found[0].from_pretrained(source, output_loading_info=True, **options) if found else None
     except (OSError, ValueError, RuntimeError) as error:
-        unreached = isinstance(error.__context__, LocalEntryNotFoundError)  # of which diffusers says that it is empty
-        why = "it is not on this machine, and the hub cannot be reached" if unreached else " ".join(str(error).split())
+        why = UNREACHED if is_unreached(error) else " ".join(str(error).split())
         raise PochadeError(
             f"name_or_folder: {name_or_folder!r} is neither a folder with {allowed} nor within reach: {why}"
         ) from error

@@ -281,3 +281,13 @@ def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     with pytest.raises(PochadeError, match=r"datasets is not installed: pip install 'pochade\[hub\]'"):
         written("someone/something", tmp_path / "out")
+
+
+def test_a_hub_that_does_not_answer_is_asked_once(silent_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(datasets.config, "HF_ENDPOINT", constants.ENDPOINT)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", False)
+    with pytest.raises(PochadeError, match=r"^path: nobody/nothing could not be opened .*Couldn't reach"):
+        open_rows("nobody/nothing")
+    assert sum("nobody/nothing" in request for request in silent_hub) == 1

@@ -202,13 +202,13 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         return data
 
     def ready_made(self, stage: AutoencoderStage, components: Components) -> ImageAutoencoder | None:
-        return None if stage.task.ready is None else components.autoencoder(stage.task.ready, field="task.ready")
+        return None if stage.task.ready is None else taken_ready(stage.task.ready, components)
 
     def autoencoder(
         self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
     ) -> ImageAutoencoder:
         if stage.task.ready is not None:
-            return components.autoencoder(stage.task.ready, field="task.ready")
+            return taken_ready(stage.task.ready, components)
         with torch.device("meta"):
             return build_autoencoder(stage.task)
 
@@ -233,6 +233,15 @@ class AutoencoderKind(Kind[AutoencoderSettings, ImageData]):
         self, stage: AutoencoderStage, earlier: Sequence[AnyStage], components: Components
     ) -> AutoencoderStage:
         return with_synthetic_pictures(stage)
+
+
+def taken_ready(name: str, components: Components) -> ImageAutoencoder:
+    """The autoencoder that a stage takes as it is. Raises PochadeError where there is none; it names the other way."""
+    try:
+        return components.autoencoder(name, field="task.ready")
+    except PochadeError as error:
+        error.args = (f"{error}; task.ready=none trains one here",)
+        raise
 
 
 def weights_of_model(
