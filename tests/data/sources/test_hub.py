@@ -166,6 +166,17 @@ def test_a_table_of_addresses_texts_and_scores(capsys: Any, tmp_path: Path) -> N
     assert "min_score: 6 given, which takes a column of scores" in cli(capsys, *wrong, code=2).error
 
 
+def test_a_table_of_addresses_without_a_split_is_refused_before_a_picture_is_fetched(
+    capsys: Any, tmp_path: Path
+) -> None:
+    source = laion(tmp_path)
+    for picture in tmp_path.glob("*.jpg"):
+        picture.unlink()
+    error = cli(capsys, "data", "prepare", "datasets", str(tmp_path / "out"), "--path", str(source), code=2).error
+    assert f"split: 'held_out' of {source} is empty (8 samples in all); --split all takes all of them" in error
+    assert not (tmp_path / "out").exists()
+
+
 def test_journeydb_as_it_is_published(capsys: Any, tmp_path: Path) -> None:
     folder = tmp_path / "train"
     (folder / "imgs" / "000").mkdir(parents=True)

@@ -1,7 +1,7 @@
 """From a source of pictures to a data set on disk: shards or a plain folder, a report, and a sheet of examples."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from PIL import Image
@@ -95,12 +95,12 @@ def _from_rows(
     def full(part: Split) -> bool:
         return target.limit is not None and counts[part] >= target.limit
 
-    def candidates() -> Iterator[tuple[int, Row, str, str, Split]]:
+    def candidates(note: Callable[[str, str], object]) -> Iterator[tuple[int, Row, str, str, Split]]:
         for number, row in enumerate(rows):
             if all(map(full, counts)):
                 return
             if least_score is not None and not (row.score is not None and row.score >= least_score):
-                report.note("low score", row.name)
+                note("low score", row.name)
                 continue
             group = row.captions[0].casefold() if row.captions else row.name
             part = target.part_of(split := split_of(group))
@@ -121,7 +121,9 @@ def _from_rows(
         image = square(image, target.size)
         return image, png(image), conversions
 
-    for (number, row, group, split, part), found in ahead(load, candidates()):
+    if rows.addressed:
+        _check_parts((part for *_, part in candidates(lambda *_: None)), target, rows.name)
+    for (number, row, group, split, part), found in ahead(load, candidates(report.note)):
         report.total = max(FIRST_ROWS, number + 1)
         if full(part):  # of what was read in advance
             continue
@@ -150,6 +152,18 @@ def _from_rows(
     for part, count in counts.items():
         if not count:
             raise EmptySplitError(part, rows.name, report.used)
+
+
+def _check_parts(found: Iterable[Split], target: Target, name: str) -> None:
+    """Raises EmptySplitError where no row is of a part that is written, before a picture is fetched. Reads no further
+    than to the first row of each."""
+    rows = dict.fromkeys(target.parts, 0)
+    for part in found:
+        rows[part] += 1
+        if all(rows.values()):
+            return
+    if any(rows.values()):
+        raise EmptySplitError(min(rows, key=lambda part: rows[part]), name, sum(rows.values()))
 
 
 def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -> str:

@@ -61,6 +61,8 @@ class Rows:
     columns: Mapping[str, str]
     classes: tuple[str, ...]
     """Names of the classes, empty where there are none or they have no names."""
+    addressed: bool = False
+    """Whether the rows hold addresses or paths of pictures, and none with its bytes: to read rows alone is cheap."""
 
     @property
     def captioned(self) -> bool:
@@ -136,7 +138,8 @@ class JourneyDBSource(HubSource):
         lists = sorted(folder.glob("*_anno*.jsonl"), key=lambda path: ("repath" not in path.name, path.name))
         if not lists or not (folder / "imgs").is_dir():
             raise PochadeError(f"path: {self.path} given, which holds no list *_anno*.jsonl with its folder imgs")
-        return Rows(self.path, _Annotations(lists[0], folder / "imgs"), {"image": "image", "caption": "caption"}, ())
+        columns = {"image": "image", "caption": "caption"}
+        return Rows(self.path, _Annotations(lists[0], folder / "imgs"), columns, (), addressed=True)
 
 
 @dataclass(frozen=True)
@@ -185,7 +188,8 @@ def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] |
     names = [" ".join(str(name).split()) for name in getattr(label, "names", None) or ()]
     stream = undecoded(stream, chosen["image"])
     stream = stream.select_columns(list(dict.fromkeys(_top(column, features) for column in chosen.values())))
-    return Rows(path, stream, chosen, tuple(names))
+    addressed = _is_text(features.get(chosen["image"]))
+    return Rows(path, stream, chosen, tuple(names), addressed)
 
 
 def open_stream(path: str, config: str | None = None) -> Any:
