@@ -15,7 +15,7 @@ from pochade.device import present_devices
 from pochade.errors import PochadeError
 from pochade.pipelines.metadata import KEY, read_metadata
 from pochade.pipelines.prepare import RepeatWarning, prepare
-from pochade.pipelines.requests import EditRequest, GenerationRequest
+from pochade.pipelines.requests import EditRequest, FileForm, GenerationRequest
 from pochade.pipelines.run_request import (
     load_pipeline,
     open_pipeline,
@@ -201,9 +201,21 @@ def test_only_what_is_transparent_is_said_to_be(model: str, recwarn: pytest.Warn
 def test_a_control_keeps_its_16_bits_and_is_black_where_it_is_transparent(model: str) -> None:
     depth = np.linspace(1000, 1600, 24 * 40).reshape(24, 40).astype(np.uint16)
     Image.fromarray(depth).save("depth.png")
-    assert np.array_equal(np.asarray(read_picture(Path("depth.png"), "control", "black", keep_16_bit=True)), depth)
+    form = GenerationRequest("an apple", control="depth.png").form("control")
+    assert np.array_equal(np.asarray(read_picture(Path("depth.png"), "control", form)), depth)
     Image.new("RGBA", (40, 24), (255, 255, 255, 0)).save("nothing.png")
-    assert not np.asarray(read_picture(Path("nothing.png"), "control", "black", keep_16_bit=True)).any()
+    assert not np.asarray(read_picture(Path("nothing.png"), "control", form)).any()
+
+
+def test_a_request_says_how_its_files_are_read() -> None:
+    edges = GenerationRequest("an apple", control="in.png", control_edges=True, image_prompt="in.png")
+    assert edges.form("control") == edges.form("image_prompt") == FileForm("white")
+    inpaint = EditRequest("an apple", source="in.png", mask="m.png", task="inpaint")
+    assert [inpaint.form(name) for name in inpaint.files()] == [
+        FileForm(None, edited=True),
+        FileForm("black", grey=True),
+    ]
+    assert EditRequest("an apple", source="in.png").form("source") == FileForm("white", edited=True)
 
 
 def test_a_profile_that_cannot_be_used_is_said_to_be(model: str) -> None:

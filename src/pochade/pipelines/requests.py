@@ -90,6 +90,23 @@ def model_facts(model: str) -> ModelFacts:
     )
 
 
+@dataclass(frozen=True)
+class FileForm:
+    """How the file of a picture is read.
+
+    Attributes:
+        background: the colour that shows where it is transparent; None keeps the transparency.
+        keep_16_bit: whether grey in 16 bits stays so.
+        grey: whether it is read as grey in 8 bits, and not in RGB.
+        edited: whether it is the picture that is edited: a change to it gives a warning.
+    """
+
+    background: str | None = "white"
+    keep_16_bit: bool = False
+    grey: bool = False
+    edited: bool = False
+
+
 TEXTS = {
     "prompt": "a sentence",
     "model": "a name or the path of a folder",
@@ -219,6 +236,10 @@ class Request(ABC):
         named = {name: getattr(self, name) for name in self.FILES}
         return {name: Path(value) for name, value in named.items() if value not in (None, ALPHA)}
 
+    def form(self, name: str) -> FileForm:  # noqa: ARG002 - of those whose files differ
+        """How the file that the field ``name`` names is read."""
+        return FileForm()
+
     def changed(self, **changes: Any) -> Self:
         """A copy with other values. Raises PochadeError for a name that is no field, or a value not allowed."""
         known = [field.name for field in fields(self)]
@@ -290,6 +311,11 @@ class GenerationRequest(Request):
     @property
     def pipeline(self) -> str:
         return "TextToImagePipeline"
+
+    def form(self, name: str) -> FileForm:
+        if name == "control" and not self.control_edges:  # transparent: nothing to follow
+            return FileForm("black", keep_16_bit=True)
+        return super().form(name)
 
     def decoder_folder(self, model: ModelFacts) -> Path | None:
         return decoders.find_decoder(self.decoder, model.folder)
@@ -386,6 +412,11 @@ class EditRequest(Request):
     @property
     def prompt_argument(self) -> str:
         return "instruction" if self.instruction else "prompt"
+
+    def form(self, name: str) -> FileForm:
+        if name == "mask":
+            return FileForm("black", grey=True)
+        return FileForm("white" if self.mask is None else None, edited=True)
 
     def for_model(self, model: ModelFacts) -> Self:
         instruction = self.instruction

@@ -14,7 +14,7 @@ from pochade.pipelines.embedding_files import EmbeddingFile
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
-from pochade.pipelines.requests import EditRequest, GenerationRequest
+from pochade.pipelines.requests import EditRequest, FileForm, GenerationRequest
 from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
 
 # Requests are checked before seconds are spent on importing torch.
@@ -134,34 +134,30 @@ def read_files(prepared: PreparedRequest) -> dict[str, Any]:
         EditingWarning: a film, of which the first picture is taken; a transparent part of a picture that is edited or
             enlarged as a whole, which is taken as white; a colour profile that cannot be used.
     """
-    keeps_alpha = getattr(prepared.request, "mask", None) is not None
-    backgrounds: dict[str, str | None] = {"mask": "black", "source": None if keeps_alpha else "white"}
-    is_map = not getattr(prepared.request, "control_edges", False)
-    if is_map:
-        backgrounds["control"] = "black"  # where there is nothing to follow
     found: dict[str, Any] = {}
     for name, path in prepared.request.files().items():
-        found[name] = read_picture(path, name, backgrounds.get(name, "white"), is_map and name == "control")
-        if name == "source":
+        form = prepared.request.form(name)
+        found[name] = read_picture(path, name, form)
+        if form.edited:
             from pochade.pipelines.pictures import read_pictures
 
             found[name] = read_pictures(found[name])
     return found
 
 
-def read_picture(path: Path, name: str, background: str | None, keep_16_bit: bool = False) -> "Image.Image":
-    """One of ``read_files``: in sRGB, or grey in 16 bits, what is transparent showing ``background``; None keeps it."""
+def read_picture(path: Path, name: str, form: FileForm) -> "Image.Image":
+    """One of ``read_files``, in sRGB or grey; ``name`` is what errors call it."""
     from pochade.images.decode import BadImage, load_image
     from pochade.runtime.pictures import warn_of_conversions
 
     try:
-        image, conversions = load_image(path, background=background, keep_16_bit=keep_16_bit)
+        image, conversions = load_image(path, background=form.background, keep_16_bit=form.keep_16_bit)
     except BadImage as error:
         advice = ADVICE.get(error.reason)
         raise PochadeError(f"{name}: {error}" + (f": {advice}" if advice else "")) from error
-    flattened = name == "source" and background is not None
+    flattened = form.edited and form.background is not None
     warn_of_conversions(str(path), conversions, flattened=flattened, stacklevel=4)
-    return image.convert("L") if name == "mask" else image
+    return image.convert("L") if form.grey else image
 
 
 def pipeline_arguments(
