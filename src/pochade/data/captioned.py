@@ -120,6 +120,9 @@ class Captioned(Dataset):
     def report(self) -> Report | None:
         return self.dataset.report
 
+    def different(self) -> int | None:
+        return self.dataset.different()
+
     def __len__(self) -> int:
         return len(self.dataset)
 

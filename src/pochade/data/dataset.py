@@ -123,6 +123,11 @@ class Dataset(ABC):
         """Width and height in pixels of picture ``index`` as stored; None where it is drawn, square, at any size."""
         return None
 
+    def different(self) -> int | None:
+        """How many different pictures there are, by their bytes; None where all differ, or it is not known without
+        reading them."""
+        return None
+
     @property
     def class_names(self) -> tuple[str, ...]:
         """The names that the labels of ``stored`` index: ``classes``, also where captions are preferred to them."""
@@ -193,6 +198,12 @@ class Subset(Dataset):
 
     def dimensions(self, index: int) -> Shape | None:
         return self.dataset.dimensions(self.indices[index])
+
+    def different(self) -> int | None:
+        if self.dataset.different() is None:
+            return None
+        count = len(set(map(self.identity, range(len(self)))))
+        return count if count < len(self) else None
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -35,6 +35,9 @@ class Shifted(Dataset):
     def report(self) -> Report | None:
         return self.dataset.report
 
+    def different(self) -> int | None:
+        return self.dataset.different()
+
     @property
     def class_names(self) -> tuple[str, ...]:
         return self.dataset.class_names

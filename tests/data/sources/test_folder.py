@@ -9,7 +9,9 @@ import pytest
 from PIL import Image
 
 from data.sources.folders import fill, names, opened, reasons, save_picture
+from pochade.data.captioned import Captioned, Wording
 from pochade.data.dataset import SPLITS
+from pochade.data.shifted import Shifted
 from pochade.data.sources import FolderSource
 from pochade.data.sources.folder import open_folder
 from pochade.data.sources.image_files import Reading
@@ -29,6 +31,18 @@ def test_text_files_and_subfolders(tmp_path: Path):
     assert (data.item(1).captions, data.item(1).label, data.item(1).group) == (("picture 1",), None, "picture 1")
     assert data.image(1, 8).size == (8, 8)
     assert data.image(1, 8).getpixel((0, 0)) == (1, 254, 0)
+
+
+def test_copies_of_a_picture_are_known(tmp_path: Path):
+    fill(tmp_path, 3)
+    assert opened(tmp_path).different() is None
+    for i in range(3, 6):
+        (tmp_path / f"p{i:03d}.png").write_bytes((tmp_path / "p000.png").read_bytes())
+        (tmp_path / f"p{i:03d}.txt").write_text(f"copy {i}")
+    data = opened(tmp_path)
+    assert (len(data), data.different()) == (6, 3)
+    assert (data.subset([0, 4, 5]).different(), data.subset([0, 1, 2]).different()) == (1, None)
+    assert Shifted(data, 2).different() == Captioned(data, Wording("by me")).different() == 3
 
 
 def test_without_captions_pictures_go_by_the_names_of_their_files(tmp_path: Path):

@@ -227,15 +227,16 @@ def test_classes_are_learned_too(toy_class_pipeline_folder: Path, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    ("held_out", "count", "said"),
+    ("held_out", "names", "said"),
     [
-        (True, 1, "lora: 1 sample to train on; "),
-        (False, 3, "lora: 3 samples to train on, in 1 group of one caption or concept, an epoch shows one of each; "),
+        (True, "0", "lora: 1 sample to train on; "),
+        (False, "012", "lora: 3 samples to train on, in 1 group of one caption or concept, an epoch shows one of each"),
+        (False, "000", "lora: 3 samples to train on, of 1 different picture, in 1 group of one caption or concept, an"),
     ],
 )
 def test_one_picture_is_enough_and_one_caption(
     held_out: bool,
-    count: int,
+    names: str,
     said: str,
     pictures: Path,
     toy_pipeline_folder: Path,
@@ -245,8 +246,8 @@ def test_one_picture_is_enough_and_one_caption(
     one = tmp_path / "one"
     one.mkdir()
     caption = next(name for name in (f"thing {i}" for i in range(100)) if not is_held_out(name))
-    for i in range(count):
-        (one / f"{i}.png").write_bytes((pictures / f"{i}.png").read_bytes())
+    for i, name in enumerate(names):
+        (one / f"{i}.png").write_bytes((pictures / f"{name}.png").read_bytes())
         (one / f"{i}.txt").write_text(caption)
     changes = [f"data.source={one}", f"task.base={toy_pipeline_folder}", f"data.held_out={held_out}", *FAST]
     assert (train("lora", changes, tmp_path / "run") / WEIGHTS).is_file()

@@ -157,6 +157,11 @@ class Records(ABC):
     def dimensions(self, index: int) -> Shape | None:
         """Width and height in pixels of a picture, upright; None where it is drawn, square, at any size."""
 
+    def different(self, rows: np.ndarray) -> int | None:
+        """How many digests the pictures ``rows`` [m] have; None where that is not at hand."""
+        del rows
+        return None
+
     def chosen(self, split: Split) -> np.ndarray:
         """Which pictures are of a split, [n] bool."""
         return np.ones(len(self.labels), bool) if split == "all" else self.held_out == (split == "held_out")
@@ -287,6 +292,10 @@ class ImageFiles(Dataset):
             return digest
         return sha256(f"{digest} on {self.reading.background}".encode()).hexdigest()
 
+    def different(self) -> int | None:
+        count = self.records.different(self._rows)
+        return count if count != len(self) else None
+
     def fingerprint(self) -> str:
         if self._fingerprint is None:
             facts = [self.classes, self.reading.background, self.records.fingerprint()]
@@ -334,6 +343,9 @@ class CheckedPictures(Records):
 
     def digest(self, index: int) -> str:
         return self._digests[32 * index : 32 * index + 32].hex()
+
+    def different(self, rows: np.ndarray) -> int | None:
+        return len(np.unique(np.frombuffer(self._digests, "S32")[rows]))
 
     def fingerprint(self) -> str:
         digest = sha256()

@@ -105,11 +105,11 @@ class Work(ABC):
     def notes(self) -> list[str]:
         """What became of the files of the data, a line for each data set that is read from files, of the pictures that
         are held out, where none are, and of the pictures' ratios."""
-        opened = ((dataset.report, len(dataset)) for dataset in self.datasets)
         files = [
-            f"{count} sample{'s' * (count != 1)} to train on{self._shared(count)}; {report.summary()}"
-            for report, count in opened
-            if report is not None
+            f"{count} sample{'s' * (count != 1)} to train on{_different(dataset)}{self._shared(count)}; "
+            f"{dataset.report.summary()}"
+            for dataset, count in ((dataset, len(dataset)) for dataset in self.datasets)
+            if dataset.report is not None
         ]
         return [*files, *self._not_held_out(), *(self.samples.notes() or cropped_to_squares(self.datasets))]
 
@@ -128,6 +128,12 @@ class Work(ABC):
     def preview(self) -> "Image.Image | None":
         """A sheet of what the network gives as it is; None where there is nothing to show yet."""
         return None
+
+
+def _different(dataset: Dataset) -> str:
+    """What is to be said where pictures are copies of others."""
+    count = dataset.different()
+    return "" if count is None else f", of {count} different picture{'s' * (count != 1)}"
 
 
 class Kind(ABC, Generic[S, D]):
