@@ -81,11 +81,12 @@ def small() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Chromium, one for all tests of a process, which can drive one only."""
-    from export.web.browsing import FLAGS, find_browser
+    from export.web.browsing import FLAGS, PATIENCE, find_browser
 
     found = find_browser()
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=PATIENCE)
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=found, args=FLAGS)
         yield chromium

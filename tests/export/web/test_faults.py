@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from playwright.sync_api import expect
 
 from export.web.serving import Host, serve
 
 READY = "body[data-threads]"
-BROKEN = ".broken [role=alert]"
+BROKEN = ".broken [role=alert] >> nth=0"
 
 
 @pytest.fixture
@@ -40,7 +41,7 @@ def test_a_file_of_the_model(toy_site: Path, visitors: Any, file: str, fault: st
     with serve(toy_site) as host:
         host.faults = {f"{file}.gz": fault}
         page = visit(visitors, host)
-        assert message in page.inner_text(BROKEN)
+        expect(page.locator(BROKEN)).to_contain_text(message)
         visitors.errors.clear()  # the browser tells of a 404 itself
         host.faults = {}
         page.click("text=Try again")
@@ -84,7 +85,7 @@ def test_a_model_of_a_newer_format(own_site: Path, visitors: Any) -> None:
     change_manifest(own_site, lambda manifest: manifest.update(format=2))
     with serve(own_site) as host:
         page = visit(visitors, host)
-        assert "The model is of format 2, this page reads up to 1" in page.inner_text(BROKEN)
+        expect(page.locator(BROKEN)).to_contain_text("The model is of format 2, this page reads up to 1")
 
 
 def test_a_model_without_guidance_offers_no_fast(own_site: Path, visitors: Any) -> None:
@@ -92,7 +93,7 @@ def test_a_model_without_guidance_offers_no_fast(own_site: Path, visitors: Any) 
     with serve(own_site) as host:
         page = visit(visitors, host)
         page.wait_for_selector("[name=pace][value=time]", state="visible")
-        assert page.is_hidden("[name=pace][value=fast]")
+        expect(page.locator("[name=pace][value=fast]")).to_be_hidden()
 
 
 def change_manifest(site: Path, change: Callable[[Any], Any]) -> None:
@@ -124,7 +125,7 @@ def test_a_page_that_was_copied_in_part_works_but_is_not_kept(own_site: Path, vi
 
 def test_a_browser_without_webassembly(host: Host, visitors: Any) -> None:
     page = visit(visitors, host, "delete window.WebAssembly")
-    assert "This browser has no WebAssembly with SIMD" in page.inner_text(BROKEN)
+    expect(page.locator(BROKEN)).to_contain_text("This browser has no WebAssembly with SIMD")
 
 
 def test_storage_that_is_refused_or_full(host: Host, visitors: Any) -> None:
@@ -138,7 +139,7 @@ def test_storage_that_is_refused_or_full(host: Host, visitors: Any) -> None:
     page.wait_for_selector("#pictures .tile:not([aria-busy])")
     page.get_by_text("this picture stays until the page is closed").wait_for()
     page.click("nav a[href='#gallery']")
-    assert page.locator("#shelf li").count() == 1
+    expect(page.locator("#shelf li")).to_have_count(1)
 
 
 def test_a_disk_without_room_for_the_model(host: Host, visitors: Any) -> None:
@@ -192,12 +193,12 @@ def test_the_page_says_what_a_prompt_lacks(host: Host, visitors: Any) -> None:
     page = visit(visitors, host)
     page.wait_for_selector(READY)
     page.click("#go")
-    assert page.inner_text("#prompt-note") == "Write what the picture should show."
+    expect(page.locator("#prompt-note")).to_have_text("Write what the picture should show.")
     page.locator("#steps").evaluate("e => { e.value = 0; e.dispatchEvent(new Event('input', {bubbles: true})); }")
     page.fill("#prompt", "a red apple " * 30)
     page.click("#go")
     page.wait_for_selector("#pictures .tile:not([aria-busy])")
-    assert "The prompt is longer than the model reads: its last" in page.inner_text("#prompt-note")
+    expect(page.locator("#prompt-note")).to_contain_text("The prompt is longer than the model reads: its last")
 
 
 def test_a_file_that_is_no_picture(host: Host, visitors: Any, tmp_path: Path) -> None:

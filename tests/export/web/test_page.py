@@ -1,5 +1,6 @@
 """The page in a real browser: pictures and edits equal to the Python host's, offline, by keyboard, on a phone."""
 
+import re
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+from playwright.sync_api import expect
 
 from cli.run import cli
 from export.web.browsing import FLAGS, PATIENCE, PLAIN, find_browser
@@ -64,7 +66,7 @@ def near(path: Path, expected: Any) -> None:
 def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, tmp_path: Path) -> None:
     page = visitor()
     assert page.evaluate("crossOriginIsolated")
-    assert page.get_attribute("body", "data-threads") == "2"
+    expect(page.locator("body")).to_have_attribute("data-threads", "2")
     create(page, "A red Apple!", 2**31 + 5, "4")
     page.click(FINISHED)
     path = saved(page, tmp_path)
@@ -81,17 +83,16 @@ def test_a_grid_of_variations_that_stay(visitor: Open) -> None:
     page.check("[name=count][value='4']", force=True)
     create(page, "a sleeping cat", 7, "1")
     page.locator(FINISHED).nth(3).wait_for()
-    assert page.locator(FINISHED).count() == 4
+    expect(page.locator(FINISHED)).to_have_count(4)
     page.reload()
     page.click("nav a[href='#gallery']")
     page.locator("#shelf li").nth(3).wait_for()
     page.locator("#shelf button").first.click()
-    assert "10" in page.inner_text("#viewer-recipe")  # the seed of the last one
+    expect(page.locator("#viewer-recipe")).to_contain_text("10")  # the seed of the last one
     before = page.locator("#shelf li").count()
     page.click("#delete")
     page.click("text=Undo")
-    assert page.locator("#shelf li").count() in (before - 1, before)
-    page.wait_for_selector(f"#shelf li:nth-child({before})")
+    expect(page.locator("#shelf li")).to_have_count(before)
 
 
 @pytest.mark.parametrize(("mode", "width", "height"), [("instruction", 48, 40), ("description", 90, 110)])
@@ -167,22 +168,22 @@ def test_a_time_in_place_of_steps(visitor: Open, tmp_path: Path) -> None:
     page.wait_for_selector("body[data-warm]")
     page.check("[name=pace][value=time]", force=True)
     set_range(page, "time", 14)
-    assert "2 steps, about " in page.inner_text("#time-note")
-    assert page.is_hidden("#steps")
+    expect(page.locator("#time-note")).to_contain_text("2 steps, about ")
+    expect(page.locator("#steps")).to_be_hidden()
     page.fill("#prompt", "a red apple")
     page.click("#go")
     page.click(FINISHED)
     assert read_metadata(saved(page, tmp_path)).request.steps == 2
     page.click("#viewer .close")
     page.click("nav a[href='#edit']")
-    page.wait_for_selector("#steps", state="visible")  # the table is of new pictures
-    assert page.is_hidden("#time")
+    expect(page.locator("#steps")).to_be_visible()  # the table is of new pictures
+    expect(page.locator("#time")).to_be_hidden()
 
 
 def test_fast_is_that_of_pochade_run(visitor: Open, toy_bundle: Path, tmp_path: Path, capsys: Any) -> None:
     page = visitor()
     page.check("[name=pace][value=fast]", force=True)
-    assert page.inner_text("#fast-note").startswith("Steps: 4")
+    expect(page.locator("#fast-note")).to_have_text(re.compile("^Steps: 4"))
     page.fill("#prompt", "a red apple")
     page.fill("#seed", "5")
     page.click("#go")
@@ -198,9 +199,9 @@ def test_fast_is_that_of_pochade_run(visitor: Open, toy_bundle: Path, tmp_path: 
     page.check("[name=pace][value=steps]", force=True)
     page.click(FINISHED)
     page.click("#reuse")
-    assert page.is_checked("[name=pace][value=fast]")
+    expect(page.locator("[name=pace][value=fast]")).to_be_checked()
     page.click("nav a[href='#edit']")
-    assert page.is_visible("#steps")  # as in the command, it is of new pictures
+    expect(page.locator("#steps")).to_be_visible()  # as in the command, it is of new pictures
 
 
 @pytest.mark.parametrize("mode", ["instruction", "description"])
@@ -236,16 +237,16 @@ def test_the_keyboard_alone_creates_and_edits(visitor: Open) -> None:
     page.focus("#mask")
     for key in ("ArrowLeft", "ArrowUp", " "):
         page.keyboard.press(key)
-    assert page.is_enabled("#clear")
+    expect(page.locator("#clear")).to_be_enabled()
     page.keyboard.press("Delete")
-    assert page.is_disabled("#clear")
+    expect(page.locator("#clear")).to_be_disabled()
     page.keyboard.press("Space")
     page.fill("#prompt", "a red apple")
     page.keyboard.press("Enter")
     page.wait_for_selector("#compare:not([hidden])")
     page.focus("#split")
     page.keyboard.press("ArrowRight")
-    assert page.input_value("#split") == "51"
+    expect(page.locator("#split")).to_have_value("51")
 
 
 def test_cancel(visitor: Open) -> None:
@@ -254,7 +255,7 @@ def test_cancel(visitor: Open) -> None:
     create(page, "a red apple", 1, "50")
     page.click("#cancel")
     page.get_by_text("Cancelled.").wait_for()
-    assert page.locator("#pictures .tile[aria-busy]").count() == 0
+    expect(page.locator("#pictures .tile[aria-busy]")).to_have_count(0)
     create(page, "a red apple", 1, "50")
     page.keyboard.press("Escape")
     page.get_by_text("Cancelled.").wait_for()
@@ -321,7 +322,7 @@ def test_a_gpu_gives_the_same_picture(browser: Any, host: Host, toy_bundle: Path
         if not page.evaluate("navigator.gpu?.requestAdapter().then((adapter) => !!adapter)"):
             pytest.skip("this browser has no WebGPU in software")
         page.wait_for_selector("body[data-threads]")
-        assert page.get_attribute("body", "data-backend") == "webgpu"
+        expect(page.locator("body")).to_have_attribute("data-backend", "webgpu")
         create(page, "a red apple", 9)
         page.click(FINISHED)
         near(saved(page, tmp_path), Bundle(toy_bundle).generate("a red apple", seed=9, steps=2).image)
