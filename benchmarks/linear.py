@@ -85,7 +85,7 @@ def chosen(*, onednn: bool, step: Callable[[], object]) -> Callable[[], object]:
     """The step with one of the products."""
 
     def run() -> object:
-        layers.has_amd_vectors = lambda: onednn
+        layers.AMD_VECTORS = onednn
         return step()
 
     return run

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pochade.nn.linear import FEWEST_ROWS, Linear, OneDNNLinear, has_amd_vectors, linear, onednn_linear
+from pochade.nn.linear import AMD_VECTORS, FEWEST_ROWS, Linear, linear, linear_product, onednn_linear
 from pochade.training.costs import OperationCounter
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -52,7 +52,7 @@ def test_gradients_and_their_gradients_are_those_of_torch(shape: tuple[int, ...]
         second = torch.autograd.grad(sum((g**2).sum() for g in first), of[:2])
         return [y, *first, *second]
 
-    for found, wanted in zip(gradients(OneDNNLinear.apply), gradients(F.linear), strict=True):
+    for found, wanted in zip(gradients(linear_product), gradients(F.linear), strict=True):
         scale = float(wanted.detach().abs().max())
         torch.testing.assert_close(found / scale, wanted / scale, rtol=0, atol=2e-6)
 
@@ -62,7 +62,7 @@ def test_only_the_gradients_that_are_wanted_are_computed() -> None:
     x, weight, bias = operands((16, 8), 4)
     assert x is not None
     assert weight is not None
-    OneDNNLinear.apply(x, weight.detach(), bias).sum().backward()
+    linear_product(x, weight.detach(), bias).sum().backward()
     assert x.grad is not None
     assert weight.grad is None
 
@@ -75,7 +75,7 @@ def test_operations_are_counted_alike() -> None:
             product(*given).sum().backward()
         return counter.total
 
-    assert counted(OneDNNLinear.apply) == counted(F.linear) == 3 * 2 * 2 * 16 * 32 * 48
+    assert counted(linear_product) == counted(F.linear) == 3 * 2 * 2 * 16 * 32 * 48
 
 
 def chosen(x: Tensor, weight: Tensor) -> list[str]:
@@ -90,7 +90,7 @@ def by_onednn(x: Tensor, weight: Tensor) -> bool:
 
 
 def test_it_is_chosen_on_processors_of_amd_with_wide_vectors_alone() -> None:
-    assert by_onednn(torch.randn(FEWEST_ROWS, 32), torch.randn(16, 32)) == has_amd_vectors()
+    assert by_onednn(torch.randn(FEWEST_ROWS, 32), torch.randn(16, 32)) == AMD_VECTORS
 
 
 @pytest.mark.filterwarnings("ignore:TF32 acceleration")
@@ -123,6 +123,21 @@ def test_the_layer_is_that_of_torch() -> None:
 def test_exported_graphs_have_the_operator_of_torch() -> None:
     graph = torch.export.export(Linear(32, 16), (torch.randn(64, 32),)).graph
     assert {str(node.target) for node in graph.nodes if node.op == "call_function"} == {"aten.linear.default"}
+
+
+@needs_onednn
+def test_compiled_graphs_have_it_as_one_node() -> None:
+    def gradients(product: Callable[..., Tensor]) -> list[Tensor]:
+        given = operands((4, FEWEST_ROWS, 24), 48)
+        y = product(*given)
+        return [y, *torch.autograd.grad(y.square().sum(), [one for one in given if one is not None])]
+
+    compiled = torch.compile(linear, backend="aot_eager", fullgraph=True)
+    for found, wanted in zip(gradients(compiled), gradients(F.linear), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-5, atol=1e-4)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        gradients(compiled)
+    assert any(event.key == "pochade::linear_product" for event in profile.key_averages()) == AMD_VECTORS
 
 
 @needs_onednn

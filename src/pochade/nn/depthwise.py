@@ -16,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.nn.operator import operator
+
 
 def as_grid(x: Tensor, height: int, width: int) -> Tensor:
     """[B, H W, D] -> [B, D, H, W], a view that is a channels-last picture."""
@@ -35,7 +37,20 @@ def _kernels() -> ModuleType | None:
         return None
 
 
-def _forward(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
+@operator
+def depthwise(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
+    """The convolution, in the type of x whatever that of the weights; sums in float32 at least.
+
+    Args:
+        x: [B, H W, D]; its rows may be farther apart than D.
+        weight: [D, 1, 3, 3].
+        bias: [D].
+        height: H.
+        width: W.
+
+    Returns:
+        [B, H W, D].
+    """
     kernels = _kernels() if x.is_cuda else None
     if kernels is not None:
         return kernels.forward(x, weight, bias, height, width)
@@ -44,7 +59,10 @@ def _forward(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -
     return as_tokens(found).contiguous()
 
 
-def _backward(grad: Tensor, x: Tensor, weight: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor]:
+@operator
+def depthwise_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
     kernels = _kernels() if x.is_cuda else None
     if kernels is not None:
         return kernels.backward(grad, x, weight, height, width)
@@ -55,20 +73,6 @@ def _backward(grad: Tensor, x: Tensor, weight: Tensor, height: int, width: int) 
     )  # fmt: skip
     wide = torch.promote_types(x.dtype, torch.float32)
     return as_tokens(grad_x).contiguous(), grad_weight.to(wide).contiguous(), grad_bias.to(wide)
-
-
-def _define(name: str, function: Any) -> Any:
-    torch.library.define(f"pochade::{name}", torch.library.infer_schema(function, mutates_args=()))
-    torch.library.impl(f"pochade::{name}", "default", function)
-    return getattr(torch.ops.pochade, name)
-
-
-_backward_operator = _define("depthwise_backward", _backward)
-depthwise = _define("depthwise", _forward)
-"""x [B, H W, D], weight [D, 1, 3, 3], bias [D], H and W -> [B, H W, D] in the type of x, whatever that of the weights.
-
-Sums in float32 at least; the rows of x may be farther apart than D.
-"""
 
 
 @torch.library.register_fake("pochade::depthwise")
@@ -93,7 +97,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not any(ctx.needs_input_grad[1:3]):  # the adjoint is the same convolution, its weights turned about
         no_bias = weight.new_zeros(len(weight))
         return depthwise(grad, weight.flip(2, 3), no_bias, ctx.height, ctx.width), None, None, None, None
-    grad_x, grad_weight, grad_bias = _backward_operator(grad, x, weight, ctx.height, ctx.width)
+    grad_x, grad_weight, grad_bias = depthwise_backward(grad, x, weight, ctx.height, ctx.width)
     return grad_x, grad_weight.to(weight.dtype), grad_bias.to(ctx.bias_type), None, None
 
 

@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_leaves, tree_unflatten
 from torch.utils.flop_counter import conv_flop_count, flop_registry, register_flop_formula, shape_wrapper
 
+from pochade.nn.linear import linear_product
 from pochade.nn.scan import operators
 from pochade.training.compute import recomputing, repeated_blocks
 from pochade.training.task import Batch, Task
@@ -59,7 +60,7 @@ def onednn_linear_operations(x: Sequence[int], weight: Sequence[int], *_: Any, *
 
 
 if torch.backends.mkldnn.is_available():
-    register_flop_formula(torch.ops.mkldnn._linear_pointwise)(onednn_linear_operations)
+    register_flop_formula([torch.ops.mkldnn._linear_pointwise, linear_product])(onednn_linear_operations)
 
 
 # and the gradient of the weights of a convolution with groups as if it had none.

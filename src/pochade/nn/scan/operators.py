@@ -12,36 +12,25 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition  # pyright: ignore[reportUnknownVariableType]
 
+from pochade.nn.operator import operator
 from pochade.nn.scan import composed, exported
 from pochade.nn.scan.backends import form
 from pochade.nn.scan.contract import Inputs, chunks, state_dtype
 
 
-def _operator(function: Callable[..., Any]) -> Any:
-    """Defines ``function`` as an operator.
-
-    ``torch.library.custom_op`` does the same, but loads torch's compiler at the first call, which takes seconds, and
-    searches for aliases among the results at every call, which takes longer than a short scan.
-    """
-    name = f"pochade::{function.__name__}"
-    torch.library.define(name, torch.library.infer_schema(function, mutates_args=()))
-    torch.library.impl(name, "default", function)
-    return getattr(torch.ops.pochade, function.__name__)
-
-
-@_operator
+@operator
 def linear_recurrence(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) -> Tensor:
     return form(a.device).linear_forward(a, b, initial, reverse)
 
 
-@_operator
+@operator
 def linear_recurrence_backward(
     grad: Tensor, a: Tensor, h: Tensor, initial: Tensor | None, reverse: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     return form(a.device).linear_backward(grad, a, h, initial, reverse)
 
 
-@_operator
+@operator
 def selective_scan(
     x: Tensor,
     dt: Tensor,
@@ -55,7 +44,7 @@ def selective_scan(
     return form(x.device).selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse)
 
 
-@_operator
+@operator
 def selective_scan_backward(
     grad_y: Tensor,
     grad_final: Tensor,
@@ -156,11 +145,11 @@ torch.library.register_autograd("pochade::selective_scan", _differentiate_select
 
 
 def _mapped(name: str) -> None:
-    operator = getattr(torch.ops.pochade, name)
+    called = getattr(torch.ops.pochade, name)
 
     def over_items(info: Any, dims: tuple[int | None, ...], *arguments: Any) -> tuple[Any, Any]:
         items = [
-            operator(*(v if d is None else v.select(d, item) for v, d in zip(arguments, dims, strict=True)))
+            called(*(v if d is None else v.select(d, item) for v, d in zip(arguments, dims, strict=True)))
             for item in range(info.batch_size)
         ]
         if isinstance(items[0], Tensor):
