@@ -96,7 +96,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight = ctx.saved_tensors
     rows = grad.flatten(0, -2)
     return (
-        linear(grad, weight.t()) if ctx.needs_input_grad[0] else None,
+        linear_product(grad, weight.t(), None) if ctx.needs_input_grad[0] else None,
         transposed_product(rows, x.flatten(0, -2)) if ctx.needs_input_grad[1] else None,
         rows.sum(0) if ctx.needs_input_grad[2] else None,
     )
@@ -108,13 +108,13 @@ torch.library.register_autograd("pochade::linear_product", _differentiate, setup
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
     """a^T b for a [N, D] and b [N, K] -> [D, K].
 
-    By oneDNN from ``FEWEST_SUMMED`` rows on, where it is faster if the result has more columns than rows.
+    By oneDNN where it is faster, as it is if the result has more columns than rows.
     """
-    if len(a) < FEWEST_SUMMED:
+    if len(a) < FEWEST_SUMMED or min(a.shape[1], b.shape[1]) < FEWEST_ROWS:
         return a.t() @ b
     if a.shape[1] > b.shape[1]:
-        return linear(b.t(), a.t()).t().contiguous()
-    return linear(a.t(), b.t())
+        return linear_product(b.t(), a.t(), None).t().contiguous()
+    return linear_product(a.t(), b.t(), None)
 
 
 def _is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
