@@ -199,7 +199,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_compiles_also_where_nothing_can_be_kept():
     """As in a read-only container: code without a file has no place on disk either."""
-    from pochade.nn.scan.cpu_kernels import compiled
+    from pochade.nn.scan.cpu_loops import compiled
 
     names: dict[str, Any] = {}
     exec("def double(x):\n    return 2 * x", names)
@@ -209,11 +209,11 @@ def test_compiles_also_where_nothing_can_be_kept():
 def test_nothing_is_left_to_compile_after_compiling_ahead():
     program = """
 import torch
-from pochade.nn.scan import cpu_kernels as kernels, linear_recurrence, selective_scan
+from pochade.nn.scan import cpu_kernels as kernels, cpu_loops as loops, linear_recurrence, selective_scan
 
 def compiled():
-    loops = kernels._linear_forward, kernels._linear_backward, kernels._selective_forward, kernels._selective_backward
-    return [len(loop.signatures) for loop in loops]
+    each = loops.linear_forward, loops.linear_backward, loops.selective_forward, loops.selective_backward
+    return [len(loop.signatures) for loop in each]
 
 kernels.compile_ahead()
 assert compiled() == [1, 1, 1, 1]
