@@ -21,6 +21,9 @@ TYPED: dict[str, dict[str, str]] = {
         "| change | LRF | LiRA | MicroForge |": "read off exported_step.json of two commits",
         "| on an H100 | aim | measured |": "ranges over docs/benchmarks/gpu.json",
         "| change | measured, on a CPU | on a GPU |": "single runs, described in their row",
+        "| scan | forward, before | now | backward, before | now |": "a comparison of two forms of the code, of which "
+        "one is gone",
+        "| network | as written | compiled | ratio | the first step compiled, s |": "single runs of ten steps each",
         "| rounds | alone | beside it |": "single runs, beside another program",
         "| network | velocity, stream in float32 | velocity, stream in bf16 | gradient, stream in float32 | gradient, "
         "stream in bf16 |": "a comparison of two forms of the code, of which one is gone",

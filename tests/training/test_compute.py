@@ -1,5 +1,6 @@
 """Numbers read late, blocks compiled one by one."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -7,9 +8,11 @@ import torch
 from torch import nn
 
 from contracts.families import FAMILIES, conditioning_for, inputs_for, make, stir
+from pochade.errors import PochadeError
 from pochade.training.compute import (
     CompiledBlocks,
     LateNumbers,
+    check_compiler,
     is_bf16_slow,
     products_for,
     recomputing,
@@ -41,6 +44,17 @@ def test_what_a_family_repeats(name: str) -> None:
 def test_a_network_that_names_no_blocks_is_one() -> None:
     network = nn.Sequential(nn.Linear(2, 2))
     assert repeated_blocks(network) == [network]
+
+
+def test_a_cpu_without_a_compiler_is_found_before_any_work(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    compiler = tmp_path / "compiler.exe"
+    compiler.touch(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    check_compiler(torch.device("cpu"))
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    check_compiler(torch.device("cuda"))
+    with pytest.raises(PochadeError, match=r"^compile: true needs a C\+\+ compiler on a CPU, .* no-such-compiler"):
+        check_compiler(torch.device("cpu"))
 
 
 @pytest.mark.filterwarnings("ignore")

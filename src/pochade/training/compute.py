@@ -1,5 +1,8 @@
 """What keeps a device busy while it trains: numbers read late, blocks compiled, products on tensor cores."""
 
+import os
+import shutil
+import sys
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -8,6 +11,8 @@ import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from pochade.errors import PochadeError
 
 
 class LateNumbers:
@@ -45,6 +50,18 @@ def repeated_blocks(module: nn.Module) -> list[nn.Module]:
         # By the classes that theirs are made of: what divides a block among processes gives it one of another name.
         blocks += [b for b in network.modules() if any(kind.__name__ in names for kind in type(b).__mro__)]
     return blocks or [module]
+
+
+def check_compiler(device: torch.device) -> None:
+    """Whether torch.compile can work for a device: for CPUs it writes C++.
+
+    Raises:
+        PochadeError: it cannot.
+    """
+    usual = {"darwin": "clang++", "win32": "cl"}.get(sys.platform, "g++")
+    compiler = os.environ.get("CXX", usual)
+    if device.type == "cpu" and shutil.which(compiler) is None:
+        raise PochadeError(f"compile: true needs a C++ compiler on a CPU, and there is no {compiler}; leave it out")
 
 
 class CompiledBlocks:

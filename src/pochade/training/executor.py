@@ -23,6 +23,7 @@ from pochade.files import atomic_folder, cache_folder, check_tensor_folder, writ
 from pochade.pipelines import embedding_files, hub, lora_files
 from pochade.storage import Mirror, check_writable, url_of
 from pochade.training.checkpoint import checkpoints, naming_last_good
+from pochade.training.compute import check_compiler
 from pochade.training.loop import train
 from pochade.training.overrides import naming_fields
 from pochade.training.processes import process_state
@@ -285,7 +286,9 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
             if stage.batch_size % parts:
                 given = f"batch_size: {stage.batch_size} given for {stage.name}"
                 raise PochadeError(f"{given}, must divide by {parts}, processes x accumulate")
-            resolve_device(stage.device)
+            device = resolve_device(stage.device)
+            if stage.compile:
+                check_compiler(device)
             check_trackers(stage.trackers)
             with naming_fields(stage):
                 found[stage.name] = kind.check(stage, stages[:number], components)
