@@ -1,4 +1,4 @@
-# pyright: basic
+# pyright: basic, reportCallIssue=false
 """The vectors that the loops of a CPU are written in."""
 
 import numpy as np

@@ -147,13 +147,14 @@ def selective_backward(
     of_A = to_A.sum(0)
     if not diagonal:
         to_dt = to_dt.sum(0)
-        of_A = of_A.sum(1).unflatten(0, (sizes.spans, -1)).sum(1)
+        of_A = torch.unflatten(of_A.sum(1), 0, (sizes.spans, -1)).sum(1)
     return Gradients(to_x, to_dt, of_A, to_B.sum(0), to_C.sum(0), to_D.sum(0), to_initial)
 
 
 def _sizes(inputs: Inputs) -> _Sizes:
+    batch, tokens, width = inputs.x.shape
     groups, states = inputs.B.shape[2:]
-    return _Sizes(*inputs.x.shape, groups, states, groups if inputs.A.dim() == 2 else len(inputs.A))
+    return _Sizes(batch, tokens, width, groups, states, groups if inputs.A.dim() == 2 else len(inputs.A))
 
 
 def _complete(inputs: Inputs) -> tuple[Tensor, ...]:

@@ -1,5 +1,5 @@
-# Numba's extension interface has no types.
-# pyright: basic
+# Numba's extension interface has no types, and calls its functions without their first argument.
+# pyright: basic, reportCallIssue=false, reportOptionalCall=false, reportAttributeAccessIssue=false
 """The loops of the scans on a CPU, compiled by Numba, over vectors of ``LANES`` neighbouring channels.
 
 A vector is one value of LLVM, which puts it into as many registers as it takes. Loops over arrays become vector
