@@ -1,4 +1,4 @@
-"""The Hugging Face hub, for the libraries that load from it by name: asked once whether it answers."""
+"""The Hugging Face hub, for the libraries that load from it by name: one attempt to reach it, not many."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ _offline = Lock()
 
 
 @contextmanager
-def asked_once(name: str, kind: str = "model") -> Iterator[None]:
+def one_attempt(name: str, kind: str = "model") -> Iterator[None]:
     """A block in which a library loads ``name`` from a folder or the hub; of one that does not answer, from its cache.
 
     By themselves the libraries ask for each file six times, which takes half a minute. ``kind`` is ``model`` or

@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from pochade.errors import PochadeError
-from pochade.hub_access import UNREACHED, asked_once, is_unreached
+from pochade.hub_access import UNREACHED, is_unreached, one_attempt
 
 NAMED = 4
 """So many missing tensors are named in an error, the others counted."""
@@ -22,7 +22,7 @@ def loading(argument: str, kind: str, name: str) -> Iterator[None]:
     level = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        with asked_once(name):
+        with one_attempt(name):
             yield
     except Exception as error:  # a dozen kinds, of transformers, of safetensors and of the hub
         reason = UNREACHED if is_unreached(error) else (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -112,7 +112,7 @@ def test_folders_and_names_of_something_else(kind: str, tmp_path: Path) -> None:
         PretrainedAutoencoder.from_diffusers(str(tmp_path / "cut"))
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(silent_hub: list[str]) -> None:
+def test_a_hub_that_does_not_answer_is_one_attempt(silent_hub: list[str]) -> None:
     with pytest.raises(PochadeError, match=r"nor within reach: it is not on this machine, and the hub cannot be"):
         PretrainedAutoencoder.from_diffusers("pochade/no-such-model")
     assert sum("pochade/no-such-model" in request for request in silent_hub) == 1

@@ -127,7 +127,7 @@ def test_a_gemma_that_cannot_be_had(gemma: Path, tmp_path: Path, monkeypatch: py
 
 
 @pytest.mark.parametrize("name", ["clip", "gemma"])
-def test_a_hub_that_does_not_answer_is_asked_once(name: str, silent_hub: list[str]) -> None:
+def test_a_hub_that_does_not_answer_is_one_attempt(name: str, silent_hub: list[str]) -> None:
     with pytest.raises(PochadeError, match=r"could be loaded from 'a/b' .*: it is not on this machine, and the hub"):
         text_encoders.load(f"{name}:a/b")
     assert sum("a/b" in request for request in silent_hub) == 1

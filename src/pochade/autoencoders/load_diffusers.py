@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from pochade.errors import PochadeError
-from pochade.hub_access import UNREACHED, asked_once, is_unreached
+from pochade.hub_access import UNREACHED, is_unreached, one_attempt
 
 
 def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options: Any) -> Any:
@@ -27,7 +27,7 @@ def load_diffusers(name_or_folder: str, classes: Sequence[type[Any]], **options:
         options = options | ({"subfolder": rest[1]} if len(rest) == 2 else {})
     allowed = " or ".join(f"an {cls.__name__}" for cls in classes)
     try:
-        with nullcontext() if options.get("local_files_only") else asked_once(source), warnings.catch_warnings():
+        with nullcontext() if options.get("local_files_only") else one_attempt(source), warnings.catch_warnings():
             # diffusers gives the hub's client an argument that this no longer has.
             warnings.filterwarnings("ignore", "The `local_dir_use_symlinks` argument", UserWarning)
             config: Any = classes[0].load_config(source, **options)

@@ -294,7 +294,7 @@ def test_without_the_library_the_error_names_what_to_install(monkeypatch: pytest
         written("someone/something", tmp_path / "out")
 
 
-def test_a_hub_that_does_not_answer_is_asked_once(silent_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_does_not_answer_is_one_attempt(silent_hub: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
 
     monkeypatch.setattr(datasets.config, "HF_ENDPOINT", constants.ENDPOINT)

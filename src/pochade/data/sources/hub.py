@@ -13,7 +13,7 @@ from pochade.arguments import check_number
 from pochade.data.sources.formats import clean
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.files import is_safe_name
-from pochade.hub_access import asked_once
+from pochade.hub_access import one_attempt
 from pochade.images.decode import BadImage
 
 ROLES = ("image", "caption", "label", "score")
@@ -205,7 +205,7 @@ def open_stream(path: str, config: str | None = None) -> Any:
             raise PochadeError(f"path: {path} given, allowed are a folder, files in {', '.join(BUILDERS)}, and names")
         arguments = {"path": BUILDERS[local.suffix], "data_files": {"train": str(local)}}
     try:
-        with asked_once(str(local), "dataset"):
+        with one_attempt(str(local), "dataset"):
             found: Any = datasets.load_dataset(**arguments, name=config, streaming=True)
     except Exception as error:  # of many kinds, of several libraries
         raise PochadeError(f"path: {path} could not be opened by the library datasets: {_line(error)}") from error
