@@ -54,7 +54,7 @@ def _answers(name: str, kind: str) -> bool:
 
         try:
             HfApi().repo_info(name, repo_type=kind)
-        except (HfHubHTTPError, ValueError):  # ValueError: no name of the hub, and nothing was asked
+        except (HfHubHTTPError, ValueError):  # ValueError: no name of the hub, and no request
             pass
         except Exception:  # of httpx or requests, by the version of the client
             return

@@ -14,7 +14,7 @@ def operator(function: Callable[..., Any]) -> Any:
     ``torch.library.custom_op`` does the same, but loads torch's compiler at the first call, which takes seconds, and
     searches for aliases among the results at every call, which takes longer than a short scan.
     """
-    name = function.__name__.lstrip("_")
+    name = function.__name__
     torch.library.define(f"pochade::{name}", torch.library.infer_schema(function, mutates_args=()))
     torch.library.impl(f"pochade::{name}", "default", function)
     return getattr(torch.ops.pochade, name)

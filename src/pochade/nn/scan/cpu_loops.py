@@ -6,6 +6,10 @@ A vector is one value of LLVM, which puts it into as many registers as it takes.
 instructions only where LLVM can prove that no two arrays overlap, and read and write every operand of every step.
 Products and sums may be contracted to one rounding; nothing else is reordered but ``totals``.
 
+Each loop gets the addresses of its tensors, inputs first, whose numbers lie without gaps in the shapes of
+``contract``, a zero of their type, and the range of units that it computes. Sums over channels, the gradients of B, C
+and of a dt of heads, have a leading axis of blocks [blocks, ...].
+
 All is in one file, since Numba compiles anew what is kept on disk when the file of a function changes, and no other.
 """
 
