@@ -403,8 +403,8 @@ def startup(record: dict[str, dict[str, float]]) -> str:
     ]
     head = (
         "Start-up. *cold generate* is a new process that generates one picture of 64 x 64 in 50 steps "
-        "with guidance, *bundle kept* the same after `pochade export` of that model, *warm call* the same in a process "
-        "that has done so before; the ratio is to the import of torch:"
+        "with guidance, by the graphs of the model and by PyTorch, *warm call* the same in a process that has done so "
+        "before by PyTorch; the ratio is to the import of torch:"
     )
     return f"{head}\n\n{table(['', 'seconds', 'MiB resident', 'ratio'], rows)}"
 

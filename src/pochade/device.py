@@ -4,6 +4,7 @@ torch is imported when a function needs it, so that names are checked in a fract
 """
 
 import os
+import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -43,6 +44,24 @@ def present_devices() -> tuple[str, ...]:
 
     kinds = ["cuda"] * torch.cuda.is_available() + ["mps"] * torch.backends.mps.is_available()
     return (*kinds, "cpu")
+
+
+def may_have_accelerator() -> bool:
+    """Whether ``auto`` may be another device than the CPU, as far as it can be told without torch, in milliseconds."""
+    import ctypes
+    import platform
+    from importlib.metadata import version
+
+    if sys.platform == "darwin":
+        return platform.machine() == "arm64"
+    build = version("torch").partition("+")[2]
+    if build == "cpu" or build.startswith("rocm"):
+        return build != "cpu"
+    try:
+        ctypes.CDLL("nvcuda.dll" if os.name == "nt" else "libcuda.so.1")
+    except OSError:
+        return False
+    return True
 
 
 def resolve_device(name: "str | torch.device" = "auto") -> "torch.device":

@@ -1,16 +1,22 @@
 """``pochade generate --model BUNDLE``, in a process without torch."""
 
 import json
-import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
+import pochade
 from cli.run import cli
-from pochade.cli import bundles
+from pochade.cli import bundles, main
 from pochade.errors import PochadeError
-from pochade.pipelines import hub
+from pochade.files import sha256
+from pochade.pipelines import hub, linked
+from pochade.pipelines.prepare import PreparedRequest, RepeatWarning, prepare
+from pochade.pipelines.requests import GenerationRequest
 from pochade.runtime.pictures import read_recipe
 from processes import python
 
@@ -67,31 +73,69 @@ def test_a_picture_is_repeated_and_told_of(toy_bundle: Path, tmp_path: Path, cap
     ]
 
 
-def test_a_bundle_that_is_kept_stands_in_for_its_model(
-    toy_editor_folder: Path, toy_bundle: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def graphs(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Those of the toy model, kept by ``pochade export``."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        with pytest.raises(SystemExit, match="0"):
+            main(["export", str(toy_editor_folder)])
+        yield linked.kept(toy_editor_folder, hub.model_sha256(toy_editor_folder))
+
+
+def test_graphs_of_a_model_stand_in_for_it(
+    graphs: Path,
+    toy_editor_folder: Path,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     model = str(toy_editor_folder)
-    kept = bundles.kept(toy_editor_folder)
-    assert kept.is_relative_to(tmp_path / "cache")
-    assert bundles.find(model, {}, fixed=False) is None
-    shutil.copytree(toy_bundle, kept)
-    assert cli(capsys, "export", model).out.strip() == str(kept)
+    assert cli(capsys, "export", model).out.strip() == str(graphs)
     assert json.loads(cli(capsys, "export", model, "--json").out)["model"]["name"] == "toy-editor"
     for changed, name in (("--precision", "precision='int8'"), ("--for", "for='int8'")):
         error = cli(capsys, "export", model, changed, "int8", code=2).error
         assert error == f"error: out: none given beside {name}, allowed is a folder"
+    assert sum(file.stat().st_size for file in graphs.glob("*.onnx")) < sum(
+        file.stat().st_size for file in toy_bundle.glob("*.onnx")
+    )
     given = ("a cat", "--seed", "3", "--steps", "2", "-o", str(tmp_path))
-    made = without_torch("generate", *given, "--model", model).strip()
-    named = cli(capsys, "generate", *given, "--model", str(toy_bundle)).out.strip()
-    assert Path(made).read_bytes() == Path(named).read_bytes()
+    made = Path(without_torch("generate", *given, "--model", model).strip())
+    named = Path(cli(capsys, "generate", *given, "--model", str(toy_bundle)).out.strip())
+    with Image.open(made) as one, Image.open(named) as other:
+        assert one.tobytes() == other.tobytes()
+    assert read_recipe(made)["model"] == model
+
+    again = Path(without_torch("generate", "--like", str(made), "-o", str(tmp_path / "again")).strip())
+    assert again.read_bytes() == made.read_bytes()
+    with pytest.warns(RepeatWarning, match="was made by graphs, PyTorch makes it now"):
+        by_torch = np.asarray(pochade.repeat(made).image, dtype=np.int16)
+    with Image.open(made) as image:
+        assert np.abs(by_torch - np.asarray(image)).max() <= 2
+
+
+def test_what_graphs_cannot_is_for_pytorch(
+    graphs: Path, toy_editor_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     usual = {"device": "cpu", "lora": None, "allow_pickle": False}
-    assert bundles.find(model, usual, fixed=False) == kept
-    assert bundles.find(model, usual | {"size": "64"}, fixed=False) is None
-    assert bundles.find(model, usual, fixed=True) is None
-    assert bundles.find("lrf-openmoji", usual, fixed=False) is None
-    monkeypatch.setattr(bundles, "find_spec", lambda _: None)  # exported in an environment with ONNX Runtime
-    assert bundles.find(model, usual, fixed=False) is None
+    first = prepare(GenerationRequest("a cat", model=str(toy_editor_folder), seed=1))
+
+    def found(requests: list[PreparedRequest], further: dict[str, object]) -> Path | None:
+        source = bundles.of_model(requests, further)
+        return None if source is None else source.graphs
+
+    assert found([first], usual) == graphs
+    assert found([first], usual | {"size": "64"}) is None
+    assert found([replace(first, repeats={"model": first.sha256["model"]})], usual) is None
+    assert found([replace(first, repeats={"bundle": sha256(graphs / "manifest.json")})], usual) == graphs
+    assert found([replace(first, sha256={"model": "0" * 64})], usual) is None
+    monkeypatch.setattr(bundles, "may_have_accelerator", lambda: True)
+    assert found([first] * 17, usual) == graphs
+    assert found([first] * 17, {"device": "auto"}) is None
+    assert found([first] * 16, {"device": None}) == graphs
+    monkeypatch.setattr(bundles, "find_spec", lambda _: None)  # no ONNX Runtime
+    assert found([first], usual) is None
 
 
 @pytest.mark.parametrize(

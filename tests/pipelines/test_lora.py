@@ -19,10 +19,10 @@ from pochade.pipelines.lora_files import (
     WEIGHTS,
     find_lora,
     parse_lora,
-    read_head,
     weights_sha256,
 )
 from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
 RANK = 2

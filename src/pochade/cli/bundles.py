@@ -1,35 +1,37 @@
-"""``pochade generate`` with an exported bundle, named or kept in the user's cache folder: without PyTorch."""
+"""``pochade generate`` without PyTorch: by an exported bundle, or by the graphs of a model."""
 
 import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from glob import escape
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pochade
 from pochade.arguments import check_seed, is_given
 from pochade.cli.common import console, listed, loading
 from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by
 from pochade.cli.run import opened
+from pochade.device import may_have_accelerator
 from pochade.errors import PochadeError
-from pochade.files import cache_folder
-from pochade.pipelines import hub
+from pochade.files import sha256
+from pochade.pipelines import linked
 from pochade.pipelines.metadata import read_metadata, slug
+from pochade.pipelines.prepare import PreparedRequest
+from pochade.runtime.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from pochade.cli.watch import Watch
+    from pochade.runtime import Bundle
 
 TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "depth")
 """Fields of a request that a bundle follows."""
 ALLOWED = {"device": (None, "auto", "cpu"), "precision": (None, "auto")}
 """Of what else a user may give; of all others nothing."""
-DIGITS = 12
-"""Of a hash, in the name of a folder."""
+FEW = 16
+"""Pictures that graphs make on the CPU where there may be an accelerator: more are sooner ready there."""
 
 
 @dataclass(frozen=True)
@@ -55,35 +57,54 @@ class Ask:
     metadata: bool
 
 
-def kept(folder: Path) -> Path:
-    """Where ``pochade export MODEL`` keeps the bundle of a model, given its folder, and ``pochade generate`` finds it.
+@dataclass(frozen=True)
+class Source:
+    """What pictures are sampled from.
 
-    The name has all that the graphs follow from, weights and version, so that none is taken for another.
+    Attributes:
+        graphs: a folder of them: a bundle, or those of a model.
+        of: a request of that model; None for a bundle.
     """
-    return cache_folder("bundles") / f"{folder.name}-{hub.model_sha256(folder)[:DIGITS]}-{pochade.__version__}"
+
+    graphs: Path
+    of: PreparedRequest | None = None
+
+    @property
+    def name(self) -> str:
+        """As the user knows it."""
+        return str(self.graphs) if self.of is None else self.of.request.model
+
+    def open(self) -> "Bundle":
+        """Raises PochadeError where the graphs are damaged."""
+        return opened(self.graphs) if self.of is None else linked.open_bundle(self.graphs, self.of.model.folder)
 
 
-def find(model: str | None, further: Mapping[str, Any], *, fixed: bool) -> Path | None:
-    """The bundle to sample from: the one that ``model`` names, or that of the model, where one is kept.
+def of_model(requests: Sequence[PreparedRequest], further: Mapping[str, Any]) -> Source | None:
+    """The graphs of the model of some requests, where it has such as give what is wanted.
 
     Args:
-        model: as the user named it.
-        further: options that a bundle cannot follow, by their names, as they were given.
-        fixed: whether the user asks for what a model can and its bundle perhaps not.
+        requests: of one model.
+        further: options that graphs cannot follow, by their names, as they were given.
 
     Returns:
-        The folder, or None where the model itself is to be sampled.
+        None where PyTorch is to sample.
     """
-    if model is not None and hub.is_bundle(model):
-        return Path(model).expanduser()
-    if fixed or not all(_follows(*option) for option in further.items()):
+    first = requests[0]
+    if find_spec("onnxruntime") is None or not all(_follows(*option) for option in further.items()):
         return None
-    folder = hub.resolve(model or hub.DEFAULT_MODEL)
-    # Only where there may be one are the weights hashed; the cache serves other environments, too.
-    if not any(cache_folder("bundles").glob(f"{escape(folder.name)}-*")) or find_spec("onnxruntime") is None:
+    if len(requests) > FEW and further.get("device") != "cpu" and may_have_accelerator():
         return None
-    place = kept(folder)
-    return place if place.is_dir() else None
+    graphs = linked.find(first.model.folder, first.sha256["model"])
+    if graphs is None or (first.repeats is not None and first.repeats.get("bundle") != sha256(graphs / MANIFEST)):
+        return None
+    return Source(graphs, first)
+
+
+def ask_of(requests: Sequence[PreparedRequest], *, metadata: bool) -> Ask:
+    """What ``numbered`` requests want of graphs."""
+    first = requests[0].request
+    given = {name: getattr(first, name) for name in TAKEN}
+    return Ask([one.request.prompt for one in requests], 1, given, None, None, fast=False, metadata=metadata)
 
 
 def _follows(name: str, value: object) -> bool:
@@ -91,11 +112,11 @@ def _follows(name: str, value: object) -> bool:
     return value in ALLOWED[name] if name in ALLOWED else not is_given(value)
 
 
-def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
-    """Pictures of the bundle in ``folder``.
+def generate(source: Source, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
+    """Pictures of ``source``.
 
     Args:
-        folder: of the bundle.
+        source: see ``of_model``.
         ask: what is wanted.
         further: options that a bundle cannot follow, by their names, as they were given.
         output: where they go.
@@ -107,12 +128,12 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
     for name, value in further.items():
         if not _follows(name, value):
             names = " and ".join(filter(None, ALLOWED.get(name, ()))) or "none"
-            raise PochadeError(f"{name}: {value!r} given, but {str(folder)!r} is a bundle: allowed is {names}")
-    with loading(str(folder)):
+            raise PochadeError(f"{name}: {value!r} given, but {str(source.graphs)!r} is a bundle: allowed is {names}")
+    with loading(source.name):
         from pochade.runtime.bundle import DRAWN_SEEDS
         from pochade.runtime.command import check_prompt, fitted, made_faster, repeated, sampled
 
-        bundle = opened(folder)
+        bundle = source.open()
         request: dict[str, Any] = {}
         prompts = ask.prompts
         if ask.like is not None:
@@ -143,6 +164,8 @@ def generate(folder: Path, ask: Ask, further: Mapping[str, Any], output: Output,
         start = time.perf_counter()
         watch.begin(f"{prompt} ({seed})")
         picture = sampled(bundle, {**request, "prompt": prompt, "seed": seed}, watch.step)
+        if source.of is not None:
+            picture.recipe["model"] = source.name
         if choice is not None:
             console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
         name = f"{slug(prompt)}-{seed}.png"

@@ -6,16 +6,16 @@ from typing import Annotated
 import typer
 
 from pochade.arguments import is_given
-from pochade.cli import bundles, options
+from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
-from pochade.pipelines import decoders, hub
+from pochade.pipelines import decoders, hub, linked
 
 EXAMPLES = """[bold]Examples[/bold]
 
 pochade export lrf-openmoji bundle/
 
-pochade export open-drawings    (kept in your cache folder: pochade generate then starts in a second)
+pochade export runs/mine    (kept in your cache folder: pochade generate then starts in a second)
 
 pochade export microforge-edit bundle/ --precision int8
 
@@ -29,7 +29,7 @@ def export(
     out: Annotated[
         Path | None,
         typer.Argument(
-            help="Folder to write, a new or an empty one. Left out: in your cache, where pochade generate finds it.",
+            help="Folder to write, a new or an empty one. Left out: graphs for pochade generate, in your cache folder.",
             show_default=False,
         ),
     ] = None,
@@ -78,30 +78,32 @@ def export(
     """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
     options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
     given = {name: value for name, value in options_of.items() if is_given(value)}
+    own, folder = out is None, hub.resolve(model)
     if out is None:
         changed = {"precision": precision, "size": size, "decoder": decoder, "depth": depth, **given}
         for name, value in {"for": None if target == "onnx" else target, **changed}.items():
             if value is not None:
                 raise PochadeError(f"out: none given beside {name}={value!r}, allowed is a folder")
-        out = bundles.kept(hub.resolve(model))
-        if out.is_dir():
-            from pochade.runtime.manifest import MANIFEST
+        from pochade.runtime.manifest import MANIFEST
 
-            print((out / MANIFEST).read_text(encoding="utf-8") if as_json else out)
+        digest = hub.model_sha256(folder)
+        there = linked.find(folder, digest)
+        if there is not None:
+            print((there / MANIFEST).read_text(encoding="utf-8") if as_json else there)
             return
+        out = linked.kept(folder, digest)
     with loading("pochade"):
         from pochade.export.bundle import model_facts
-        from pochade.export.targets import Request, find_target
+        from pochade.export.targets import Request, find_target, linked_target
         from pochade.files import check_here
         from pochade.pipelines.budget import read_quality
         from pochade.pipelines.run_request import open_pipeline
         from pochade.runtime.graphs import check_openable
 
-        found = find_target(target, given, precision)
+        found = linked_target(folder) if own else find_target(target, given, precision)
     depths = () if depth is None else options.parse_counts("depth", depth)
     check_here("out", out)
     check_openable("out", out)
-    folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
     width, height = (None, None) if size is None else options.parse_size(size)
     with loading(model):

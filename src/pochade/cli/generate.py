@@ -12,6 +12,7 @@ from pochade.cli.common import console, listed, loading, processes, quiet_librar
 from pochade.cli.output import Made, Output
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
+from pochade.pipelines import hub
 from pochade.pipelines.metadata import read_metadata, slug, write_png
 from pochade.pipelines.prepare import PreparedRequest, faster, prepare, prepare_repeat
 from pochade.pipelines.requests import GenerationRequest
@@ -163,17 +164,21 @@ def generate(
     output.check()
     given = {name: value for name, value in given.items() if value is not None}
     further = {name: context.params[name] for name in NOT_OF_BUNDLES}
-    fixed = size_of_group > 1 or any(map(is_given, (like, budget, depth)))
-    bundle = bundles.find(model, further, fixed=fixed)
-    if bundle is not None:
-        ask = bundles.Ask(read_prompts(prompts or []), per_prompt, given, like, budget, fast, metadata=not no_metadata)
-        bundles.generate(bundle, ask, further, output, processes())
+    sentences = read_prompts(prompts or [])
+    if model is not None and hub.is_bundle(model):
+        ask = bundles.Ask(sentences, per_prompt, given, like, budget, fast, metadata=not no_metadata)
+        bundles.generate(bundles.Source(Path(model).expanduser()), ask, further, output, processes())
         return
     if size_of_group > 1:
         from pochade.device import own_device
 
         given["device"] = str(own_device(device or "auto"))
-    requests = _requests(read_prompts(prompts or []), per_prompt, given, like, fast)
+    requests = _requests(sentences, per_prompt, given, like, fast)
+    by_torch = size_of_group > 1 or is_given(budget) or is_given(depth)
+    source = None if by_torch else bundles.of_model(requests, further)
+    if source is not None:
+        bundles.generate(source, bundles.ask_of(requests, metadata=not no_metadata), further, output, processes())
+        return
 
     with loading(requests[0].request.model):
         from pochade.cli.watch import pipeline_steps

@@ -43,8 +43,8 @@ def merge(
         import torch
 
         from pochade.files import atomic_folder, write_json
-        from pochade.pipelines.lora_files import read_head
         from pochade.pipelines.run_request import open_pipeline
+        from pochade.pipelines.tensor_files import read_head
         from pochade.training import record
 
         quiet_libraries()

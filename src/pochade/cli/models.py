@@ -13,8 +13,9 @@ from pochade.cli.common import console, megabytes, print_json, quiet_libraries
 from pochade.cli.prompts import COMMANDS
 from pochade.errors import PochadeError
 from pochade.pipelines import embedding_files, hub
-from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, WEIGHTS, read_head
+from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, WEIGHTS
 from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.tensor_files import read_head
 
 LORA_FACTS = (BASE, BASE_SHA256, RANK, ALPHA, TRIGGER)
 DEPTHS = (4, 8, 16)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from pochade.pipelines.linked import LINKED
 from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Value
 
 _PAGE = """# {name}, as a bundle for devices
@@ -42,6 +43,7 @@ _STEPS = {
 }
 _RUNTIMES = {
     "onnx": "ONNX Runtime",
+    LINKED: "ONNX Runtime, which take their weights from the model's files",
     "openvino": "OpenVINO",
     "coreml": "Core ML",
     "executorch": "ExecuTorch (each a method of the file)",

@@ -14,6 +14,7 @@ from pochade.export.bundle import export_bundle
 from pochade.export.formats.base import Format
 from pochade.export.formats.coreml import CoreMl
 from pochade.export.formats.executorch import ExecuTorch
+from pochade.export.formats.linked import Linked
 from pochade.export.formats.litert import LiteRt
 from pochade.export.formats.onnx import Onnx
 from pochade.export.formats.openvino import OpenVino
@@ -128,16 +129,27 @@ def _page(request: Request) -> tuple[Manifest, list[str]]:
     return site.manifest, [f"download: {site.download / 1e6:.1f} MB, to edit {site.editing / 1e6:.1f} MB more"]
 
 
-def _bundle_target(form: Format, help: str) -> Target:
+def bundle_target(form: Format, help: str) -> Target:
+    """A bundle in a form of graphs."""
     options = ("batch", "external_data") if form.external_data else ("batch",)
     return Target(help, options, form.precisions, form.check, partial(_bundle, form))
 
 
+def linked_target(model: Path) -> Target:
+    """Graphs that share the weights of the model in ``model``, for ``pochade generate``.
+
+    Raises PochadeError where a library is missing.
+    """
+    target = bundle_target(Linked(model), "ONNX Runtime, with the model's files")
+    target.check()
+    return target
+
+
 TARGETS: dict[str, Target] = {
-    "onnx": _bundle_target(FORMATS["onnx"], "ONNX Runtime, and pochade run"),
+    "onnx": bundle_target(FORMATS["onnx"], "ONNX Runtime, and pochade run"),
     "web": Target("a page that runs in a browser", ("onnxruntime_web",), PRESETS, FORMATS["onnx"].check, _page),
-    "openvino": _bundle_target(FORMATS["openvino"], "OpenVINO, on Intel's processors"),
-    "coreml": _bundle_target(FORMATS["coreml"], "Core ML, on iPhones, iPads and Macs"),
-    "executorch": _bundle_target(FORMATS["executorch"], "ExecuTorch, on Android and iOS"),
-    "litert": _bundle_target(FORMATS["litert"], "LiteRT, on Android"),
+    "openvino": bundle_target(FORMATS["openvino"], "OpenVINO, on Intel's processors"),
+    "coreml": bundle_target(FORMATS["coreml"], "Core ML, on iPhones, iPads and Macs"),
+    "executorch": bundle_target(FORMATS["executorch"], "ExecuTorch, on Android and iOS"),
+    "litert": bundle_target(FORMATS["litert"], "LiteRT, on Android"),
 }

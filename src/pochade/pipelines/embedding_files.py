@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pochade.errors import PochadeError
-from pochade.pipelines.lora_files import read_head
+from pochade.pipelines.tensor_files import read_head
 
 WEIGHTS = "learned_embeds.safetensors"
 """The file in a folder, as diffusers names it: of each word its vectors [n, D]."""

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 import pochade
 from pochade.arguments import check_number, shown
 from pochade.errors import PochadeError, missing_extra, nearest
-from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file, read_head
+from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file
+from pochade.pipelines.tensor_files import read_head
 from pochade.tensors import read_tensors, write_tensors
 
 COMPONENTS = ("denoiser", "text_encoder")

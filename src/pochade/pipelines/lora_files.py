@@ -1,16 +1,15 @@
 """LoRA files before torch is imported: where they are, with which weight, and on which model they were trained."""
 
 import hashlib
-import json
 import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from pochade.errors import PochadeError
+from pochade.pipelines.tensor_files import read_head
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
 """The file in the folder of a LoRA, as diffusers names it."""
@@ -66,19 +65,6 @@ def lora_file(place: str | os.PathLike[str]) -> Path:
             f"lora: {os.fspath(place)!r} given, allowed is a folder that holds {WEIGHTS}, or such a file"
         )
     return file
-
-
-def read_head(file: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """The tensors of a safetensors file as its head has them, and its metadata. Raises PochadeError."""
-    try:
-        with file.open("rb") as opened:
-            (length,) = struct.unpack("<Q", opened.read(8))
-            if length > file.stat().st_size:
-                raise ValueError("its head is longer than the file")
-            head = json.loads(opened.read(length))
-        return {name: value for name, value in head.items() if name != "__metadata__"}, head.get("__metadata__") or {}
-    except (OSError, ValueError, struct.error, AttributeError) as error:
-        raise PochadeError(f"{file}: not a readable safetensors file ({error})") from error
 
 
 def weights_sha256(folder: Path) -> str:

@@ -38,14 +38,18 @@ _SHA256 = "_sha256"
 
 
 def versions() -> dict[str, str]:
-    """Versions of all that the bits of a picture depend on."""
-    found = {"pochade": pochade.__version__, "python": platform.python_version()}
-    for package in ("torch", "diffusers", "transformers"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
+    """Versions of all that the bits of a picture of PyTorch depend on."""
+    packages = ("pochade", "python", "torch", "diffusers", "transformers")
+    return {package: found for package in packages if (found := installed_version(package)) is not None}
+
+
+def installed_version(package: str) -> str | None:
+    """The version of one of those that pictures name, which may be made by graphs; None where it is not installed."""
+    own = {"pochade": pochade.__version__, "pochade-runtime": pochade.__version__, "python": platform.python_version()}
+    try:
+        return own.get(package) or version(package)
+    except PackageNotFoundError:
+        return None
 
 
 @dataclass(frozen=True)

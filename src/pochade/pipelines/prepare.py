@@ -14,7 +14,7 @@ from pochade.files import sha256
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
-from pochade.pipelines.metadata import PictureMetadata, versions
+from pochade.pipelines.metadata import PictureMetadata, installed_version
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, Request, model_facts
 
 
@@ -33,6 +33,7 @@ class PreparedRequest:
         loras: what is added to its model.
         embeddings: words that its text encoder is taught.
         sha256: as in ``PictureMetadata``.
+        repeats: that of the picture which the request is to give again, None for none.
     """
 
     request: GenerationRequest | EditRequest
@@ -41,6 +42,7 @@ class PreparedRequest:
     loras: tuple[LoRAFile, ...]
     embeddings: tuple[EmbeddingFile, ...]
     sha256: Mapping[str, str]
+    repeats: Mapping[str, str] | None = None
 
 
 def prepare(request: GenerationRequest | EditRequest) -> PreparedRequest:
@@ -135,13 +137,13 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
     for field, path in prepared.request.files().items():
         if field not in changes and was.get(field) != now[field]:
             raise PochadeError(f"{name}: its {field} is {str(path)!r}, which is another file now")
-    installed = versions()
-    other = [f"{k} {v} (here {installed.get(k)})" for k, v in metadata.versions.items() if installed.get(k) != v]
+    installed = {package: installed_version(package) for package in metadata.versions}
+    other = [f"{k} {v} (here {installed[k]})" for k, v in metadata.versions.items() if installed[k] != v]
     if other:
         warnings.warn(
             f"{name}: made with {', '.join(other)}: it may differ in the last bits", RepeatWarning, stacklevel=3
         )
-    return prepared
+    return replace(prepared, repeats=was)
 
 
 def _factor(request: EditRequest, metadata: PictureMetadata) -> int:

@@ -1,6 +1,7 @@
 """From a request to its picture: load the model, read the files, sample; and the same request again from a PNG."""
 
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from pochade.pipelines import decoders, hub
 from pochade.pipelines.embedding_files import EmbeddingFile
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
-from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
+from pochade.pipelines.prepare import PreparedRequest, RepeatWarning, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, FileForm, GenerationRequest
 from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
 
@@ -108,8 +109,20 @@ def open_pipeline(
 
 def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> Any:
     """The pipeline that runs a request, and others with the same model, LoRAs, task, scheduler, decoder, device and
-    precision. Raises PochadeError as ``open_pipeline`` does."""
+    precision.
+
+    Raises PochadeError as ``open_pipeline`` does.
+
+    Warns:
+        RepeatWarning: the picture to repeat was made by graphs.
+    """
     request = prepared.request
+    if prepared.repeats and "bundle" in prepared.repeats:
+        warnings.warn(
+            "the picture to repeat was made by graphs, PyTorch makes it now: it may differ in the last bits",
+            RepeatWarning,
+            stacklevel=3,
+        )
     return open_pipeline(
         request.pipeline,
         prepared.model.folder,

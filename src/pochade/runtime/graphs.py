@@ -29,7 +29,13 @@ def check_openable(name: str, path: str | Path) -> None:
         ) from None
 
 
-def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = False) -> Any:
+def session(
+    path: str | Path,
+    threads: int | None = None,
+    *,
+    as_mapped: bool = False,
+    weights: Mapping[str, np.ndarray] | None = None,
+) -> Any:
     """A session on the CPU that gives back what a call does not need any more.
 
     From the second call on ONNX Runtime would hold a plan of the memory beside the memory itself, and each graph the
@@ -40,6 +46,8 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
         path: of the graph.
         threads: None for one a core.
         as_mapped: as said above.
+        weights: those that the graph names without holding them. They are read where they lie, as long as the session
+            is there, so that they must not change.
 
     Raises:
         PochadeError: ONNX Runtime is not installed, or cannot open a file of such a name.
@@ -58,6 +66,8 @@ def session(path: str | Path, threads: int | None = None, *, as_mapped: bool = F
     options.add_session_config_entry("session.disable_prepacking", str(int(as_mapped)))
     # Threads that spin while they wait keep the cores from those of the next graph: a third of the time of a picture.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    values = {name: onnxruntime.OrtValue.ortvalue_from_numpy(weight) for name, weight in (weights or {}).items()}
+    options.add_external_initializers(list(values), list(values.values()))
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 

@@ -18,8 +18,9 @@ from pochade.data.dataset import is_held_out
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import row_keys
-from pochade.pipelines.lora_files import WEIGHTS, read_head, weights_sha256
+from pochade.pipelines.lora_files import WEIGHTS, weights_sha256
 from pochade.pipelines.schedulers import make_scheduler
+from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
 from pochade.training.dry_run import dry_run

@@ -15,7 +15,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.pipelines.embedding_files import ENCODER, WEIGHTS
-from pochade.pipelines.lora_files import read_head
+from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.minilm import MiniLMEncoder
 from recipes.running import train

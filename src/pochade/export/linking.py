@@ -1,0 +1,89 @@
+"""Takes out of ONNX graphs the weights that the files of a model have."""
+
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pochade.export.weights import data_of, save_model
+from pochade.files import write_json
+from pochade.pipelines.linked import Link, table_of, weight_files
+from pochade.pipelines.tensor_files import mapped_tensors
+
+_LEAST = 1024
+"""Bytes of a weight that is taken out."""
+_Digest = tuple[bytes, tuple[int, ...]]
+
+
+class Weights:
+    """Those of the model in ``folder``, found by their values."""
+
+    def __init__(self, folder: Path) -> None:
+        self._tensors = {
+            (component, name): tensor
+            for component, files in weight_files(folder).items()
+            for file in files
+            for name, tensor in mapped_tensors(file).items()
+        }
+        self._found: dict[_Digest, tuple[Link, bool]] = {}
+        for link, tensor in self._tensors.items():
+            if tensor.ndim == 2:
+                self._found.setdefault(_digest(tensor.T), (link, True))
+        self._found |= {_digest(tensor): (link, False) for link, tensor in self._tensors.items()}
+
+    def link(self, graph: Path) -> None:
+        """Takes out of the graph in a file what the model has, and writes the table of it (``table_of``).
+
+        A weight keeps its name in the graph: nodes in front turn what the file of the model has into float32, and
+        transpose it, which ONNX Runtime does once, when it loads the graph.
+        """
+        import onnx
+        from onnx import TensorProto, numpy_helper
+
+        model, data = onnx.load(graph), data_of(graph)
+        kept: list[Any] = []
+        nodes: list[Any] = []
+        table: dict[str, Link] = {}
+        for weight in model.graph.initializer:
+            values = numpy_helper.to_array(weight) if weight.data_type == TensorProto.FLOAT else None
+            if values is None or values.nbytes < _LEAST or _digest(values) not in self._found:
+                kept.append(weight)
+                continue
+            link, transposed = self._found[_digest(values)]
+            tensor, made = _named(weight.name, self._tensors[link], transposed)
+            kept.append(tensor)
+            nodes += made
+            table[tensor.name] = link
+        nodes += model.graph.node
+        for field, items in (("initializer", kept), ("node", nodes)):
+            model.graph.ClearField(field)
+            getattr(model.graph, field).extend(items)
+        if data is not None:
+            data.unlink()
+        save_model(model, graph)
+        write_json(table_of(graph), table)
+
+
+def _named(name: str, stored: np.ndarray, transposed: bool) -> tuple[Any, list[Any]]:
+    """A tensor that is ``stored`` elsewhere, and the nodes that make the weight ``name`` of it."""
+    from onnx import TensorProto, helper
+
+    steps: list[tuple[str, Mapping[str, Any]]] = []
+    if stored.dtype == np.float16:
+        steps.append(("Cast", {"to": TensorProto.FLOAT}))
+    if transposed:
+        steps.append(("Transpose", {"perm": [1, 0]}))
+    names = [*(f"{name}_{'stored' if i == 0 else i}" for i in range(len(steps))), name]
+    tensor = TensorProto(name=names[0], dims=stored.shape, data_location=TensorProto.EXTERNAL)
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(stored.dtype)
+    # The host gives the weight; the format wants a place for it.
+    for key, value in {"location": "model", "offset": "0", "length": str(stored.nbytes)}.items():
+        tensor.external_data.add(key=key, value=value)
+    nodes = [helper.make_node(operator, [names[i]], [names[i + 1]], **more) for i, (operator, more) in enumerate(steps)]
+    return tensor, nodes
+
+
+def _digest(values: np.ndarray) -> _Digest:
+    return sha256(np.ascontiguousarray(values, dtype=np.float32)).digest(), values.shape

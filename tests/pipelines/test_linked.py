@@ -1,0 +1,84 @@
+"""Graphs that share the weights of a model: those that are shipped, and what does not go together."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from pochade.errors import PochadeError
+from pochade.export.formats.base import on_tensors
+from pochade.export.formats.linked import Linked
+from pochade.export.networks import decoder_network, denoiser_network
+from pochade.export.parity import compare
+from pochade.pipelines import hub, linked
+from pochade.pipelines.budget import read_quality
+from pochade.pipelines.tensor_files import mapped_tensors
+from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime.manifest import read_manifest
+
+
+@pytest.mark.parametrize("name", hub.shipped())
+def test_every_shipped_model_has_its_graphs(name: str) -> None:
+    folder = hub.shipped()[name]
+    graphs = linked.find(folder, hub.model_sha256(folder))
+    assert graphs == folder / linked.FOLDER, "python scripts/graphs.py makes them anew"
+    manifest = read_manifest(graphs)
+    assert manifest.quality == read_quality(folder)
+    assert sum(file.bytes for file in manifest.files.values()) < 2.5e6
+    assert set(manifest.files) == {path.name for path in graphs.iterdir()} - {"manifest.json"}
+    pipe, form = TextToImagePipeline.from_pretrained(folder), Linked(folder)
+    cells = (manifest.latents.height, manifest.latents.width)
+    networks = (
+        denoiser_network(pipe.denoiser, latent_size=cells, text_tokens=pipe.text_encoder.max_tokens),
+        decoder_network(pipe.autoencoder, latent_size=cells),
+    )
+    for network in networks:
+        graph = manifest.graphs[network.name]
+        runs = on_tensors(form.open(graphs / graph.file, network.name, graph, None, False))
+        assert compare(network.name, runs, network.module, network.inputs, batches=(1,)) < 1e-4
+
+
+def test_tensors_are_mapped_as_they_lie(tmp_path: Path) -> None:
+    tensors = {
+        "half": torch.randn(3, 5).half(),
+        "single": torch.randn(7),
+        "number": torch.tensor(2.0),
+        "brain": torch.randn(4).bfloat16(),
+        "whole": torch.arange(3),
+    }
+    save_file(tensors, tmp_path / "file.safetensors")
+    mapped = mapped_tensors(tmp_path / "file.safetensors")
+    assert set(mapped) == {"half", "single", "number"}
+    for name, values in mapped.items():
+        np.testing.assert_array_equal(values, tensors[name].numpy())
+        assert not values.flags.writeable
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    save_file({"one": torch.randn(64)}, tmp_path / "whole.safetensors")
+    data = (tmp_path / "whole.safetensors").read_bytes()
+    for cut in (4, 40, len(data) - 8):
+        (tmp_path / "cut.safetensors").write_bytes(data[:cut])
+        with pytest.raises(PochadeError, match=r"cut\.safetensors: not a readable safetensors file"):
+            mapped_tensors(tmp_path / "cut.safetensors")
+
+
+def test_a_weight_that_the_model_has_not_is_named(toy_pipeline_folder: Path) -> None:
+    with pytest.raises(PochadeError, match="the denoiser has no weight 'gone', which the graphs of the model name"):
+        linked.weights_of(toy_pipeline_folder, {"own": ("denoiser", "gone")})
+
+
+def test_graphs_of_another_version_or_of_other_weights_are_left_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(hub.shipped()["iris-nano"], folder)
+    digest = hub.model_sha256(folder)
+    own = folder / linked.FOLDER
+    assert linked.find(folder, digest) == own
+    assert linked.find(folder, "0" * 64) is None
+    manifest = json.loads((own / "manifest.json").read_text())
+    (own / "manifest.json").write_text(json.dumps(manifest | {"pochade": "0.0.1"}))
+    assert linked.find(folder, digest) is None
