@@ -86,4 +86,4 @@ def _named(name: str, stored: np.ndarray, transposed: bool) -> tuple[Any, list[A
 
 
 def _digest(values: np.ndarray) -> _Digest:
-    return sha256(np.ascontiguousarray(values, dtype=np.float32)).digest(), values.shape
+    return sha256(np.ascontiguousarray(values, dtype=np.float32).data).digest(), values.shape
