@@ -19,6 +19,7 @@ from pochade.pipelines.budget import read_quality
 from pochade.pipelines.tensor_files import mapped_tensors
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime.manifest import read_manifest
+from pochade.storage import send
 
 
 @pytest.mark.parametrize("name", hub.shipped())
@@ -70,6 +71,17 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_weight_that_the_model_has_not_is_named(toy_pipeline_folder: Path) -> None:
     with pytest.raises(PochadeError, match="the denoiser has no weight 'gone', which the graphs of the model name"):
         linked.weights_of(toy_pipeline_folder, {"own": ("denoiser", "gone")})
+
+
+def test_graphs_are_fetched_with_their_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    folder = hub.shipped()["microforge-edit"]
+    send(folder, "memory://models/graphs")
+    fetched = hub.resolve("memory://models/graphs")
+    assert linked.find(fetched, hub.model_sha256(fetched)) == fetched / linked.FOLDER
+    assert {path.name for path in (fetched / linked.FOLDER).iterdir()} == {
+        path.name for path in (folder / linked.FOLDER).iterdir()
+    }
 
 
 def test_graphs_of_another_version_or_of_other_weights_are_left_alone(tmp_path: Path) -> None:

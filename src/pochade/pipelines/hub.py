@@ -39,8 +39,8 @@ RECORD = "training.json"
 """In the folder of a model that was trained here: on what, and how long."""
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model"]
-"""What is fetched: configurations, weights, vocabularies and the card. Never a pickle, never code."""
+_HUB_FILES = ["*.json", "*.safetensors", "*.txt", "*.md", "*.model", "onnx/*.onnx"]
+"""What is fetched: configurations, weights, vocabularies, the card and the graphs. Never a pickle, never code."""
 
 
 class UnfinishedWarning(UserWarning):
