@@ -115,6 +115,61 @@ def test_graphs_of_a_model_stand_in_for_it(
         assert np.abs(by_torch - np.asarray(image)).max() <= 2
 
 
+@pytest.mark.parametrize(
+    ("command", "run", "shown"),
+    [
+        (("edit", "in.png", "two pears"), ("two pears", "--edit", "in.png"), 2),
+        (("edit", "in.png", "two pears", "--as", "description"), ("two pears", "--edit", "in.png", "--describe"), 2),
+        (
+            ("inpaint", "in.png", "a hat", "--mask", "mask.png", "--soft-mask", "--mask-blur", "1.5"),
+            ("a hat", "--inpaint", "in.png", "--mask", "mask.png", "--soft-mask", "--mask-blur", "1.5"),
+            3,
+        ),
+        (
+            ("inpaint", "clear.png", "a hat", "--mask", "alpha"),
+            ("a hat", "--inpaint", "clear.png", "--mask", "alpha"),
+            3,
+        ),
+        (("upscale", "in.png"), ("--upscale", "in.png"), 2),
+    ],
+)
+def test_edits_by_graphs_are_those_of_pochade_run(
+    graphs: Path,
+    toy_editor_folder: Path,
+    toy_bundle: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    run: tuple[str, ...],
+    shown: int,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save("in.png")
+    mask = Image.new("L", (40, 24))
+    mask.paste(255, (8, 4, 20, 16))
+    mask.save("mask.png")
+    clear = Image.open("in.png")
+    clear.putalpha(mask)
+    clear.save("clear.png")
+    given = ("--seed", "3", "--steps", "2")
+    (made,) = json.loads(
+        without_torch(*command, *given, "--model", str(toy_editor_folder), "-o", "made.png", "--compare", "--json")
+    )
+    cli(capsys, "run", str(toy_bundle), *run, *given, "-o", "run.png")
+    with Image.open("made.png") as one, Image.open("run.png") as other, Image.open(made["compare"]) as compared:
+        assert one.tobytes() == other.tobytes()
+        assert compared.width == (shown - 1) * (one.width + 8) + one.width
+        assert compared.crop((compared.width - one.width, 0, compared.width, one.height)).tobytes() == (
+            one.convert("RGB").tobytes()
+        )
+    recipe = read_recipe("made.png")
+    assert recipe == {name: value for name, value in made.items() if name not in ("file", "compare")}
+    assert (recipe["model"], recipe["source"]) == (str(toy_editor_folder), command[1])
+    without_torch(command[0], "--like", "made.png", "-o", "again.png")
+    assert Path("again.png").read_bytes() == Path("made.png").read_bytes()
+
+
 def test_what_graphs_cannot_is_for_pytorch(
     graphs: Path, toy_editor_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

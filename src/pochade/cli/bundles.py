@@ -20,6 +20,7 @@ from pochade.files import sha256
 from pochade.pipelines import linked
 from pochade.pipelines.metadata import read_metadata, slug
 from pochade.pipelines.prepare import PreparedRequest
+from pochade.pipelines.requests import Request
 from pochade.runtime.manifest import MANIFEST
 
 if TYPE_CHECKING:
@@ -102,9 +103,13 @@ def of_model(requests: Sequence[PreparedRequest], further: Mapping[str, Any]) ->
 
 def ask_of(requests: Sequence[PreparedRequest], *, metadata: bool) -> Ask:
     """What ``numbered`` requests want of graphs."""
-    first = requests[0].request
-    given = {name: getattr(first, name) for name in TAKEN}
-    return Ask([one.request.prompt for one in requests], 1, given, None, None, fast=False, metadata=metadata)
+    prompts = [one.request.prompt for one in requests]
+    return Ask(prompts, 1, taken(requests[0].request), None, None, fast=False, metadata=metadata)
+
+
+def taken(request: Request) -> dict[str, Any]:
+    """What a bundle follows of a request."""
+    return {name: getattr(request, name) for name in TAKEN}
 
 
 def _follows(name: str, value: object) -> bool:

@@ -1,11 +1,13 @@
 """What ``pochade edit``, ``inpaint`` and ``upscale`` share: from what a user gave to the files of the pictures."""
 
 import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pochade.arguments import ALPHA
-from pochade.cli import options
+from pochade.cli import bundles, options
 from pochade.cli.common import console, listed, loading, make_folder, quiet_libraries
 from pochade.cli.prompts import check_made_by, numbered, read_prompts
 from pochade.errors import PochadeError
@@ -17,10 +19,22 @@ from pochade.pipelines.requests import EditRequest, EditTask
 if TYPE_CHECKING:
     from PIL import Image
 
+    from pochade.cli.watch import Watch
+
 WORDINGS = {None: None, "instruction": True, "description": False}
 """``--as`` -> ``EditRequest.instruction``."""
 SUFFIXES = {"edit": "-edited", "inpaint": "-inpainted", "super_resolution": "-{}x"}
 """Of a file that is given no name."""
+LARGE = 4_000_000
+"""Pixels of a picture that graphs make, at most: PyTorch makes larger ones in less memory."""
+TASKS = {"super_resolution": "upscale"}
+"""Task of a request -> the method of a bundle, where that is called otherwise."""
+OF_EDITS: dict[EditTask, tuple[str, ...]] = {
+    "edit": ("strength", "instruction", "image_guidance"),
+    "inpaint": ("strength", "instruction", "image_guidance", "soft_mask", "mask_blur", "invert_mask"),
+    "super_resolution": ("strength", "factor"),
+}
+"""Fields of a request that the method of its task takes."""
 NEEDED = {
     "source": "the file of a picture",
     "prompt": "a sentence such as 'a green apple'",
@@ -53,40 +67,99 @@ def run_edit(
         raise PochadeError(f"as: {wording!r} given, allowed are instruction and description")
     given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
     given |= {"loras": tuple(lora) if lora else None, "embeddings": tuple(embedding) if embedding else None}
+    further = {"lora": lora, "embedding": embedding, "allow_pickle": allow_pickle}
+    further |= {name: given.get(name) for name in ("size", "scheduler", "depth", "device", "precision")}
     if guidance_interval is not None:
         given["guidance_interval"] = options.parse_interval(guidance_interval)
     given = {name: value for name, value in given.items() if value is not None}
     requests = _requests(task, read_prompts([] if prompt is None else [prompt]), per_prompt, given, like)
     first = requests[0].request
     assert isinstance(first, EditRequest)
-    source = Path(first.source)
-    target = out or source.with_name(f"{source.stem}{SUFFIXES[task].format(first.factor)}.png")
+    path = Path(first.source)
+    target = out or path.with_name(f"{path.stem}{SUFFIXES[task].format(first.factor)}.png")
     if target.suffix.lower() != ".png" or target.is_dir():
         raise PochadeError(f"out: {str(target)!r} given, allowed is a file that ends in .png")
     check_here("out", target)
     check_folder("out", target.parent)
     with loading(first.model):
-        from pochade.cli.watch import Watch, pipeline_steps
-        from pochade.pipelines.run_request import load_pipeline, pipeline_arguments, read_files, run
+        from pochade.cli.watch import Watch
+        from pochade.pipelines.run_request import read_images
 
-        quiet_libraries()
-        pictures = read_files(requests[0])
-        pipe = load_pipeline(requests[0], allow_pickle=allow_pickle)
-        arguments = pipeline_arguments(first, pipe, pictures)
+        images = read_images(requests[0])
+        shown = _shown(first, images) if compare else []
+        size = images["source"].width * images["source"].height * (first.factor or 1) ** 2
+        source = bundles.of_model(requests, further) if size <= LARGE else None
+        making = _by_pytorch(requests[0], images, allow_pickle) if source is None else _by_graphs(source, images)
     make_folder(target.parent)
     watching = Watch(previews=False, pictures=len(requests), folder=target.parent, console=console(stderr=True))
     with listed(as_json) as files, watching as watch:
         for prepared in requests:
-            watch.begin(f"{prepared.request.prompt or source.name} ({prepared.request.seed})")
-            picture = run(pipe, prepared, arguments, pipeline_steps(watch, pipe.decode_latents))
-            path = picture.save(target.parent, target.stem, metadata=not no_metadata)
-            made: dict[str, Any] = {"file": str(path), **picture.metadata.to_dict()}
+            watch.begin(f"{prepared.request.prompt or path.name} ({prepared.request.seed})")
+            made = making(prepared, watch)
+            file = made.save(target, not no_metadata)
+            facts: dict[str, Any] = {"file": str(file), **made.facts}
             if compare:
-                made["compare"] = str(_compare(path, arguments, picture.image))
-            files.append(made)
+                facts["compare"] = str(_compare(file, [*shown, made.image]))
+            files.append(facts)
             if not as_json:
-                for name in (path, *([made["compare"]] if compare else [])):
+                for name in (file, *([facts["compare"]] if compare else [])):
                     watch.print(str(name))
+
+
+@dataclass(frozen=True)
+class _Edited:
+    """A picture, what ``--json`` prints of it, and what writes it: to a path, with its metadata or without."""
+
+    image: "Image.Image"
+    facts: dict[str, Any]
+    save: Callable[[Path, bool], Path]
+
+
+_Making = Callable[[PreparedRequest, "Watch"], _Edited]
+
+
+def _by_pytorch(first: PreparedRequest, images: "dict[str, Image.Image]", allow_pickle: bool) -> _Making:
+    """Requests like ``first`` by its pipeline."""
+    from pochade.cli.watch import pipeline_steps
+    from pochade.pipelines.run_request import for_pipeline, load_pipeline, pipeline_arguments, run
+
+    quiet_libraries()
+    pictures = for_pipeline(first.request, images)
+    pipe = load_pipeline(first, allow_pickle=allow_pickle)
+    arguments = pipeline_arguments(first.request, pipe, pictures)
+
+    def make(prepared: PreparedRequest, watch: "Watch") -> _Edited:
+        picture = run(pipe, prepared, arguments, pipeline_steps(watch, pipe.decode_latents))
+
+        def save(target: Path, metadata: bool) -> Path:
+            return picture.save(target.parent, target.stem, metadata=metadata)
+
+        return _Edited(picture.image, picture.metadata.to_dict(), save)
+
+    return make
+
+
+def _by_graphs(source: bundles.Source, images: "dict[str, Image.Image]") -> _Making:
+    """Requests by the graphs of their model."""
+    from pochade.runtime.command import sampled
+
+    bundle = source.open()
+
+    def make(prepared: PreparedRequest, watch: "Watch") -> _Edited:
+        request = prepared.request
+        assert isinstance(request, EditRequest)
+        wanted = bundles.taken(request) | {name: getattr(request, name) for name in OF_EDITS[request.task]}
+        wanted |= {"task": TASKS.get(request.task, request.task), "prompt": request.prompt, "image": images["source"]}
+        if request.mask is not None:
+            wanted["mask"] = images.get("mask", request.mask)
+        picture = sampled(bundle, wanted, watch.step)
+        picture.recipe.update(model=source.name, source=request.source, source_sha256=prepared.sha256["source"])
+        if request.mask is not None:
+            named = {} if request.mask == ALPHA else {"mask_sha256": prepared.sha256["mask"]}
+            picture.recipe.update(mask=request.mask, **named)
+        return _Edited(picture.image, picture.recipe, lambda target, metadata: picture.save(target, recipe=metadata))
+
+    return make
 
 
 def _requests(
@@ -107,19 +180,29 @@ def _requests(
     return numbered(first, prompts or [first.request.prompt], per_prompt)
 
 
-def _compare(path: Path, arguments: dict[str, Any], image: "Image.Image") -> Path:
-    """Write before, the mask where there is one, and after side by side; the path."""
+def _shown(request: EditRequest, images: "dict[str, Image.Image]") -> "list[Image.Image]":
+    """What stands before the result: the source on white, and what is marked in it, where something is."""
+    import numpy as np
     from PIL import Image
 
-    from pochade.images.sheets import side_by_side
-    from pochade.pipelines.pictures import read_masks
+    from pochade.runtime.masks import read_mask
+    from pochade.runtime.pictures import on_white
 
-    source, mask = arguments["image"], arguments.get("mask_image")
-    shown = [source.image()]
-    if mask is not None:
-        with warnings.catch_warnings():  # the pipeline gave them already
+    source = images["source"]
+    if request.mask is None:
+        return [on_white(source)]
+    if request.mask == ALPHA:
+        marked = np.asarray(source.convert("RGBA").getchannel("A")) < 255
+    else:
+        form: dict[str, Any] = {"soft": request.soft_mask, "blur": request.mask_blur, "invert": request.invert_mask}
+        with warnings.catch_warnings():  # they come with the edit
             warnings.simplefilter("ignore")
-            options = {name: arguments[f"{name}_mask"] for name in ("soft", "invert")}
-            (marked,) = read_masks(mask, source, blur=arguments["mask_blur"], **options)
-        shown.append(Image.fromarray(marked).convert("L"))
-    return write_png(side_by_side([*shown, image]), path.parent, f"{path.stem}-compare")
+            marked = read_mask("mask", np.asarray(images["mask"]), (source.height, source.width), **form)
+    return [on_white(source), Image.fromarray(marked).convert("L")]
+
+
+def _compare(path: Path, pictures: "list[Image.Image]") -> Path:
+    """Write pictures side by side; the path."""
+    from pochade.images.sheets import side_by_side
+
+    return write_png(side_by_side(pictures), path.parent, f"{path.stem}-compare")

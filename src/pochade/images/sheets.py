@@ -2,7 +2,7 @@
 
 from PIL import Image, ImageDraw, ImageFont
 
-from pochade.images.decode import upright_rgb
+from pochade.runtime.decode import upright_rgb
 
 
 def sheet(images: list[Image.Image], captions: list[str], *, columns: int = 8, cell: int = 96) -> Image.Image:

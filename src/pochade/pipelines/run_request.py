@@ -136,9 +136,8 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
     )
 
 
-def read_files(prepared: PreparedRequest) -> dict[str, Any]:
-    """The pictures in the files that a request names, by the names of their fields; the source as ``read_pictures``
-    gives it, before others are read and a model is loaded, so that a large one is in memory once.
+def read_images(prepared: PreparedRequest) -> "dict[str, Image.Image]":
+    """The pictures in the files that a request names, by the names of their fields.
 
     Raises:
         PochadeError: a file is no picture, or one that is too large.
@@ -147,20 +146,28 @@ def read_files(prepared: PreparedRequest) -> dict[str, Any]:
         EditingWarning: a film, of which the first picture is taken; a transparent part of a picture that is edited or
             enlarged as a whole, which is taken as white; a colour profile that cannot be used.
     """
-    found: dict[str, Any] = {}
-    for name, path in prepared.request.files().items():
-        form = prepared.request.form(name)
-        found[name] = read_picture(path, name, form)
-        if form.edited:
-            from pochade.pipelines.pictures import read_pictures
+    request = prepared.request
+    return {name: read_picture(path, name, request.form(name)) for name, path in request.files().items()}
 
-            found[name] = read_pictures(found[name])
-    return found
+
+def for_pipeline(request: GenerationRequest | EditRequest, images: "dict[str, Image.Image]") -> dict[str, Any]:
+    """``images`` as ``pipeline_arguments`` takes them: the one that is edited as ``read_pictures`` gives it. That is
+    taken out of ``images``, so that a large one is in memory once when a model is loaded."""
+    from pochade.pipelines.pictures import read_pictures
+
+    return {
+        name: read_pictures(images.pop(name)) if request.form(name).edited else images[name] for name in list(images)
+    }
+
+
+def read_files(prepared: PreparedRequest) -> dict[str, Any]:
+    """``for_pipeline`` of ``read_images``, which raises and warns."""
+    return for_pipeline(prepared.request, read_images(prepared))
 
 
 def read_picture(path: Path, name: str, form: FileForm) -> "Image.Image":
     """One of ``read_files``, in sRGB or grey; ``name`` is what errors call it."""
-    from pochade.images.decode import BadImage, load_image
+    from pochade.runtime.decode import BadImage, load_image
     from pochade.runtime.pictures import warn_of_conversions
 
     try:
