@@ -49,6 +49,15 @@ def test_equals_a_loop_for_each_direction(decay: Any, height: int, width: int, d
     torch.testing.assert_close(found, values[0].detach().float(), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("directions", [2, 4])
+@pytest.mark.parametrize(("height", "width"), [(3, 5), (9, 8)])
+def test_the_form_of_exported_graphs(monkeypatch: pytest.MonkeyPatch, height: int, width: int, directions: int) -> None:
+    module, u = make("scalar", inner=128, directions=directions), tokens(height, width)
+    wanted = four_direction_scan_reference(module, u, height, width)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(module(u, height, width), wanted, atol=1e-10, rtol=1e-10)
+
+
 @pytest.mark.parametrize("decay", DECAYS)
 def test_turning_the_picture_exchanges_the_directions(decay: Any) -> None:
     """With one selection for all directions and a symmetric convolution, half a turn and a transpose commute."""

@@ -49,6 +49,15 @@ def test_equals_the_loop_in_single_precision_and_without_the_convolution():
     assert not any("local" in name for name, _ in module.named_parameters())
 
 
+@pytest.mark.parametrize("depthwise", [False, True])
+@pytest.mark.parametrize("grid", [(3, 5), (7, 9)])
+def test_the_form_of_exported_graphs(monkeypatch: pytest.MonkeyPatch, depthwise: bool, grid: tuple[int, int]):
+    module, u = make(depthwise=depthwise, path="columns-bottom-right", inner=128).double(), tokens(grid)
+    wanted = zigzag_scan_reference(module, u, *grid)
+    monkeypatch.setattr(torch.compiler, "is_exporting", lambda: True)
+    torch.testing.assert_close(module(u, *grid), wanted, atol=1e-10, rtol=1e-10)
+
+
 @pytest.mark.parametrize("path", ZIGZAGS)
 def test_every_token_reaches_every_other(path: str):
     module, u = make(path=path).double(), tokens((3, 4), batch=1)

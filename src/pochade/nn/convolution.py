@@ -36,13 +36,18 @@ class DepthwiseConv(nn.Conv2d):
     def __init__(self, dim: int, kernel: int = 3) -> None:
         super().__init__(dim, dim, kernel, padding=kernel // 2, groups=dim)  # pyright: ignore[reportUnknownMemberType]
 
-    def forward(self, x: Tensor, height: int, width: int) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+    def forward(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, x: Tensor, height: int, width: int, middle: Tensor | None = None
+    ) -> Tensor:
+        """``middle`` [D] is added to the middle of each channel's kernel, in exported graphs alone."""
         check_grid(x, height, width)
         own = self.kernel_size == (3, 3)  # what the operator for GPUs computes
         if x.is_cuda and own and self.bias is not None and not torch.compiler.is_exporting():
             return depthwise(as_stream(x), self.weight, self.bias, height, width)
-        grid = as_grid(x, height, width)
-        return as_tokens(self._conv_forward(grid, with_own_layout(self.weight), self.bias))
+        weight = with_own_layout(self.weight)
+        if middle is not None:
+            weight = weight + F.pad(middle[:, None, None, None], (self.kernel_size[0] // 2,) * 4)
+        return as_tokens(self._conv_forward(as_grid(x, height, width), weight, self.bias))
 
 
 class PatchEmbedding(nn.Conv2d):

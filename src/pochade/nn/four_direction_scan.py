@@ -1,6 +1,7 @@
 """A selective scan of the token grid in four directions, and what makes the scan selective."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -11,9 +12,9 @@ from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
 from pochade.nn.layout import with_own_layout
 from pochade.nn.linear import Linear
-from pochade.nn.norms import LayerNorm
+from pochade.nn.norms import LayerNorm, layer_norm
 from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan, selective_scan_reference
-from pochade.nn.scan.exported import Scans, both_directions
+from pochade.nn.scan.exported import Scans, along, back, both_directions
 from pochade.nn.scan_orders import (
     DIRECTIONS,
     both_axes,
@@ -96,13 +97,6 @@ class Selection(nn.Module):
         """x [B, N, G / 2 E] and ``selection`` [B, N, G P] -> y [B, N, G / 2 E], each E channels scanned by two groups:
         by the first from the first token to the last, by the second from the last to the first."""
         pairs = (self.groups // 2, 2, -1)
-        if torch.compiler.is_exporting() and self.widen is None:
-            tokens_last = torch.unflatten(selection.mT, 1, pairs).transpose(1, 2)
-            dt, read, write = torch.split(tokens_last, self.widths, dim=3)
-            bias, rates = (torch.unflatten(v.flatten(), 0, pairs).transpose(0, 1) for v in (self.dt_bias, self.A_log))
-            steps = F.softplus(dt + bias[..., None]).flatten(2, 3)
-            scans = Scans(steps, -torch.exp(rates).flatten(1), read, write)
-            return both_directions(x, scans) + x * torch.unflatten(self.D, 0, pairs).sum(1).flatten()
         dt, A, B, C = self.inputs(selection)
         steps = torch.unflatten(dt, 2, pairs)
         rates, skips = (torch.unflatten(v, 0, pairs) for v in (A, self.D))
@@ -112,6 +106,33 @@ class Selection(nn.Module):
             return Inputs(x, steps[:, :, :, back].flatten(2), own, B[:, :, back::2], C[:, :, back::2], skip)
 
         return bidirectional_scan(way(0), way(1))
+
+    @property
+    def is_exported(self) -> bool:
+        """Whether a graph is being exported, and ``scan_paths`` has a form for the decays."""
+        return torch.compiler.is_exporting() and self.widen is None
+
+    def skip(self) -> Tensor:
+        """By what all groups together multiply x: [E]."""
+        return torch.unflatten(self.D, 0, (self.groups, -1)).sum(0)
+
+    def scan_paths(self, x: Tensor, selection: Tensor, orders: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """``scan_both`` along several paths for exported graphs, without D.
+
+        Args:
+            x: [B, N, E] in raster order.
+            selection: [B, N, G P], two groups for each path in turn, their tokens in its order.
+            orders: of each path and of the way back to raster order, both [N].
+
+        Returns:
+            [B, N, E] in raster order, the sum over the paths.
+        """
+        pairs = (len(orders), 2, -1)
+        dt, read, write = torch.split(torch.unflatten(selection.mT, 1, pairs), self.widths, dim=3)
+        bias, rates = (torch.unflatten(v.flatten(), 0, pairs) for v in (self.dt_bias, self.A_log))
+        scans = Scans(F.softplus(dt + bias[..., None]), -torch.exp(rates), read, write)
+        value = along(x, [order for order, _ in orders], rates.shape[2])
+        return back(both_directions(value, scans), [inverse for _, inverse in orders])
 
 
 class FourDirectionScan(nn.Module):
@@ -152,19 +173,30 @@ class FourDirectionScan(nn.Module):
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(self.local(x, height, width))
         y = self._scan(x, self.selection(x), height, width)
-        return self.out(torch.lerp(x, self.norm(y), torch.sigmoid(gate)))
+        # The norm of a mean is that of the sum with its epsilon times the square of their number.
+        y = layer_norm(y, self.norm.weight, self.norm.bias, self.norm.eps * self.directions**2)
+        return self.out(torch.lerp(x, y, torch.sigmoid(gate)))
 
     def _scan(self, x: Tensor, selection: Tensor, height: int, width: int) -> Tensor:
-        """The mean of the scans of x [B, N, E] by ``selection`` [B, N, directions P], all in raster order.
+        """The sum of the scans of x [B, N, E] by ``selection`` [B, N, directions P], all in raster order.
 
         Rows and columns are scanned forth at once, then back at once: no token is moved but into columns and out again.
         """
         if self.directions == 1:
             return self.selection.scan(x, selection)
+        if self.selection.is_exported:
+            return self._scan_exported(x, selection, height, width)
         if self.directions == 2:
-            return self.selection.scan_both(x, selection) / 2
+            return self.selection.scan_both(x, selection)
         y = self.selection.scan_both(both_axes(x, height, width), own_axes(selection, height, width))
-        return merge_axes(y, height, width) / 4
+        return merge_axes(y, height, width)
+
+    def _scan_exported(self, x: Tensor, selection: Tensor, height: int, width: int) -> Tensor:
+        names = DIRECTIONS[: self.directions : 2]
+        orders = [scan_order(name, height, width, device=x.device) for name in names]
+        own = selection if len(names) == 1 else own_axes(selection, height, width)
+        paths = [(order, inverse_order(order)) for order in orders]
+        return self.selection.scan_paths(x, own, paths) + x * self.selection.skip()
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:

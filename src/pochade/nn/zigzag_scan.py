@@ -67,11 +67,19 @@ class ZigzagScan(nn.Module):
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(x)
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
-        along = reorder(x, order)
-        y = reorder(self.selection.scan_both(along, reorder(self.selection(u), order)), inverse)
-        if self.local is not None:
-            y = y + self.local(x, height, width)
+        selection = reorder(self.selection(u), order)
+        if self.selection.is_exported:
+            y = self.selection.scan_paths(x, selection, [(order, inverse)]) + self._beside(x, height, width)
+        else:
+            y = reorder(self.selection.scan_both(reorder(x, order), selection), inverse)
+            if self.local is not None:
+                y = y + self.local(x, height, width)
         return self.out(layer_norm(y, self.norm) * F.silu(gate))
+
+    def _beside(self, x: Tensor, height: int, width: int) -> Tensor:
+        """What is added to ``Selection.scan_paths`` in exported graphs: the convolution, its middle with D in it."""
+        skip = self.selection.skip()
+        return x * skip if self.local is None else self.local(x, height, width, skip)
 
 
 def zigzag_scan_reference(module: ZigzagScan, u: Tensor, height: int, width: int) -> Tensor:

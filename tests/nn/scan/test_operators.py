@@ -96,10 +96,21 @@ def test_both_directions_of_exported_graphs(tokens, groups, heads):
     x, *forth, _ = selective("scalar", tokens, groups=groups, heads=heads)
     back = [t.flip(0 if t.dim() == 1 else 1) for t in forth]
     dt, A, B, C, D = (torch.stack(pair) for pair in zip(forth, back, strict=True))
-    scans = exported.Scans(dt.mT.transpose(0, 1), A, *(t.movedim(2, -1).transpose(0, 1) for t in (B, C)))
+    steps, rates = torch.unflatten(dt.mT, 2, (groups, -1)).permute(1, 2, 0, 3, 4), torch.unflatten(A, 1, (groups, -1))
+    scans = exported.Scans(steps, rates.transpose(0, 1), *(t.permute(1, 3, 0, 4, 2) for t in (B, C)))
     wanted = bidirectional_scan(Inputs(x, *forth), Inputs(x, *back))
-    assert close(exported.both_directions(x, scans) + x * D.sum(0), wanted, 1e-12)
+    y = exported.both_directions(exported.heads_first(x, heads), scans).transpose(1, 2).flatten(2)
+    assert close(y + x * D.sum(0), wanted, 1e-12)
     assert close(wanted, selective_scan(x, *forth) + selective_scan(x, *back, reverse=True), 1e-12)
+
+
+def test_values_go_along_paths_and_back():
+    x = torch.randn(2, 7, 12)
+    orders = [torch.arange(7), torch.randperm(7)]
+    values = exported.along(x, orders, 3)
+    for path, order in enumerate(orders):
+        assert torch.equal(values[:, 3 * path : 3 * path + 3], exported.heads_first(x[:, order], 3))
+    assert torch.equal(exported.back(values, [order.argsort() for order in orders]), 2 * x)
 
 
 @pytest.mark.no_cover  # tracing a trace takes twice as long

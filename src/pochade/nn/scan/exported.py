@@ -3,9 +3,9 @@ batch, in tensors of five axes at most, since runtimes of phones have no more.
 
 It is the matrix form of ``composed``, in few operators: what a runtime takes for each counts as much as the arithmetic.
 The states between chunks are found in that form too, so that a graph does not grow with the tokens; the exponents of
-all decays in a chunk are a product with a constant matrix of zeros and ones; and what a chunk finds of its own tokens
-and of the states before it, in both directions, is one product. Letters: B batch, W scan (forth, back), G group, R head
-in the group, H = G R head, K chunk, Q token in the chunk, P channel in the head, S state.
+all decays in a chunk are a product with a constant matrix of zeros and ones. Of two directions, one fills the half of a
+chunk's matrix below the diagonal and the other that above. Letters: B batch, W scan (forth, back), G group, R head in
+the group, H = G R head, K chunk, Q token in the chunk, P channel in the head, S state.
 """
 
 import math
@@ -21,13 +21,13 @@ from pochade.nn.scan.contract import CHUNK, Inputs, state_dtype
 _SHORTEST = 16
 """Chunk that a runtime still multiplies fast."""
 _LONGEST = 32
-"""Chunk whose matrix of exponents, of W 2 Q^3 numbers, is still small."""
+"""Chunk whose matrix of exponents, of 4 Q^3 numbers, is still small."""
 _LEAST_STEP = 1e-30
 """Of what has a logarithm; a smaller step adds nothing."""
 
 
 class Scans(NamedTuple):
-    """Scans of the same tokens, with the tokens last: dt [B, W, H, N], A [W, H], B and C [B, W, G, S, N]."""
+    """Scans of the same tokens, with the tokens last: dt [B, G, W, R, N], A [G, W, R], B and C [B, G, W, S, N]."""
 
     dt: Tensor
     A: Tensor
@@ -46,12 +46,16 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
     """One scan: the function of that name in ``contract``."""
     x, dt, A, B, C, D = inputs
     dtype = state_dtype(*inputs)
+    heads, groups = A.shape[0], B.shape[2]
     start = None
     if initial is not None:
-        start = torch.unflatten(initial.to(dtype), 1, (A.shape[0], -1)).transpose(2, 3)
-    scans = Scans(*(v.to(dtype) for v in (dt.mT[:, None], A[None], *(v.movedim(1, -1)[:, None] for v in (B, C)))))
-    y, states = _scan(x.to(dtype), scans, [reverse], start)
+        start = torch.unflatten(initial.to(dtype), 1, (heads, -1)).transpose(2, 3)
+    steps = torch.unflatten(dt.to(dtype).mT, 1, (groups, 1, -1))
+    read, write = (v.to(dtype).permute(0, 2, 3, 1)[:, :, None] for v in (B, C))
+    scans = Scans(steps, A.to(dtype).reshape(groups, 1, -1), read, write)
+    y, states = _scan(heads_first(x.to(dtype), heads), scans, [reverse], start)
     assert states is not None
+    y = y.transpose(1, 2).flatten(2)
     if D is not None:
         y = y + x * D.to(dtype)
 
@@ -59,112 +63,150 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
         """[B, H, ..., S, P] -> [B, ..., D, S]."""
         return state.mT.movedim(1, -3).flatten(-3, -2)
 
-    every = CHUNK // _chunk(x.shape[1])
+    every = CHUNK // _chunk(x.shape[1], B.shape[3])
     found = (states.before.flip(2) if reverse else states.before)[:, :, :: max(every, 1)]
     return y.to(x.dtype), of_channels(states.final), of_channels(found)
 
 
-def both_directions(x: Tensor, scans: Scans) -> Tensor:
-    """The sum of two scans of x [B, N, D], from the first token to the last and from the last to the first, without
-    what skips them: [B, N, D]."""
-    return _scan(x, scans, [False, True], None)[0]
+def both_directions(value: Tensor, scans: Scans) -> Tensor:
+    """The sum of two scans of the values [B, H, N, P], from the first token to the last and from the last to the first,
+    without what skips them: [B, H, N, P]."""
+    return _scan(value, scans, [False, True], None)[0]
 
 
-def _chunk(tokens: int) -> int:
-    """About as many tokens in a chunk as there are chunks: both are squared."""
-    return min(max(_SHORTEST, 1 << round(math.log2(tokens) / 2)), _LONGEST, tokens)
+def heads_first(x: Tensor, heads: int) -> Tensor:
+    """[B, N, D] -> [B, H, N, P]."""
+    return torch.unflatten(x, 2, (heads, -1)).transpose(1, 2)
 
 
-def _scan(x: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States | None]:
-    """The sum of scans of x; they start from ``start`` [B, H, S, P]. Where there is one alone, with its states."""
+def along(x: Tensor, orders: Sequence[Tensor], heads: int) -> Tensor:
+    """The values of x [B, N, D] with its tokens in each of the orders [N]: [B, orders heads, N, P].
+
+    Tokens and heads are moved at once, which reads and writes them once.
+    """
+    head = torch.arange(heads, device=x.device)[:, None]
+    places = torch.cat([(order * heads + head).flatten() for order in orders])
+    moved = torch.unflatten(x, 2, (heads, -1)).flatten(1, 2).index_select(1, places)
+    return torch.unflatten(moved, 1, (len(orders) * heads, -1))
+
+
+def back(value: Tensor, inverses: Sequence[Tensor]) -> Tensor:
+    """The inverse of ``along``, given the inverses of its orders, summed over these: [B, N, D]."""
+    heads, tokens = value.shape[1] // len(inverses), value.shape[2]
+    rows = value.flatten(1, 2)
+
+    def of_path(path: int, inverse: Tensor) -> Tensor:
+        head = torch.arange(path * heads, (path + 1) * heads, device=value.device)
+        moved = rows.index_select(1, (head * tokens + inverse[:, None]).flatten())
+        return torch.unflatten(moved, 1, (tokens, -1)).flatten(2)
+
+    first, *others = (of_path(path, inverse) for path, inverse in enumerate(inverses))
+    return sum(others, start=first)
+
+
+def _chunk(tokens: int, states: int) -> int:
+    """Tokens in a chunk: their number is squared, and so is that of chunks, each of which has ``states``."""
+    return min(max(_SHORTEST, 1 << round(math.log2(tokens * states / 8) / 2)), _LONGEST, tokens)
+
+
+def _scan(value: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States | None]:
+    """The sum of scans of values; they start from ``start`` [B, H, S, P]. Where there is one alone, with its states."""
     dt, rates, reads, writes = scans
-    tokens, heads, groups, ways = x.shape[1], rates.shape[1], reads.shape[2], len(reverse)
-    size = _chunk(tokens)
+    tokens, heads, groups, ways = value.shape[2], value.shape[1], rates.shape[0], len(reverse)
+    size = _chunk(tokens, ways * reads.shape[3])
     missing = -tokens % size
     front = ways == 1 and reverse[0]  # chunks of a reversed scan are counted from its start
     if missing:  # a token that is added changes no state
         padding = (missing, 0) if front else (0, missing)
         dt, reads, writes = (F.pad(t, padding) for t in (dt, reads, writes))
-        x = F.pad(x, (0, 0, *padding))
-    count = x.shape[1] // size
-    inside, ends, found, earlier = (constant.to(x) for constant in _constants(size, count, reverse))
+        value = F.pad(value, (0, 0, *padding))
+    count = value.shape[2] // size
+    value = value.reshape(-1, heads * count, size, value.shape[3])
+    constants = _constants(size, count, reverse)
+    inside, ends, finds, own, earlier = (constant.to(value) for constant in constants)
 
-    value = torch.unflatten(x, 2, (heads, -1)).transpose(1, 2).reshape(-1, heads * count, size, x.shape[2] // heads)
-    key, query = (torch.unflatten(t.flatten(0, 2), 2, (count, size)).transpose(1, 2) for t in (reads, writes))
+    # Logarithms of what a token leaves of the state (A dt) and of what it takes of its input (dt).
+    log_decay = torch.unflatten((dt * rates[..., None]).flatten(0, 1), 3, (count, size))
+    log_step = torch.unflatten(dt.clamp_min(_LEAST_STEP).log().flatten(0, 1), 3, (count, size))
+    logs = torch.cat((log_decay, log_step), 1).permute(0, 2, 3, 1, 4).reshape(-1, heads * count, 2 * ways * size)
 
-    # What a token leaves of the state and what it takes of its input, as logarithms [B, W, H K, 2 Q].
-    log_decay = torch.unflatten(dt * rates[..., None], 3, (count, size))
-    log_step = torch.unflatten(dt.clamp_min(_LEAST_STEP).log(), 3, (count, size))
-    logs = torch.cat((log_decay, log_step), -1).flatten(2, 3)
+    def in_chunks(t: Tensor) -> Tensor:
+        """[B, G, W, S, N] -> [B G, K W, S, Q]."""
+        return torch.unflatten(t.flatten(0, 1), 3, (count, size)).permute(0, 3, 1, 2, 4).flatten(1, 2)
+
+    key, query = in_chunks(reads), in_chunks(writes)
+    scores = torch.unflatten(query.mT @ key, 1, (count, ways))  # of a token (row) that finds another (column)
+    scores = torch.where(finds > 0, *scores.unbind(2)) if ways > 1 else scores[:, :, 0] * finds
     decay = (logs @ inside).exp().reshape(-1, heads // groups, count * size * size)
-    scores = (key.mT @ query).reshape(-1, ways, groups * count, size * size) * found
-    weights = decay * scores.reshape(-1, 1, count * size * size)
-    # From a token (row) to one that finds it (column).
-    *others, total = weights.reshape(-1, ways, heads * count, size, size).unbind(1)
-    weights = sum(others, start=total)
+    weights = (decay * scores.reshape(-1, 1, count * size * size)).reshape(-1, heads * count, size, size)
+    if ways > 1:  # what a token finds of itself on the way back
+        itself = torch.unflatten((key * query).sum(2), 1, (count, ways))[:, :, 1].flatten(1)[:, None]
+        itself = itself * dt[:, :, 1].flatten(0, 1)
+        weights = weights + itself.reshape(-1, heads * count, size, 1) * own
+    y = weights @ value
     if count == 1 and ways > 1:  # there are no states to find
-        return _joined(weights.mT @ value, heads, tokens, front), None
+        return _joined(y, heads, tokens, front), None
 
-    def of_scans(factor: Tensor, t: Tensor) -> tuple[Tensor, ...]:
-        """A factor [B, W, H K, Q] of t [B W G, K, S, Q] -> their product, of each scan [B, H K, S, Q]."""
-        factor = factor.reshape(-1, heads // groups, count, 1, size)
-        product = (factor * t.unsqueeze(1)).reshape(-1, ways, heads * count, *t.shape[2:])
-        return product.unbind(1)
+    def of_heads(factor: Tensor, t: Tensor) -> Tensor:
+        """A factor [B, H K, W Q] of t [B G, K W, S, Q] -> their product [B, H K, W S, Q]."""
+        product = factor.reshape(-1, heads // groups, count * ways, 1, size) * t.unsqueeze(1)
+        return product.reshape(-1, heads * count, ways * t.shape[2], size)
 
     to_end, kept = (logs @ ends).exp().chunk(2, dim=-1)
-    added = [torch.unflatten(of_scan @ value, 1, (heads, count)).flatten(3) for of_scan in of_scans(to_end, key)]
-    # The same between chunks: decays [B, H, K, K] from the chunk (column) that adds, states [B, H, K, S P].
-    passed = log_decay.sum(-1)[..., None, :] * earlier
-    between = ((passed @ earlier).exp() * earlier).unbind(1)
-    before = [decays @ states for decays, states in zip(between, added, strict=True)]
+    added = (of_heads(to_end, key) @ value).reshape(-1, heads, count * ways, key.shape[2] * value.shape[3])
+    # The same between chunks: decays [B, H, K W, K W] from the chunk (column) that adds.
+    whole = log_decay.sum(-1).permute(0, 2, 3, 1).reshape(-1, heads, 1, count * ways)
+    passed = whole * earlier
+    before = ((passed @ earlier).exp() * earlier) @ added
     if start is not None:
-        before = [passed[:, 0].sum(-1, keepdim=True).exp() * start.flatten(2)[:, :, None] + before[0]]
+        before = before + passed.sum(-1, keepdim=True).exp() * start.flatten(2).unsqueeze(2)
 
-    def by_state(t: Tensor) -> Tensor:
-        """[B, H, ..., S P] -> [B, H, ..., S, P]."""
-        return torch.unflatten(t, -1, (-1, value.shape[3]))
-
-    left = torch.cat((weights, *of_scans(kept, query)), 2)
-    right = torch.cat((value, *(by_state(states).flatten(1, 2) for states in before)), 2)
-    y = _joined(left.mT @ right, heads, tokens, front)
+    found = before.reshape(-1, heads * count, ways * key.shape[2], value.shape[3])
+    y = _joined(y + of_heads(kept, query).mT @ found, heads, tokens, front)
     if ways > 1:
         return y, None
     last = 0 if reverse[0] else count - 1
-    final = log_decay[:, 0, :, last].sum(-1, keepdim=True).exp() * before[0][:, :, last] + added[0][:, :, last]
-    return y, _States(by_state(before[0]), by_state(final))
+    final = whole[:, :, 0, last, None].exp() * before[:, :, last] + added[:, :, last]
+    return y, _States(*(torch.unflatten(t, -1, (-1, value.shape[3])) for t in (before, final)))
 
 
 def _joined(y: Tensor, heads: int, tokens: int, front: bool) -> Tensor:
-    """[B, H K, Q, P] -> [B, N, D] without what was added to fill a chunk."""
-    y = torch.unflatten(y, 1, (heads, -1)).flatten(2, 3).transpose(1, 2).flatten(2)
-    if y.shape[1] == tokens:
+    """[B, H K, Q, P] -> [B, H, N, P] without what was added to fill a chunk."""
+    y = torch.unflatten(y, 1, (heads, -1)).flatten(2, 3)
+    if y.shape[2] == tokens:
         return y
-    return y[:, -tokens:] if front else y[:, :tokens]
+    return y[:, :, -tokens:] if front else y[:, :, :tokens]
 
 
 def _constants(size: int, count: int, reverse: Sequence[bool]) -> tuple[Tensor, ...]:
-    """Zeros and ones, stacked over scans: which logarithms add up to which decay.
+    """Zeros and ones: which logarithms add up to which decay.
 
-    For ``logs`` [.., 2 Q]: of what token r (rows of Q x Q) adds to what q finds, [W, 2 Q, Q Q], and [W, 2 Q, 2 Q], of
-    what it adds to the state at the end of the chunk, and what it finds of the state before it. Products with sums of
-    what lies between two tokens: differences of running sums would lose digits. Then [W, 1, Q Q], which q finds which
-    r, and [W, 1, K, K], which chunk (row) comes after which.
+    For ``logs`` [.., 2 W Q], decays and then steps of each scan: of what token q (rows of Q x Q) finds of r,
+    [2 W Q, Q Q], and of what a token adds to the state at the end of the chunk and finds of the state before it,
+    [2 W Q, 2 W Q]. They are sums of what lies between two tokens: differences of running sums would lose digits. Then
+    where q finds r in the first scan, [Q, Q], the diagonal [Q, Q], and which chunk (row) comes after which in the same
+    scan, [K W, K W].
     """
-    inside, ends, found, earlier = list[Tensor](), list[Tensor](), list[Tensor](), list[Tensor]()
     token, chunk = (torch.ones(length).cumsum(0) for length in (size, count))  # LiteRT cannot count otherwise
-    own = (token[:, None] == token).to(token)
-    for reversed_ in reverse:
-        finds = (token[:, None] >= token).to(token)  # q (row) of k
-        strictly = (token[:, None] > token).to(token)
-        chunks = (chunk[:, None] > chunk).to(token)
-        if reversed_:
-            finds, strictly, chunks = finds.T, strictly.T, chunks.T
-        decays = strictly[:, :, None] * finds.T[:, None]  # [k, r, q]: k after r, up to q
-        steps = own[:, :, None].expand(size, size, size)
-        whole = torch.cat((decays, steps))
-        last = 0 if reversed_ else size - 1
-        ends.append(torch.cat((whole[:, :, last], torch.cat((finds.T, torch.zeros(size, size)))), 1))
-        inside.append(whole.flatten(1))
-        found.append(finds.T.reshape(1, -1))
-        earlier.append(chunks[None])
-    return tuple(torch.stack(constants) for constants in (inside, ends, found, earlier))
+    decays, steps, finds = list[Tensor](), list[Tensor](), list[Tensor]()
+    for way, reversed_ in enumerate(reverse):
+        place = -token if reversed_ else token
+        own = (place[:, None] == place).to(token)
+        finds.append((place[:, None] >= place).to(token))  # q (row) of r
+        up_to = finds[way].T
+        decays.append(up_to[:, :, None] * (1 - up_to)[:, None])  # [k, q, r]: k after r, up to q
+        steps.append(own[:, None] * (finds[way] - own if way else finds[way]))  # the diagonal is the first scan's
+    inside = torch.cat(decays + steps).flatten(1)
+
+    def of_ways(t: Tensor) -> tuple[Tensor, Tensor]:
+        """Where in its scan and in which scan an item is: [W, items]."""
+        signs = torch.stack([-torch.ones_like(t) if reversed_ else torch.ones_like(t) for reversed_ in reverse])
+        return t * signs, signs
+
+    place, sign = (t.flatten() for t in of_ways(token))
+    same = (sign[:, None] == sign).to(token)
+    later, own = same * (place[:, None] > place), same * (place[:, None] == place)
+    ends = torch.cat((torch.cat((later, own)), torch.cat((same - later, torch.zeros_like(own)))), 1)
+    place, sign = (t.T.flatten() for t in of_ways(chunk))
+    earlier = (sign[:, None] == sign).to(token) * (place[:, None] > place)
+    return inside, ends, finds[0], (token[:, None] == token).to(token), earlier
