@@ -210,7 +210,7 @@ raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 
 def test_compiles_also_where_nothing_can_be_kept():
     """As in a read-only container: code without a file has no place on disk either."""
-    from pochade.nn.scan.cpu_loops import compiled
+    from pochade.nn.cpu.vectors import compiled
 
     names: dict[str, Any] = {}
     exec("def double(x):\n    return 2 * x", names)

@@ -5,21 +5,15 @@ the nearest cache while it walks through the tokens. A composition of torch oper
 between its steps; these loops read every input once and write every output once. Signatures and shapes: ``contract``.
 """
 
-import os
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from pochade.nn.cpu.threads import threads
+from pochade.nn.cpu.vectors import LANES
 from pochade.nn.scan import cpu_loops as loops
 from pochade.nn.scan.contract import Gradients, Inputs, chunks, state_dtype
-from pochade.nn.scan.cpu_loops import LANES
-
-_ZEROS = {torch.float32: np.float32(0), torch.float64: np.float64(0)}
-_WORTH_A_THREAD = 100_000  # nanoseconds of work; waking a thread takes about 50,000
 
 
 class _Sizes(NamedTuple):
@@ -43,53 +37,6 @@ class _Sizes(NamedTuple):
         return self.batch * self.spans * self.blocks
 
 
-class _Threads:
-    """Threads that share the units of a kernel, as many as torch uses.
-
-    Not Numba's own: those stop the program when two Python threads call at once, or after a fork.
-    """
-
-    def __init__(self) -> None:
-        self.pool: ThreadPoolExecutor | None = None
-        self.size = 0
-        if hasattr(os, "register_at_fork"):
-            os.register_at_fork(after_in_child=self.forget)
-
-    def forget(self) -> None:
-        self.pool = None
-
-    def run(
-        self,
-        kernel: Callable[..., None],
-        tensors: Sequence[Tensor],
-        others: tuple[Any, ...],
-        units: int,
-        nanoseconds: float,
-    ) -> None:
-        """Calls ``kernel`` over ranges that cover ``units``, with the addresses of the numbers of tensors without gaps,
-        a zero of their type, and ``others``; ``nanoseconds`` is a guess of the work.
-        """
-        zero = _ZEROS[tensors[0].dtype]
-
-        def work(first: int, last: int) -> None:
-            kernel(tuple(tensor.data_ptr() for tensor in tensors), zero, *others, first, last)
-
-        threads = min(torch.get_num_threads(), units, 1 + int(nanoseconds / _WORTH_A_THREAD))
-        if threads < 2:
-            work(0, units)
-            return
-        if self.pool is None or self.size < threads - 1:
-            self.pool, self.size = ThreadPoolExecutor(threads - 1, "pochade-scan"), threads - 1
-        edges = [units * share // threads for share in range(threads + 1)]
-        running = [self.pool.submit(work, *edges[j : j + 2]) for j in range(1, threads)]
-        work(*edges[:2])
-        for one in running:
-            one.result()
-
-
-_threads = _Threads()
-
-
 def _ready(dtype: torch.dtype, *tensors: Tensor) -> tuple[Tensor, ...]:
     return tuple(t.to(dtype).contiguous() for t in tensors)
 
@@ -100,7 +47,7 @@ def linear_forward(a: Tensor, b: Tensor, initial: Tensor | None, reverse: bool) 
     ready = _ready(state_dtype(a, b), a, b, start)
     h = torch.empty_like(ready[0])
     units = batch * -(-width // LANES)
-    _threads.run(loops.linear_forward, (*ready, h), (tokens, width, reverse), units, 0.3 * a.numel())
+    threads.run(loops.linear_forward, (*ready, h), (tokens, width, reverse), units, 0.3 * a.numel())
     return h.to(torch.promote_types(a.dtype, b.dtype))
 
 
@@ -113,7 +60,7 @@ def linear_backward(
     grad_a, grad_b, grad_initial = (torch.empty_like(t) for t in ready[1:])
     units = batch * -(-width // LANES)
     found = (grad_a, grad_b, grad_initial)
-    _threads.run(loops.linear_backward, (*ready, *found), (tokens, width, reverse), units, 0.6 * a.numel())
+    threads.run(loops.linear_backward, (*ready, *found), (tokens, width, reverse), units, 0.6 * a.numel())
     return found
 
 
@@ -125,7 +72,7 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
     checkpoints = final.new_empty(sizes.batch, chunks(sizes.tokens), sizes.width, sizes.states)
     work = inputs.x.numel() * sizes.states * (0.14 if diagonal else 0.045)
     found = (y, final, checkpoints)
-    _threads.run(loops.selective_forward, (*ready, *found), (tuple(sizes), reverse, diagonal), sizes.units, work)
+    threads.run(loops.selective_forward, (*ready, *found), (tuple(sizes), reverse, diagonal), sizes.units, work)
     return y.to(inputs.x.dtype), final, checkpoints
 
 
@@ -143,7 +90,7 @@ def selective_backward(
     to_D = to_x.new_empty(sizes.batch, sizes.width)
     work = inputs.x.numel() * sizes.states * (0.27 if diagonal else 0.15)
     found = (to_x, to_dt, to_A, to_B, to_C, to_D, to_initial)
-    _threads.run(loops.selective_backward, (*ready, *found), (tuple(sizes), reverse, diagonal), sizes.units, work)
+    threads.run(loops.selective_backward, (*ready, *found), (tuple(sizes), reverse, diagonal), sizes.units, work)
     of_A = to_A.sum(0)
     if not diagonal:
         to_dt = to_dt.sum(0)

@@ -6,7 +6,20 @@ import pytest
 
 pytest.importorskip("numba")
 
-from pochade.nn.scan.cpu_loops import LANES, compiled, exp, fill, load, load_part, store, store_part, totals
+from pochade.nn.cpu.vectors import (
+    LANES,
+    compiled,
+    exp,
+    fill,
+    load,
+    load_part,
+    sigmoid,
+    softplus,
+    store,
+    store_part,
+    tanh,
+    totals,
+)  # fmt: skip
 
 TYPES = [np.float32, np.float64]
 
@@ -15,6 +28,14 @@ TYPES = [np.float32, np.float64]
 def exponentials(x, y):
     for at in range(0, x.size, LANES):
         store(y, at, exp(load(x, at)))
+
+
+@compiled(nogil=True)
+def activations(x, y, zero):
+    for at in range(0, x.size, LANES):
+        store(y[0], at, sigmoid(load(x, at), zero))
+        store(y[1], at, tanh(load(x, at), zero))
+        store(y[2], at, softplus(load(x, at), zero))
 
 
 @compiled(nogil=True)
@@ -43,6 +64,22 @@ def test_the_exponential(kind, lowest, highest, error) -> None:
     assert np.isnan(y[0])
     assert y[1:4].tolist() == [0, 0, 1]
     assert y[4] > 1e38
+
+
+@pytest.mark.parametrize(("kind", "error"), [(TYPES[0], 3e-7), (TYPES[1], 5e-16)])
+def test_the_logistic_function_tanh_and_softplus(kind, error) -> None:
+    x = np.linspace(-80, 80, 100 * LANES).astype(kind)
+    y = np.empty((3, x.size), kind)
+    activations(x, y, kind(0))
+    exact = x.astype(np.longdouble)
+    known = 1 / (1 + np.exp(-exact)), np.tanh(exact), np.maximum(exact, 0) + np.log1p(np.exp(-abs(exact)))
+    for found, wanted, least in zip(y, known, (0, 1, 0), strict=True):  # tanh to a rounding of 1
+        assert float((abs(found - wanted) / np.maximum(abs(wanted), least)).max()) < error
+    x[:3] = np.nan, np.inf, -np.inf
+    activations(x, y, kind(0))
+    assert np.isnan(y[:, 0]).all()
+    assert y[:, 1].tolist() == [1, 1, np.inf]
+    np.testing.assert_allclose(y[:, 2], [0, -1, 0], atol=1e-37)
 
 
 @pytest.mark.parametrize("kind", TYPES)
