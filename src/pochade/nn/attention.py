@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.cpu import inference
 from pochade.nn.linear import Linear
 from pochade.nn.norms import rms_norm
 
@@ -42,6 +43,8 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
+        if inference.serves(x, self.weight):
+            return inference.head_norm(x, self.weight)
         return rms_norm(x, self.weight)
 
 

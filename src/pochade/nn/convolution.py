@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.cpu import inference
 from pochade.nn.depthwise import as_grid, as_tokens, depthwise
 from pochade.nn.layout import with_own_layout
 from pochade.nn.linear import Linear
@@ -41,6 +42,8 @@ class DepthwiseConv(nn.Conv2d):
     ) -> Tensor:
         """``middle`` [D] is added to the middle of each channel's kernel, in exported graphs alone."""
         check_grid(x, height, width)
+        if self.bias is not None and inference.serves(x, self.weight):
+            return inference.depthwise(x, self.weight, self.bias, height, width)
         own = self.kernel_size == (3, 3)  # what the operator for GPUs computes
         if x.is_cuda and own and self.bias is not None and not torch.compiler.is_exporting():
             return depthwise(as_stream(x), self.weight, self.bias, height, width)

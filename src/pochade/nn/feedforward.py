@@ -4,6 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseConv
+from pochade.nn.cpu import inference
 from pochade.nn.linear import Linear
 
 
@@ -59,6 +60,10 @@ class MixFeedForward(nn.Module):
         self.out = Linear(hidden, dim, bias=False)
 
     def forward(self, x: Tensor, height: int, width: int) -> Tensor:
-        value, gate = self.depthwise(F.silu(self.inner(x)), height, width).chunk(2, dim=-1)
+        inner = self.inner(x)
+        depthwise = self.depthwise
+        if depthwise.bias is not None and inference.serves(inner, depthwise.weight):
+            return self.out(inference.gated_depthwise(inner, depthwise.weight, depthwise.bias, height, width))
+        value, gate = self.depthwise(F.silu(inner), height, width).chunk(2, dim=-1)
         # In place: large new tensors cost a processor as much as the product itself.
         return self.out(F.silu(gate).mul_(value))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.cpu import inference
 from pochade.nn.layout import with_own_layout
 from pochade.nn.linear import Linear
 from pochade.nn.norms import LayerNorm, layer_norm
@@ -19,6 +20,7 @@ from pochade.nn.scan_orders import (
     DIRECTIONS,
     both_axes,
     inverse_order,
+    kept_orders,
     merge_axes,
     own_axes,
     scan_order,
@@ -88,6 +90,12 @@ class Selection(nn.Module):
             dt = torch.einsum("bngr,gre->bnge", dt, with_own_layout(self.widen).to(dt.dtype))
         dt = F.softplus(dt.to(wide) + self.dt_bias.to(wide)).flatten(2)
         return dt, -torch.exp(self.A_log.to(wide)), B, C
+
+    def along(self, x: Tensor, selection: Tensor, order: Tensor, divisor: int = 1) -> Tensor:
+        """The sum of all scans of x [B, N, E] by ``selection`` [B, N, G P] over ``divisor``, in raster order both, with
+        a scalar decay, where ``inference`` serves; ``order`` [G / 2, N] has the path of each two of them."""
+        given = x, selection, self.dt_bias, self.A_log, self.D, order
+        return inference.path_scan(*given, self.widths[2], divisor)
 
     def scan(self, x: Tensor, selection: Tensor) -> Tensor:
         """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
@@ -171,6 +179,12 @@ class FourDirectionScan(nn.Module):
         """[B, H W, D] -> [B, H W, D]."""
         check_grid(u, height, width)
         x, gate = self.inner(u).chunk(2, dim=-1)
+        served = self.selection.widen is None and inference.serves(x, self.norm.weight)
+        if served and self.local.bias is not None:
+            x = inference.depthwise(x, self.local.weight, self.local.bias, height, width, silu=True)
+            order = kept_orders(DIRECTIONS[: self.directions : 2], height, width)
+            y = self.selection.along(x, self.selection(x), order, self.directions)
+            return self.out(inference.gated_norm(y, self.norm.weight, self.norm.bias, gate, x))
         x = F.silu(self.local(x, height, width))
         y = self._scan(x, self.selection(x), height, width)
         # The norm of a mean is that of the sum with its epsilon times the square of their number.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.cpu import inference
 from pochade.nn.norms import autocasts, layer_norm
 
 
@@ -73,6 +74,10 @@ class HyperConnection(nn.Module):
             raise PochadeError(
                 f"streams: shape {list(streams.shape)} given, must be [B, {self.streams}, N, {self.dim}]"
             )
+        if self.dynamic and inference.serves(streams, self.weight):
+            given = self.alpha, self.beta, self.weight, self.alpha_scale, self.beta_scale
+            read, connections = inference.hyper_read(streams, *given)
+            return inference.hyper_write(streams, connections, layer(read))
         alpha, beta = self._connections(streams)
         # The first of the n + 1 mixtures is what the layer reads, the others are what the streams become without it.
         read, kept = _mixtures(streams, alpha).tensor_split((1,), dim=1)

@@ -9,6 +9,9 @@ path along rows meets both grids in every row, W tokens apart on average; a path
 it enters the other, so that only a scan in both directions lets the target depend on the source.
 """
 
+import functools
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -58,6 +61,13 @@ def scan_order(name: str, height: int, width: int, *, device: torch.device | str
         grid = grid.T
     returning = torch.arange(grid.shape[0], device=device)[:, None] % 2 == 1
     return torch.where(returning, grid.flip(1), grid).flatten()
+
+
+@functools.lru_cache(maxsize=64)
+def kept_orders(names: Sequence[str], height: int, width: int) -> Tensor:
+    """``scan_order`` of each name, [names, H W] on the CPU, computed once; not to be written to."""
+    with torch.inference_mode(False):
+        return torch.stack([scan_order(name, height, width) for name in names])
 
 
 def inverse_order(order: Tensor) -> Tensor:

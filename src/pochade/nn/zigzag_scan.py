@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.nn.convolution import DepthwiseConv, check_grid
+from pochade.nn.cpu import inference
 from pochade.nn.four_direction_scan import Decay, Selection
 from pochade.nn.linear import Linear
 from pochade.nn.norms import layer_norm
 from pochade.nn.scan import selective_scan_reference
-from pochade.nn.scan_orders import inverse_order, reorder, scan_order
+from pochade.nn.scan_orders import inverse_order, kept_orders, reorder, scan_order
 
 
 class ZigzagScan(nn.Module):
@@ -66,6 +67,12 @@ class ZigzagScan(nn.Module):
         check_grid(u, height, width)
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(x)
+        if self.selection.widen is None and inference.serves(x, self.norm):
+            order = kept_orders((self.path,), height, width)
+            y = self.selection.along(x, self.selection(u), order)
+            if self.local is not None and self.local.bias is not None:
+                y = inference.depthwise(x, self.local.weight, self.local.bias, height, width, onto=y)
+            return self.out(inference.gated_norm(y, self.norm, None, gate))
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
         selection = reorder(self.selection(u), order)
         if self.selection.is_exported:

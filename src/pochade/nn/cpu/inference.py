@@ -1,0 +1,234 @@
+"""Parts of networks that a CPU computes in one compiled loop each where no gradient is wanted.
+
+A step of a small network on few tokens takes as long as its operators are many: what a composition of torch operators
+computes in twenty calls is one call here. Training, compiled and exported graphs, autocast, other devices and other
+types keep the composition, which is also what tests compare with. Axis letters: pochade.types.
+"""
+
+import functools
+import importlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from pochade.nn.scan.backends import backend
+
+
+@functools.cache
+def _compiled() -> tuple[Any, Any]:
+    """The loops, and the threads that run them."""
+    return importlib.import_module("pochade.nn.cpu.loops"), importlib.import_module("pochade.nn.cpu.threads").threads
+
+
+_exact: ContextVar[bool] = ContextVar("exact", default=False)
+
+
+@contextmanager
+def exact_without_gradient() -> Generator[None]:
+    """``torch.no_grad`` within which values are, to the last bit, what they are with gradients: of a part of a training
+    step that none goes through."""
+    before = _exact.set(True)
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _exact.reset(before)
+
+
+def serves(x: Tensor, *weights: Tensor) -> bool:
+    """Whether the functions below compute what is wanted of x and ``weights``: values alone, of plain tensors of one
+    type, float32 or float64, on a CPU with Numba."""
+    return (
+        not torch.is_grad_enabled()
+        and type(x) is Tensor
+        and x.dtype in (torch.float32, torch.float64)
+        and x.device.type == "cpu"
+        and all(type(one) in (nn.Parameter, Tensor) and one.dtype == x.dtype for one in weights)
+        and x.numel() > 0
+        and not torch.compiler.is_compiling()
+        and not _exact.get()
+        and not torch.is_autocast_enabled("cpu")
+        and not torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportPrivateUsage]  # counts of operations, fakes
+        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportPrivateUsage]
+        and forward_ad.unpack_dual(x).tangent is None
+        and backend("cpu") == "numba"
+    )
+
+
+def hyper_read(
+    streams: Tensor, alpha: Tensor, beta: Tensor, weight: Tensor, alpha_scale: Tensor, beta_scale: Tensor
+) -> tuple[Tensor, Tensor]:
+    """What a layer reads of streams [B, n, N, D] by dynamic hyper-connections (``nn.hyper_connections``): [B, N, D],
+    and for ``hyper_write`` what each stream gives to all and takes of the layer, [B, N, n, n + 1]."""
+    loops, threads = _compiled()
+    streams, sizes, units = _streams(streams, loops.TILE)
+    batch, n, tokens, width = streams.shape
+    read, connections = streams.new_empty(batch, tokens, width), streams.new_empty(batch, tokens, n, n + 1)
+    given = streams, alpha, beta, weight, alpha_scale, beta_scale, read, connections
+    threads.run(loops.hyper_read, given, (sizes,), units, 0.25 * streams.numel())
+    return read, connections
+
+
+def hyper_write(streams: Tensor, connections: Tensor, layer: Tensor) -> Tensor:
+    """The streams [B, n, N, D] after a layer that gave [B, N, D]; those of a token lie side by side."""
+    loops, threads = _compiled()
+    streams, sizes, units = _streams(streams, loops.TILE)
+    batch, n, tokens, width = streams.shape
+    out = streams.new_empty(batch, tokens, n, width)
+    given = streams, connections, layer.contiguous(), out
+    threads.run(loops.hyper_write, given, (sizes,), units, 0.15 * out.numel())
+    return out.transpose(1, 2)
+
+
+def _streams(streams: Tensor, tile: int) -> tuple[Tensor, tuple[int, ...], int]:
+    streams = streams if streams.stride(3) == 1 else streams.contiguous()
+    batch, n, tokens, width = streams.shape
+    return streams, (batch * tokens, tokens, width, n, *streams.stride()[:3]), -(-batch * tokens // tile)
+
+
+def path_scan(
+    x: Tensor,
+    selection: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    D: Tensor,
+    order: Tensor,
+    states: int,
+    divisor: int,
+) -> Tensor:
+    """The sum of selective scans of x [B, N, E] with a decay a head, along paths of the grid.
+
+    Args:
+        x: [B, N, E].
+        selection: [B, N, G P] with dt, B and C of each of G scans in turn, before softplus; P = heads + 2 S.
+        dt_bias: [G, heads].
+        A_log: [G heads].
+        D: [G E].
+        order: [G / 2, N] int64, the tokens as each path meets them; scan 2 i follows path i and scan 2 i + 1 the same
+            from its end. One scan follows one path.
+        states: S.
+        divisor: by which the sum is divided.
+
+    Returns:
+        [B, N, E], in the order of x.
+    """
+    loops, threads = _compiled()
+    x, selection = _even(x), selection.contiguous()
+    batch, tokens, width = x.shape
+    groups, heads = dt_bias.shape
+    y = x.new_empty(batch, tokens, width)
+    sizes = tokens, width, heads, states, groups, x.stride(1), divisor, order.data_ptr()
+    units, work = batch * heads * -(-(width // heads) // loops.LANES), 0.03 * x.numel() * groups * states
+    threads.run(loops.path_scan, (x, selection, dt_bias, A_log, D, y), (sizes,), units, work)
+    return y
+
+
+def depthwise(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    height: int,
+    width: int,
+    *,
+    silu: bool = False,
+    onto: Tensor | None = None,
+) -> Tensor:
+    """The convolution of each channel alone with zeros around the grid, and SiLU of it; added ``onto`` [B, H W, D] in
+    place where that is given.
+
+    Args:
+        x: [B, H W, D].
+        weight: [D, 1, k, k], k odd.
+        bias: [D].
+    """
+    loops, threads = _compiled()
+    x = _even(x)
+    batch, tokens, channels = x.shape
+    y = x.new_empty(batch, tokens, channels) if onto is None else onto
+    sizes = height, width, channels, weight.shape[-1], x.stride(1), silu, onto is not None
+    threads.run(loops.depthwise, (x, weight, bias, y), (sizes,), batch * -(-channels // loops.LANES), 0.15 * x.numel())
+    return y
+
+
+def gated_depthwise(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
+    """a SiLU(g) with [a, g] the 3 x 3 convolution of SiLU(x), of each channel alone.
+
+    Args:
+        x: [B, H W, 2 D] without gaps; overwritten by its SiLU.
+        weight: [2 D, 1, 3, 3].
+        bias: [2 D].
+
+    Returns:
+        [B, H W, D].
+    """
+    loops, threads = _compiled()
+    batch, tokens, channels = x.shape
+    y = x.new_empty(batch, tokens, channels // 2)
+    sizes, units = (height, width, channels // 2), batch * -(-(channels // 2) // loops.LANES)
+    threads.run(loops.gated_depthwise, (x, weight, bias, y), (sizes,), units, 0.25 * x.numel())
+    return y
+
+
+def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """Layer norm of x [B, N, D], then x (1 + scale) + shift, both [B, 1, D]."""
+    loops, threads = _compiled()
+    x, shift, scale = _even(x), _even(shift), _even(scale)
+    batch, tokens, width = x.shape
+    y = x.new_empty(batch, tokens, width)
+    sizes = batch * tokens, tokens, width, x.stride(1), shift.stride(0), scale.stride(0)
+    units = -(-batch * tokens // loops.TILE)
+    threads.run(loops.modulated_norm, (x, shift, scale, y), (sizes,), units, 0.2 * x.numel())
+    return y
+
+
+def gated_norm(y: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, x: Tensor | None = None) -> Tensor:
+    """norm(y) SiLU(gate) or, with x, g norm(y) + (1 - g) x, g = sigmoid(gate).
+
+    Args:
+        y: [B, N, E] without gaps.
+        weight: [E], the scale of the layer norm.
+        bias: [E], its shift; with x alone.
+        gate: [B, N, E].
+        x: [B, N, E] without gaps.
+    """
+    loops, threads = _compiled()
+    gate, out = _even(gate), torch.empty_like(y)
+    rows, width = y.shape[0] * y.shape[1], y.shape[2]
+    given = y if x is None else x, weight, weight if bias is None else bias, gate, y, out
+    units = -(-rows // loops.TILE)
+    threads.run(loops.gated_norm, given, ((rows, width, gate.stride(1), x is not None),), units, 0.3 * y.numel())
+    return out
+
+
+def head_norm(x: Tensor, weight: Tensor) -> Tensor:
+    """Root-mean-square norm of x [B, N, heads, d] or [B, N, d] over its last axis, scaled by ``weight`` [d]."""
+    loops, threads = _compiled()
+    width, heads = x.shape[-1], x.shape[2] if x.ndim == 4 else 1
+    tokens = _even(x.flatten(2))
+    y = x.new_empty(x.shape)
+    rows = x.shape[0] * x.shape[1]
+    units = -(-rows // loops.TILE)
+    threads.run(loops.rms_norm, (tokens, weight, y), ((rows, heads, width, tokens.stride(1)),), units, 0.2 * x.numel())
+    return y
+
+
+def _even(x: Tensor) -> Tensor:
+    """x [B, N, D], or a copy, with the numbers of a token side by side and tokens as far apart as samples need."""
+    even = x.stride(2) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
+    return x if even else x.contiguous()
+
+
+def compile_ahead() -> None:
+    """Compiles all loops for float32, which the first calls would otherwise do, half a second or so each."""
+    x, one, kernel = torch.ones(1, 1, 2), torch.ones(1, 1), torch.ones(2, 1, 3, 3)
+    order, two = torch.zeros(1, 1, dtype=torch.int64), torch.ones(2)
+    read, connections = hyper_read(x[None], torch.ones(1, 2), one[0], torch.ones(3, 2), one[0], one[0])
+    hyper_write(x[None], connections, read)
+    path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
+    gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
+    gated_norm(modulated_norm(x, x, x), two, None, head_norm(x, two))

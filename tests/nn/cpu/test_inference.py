@@ -1,0 +1,187 @@
+"""What a CPU computes in one loop where no gradient is wanted is what the composition of torch operators computes."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+pytest.importorskip("numba")
+
+from pochade.nn.attention import HeadNorm
+from pochade.nn.convolution import DepthwiseConv
+from pochade.nn.cpu import inference, loops
+from pochade.nn.cpu.vectors import LANES
+from pochade.nn.feedforward import MixFeedForward
+from pochade.nn.four_direction_scan import FourDirectionScan
+from pochade.nn.hyper_connections import HyperConnection
+from pochade.nn.modulation import modulated_norm
+from pochade.nn.scan import use_backend
+from pochade.nn.zigzag_scan import ZigzagScan
+from pochade.training.costs import OperationCounter
+
+GRIDS = ((1, 1), (3, 5), (9, 8))
+WIDTHS = (6, LANES, LANES + 2)
+
+
+def stirred(module: nn.Module, dtype: torch.dtype) -> Any:
+    """The module as after some training: no parameter has its first value."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+    return module.to(dtype)
+
+
+def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
+
+
+def check(function: Callable[[], Tensor], wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values with and without gradients, and that those without came from ``wanted``."""
+    composed, called = function().detach(), list[str]()
+    for name in set(wanted):
+        own = getattr(inference, name)
+
+        def called_by(*given: Any, name: str = name, own: Any = own, **options: Any) -> Any:
+            called.append(name)
+            return own(*given, **options)
+
+        monkeypatch.setattr(inference, name, called_by)
+    with torch.no_grad():
+        found = function()
+    assert called == wanted
+    assert found.shape == composed.shape
+    scale = float(composed.abs().max())
+    tolerance = 1e-12 if found.dtype == torch.float64 else 2e-6
+    torch.testing.assert_close(found / scale, composed / scale, rtol=0, atol=tolerance)
+
+
+every_type = pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+
+
+@every_type
+@pytest.mark.parametrize("width", WIDTHS)
+@pytest.mark.parametrize("streams", [1, 2, 3])
+def test_hyper_connections(streams: int, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    connection = stirred(HyperConnection(width, streams, 1, dynamic=True), dtype)
+    h = 5 + noise(2, streams, 37, width, dtype=dtype)  # norms leave nothing of what all numbers have in common
+    for laid in (h, h.transpose(1, 2).contiguous().transpose(1, 2), h.transpose(2, 3).contiguous().transpose(2, 3)):
+        check(lambda h=laid: connection(h, torch.tanh), ["hyper_read", "hyper_write"], monkeypatch)
+        monkeypatch.undo()
+
+
+@every_type
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("directions", [1, 2, 4])
+def test_four_directions(
+    directions: int, grid: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = stirred(FourDirectionScan(6, 2 * LANES + 4, 3, "scalar", directions), dtype)
+    u = noise(2, grid[0] * grid[1], 6, dtype=dtype)
+    check(lambda: module(u, *grid), ["depthwise", "path_scan", "gated_norm"], monkeypatch)
+
+
+@every_type
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("path", ["rows-top-left", "columns-bottom-right"])
+@pytest.mark.parametrize("kernel", [0, 3, 5])
+def test_a_zigzag(
+    kernel: int, path: str, grid: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = stirred(ZigzagScan(6, 12, 3, path, "scalar", bool(kernel), kernel or 3), dtype)
+    u = noise(2, grid[0] * grid[1], 6, dtype=dtype)
+    check(lambda: module(u, *grid), ["path_scan", *["depthwise"] * bool(kernel), "gated_norm"], monkeypatch)
+
+
+@every_type
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_convolutions(width: int, grid: tuple[int, int], dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    convolution = stirred(DepthwiseConv(width), dtype)
+    wide = noise(2, grid[0] * grid[1], width + 3, dtype=dtype)
+    check(lambda: convolution(wide[..., 2:-1], *grid), ["depthwise"], monkeypatch)
+    feedforward, x = stirred(MixFeedForward(6, width), dtype), noise(2, grid[0] * grid[1], 6, dtype=dtype)
+    check(lambda: feedforward(x, *grid), ["gated_depthwise"], monkeypatch)
+
+
+@every_type
+@pytest.mark.parametrize("width", WIDTHS)
+def test_norms(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = 5 + noise(2, 37, 2 * width, dtype=dtype)
+    shift, scale = noise(2, 1, 3 * width, dtype=dtype, seed=2).chunk(3, dim=2)[1:]
+    check(lambda: modulated_norm(x[..., :width].requires_grad_(), shift, scale), ["modulated_norm"], monkeypatch)
+    norm = stirred(HeadNorm(width), dtype)
+    check(lambda: norm(torch.unflatten(x, 2, (2, width))), ["head_norm"], monkeypatch)
+    monkeypatch.undo()
+    check(lambda: norm(x[..., :width]), ["head_norm"], monkeypatch)
+
+
+def test_nothing_is_left_to_compile_after_compiling_ahead() -> None:
+    inference.compile_ahead()
+    each = [loop for loop in vars(loops).values() if hasattr(loop, "signatures") and loop.__module__ == loops.__name__]
+    before = {loop.__name__: len(loop.signatures) for loop in each}
+    with torch.no_grad():
+        for module in (
+            FourDirectionScan(6, 12, 3),
+            ZigzagScan(6, 12, 3, "rows-top-left", kernel=5),
+            MixFeedForward(6, 4),
+        ):
+            module(torch.randn(2, 6, 6), 2, 3)
+        HyperConnection(6, 2, 0, dynamic=True)(torch.randn(2, 2, 3, 6), HeadNorm(6))
+        modulated_norm(*torch.randn(3, 2, 1, 6))
+    assert {loop.__name__: len(loop.signatures) for loop in each} == before
+
+
+class TestWhatServes:
+    x = torch.randn(2, 5)
+
+    def test_values_alone_of_plain_tensors(self) -> None:
+        x, weight = self.x, nn.Parameter(torch.ones(5))
+        assert not inference.serves(x, weight)
+        with torch.no_grad():
+            assert inference.serves(x, weight)
+            assert inference.serves(x.double())
+            assert not inference.serves(x.double(), weight)
+            assert not inference.serves(x.bfloat16())
+            assert not inference.serves(x[:0])
+            assert not inference.serves(x.to("meta"))
+            with torch.autocast("cpu", torch.bfloat16):
+                assert not inference.serves(x)
+            with use_backend("torch"):
+                assert not inference.serves(x)
+        with inference.exact_without_gradient():
+            assert not inference.serves(x)
+            assert not (x * weight).requires_grad
+
+    @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, for forward gradients
+    def test_what_looks_into_operators_sees_them(self) -> None:
+        served: list[bool] = []
+
+        def look(x: Tensor) -> Tensor:
+            served.append(inference.serves(x))
+            return x + 1
+
+        with torch.no_grad():
+            torch.func.vmap(look)(self.x)
+            torch.func.jvp(look, (self.x,), (self.x,))
+            with torch.autograd.forward_ad.dual_level():
+                look(torch.autograd.forward_ad.make_dual(self.x, self.x))
+            with OperationCounter():
+                look(self.x)
+            torch.export.export(Looking(look), (self.x,))
+            torch.compile(look, backend="eager")(self.x)
+        assert served == [False] * len(served)
+        assert len(served) >= 5
+
+
+class Looking(nn.Module):
+    """A function as a module."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
