@@ -331,13 +331,19 @@ class LinearCrossAttention(nn.Module):
 
     def context(self, tokens: Tensor, mask: Tensor) -> Tensor:
         """The state [B, heads, d, d] of text tokens [B, M, D] with ``mask`` [B, M] bool."""
-        key, value = self.key_value(tokens).chunk(2, dim=-1)
+        key_value = self.key_value(tokens)
+        if inference.serves(key_value, self.key_norm.weight):
+            return inference.text_state(key_value, mask, self.key_norm.weight)
+        key, value = key_value.chunk(2, dim=-1)
         return context_state(split_heads(key, self.heads, self.key_norm), split_heads(value, self.heads), mask)
 
     def forward(self, x: Tensor, state: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``state`` from ``context``."""
-        query = self.query_norm(torch.unflatten(self.query(x), -1, (self.heads, -1)))
-        gate, read = torch.sigmoid(self.gate(x)), read_state(query, state)
+        queries, gate = self.query(x), self.gate(x)
+        if not self.interpolated and inference.serves(queries, self.query_norm.weight):
+            return self.out(inference.read_state(queries, self.query_norm.weight, state, gate))
+        query = self.query_norm(torch.unflatten(queries, -1, (self.heads, -1)))
+        gate, read = torch.sigmoid(gate), read_state(query, state)
         return self.out(torch.lerp(x, read, gate) if self.interpolated else gate * read)
 
 

@@ -99,6 +99,8 @@ class Selection(nn.Module):
 
     def scan(self, x: Tensor, selection: Tensor) -> Tensor:
         """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
+        if self.groups == 1 and self.widen is None and inference.serves(x, self.dt_bias):
+            return self.along(x, selection, kept_orders(DIRECTIONS[:1], 1, x.shape[1]))
         return selective_scan(x, *self.inputs(selection), self.D)
 
     def scan_both(self, x: Tensor, selection: Tensor) -> Tensor:

@@ -9,12 +9,12 @@ from torch import Tensor, nn
 
 pytest.importorskip("numba")
 
-from pochade.nn.attention import HeadNorm
+from pochade.nn.attention import HeadNorm, LinearCrossAttention
 from pochade.nn.convolution import DepthwiseConv
 from pochade.nn.cpu import inference, loops
 from pochade.nn.cpu.vectors import LANES
 from pochade.nn.feedforward import MixFeedForward
-from pochade.nn.four_direction_scan import FourDirectionScan
+from pochade.nn.four_direction_scan import FourDirectionScan, Selection
 from pochade.nn.hyper_connections import HyperConnection
 from pochade.nn.modulation import modulated_norm
 from pochade.nn.scan import use_backend
@@ -118,6 +118,22 @@ def test_norms(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) 
     check(lambda: norm(x[..., :width]), ["head_norm"], monkeypatch)
 
 
+@every_type
+@pytest.mark.parametrize("width", WIDTHS)
+def test_text(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    attention = stirred(LinearCrossAttention(2 * width, 2), dtype)
+    x, tokens = noise(2, 37, 2 * width, dtype=dtype), noise(2, 9, 2 * width, dtype=dtype, seed=2)
+    mask = torch.arange(9) < torch.tensor([[9], [0]])  # one row without a real token
+    check(lambda: attention(x, attention.context(tokens, mask)), ["text_state", "read_state"], monkeypatch)
+
+
+@every_type
+def test_one_scan(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = stirred(Selection(6, 12, 1, 3, "scalar"), dtype)
+    u, x = noise(2, 37, 6, dtype=dtype), noise(2, 37, 12, dtype=dtype, seed=2)
+    check(lambda: module.scan(x, module(u)), ["path_scan"], monkeypatch)
+
+
 def test_nothing_is_left_to_compile_after_compiling_ahead() -> None:
     inference.compile_ahead()
     each = [loop for loop in vars(loops).values() if hasattr(loop, "signatures") and loop.__module__ == loops.__name__]
@@ -131,6 +147,8 @@ def test_nothing_is_left_to_compile_after_compiling_ahead() -> None:
             module(torch.randn(2, 6, 6), 2, 3)
         HyperConnection(6, 2, 0, dynamic=True)(torch.randn(2, 2, 3, 6), HeadNorm(6))
         modulated_norm(*torch.randn(3, 2, 1, 6))
+        attention, x = LinearCrossAttention(6, 2), torch.randn(2, 3, 6)
+        attention(x, attention.context(x, torch.ones(2, 3, dtype=torch.bool)))
     assert {loop.__name__: len(loop.signatures) for loop in each} == before
 
 

@@ -217,6 +217,41 @@ def head_norm(x: Tensor, weight: Tensor) -> Tensor:
     return y
 
 
+def text_state(key_value: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
+    """softmax_M(K)^T V of keys, normed in each head, and values of text tokens (1812.01243).
+
+    Args:
+        key_value: [B, M, 2 D] without gaps, keys and values side by side.
+        mask: [B, M] bool; what is False counts nowhere.
+        weight: [d], the scale of the norm of keys; d = D / heads.
+
+    Returns:
+        [B, heads, d, d].
+    """
+    loops, threads = _compiled()
+    batch, tokens, both = key_value.shape
+    width, mask = len(weight), mask.contiguous()
+    heads = both // 2 // width
+    state = key_value.new_empty(batch, heads, width, width)
+    keys, values = key_value.chunk(2, dim=2)
+    sizes = tokens, heads, width, both, mask.data_ptr()
+    work = 0.1 * state.numel() * tokens
+    threads.run(loops.text_state, (keys, values, weight, state), (sizes,), batch * heads, work)
+    return state
+
+
+def read_state(query: Tensor, weight: Tensor, state: Tensor, gate: Tensor) -> Tensor:
+    """sigmoid(gate) softmax_d(Q) S of queries [B, N, D] that are normed in each head and scaled by ``weight`` [d],
+    ``state`` [B, heads, d, d] and ``gate`` [B, N, D]: [B, N, D]."""
+    loops, threads = _compiled()
+    query, state, gate = query.contiguous(), state.contiguous(), gate.contiguous()
+    y, rows, tokens = torch.empty_like(query), query.shape[0] * query.shape[1], query.shape[1]
+    sizes, units = (rows, tokens, state.shape[1], len(weight)), -(-rows // loops.TILE)
+    work = 0.05 * query.numel() * len(weight)
+    threads.run(loops.read_state, (query, weight, state, gate, y), (sizes,), units, work)
+    return y
+
+
 def _even(x: Tensor) -> Tensor:
     """x [B, N, D], or a copy, with the numbers of a token side by side and tokens as far apart as samples need."""
     even = x.stride(2) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
@@ -232,3 +267,4 @@ def compile_ahead() -> None:
     path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
     gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
     gated_norm(modulated_norm(x, x, x), two, None, head_norm(x, two))
+    read_state(x, two, text_state(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), two), x)

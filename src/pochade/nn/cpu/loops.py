@@ -7,12 +7,16 @@ tokens may be farther apart where a loop is told how far.
 
 import math
 
+import numpy as np
+
 from pochade.nn.cpu.vectors import (
     EXACT,
     LANES,
     compiled,
     exp,
     fill,
+    larger,
+    largest,
     load,
     load_part,
     number,
@@ -287,3 +291,88 @@ def rms_norm(addresses, zero, sizes, first, last):
                     scaled = normed * load_part(weight, d, size, part)
                     store_part(y, (row * heads + head) * width + d, size, spare, scaled)
                 store(part, 0, nothing)
+
+
+@compiled(**EXACT)
+def text_state(addresses, zero, sizes, first, last):
+    keys, values, weight, state = pointers(addresses, zero)
+    tokens, heads, width, of_token, mask_address = sizes
+    real = pointers((mask_address,), np.uint8(0))[0]
+    part, spare = zeros(1, zero), zeros(1, zero)
+    blocks = (width + LANES - 1) // LANES
+    normed, most, total = zeros(tokens * blocks, zero), zeros(blocks, zero), zeros(blocks, zero)
+    nothing, eps = fill(zero), number(1e-6, zero)
+    for unit in range(first, last):
+        i, head = divmod(unit, heads)
+        most[:] = -np.inf
+        total[:] = 0
+        for m in range(tokens):
+            at = (i * tokens + m) * of_token + head * width
+            store(part, 0, nothing)
+            squares = nothing
+            for block in range(blocks):
+                given = load_part(keys, at + block * LANES, min(LANES, width - block * LANES), part)
+                squares = squares + given * given
+            factor = number(1, zero) / math.sqrt(totals(squares, nothing)[0] / number(width, zero) + eps)
+            for block in range(blocks):
+                d = block * LANES
+                size = min(LANES, width - d)
+                key = load_part(keys, at + d, size, part) * fill(factor) * load_part(weight, d, size, spare)
+                store(normed, m * blocks * LANES + d, key)
+                if real[i * tokens + m]:
+                    store(most, d, larger(key, load(most, d)))
+        for m in range(tokens):
+            for d in range(0, blocks * LANES, LANES):
+                at = m * blocks * LANES + d
+                share = exp(load(normed, at) - load(most, d)) if real[i * tokens + m] else nothing
+                store(normed, at, share)
+                store(total, d, load(total, d) + share)
+        for row in range(width):
+            over = number(1, zero) / total[row] if total[row] > 0 else zero
+            for d in range(0, width, LANES):
+                size, sum_ = min(LANES, width - d), nothing
+                for m in range(tokens):
+                    share = fill(normed[m * blocks * LANES + row] * over)
+                    at = (i * tokens + m) * of_token + head * width
+                    sum_ = sum_ + share * load_part(values, at + d, size, part)
+                store_part(state, ((i * heads + head) * width + row) * width + d, size, spare, sum_)
+
+
+@compiled(**EXACT)
+def read_state(addresses, zero, sizes, first, last):
+    queries, weight, state, gate, y = pointers(addresses, zero)
+    rows, tokens, heads, width = sizes
+    part, spare = zeros(1, zero), zeros(1, zero)
+    blocks = (width + LANES - 1) // LANES
+    shares = zeros(blocks, zero)
+    nothing, eps = fill(zero), number(1e-6, zero)
+    for unit in range(first, last):
+        for row in range(unit * TILE, min(rows, (unit + 1) * TILE)):
+            for head in range(heads):
+                at, squares = (row * heads + head) * width, nothing
+                store(part, 0, nothing)
+                for d in range(0, width, LANES):
+                    given = load_part(queries, at + d, min(LANES, width - d), part)
+                    squares = squares + given * given
+                factor = number(1, zero) / math.sqrt(totals(squares, nothing)[0] / number(width, zero) + eps)
+                for d in range(0, width, LANES):
+                    size = min(LANES, width - d)
+                    normed = load_part(queries, at + d, size, part) * fill(factor)
+                    store(shares, d, normed * load_part(weight, d, size, spare))
+                shares[width:] = -np.inf
+                highest = largest(load(shares, 0))
+                for d in range(LANES, width, LANES):
+                    highest = max(highest, largest(load(shares, d)))
+                total = nothing
+                for d in range(0, width, LANES):
+                    share = exp(load(shares, d) - fill(highest))
+                    store(shares, d, share)
+                    total = total + share
+                over = fill(number(1, zero) / totals(total, nothing)[0])
+                of_state = (row // tokens * heads + head) * width * width
+                for d in range(0, width, LANES):
+                    size, sum_ = min(LANES, width - d), nothing
+                    for c in range(width):
+                        sum_ = sum_ + fill(shares[c]) * load_part(state, of_state + c * width + d, size, part)
+                    opened = sigmoid(load_part(gate, at + d, size, part), zero)
+                    store_part(y, at + d, size, spare, sum_ * over * opened)

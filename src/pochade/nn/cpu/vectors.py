@@ -47,7 +47,9 @@ VECTORS = tuple(Vector(dtype) for dtype in (types.float32, types.float64))
 
 
 def _element(dtype: Any) -> ir.Type:
-    return {types.float32: ir.FloatType(), types.float64: ir.DoubleType(), types.int64: ir.IntType(64)}[dtype]
+    if isinstance(dtype, types.Integer):
+        return ir.IntType(dtype.bitwidth)
+    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
 @register_model(Vector)
@@ -270,6 +272,20 @@ def larger(typing_context: Any, first: Any, second: Any) -> Any:
         return builder.select(builder.fcmp_ordered(">", *given), *given)
 
     return first(first, second), generate
+
+
+@intrinsic
+def largest(typing_context: Any, vector: Any) -> Any:
+    """The largest of the numbers of a vector."""
+
+    def generate(context: Any, builder: Any, of: Any, given: Any) -> Any:
+        (whole,), distance = given, LANES // 2
+        while distance:
+            turned = _chosen(builder, whole, whole, [lane ^ distance for lane in range(LANES)])
+            whole, distance = builder.select(builder.fcmp_ordered(">", whole, turned), whole, turned), distance // 2
+        return builder.extract_element(whole, ir.Constant(ir.IntType(32), 0))
+
+    return vector.dtype(vector), generate
 
 
 @intrinsic
