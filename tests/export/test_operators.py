@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pochade.export.networks import Network
 from pochade.export.onnx import export
 from pochade.export.parity import Input
+from pochade.nn.attention import linear_attention
 from pochade.nn.norms import LayerNorm, RMSNorm
 
 
@@ -53,6 +54,13 @@ class Mixture(nn.Module):
         return torch.einsum("bjnd,bjni->bind", streams, alpha)
 
 
+class Positive(nn.Module):
+    """What linear attention makes of queries and keys, and the mean of the tokens in each head."""
+
+    def forward(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return linear_attention(3 * q, k, v)
+
+
 class NormOfSum(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -69,8 +77,10 @@ CASES = {
     "softplus": (Softplus(), [(5, 6)], {"Where": 0, "Softplus": 0, "Log": 1}),
     "mean of few": (Mean(), [(2, 5, 6)], {"ReduceMean": 0}),
     "mean of many": (Mean(), [(9, 5, 6)], {"ReduceMean": 2}),
+    "mean of tokens": (Mean(), [(9, 6)], {"ReduceMean": 0, "MatMul": 1}),
     "mixture of few": (Mixture(), [(2, 5, 6), (2, 5, 3)], {"Einsum": 0}),
     "mixture of many": (Mixture(), [(9, 5, 6), (9, 5, 3)], {"Einsum": 1}),
+    "linear attention": (Positive(), [(2, 9, 4)] * 3, {"Elu": 0, "ReduceMean": 0, "Exp": 2}),
     "norm of a sum": (NormOfSum(), [(5, 6), (5, 6)], {"SkipLayerNormalization": 0, "LayerNormalization": 1}),
 }
 
