@@ -54,6 +54,23 @@ class Mixture(nn.Module):
         return torch.einsum("bjnd,bjni->bind", streams, alpha)
 
 
+class Divided(nn.Module):
+    """Products that are split: into equal and other parts, and one that is used as a whole too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 12), nn.Linear(6, 12, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b, c = self.first(x).split((3, 4, 5), dim=-1)
+        d, e = self.second(x).chunk(2, dim=-1)
+        f, g = self.second(a.mean(-1, keepdim=True) + x).chunk(2, dim=-1)
+        h, i = self.first(x + 1).chunk(2, dim=-1)
+        whole = self.first(x - 1)
+        j, k = whole.chunk(2, dim=-1)
+        return torch.cat((d * e, f - g, torch.sigmoid(h) * i, torch.tanh(c), b, j * k, whole), -1)
+
+
 class Positive(nn.Module):
     """What linear attention makes of queries and keys, and the mean of the tokens in each head."""
 
@@ -80,6 +97,7 @@ CASES = {
     "mean of tokens": (Mean(), [(9, 6)], {"ReduceMean": 0, "MatMul": 1}),
     "mixture of few": (Mixture(), [(2, 5, 6), (2, 5, 3)], {"Einsum": 0}),
     "mixture of many": (Mixture(), [(9, 5, 6), (9, 5, 3)], {"Einsum": 1}),
+    "divided products": (Divided(), [(5, 6)], {"Split": 1}),
     "linear attention": (Positive(), [(2, 9, 4)] * 3, {"Elu": 0, "ReduceMean": 0, "Exp": 2}),
     "norm of a sum": (NormOfSum(), [(5, 6), (5, 6)], {"SkipLayerNormalization": 0, "LayerNormalization": 1}),
 }

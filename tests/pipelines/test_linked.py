@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from pochade.errors import PochadeError
 from pochade.export.formats.base import on_tensors
 from pochade.export.formats.linked import Linked
-from pochade.export.networks import decoder_network, denoiser_network
-from pochade.export.parity import compare
+from pochade.export.linking import Weights
+from pochade.export.networks import Network, decoder_network, denoiser_network
+from pochade.export.onnx import export
+from pochade.export.parity import Input, compare
 from pochade.pipelines import hub, linked
 from pochade.pipelines.budget import read_quality
 from pochade.pipelines.tensor_files import mapped_tensors
@@ -71,6 +73,24 @@ def test_a_damaged_file_is_named(tmp_path: Path) -> None:
 def test_a_weight_that_the_model_has_not_is_named(toy_pipeline_folder: Path) -> None:
     with pytest.raises(PochadeError, match="the denoiser has no weight 'gone', which the graphs of the model name"):
         linked.weights_of(toy_pipeline_folder, {"own": ("denoiser", "gone")})
+
+
+@pytest.mark.no_cover  # tracing a trace takes twice as long
+def test_parts_of_a_weight_are_taken_from_the_model(toy_pipeline_folder: Path, tmp_path: Path) -> None:
+    product = TextToImagePipeline.from_pretrained(toy_pipeline_folder).denoiser.core[0].mixer.qkv
+
+    class Divided(torch.nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            q, k, v = product(x).chunk(3, dim=-1)
+            return torch.cat((v, k * q), -1)
+
+    inputs = (Input("x", (5, product.in_features)),)
+    path = tmp_path / "graph.onnx"
+    export(Network("graph", Divided().eval(), inputs, ("y",)), path)
+    Weights(toy_pipeline_folder).link(path)
+    assert list(hub.read_json(linked.table_of(path)).values()) == [["denoiser", "core.0.mixer.qkv.weight"]] * 3
+    runs = linked.open_linked(toy_pipeline_folder, path, "graph", None, None, False)  # pyright: ignore[reportArgumentType]
+    assert compare("graph", on_tensors(runs), Divided(), inputs, batches=(2,)) < 1e-5
 
 
 def test_graphs_are_fetched_with_their_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,8 @@ from pochade.pipelines.tensor_files import mapped_tensors
 _LEAST = 1024
 """Bytes of a weight that is taken out."""
 _Digest = tuple[bytes, tuple[int, ...]]
+_PARTS = (1, 2, 3)
+"""Into how many parts ``divide_products`` may have divided a weight."""
 
 
 class Weights:
@@ -27,17 +29,18 @@ class Weights:
             for file in files
             for name, tensor in mapped_tensors(file).items()
         }
-        self._found: dict[_Digest, tuple[Link, bool]] = {}
+        self._found: dict[_Digest, tuple[Link, slice | None]] = {}
+        """What of a tensor of the model is a weight: all, or the transpose of these of its rows."""
         for link, tensor in self._tensors.items():
-            if tensor.ndim == 2:
-                self._found.setdefault(_digest(tensor.T), (link, True))
-        self._found |= {_digest(tensor): (link, False) for link, tensor in self._tensors.items()}
+            for rows in _parts(len(tensor)) if tensor.ndim == 2 else ():
+                self._found.setdefault(_digest(tensor[rows].T), (link, rows))
+        self._found |= {_digest(tensor): (link, None) for link, tensor in self._tensors.items()}
 
     def link(self, graph: Path) -> None:
         """Takes out of the graph in a file what the model has, and writes the table of it (``table_of``).
 
         A weight keeps its name in the graph: nodes in front turn what the file of the model has into float32, and
-        transpose it, which ONNX Runtime does once, when it loads the graph.
+        transpose it or a part of it, which ONNX Runtime does once, when it loads the graph.
         """
         import onnx
         from onnx import TensorProto, numpy_helper
@@ -51,9 +54,9 @@ class Weights:
             if values is None or values.nbytes < _LEAST or _digest(values) not in self._found:
                 kept.append(weight)
                 continue
-            link, transposed = self._found[_digest(values)]
-            tensor, made = _named(weight.name, self._tensors[link], transposed)
-            kept.append(tensor)
+            link, rows = self._found[_digest(values)]
+            (tensor, *bounds), made = _named(weight.name, self._tensors[link], rows)
+            kept += [tensor, *bounds]
             nodes += made
             table[tensor.name] = link
         nodes += model.graph.node
@@ -66,14 +69,25 @@ class Weights:
         write_json(table_of(graph), table)
 
 
-def _named(name: str, stored: np.ndarray, transposed: bool) -> tuple[Any, list[Any]]:
-    """A tensor that is ``stored`` elsewhere, and the nodes that make the weight ``name`` of it."""
-    from onnx import TensorProto, helper
+def _parts(rows: int) -> list[slice]:
+    """All rows of a matrix, then those of the parts that it may have been divided into."""
+    sizes = [rows // count for count in _PARTS if rows % count == 0]
+    return [slice(start, start + size) for size in sizes for start in range(0, rows, size)]
 
+
+def _named(name: str, stored: np.ndarray, rows: slice | None) -> tuple[list[Any], list[Any]]:
+    """A tensor that is ``stored`` elsewhere and those that say of which rows the weight ``name`` is the transpose, and
+    the nodes that make it."""
+    from onnx import TensorProto, helper, numpy_helper
+
+    bounds: list[Any] = []
     steps: list[tuple[str, Mapping[str, Any]]] = []
+    if rows is not None and rows.stop - rows.start < len(stored):
+        bounds = [numpy_helper.from_array(np.array([at]), f"{name}_row_{at}") for at in (rows.start, rows.stop)]
+        steps.append(("Slice", {}))
     if stored.dtype == np.float16:
         steps.append(("Cast", {"to": TensorProto.FLOAT}))
-    if transposed:
+    if rows is not None:
         steps.append(("Transpose", {"perm": [1, 0]}))
     names = [*(f"{name}_{'stored' if i == 0 else i}" for i in range(len(steps))), name]
     tensor = TensorProto(name=names[0], dims=stored.shape, data_location=TensorProto.EXTERNAL)
@@ -81,8 +95,11 @@ def _named(name: str, stored: np.ndarray, transposed: bool) -> tuple[Any, list[A
     # The host gives the weight; the format wants a place for it.
     for key, value in {"location": "model", "offset": "0", "length": str(stored.nbytes)}.items():
         tensor.external_data.add(key=key, value=value)
-    nodes = [helper.make_node(operator, [names[i]], [names[i + 1]], **more) for i, (operator, more) in enumerate(steps)]
-    return tensor, nodes
+    nodes: list[Any] = []
+    for i, (operator, more) in enumerate(steps):
+        also = [bound.name for bound in bounds] if operator == "Slice" else []
+        nodes.append(helper.make_node(operator, [names[i], *also], [names[i + 1]], **more))
+    return [tensor, *bounds], nodes
 
 
 def _digest(values: np.ndarray) -> _Digest:

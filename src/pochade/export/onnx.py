@@ -25,7 +25,7 @@ from pochade.export.networks import (
 )
 from pochade.export.operators import translations
 from pochade.export.parity import TOLERANCE, Input, check
-from pochade.export.weights import data_of, replacing, save_model, transpose_weights
+from pochade.export.weights import data_of, divide_products, replacing, save_model, transpose_weights
 from pochade.text_encoders.base import PromptEncoder
 
 OPSET = 20
@@ -172,6 +172,7 @@ def export(
             raise FailureError(f"{path.name}: the network fixes the batch at {size}: a graph for any cannot be made")
         _strip(model)
         transpose_weights(model)
+        divide_products(model)
         save_model(model, temporary, external_data)
         batches = (1, 3) if batch == "dynamic" else (batch,)
         difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)
