@@ -90,9 +90,10 @@ class HyperConnection(nn.Module):
         if self.dynamic:
             # The streams of a token lie side by side after the first layer: normed in that order they are not copied.
             # In exported graphs they lie as their axes say.
-            axes = (1, 1) if torch.compiler.is_exporting() else (1, 2)
-            normed = layer_norm(streams.transpose(*axes), eps=1e-5).to(self.weight.dtype)
-            added = F.linear(normed, self.weight).tanh().transpose(*axes)
+            apart = torch.compiler.is_exporting()
+            normed = layer_norm(streams if apart else streams.transpose(1, 2), eps=1e-5).to(self.weight.dtype)
+            added = F.linear(normed, self.weight).tanh()
+            added = added if apart else added.transpose(1, 2)
             alpha = alpha + self.alpha_scale * added[..., :-1]
             beta = beta + self.beta_scale * added[..., -1]
         return alpha.to(torch.promote_types(streams.dtype, torch.float32)), beta.to(streams.dtype)
