@@ -35,6 +35,24 @@ def join_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def softmax_attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention (1706.03762 eq. 1) of all heads, joined.
+
+    Args:
+        q: [B, heads, N, d].
+        k: [B, heads, M, d].
+        v: as k.
+        mask: [B, M] or [B, N, M] bool, at least one True a row (None: all True).
+
+    Returns:
+        [B, N, heads d].
+    """
+    if (mask is None or mask.ndim == 2) and inference.serves(q, k, v):
+        return inference.attention(q, k, v, mask)
+    where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+    return join_heads(F.scaled_dot_product_attention(q, k, v, attn_mask=where))
+
+
 class HeadNorm(nn.Module):
     """Root-mean-square norm of each head's queries or keys, with a learned scale (2302.05442, section 3.1)."""
 
@@ -107,8 +125,9 @@ class SpatialMixer(nn.Module):
         query = split_heads(q, self.heads, self.query_norm)
         key = split_heads(k, self.heads, self.key_norm)
         value = split_heads(v, self.heads)
-        mix = linear_attention if self.kind == "linear" else F.scaled_dot_product_attention
-        mixed = join_heads(mix(query, key, value)) + self.local(v, height, width)
+        linear = self.kind == "linear"
+        attended = join_heads(linear_attention(query, key, value)) if linear else softmax_attention(query, key, value)
+        mixed = attended + self.local(v, height, width)
         if self.gate is not None:
             mixed = mixed * F.silu(self.gate(x))
         return self.out(mixed)
@@ -190,11 +209,11 @@ class WindowAttention(nn.Module):
         mask = None
         if window_padding(height, self.window) or window_padding(width, self.window):
             inside = split_windows(torch.ones_like(x[..., :1]), height, width, self.window) > 0
-            mask = inside.transpose(1, 2)[:, None]
+            mask = inside[..., 0]
         q, k, v = self.qkv(windows).chunk(3, dim=-1)
         query, key = split_heads(q, self.heads, self.query_norm), split_heads(k, self.heads, self.key_norm)
-        mixed = F.scaled_dot_product_attention(query, key, split_heads(v, self.heads), attn_mask=mask)
-        return self.out(join_windows(join_heads(mixed), height, width, self.window))
+        mixed = softmax_attention(query, key, split_heads(v, self.heads), mask)
+        return self.out(join_windows(mixed, height, width, self.window))
 
 
 def multi_query_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -205,7 +224,11 @@ def multi_query_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """
     tokens = q.shape[1]
     rows = q.flatten(1, 2).unsqueeze(1)
-    mixed = F.scaled_dot_product_attention(rows, k.unsqueeze(1), v.unsqueeze(1)).squeeze(1)
+    key, value = k.unsqueeze(1), v.unsqueeze(1)
+    if inference.serves(q, k, v):
+        mixed = inference.attention(rows, key, value)
+    else:
+        mixed = F.scaled_dot_product_attention(rows, key, value).squeeze(1)
     return torch.unflatten(mixed, 1, (tokens, -1)).flatten(2)
 
 
@@ -270,9 +293,7 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, context: tuple[Tensor, Tensor], mask: Tensor | None = None) -> Tensor:
         """[B, N, D] -> [B, N, D]; ``mask`` [B, M] or [B, N, M] bool, at least one True a row (None: all True)."""
         query = split_heads(self.query(x), self.heads, self.query_norm)
-        where = None if mask is None else mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
-        mixed = F.scaled_dot_product_attention(query, *context, attn_mask=where)
-        return self.out(join_heads(mixed))
+        return self.out(softmax_attention(query, *context, mask))
 
 
 def context_state(k: Tensor, v: Tensor, mask: Tensor) -> Tensor:

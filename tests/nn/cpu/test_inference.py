@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("numba")
 
-from pochade.nn.attention import HeadNorm, LinearCrossAttention
+from pochade.nn.attention import HeadNorm, LinearCrossAttention, multi_query_attention, softmax_attention, split_heads
 from pochade.nn.convolution import DepthwiseConv
 from pochade.nn.cpu import inference, loops
 from pochade.nn.cpu.vectors import LANES
@@ -125,6 +125,23 @@ def test_text(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -
     x, tokens = noise(2, 37, 2 * width, dtype=dtype), noise(2, 9, 2 * width, dtype=dtype, seed=2)
     mask = torch.arange(9) < torch.tensor([[9], [0]])  # one row without a real token
     check(lambda: attention(x, attention.context(tokens, mask)), ["text_state", "read_state"], monkeypatch)
+
+
+@every_type
+@pytest.mark.parametrize("width", [5, 32])
+@pytest.mark.parametrize(("tokens", "others"), [(1, 1), (LANES + 3, 9), (37, 270)])
+def test_attention(tokens: int, others: int, width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    q = 3 * noise(2, tokens, 3, width, dtype=dtype).transpose(1, 2)
+    k, v = noise(2, others, 6 * width, dtype=dtype, seed=2).chunk(2, dim=2)
+    key, value = split_heads(k, 3), split_heads(v, 3)
+    late = torch.arange(others) >= torch.tensor([[0], [others - 1]])  # all but the last are hidden in the second row
+    for mask in (None, late):
+        check(lambda mask=mask: softmax_attention(q, key, value, mask), ["attention"], monkeypatch)
+        monkeypatch.undo()
+    shared = k[..., :width], v[..., :width]
+    check(lambda: multi_query_attention(q.transpose(1, 2), *shared), ["attention"], monkeypatch)
+    each = noise(2, tokens, others, dtype=dtype) > 0
+    check(lambda: softmax_attention(q, key, value, each | late[:, None]), [], monkeypatch)
 
 
 @every_type

@@ -252,6 +252,21 @@ def read_state(query: Tensor, weight: Tensor, state: Tensor, gate: Tensor) -> Te
     return y
 
 
+def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention with the heads joined: q [B, heads, N, d], k and v [B, heads, M, d], mask [B, M] bool, at least
+    one True a row (None: all True) -> [B, N, heads d]."""
+    loops, threads = _compiled()
+    q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
+    batch, heads, rows, width = q.shape
+    y = q.new_empty(batch, rows, heads, width)
+    real = None if mask is None else mask.contiguous()
+    sizes = heads, rows, k.shape[2], width, real is not None, 0 if real is None else real.data_ptr()
+    strides = tuple(t.stride()[:3] for t in (q, k, v, y.transpose(1, 2)))
+    units, work = batch * heads * -(-rows // loops.LANES), 0.03 * q.numel() * k.shape[2]
+    threads.run(loops.attention, (q, k, v, y), (sizes, strides), units, work)
+    return y.flatten(2)
+
+
 def _even(x: Tensor) -> Tensor:
     """x [B, N, D], or a copy, with the numbers of a token side by side and tokens as far apart as samples need."""
     even = x.stride(2) == 1 and (x.shape[0] == 1 or x.stride(0) == x.shape[1] * x.stride(1))
@@ -267,4 +282,5 @@ def compile_ahead() -> None:
     path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
     gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
     gated_norm(modulated_norm(x, x, x), two, None, head_norm(x, two))
+    attention(x[None], x[None], x[None])
     read_state(x, two, text_state(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), two), x)

@@ -32,6 +32,10 @@ from pochade.nn.cpu.vectors import (
 
 TILE = 16
 """Tokens that a unit of hyper-connections has at once: their numbers stay in the nearest cache."""
+KEYS = 128
+"""Of attention that a block of rows has at once."""
+_LOWEST = -1e30
+"""No score is lower; infinity less infinity is no number."""
 
 
 @compiled(**EXACT)
@@ -376,3 +380,87 @@ def read_state(addresses, zero, sizes, first, last):
                         sum_ = sum_ + fill(shares[c]) * load_part(state, of_state + c * width + d, size, part)
                     opened = sigmoid(load_part(gate, at + d, size, part), zero)
                     store_part(y, at + d, size, spare, sum_ * over * opened)
+
+
+@compiled(**EXACT)
+def attention(addresses, zero, sizes, strides, first, last):
+    q, k, v, y = pointers(addresses, zero)
+    heads, rows, keys, width, masked, mask_address = sizes
+    real, hidden = pointers((mask_address,), np.uint8(0))[0], fill(number(-np.inf, zero))
+    of_q, of_k, of_v, of_y = strides
+    turned, summed, scores = zeros(width, zero), zeros(width, zero), zeros(min(keys, KEYS), zero)
+    blocks, scale = (rows + LANES - 1) // LANES, number(1, zero) / math.sqrt(number(width, zero))
+    nothing, step = fill(zero), of_k[2]
+    for unit in range(first, last):
+        i, r = divmod(unit, heads * blocks)
+        head, block = divmod(r, blocks)
+        n0 = block * LANES
+        size = min(LANES, rows - n0)
+        if size < LANES:
+            turned[:] = 0
+        for row in range(size):
+            at = i * of_q[0] + head * of_q[1] + (n0 + row) * of_q[2]
+            for d in range(width):
+                turned[d * LANES + row] = q[at + d] * scale
+        summed[:] = 0
+        most, total = fill(number(_LOWEST, zero)), nothing
+        for begin in range(0, keys, KEYS):
+            count, before = min(KEYS, keys - begin), most
+            quads = count // 4 * 4
+            for j in range(0, quads, 4):
+                at = i * of_k[0] + head * of_k[1] + (begin + j) * step
+                a, b, c, e = nothing, nothing, nothing, nothing
+                for d in range(width):
+                    query = load(turned, d * LANES)
+                    a = a + fill(k[at + d]) * query
+                    b = b + fill(k[at + step + d]) * query
+                    c = c + fill(k[at + 2 * step + d]) * query
+                    e = e + fill(k[at + 3 * step + d]) * query
+                if masked:
+                    of_mask = i * keys + begin + j
+                    a = a if real[of_mask] else hidden
+                    b = b if real[of_mask + 1] else hidden
+                    c = c if real[of_mask + 2] else hidden
+                    e = e if real[of_mask + 3] else hidden
+                store(scores, j * LANES, a)
+                store(scores, (j + 1) * LANES, b)
+                store(scores, (j + 2) * LANES, c)
+                store(scores, (j + 3) * LANES, e)
+                most = larger(larger(larger(a, b), larger(c, e)), most)
+            for j in range(quads, count):
+                at, a = i * of_k[0] + head * of_k[1] + (begin + j) * step, nothing
+                for d in range(width):
+                    a = a + fill(k[at + d]) * load(turned, d * LANES)
+                if masked and not real[i * keys + begin + j]:
+                    a = hidden
+                store(scores, j * LANES, a)
+                most = larger(a, most)
+            if begin:
+                fade = exp(before - most)
+                total = total * fade
+                for d in range(width):
+                    store(summed, d * LANES, load(summed, d * LANES) * fade)
+            for j in range(count):
+                share = exp(load(scores, j * LANES) - most)
+                total = total + share
+                store(scores, j * LANES, share)
+            for j in range(0, quads, 4):
+                at = i * of_v[0] + head * of_v[1] + (begin + j) * of_v[2]
+                a, b = load(scores, j * LANES), load(scores, (j + 1) * LANES)
+                c, e = load(scores, (j + 2) * LANES), load(scores, (j + 3) * LANES)
+                for d in range(width):
+                    sum_ = load(summed, d * LANES) + fill(v[at + d]) * a
+                    sum_ = sum_ + fill(v[at + of_v[2] + d]) * b
+                    sum_ = sum_ + fill(v[at + 2 * of_v[2] + d]) * c
+                    store(summed, d * LANES, sum_ + fill(v[at + 3 * of_v[2] + d]) * e)
+            for j in range(quads, count):
+                at, a = i * of_v[0] + head * of_v[1] + (begin + j) * of_v[2], load(scores, j * LANES)
+                for d in range(width):
+                    store(summed, d * LANES, load(summed, d * LANES) + fill(v[at + d]) * a)
+        over = fill(number(1, zero)) / total
+        for d in range(width):
+            store(summed, d * LANES, load(summed, d * LANES) * over)
+        for row in range(size):
+            at = i * of_y[0] + head * of_y[1] + (n0 + row) * of_y[2]
+            for d in range(width):
+                y[at + d] = summed[d * LANES + row]
