@@ -100,7 +100,7 @@ class Selection(nn.Module):
     def scan(self, x: Tensor, selection: Tensor) -> Tensor:
         """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
         if self.groups == 1 and self.widen is None and inference.serves(x, self.dt_bias):
-            return self.along(x, selection, kept_orders(DIRECTIONS[:1], 1, x.shape[1]))
+            return self.along(x, selection, kept_orders(DIRECTIONS[:1], 1, x.shape[1])[0])
         return selective_scan(x, *self.inputs(selection), self.D)
 
     def scan_both(self, x: Tensor, selection: Tensor) -> Tensor:
@@ -184,7 +184,7 @@ class FourDirectionScan(nn.Module):
         served = self.selection.widen is None and inference.serves(x, self.norm.weight)
         if served and self.local.bias is not None:
             x = inference.depthwise(x, self.local.weight, self.local.bias, height, width, silu=True)
-            order = kept_orders(DIRECTIONS[: self.directions : 2], height, width)
+            order, _ = kept_orders(DIRECTIONS[: self.directions : 2], height, width)
             y = self.selection.along(x, self.selection(x), order, self.directions)
             return self.out(inference.gated_norm(y, self.norm.weight, self.norm.bias, gate, x))
         x = F.silu(self.local(x, height, width))

@@ -64,10 +64,11 @@ def scan_order(name: str, height: int, width: int, *, device: torch.device | str
 
 
 @functools.lru_cache(maxsize=64)
-def kept_orders(names: Sequence[str], height: int, width: int) -> Tensor:
-    """``scan_order`` of each name, [names, H W] on the CPU, computed once; not to be written to."""
+def kept_orders(names: Sequence[str], height: int, width: int) -> tuple[Tensor, Tensor]:
+    """``scan_order`` of each name and the inverses, both [names, H W] on the CPU, computed once; not to be changed."""
     with torch.inference_mode(False):
-        return torch.stack([scan_order(name, height, width) for name in names])
+        orders = [scan_order(name, height, width) for name in names]
+        return torch.stack(orders), torch.stack([inverse_order(order) for order in orders])
 
 
 def inverse_order(order: Tensor) -> Tensor:

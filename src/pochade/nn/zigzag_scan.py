@@ -55,6 +55,9 @@ class ZigzagScan(nn.Module):
 
     def orders(self, height: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
         """The path over an H x W grid and the way back to raster order, both [H W]."""
+        if inference.serves(self.norm):
+            order, inverse = kept_orders((self.path,), height, width)
+            return order[0], inverse[0]
         order = scan_order(self.path, height, width, device=device)
         return order, inverse_order(order)
 
@@ -68,7 +71,7 @@ class ZigzagScan(nn.Module):
         x, gate = self.inner(u).chunk(2, dim=-1)
         x = F.silu(x)
         if self.selection.widen is None and inference.serves(x, self.norm):
-            order = kept_orders((self.path,), height, width)
+            order, _ = kept_orders((self.path,), height, width)
             y = self.selection.along(x, self.selection(u), order)
             if self.local is not None and self.local.bias is not None:
                 y = inference.depthwise(x, self.local.weight, self.local.bias, height, width, onto=y)

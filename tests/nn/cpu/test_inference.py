@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 pytest.importorskip("numba")
 
+from pochade.denoisers.lira.reasoning import ReasoningLoop
 from pochade.nn.attention import HeadNorm, LinearCrossAttention, multi_query_attention, softmax_attention, split_heads
 from pochade.nn.convolution import DepthwiseConv
 from pochade.nn.cpu import inference, loops
@@ -25,12 +26,12 @@ GRIDS = ((1, 1), (3, 5), (9, 8))
 WIDTHS = (6, LANES, LANES + 2)
 
 
-def stirred(module: nn.Module, dtype: torch.dtype) -> Any:
+def stirred(module: nn.Module, dtype: torch.dtype, by: float = 0.3) -> Any:
     """The module as after some training: no parameter has its first value."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in module.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
+            parameter.add_(by * torch.randn(parameter.shape, generator=generator))
     return module.to(dtype)
 
 
@@ -142,6 +143,14 @@ def test_attention(tokens: int, others: int, width: int, dtype: torch.dtype, mon
     check(lambda: multi_query_attention(q.transpose(1, 2), *shared), ["attention"], monkeypatch)
     each = noise(2, tokens, others, dtype=dtype) > 0
     check(lambda: softmax_attention(q, key, value, each | late[:, None]), [], monkeypatch)
+
+
+@every_type
+@pytest.mark.parametrize("width", WIDTHS)
+def test_a_step_of_the_reasoning_loop(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    loop = stirred(ReasoningLoop(6, width, 3, "scalar", 4, 0.8, 4.0, halting=True), dtype, 0.05)
+    x, r = noise(2, 37, width, dtype=dtype), noise(2, width, dtype=dtype, seed=2)
+    check(lambda: loop.step(x, r), ["path_scan", "normed_mean"], monkeypatch)
 
 
 @every_type

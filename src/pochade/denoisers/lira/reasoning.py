@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.cpu import inference
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay, Selection
 from pochade.nn.linear import Linear
@@ -87,8 +88,7 @@ class ReasoningLoop(nn.Module):
         shift, scale = self.modulate(r).unsqueeze(1).chunk(2, dim=-1)
         x, gate = self.inner(torch.addcmul(shift, tokens, 1 + scale)).chunk(2, dim=-1)
         x = F.silu(x)
-        found = (self.selection.scan(x, self.selection(x)) * F.silu(gate)).mean(1)
-        u = self.candidate(rms_norm(found))
+        u = self.candidate(_normed_mean(self.selection.scan(x, self.selection(x)), gate))
         return torch.lerp(u, r, torch.sigmoid(self.keep(torch.cat((r, u), -1))))
 
     def _halting(self, r: Tensor, step: int, last: bool) -> Tensor:
@@ -142,3 +142,10 @@ class ReasoningLoop(nn.Module):
         k = torch.arange(rest + 1, device=p.device, dtype=p.dtype)
         prior = k * math.log1p(-self.prior) + (k < rest).to(p) * math.log(self.prior)
         return (p * (p.clamp(min=1e-20).log() - prior)).sum(-1)
+
+
+def _normed_mean(y: Tensor, gate: Tensor) -> Tensor:
+    """The mean over the tokens of y SiLU(gate), both [B, N, R], root-mean-square normed: [B, R]."""
+    if inference.serves(y, gate):
+        return inference.normed_mean(y, gate)
+    return rms_norm((y * F.silu(gate)).mean(1))

@@ -1,3 +1,5 @@
+# What torch says of its dispatch has no types.
+# pyright: reportUnknownMemberType=false
 """Parts of networks that a CPU computes in one compiled loop each where no gradient is wanted.
 
 A step of a small network on few tokens takes as long as its operators are many: what a composition of torch operators
@@ -25,6 +27,7 @@ def _compiled() -> tuple[Any, Any]:
     return importlib.import_module("pochade.nn.cpu.loops"), importlib.import_module("pochade.nn.cpu.threads").threads
 
 
+_torch: Any = torch._C
 _exact: ContextVar[bool] = ContextVar("exact", default=False)
 
 
@@ -45,16 +48,16 @@ def serves(x: Tensor, *weights: Tensor) -> bool:
     type, float32 or float64, on a CPU with Numba."""
     return (
         not torch.is_grad_enabled()
-        and type(x) is Tensor
+        and all(type(one) in (Tensor, nn.Parameter) for one in (x, *weights))
         and x.dtype in (torch.float32, torch.float64)
         and x.device.type == "cpu"
-        and all(type(one) in (nn.Parameter, Tensor) and one.dtype == x.dtype for one in weights)
+        and all(one.dtype == x.dtype for one in weights)
         and x.numel() > 0
         and not torch.compiler.is_compiling()
         and not _exact.get()
         and not torch.is_autocast_enabled("cpu")
-        and not torch._C._len_torch_dispatch_stack()  # pyright: ignore[reportPrivateUsage]  # counts of operations, fakes
-        and not torch._C._functorch.is_functorch_wrapped_tensor(x)  # pyright: ignore[reportPrivateUsage]
+        and not _torch._len_torch_dispatch_stack()  # what counts operations, tensors without values
+        and not _torch._functorch.is_functorch_wrapped_tensor(x)
         and forward_ad.unpack_dual(x).tangent is None
         and backend("cpu") == "numba"
     )
@@ -205,6 +208,17 @@ def gated_norm(y: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, x: 
     return out
 
 
+def normed_mean(y: Tensor, gate: Tensor) -> Tensor:
+    """The mean over the tokens of y SiLU(gate), both [B, N, E], divided by its root mean square: [B, E]."""
+    loops, threads = _compiled()
+    y, gate = y.contiguous(), _even(gate)
+    batch, tokens, width = y.shape
+    mean = y.new_empty(batch, width)
+    sizes = tokens, width, gate.stride(1)
+    threads.run(loops.normed_mean, (y, gate, mean), (sizes,), batch, 0.3 * y.numel())
+    return mean
+
+
 def head_norm(x: Tensor, weight: Tensor) -> Tensor:
     """Root-mean-square norm of x [B, N, heads, d] or [B, N, d] over its last axis, scaled by ``weight`` [d]."""
     loops, threads = _compiled()
@@ -281,6 +295,7 @@ def compile_ahead() -> None:
     hyper_write(x[None], connections, read)
     path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
     gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
+    normed_mean(x, x)
     gated_norm(modulated_norm(x, x, x), two, None, head_norm(x, two))
     attention(x[None], x[None], x[None])
     read_state(x, two, text_state(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), two), x)

@@ -298,6 +298,29 @@ def rms_norm(addresses, zero, sizes, first, last):
 
 
 @compiled(**EXACT)
+def normed_mean(addresses, zero, sizes, first, last):
+    y, gate, mean = pointers(addresses, zero)
+    tokens, width, of_gate = sizes
+    part, spare = zeros(1, zero), zeros(1, zero)
+    for i in range(first, last):
+        squares = fill(zero)
+        store(part, 0, squares)
+        for d in range(0, width, LANES):
+            size, total = min(LANES, width - d), fill(zero)
+            for row in range(i * tokens, (i + 1) * tokens):
+                given = load_part(gate, row * of_gate + d, size, part)
+                total = total + load_part(y, row * width + d, size, spare) * given * sigmoid(given, zero)
+            total = total * fill(number(1, zero) / number(tokens, zero))
+            squares = squares + total * total
+            store_part(mean, i * width + d, size, spare, total)
+            store(spare, 0, fill(zero))
+        square = totals(squares, fill(zero))[0] / number(width, zero)
+        factor = number(1, zero) / math.sqrt(square + number(1e-6, zero))
+        for d in range(i * width, (i + 1) * width):
+            mean[d] *= factor
+
+
+@compiled(**EXACT)
 def text_state(addresses, zero, sizes, first, last):
     keys, values, weight, state = pointers(addresses, zero)
     tokens, heads, width, of_token, mask_address = sizes
