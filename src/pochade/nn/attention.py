@@ -61,8 +61,6 @@ class HeadNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(head_dim))
 
     def forward(self, x: Tensor) -> Tensor:
-        if inference.serves(x, self.weight):
-            return inference.head_norm(x, self.weight)
         return rms_norm(x, self.weight)
 
 

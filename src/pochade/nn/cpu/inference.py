@@ -219,18 +219,6 @@ def normed_mean(y: Tensor, gate: Tensor) -> Tensor:
     return mean
 
 
-def head_norm(x: Tensor, weight: Tensor) -> Tensor:
-    """Root-mean-square norm of x [B, N, heads, d] or [B, N, d] over its last axis, scaled by ``weight`` [d]."""
-    loops, threads = _compiled()
-    width, heads = x.shape[-1], x.shape[2] if x.ndim == 4 else 1
-    tokens = _even(x.flatten(2))
-    y = x.new_empty(x.shape)
-    rows = x.shape[0] * x.shape[1]
-    units = -(-rows // loops.TILE)
-    threads.run(loops.rms_norm, (tokens, weight, y), ((rows, heads, width, tokens.stride(1)),), units, 0.2 * x.numel())
-    return y
-
-
 def text_state(key_value: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     """softmax_M(K)^T V of keys, normed in each head, and values of text tokens (1812.01243).
 
@@ -296,6 +284,6 @@ def compile_ahead() -> None:
     path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
     gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
     normed_mean(x, x)
-    gated_norm(modulated_norm(x, x, x), two, None, head_norm(x, two))
+    gated_norm(modulated_norm(x, x, x), two, None, x)
     attention(x[None], x[None], x[None])
     read_state(x, two, text_state(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), two), x)

@@ -276,28 +276,6 @@ def _moments(x, at, width, part, zero):
 
 
 @compiled(**EXACT)
-def rms_norm(addresses, zero, sizes, first, last):
-    x, weight, y = pointers(addresses, zero)
-    rows, heads, width, of_x = sizes
-    part, spare = zeros(1, zero), zeros(1, zero)
-    nothing, eps = fill(zero), number(1e-6, zero)
-    for unit in range(first, last):
-        for row in range(unit * TILE, min(rows, (unit + 1) * TILE)):
-            for head in range(heads):
-                at, squares = row * of_x + head * width, nothing
-                for d in range(0, width, LANES):
-                    given = load_part(x, at + d, min(LANES, width - d), part)
-                    squares = squares + given * given
-                factor = number(1, zero) / math.sqrt(totals(squares, nothing)[0] / number(width, zero) + eps)
-                for d in range(0, width, LANES):
-                    size = min(LANES, width - d)
-                    normed = load_part(x, at + d, size, part) * fill(factor)
-                    scaled = normed * load_part(weight, d, size, part)
-                    store_part(y, (row * heads + head) * width + d, size, spare, scaled)
-                store(part, 0, nothing)
-
-
-@compiled(**EXACT)
 def normed_mean(addresses, zero, sizes, first, last):
     y, gate, mean = pointers(addresses, zero)
     tokens, width, of_gate = sizes
