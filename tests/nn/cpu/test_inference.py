@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 pytest.importorskip("numba")
 
+from pochade.denoisers.lira import LiRADenoiser
 from pochade.denoisers.lira.reasoning import ReasoningLoop
+from pochade.denoisers.microforge import MicroForgeDenoiser
 from pochade.nn.attention import LinearCrossAttention, multi_query_attention, softmax_attention, split_heads
 from pochade.nn.convolution import DepthwiseConv
 from pochade.nn.cpu import inference, loops
@@ -21,9 +23,15 @@ from pochade.nn.modulation import modulated_norm
 from pochade.nn.scan import use_backend
 from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.training.costs import OperationCounter
+from pochade.types import Conditioning
 
 GRIDS = ((1, 1), (3, 5), (9, 8))
 WIDTHS = (6, LANES, LANES + 2)
+
+
+@pytest.fixture(autouse=True)
+def _seed() -> None:
+    torch.manual_seed(0)
 
 
 def stirred(module: nn.Module, dtype: torch.dtype, by: float = 0.3) -> Any:
@@ -39,8 +47,11 @@ def noise(*shape: int, dtype: torch.dtype, seed: int = 1) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64).to(dtype)
 
 
-def check(function: Callable[[], Tensor], wanted: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values with and without gradients, and that those without came from ``wanted``."""
+def check(
+    function: Callable[[], Tensor], wanted: list[str], monkeypatch: pytest.MonkeyPatch, *, alone: bool = True
+) -> None:
+    """Values with and without gradients, of a part of a network ``alone`` or of a network, and that those without came
+    from ``wanted``."""
     composed, called = function().detach(), list[str]()
     for name in set(wanted):
         own = getattr(inference, name)
@@ -51,11 +62,11 @@ def check(function: Callable[[], Tensor], wanted: list[str], monkeypatch: pytest
 
         monkeypatch.setattr(inference, name, called_by)
     with torch.no_grad():
-        found = function()
+        found = inference.by_loops(function)() if alone else function()
     assert called == wanted
     assert found.shape == composed.shape
     scale = float(composed.abs().max())
-    tolerance = 1e-12 if found.dtype == torch.float64 else 2e-6
+    tolerance = 1e-12 if found.dtype == torch.float64 else 5e-6
     torch.testing.assert_close(found / scale, composed / scale, rtol=0, atol=tolerance)
 
 
@@ -156,6 +167,25 @@ def test_one_scan(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     check(lambda: module.scan(x, module(u)), ["path_scan"], monkeypatch)
 
 
+LIRA = {"dim": 16, "blocks": 2, "hidden": 24, "fusion_every": 2, "reasoning_steps": 2}
+MICROFORGE = {"dim": 32, "blocks": 2, "inner": 48, "attention_every": 2}
+
+
+@pytest.mark.parametrize(("family", "sizes", "scans"), [(LiRADenoiser, LIRA, 4), (MicroForgeDenoiser, MICROFORGE, 2)])
+def test_networks_with_scans(family: Any, sizes: dict[str, Any], scans: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = family(latent_channels=3, sample_size=4, patch_size=1, heads=2, text_dim=10, **sizes)
+    network = stirred(network, torch.float64, 0.1).eval()
+    z, tokens = noise(2, 3, 4, 6, dtype=torch.float64), noise(2, 5, 10, dtype=torch.float64, seed=2)
+    given = (
+        z,
+        torch.tensor([0.3, 0.7], dtype=torch.float64),
+        Conditioning(tokens=tokens, mask=torch.ones(2, 5, dtype=torch.bool)),
+    )
+    check(lambda: network(*given).velocity, ["path_scan"] * scans, monkeypatch, alone=False)
+
+
+@torch.no_grad()
+@inference.by_loops
 def test_nothing_is_left_to_compile_after_compiling_ahead() -> None:
     inference.compile_ahead()
     each = [loop for loop in vars(loops).values() if hasattr(loop, "signatures") and loop.__module__ == loops.__name__]
@@ -177,9 +207,19 @@ def test_nothing_is_left_to_compile_after_compiling_ahead() -> None:
 class TestWhatServes:
     x = torch.randn(2, 5)
 
+    def test_networks_that_want_it_alone(self) -> None:
+        with torch.no_grad():
+            assert not inference.serves(self.x)
+            assert inference.by_loops(inference.serves)(self.x)
+            assert not inference.serves(self.x)
+        assert not inference.by_loops(inference.serves)(self.x)
+
+    @torch.no_grad()
+    @inference.by_loops
     def test_values_alone_of_plain_tensors(self) -> None:
         x, weight = self.x, nn.Parameter(torch.ones(5))
-        assert not inference.serves(x, weight)
+        with torch.enable_grad():
+            assert not inference.serves(x, weight)
         with torch.no_grad():
             assert inference.serves(x, weight)
             assert inference.serves(x.double())
@@ -191,10 +231,9 @@ class TestWhatServes:
                 assert not inference.serves(x)
             with use_backend("torch"):
                 assert not inference.serves(x)
-        with inference.exact_without_gradient():
-            assert not inference.serves(x)
-            assert not (x * weight).requires_grad
 
+    @torch.no_grad()
+    @inference.by_loops
     @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, for forward gradients
     def test_what_looks_into_operators_sees_them(self) -> None:
         served: list[bool] = []

@@ -34,7 +34,6 @@ from pochade.denoisers.iris.prelude import ControlInput, PreludeBlock
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, WindowAttention, scaled_init
 from pochade.nn.convolution import PatchEmbedding
-from pochade.nn.cpu.inference import exact_without_gradient
 from pochade.nn.feedforward import FeedForward, GatedFeedForward
 from pochade.nn.keyed_random import keyed_truncated_normal, row_keys
 from pochade.nn.linear import Linear
@@ -317,7 +316,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         previous, raw = s, s
         for i, iteration in enumerate(self.core.iteration(iterations).unbind()):
             cut = torch.is_grad_enabled() and i < iterations - self.config.gradient_iterations
-            with exact_without_gradient() if cut else nullcontext():
+            with torch.no_grad() if cut else nullcontext():
                 previous = s
                 s, raw = self.core(s, given, iteration)
         last, before, raw = s.detach().float(), previous.detach().float(), raw.detach().float()

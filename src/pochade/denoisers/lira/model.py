@@ -29,6 +29,7 @@ from pochade.denoisers.inputs import (
 from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, LinearCrossAttention, SpatialMixer, scaled_init
+from pochade.nn.cpu import inference
 from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import Decay, FourDirectionScan
 from pochade.nn.hyper_connections import HyperConnection, collapse, expand
@@ -305,6 +306,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         if not LEAST_STEPS <= depth <= MAX_DEPTH:
             raise PochadeError(f"depth: {depth} given, allowed are {LEAST_STEPS} to {MAX_DEPTH} reasoning steps")
 
+    @inference.by_loops
     def forward(
         self,
         latents: Tensor,

@@ -6,7 +6,6 @@ added to the input through a projection that starts at zero, so the same core ed
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
@@ -27,7 +26,6 @@ from pochade.denoisers.inputs import (
 )
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MixerKind, SpatialMixer, scaled_init
-from pochade.nn.cpu.inference import exact_without_gradient
 from pochade.nn.feedforward import GatedFeedForward
 from pochade.nn.linear import Linear
 from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
@@ -266,8 +264,8 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         h = x.view_as(x)  # a use of x apart, so that its gradients add up in the order of the recursions
         full: bool = self.config.gradient == "full"
         for recursion in range(recursions):
-            cut = torch.is_grad_enabled() and not full and recursion < recursions - 1
-            with exact_without_gradient() if cut else nullcontext():
+            last = recursion == recursions - 1
+            with torch.set_grad_enabled(torch.is_grad_enabled() and (last or full)):
                 h = h + x if recursion else h
                 for block, modulation, context in prepared:
                     h = block(h, modulation, context, mask, grid)

@@ -37,6 +37,7 @@ from pochade.denoisers.microforge.planner import (
 )
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, MultiQueryAttention, SpatialMixer, scaled_init
+from pochade.nn.cpu import inference
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay
 from pochade.nn.image_prompt import ImagePromptAttention
@@ -353,6 +354,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             return self.modulations(embedding)
         return tuple(each(embedding) for each in self.modulations)
 
+    @inference.by_loops
     def forward(
         self,
         latents: Tensor,

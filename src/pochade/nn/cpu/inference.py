@@ -4,15 +4,15 @@
 
 A step of a small network on few tokens takes as long as its operators are many: what a composition of torch operators
 computes in twenty calls is one call here. Training, compiled and exported graphs, autocast, other devices and other
-types keep the composition, which is also what tests compare with. Axis letters: pochade.types.
+types, and networks without scans, keep the composition, which is also what tests compare with. Axis letters:
+pochade.types.
 """
 
 import functools
 import importlib
-from collections.abc import Generator
-from contextlib import contextmanager
+from collections.abc import Callable
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -27,25 +27,35 @@ def _compiled() -> tuple[Any, Any]:
     return importlib.import_module("pochade.nn.cpu.loops"), importlib.import_module("pochade.nn.cpu.threads").threads
 
 
+P = ParamSpec("P")
+R = TypeVar("R")
+
 _torch: Any = torch._C
-_exact: ContextVar[bool] = ContextVar("exact", default=False)
+_within: ContextVar[bool] = ContextVar("within", default=False)
 
 
-@contextmanager
-def exact_without_gradient() -> Generator[None]:
-    """``torch.no_grad`` within which values are, to the last bit, what they are with gradients: of a part of a training
-    step that none goes through."""
-    before = _exact.set(True)
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        _exact.reset(before)
+def by_loops(forward: Callable[P, R]) -> Callable[P, R]:
+    """Decorates the forward pass of a network with scans: what `serves` finds within it is computed by loops.
+
+    Others would load Numba for these loops alone, which takes longer than they save in a picture.
+    """
+
+    @functools.wraps(forward)
+    def decorated(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return forward(*args, **kwargs)
+        before = _within.set(True)
+        try:
+            return forward(*args, **kwargs)
+        finally:
+            _within.reset(before)
+
+    return decorated
 
 
 def serves(x: Tensor, *weights: Tensor) -> bool:
     """Whether the functions below compute what is wanted of x and ``weights``: values alone, of plain tensors of one
-    type, float32 or float64, on a CPU with Numba."""
+    type, float32 or float64, on a CPU with Numba, in a network that is ``by_loops``."""
     return (
         not torch.is_grad_enabled()
         and all(type(one) in (Tensor, nn.Parameter) for one in (x, *weights))
@@ -54,7 +64,7 @@ def serves(x: Tensor, *weights: Tensor) -> bool:
         and all(one.dtype == x.dtype for one in weights)
         and x.numel() > 0
         and not torch.compiler.is_compiling()
-        and not _exact.get()
+        and _within.get()
         and not torch.is_autocast_enabled("cpu")
         and not _torch._len_torch_dispatch_stack()  # what counts operations, tensors without values
         and not _torch._functorch.is_functorch_wrapped_tensor(x)
