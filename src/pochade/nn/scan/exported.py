@@ -135,14 +135,8 @@ def _scan(value: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | 
         return torch.unflatten(t.flatten(0, 1), 3, (count, size)).permute(0, 3, 1, 2, 4).flatten(1, 2)
 
     key, query = in_chunks(reads), in_chunks(writes)
-    scores = torch.unflatten(query.mT @ key, 1, (count, ways))  # of a token (row) that finds another (column)
-    scores = torch.where(finds > 0, *scores.unbind(2)) if ways > 1 else scores[:, :, 0] * finds
     decay = (logs @ inside).exp().reshape(-1, heads // groups, count * size * size)
-    weights = (decay * scores.reshape(-1, 1, count * size * size)).reshape(-1, heads * count, size, size)
-    if ways > 1:  # what a token finds of itself on the way back
-        itself = torch.unflatten((key * query).sum(2), 1, (count, ways))[:, :, 1].flatten(1)[:, None]
-        itself = itself * dt[:, :, 1].flatten(0, 1)
-        weights = weights + itself.reshape(-1, heads * count, size, 1) * own
+    weights = _weights(decay, key, query, dt, finds, own)
     y = weights @ value
     if count == 1 and ways > 1:  # there are no states to find
         return _joined(y, heads, tokens, front), None
@@ -168,6 +162,20 @@ def _scan(value: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | 
     last = 0 if reverse[0] else count - 1
     final = whole[:, :, 0, last, None].exp() * before[:, :, last] + added[:, :, last]
     return y, _States(*(torch.unflatten(t, -1, (-1, value.shape[3])) for t in (before, final)))
+
+
+def _weights(decay: Tensor, key: Tensor, query: Tensor, dt: Tensor, finds: Tensor, own: Tensor) -> Tensor:
+    """Of what a token (row) of a chunk finds of each other, for ``decay`` [B G, R, K Q Q]: [B, H K, Q, Q]."""
+    ways, heads, size = dt.shape[2], dt.shape[1] * dt.shape[3], own.shape[0]
+    forth, *back = torch.unflatten(query.mT @ key, 1, (-1, ways)).unbind(2)
+    scores = torch.where(finds > 0, forth, back[0]) if back else forth * finds
+    weights = (decay * scores.flatten(1).unsqueeze(1)).reshape(-1, heads * scores.shape[1], size, size)
+    if not back:
+        return weights
+    # What a token finds of itself on the way back.
+    itself = torch.unflatten((key * query).sum(2), 1, (-1, ways))[:, :, 1].flatten(1).unsqueeze(1)
+    itself = itself * dt[:, :, 1].flatten(0, 1)
+    return weights + itself.reshape(-1, heads * scores.shape[1], size, 1) * own
 
 
 def _joined(y: Tensor, heads: int, tokens: int, front: bool) -> Tensor:
