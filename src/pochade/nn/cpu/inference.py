@@ -30,7 +30,7 @@ def _compiled() -> tuple[Any, Any]:
 P = ParamSpec("P")
 R = TypeVar("R")
 
-_torch: Any = torch._C
+_torch: Any = torch._C  # pyright: ignore[reportPrivateUsage]
 _within: ContextVar[bool] = ContextVar("within", default=False)
 
 
