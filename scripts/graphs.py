@@ -9,7 +9,6 @@ from pochade.export.bundle import export_bundle, model_facts
 from pochade.export.formats.linked import Linked
 from pochade.files import remove_folder
 from pochade.pipelines import hub
-from pochade.pipelines.budget import read_quality
 from pochade.pipelines.linked import FOLDER
 from pochade.pipelines.run_request import open_pipeline
 
@@ -24,9 +23,7 @@ def main() -> None:
         place = folder / FOLDER
         if place.is_dir():
             remove_folder(place)
-        manifest = export_bundle(
-            pipe, place, model_facts(name, folder), form=Linked(folder), quality=read_quality(folder)
-        )
+        manifest = export_bundle(pipe, place, model_facts(name, folder), form=Linked(folder))
         print(name, f"{sum(file.bytes for file in manifest.files.values()) / 1e6:.1f} MB", flush=True)
 
 

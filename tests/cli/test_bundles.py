@@ -80,7 +80,7 @@ def graphs(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         with pytest.raises(SystemExit, match="0"):
             main(["export", str(toy_editor_folder)])
-        yield linked.kept(toy_editor_folder, hub.model_sha256(toy_editor_folder))
+        yield linked.kept(hub.model_sha256(toy_editor_folder))
 
 
 def test_graphs_of_a_model_stand_in_for_it(
@@ -130,7 +130,6 @@ def test_graphs_of_a_model_stand_in_for_it(
             ("a hat", "--inpaint", "clear.png", "--mask", "alpha"),
             3,
         ),
-        (("upscale", "in.png"), ("--upscale", "in.png"), 2),
     ],
 )
 def test_edits_by_graphs_are_those_of_pochade_run(
@@ -165,7 +164,8 @@ def test_edits_by_graphs_are_those_of_pochade_run(
         )
     recipe = read_recipe("made.png")
     assert recipe == {name: value for name, value in made.items() if name not in ("file", "compare")}
-    assert (recipe["model"], recipe["source"]) == (str(toy_editor_folder), command[1])
+    assert (recipe["model"], recipe["source"], recipe["device"]) == (str(toy_editor_folder), command[1], "cpu")
+    assert recipe["bundle_sha256"] == sha256(graphs / "manifest.json")
     without_torch(command[0], "--like", "made.png", "-o", "again.png")
     assert Path("again.png").read_bytes() == Path("made.png").read_bytes()
 
@@ -182,15 +182,30 @@ def test_what_graphs_cannot_is_for_pytorch(
 
     assert found([first], usual) == graphs
     assert found([first], usual | {"size": "64"}) is None
-    assert found([replace(first, repeats={"model": first.sha256["model"]})], usual) is None
-    assert found([replace(first, repeats={"bundle": sha256(graphs / "manifest.json")})], usual) == graphs
+    weights = {"model": first.sha256["model"]}
+    own = weights | {"bundle": sha256(graphs / "manifest.json")}
+    assert found([replace(first, repeats=weights)], usual) is None, "PyTorch made it"
+    assert found([replace(first, repeats=own)], usual) == graphs
+    assert found([replace(first, repeats={"model": "0" * 64})], usual) == graphs, "another model made it"
     assert found([replace(first, sha256={"model": "0" * 64})], usual) is None
     monkeypatch.setattr(bundles, "may_have_accelerator", lambda: True)
     assert found([first] * 17, usual) == graphs
     assert found([first] * 17, {"device": "auto"}) is None
+    assert found([replace(first, repeats=own)] * 17, {"device": "auto"}) == graphs
     assert found([first] * 16, {"device": None}) == graphs
+    table, kept = graphs / "denoiser.weights.json", (graphs / "denoiser.weights.json").read_bytes()
+    table.write_bytes(kept[::-1])
+    assert found([first], usual) is None, "damaged"
+    table.write_bytes(kept)
     monkeypatch.setattr(bundles, "find_spec", lambda _: None)  # no ONNX Runtime
     assert found([first], usual) is None
+
+
+def test_damaged_graphs_are_made_again(graphs: Path, toy_editor_folder: Path, capsys: object) -> None:
+    manifest = (graphs / "manifest.json").read_bytes()
+    (graphs / "decoder.onnx").unlink()
+    assert cli(capsys, "export", str(toy_editor_folder)).out.strip() == str(graphs)
+    assert (graphs / "manifest.json").read_bytes() == manifest, "the same to the bit"
 
 
 @pytest.mark.parametrize(

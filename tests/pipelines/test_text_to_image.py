@@ -15,12 +15,12 @@ from pipelines.sampling import APPLE, CAT, HOUSE, sample, seed
 from pochade.denoisers.lrf.model import LRFDenoiser
 from pochade.errors import FailureError, PochadeError
 from pochade.pipelines import hub
-from pochade.pipelines.call import GuidanceWarning
 from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.inpaint import InpaintPipeline
 from pochade.pipelines.schedulers import SCHEDULERS, StepsWarning, make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime.sampling import GuidanceWarning
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning
 from pochade.text_encoders.minilm import MiniLMEncoder
 

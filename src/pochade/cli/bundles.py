@@ -4,7 +4,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,14 +18,16 @@ from pochade.device import may_have_accelerator
 from pochade.errors import PochadeError
 from pochade.files import sha256
 from pochade.pipelines import linked
-from pochade.pipelines.metadata import read_metadata, slug
+from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug
 from pochade.pipelines.prepare import PreparedRequest
 from pochade.pipelines.requests import Request
+from pochade.pipelines.run_request import Picture
 from pochade.runtime.manifest import MANIFEST
 
 if TYPE_CHECKING:
     from pochade.cli.watch import Watch
     from pochade.runtime import Bundle
+    from pochade.runtime import Picture as BundlePicture
 
 TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "depth")
 """Fields of a request that a bundle follows."""
@@ -93,10 +95,13 @@ def of_model(requests: Sequence[PreparedRequest], further: Mapping[str, Any]) ->
     first = requests[0]
     if find_spec("onnxruntime") is None or not all(_follows(*option) for option in further.items()):
         return None
-    if len(requests) > FEW and further.get("device") != "cpu" and may_have_accelerator():
+    repeats = first.repeats or {}
+    again = repeats.get("model") == first.sha256["model"]
+    many = len(requests) > FEW and further.get("device") != "cpu"
+    if many and not again and may_have_accelerator():
         return None
     graphs = linked.find(first.model.folder, first.sha256["model"])
-    if graphs is None or (first.repeats is not None and first.repeats.get("bundle") != sha256(graphs / MANIFEST)):
+    if graphs is None or (again and repeats.get("bundle") != sha256(graphs / MANIFEST)):
         return None
     return Source(graphs, first)
 
@@ -105,6 +110,14 @@ def ask_of(requests: Sequence[PreparedRequest], *, metadata: bool) -> Ask:
     """What ``numbered`` requests want of graphs."""
     prompts = [one.request.prompt for one in requests]
     return Ask(prompts, 1, taken(requests[0].request), None, None, fast=False, metadata=metadata)
+
+
+def described(prepared: PreparedRequest, picture: "BundlePicture") -> Picture:
+    """A picture by the graphs of a model, with the metadata of one by PyTorch, and what it was made by."""
+    image, recipe = picture.image, picture.recipe
+    request = prepared.request.completed(image.width, image.height, "cpu", "fp32")
+    digests = {**prepared.sha256, "bundle": recipe["bundle_sha256"]}
+    return Picture(image, PictureMetadata(request, image.height, image.width, digests, recipe["versions"]), {})
 
 
 def taken(request: Request) -> dict[str, Any]:
@@ -169,10 +182,14 @@ def generate(source: Source, ask: Ask, further: Mapping[str, Any], output: Outpu
         start = time.perf_counter()
         watch.begin(f"{prompt} ({seed})")
         picture = sampled(bundle, {**request, "prompt": prompt, "seed": seed}, watch.step)
-        if source.of is not None:
-            picture.recipe["model"] = source.name
         if choice is not None:
             console(stderr=True).print(choice.report(1000 * (time.perf_counter() - start)), highlight=False)
+        if source.of is not None:
+            own = replace(source.of, request=source.of.request.changed(prompt=prompt, seed=seed))
+            whole = described(own, picture)
+            return Made(
+                whole.image, prompt, whole.metadata.to_dict(), lambda place: whole.save(place, metadata=ask.metadata)
+            )
         name = f"{slug(prompt)}-{seed}.png"
         return Made(
             picture.image, prompt, picture.recipe, lambda place: picture.save(place / name, recipe=ask.metadata)

@@ -2,7 +2,6 @@
 
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,7 @@ from pochade.files import check_folder, check_here
 from pochade.pipelines.metadata import read_metadata, write_png
 from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, EditTask
+from pochade.pipelines.run_request import Picture
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -27,14 +27,12 @@ SUFFIXES = {"edit": "-edited", "inpaint": "-inpainted", "super_resolution": "-{}
 """Of a file that is given no name."""
 LARGE = 4_000_000
 """Pixels of a picture that graphs make, at most: PyTorch makes larger ones in less memory."""
-TASKS = {"super_resolution": "upscale"}
-"""Task of a request -> the method of a bundle, where that is called otherwise."""
 OF_EDITS: dict[EditTask, tuple[str, ...]] = {
     "edit": ("strength", "instruction", "image_guidance"),
     "inpaint": ("strength", "instruction", "image_guidance", "soft_mask", "mask_blur", "invert_mask"),
-    "super_resolution": ("strength", "factor"),
 }
-"""Fields of a request that the method of its task takes."""
+"""Tasks that graphs do as PyTorch does them, and fields of a request that the method of each takes. (What a host joins
+of tiles, when it enlarges, is not what PyTorch joins.)"""
 NEEDED = {
     "source": "the file of a picture",
     "prompt": "a sentence such as 'a green apple'",
@@ -87,35 +85,27 @@ def run_edit(
 
         images = read_images(requests[0])
         shown = _shown(first, images) if compare else []
-        size = images["source"].width * images["source"].height * (first.factor or 1) ** 2
-        source = bundles.of_model(requests, further) if size <= LARGE else None
+        size = images["source"].width * images["source"].height
+        by_graphs = task in OF_EDITS and size <= LARGE
+        source = bundles.of_model(requests, further) if by_graphs else None
         making = _by_pytorch(requests[0], images, allow_pickle) if source is None else _by_graphs(source, images)
     make_folder(target.parent)
     watching = Watch(previews=False, pictures=len(requests), folder=target.parent, console=console(stderr=True))
     with listed(as_json) as files, watching as watch:
         for prepared in requests:
             watch.begin(f"{prepared.request.prompt or path.name} ({prepared.request.seed})")
-            made = making(prepared, watch)
-            file = made.save(target, not no_metadata)
-            facts: dict[str, Any] = {"file": str(file), **made.facts}
+            picture = making(prepared, watch)
+            file = picture.save(target.parent, target.stem, metadata=not no_metadata)
+            facts: dict[str, Any] = {"file": str(file), **picture.metadata.to_dict()}
             if compare:
-                facts["compare"] = str(_compare(file, [*shown, made.image]))
+                facts["compare"] = str(_compare(file, [*shown, picture.image]))
             files.append(facts)
             if not as_json:
                 for name in (file, *([facts["compare"]] if compare else [])):
                     watch.print(str(name))
 
 
-@dataclass(frozen=True)
-class _Edited:
-    """A picture, what ``--json`` prints of it, and what writes it: to a path, with its metadata or without."""
-
-    image: "Image.Image"
-    facts: dict[str, Any]
-    save: Callable[[Path, bool], Path]
-
-
-_Making = Callable[[PreparedRequest, "Watch"], _Edited]
+_Making = Callable[[PreparedRequest, "Watch"], Picture]
 
 
 def _by_pytorch(first: PreparedRequest, images: "dict[str, Image.Image]", allow_pickle: bool) -> _Making:
@@ -128,15 +118,7 @@ def _by_pytorch(first: PreparedRequest, images: "dict[str, Image.Image]", allow_
     pipe = load_pipeline(first, allow_pickle=allow_pickle)
     arguments = pipeline_arguments(first.request, pipe, pictures)
 
-    def make(prepared: PreparedRequest, watch: "Watch") -> _Edited:
-        picture = run(pipe, prepared, arguments, pipeline_steps(watch, pipe.decode_latents))
-
-        def save(target: Path, metadata: bool) -> Path:
-            return picture.save(target.parent, target.stem, metadata=metadata)
-
-        return _Edited(picture.image, picture.metadata.to_dict(), save)
-
-    return make
+    return lambda prepared, watch: run(pipe, prepared, arguments, pipeline_steps(watch, pipe.decode_latents))
 
 
 def _by_graphs(source: bundles.Source, images: "dict[str, Image.Image]") -> _Making:
@@ -145,19 +127,14 @@ def _by_graphs(source: bundles.Source, images: "dict[str, Image.Image]") -> _Mak
 
     bundle = source.open()
 
-    def make(prepared: PreparedRequest, watch: "Watch") -> _Edited:
+    def make(prepared: PreparedRequest, watch: "Watch") -> Picture:
         request = prepared.request
         assert isinstance(request, EditRequest)
         wanted = bundles.taken(request) | {name: getattr(request, name) for name in OF_EDITS[request.task]}
-        wanted |= {"task": TASKS.get(request.task, request.task), "prompt": request.prompt, "image": images["source"]}
+        wanted |= {"task": request.task, "prompt": request.prompt, "image": images["source"]}
         if request.mask is not None:
             wanted["mask"] = images.get("mask", request.mask)
-        picture = sampled(bundle, wanted, watch.step)
-        picture.recipe.update(model=source.name, source=request.source, source_sha256=prepared.sha256["source"])
-        if request.mask is not None:
-            named = {} if request.mask == ALPHA else {"mask_sha256": prepared.sha256["mask"]}
-            picture.recipe.update(mask=request.mask, **named)
-        return _Edited(picture.image, picture.recipe, lambda target, metadata: picture.save(target, recipe=metadata))
+        return bundles.described(prepared, sampled(bundle, wanted, watch.step))
 
     return make
 

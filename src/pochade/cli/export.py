@@ -9,6 +9,7 @@ from pochade.arguments import is_given
 from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
+from pochade.files import remove_folder
 from pochade.pipelines import decoders, hub, linked
 
 EXAMPLES = """[bold]Examples[/bold]
@@ -91,7 +92,9 @@ def export(
         if there is not None:
             print((there / MANIFEST).read_text(encoding="utf-8") if as_json else there)
             return
-        out = linked.kept(folder, digest)
+        out = linked.kept(digest)
+        if out.is_dir():  # damaged
+            remove_folder(out)
     with loading("pochade"):
         from pochade.export.bundle import model_facts
         from pochade.export.targets import Request, find_target, linked_target
@@ -120,11 +123,14 @@ def export(
                 depths,
                 None if small is None else decoders.load_decoder(pipe.autoencoder, small),
                 given,
-                read_quality(folder),
+                () if own else read_quality(folder),  # of a time in place of settings, which PyTorch keeps to
             )
         )
     if as_json:
         print(manifest.to_json(), end="")
+        return
+    if own:
+        print(out)
         return
     for name, graph in manifest.graphs.items():
         own = [f for f in manifest.files if f in (graph.file, graph.data) or f.startswith(f"{graph.file}/")]

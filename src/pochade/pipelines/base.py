@@ -27,7 +27,7 @@ from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
-from pochade.pipelines.call import CallArguments, GuidanceWarning, check_call, encode_prompts
+from pochade.pipelines.call import CallArguments, check_call, encode_prompts
 from pochade.pipelines.callbacks import (
     Callback,
     Runs,
@@ -53,6 +53,7 @@ from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
 from pochade.pipelines.schedulers import check_flow_scheduler
 from pochade.pipelines.textual_inversion import TextualInversionMixin
+from pochade.runtime.sampling import GuidanceWarning
 from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.

@@ -17,10 +17,6 @@ from pochade.text_encoders.class_label import ClassLabelEncoder
 from pochade.types import Conditioning, TextEncoding
 
 
-class GuidanceWarning(UserWarning):
-    """A guidance scale does something that the caller may not expect."""
-
-
 @dataclass(frozen=True)
 class CallArguments:
     """What the calls of all pipelines have in common, checked.

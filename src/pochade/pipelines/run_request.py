@@ -117,7 +117,8 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
         RepeatWarning: the picture to repeat was made by graphs.
     """
     request = prepared.request
-    if prepared.repeats and "bundle" in prepared.repeats:
+    repeats = prepared.repeats or {}
+    if "bundle" in repeats and repeats.get("model") == prepared.sha256["model"]:
         warnings.warn(
             "the picture to repeat was made by graphs, PyTorch makes it now: it may differ in the last bits",
             RepeatWarning,

@@ -3,6 +3,7 @@
 import math
 import platform
 import secrets
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Unpack
@@ -41,7 +42,7 @@ from .networks import Call, Networks
 from .options import Given, OnStep, Options
 from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
-from .sampling import Guidance
+from .sampling import Guidance, GuidanceWarning
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
@@ -365,6 +366,11 @@ class Bundle:
         check_guidance_interval(guidance_interval)
         if negative_prompt.strip() and guidance == 1:
             raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
+        if guidance == 0 and defaults.guidance == 1:  # built in: 0 is "off", as 1 is
+            guidance = 1
+        elif guidance == 0:
+            message = "guidance: at 0 the prompt has no effect (unconditional), 1 is no guidance"
+            warnings.warn(message, GuidanceWarning, stacklevel=4)
         if depth is not None and not (is_whole(depth) and str(depth) in self.manifest.depths):
             allowed = ", ".join(self.manifest.depths) or "none: the family has no iterations"
             raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")

@@ -20,6 +20,10 @@ OnStep = Callable[[int, int, np.ndarray], None]
 """(steps taken, steps in all, latents as predicted so far [1, C, H, W]), after each step."""
 
 
+class GuidanceWarning(UserWarning):
+    """A guidance scale does something that the caller may not expect."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """The scale of classifier-free guidance (2207.12598), and of that towards a source (2211.09800 eq. 3).

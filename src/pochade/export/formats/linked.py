@@ -1,6 +1,7 @@
 """Graphs in ONNX that share the weights of their model, for ``pochade generate`` on the machine that has it."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import ClassVar
@@ -36,7 +37,8 @@ class Linked(Onnx):
             weights.link(path)
             data = data_of(path)
             graph = described(network, path.name, options, data=None if data is None else data.name, error=0.0)
-            graphs[network.name] = compared(self, folder, graph, network, options)
+            # Without a time, so that graphs which are made again are the same to the bit.
+            graphs[network.name] = replace(compared(self, folder, graph, network, options), milliseconds=None)
         return graphs
 
     def open(self, path: Path, name: str, graph: Graph, threads: int | None, low_memory: bool) -> Run:
