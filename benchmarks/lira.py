@@ -21,8 +21,10 @@ import torch
 from torch import Tensor, nn
 
 from measuring import counted, processor, rounds_for, timed
+from pochade.allocator import KEPT, keep_freed_memory
 from pochade.denoisers import build
 from pochade.files import write_text
+from pochade.nn.cpu.inference import by_loops
 from pochade.types import Conditioning
 
 OUTPUT = Path(__file__).parents[1] / "docs" / "benchmarks" / "lira.json"
@@ -141,8 +143,8 @@ def text(variant: str, lengths: Sequence[int], side: int, rounds: int) -> list[d
         words, mask = torch.randn(1, m, model.config.dim), torch.ones(1, m, dtype=torch.bool)
         state = fusion.context(words, mask)
         steps[f"step {m}"] = forward_step(model, side, m)
-        steps[f"fusion {m}"] = lambda words=words, mask=mask: fusion(x, fusion.context(words, mask))
-        steps[f"read {m}"] = lambda state=state: fusion(x, state)
+        steps[f"fusion {m}"] = by_loops(lambda words=words, mask=mask: fusion(x, fusion.context(words, mask)))
+        steps[f"read {m}"] = by_loops(lambda state=state: fusion(x, state))
     for step in steps.values():
         step()
     found = fastest(steps, rounds)
@@ -169,7 +171,7 @@ def reasoning(variant: str, side: int, text_tokens: int, rounds: int) -> list[di
     for depth in (None, model.config.reasoning_steps):
         steps: dict[str, Callable[[], Any]] = {
             "step": lambda depth=depth: model(*given, depth=depth),
-            "loop": lambda depth=depth: loop(x, embedding, depth),
+            "loop": by_loops(lambda depth=depth: loop(x, embedding, depth)),
         }
         operations = {name: counted(step, "cpu")[0] for name, step in steps.items()}
         found = fastest(steps, rounds)
@@ -201,6 +203,7 @@ def main() -> None:
         parser.error("--pixels, --tokens: a multiple of 32 and square numbers are needed")
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)
+    keep_freed_memory(KEPT)  # as commands do
     side = args.pixels // PIXELS_A_TOKEN["f32"]
     below = list(dict.fromkeys(("nano", args.variants[0])))
     record = {
