@@ -66,7 +66,7 @@ def fastest(steps: dict[str, Callable[[], Any]], most: int) -> dict[str, float]:
 def forward_step(model: nn.Module, side: int, text_tokens: int) -> Callable[[], Any]:
     model.requires_grad_(False)
     given = inputs(model, side, text_tokens)
-    return lambda: model(*given)
+    return torch.no_grad()(lambda: model(*given))
 
 
 def training_step(model: nn.Module, side: int, text_tokens: int) -> Callable[[], Any]:
