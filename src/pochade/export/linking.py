@@ -55,10 +55,13 @@ class Weights:
                 kept.append(weight)
                 continue
             link, rows = self._found[_digest(values)]
-            (tensor, *bounds), made = _named(weight.name, self._tensors[link], rows)
-            kept += [tensor, *bounds]
+            name = "/".join(link)
+            if name not in table:  # once, however many weights are parts of it: ONNX Runtime has a copy for each
+                table[name] = link
+                kept.append(_elsewhere(name, self._tensors[link]))
+            bounds, made = _made_of(name, self._tensors[link], rows, weight.name)
+            kept += bounds
             nodes += made
-            table[tensor.name] = link
         nodes += model.graph.node
         for field, items in (("initializer", kept), ("node", nodes)):
             model.graph.ClearField(field)
@@ -75,31 +78,38 @@ def _parts(rows: int) -> list[slice]:
     return [slice(start, start + size) for size in sizes for start in range(0, rows, size)]
 
 
-def _named(name: str, stored: np.ndarray, rows: slice | None) -> tuple[list[Any], list[Any]]:
-    """A tensor that is ``stored`` elsewhere and those that say of which rows the weight ``name`` is the transpose, and
-    the nodes that make it."""
+def _elsewhere(name: str, stored: np.ndarray) -> Any:
+    """A tensor that the host gives."""
+    from onnx import TensorProto, helper
+
+    tensor = TensorProto(name=name, dims=stored.shape, data_location=TensorProto.EXTERNAL)
+    tensor.data_type = helper.np_dtype_to_tensor_dtype(stored.dtype)
+    # The format wants a place for it.
+    for key, value in {"location": "model", "offset": "0", "length": str(stored.nbytes)}.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+def _made_of(name: str, stored: np.ndarray, rows: slice | None, weight: str) -> tuple[list[Any], list[Any]]:
+    """Tensors that say which rows of the tensor ``name`` a weight is the transpose of, and the nodes that make it."""
     from onnx import TensorProto, helper, numpy_helper
 
     bounds: list[Any] = []
     steps: list[tuple[str, Mapping[str, Any]]] = []
     if rows is not None and rows.stop - rows.start < len(stored):
-        bounds = [numpy_helper.from_array(np.array([at]), f"{name}_row_{at}") for at in (rows.start, rows.stop)]
+        bounds = [numpy_helper.from_array(np.array([at]), f"{weight}_row_{at}") for at in (rows.start, rows.stop)]
         steps.append(("Slice", {}))
     if stored.dtype == np.float16:
         steps.append(("Cast", {"to": TensorProto.FLOAT}))
     if rows is not None:
         steps.append(("Transpose", {"perm": [1, 0]}))
-    names = [*(f"{name}_{'stored' if i == 0 else i}" for i in range(len(steps))), name]
-    tensor = TensorProto(name=names[0], dims=stored.shape, data_location=TensorProto.EXTERNAL)
-    tensor.data_type = helper.np_dtype_to_tensor_dtype(stored.dtype)
-    # The host gives the weight; the format wants a place for it.
-    for key, value in {"location": "model", "offset": "0", "length": str(stored.nbytes)}.items():
-        tensor.external_data.add(key=key, value=value)
+    steps = steps or [("Identity", {})]
+    names = [name, *(f"{weight}_{i}" for i in range(1, len(steps))), weight]
     nodes: list[Any] = []
     for i, (operator, more) in enumerate(steps):
         also = [bound.name for bound in bounds] if operator == "Slice" else []
         nodes.append(helper.make_node(operator, [names[i], *also], [names[i + 1]], **more))
-    return [tensor, *bounds], nodes
+    return bounds, nodes
 
 
 def _digest(values: np.ndarray) -> _Digest:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pochade
+from pochade.allocator import release_memory
 from pochade.errors import PochadeError
 from pochade.files import cache_folder, sha256
 from pochade.pipelines import hub
@@ -86,6 +87,7 @@ def open_linked(model: Path, path: Path, _name: str, _graph: "Graph", threads: i
 
     links = {own: (link[0], link[1]) for own, link in hub.read_json(table_of(path)).items()}
     runs = session(path, threads, as_mapped=low_memory, weights=weights_of(model, links))
+    release_memory()  # of what the weights were made
     return lambda values: runs.run(None, dict(values))
 
 
