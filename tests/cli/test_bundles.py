@@ -201,6 +201,11 @@ def test_what_graphs_cannot_is_for_pytorch(
     assert found([first], usual) is None
 
 
+def test_a_wrong_target_is_named_before_a_model_is_fetched(tmp_path: Path, capsys: object) -> None:
+    done = cli(capsys, "export", "someone/model", str(tmp_path / "out"), "--for", "phone", code=2)
+    assert done.error.startswith("error: for: 'phone' given, allowed are ")
+
+
 def test_damaged_graphs_are_made_again(graphs: Path, toy_editor_folder: Path, capsys: object) -> None:
     manifest = (graphs / "manifest.json").read_bytes()
     (graphs / "decoder.onnx").unlink()

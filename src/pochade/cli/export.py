@@ -79,7 +79,7 @@ def export(
     """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
     options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
     given = {name: value for name, value in options_of.items() if is_given(value)}
-    own, folder = out is None, hub.resolve(model)
+    own = out is None
     if out is None:
         changed = {"precision": precision, "size": size, "decoder": decoder, "depth": depth, **given}
         for name, value in {"for": None if target == "onnx" else target, **changed}.items():
@@ -87,6 +87,7 @@ def export(
                 raise PochadeError(f"out: none given beside {name}={value!r}, allowed is a folder")
         from pochade.runtime.manifest import MANIFEST
 
+        folder = hub.resolve(model)
         digest = hub.model_sha256(folder)
         there = linked.find(folder, digest)
         if there is not None:
@@ -103,10 +104,11 @@ def export(
         from pochade.pipelines.run_request import open_pipeline
         from pochade.runtime.graphs import check_openable
 
-        found = linked_target(folder) if own else find_target(target, given, precision)
+        found = linked_target(hub.resolve(model)) if own else find_target(target, given, precision)
     depths = () if depth is None else options.parse_counts("depth", depth)
     check_here("out", out)
     check_openable("out", out)
+    folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
     width, height = (None, None) if size is None else options.parse_size(size)
     with loading(model):

@@ -2,7 +2,7 @@
 """Parts of networks in one loop each, forward alone: what ``inference`` calls.
 
 Each writes what a composition of torch operators would give, within rounding. The numbers of a token lie without gaps;
-tokens may be farther apart where a loop is told how far.
+tokens may be farther apart where a loop is given how far.
 """
 
 import math
