@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from pochade.data.dataset import Scores
 from pochade.data.sources.class_names import CLASSES, MOST_CLASSES
@@ -181,7 +181,11 @@ class FolderWriter(Writer):
     def __init__(self, folder: Path, class_names: Sequence[str] = (), name: str = LIST) -> None:
         super().__init__(folder, class_names)
         self.name = name
-        self._lines: list[str] = []
+        self._list: BinaryIO
+
+    def __enter__(self) -> Self:
+        self._list = self._open.enter_context(atomic_file(self.folder / self.name))
+        return super().__enter__()
 
     def _write(self, record: Record) -> None:
         row: dict[str, Any] = {}
@@ -192,10 +196,10 @@ class FolderWriter(Writer):
         row |= record.facts
         if record.label is not None:
             row["label"] = self.class_names[record.label] if self.class_names else str(record.label)
-        self._lines.append(json.dumps(row, ensure_ascii=False) + "\n")
+        self._list.write(f"{json.dumps(row, ensure_ascii=False)}\n".encode())
 
     def _finish(self) -> None:
-        write_text(self.folder / self.name, "".join(self._lines))
+        self._open.close()
         self._name_classes()
 
 
