@@ -19,6 +19,7 @@ from pochade.nn.cpu.vectors import LANES
 from pochade.nn.feedforward import MixFeedForward
 from pochade.nn.four_direction_scan import FourDirectionScan, Selection
 from pochade.nn.hyper_connections import HyperConnection
+from pochade.nn.linear import Linear
 from pochade.nn.modulation import modulated_norm
 from pochade.nn.scan import use_backend
 from pochade.nn.zigzag_scan import ZigzagScan
@@ -153,11 +154,36 @@ def test_attention(tokens: int, others: int, width: int, dtype: torch.dtype, mon
 
 
 @every_type
-@pytest.mark.parametrize("width", WIDTHS)
-def test_a_step_of_the_reasoning_loop(width: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
-    loop = stirred(ReasoningLoop(6, width, 3, "scalar", 4, 0.8, 4.0, halting=True), dtype, 0.05)
-    x, r = noise(2, 37, width, dtype=dtype), noise(2, width, dtype=dtype, seed=2)
-    check(lambda: loop.step(x, r), ["path_scan", "normed_mean"], monkeypatch)
+@pytest.mark.parametrize("depth", [None, 5])
+@pytest.mark.parametrize(("threshold", "halting"), [(0.7, True), (1.0, True), (0.7, False)])
+@pytest.mark.parametrize("width", [1, 5, LANES, LANES + 2])
+def test_reasoning(
+    width: int,
+    threshold: float,
+    halting: bool,
+    depth: int | None,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    loop = stirred(ReasoningLoop(6, width, 3, "scalar", 4, threshold, 2.5, halting), dtype, 0.1).eval()
+    x, embedding = noise(4, 7, 6, dtype=dtype), noise(4, 6, dtype=dtype, seed=2)
+    steps = loop(x, embedding, depth)[1]
+    calls = depth or int(steps.max())
+    check(lambda: torch.cat([*loop(x, embedding, depth)[0], steps]), ["path_scan", "reason"] * calls, monkeypatch)
+    monkeypatch.undo()
+    with torch.no_grad():
+        assert torch.equal(inference.by_loops(loop.forward)(x, embedding, depth)[1], steps)
+
+
+def test_reasoning_with_an_adapter_is_not_by_the_weights_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Adapted(Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + x[..., : self.out_features]
+
+    loop = stirred(ReasoningLoop(6, 5, 3, "scalar", 4, 1.0, 2.5, True), torch.float32).eval()
+    loop.keep.__class__ = Adapted
+    x, embedding = noise(4, 7, 6, dtype=torch.float32), noise(4, 6, dtype=torch.float32, seed=2)
+    check(lambda: loop(x, embedding)[0], ["path_scan"] * 4, monkeypatch)
 
 
 @every_type

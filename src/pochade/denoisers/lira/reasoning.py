@@ -1,6 +1,7 @@
 """LiRA's latent reasoning loop: it reads the picture and the prompt several times before the blocks start."""
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,11 +86,16 @@ class ReasoningLoop(nn.Module):
 
     def step(self, tokens: Tensor, r: Tensor) -> Tensor:
         """One step: tokens [B, N, R] and the state [B, R] before it -> the state after it."""
+        y, gate = self._scanned(tokens, r)
+        u = self.candidate(rms_norm((y * F.silu(gate)).mean(1)))
+        return torch.lerp(u, r, torch.sigmoid(self.keep(torch.cat((r, u), -1))))
+
+    def _scanned(self, tokens: Tensor, r: Tensor) -> tuple[Tensor, Tensor]:
+        """The scan of the tokens modulated by r, and its gate, both [B, N, R]."""
         shift, scale = self.modulate(r).unsqueeze(1).chunk(2, dim=-1)
         x, gate = self.inner(torch.addcmul(shift, tokens, 1 + scale)).chunk(2, dim=-1)
         x = F.silu(x)
-        u = self.candidate(_normed_mean(self.selection.scan(x, self.selection(x)), gate))
-        return torch.lerp(u, r, torch.sigmoid(self.keep(torch.cat((r, u), -1))))
+        return self.selection.scan(x, self.selection(x)), gate
 
     def _halting(self, r: Tensor, step: int, last: bool) -> Tensor:
         """l_n [B] in float32 at least."""
@@ -113,6 +119,13 @@ class ReasoningLoop(nn.Module):
         unrolled = self.training or depth is not None or torch.compiler.is_compiling()
         tokens = layer_norm(self.tokens(x))
         r = self.start(torch.cat((tokens.mean(1), embedding), -1))
+        layers = self.candidate.inner, self.candidate.out, self.keep, self.keep if self.halt is None else self.halt
+        weights = [weight for layer in layers for weight in (layer.weight, layer.bias)]
+        # An adapter takes the place of a layer, and computes more than its weights say.
+        plain = not self.training and all(type(layer) is Linear for layer in layers)
+        if plain and inference.serves(r, *weights):
+            thought, steps = self._inferred(tokens, r, weights, total, unrolled)
+            return self.out(thought), steps, torch.zeros_like(steps)
         wide = torch.promote_types(r.dtype, torch.float32)
         left = torch.ones_like(r[:, 0], dtype=wide)
         thought = torch.zeros_like(r, dtype=wide)
@@ -135,6 +148,20 @@ class ReasoningLoop(nn.Module):
         cost = self._ponder_cost(shares[LEAST_STEPS - 1 :]) if shares else torch.zeros_like(steps)
         return self.out(thought.to(r.dtype)), steps, cost
 
+    def _inferred(
+        self, tokens: Tensor, r: Tensor, weights: Sequence[Tensor], total: int, unrolled: bool
+    ) -> tuple[Tensor, Tensor]:
+        """The expected state [B, R] and the steps [B] of inference, all but the scans in one loop a step."""
+        thought, left, steps = torch.zeros_like(r), torch.ones_like(r[:, 0]), torch.zeros_like(r[:, 0])
+        for n in range(1, total + 1):
+            y, gate = self._scanned(tokens, r)
+            may_halt = n >= LEAST_STEPS and self.halt is not None
+            state = r, thought, left, steps
+            inference.reason(y, gate, weights, state, self.threshold, may_halt=may_halt, is_last=n == total)
+            if not unrolled and not left.any():
+                break
+        return thought, steps
+
     def _ponder_cost(self, shares: list[Tensor]) -> Tensor:
         """KL(p || geometric prior, cut at T), [B], of the shares [B] of the steps from the second to the last."""
         rest = len(shares) - 1
@@ -142,10 +169,3 @@ class ReasoningLoop(nn.Module):
         k = torch.arange(rest + 1, device=p.device, dtype=p.dtype)
         prior = k * math.log1p(-self.prior) + (k < rest).to(p) * math.log(self.prior)
         return (p * (p.clamp(min=1e-20).log() - prior)).sum(-1)
-
-
-def _normed_mean(y: Tensor, gate: Tensor) -> Tensor:
-    """The mean over the tokens of y SiLU(gate), both [B, N, R], root-mean-square normed: [B, R]."""
-    if inference.serves(y, gate):
-        return inference.normed_mean(y, gate)
-    return rms_norm((y * F.silu(gate)).mean(1))

@@ -10,7 +10,7 @@ pochade.types.
 
 import functools
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, ParamSpec, TypeVar
 
@@ -218,15 +218,34 @@ def gated_norm(y: Tensor, weight: Tensor, bias: Tensor | None, gate: Tensor, x: 
     return out
 
 
-def normed_mean(y: Tensor, gate: Tensor) -> Tensor:
-    """The mean over the tokens of y SiLU(gate), both [B, N, E], divided by its root mean square: [B, E]."""
+def reason(
+    y: Tensor,
+    gate: Tensor,
+    weights: Sequence[Tensor],
+    state: tuple[Tensor, Tensor, Tensor, Tensor],
+    threshold: float,
+    *,
+    may_halt: bool,
+    is_last: bool,
+) -> None:
+    """What is left of a step of LiRA's reasoning loop once its scan is done.
+
+    Args:
+        y: [B, N, R], what the scan gave.
+        gate: [B, N, R].
+        weights: weight and bias of the candidate's first product [H, R], its second one [R, H], of what is kept
+            [R, 2 R] and of the halting [1, R].
+        state: what the step changes: r [B, R], the thought [B, R], which share of it is left [B], and the steps that
+            were taken [B].
+        threshold: once so much is taken all is.
+        may_halt: whether the weights of the halting say what this step takes; it takes nothing where they do not.
+        is_last: whether it takes all that is left.
+    """
     loops, threads = _compiled()
     y, gate = y.contiguous(), _even(gate)
     batch, tokens, width = y.shape
-    mean = y.new_empty(batch, width)
-    sizes = tokens, width, gate.stride(1)
-    threads.run(loops.normed_mean, (y, gate, mean), (sizes,), batch, 0.3 * y.numel())
-    return mean
+    sizes = tokens, width, len(weights[0]), gate.stride(1), may_halt, is_last
+    threads.run(loops.reason, (y, gate, *weights, *state), (sizes, 1 - threshold), batch, 0.3 * y.numel() + 1e4)
 
 
 def text_state(key_value: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
@@ -293,7 +312,9 @@ def compile_ahead() -> None:
     hyper_write(x[None], connections, read)
     path_scan(x, torch.ones(1, 1, 3), one, one[0], two, order, 1, 1)
     gated_depthwise(x.clone(), kernel, depthwise(x, kernel, two, 1, 1)[0, 0], 1, 1)
-    normed_mean(x, x)
+    square, wide = torch.ones(2, 2), torch.ones(2, 4)
+    weights, state = (square, two, square, two, wide, two, square, two), (one, one.clone(), one[0], one[0].clone())
+    reason(x, x, weights, state, 1.0, may_halt=False, is_last=True)
     gated_norm(modulated_norm(x, x, x), two, None, x)
     attention(x[None], x[None], x[None])
     read_state(x, two, text_state(torch.ones(1, 1, 4), torch.ones(1, 1, dtype=torch.bool), two), x)

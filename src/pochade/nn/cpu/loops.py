@@ -276,26 +276,66 @@ def _moments(x, at, width, part, zero):
 
 
 @compiled(**EXACT)
-def normed_mean(addresses, zero, sizes, first, last):
-    y, gate, mean = pointers(addresses, zero)
-    tokens, width, of_gate = sizes
+def reason(addresses, zero, sizes, rest, first, last):
+    y, gate, w_in, b_in, w_out, b_out, w_keep, b_keep, w_halt, b_halt, r, thought, left, taken = pointers(
+        addresses, zero
+    )
+    tokens, width, hidden, of_gate, may_halt, is_last = sizes
     part, spare = zeros(1, zero), zeros(1, zero)
+    mean, inside = zeros((width + LANES - 1) // LANES, zero), zeros((hidden + LANES - 1) // LANES, zero)
+    both, kept = zeros((2 * width + LANES - 1) // LANES, zero), zeros((width + LANES - 1) // LANES, zero)
+    nothing, one = fill(zero), number(1, zero)
     for i in range(first, last):
-        squares = fill(zero)
-        store(part, 0, squares)
+        squares = nothing
+        store(spare, 0, nothing)
         for d in range(0, width, LANES):
-            size, total = min(LANES, width - d), fill(zero)
+            size, total = min(LANES, width - d), nothing
             for row in range(i * tokens, (i + 1) * tokens):
                 given = load_part(gate, row * of_gate + d, size, part)
                 total = total + load_part(y, row * width + d, size, spare) * given * sigmoid(given, zero)
-            total = total * fill(number(1, zero) / number(tokens, zero))
+            total = total * fill(one / number(tokens, zero))
             squares = squares + total * total
-            store_part(mean, i * width + d, size, spare, total)
-            store(spare, 0, fill(zero))
-        square = totals(squares, fill(zero))[0] / number(width, zero)
-        factor = number(1, zero) / math.sqrt(square + number(1e-6, zero))
-        for d in range(i * width, (i + 1) * width):
-            mean[d] *= factor
+            store(mean, d, total)
+        square = totals(squares, nothing)[0] / number(width, zero)
+        mean *= one / math.sqrt(square + number(1e-6, zero))
+        _product(w_in, b_in, hidden, width, mean, inside, zero)
+        for d in range(hidden):
+            inside[d] *= (one + math.erf(inside[d] * number(math.sqrt(0.5), zero))) / number(2, zero)
+        both[2 * width :] = zero
+        for d in range(width):
+            both[d] = r[i * width + d]
+        _product(w_out, b_out, width, hidden, inside, mean, zero)
+        both[width : 2 * width] = mean[:width]
+        _product(w_keep, b_keep, width, 2 * width, both, kept, zero)
+        for d in range(0, width, LANES):
+            opened, candidate = sigmoid(load(kept, d), zero), load(mean, d)
+            store(kept, d, candidate + opened * (load(both, d) - candidate))
+        share = left[i] if is_last else zero
+        if may_halt and not is_last:
+            score = b_halt[0]
+            for d in range(width):
+                score += w_halt[d] * kept[d]
+            share = left[i] / (one + math.exp(-score))
+            share = left[i] if left[i] - share <= number(rest, zero) else share
+        for d in range(width):
+            r[i * width + d] = kept[d]
+            thought[i * width + d] += share * kept[d]
+        taken[i] += one if left[i] > zero else zero
+        left[i] -= share
+
+
+@compiled(**EXACT)
+def _product(weight, bias, rows, width, given, out, zero):
+    """W x + b of x whose last vector ends in zeros."""
+    part, spare, nothing = zeros(1, zero), zeros(1, zero), fill(zero)
+    for row in range(0, rows, 2):
+        other, a, b = min(row + 1, rows - 1), nothing, nothing
+        for d in range(0, width, LANES):
+            size, x = min(LANES, width - d), load(given, d)
+            a = a + load_part(weight, row * width + d, size, part) * x
+            b = b + load_part(weight, other * width + d, size, spare) * x
+        sums = totals(a, b)
+        out[row], out[other] = sums[0] + bias[row], sums[1] + bias[other]
 
 
 @compiled(**EXACT)
