@@ -297,15 +297,15 @@ def reason(addresses, zero, sizes, rest, first, last):
             squares = squares + total * total
             store(mean, d, total)
         square = totals(squares, nothing)[0] / number(width, zero)
-        mean *= one / math.sqrt(square + number(1e-6, zero))
+        factor = fill(one / math.sqrt(square + number(1e-6, zero)))
+        for d in range(0, width, LANES):
+            store(mean, d, load(mean, d) * factor)
         _product(w_in, b_in, hidden, width, mean, inside, zero)
         for d in range(hidden):
             inside[d] *= (one + math.erf(inside[d] * number(math.sqrt(0.5), zero))) / number(2, zero)
-        both[2 * width :] = zero
-        for d in range(width):
-            both[d] = r[i * width + d]
         _product(w_out, b_out, width, hidden, inside, mean, zero)
-        both[width : 2 * width] = mean[:width]
+        for d in range(width):
+            both[d], both[width + d] = r[i * width + d], mean[d]
         _product(w_keep, b_keep, width, 2 * width, both, kept, zero)
         for d in range(0, width, LANES):
             opened, candidate = sigmoid(load(kept, d), zero), load(mean, d)
