@@ -53,7 +53,8 @@ def prepare(
     columns: Annotated[
         str | None,
         typer.Option(
-            help="Which columns of datasets are what, as image=A,caption=B.C,label=D,score=E.", show_default="found"
+            help="Which columns of datasets are what, as image=A,caption=B.C,label=D,score=E,split=F.",
+            show_default="found",
         ),
     ] = None,
     split: Split = "both",

@@ -93,7 +93,7 @@ def test_facts_of_a_list_are_kept(tmp_path: Path):
         {"file_name": "1.png", "text": "a red cup", "group": "cups", "split": "test"},
         {"file_name": "2.png", "caption": "a pot", "split": "train", "license": "MIT"},
         {"file_name": "3.png", "prompt": "a pan"},
-        {"file_name": "4.png", "text": "a lid", "split": "neither"},
+        {"file_name": "4.png", "text": "a lid", "split": " "},
     ]
     listed(tmp_path, rows)
     data = opened(tmp_path)
@@ -104,6 +104,47 @@ def test_facts_of_a_list_are_kept(tmp_path: Path):
     assert [item.licence for item in items[:3]] == ["CC0-1.0", None, "MIT"]
     assert data.report.to_dict()["notes"]["picture that the list of its folder does not name"]["names"] == ["5.png"]
     assert data.groups()["cups"] == [0, 1]
+
+
+@pytest.mark.parametrize("form", ["jsonl", "csv", "json", "parquet"])
+def test_a_stored_split_always_counts(tmp_path: Path, form: str):
+    named = {"Test": 6, " EVAL ": 5, "dev": 4, "valid": 3, "Train": 8, "training": 2, "": 0}
+    rows: list[dict[str, object]] = []
+    for split, count in named.items():
+        for number in range(count):
+            save_picture(tmp_path / f"{len(rows)}.png", (len(rows), 0, 0))
+            rows.append({"file_name": f"{len(rows)}.png", "text": f"{split.strip()} {number}", "split": split})
+    write_list(tmp_path, form, rows)
+    assert (len(opened(tmp_path, "train")), len(opened(tmp_path, "held_out"))) == (10, 18)
+    write_list(tmp_path, form, [*rows[:3], {**rows[3], "split": "Tset"}])
+    with pytest.raises(
+        PochadeError, match=rf"metadata\.{form} \w+ \d: split 'Tset' given, allowed are train, .*or none$"
+    ):
+        opened(tmp_path)
+
+
+def write_list(folder: Path, form: str, rows: list[dict[str, object]]) -> None:
+    if form == "parquet":
+        pytest.importorskip("pyarrow")
+        import pyarrow
+        from pyarrow.parquet import write_table
+
+        write_table(pyarrow.Table.from_pylist(rows), folder / "metadata.parquet")
+    elif form == "csv":
+        lines = ["file_name,text,split", *(",".join(map(str, row.values())) for row in rows)]
+        (folder / "metadata.csv").write_text("\n".join(lines))
+    elif form == "json":
+        (folder / "metadata.json").write_text(json.dumps(rows))
+    else:
+        listed(folder, rows)
+
+
+def test_folders_of_a_split_in_capitals_are_its_sides(tmp_path: Path):
+    for side, count in (("Train", 6), ("Test", 5), ("dev", 4)):
+        for number in range(count):
+            save_picture(tmp_path / side / f"{number}.png", (number, 0, 0))
+            (tmp_path / side / f"{number}.txt").write_text(f"{side} {number}")
+    assert (len(opened(tmp_path, "train")), len(opened(tmp_path, "held_out"))) == (6, 9)
 
 
 ROWS = [{"file_name": f"p{i:03d}.png", "text": f"a plate {i}"} for i in range(5)]

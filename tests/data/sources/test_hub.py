@@ -53,6 +53,24 @@ def captioned(path: Path, count: int = 40) -> Path:
     return parquet(path, features, id=list(range(count)), image=pictures(count), caption=captions)
 
 
+def test_a_column_with_the_split_counts(tmp_path: Path) -> None:
+    sides, texts = ["Train", "test", "validation", ""], [f"grey {i}" for i in range(4)]
+
+    def table(**columns: list[str]) -> Path:
+        features = {"image": datasets.Image()} | dict.fromkeys(("text", *columns), datasets.Value("string"))
+        return parquet(tmp_path / "in.parquet", features, image=pictures(4), text=texts, **columns)
+
+    written(table(split=sides), tmp_path / "out", split="all")
+    found = captions(open_source(str(tmp_path / "out"), "held_out"))
+    assert {("grey 1",), ("grey 2",)} <= set(found) <= {("grey 1",), ("grey 2",), ("grey 3",)}
+    written(table(part=["train", "dev"] * 2), tmp_path / "named", columns=[("split", "part")], split="held_out")
+    assert captions(open_source(str(tmp_path / "named"), "all")) == [("grey 1",), ("grey 3",)]
+    wrong = table(split=["train", "restval", "test", "test"])
+    with pytest.raises(PochadeError, match=r"in\.parquet: row 1: split 'restval' given, allowed are train, "):
+        written(wrong, tmp_path / "wrong")
+    assert not (tmp_path / "wrong").exists()
+
+
 def labelled(path: Path, labels: list[int]) -> Path:
     features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["cat", "guinea pig", "dog"])}
     return parquet(path, features, image=pictures(len(labels)), label=labels)

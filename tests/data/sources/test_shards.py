@@ -419,6 +419,16 @@ def test_groups_splits_and_licences_are_kept(tmp_path: Path):
     assert not data.report.notes
 
 
+def test_an_unknown_split_is_an_error_and_its_letter_case_does_not_matter(tmp_path: Path):
+    facts = [json.dumps({"text": f"grey {i}", "split": side}).encode() for i, side in enumerate(["Test", "TRAIN"])]
+    members = {f"{i}{suffix}": data for i in range(2) for suffix, data in ((".png", png(i)), (".json", facts[i]))}
+    path = make_tar(tmp_path / "a.tar", members)
+    assert (captions(opened(path, "train")), captions(opened(path, "held_out"))) == ([("grey 1",)], [("grey 0",)])
+    make_tar(path, {**members, "1.json": json.dumps({"text": "grey", "split": 1}).encode()})
+    with pytest.raises(PochadeError, match=r"a\.tar: 1\.json: split 1 given, allowed are train, "):
+        opened(path)
+
+
 def test_shards_without_groups_name_what_stands_for_them(tmp_path: Path):
     write_shards(records(4), tmp_path)
     data = opened(tmp_path)

@@ -103,7 +103,7 @@ def _from_rows(
                 note("low score", row.name)
                 continue
             group = row.captions[0].casefold() if row.captions else row.name
-            part = target.part_of(split := split_of(group))
+            part = target.part_of(split := row.split or split_of(group))
             if part is not None and not full(part):
                 yield number, row, group, split, part
 

@@ -16,9 +16,9 @@ from pochade.data.sources.formats import (
     PICTURES,
     PREPARED,
     READABLE,
-    SPLIT_NAMES,
     clean,
     decode_text,
+    side_of,
     split_folders,
     split_name,
 )
@@ -97,7 +97,8 @@ def open_folder(
             group of its own. Subfolders are then no classes.
 
     Raises:
-        PochadeError: no such folder, no pictures, neither captions nor classes, a listed name that leaves the folder.
+        PochadeError: no such folder, no pictures, neither captions nor classes, a listed name that leaves the folder,
+            an unknown split in a list.
         EmptySplitError: no picture is of the split.
         FailureError: too many are unusable; the report's file is named.
     """
@@ -308,7 +309,7 @@ def _name_by_folder(found: _Found, sides: dict[str, Split], wanted: bool | None)
     if repeated and wanted is False:
         found.notes += [(NUMBERED, top) for top in sorted(different)]
         tops = [_REPEATED.sub("", top, count=1) for top in tops]
-    elif not wanted and (repeated or "" in tops or len(different) == 1 or different <= set(SPLIT_NAMES)):
+    elif not wanted and (repeated or "" in tops or len(different) == 1 or all(map(side_of, different))):
         return
     reason = ("no class", "not directly in a subfolder") if wanted else ("", "")
     found.candidates = [

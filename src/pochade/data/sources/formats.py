@@ -3,11 +3,12 @@
 import math
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from PIL import features
 
 from pochade.data.dataset import Scores, Split
+from pochade.errors import PochadeError
 from pochade.files import IMAGE_SUFFIXES
 
 LIST = "metadata.jsonl"
@@ -32,13 +33,17 @@ PICTURES = {
 """Suffixes that suggest a picture, read or not."""
 SPLIT_NAMES: dict[str, Split] = {
     "train": "train",
+    "training": "train",
     "held_out": "held_out",
     "composed": "held_out",
     "test": "held_out",
     "validation": "held_out",
     "val": "held_out",
+    "valid": "held_out",
+    "dev": "held_out",
+    "eval": "held_out",
 }
-"""What folders and lists call the two sides."""
+"""What folders and lists call the two sides, in letters of any case."""
 CAPTION_SUFFIXES = (".txt", ".caption")
 """Of files that hold the captions of the picture of that name, a line each; of two for one picture the first counts."""
 CAPTION_KEYS = ("text", "caption", "captions", "prompt")
@@ -58,11 +63,12 @@ class Facts(NamedTuple):
     scores: Scores = ()
 
 
-def read_facts(row: Any) -> Facts:
-    """The captions, group, split, licence and scores, which are its other numbers, in a JSON object.
+def read_facts(row: Any, where: str) -> Facts:
+    """The captions, group, split, licence and scores, which are its other numbers, in a JSON object at ``where``.
 
     Raises:
         TypeError: no object, or captions that are no text.
+        PochadeError: as ``stored_split``.
     """
     if not isinstance(row, Mapping):
         raise TypeError(f"an object expected, {type(row).__name__} found")
@@ -72,12 +78,12 @@ def read_facts(row: Any) -> Facts:
     if not isinstance(value, str | list | tuple) or not all(isinstance(text, str) for text in value):
         raise TypeError("captions are a text or a list of texts")
     captions = clean([value] if isinstance(value, str) else value)
-    group, split = row.get("group"), row.get("split")
+    group = row.get("group")
     licence = row.get("licence", row.get("license"))
     return Facts(
         captions,
         group if isinstance(group, str) else "",
-        SPLIT_NAMES.get(split, "") if isinstance(split, str) else "",
+        stored_split(row.get("split"), where),
         licence if isinstance(licence, str) else None,
         tuple((key, number) for key in sorted(row.keys() - _NO_SCORES) if (number := _number(row[key])) is not None),
     )
@@ -128,13 +134,32 @@ def decode_text(data: bytes) -> tuple[str, str]:
     return text, note
 
 
+def side_of(name: str) -> Split | None:
+    """The side that a name stands for (``SPLIT_NAMES``), letter case and blanks around it aside; None for neither."""
+    return SPLIT_NAMES.get(name.strip().casefold())
+
+
+def stored_split(value: Any, where: str) -> Split | Literal[""]:
+    """The side that is stored with a picture; "" where none is.
+
+    Raises PochadeError, which names the place ``where`` it is stored, for what stands for neither: a picture that was
+    kept out of training would be trained on.
+    """
+    if value is None or (isinstance(value, str) and not value.strip()):
+        return ""
+    side = side_of(value) if isinstance(value, str) else None
+    if side is None:
+        raise PochadeError(f"{where}: split {value!r} given, allowed are {', '.join(SPLIT_NAMES)}, or none")
+    return side
+
+
 def split_folders(names: Iterable[str]) -> dict[str, Split]:
     """The side that each of the top folders of a data set stands for; empty where they are no sides.
 
     They are when all are called so (``SPLIT_NAMES``), one of them train. One folder alone is divided like any other.
     """
     tops = set(names)
-    sides: dict[str, Split] = {name: SPLIT_NAMES[name] for name in tops if name in SPLIT_NAMES}
+    sides: dict[str, Split] = {name: side for name in tops if (side := side_of(name)) is not None}
     if len(sides) < len(tops) or set(sides.values()) != {"train", "held_out"}:
         sides.clear()
     return sides

@@ -7,34 +7,38 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pochade.arguments import check_number
-from pochade.data.sources.formats import clean
+from pochade.data.dataset import Split
+from pochade.data.sources.formats import clean, stored_split
 from pochade.errors import FailureError, PochadeError, missing_extra, nearest
 from pochade.files import is_safe_name
 from pochade.hub_access import one_attempt
 from pochade.images.decode import BadImage
 
-ROLES = ("image", "caption", "label", "score")
+ROLES = ("image", "caption", "label", "score", "split")
 CAPTIONS = ("caption", "captions", "text", "txt", "prompt", "description")
 """Columns of text that are taken for captions, the first that there is."""
 ADDRESSES = ("url", "image_url")
 """Columns of text that are taken for the addresses of pictures, where there is no column of pictures."""
 LABELS = ("cls", "label")
 """Columns of whole numbers that are taken for classes; one that knows their names is taken whatever it is called."""
+SPLIT = "split"
+"""A column of text that is taken for the side of the split that a row is on."""
 BUILDERS = {".parquet": "parquet", ".arrow": "arrow", ".tar": "webdataset"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a picture that is not decoded yet, its captions, its class."""
+    """One row: a picture that is not decoded yet, its captions, its class, and its side, "" where none is stored."""
 
     name: str
     picture: Any
     captions: tuple[str, ...]
     label: int | None
     score: float | None = None
+    split: Split | Literal[""] = ""
 
     def read(self) -> bytes:
         """The bytes of the picture's file; raises `BadImage`."""
@@ -83,6 +87,7 @@ class Rows:
                     _captions(given.get("caption")),
                     label if known else None,
                     float(score) if isinstance(score, int | float) else None,
+                    stored_split(given.get("split"), f"path: {self.name}: row {number}"),
                 )
         except PochadeError:
             raise
@@ -174,8 +179,9 @@ def open_rows(path: str, config: str | None = None, columns: Mapping[str, str] |
     Args:
         path: a folder or a file (.parquet, .arrow, .tar) that ``datasets`` reads, or the name of a data set on the hub.
         config: its configuration, where it has several.
-        columns: which column is the "image" (pictures, or their addresses), the "caption", the "label", the "score";
-            what is left out is found by its type and name (``CAPTIONS``, ``LABELS``, ``ADDRESSES``), but for the score.
+        columns: which column is the "image" (pictures, or their addresses), the "caption", the "label", the "score",
+            the "split"; what is left out is found by its type and name (``CAPTIONS``, ``LABELS``, ``ADDRESSES``,
+            ``SPLIT``), but for the score.
             Dots lead into a column of nested values: ``json.prompt``.
 
     Raises:
@@ -233,9 +239,10 @@ def _choose(features: Mapping[str, Any], named: Mapping[str, str]) -> dict[str, 
     pictures = [name for name, feature in features.items() if _is_image(feature)]
     pictures += [n for n in features if n.casefold() in ADDRESSES and _is_text(features[n])]
     texts = [n for known in CAPTIONS for n in features if n.casefold() == known and _is_text(features[n])]
+    splits = [n for n in features if n.casefold() == SPLIT and _is_text(features[n])]
     labels = [name for name, feature in features.items() if getattr(feature, "names", None)]
     labels += [n for n in LABELS if str(getattr(features.get(n), "dtype", "")).lstrip("u").startswith("int")]
-    guessed = {"image": pictures, "caption": texts, "label": labels}
+    guessed = {"image": pictures, "caption": texts, "label": labels, "split": splits}
     chosen = {role: names[0] for role, names in guessed.items() if names} | dict(named)
     if "image" not in chosen or not chosen.keys() & {"caption", "label"}:
         lacking = "a picture" if "image" not in chosen else "a caption or a class"

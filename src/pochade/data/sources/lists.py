@@ -53,7 +53,8 @@ def read_list(path: Path) -> list[Entry | BadEntry]:
     and "licence"; every other number is a score of the picture.
 
     Raises:
-        PochadeError: it cannot be read, it is empty, or no entry names a file with a caption or a label.
+        PochadeError: it cannot be read, it is empty, no entry names a file with a caption or a label, or one has an
+            unknown split.
     """
     try:
         rows = list(_rows(path))
@@ -61,7 +62,7 @@ def read_list(path: Path) -> list[Entry | BadEntry]:
         raise PochadeError(f"{path}: cannot be read as a list ({error})") from error
     if not rows:
         raise PochadeError(f"{path}: an empty list")
-    entries = [_entry(where, row) for where, row in rows]
+    entries = [_entry(path, where, row) for where, row in rows]
     if all(isinstance(entry, BadEntry) for entry in entries):
         keys = dict.fromkeys(key for _, row in rows if isinstance(row, Mapping) for key in row)
         first = entries[0]
@@ -70,11 +71,11 @@ def read_list(path: Path) -> list[Entry | BadEntry]:
     return entries
 
 
-def _entry(where: str, row: Any) -> Entry | BadEntry:
+def _entry(path: Path, where: str, row: Any) -> Entry | BadEntry:
     try:
         if isinstance(row, Exception):
             raise row
-        facts = read_facts(row)
+        facts = read_facts(row, f"{path} {where}")
         values = lowered(row)
         file_key, key = known_key(values, FILE_KEYS), known_key(values, CAPTION_KEYS)
         label = values.get("label")
@@ -84,6 +85,8 @@ def _entry(where: str, row: Any) -> Entry | BadEntry:
             raise TypeError(f"{file_key} is no name")
         if not values.keys() & {*CAPTION_KEYS, "label"}:
             raise KeyError(CAPTION_KEYS[0])
+    except PochadeError:
+        raise
     except (ValueError, KeyError, TypeError) as error:
         return BadEntry(where, f"{type(error).__name__}: {error}")
     class_name = "" if label is None else " ".join(str(label).split())

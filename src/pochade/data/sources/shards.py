@@ -41,7 +41,7 @@ from pochade.errors import FailureError, PochadeError
 from pochade.images.decode import BadImage
 from pochade.tensors import write_tensors
 
-FORM = 6
+FORM = 7
 """Changes with the form of what is remembered of a shard."""
 NO_GROUP = "without a stored group, which the first caption (or the name) stands for"
 STORED = 2
@@ -67,7 +67,7 @@ def open_shards(path: Path, split: Split, *, classes: bool | None = None, readin
 
     Raises:
         PochadeError: no shards, a compressed shard, a member name that leaves the folder, no classes where they are
-            wanted, names of classes that are not all different.
+            wanted, names of classes that are not all different, an unknown split.
         EmptySplitError: no picture is of the split.
         FailureError: too many are lost or unusable; the report's file is named.
     """
@@ -318,13 +318,15 @@ def pair_pictures(path: Path, shard: str, members: list[Member], *, bare: bool =
                             origin = f"{kind} members" if facts.captions else ""
                             found.notes.extend([(note, f"{shard}/{name}")] if note else [])
                         case ".json", bytes():
-                            found_facts = read_facts(json.loads(value.decode("utf-8-sig")))
+                            found_facts = read_facts(json.loads(value.decode("utf-8-sig")), f"{path}: {stem}.json")
                             facts = found_facts._replace(captions=facts.captions or found_facts.captions)
                             origin = origin or (".json members" if facts.captions else "")
                         case ".cls", bytes():
                             label = _label(value)
                         case _:
                             pass
+                except PochadeError:
+                    raise
                 except (ValueError, TypeError) as error:
                     detail = detail or f"{stem}{kind}: {type(error).__name__}: {error}"
                     unreadable.append((f"a member that cannot be read: {kind}", f"{shard}/{name}"))

@@ -255,6 +255,21 @@ def test_wrong_use_is_named(tmp_path: Path):
         opened(tmp_path)
 
 
+def test_an_unknown_split_is_an_error_and_its_letter_case_does_not_matter(tmp_path: Path):
+    rows = [json.loads(line) for line in (many(tmp_path, 4) / "pairs.jsonl").read_text().splitlines()]
+    sides = ["Test", "EVAL", " Train", "held_out"]
+    listed(tmp_path, *({**row, "split": side} for row, side in zip(rows, sides, strict=True)))
+    assert (len(opened(tmp_path, "train")), len(opened(tmp_path, "held_out"))) == (1, 3)
+    listed(tmp_path, *rows[:3], {**rows[3], "split": "tset"})
+    with pytest.raises(PochadeError, match=r"pairs\.jsonl line 4: split 'tset' given, allowed are train, "):
+        opened(tmp_path)
+    picture = (tmp_path / "0-a.png").read_bytes()
+    facts = json.dumps({"instruction": "turn", "split": "tset"}).encode()
+    path = make_tar(tmp_path / "a.tar", {"x.source.png": picture, "x.target.png": picture, "x.json": facts})
+    with pytest.raises(PochadeError, match=r"a\.tar: x\.json: split 'tset' given, allowed are train, "):
+        opened(path)
+
+
 def test_stored_splits_and_those_of_subfolders_win(tmp_path: Path):
     for side in ("train", "validation"):
         many(tmp_path / side, 6)

@@ -17,10 +17,10 @@ from pochade.data.sources.formats import (
     PREPARED,
     READABLE,
     READERS,
-    SPLIT_NAMES,
     clean,
     split_folders,
     split_name,
+    stored_split,
 )
 from pochade.data.sources.image_files import CHECKED_SIDE, Picture, Reading, skip_all
 from pochade.data.sources.pairs.pair import PAIR_TASKS, Found, Pair, PairDataset, Readable
@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 SUBSTITUTES = 10
 LIST = "pairs.jsonl"
 CHECK = 2
-CONTENTS = 2
+CONTENTS = 3
 """Change with the form of what is remembered of a check, and of a shard."""
 EXPECTED = (
     f"expected {LIST} with a line "
@@ -67,7 +67,7 @@ class StoredPairs(PairDataset):
         tasks: only pairs of these.
 
     Raises:
-        PochadeError: no such folder, no pairs, a listed name that leaves the folder.
+        PochadeError: no such folder, no pairs, a listed name that leaves the folder, an unknown split.
         EmptySplitError: no pair is of the split.
         FailureError: too many are unusable; the report's file is named.
     """
@@ -199,8 +199,11 @@ def find_pairs(path: Path, progress: bool = True) -> FoundPairs:
     return found
 
 
-def read_row(row: Any) -> tuple[str, tuple[str, ...], str, str]:
-    """Task, instructions, group and split ("" where none is named) of a line or a .json; ValueError for a bad one."""
+def read_row(row: Any, where: str) -> tuple[str, tuple[str, ...], str, str]:
+    """Task, instructions, group and split ("" where none is named) of a line or a .json at ``where``.
+
+    Raises ValueError or TypeError for a bad one, PochadeError as ``stored_split``.
+    """
     if not isinstance(row, Mapping):
         raise TypeError(f"an object expected, {type(row).__name__} found")
     task, text, group = row.get("task", "edit"), row.get("instruction") or [], row.get("group") or ""
@@ -211,7 +214,7 @@ def read_row(row: Any) -> tuple[str, tuple[str, ...], str, str]:
         raise ValueError("no instruction")
     if not isinstance(group, str):
         raise TypeError("group is no string")
-    return task, instructions, group, SPLIT_NAMES.get(str(row.get("split")), "")
+    return task, instructions, group, stored_split(row.get("split"), where)
 
 
 def _from_lists(folder: Path) -> FoundPairs:
@@ -247,10 +250,12 @@ def _from_lists(folder: Path) -> FoundPairs:
 def _from_line(folder: Path, inside: PurePosixPath, where: str, line: bytes, side: str) -> Found | Skipped:
     try:
         row: Any = json.loads(line.decode("utf-8-sig"))
-        task, instructions, group, split = read_row(row)
+        task, instructions, group, split = read_row(row, f"{folder / where}")
         names = {role: row[role] for role in ROLES if role != "mask" or row.get(role) is not None}
         if not all(isinstance(name, str) for name in names.values()):
             raise TypeError("source, target and mask are names of files")
+    except PochadeError:
+        raise
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         return where, "unreadable line", f"{type(error).__name__}: {error}", 1
     for role, name in names.items():
@@ -324,7 +329,10 @@ def _pair(path: Path, shard: str, members: list[Member]) -> Contents:
             at, count = words.pop(key)
             file.seek(at)
             try:
-                task, instructions, group, split = read_row(json.loads(file.read(count).decode("utf-8-sig")))
+                row = json.loads(file.read(count).decode("utf-8-sig"))
+                task, instructions, group, split = read_row(row, f"{path}: {key}.json")
+            except PochadeError:
+                raise
             except (ValueError, TypeError, AttributeError) as error:
                 found.skipped.append((name, "unreadable .json", f"{type(error).__name__}: {error}", 1))
                 continue
