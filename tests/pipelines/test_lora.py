@@ -233,6 +233,7 @@ def test_what_does_not_fit_is_named_in_one_line(folders: tuple[Path, Path, Path]
         ({name: tensors[name]}, rf"{layer}.lora_B.weight is missing beside {name}$"),
         ({name: 5}, rf"{name} is 5, no tensor$"),
         ({}, "it holds no tensors$"),
+        ({**tensors, name: tensors[name] * torch.nan}, rf"{name} holds numbers that are not finite$"),
     ):
         with pytest.raises(PochadeError, match=message):
             pipe.load_lora_weights(changed)

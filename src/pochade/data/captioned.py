@@ -1,6 +1,5 @@
 """Captions made richer: a trigger, templates, tags in another order, words left out."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass, replace
 from hashlib import sha256
@@ -11,6 +10,7 @@ from PIL import Image
 from pochade.data.dataset import Dataset, Item, Shape
 from pochade.data.report import Report
 from pochade.errors import PochadeError
+from pochade.runtime.tokens import whole
 
 PLACE = "{}"
 """In a template, where the caption goes."""
@@ -63,10 +63,7 @@ class Wording:
 
     def has_trigger(self, caption: str) -> bool:
         """Whether a caption needs no trigger before it: it has the words, and not merely their letters."""
-        return (
-            not self.trigger
-            or re.search(rf"(?<!\w){re.escape(self.trigger.casefold())}(?!\w)", caption.casefold()) is not None
-        )
+        return not self.trigger or whole(self.trigger).search(caption) is not None
 
     def _worded(self, caption: str, number: int) -> str:
         draw, template = divmod(number, len(self.templates))

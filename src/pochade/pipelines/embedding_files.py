@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pochade.errors import PochadeError
 from pochade.pipelines.tensor_files import read_head
+from pochade.runtime.tokens import whole
 
 WEIGHTS = "learned_embeds.safetensors"
 """The file in a folder, as diffusers names it: of each word its vectors [n, D]."""
@@ -24,7 +25,7 @@ class EmbeddingFile:
 
 
 def find_embedding(place: str | os.PathLike[str]) -> EmbeddingFile:
-    """The file of that name or in that folder. Raises PochadeError where there is none, or it is damaged."""
+    """The file of that name or in that folder. Raises PochadeError where there is none, or it is damaged or empty."""
     path = Path(place).expanduser()
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file() or file.suffix != ".safetensors":
@@ -32,6 +33,8 @@ def find_embedding(place: str | os.PathLike[str]) -> EmbeddingFile:
             f"embedding: {os.fspath(place)!r} given, allowed is a folder that holds {WEIGHTS}, or such a file"
         )
     tensors, metadata = read_head(file)
+    if not tensors:
+        raise PochadeError(f"embedding: {os.fspath(place)!r} given, which holds no word")
     return EmbeddingFile(file, tuple(tensors), metadata)
 
 
@@ -53,12 +56,12 @@ def find_embeddings(given: Sequence[str], encoder: str, model: str, prompt: str)
     """
     found = tuple(map(find_embedding, given))
     words = [word for embedding in found for word in embedding.words]
-    again = next((word for word in words if words.count(word) > 1), None)
-    if again is not None:
-        raise PochadeError(f"embedding: the word {again!r} given twice, allowed is once")
+    again = [word for number, word in enumerate(words) if any(map(whole(word).fullmatch, words[:number]))]
+    if again:
+        raise PochadeError(f"embedding: the word {again[0]!r} given twice, allowed is once")
     for embedding in found:
         check_encoder(embedding, encoder, model)
-        if not any(word in prompt for word in embedding.words):
+        if not any(whole(word).search(prompt) for word in embedding.words):
             raise PochadeError(
                 f"prompt: {prompt!r} given, allowed with {str(embedding.file)!r} is one that has its word, "
                 f"{' or '.join(embedding.words)}"

@@ -240,6 +240,8 @@ def _check_tensors(
             wrong.append(f"{name} is unknown")
         elif tuple(tensor.shape) != shapes[kind]:
             wrong.append(f"{name} is {list(tensor.shape)} instead of {list(shapes[kind])}")
+        elif not tensor.isfinite().all():
+            wrong.append(f"{name} holds numbers that are not finite")
         else:
             pair = (f"{layer}.lora_{part}.weight" for part in "AB")
             wrong += [f"{other} is missing beside {name}" for other in pair if other not in tensors]

@@ -10,6 +10,7 @@ from torch import Tensor
 import pochade
 from pochade.errors import PochadeError
 from pochade.pipelines.embedding_files import WEIGHTS, EmbeddingFile, check_encoder, find_embedding
+from pochade.runtime.tokens import whole
 from pochade.tensors import read_tensors, write_tensors
 from pochade.text_encoders.base import PromptEncoder
 
@@ -32,13 +33,16 @@ class TextualInversionMixin:
             token: what the word is called from now on, where there is one; None: as in the file.
 
         Raises:
-            PochadeError: there is no such file, it is for another text encoder, a word is known already, or the text
-                encoder was trained along with the denoiser; nothing is loaded then.
+            PochadeError: there is no such file, or it holds no word, it is for another text encoder, a word is known
+                already, its vectors are not finite, or the text encoder was trained along with the denoiser; nothing is
+                loaded then.
         """
         given = pretrained_model_name_or_path
         encoder = _prompt_encoder(self.text_encoder)
         if isinstance(given, Mapping):
             tensors = dict(given)
+            if not tensors:
+                raise PochadeError("pretrained_model_name_or_path: {} given, allowed is at least one word")
         else:
             found = find_embedding(given)
             check_encoder(found, encoder.identity, "the pipeline")
@@ -48,7 +52,7 @@ class TextualInversionMixin:
                 raise PochadeError(f"token: {token!r} given for {len(tensors)} words, allowed is none")
             tensors = {token: next(iter(tensors.values()))}
         loaded = encoder.learned()
-        taken = [word for word in tensors if word in loaded]
+        taken = [word for word in tensors if any(map(whole(word).fullmatch, loaded))]
         if taken:
             raise PochadeError(f"token: {taken[0]!r} is loaded, allowed is another name")
         encoder.teach({**loaded, **{word: v[None] if v.ndim == 1 else v for word, v in tensors.items()}})

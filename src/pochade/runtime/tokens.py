@@ -1,5 +1,6 @@
 """How a prompt becomes tokens, in pipelines and hosts alike: emoji by name, what is unknown, what is cut."""
 
+import re
 import unicodedata
 import warnings
 from typing import Any
@@ -23,6 +24,12 @@ class PromptUnknownWarning(UserWarning):
 def valid(prompt: str) -> str:
     """The prompt without lone surrogates, as undecodable bytes from a command line arrive, which no tokenizer takes."""
     return prompt.encode("utf-8", "replace").decode("utf-8")
+
+
+def whole(words: str) -> re.Pattern[str]:
+    """Finds words in a text: not within a longer word, and in letters of any case. A trigger and a learned word are
+    found in captions and prompts, and are read, by this rule alone."""
+    return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
 
 
 def token_ids(tokenizer: Any, prompt: str) -> list[int]:

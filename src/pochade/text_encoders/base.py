@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
-from pochade.runtime.tokens import cut, token_ids, unknown_share, valid
+from pochade.runtime.tokens import cut, token_ids, unknown_share, valid, whole
 from pochade.text_encoders.learned import LearnedWords
 from pochade.types import TextEncoding
 
@@ -83,7 +83,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):
 
     def unknown(self, prompt: str) -> float:
         """The share of the words of a prompt that are not in the vocabulary, which all read alike."""
-        return unknown_share(self._tokenizer, prompt)
+        return unknown_share(self._tokenizer, self._spelled(prompt))
 
     def knows(self, word: str) -> bool:
         """Whether a word is one of its vocabulary, and read as one token."""
@@ -95,7 +95,7 @@ class PromptEncoder(ModelMixin, ConfigMixin):
 
     def _ids(self, prompt: str) -> list[int]:
         """The ids of a prompt; a word that was taught has one for each of its vectors."""
-        ids = token_ids(self._tokenizer, prompt)
+        ids = token_ids(self._tokenizer, self._spelled(prompt))
         if not self._words:
             return ids
         new = self._known().num_embeddings
@@ -106,6 +106,12 @@ class PromptEncoder(ModelMixin, ConfigMixin):
             of_word[found] = range(new, new + count)
             new += count
         return [one for id in ids for one in of_word.get(id, (id,))]
+
+    def _spelled(self, prompt: str) -> str:
+        """The prompt with the words that were taught in the letters in which the tokenizer has them."""
+        for word in sorted((word for word, _ in self._words), key=len):
+            prompt = whole(word).sub(lambda _, word=word: word, prompt)
+        return prompt
 
     def _text_model(self) -> Any:
         """The network of transformers that can be taught words. Raises PochadeError where there is none."""
@@ -129,9 +135,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):
     def teach(self, words: Mapping[str, Tensor]) -> None:
         """Have it read these words, and no others beside its vocabulary, each as its vectors [n, D]; {}: none.
 
-        Raises PochadeError for a word that it knows already or that has white space, and vectors of another width or
-        more than leave room for other words;
-        then nothing has changed.
+        A word is read where it stands whole (``pochade.runtime.tokens.whole``), in letters of any case.
+
+        Raises PochadeError for a word that it knows already or that has white space, and vectors of another width,
+        more than leave room for other words, or with numbers that are not finite; then nothing has changed.
         """
         from tokenizers import AddedToken, Tokenizer
 
@@ -141,18 +148,21 @@ class PromptEncoder(ModelMixin, ConfigMixin):
         for word, vectors in words.items():
             if not word or word.split() != [word]:
                 raise PochadeError(f"token: {word!r} given, allowed is a word without white space")
-            if tokenizer.token_to_id(word.lower()) is not None or tokenizer.token_to_id(word) is not None:
+            spelled = {word, word.lower(), *(other for other in words if whole(word).fullmatch(other))}
+            if any(tokenizer.token_to_id(other) is not None for other in spelled):
                 raise PochadeError(f"token: {word!r} is a word of {self.identity}, allowed is a new one, as <{word}>")
             if vectors.ndim != 2 or not len(vectors) or vectors.shape[1] != known.embedding_dim:
                 given = f"shape {list(vectors.shape)} given for {word!r}"
                 raise PochadeError(f"vectors: {given}, {self.identity} reads [n, {known.embedding_dim}]")
+            if not vectors.isfinite().all():
+                raise PochadeError(f"vectors: numbers that are not finite given for {word!r}, allowed are finite ones")
             most = self.max_tokens - self.count_tokens("") - 1
             if len(vectors) > most:
                 raise PochadeError(
                     f"vectors: {len(vectors)} given for {word!r}, allowed are up to {most}: {self.identity} reads "
                     f"{self.max_tokens} tokens, and other words beside"
                 )
-            tokenizer.add_tokens([AddedToken(word, normalized=False)])
+            tokenizer.add_tokens([AddedToken(word, normalized=False, single_word=True)])
         self._tokenizer, self._untaught = tokenizer, base
         self._words = tuple((word, len(vectors)) for word, vectors in words.items())
         if words:

@@ -1,6 +1,7 @@
 """Learning a word: what learns, the file in diffusers' layout, and what is refused; with MiniLM, which stays frozen."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from cli.run import cli
 from pochade.autoencoders.tiny import TinyAutoencoder
+from pochade.data.captioned import Wording
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.pipelines.embedding_files import ENCODER, WEIGHTS
@@ -98,8 +100,47 @@ def test_a_pipeline_reads_the_word_and_forgets_it(learned: Path, model: Path, tm
     for token in ("dog", "two words", ""):
         with pytest.raises(PochadeError, match="token: "):
             pipe.load_textual_inversion({"any": torch.zeros(384)}, token=token)
-    with pytest.raises(PochadeError, match=r"reads \[n, 384\]"):
-        pipe.load_textual_inversion({"<x>": torch.zeros(2, 7)})
+    refused = {
+        r"reads \[n, 384\]": {"<x>": torch.zeros(2, 7)},
+        r"vectors: numbers that are not finite given for '<x>'": {"<x>": torch.full((2, 384), torch.nan)},
+        r"^pretrained_model_name_or_path: \{\} given, allowed is at least one word$": {},
+        r"token: '<X>' is a word of ": {"<x>": torch.zeros(384), "<X>": torch.zeros(384)},
+    }
+    for message, tensors in refused.items():
+        with pytest.raises(PochadeError, match=message):
+            pipe.load_textual_inversion(tensors)
+        assert not pipe.text_encoder.learned()
+    pipe.load_textual_inversion({"<x>": torch.zeros(384)})
+    with pytest.raises(PochadeError, match="token: '<X>' is loaded, allowed is another name"):
+        pipe.load_textual_inversion({"<X>": torch.zeros(384)})
+    save_file({}, tmp_path / "none.safetensors")
+    with pytest.raises(PochadeError, match=r"embedding: .*none\.safetensors' given, which holds no word"):
+        pipe.load_textual_inversion(tmp_path / "none.safetensors")
+
+
+@pytest.mark.parametrize("word", ["sks", "SKS", "<mine>", "zuqq-Ä"])
+def test_a_word_is_read_where_it_stands_whole_in_any_case(word: str) -> None:
+    encoder = MiniLMEncoder()
+    before = f"two ma{word}s", f"{word}1", f"x{word}"
+    plain = [encoder.tokenize([text])[0].tolist() for text in before]
+    encoder.teach({word: torch.ones(1, 384)})
+    assert [encoder.tokenize([text])[0].tolist() for text in before] == plain
+    for spelled in {word, word.upper(), word.lower()}:
+        for text in (spelled, f"a {spelled} fox", f"fox, {spelled}", f"({spelled})", f"{spelled}'s fox"):
+            assert encoder.tokenize([text])[0].tolist()[0].count(encoder.vocabulary_size - 1) == 1, text
+            assert Wording(trigger=word).wordings(text) == [text]
+        assert not encoder.unknown(spelled)
+    for text in before:
+        assert Wording(trigger=word).wordings(text) == [f"{word}, {text}"]
+
+
+def test_captions_that_have_the_word_in_another_case_teach_it(model: Path, pictures: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(pictures, tmp_path / "data")
+    for path in folder.glob("*.txt"):
+        path.write_text(f"ZUQQ {path.read_text()}")
+    changes = [f"data.source={folder}", f"task.base={model}", "task.token=zuqq", *FAST]
+    learned = load_file(train("textual-inversion", changes, tmp_path / "run") / WEIGHTS)
+    assert not torch.equal(learned["zuqq"], MiniLMEncoder().vectors_of("drawing", 1))
 
 
 def test_a_request_names_files_of_words(learned: Path, model: Path, tmp_path: Path, capsys: Any) -> None:
@@ -115,6 +156,9 @@ def test_a_request_names_files_of_words(learned: Path, model: Path, tmp_path: Pa
     assert "[2, 384]" in cli(capsys, "info", str(learned)).out
     plain = ("generate", "a fox", "--model", str(model), "--embedding", str(learned), "-o", str(out))
     assert f"is one that has its word, {WORD}" in cli(capsys, *plain, code=2).error
+    inside = ("generate", f"a fox{WORD}", *plain[2:])
+    assert f"is one that has its word, {WORD}" in cli(capsys, *inside, code=2).error
+    cli(capsys, "generate", f"a fox, {WORD.upper()}", *plain[2:], "--steps", "2")
     assert "holds learned_embeds" in cli(capsys, *command, "--embedding", str(model), code=2).error
     twice = cli(capsys, *command, "--embedding", str(learned), "--embedding", str(learned / WEIGHTS), code=2).error
     assert f"the word '{WORD}' given twice, allowed is once" in twice
