@@ -12,6 +12,8 @@ MAX_COUNT = 10_000
 """Of sampling steps, iterations, pictures and pixels in one direction: what is above is a slip, and would never end."""
 MAX_THREADS = 256
 """Of one model: each of its graphs starts as many, and thousands never come to an end."""
+MAX_GUIDANCE = 1_000
+"""Of a scale of guidance: what is above is a slip, and beyond it latents leave the range of float32."""
 MAX_SHOWN = 200
 """Characters of a value in an error."""
 FACTORS = (2, 4)
@@ -99,6 +101,14 @@ def check_number(name: str, value: Any) -> None:
         return
     if not is_number(value):
         raise PochadeError(f"{name}: {shown(value)} given, allowed are finite numbers")
+
+
+def check_guidance(name: str, value: Any) -> None:
+    """Raises PochadeError where a scale of guidance is neither None nor a number whose magnitude is at most
+    ``MAX_GUIDANCE``."""
+    check_number(name, value)
+    if value is not None and abs(value) > MAX_GUIDANCE:
+        raise PochadeError(f"{name}: {shown(value)} given, allowed are numbers from {-MAX_GUIDANCE} to {MAX_GUIDANCE}")
 
 
 def check_blur(value: Any) -> None:

@@ -210,7 +210,7 @@ BAD = {
         ["a", "--guidance", "1", "--negative", "b"],
         "negative_prompt: has no effect at guidance",
     ),
-    "size": (["a", "--size", "40"], "height: 40 given, allowed are multiples of 16"),
+    "size": (["a", "--size", "40"], "size: 40 given, allowed are multiples of 16"),
     "no size": (["a", "--size", "big"], "size: 'big' given"),
     "scheduler": (["a", "--scheduler", "euller"], "allowed are euler, heun, dpm, lcm (did you mean 'euler'?)"),
     "folder as picture": (["a", "-o", "x.png"], "out: 'x.png' given, allowed is a folder"),
@@ -223,6 +223,7 @@ BAD = {
     "interval": (["a", "--guidance-interval", "0.5,0.2"], "guidance_interval: (0.5, 0.2) given, allowed are two times"),
     "fast and steps": (["a", "--fast", "--steps", "2"], "steps: 2 given beside fast, which chooses it"),
     "fast and a budget": (["a", "--fast", "--budget", "1s"], "budget: '1s' given beside fast, which chooses it"),
+    "depth": (["a", "--depth", "65"], "depth: 65 given, allowed are 1 to 64"),
     "scale alone": (["a", "--image-prompt-scale", "2"], "image_prompt_scale: 2.0 given without an image prompt"),
     "like": (["--like", "taken"], "taken: not a readable PNG"),
 }
@@ -244,6 +245,8 @@ def test_bad_input_is_one_line_and_writes_nothing(generate: Any, case: str) -> N
 def test_bad_models(generate: Any, toy_pipeline_folder: Path) -> None:
     done = generate("a", model="lrf-openmojy", code=2)
     assert done.error.startswith("error: model: 'lrf-openmojy' is neither a shipped model")
+    done = generate("a", "--depth", "4", model="microforge-edit", code=2)
+    assert done.error == "error: depth: 4 given, but this model does not iterate: allowed is none"
     shutil.copytree(toy_pipeline_folder, "pickled")
     weights = Path("pickled/denoiser/diffusion_pytorch_model.safetensors")
     weights.rename(weights.with_suffix(".bin"))

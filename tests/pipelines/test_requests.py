@@ -1,17 +1,34 @@
 """The record of a request, and what its model adds."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pochade.denoisers.iris import model as iris
+from pochade.denoisers.lira import reasoning
+from pochade.denoisers.lrf import model as lrf
 from pochade.errors import PochadeError
-from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, model_facts
+from pochade.pipelines import hub
+from pochade.pipelines.requests import ITERATIONS, EditRequest, GenerationRequest, ModelFacts, model_facts
+from pochade.pipelines.text_to_image import TextToImagePipeline
 from processes import python
 
-PLAIN = ModelFacts(Path("model"), 50, 3.0, (0.4, 0.8), (), control="", image_prompt_dim=0)
+PLAIN = ModelFacts(
+    Path("model"), 50, 3.0, (0.4, 0.8), (), control="", image_prompt_dim=0, size_multiple=16, depths=None
+)
 EDITOR = ModelFacts(
-    Path("model"), 20, 2.0, (0.4, 0.8), ("edit", "super_resolution"), control="edges", image_prompt_dim=8
+    Path("model"),
+    20,
+    2.0,
+    (0.4, 0.8),
+    ("edit", "super_resolution"),
+    control="edges",
+    image_prompt_dim=8,
+    size_multiple=None,
+    depths=(2, 64),
 )
 
 
@@ -147,12 +164,15 @@ def test_edits_that_are_not_allowed(fields: dict[str, Any], message: str) -> Non
         (generation(negative_prompt="dog", guidance=None), None),
         (edit(instruction=True), "instruction: given, but this model follows none, allowed are "),
         (edit(image_guidance=2.0), "image_guidance: given without an instruction"),
+        (generation(depth=4), "depth: 4 given, but this model does not iterate: allowed is none"),
+        (generation(width=40, height=32), "size: 40 given, allowed are multiples of 16, from 16 to 8192"),
+        (edit(size=8), "size: 8 given, allowed are multiples of 16, from 16 to 8192"),
     ],
 )
 def test_what_a_model_cannot_do(request_: GenerationRequest | EditRequest, message: str | None) -> None:
     if message is None:
         request_.for_model(PLAIN)
-        distilled = ModelFacts(Path("model"), 4, 1.0, (0.0, 1.0), (), control="", image_prompt_dim=0)
+        distilled = replace(PLAIN, guidance=1.0)
         with pytest.raises(PochadeError, match="negative_prompt: has no effect at guidance 1"):
             request_.for_model(distilled)
         return
@@ -171,9 +191,45 @@ def test_changes_name_fields() -> None:
         generation().changed(sed=4)
 
 
+def test_a_model_has_iterations_within_limits() -> None:
+    assert generation(depth=2, width=40).for_model(EDITOR).depth == 2
+    with pytest.raises(PochadeError, match="depth: 1 given, allowed are 2 to 64"):
+        edit(depth=1).for_model(EDITOR)
+    assert ITERATIONS == {
+        "iterations": (1, iris.MAX_DEPTH),
+        "recursions": (1, lrf.MAX_DEPTH),
+        "reasoning_steps": (reasoning.LEAST_STEPS, reasoning.MAX_DEPTH),
+    }
+
+
 def test_facts_of_a_model(toy_editor_folder: Path) -> None:
     facts = model_facts(str(toy_editor_folder))
-    assert facts == ModelFacts(toy_editor_folder, 50, 3.0, (0.0, 1.0), ("edit", "super_resolution"), "", 0)
+    assert facts == ModelFacts(
+        toy_editor_folder, 50, 3.0, (0.0, 1.0), ("edit", "super_resolution"), "", 0, 16, (1, lrf.MAX_DEPTH)
+    )
+
+
+@pytest.mark.parametrize("name", hub.shipped())
+def test_sizes_and_iterations_of_a_model_are_those_of_its_pipeline(name: str) -> None:
+    facts, pipe = model_facts(name), TextToImagePipeline.from_pretrained(name)
+    assert facts.size_multiple == pipe.size_multiple
+    assert (facts.depths is None) == (pipe.denoiser.input_spec().depth is None)
+
+
+def test_cells_of_an_autoencoder_of_diffusers(tmp_path: Path) -> None:
+    for kind, settings in (
+        ("AutoencoderKL", {"latent_channels": 4, "block_out_channels": [32, 32, 32], "norm_num_groups": 8}),
+        (
+            "AutoencoderDC",
+            {"latent_channels": 4, "encoder_block_out_channels": [8, 8], "decoder_block_out_channels": [8, 8]},
+        ),
+    ):
+        config = {"_class_name": "PretrainedAutoencoder", "kind": kind, "settings": settings}
+        (tmp_path / "autoencoder").mkdir(exist_ok=True)
+        (tmp_path / "autoencoder" / "config.json").write_text(json.dumps(config))
+        assert hub.downsampling(tmp_path) == 2 ** (len(next(v for v in settings.values() if isinstance(v, list))) - 1)
+    (tmp_path / "autoencoder" / "config.json").write_text('{"_class_name": "Other"}')
+    assert hub.downsampling(tmp_path) is None
 
 
 def test_a_wrong_request_costs_no_torch() -> None:

@@ -171,7 +171,7 @@ def test_schedulers_that_do_not_fit_are_refused_by_name(pipe: TextToImagePipelin
 
 
 def test_guidance_0(pipe: TextToImagePipeline) -> None:
-    with pytest.warns(GuidanceWarning, match="guidance_scale: at 0 the prompt has no effect"):
+    with pytest.warns(GuidanceWarning, match="guidance: at 0 the prompt has no effect"):
         nothing = sample(pipe, APPLE, seed(1), guidance_scale=0)
     assert (nothing - sample(pipe, "", seed(1), guidance_scale=1)).abs().max() < 1e-4
     # Where guidance was distilled into the model, 0 is off, as 1 is.

@@ -248,6 +248,9 @@ def test_masks_are_those_of_eager(
     assert (np.asarray(got.image)[outside] == np.asarray(clear)[outside]).all()
     with pytest.raises(PochadeError, match="mask: 'alpha' given, but the picture has no transparent part"):
         bundle.inpaint("two pears", picture, "alpha")
+    opaque = np.full((*picture.size[::-1], 1), 255, dtype=np.uint8)
+    with pytest.raises(PochadeError, match="mask: 'alpha' given, but the picture has no transparent part"):
+        bundle.inpaint("two pears", Image.fromarray(np.concatenate((np.asarray(picture), opaque), -1)), "alpha")
     grey = mask.copy()
     grey.paste(100, (0, 0, 32, 1))
     with pytest.warns(EditingWarning, match="mask: 32 of 1024 pixels are grey"):

@@ -53,7 +53,7 @@ from pochade.pipelines.lora import LoRAMixin
 from pochade.pipelines.saving import write_folder
 from pochade.pipelines.schedulers import check_flow_scheduler
 from pochade.pipelines.textual_inversion import TextualInversionMixin
-from pochade.runtime.sampling import GuidanceWarning
+from pochade.runtime.sampling import UNCONDITIONAL, GuidanceWarning
 from pochade.types import Conditioning, Denoiser
 
 # diffusers looks component classes up among the imported modules only.
@@ -349,8 +349,7 @@ class GenerationPipeline(DefaultsMixin, TextualInversionMixin, LoRAMixin, Diffus
                 scales = torch.where(scales == 0, 1.0, scales)
                 call = replace(call, scale=scales if scales.ndim else float(scales))
             else:
-                message = "guidance_scale: at 0 the prompt has no effect (unconditional), 1 is no guidance"
-                warnings.warn(message, GuidanceWarning, stacklevel=4)
+                warnings.warn(UNCONDITIONAL, GuidanceWarning, stacklevel=4)
         check_flow_scheduler(self.scheduler, call.steps)
         return call
 

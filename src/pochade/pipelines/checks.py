@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pochade.arguments import MAX_SEED, check_seed, is_number, is_whole, shown
+from pochade.arguments import MAX_SEED, check_guidance, check_seed, is_number, is_whole, shown
 from pochade.errors import FailureError, PochadeError
 
 # The command line checks its arguments before it spends seconds on importing torch.
@@ -76,7 +76,7 @@ def check_floats(name: str, dtype: Any) -> None:
 
 
 def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
-    """Raises PochadeError where a guidance scale is not finite."""
+    """Raises PochadeError where a guidance scale is none of ``check_guidance``."""
     scales: Any = guidance_scale
     if hasattr(scales, "tolist"):
         try:
@@ -86,6 +86,8 @@ def check_scale(guidance_scale: "float | Sequence[float] | Tensor") -> None:
     listed = scales if isinstance(scales, Sequence) and not isinstance(scales, str | bytes) else [scales]
     if not listed or not all(is_number(s) for s in listed):
         raise PochadeError(f"guidance_scale: {shown(guidance_scale)} given, allowed are finite numbers")
+    for scale in listed:
+        check_guidance("guidance_scale", scale)
 
 
 def without_guidance(scale: float, default: float) -> float:
@@ -93,8 +95,10 @@ def without_guidance(scale: float, default: float) -> float:
     return 1.0 if default == 1 and scale == 0 else scale
 
 
-def check_size(name: str, value: Any, multiple: int) -> None:
-    """Raises PochadeError where ``value`` is neither None nor a multiple up to ``MAX_SIDE``."""
+def check_size(name: str, value: Any, multiple: int | None) -> None:
+    """Raises PochadeError where ``value`` is neither None nor a multiple, of 1 where that is None, up to
+    ``MAX_SIDE``."""
+    multiple = multiple or 1
     if value is not None and (not is_whole(value) or not multiple <= value <= MAX_SIDE or value % multiple):
         allowed = f"multiples of {multiple}, from {multiple} to {MAX_SIDE}"
         raise PochadeError(f"{name}: {shown(value)} given, allowed are {allowed}")

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
-from pochade.arguments import check_count, check_number, check_strength
+from pochade.arguments import check_count, check_guidance, check_strength
 from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.data.sources.pairs.pair import HOLE
 from pochade.errors import PochadeError
@@ -54,7 +54,7 @@ class EditingPipeline(GenerationPipeline):
         if prompt is not None or prompt_embeds is not None:
             raise PochadeError("instruction: given beside a prompt, allowed is one of both")
         hub.check_instruction(self.denoiser.input_spec().tasks)
-        check_number("image_guidance_scale", image_guidance_scale)
+        check_guidance("image_guidance_scale", image_guidance_scale)
         scale = IMAGE_GUIDANCE if image_guidance_scale is None else float(image_guidance_scale)
         return None if scale == 1 else scale
 

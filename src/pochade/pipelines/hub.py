@@ -203,9 +203,25 @@ def renamed_weight(name: str) -> str:
     return RENAMED_WEIGHTS.get(old, "") + name.removeprefix(old)
 
 
+_DOWNSAMPLING = {"TinyAutoencoder": 8}
+"""Of autoencoders whose configuration does not name it."""
+
+
 def denoiser_config(folder: Path) -> dict[str, Any]:
     """The configuration of the denoiser of a model, whichever version wrote it."""
     return renamed(read_json(folder / "denoiser" / "config.json"))
+
+
+def downsampling(folder: Path) -> int | None:
+    """Pixels a side of one latent cell of a model, as the configuration of its autoencoder says it; None where it does
+    not."""
+    config = read_json(folder / "autoencoder" / "config.json")
+    settings = config.get("settings") or {}  # of an autoencoder of diffusers: each stage but the last halves the sides
+    stages = settings.get("encoder_block_out_channels") or settings.get("block_out_channels")
+    if stages:
+        return 2 ** (len(stages) - 1)
+    known = _DOWNSAMPLING.get(config.get("_class_name", ""))
+    return config.get("downsampling", known)
 
 
 def tasks_of(folder: Path) -> list[str]:

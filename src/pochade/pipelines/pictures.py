@@ -14,7 +14,7 @@ from pochade.arguments import ALPHA
 from pochade.errors import PochadeError
 from pochade.images.canvas import as_floats, bands
 from pochade.images.decode import check_megapixels, check_picture, upright_grey, upright_rgb
-from pochade.runtime.masks import greatest, read_mask
+from pochade.runtime.masks import read_mask, transparent
 from pochade.runtime.pictures import on_white
 
 EVERY = slice(None)
@@ -179,11 +179,8 @@ def read_masks(
             raise PochadeError(f"mask_image: {mask_image!r} given, allowed are a picture and {ALPHA!r}")
         if soft or blur or invert:
             raise PochadeError(f"mask_image: {ALPHA!r} given with soft_mask, mask_blur or invert_mask, allowed is none")
-        given = [] if pictures.alpha is None else [alpha.numpy() for alpha in pictures.alpha[:, 0]]
-        masks = [alpha < greatest(alpha) for alpha in given]
-        if not masks or not all(mask.any() for mask in masks):
-            raise PochadeError(f"mask_image: {ALPHA!r} given, but the picture has no transparent part")
-        return masks
+        alphas = [None] if pictures.alpha is None else [alpha.numpy() for alpha in pictures.alpha[:, 0]]
+        return [transparent("mask_image", alpha) for alpha in alphas]
     parts = [mask.numpy() for one in _listed(mask_image, "mask_image") for mask in _grey(one)[:, 0]]
     options: dict[str, Any] = {"soft": soft, "blur": blur, "invert": invert}
     return [read_mask("mask_image", part, pictures.size, **options, stacklevel=4) for part in parts]

@@ -20,8 +20,8 @@ from pochade.arguments import (
     check_count,
     check_factor,
     check_flag,
+    check_guidance,
     check_guidance_interval,
-    check_number,
     check_seed,
     check_strength,
     path_text,
@@ -38,6 +38,7 @@ from pochade.pipelines.checks import (
     check_control,
     check_image_prompt,
     check_image_prompt_scale,
+    check_size,
     usual_strength,
     without_guidance,
 )
@@ -47,6 +48,9 @@ from pochade.pipelines.schedulers import check_scheduler
 
 EditTask = Literal["edit", "inpaint", "super_resolution"]
 EDIT_TASKS = ("edit", "inpaint", "super_resolution")
+
+ITERATIONS = {"iterations": (1, 64), "recursions": (1, 64), "reasoning_steps": (2, 64)}
+"""What a family calls its iterations in the configuration of a denoiser -> the least and the most that it takes."""
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
@@ -64,6 +68,9 @@ class ModelFacts:
         tasks: of ``pochade.types.TASKS``, those its denoiser was trained for besides generation.
         control: kind of control that its denoiser has an input for, of ``pochade.types.CONTROLS``; empty for none.
         image_prompt_dim: width of the features of an image prompt, 0 where it has no input for one.
+        size_multiple: pixels of which the sides of what it samples are multiples; None where only its autoencoder
+            tells.
+        depths: the least and the most iterations inside its denoiser; None where the family does not iterate.
     """
 
     folder: Path
@@ -73,12 +80,15 @@ class ModelFacts:
     tasks: tuple[str, ...]
     control: str
     image_prompt_dim: int
+    size_multiple: int | None
+    depths: tuple[int, int] | None
 
 
 def model_facts(model: str) -> ModelFacts:
     """The facts of a model by its name, folder or hub name. Raises PochadeError where there is no such model."""
     folder = hub.resolve(model)
     own, config = hub.defaults(folder), hub.denoiser_config(folder)
+    cell = hub.downsampling(folder)
     return ModelFacts(
         folder=folder,
         steps=int(own["default_steps"]),
@@ -87,6 +97,8 @@ def model_facts(model: str) -> ModelFacts:
         tasks=tuple(config.get("tasks") or ()),
         control=config.get("control_kind", "edges") if config.get("controlled") else "",
         image_prompt_dim=int(config.get("image_prompt_dim", 0)),
+        size_multiple=None if cell is None else cell * int(config["patch_size"]),
+        depths=next((limits for name, limits in ITERATIONS.items() if config.get(name)), None),
     )
 
 
@@ -193,7 +205,7 @@ class Request(ABC):
         for name in ("steps", "depth"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
-        check_number("guidance", self.guidance)
+        check_guidance("guidance", self.guidance)
         if self.guidance_interval is not None:
             check_guidance_interval(self.guidance_interval)
         if self.scheduler != OWN_SCHEDULER:
@@ -251,7 +263,14 @@ class Request(ABC):
         return replace(self, **changes)
 
     def _sampling(self, model: ModelFacts, interval: tuple[float, float]) -> dict[str, Any]:
-        """What every task fills in; ``interval`` is guided where none is given."""
+        """What every task fills in; ``interval`` is guided where none is given.
+
+        Raises PochadeError for a depth that the model does not have.
+        """
+        if self.depth is not None and model.depths is None:
+            raise PochadeError(f"depth: {self.depth} given, but this model does not iterate: allowed is none")
+        if self.depth is not None and model.depths is not None and not model.depths[0] <= self.depth <= model.depths[1]:
+            raise PochadeError(f"depth: {self.depth} given, allowed are {model.depths[0]} to {model.depths[1]}")
         low, high = interval if self.guidance_interval is None else self.guidance_interval
         return {
             "seed": secrets.randbelow(DRAWN_SEEDS) if self.seed is None else self.seed,
@@ -324,6 +343,8 @@ class GenerationRequest(Request):
         return replace(self, width=width, height=height, device=device, precision=precision)
 
     def for_model(self, model: ModelFacts) -> Self:
+        for side in (self.width, self.height):
+            check_size("size", side, model.size_multiple)
         if self.control is not None:
             check_control(model.control, self.control_edges)
         scale = self.image_prompt_scale
@@ -398,7 +419,7 @@ class EditRequest(Request):
             check_strength(self.strength)
         if self.size is not None:
             check_count("size", self.size)
-        check_number("image_guidance", self.image_guidance)
+        check_guidance("image_guidance", self.image_guidance)
         if self.instruction and self.task == "super_resolution":
             raise PochadeError("instruction: given for super_resolution, allowed is a description")
         if self.instruction is False and self.image_guidance is not None:
@@ -419,6 +440,7 @@ class EditRequest(Request):
         return FileForm("white" if self.mask is None else None, edited=True)
 
     def for_model(self, model: ModelFacts) -> Self:
+        check_size("size", self.size, model.size_multiple)
         instruction = self.instruction
         if instruction is None:
             instruction = self.task == "edit" and "edit" in model.tasks

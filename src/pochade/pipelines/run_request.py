@@ -20,6 +20,7 @@ from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
 
 # Requests are checked before seconds are spent on importing torch.
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
     from torch import Tensor
 
@@ -120,7 +121,7 @@ def load_pipeline(prepared: PreparedRequest, *, allow_pickle: bool = False) -> A
     repeats = prepared.repeats or {}
     if "bundle" in repeats and repeats.get("model") == prepared.sha256["model"]:
         warnings.warn(
-            "the picture to repeat was made by graphs, PyTorch makes it now: it may differ in the last bits",
+            "the picture to repeat was made by graphs, PyTorch makes it now: it may differ",
             RepeatWarning,
             stacklevel=3,
         )
@@ -151,6 +152,31 @@ def read_images(prepared: PreparedRequest) -> "dict[str, Image.Image]":
     return {name: read_picture(path, name, request.form(name)) for name, path in request.files().items()}
 
 
+def marked_in(request: GenerationRequest | EditRequest, images: "dict[str, Image.Image]") -> "np.ndarray | None":
+    """Where a picture is inpainted, as ``pochade.runtime.masks.read_mask`` gives it; None where nothing is marked.
+
+    Args:
+        request: that names a mask, or none.
+        images: as ``read_images`` gives them.
+
+    Raises:
+        PochadeError: a mask has another size than the picture, or nothing is marked.
+    """
+    if not isinstance(request, EditRequest) or request.mask is None:
+        return None
+    import numpy as np
+
+    from pochade.runtime.masks import read_mask, transparent
+
+    source = images["source"]
+    if request.mask == ALPHA:
+        return transparent("mask", np.asarray(source.getchannel("A")) if source.mode == "RGBA" else None)
+    form: dict[str, Any] = {"soft": request.soft_mask, "blur": request.mask_blur, "invert": request.invert_mask}
+    with warnings.catch_warnings():  # they come with the edit
+        warnings.simplefilter("ignore")
+        return read_mask("mask", np.asarray(images["mask"]), (source.height, source.width), **form)
+
+
 def for_pipeline(request: GenerationRequest | EditRequest, images: "dict[str, Image.Image]") -> dict[str, Any]:
     """``images`` as ``pipeline_arguments`` takes them: the one that is edited as ``read_pictures`` gives it. That is
     taken out of ``images``, so that a large one is in memory once when a model is loaded."""
@@ -162,8 +188,10 @@ def for_pipeline(request: GenerationRequest | EditRequest, images: "dict[str, Im
 
 
 def read_files(prepared: PreparedRequest) -> dict[str, Any]:
-    """``for_pipeline`` of ``read_images``, which raises and warns."""
-    return for_pipeline(prepared.request, read_images(prepared))
+    """``for_pipeline`` of ``read_images``, which raises and warns; raises as ``marked_in`` does."""
+    images = read_images(prepared)
+    marked_in(prepared.request, images)
+    return for_pipeline(prepared.request, images)
 
 
 def read_picture(path: Path, name: str, form: FileForm) -> "Image.Image":

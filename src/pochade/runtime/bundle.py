@@ -19,8 +19,8 @@ from ..arguments import (
     check_count,
     check_factor,
     check_flag,
+    check_guidance,
     check_guidance_interval,
-    check_number,
     check_seed,
     check_strength,
     check_text,
@@ -37,12 +37,12 @@ from .decode import check_megapixels
 from .engines import OPENERS
 from .graphs import Graphs, Open, check_openable
 from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
-from .masks import crop_around, lay_over, read_mask, shown_of
+from .masks import crop_around, lay_over, read_mask, shown_of, transparent
 from .networks import Call, Networks
 from .options import Given, OnStep, Options
 from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
-from .sampling import Guidance, GuidanceWarning
+from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
@@ -206,11 +206,9 @@ class Bundle:
         soft = {"soft_mask": soft_mask, "mask_blur": plain(mask_blur), "invert_mask": invert_mask}
         if beneath and any(soft.values()):
             raise PochadeError(f"mask: {ALPHA!r} given with soft_mask, mask_blur or invert_mask, allowed is none")
-        if beneath and alpha is None:
-            raise PochadeError(f"mask: {ALPHA!r} given, but the picture has no transparent part")
         size = (source.height, source.width)
-        if alpha is not None and beneath:
-            marked = alpha < 255
+        if beneath:
+            marked = transparent("mask", alpha)
         else:
             form: dict[str, Any] = {"soft": soft_mask, "blur": mask_blur, "invert": invert_mask}
             marked = read_mask("mask", read_grey("mask", mask), size, **form, stacklevel=3)
@@ -302,7 +300,7 @@ class Bundle:
         """
         check_budget(budget_ms)
         scale = self.manifest.defaults.guidance if guidance is None else guidance
-        check_number("guidance", scale)
+        check_guidance("guidance", scale)
         usual = self.manifest.defaults.guidance_interval
         interval = usual if guidance_interval is None else guidance_interval
         check_guidance_interval(interval)
@@ -362,15 +360,14 @@ class Bundle:
             raise PochadeError(f"on_step: {on_step!r} given, allowed is a function")
         check_seed(seed)
         check_count("steps", steps)
-        check_number("guidance", guidance)
+        check_guidance("guidance", guidance)
         check_guidance_interval(guidance_interval)
         if negative_prompt.strip() and guidance == 1:
             raise PochadeError("negative_prompt: has no effect at guidance 1, allowed is any other scale")
         if guidance == 0 and defaults.guidance == 1:  # built in: 0 is "off", as 1 is
             guidance = 1
         elif guidance == 0:
-            message = "guidance: at 0 the prompt has no effect (unconditional), 1 is no guidance"
-            warnings.warn(message, GuidanceWarning, stacklevel=4)
+            warnings.warn(UNCONDITIONAL, GuidanceWarning, stacklevel=4)
         if depth is not None and not (is_whole(depth) and str(depth) in self.manifest.depths):
             allowed = ", ".join(self.manifest.depths) or "none: the family has no iterations"
             raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")
@@ -389,7 +386,7 @@ class Bundle:
         if "edit" not in self.manifest.trained_tasks:
             raise PochadeError("instruction: given, but this model follows none, allowed is a description")
         scale = self.manifest.defaults.instruction_guidance if given is None else given
-        check_number("image_guidance", scale)
+        check_guidance("image_guidance", scale)
         return float(scale)
 
     def _source(self, task: str, given: Given, *, flattened: bool = True) -> Image.Image:

@@ -7,6 +7,7 @@ from types import EllipsisType
 import numpy as np
 from PIL import Image, ImageFilter
 
+from ..arguments import ALPHA
 from ..errors import PochadeError
 
 CROP = 1.5
@@ -83,6 +84,21 @@ def read_mask(
         message = "mask: all of it is white, so that nothing of the picture is kept"
         warnings.warn(message, EditingWarning, stacklevel=stacklevel + 1)
     return marked
+
+
+def transparent(name: str, alpha: np.ndarray | None) -> np.ndarray:
+    """What is transparent in a picture, be it in part: [H, W] bool.
+
+    Args:
+        name: of the argument, for errors.
+        alpha: [H, W], of bytes or of floats in [0, 1], 0 where it is transparent; None where nothing is.
+
+    Raises:
+        PochadeError: nothing is transparent.
+    """
+    if alpha is None or not (clear := alpha < greatest(alpha)).any():
+        raise PochadeError(f"{name}: {ALPHA!r} given, but the picture has no transparent part")
+    return clear
 
 
 def _blurred(marked: np.ndarray, deviation: float) -> np.ndarray:

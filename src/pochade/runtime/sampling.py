@@ -24,6 +24,10 @@ class GuidanceWarning(UserWarning):
     """A guidance scale does something that the caller may not expect."""
 
 
+UNCONDITIONAL = "guidance: at 0 the prompt has no effect (unconditional), 1 is no guidance"
+"""What such a warning says of a scale of 0."""
+
+
 @dataclass(frozen=True)
 class Guidance:
     """The scale of classifier-free guidance (2207.12598), and of that towards a source (2211.09800 eq. 3).
