@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from pochade.errors import PochadeError
 from pochade.files import sha256
 from pochade.pipelines import hub, linked
 from pochade.pipelines.prepare import PreparedRequest, RepeatWarning, prepare
-from pochade.pipelines.requests import GenerationRequest
+from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.runtime.pictures import read_recipe
 from processes import python
 
@@ -144,8 +145,8 @@ def test_edits_by_graphs_are_those_of_pochade_run(
     shown: int,
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Image.linear_gradient("L").resize((40, 24)).convert("RGB").save("in.png")
-    mask = Image.new("L", (40, 24))
+    Image.linear_gradient("L").resize((24, 24)).convert("RGB").save("in.png")
+    mask = Image.new("L", (24, 24))
     mask.paste(255, (8, 4, 20, 16))
     mask.save("mask.png")
     clear = Image.open("in.png")
@@ -170,35 +171,124 @@ def test_edits_by_graphs_are_those_of_pochade_run(
     assert Path("again.png").read_bytes() == Path("made.png").read_bytes()
 
 
-def test_what_graphs_cannot_is_for_pytorch(
-    graphs: Path, toy_editor_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("picture", "marked", "alike"),
+    [
+        ((24, 24), None, True),
+        ((1000, 999), None, True),
+        ((24, 40), None, False),
+        ((1000, 970), None, False),
+        ((128, 1024), None, False),
+        ((24, 40), (slice(8, 16), slice(0, 8)), False),
+        ((40, 90), (slice(8, 16), slice(40, 60)), True),
+        ((40, 90), (slice(8, 16), slice(0, 90)), False),
+    ],
+)
+def test_graphs_edit_what_pytorch_samples_at_their_size(
+    graphs: Path,
+    toy_editor_folder: Path,
+    picture: tuple[int, int],
+    marked: tuple[slice, slice] | None,
+    alike: bool,
 ) -> None:
-    usual = {"device": "cpu", "lora": None, "allow_pickle": False}
-    first = prepare(GenerationRequest("a cat", model=str(toy_editor_folder), seed=1))
+    source = bundles.of_model([prepare(GenerationRequest("a cat", model=str(toy_editor_folder)))])
+    assert source is not None
+    mask = None
+    if marked is not None:
+        mask = np.zeros(picture, dtype=bool)
+        mask[marked] = True
+    assert bundles.sample_alike(source, picture, mask) == alike
 
-    def found(requests: list[PreparedRequest], further: dict[str, object]) -> Path | None:
-        source = bundles.of_model(requests, further)
+
+def test_pictures_that_are_no_squares_are_edited_by_pytorch(
+    graphs: Path, toy_editor_folder: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.radial_gradient("L").resize((90, 40)).convert("RGB").save("in.png")
+    for name, box in (("long", (0, 8, 90, 16)), ("small", (40, 8, 60, 16))):
+        mask = Image.new("L", (90, 40))
+        mask.paste(255, box)
+        mask.save(f"{name}.png")
+    given = ("two pears", "--model", str(toy_editor_folder), "--seed", "3", "--steps", "2")
+    for arguments, by_graphs in (
+        (("edit", "in.png"), False),
+        (("inpaint", "in.png", "--mask", "long.png"), False),
+        (("inpaint", "in.png", "--mask", "small.png"), True),
+    ):
+        made = Path(cli(capsys, *arguments, *given, "-o", "made.png").out.strip())
+        want = Path(cli(capsys, *arguments, *given, "-o", "want.png", "--precision", "fp32").out.strip())
+        assert ("bundle_sha256" in read_recipe(made)) == by_graphs
+        with Image.open(made) as one, Image.open(want) as other:
+            assert np.abs(np.asarray(one, dtype=np.int16) - np.asarray(other)).max() <= (2 if by_graphs else 0)
+
+
+def test_what_graphs_cannot_is_for_pytorch(
+    graphs: Path, toy_editor_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wanted(**given: object) -> PreparedRequest:
+        fields: dict[str, Any] = {"seed": 1, "model": str(toy_editor_folder), "device": "cpu", **given}
+        return prepare(GenerationRequest("a cat", **fields))
+
+    def found(*requests: PreparedRequest) -> Path | None:
+        source = bundles.of_model(requests)
         return None if source is None else source.graphs
 
-    assert found([first], usual) == graphs
-    assert found([first], usual | {"size": "64"}) is None
+    first = wanted()
+    assert found(first) == graphs
+    assert found(wanted(depth=2, width=32, height=32, precision="fp32", negative_prompt="dog")) == graphs
+    for given in ({"height": 48}, {"scheduler": "heun"}, {"depth": 3}, {"precision": "bf16"}):
+        assert found(wanted(**given)) is None, given
+    for given in ({"decoder": "tiny"}, {"loras": ("a",)}, {"embeddings": ("a",)}, {"control": "a"}, {"device": "cuda"}):
+        assert found(replace(first, request=replace(first.request, **given))) is None, given
+    edit = EditRequest("a cat", source="in.png", model=str(toy_editor_folder)).for_model(first.model)
+    assert found(replace(first, request=edit)) == graphs
+    for given in ({"size": 48}, {"scheduler": "heun"}, {"task": "super_resolution", "instruction": None}):
+        assert found(replace(first, request=replace(edit, **given))) is None, given
     weights = {"model": first.sha256["model"]}
     own = weights | {"bundle": sha256(graphs / "manifest.json")}
-    assert found([replace(first, repeats=weights)], usual) is None, "PyTorch made it"
-    assert found([replace(first, repeats=own)], usual) == graphs
-    assert found([replace(first, repeats={"model": "0" * 64})], usual) == graphs, "another model made it"
-    assert found([replace(first, sha256={"model": "0" * 64})], usual) is None
+    assert found(replace(first, repeats=weights)) is None, "PyTorch made it"
+    assert found(replace(first, repeats=own)) == graphs
+    assert found(replace(first, repeats={"model": "0" * 64})) == graphs, "another model made it"
+    assert found(replace(first, sha256={"model": "0" * 64})) is None
     monkeypatch.setattr(bundles, "may_have_accelerator", lambda: True)
-    assert found([first] * 17, usual) == graphs
-    assert found([first] * 17, {"device": "auto"}) is None
-    assert found([replace(first, repeats=own)] * 17, {"device": "auto"}) == graphs
-    assert found([first] * 16, {"device": None}) == graphs
+    anywhere = wanted(device="auto")
+    assert found(*[first] * 17) == graphs
+    assert found(*[anywhere] * 17) is None
+    assert found(*[replace(anywhere, repeats=own)] * 17) == graphs
+    assert found(*[anywhere] * 16) == graphs
     table, kept = graphs / "denoiser.weights.json", (graphs / "denoiser.weights.json").read_bytes()
     table.write_bytes(kept[::-1])
-    assert found([first], usual) is None, "damaged"
+    assert found(first) is None, "damaged"
     table.write_bytes(kept)
     monkeypatch.setattr(bundles, "find_spec", lambda _: None)  # no ONNX Runtime
-    assert found([first], usual) is None
+    assert found(first) is None
+
+
+def test_another_model_samples_as_the_picture_to_repeat_was(
+    graphs: Path,
+    toy_editor_folder: Path,
+    toy_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    kept = {"size": "48", "scheduler": "heun", "depth": "3"}
+    given = ("a cat", "--model", str(toy_pipeline_folder), "--seed", "3", "--steps", "2")
+    for option, value in kept.items():
+        made = Path(cli(capsys, "generate", *given, f"--{option}", value).out.strip())
+        done = cli(capsys, "generate", "--like", str(made), "--model", str(toy_editor_folder), "--json")
+        (other,) = json.loads(done.out)
+        assert "bundle_sha256" not in other
+        assert {name: other[name] for name in ("width", "height", "scheduler", "depth")} == {
+            name: read_recipe(made)[name] for name in ("width", "height", "scheduler", "depth")
+        }
+        warning = f"made by {str(toy_pipeline_folder)!r}, {str(toy_editor_folder)!r} makes it now"
+        assert warning in done.error
+    made = cli(capsys, "generate", *given).out.strip()
+    assert "bundle_sha256" in read_recipe(
+        cli(capsys, "generate", "--like", made, "--model", str(toy_editor_folder)).out.strip()
+    )
 
 
 def test_a_wrong_target_is_named_before_a_model_is_fetched(tmp_path: Path, capsys: object) -> None:

@@ -208,9 +208,28 @@ BAD = {
     "scheduler": (["edit", "in.png", "a", "--scheduler", "oiler"], "scheduler: 'oiler' given"),
     "negative": (["edit", "in.png", "a", "--negative", "b", "--guidance", "1"], "negative_prompt: has no effect"),
     "no mask file": (["inpaint", "in.png", "a", "--mask", "none.png"], "mask: 'none.png' cannot be read"),
-    "mask size": (["inpaint", "in.png", "a", "--mask", "small.png"], "mask_image: 8 x 8 pixels given, allowed is the"),
-    "empty mask": (["inpaint", "in.png", "a", "--mask", "black.png"], "mask_image: nothing is white"),
-    "nothing clear": (["inpaint", "in.png", "a", "--mask", "alpha"], "mask_image: 'alpha' given, but the picture has"),
+    "mask size": (
+        ["inpaint", "in.png", "a", "--mask", "small.png", "-o", "new/o.png"],
+        "mask: 8 x 8 pixels given, allowed is the size of the picture, 40 x 24",
+    ),
+    "empty mask": (["inpaint", "in.png", "a", "--mask", "black.png", "-o", "new/o.png"], "mask: nothing is white"),
+    "blurred away": (
+        ["inpaint", "in.png", "a", "--mask", "dot.png", "--mask-blur", "50", "-o", "new/o.png"],
+        "mask_blur: 50 pixels given, which leave nothing of the mask",
+    ),
+    "nothing clear": (
+        ["inpaint", "in.png", "a", "--mask", "alpha", "-o", "new/o.png"],
+        "mask: 'alpha' given, but the picture has no transparent part",
+    ),
+    "all opaque": (
+        ["inpaint", "opaque.png", "a", "--mask", "alpha", "-o", "new/o.png"],
+        "mask: 'alpha' given, but the picture has no transparent part",
+    ),
+    "depth": (["edit", "in.png", "a", "--depth", "65", "-o", "new/o.png"], "depth: 65 given, allowed are 1 to 64"),
+    "guidance": (
+        ["edit", "in.png", "a", "--guidance", "1e30"],
+        "guidance: 1e+30 given, allowed are numbers from -1000",
+    ),
     "factor": (["upscale", "in.png", "--factor", "3"], "factor: 3 given, allowed are 2 and 4"),
     "large result": (
         ["upscale", "wide.png", "--factor", "4"],
@@ -226,6 +245,10 @@ def test_bad_input_is_one_line_and_writes_nothing(run: Any, case: str) -> None:
     Image.new("1", (10000, 1000)).save("wide.png")
     Image.new("L", (8, 8), 255).save("small.png")
     Image.new("L", (40, 24)).save("black.png")
+    Image.new("RGBA", (40, 24), "red").save("opaque.png")
+    dot = Image.new("L", (40, 24))
+    dot.putpixel((9, 9), 255)
+    dot.save("dot.png")
     files = {p.name for p in Path.cwd().iterdir()}
     arguments, message = BAD[case]
     done = run(*arguments, code=2)

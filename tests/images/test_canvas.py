@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from pochade.images.canvas import LONGEST, Canvas, resample
+from pochade.images.canvas import Canvas, resample
+from pochade.runtime.canvas import LONGEST
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 1000), (37, 23), (64, 64), (300, 200)])

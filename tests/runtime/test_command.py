@@ -144,6 +144,15 @@ def test_ctrl_c_is_one_line(toy_bundle: Path, tmp_path: Path, during: str) -> No
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_picture_of_another_size_is_not_repeated(
+    toy_bundle: Path, toy_editor_folder: Path, tmp_path: Path, capsys: object
+) -> None:
+    given = ("--model", str(toy_editor_folder), "--size", "48x32", "--steps", "1", "-o", str(tmp_path))
+    made = cli(capsys, "generate", "a cat", *given).out.strip()
+    done = cli(capsys, "run", str(toy_bundle), "--like", made, code=2)
+    assert done.error == f"error: like: {made!r} has 48 x 32 pixels, the bundle makes 32 x 32"
+
+
 def test_a_bundle_lies_on_this_machine(capsys: object) -> None:
     done = cli(capsys, "run", "s3://bucket/bundle", "a cat", code=2)
     assert done.error == "error: bundle: s3://bucket/bundle given, allowed is a path on this machine"

@@ -4,7 +4,7 @@ import secrets
 import time
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,19 +20,28 @@ from pochade.files import sha256
 from pochade.pipelines import linked
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug
 from pochade.pipelines.prepare import PreparedRequest
-from pochade.pipelines.requests import Request
+from pochade.pipelines.requests import EditRequest, Request
 from pochade.pipelines.run_request import Picture
-from pochade.runtime.manifest import MANIFEST
+from pochade.runtime.manifest import MANIFEST, Manifest, read_manifest
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from pochade.cli.watch import Watch
     from pochade.runtime import Bundle
     from pochade.runtime import Picture as BundlePicture
 
 TAKEN = ("seed", "steps", "guidance", "guidance_interval", "negative_prompt", "depth")
 """Fields of a request that a bundle follows."""
-ALLOWED = {"device": (None, "auto", "cpu"), "precision": (None, "auto")}
-"""Of what else a user may give; of all others nothing."""
+OF_TASKS: dict[str, tuple[str, ...]] = {
+    "generate": (),
+    "edit": ("strength", "instruction", "image_guidance"),
+    "inpaint": ("strength", "instruction", "image_guidance", "soft_mask", "mask_blur", "invert_mask"),
+}
+"""Tasks that graphs do as PyTorch does them, and further fields of a request that they follow in each. (What a host
+joins of tiles, when it enlarges, is not what PyTorch joins.)"""
+ALLOWED = {"device": ("auto", "cpu"), "precision": ("auto",)}
+"""Options of which a bundle takes what is named here; of all others that it does not follow nothing."""
 FEW = 16
 """Pictures that graphs make on the CPU where there may be an accelerator: more are sooner ready there."""
 
@@ -82,28 +91,74 @@ class Source:
         return opened(self.graphs) if self.of is None else linked.open_bundle(self.graphs, self.of.model.folder)
 
 
-def of_model(requests: Sequence[PreparedRequest], further: Mapping[str, Any]) -> Source | None:
-    """The graphs of the model of some requests, where it has such as give what is wanted.
+def of_model(requests: Sequence[PreparedRequest]) -> Source | None:
+    """The graphs of the model of some requests, where it has such as give what they want.
 
     Args:
-        requests: of one model.
-        further: options that graphs cannot follow, by their names, as they were given.
+        requests: of one model, which differ in prompt and seed.
 
     Returns:
         None where PyTorch is to sample.
     """
     first = requests[0]
-    if find_spec("onnxruntime") is None or not all(_follows(*option) for option in further.items()):
+    if find_spec("onnxruntime") is None:
         return None
     repeats = first.repeats or {}
     again = repeats.get("model") == first.sha256["model"]
-    many = len(requests) > FEW and further.get("device") != "cpu"
+    many = len(requests) > FEW and first.request.device != "cpu"
     if many and not again and may_have_accelerator():
         return None
     graphs = linked.find(first.model.folder, first.sha256["model"])
     if graphs is None or (again and repeats.get("bundle") != sha256(graphs / MANIFEST)):
         return None
-    return Source(graphs, first)
+    return Source(graphs, first) if _follow(read_manifest(graphs), first.request) else None
+
+
+def _follow(manifest: Manifest, request: Request) -> bool:
+    """Whether graphs give what is requested: all that they do not follow is as it usually is, or as they are."""
+    task = request.task if isinstance(request, EditRequest) else "generate"
+    if task not in OF_TASKS:
+        return False
+    followed = {"prompt", "model", "source", "task", "mask", *TAKEN, *OF_TASKS[task]} - {"depth"}
+    own: dict[str, tuple[object, ...]] = {
+        "device": ("auto", "cpu"),
+        "precision": ("auto", "fp32"),
+        "height": (None, manifest.height),
+        "width": (None, manifest.width),
+        "size": (None, manifest.height),
+        "depth": (None, *map(int, manifest.depths)),
+    }
+    others = {field.name: own.get(field.name, (field.default,)) for field in fields(request)}
+    return all(getattr(request, name) in usual for name, usual in others.items() if name not in followed)
+
+
+def sample_alike(source: Source, picture: tuple[int, int], marked: "np.ndarray | None") -> bool:
+    """Whether the graphs of a model sample an edit at the size at which PyTorch does: they have one size, and PyTorch
+    takes that which is nearest to it in the proportions of the picture.
+
+    Args:
+        source: of a model.
+        picture: rows and columns of what is edited.
+        marked: [H, W], where it is inpainted; None where all of it is edited.
+    """
+    from pochade.runtime.canvas import Canvas, sampled_size
+    from pochade.runtime.masks import crop_around
+
+    assert source.of is not None
+    manifest, multiple = read_manifest(source.graphs), source.of.model.size_multiple
+    if multiple is None:
+        return False
+    if marked is not None:
+        box = crop_around(marked, manifest.height)
+        picture = (box.height, box.width)
+    canvas = Canvas.fit(picture, (manifest.height, manifest.width))
+    return (canvas.inner, canvas.outer) == sampled_size(*picture, manifest.height, multiple)
+
+
+def asks_for_pytorch(precision: str | None, allow_pickle: bool) -> bool:
+    """Whether options are given that are of PyTorch, though graphs may give what they ask for: a precision, and
+    weights that are read from a pickle."""
+    return precision not in (None, "auto") or allow_pickle
 
 
 def ask_of(requests: Sequence[PreparedRequest], *, metadata: bool) -> Ask:
@@ -125,18 +180,13 @@ def taken(request: Request) -> dict[str, Any]:
     return {name: getattr(request, name) for name in TAKEN}
 
 
-def _follows(name: str, value: object) -> bool:
-    """Whether a bundle can be sampled with an option of models, as it was given."""
-    return value in ALLOWED[name] if name in ALLOWED else not is_given(value)
-
-
 def generate(source: Source, ask: Ask, further: Mapping[str, Any], output: Output, process: tuple[int, int]) -> None:
     """Pictures of ``source``.
 
     Args:
-        source: see ``of_model``.
+        source: a bundle, or see ``of_model``.
         ask: what is wanted.
-        further: options that a bundle cannot follow, by their names, as they were given.
+        further: options that a bundle cannot follow, by their names, as they were given; none for a model.
         output: where they go.
         process: which of how many processes this is.
 
@@ -144,8 +194,8 @@ def generate(source: Source, ask: Ask, further: Mapping[str, Any], output: Outpu
         PochadeError: an option is not allowed, or the bundle is damaged.
     """
     for name, value in further.items():
-        if not _follows(name, value):
-            names = " and ".join(filter(None, ALLOWED.get(name, ()))) or "none"
+        if is_given(value) and value not in ALLOWED.get(name, ()):
+            names = " and ".join(ALLOWED.get(name, ())) or "none"
             raise PochadeError(f"{name}: {value!r} given, but {str(source.graphs)!r} is a bundle: allowed is {names}")
     with loading(source.name):
         from pochade.runtime.bundle import DRAWN_SEEDS

@@ -1,6 +1,5 @@
 """What ``pochade edit``, ``inpaint`` and ``upscale`` share: from what a user gave to the files of the pictures."""
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from pochade.pipelines.requests import EditRequest, EditTask
 from pochade.pipelines.run_request import Picture
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image
 
     from pochade.cli.watch import Watch
@@ -27,12 +27,6 @@ SUFFIXES = {"edit": "-edited", "inpaint": "-inpainted", "super_resolution": "-{}
 """Of a file that is given no name."""
 LARGE = 4_000_000
 """Pixels of a picture that graphs make, at most: PyTorch makes larger ones in less memory."""
-OF_EDITS: dict[EditTask, tuple[str, ...]] = {
-    "edit": ("strength", "instruction", "image_guidance"),
-    "inpaint": ("strength", "instruction", "image_guidance", "soft_mask", "mask_blur", "invert_mask"),
-}
-"""Tasks that graphs do as PyTorch does them, and fields of a request that the method of each takes. (What a host joins
-of tiles, when it enlarges, is not what PyTorch joins.)"""
 NEEDED = {
     "source": "the file of a picture",
     "prompt": "a sentence such as 'a green apple'",
@@ -65,8 +59,7 @@ def run_edit(
         raise PochadeError(f"as: {wording!r} given, allowed are instruction and description")
     given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
     given |= {"loras": tuple(lora) if lora else None, "embeddings": tuple(embedding) if embedding else None}
-    further = {"lora": lora, "embedding": embedding, "allow_pickle": allow_pickle}
-    further |= {name: given.get(name) for name in ("size", "scheduler", "depth", "device", "precision")}
+    by_pytorch = bundles.asks_for_pytorch(given.get("precision"), allow_pickle)
     if guidance_interval is not None:
         given["guidance_interval"] = options.parse_interval(guidance_interval)
     given = {name: value for name, value in given.items() if value is not None}
@@ -81,13 +74,17 @@ def run_edit(
     check_folder("out", target.parent)
     with loading(first.model):
         from pochade.cli.watch import Watch
-        from pochade.pipelines.run_request import read_images
+        from pochade.pipelines.run_request import marked_in, read_images
 
         images = read_images(requests[0])
-        shown = _shown(first, images) if compare else []
-        size = images["source"].width * images["source"].height
-        by_graphs = task in OF_EDITS and size <= LARGE
-        source = bundles.of_model(requests, further) if by_graphs else None
+        marked = marked_in(first, images)
+        shown = _shown(images["source"], marked) if compare else []
+        size = images["source"].height, images["source"].width
+        by_pytorch = by_pytorch or size[0] * size[1] > LARGE
+        source = None if by_pytorch else bundles.of_model(requests)
+        if source is not None and not bundles.sample_alike(source, size, marked):
+            source = None
+        del marked  # of a large picture it is large
         making = _by_pytorch(requests[0], images, allow_pickle) if source is None else _by_graphs(source, images)
     make_folder(target.parent)
     watching = Watch(previews=False, pictures=len(requests), folder=target.parent, console=console(stderr=True))
@@ -130,7 +127,7 @@ def _by_graphs(source: bundles.Source, images: "dict[str, Image.Image]") -> _Mak
     def make(prepared: PreparedRequest, watch: "Watch") -> Picture:
         request = prepared.request
         assert isinstance(request, EditRequest)
-        wanted = bundles.taken(request) | {name: getattr(request, name) for name in OF_EDITS[request.task]}
+        wanted = bundles.taken(request) | {name: getattr(request, name) for name in bundles.OF_TASKS[request.task]}
         wanted |= {"task": request.task, "prompt": request.prompt, "image": images["source"]}
         if request.mask is not None:
             wanted["mask"] = images.get("mask", request.mask)
@@ -157,25 +154,13 @@ def _requests(
     return numbered(first, prompts or [first.request.prompt], per_prompt)
 
 
-def _shown(request: EditRequest, images: "dict[str, Image.Image]") -> "list[Image.Image]":
+def _shown(source: "Image.Image", marked: "np.ndarray | None") -> "list[Image.Image]":
     """What stands before the result: the source on white, and what is marked in it, where something is."""
-    import numpy as np
     from PIL import Image
 
-    from pochade.runtime.masks import read_mask
     from pochade.runtime.pictures import on_white
 
-    source = images["source"]
-    if request.mask is None:
-        return [on_white(source)]
-    if request.mask == ALPHA:
-        marked = np.asarray(source.convert("RGBA").getchannel("A")) < 255
-    else:
-        form: dict[str, Any] = {"soft": request.soft_mask, "blur": request.mask_blur, "invert": request.invert_mask}
-        with warnings.catch_warnings():  # they come with the edit
-            warnings.simplefilter("ignore")
-            marked = read_mask("mask", np.asarray(images["mask"]), (source.height, source.width), **form)
-    return [on_white(source), Image.fromarray(marked).convert("L")]
+    return [on_white(source), *([] if marked is None else [Image.fromarray(marked).convert("L")])]
 
 
 def _compare(path: Path, pictures: "list[Image.Image]") -> Path:

@@ -174,10 +174,10 @@ def generate(
 
         given["device"] = str(own_device(device or "auto"))
     requests = _requests(sentences, per_prompt, given, like, fast)
-    by_torch = size_of_group > 1 or is_given(budget) or is_given(depth)
-    source = None if by_torch else bundles.of_model(requests, further)
+    by_torch = size_of_group > 1 or is_given(budget) or bundles.asks_for_pytorch(precision, allow_pickle)
+    source = None if by_torch else bundles.of_model(requests)
     if source is not None:
-        bundles.generate(source, bundles.ask_of(requests, metadata=not no_metadata), further, output, processes())
+        bundles.generate(source, bundles.ask_of(requests, metadata=not no_metadata), {}, output, processes())
         return
 
     with loading(requests[0].request.model):

@@ -1,6 +1,5 @@
 """From a picture of any size to a size that a model samples, and back."""
 
-import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
@@ -8,9 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-LONGEST = 4
-"""The longer side of a canvas is at most this many times that of a square one."""
-
+from pochade.runtime.canvas import sampled_size
 
 BAND = 2**18
 """Pixels that are resampled at once, so that a large picture needs little more memory than its bytes."""
@@ -66,22 +63,9 @@ class Canvas:
     def fit(
         cls, height: int, width: int, side: int, multiple: int, *, shrink: bool = True, margin: int = 0
     ) -> "Canvas":
-        """The canvas on which a picture covers about ``side`` x ``side`` pixels.
-
-        Args:
-            height: rows of the picture, at least 1.
-            width: its columns, likewise.
-            side: of a square of the same area. The longer side is at most ``LONGEST`` times that.
-            multiple: the sides of the canvas are multiples of this.
-            shrink: False where a picture of a larger area keeps its size.
-            margin: pixels of the canvas, at least, that lie beyond each border of the picture.
-        """
-        scale = min(side / math.sqrt(height * width), LONGEST * side / max(height, width))
-        if not shrink and height * width > side * side:
-            scale = 1.0
-        rows, columns = (max(1, round(length * scale)) for length in (height, width))
-        outer = (-(-(rows + 2 * margin) // multiple) * multiple, -(-(columns + 2 * margin) // multiple) * multiple)
-        return cls(height, width, (rows, columns), outer)
+        """The canvas on which a picture covers about ``side`` x ``side`` pixels: see ``sampled_size``."""
+        inner, outer = sampled_size(height, width, side, multiple, shrink=shrink, margin=margin)
+        return cls(height, width, inner, outer)
 
     @property
     def magnification(self) -> float:

@@ -101,7 +101,8 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
         PochadeError: model, decoder or a file that the request names is another one now, and not among the changes.
 
     Warns:
-        RepeatWarning: the model was chosen anew and has other weights; versions or the device are others.
+        RepeatWarning: the model was chosen anew and is another one, or has other weights; versions or the device are
+            others.
     """
     from pochade.runtime.pictures import find_named  # here, as it imports numpy
 
@@ -125,6 +126,8 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
         message = f"{name}: made by other weights of {request.model!r} ({digests})"
         if "model" not in changes:
             raise PochadeError(f"{message}; model={request.model} (--model {request.model}) uses those that are here")
+        if prepared.request.model != request.model:
+            message = f"{name}: made by {request.model!r}, {prepared.request.model!r} makes it now"
         warnings.warn(f"{message}: the picture will differ", RepeatWarning, stacklevel=3)
     if "decoder" not in changes and was.get("decoder") != now.get("decoder"):
         raise PochadeError(f"{name}: made with other weights of its decoder")

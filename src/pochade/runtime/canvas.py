@@ -3,6 +3,7 @@
 Pictures are float32 [H, W, 3] in [0, 1], masks float32 [H, W] in {0, 1}.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,6 +12,30 @@ from PIL import Image
 
 HOLE = 128 / 255
 """The grey of what is to be inpainted, in the source that a model is shown which was trained for that."""
+LONGEST = 4
+"""The longer side of a canvas is at most this many times that of a square one, where a model samples any size."""
+
+
+def sampled_size(
+    height: int, width: int, side: int, multiple: int, *, shrink: bool = True, margin: int = 0
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size at which a model that samples any size has a picture in its own proportions: rows and columns of the
+    picture, and of the canvas on which it lies.
+
+    Args:
+        height: rows of the picture, at least 1.
+        width: its columns, likewise.
+        side: of a square of the same area. The longer side is at most ``LONGEST`` times that.
+        multiple: the sides of the canvas are multiples of this.
+        shrink: False where a picture of a larger area keeps its size.
+        margin: pixels of the canvas, at least, that lie beyond each border of the picture.
+    """
+    scale = min(side / math.sqrt(height * width), LONGEST * side / max(height, width))
+    if not shrink and height * width > side * side:
+        scale = 1.0
+    rows, columns = (max(1, round(length * scale)) for length in (height, width))
+    outer = (-(-(rows + 2 * margin) // multiple) * multiple, -(-(columns + 2 * margin) // multiple) * multiple)
+    return (rows, columns), outer
 
 
 def resample(image: np.ndarray, height: int, width: int) -> np.ndarray:

@@ -33,7 +33,7 @@ REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength",
 MASKS = ("soft_mask", "mask_blur", "invert_mask")
 """What it takes besides where they are set: recipes of other tasks have them too."""
 
-NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "loras")
+NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "loras", "embeddings")
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
@@ -213,6 +213,9 @@ def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dic
         if recipe.get(name) not in (None, False, "", 0, [], "model"):
             raise PochadeError(f"like: {like!r} was made with {name} {recipe[name]!r}, which a bundle does not have")
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
+    size, own = (recipe.get("width"), recipe.get("height")), (bundle.manifest.width, bundle.manifest.height)
+    if task == "generate" and size != own:
+        raise PochadeError(f"like: {like!r} has {size[0]} x {size[1]} pixels, the bundle makes {own[0]} x {own[1]}")
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
     taken |= {name: recipe[name] for name in MASKS if recipe.get(name)}
     taken |= {"task": task, "prompt": recipe["prompt"] if prompt is None else prompt}
