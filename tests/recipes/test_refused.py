@@ -79,6 +79,21 @@ def test_a_field_is_named_as_it_was_given(recipe: str, change: str, folder: Path
     assert str(refusal.value).startswith(f"{field}: ")
 
 
+@pytest.mark.parametrize("field", ["data.trigger", "data.template"])
+def test_blank_words_are_refused(field: str, folder: Path, tmp_path: Path):
+    for text in ("   ", ""):
+        refused(
+            f"{field}: '' given, ",
+            tmp_path / "run",
+            "lora",
+            f"data.source={folder}",
+            "task.base=lrf-openmoji",
+            f"{field}={text}",
+        )
+    with pytest.raises(PochadeError, match="trigger: '   ' given, allowed are words, and none"):
+        ImageData(FolderSource(folder), 64, trigger="   ").open()
+
+
 def test_another_size_than_that_of_the_start_is_named(folder: Path, tmp_path: Path):
     settings = [f"data.source={folder}", "data.size=128", "steps=1", "batch_size=2", "warmup_steps=0"]
     refused(

@@ -184,6 +184,17 @@ def test_training_starts_from_a_whole_model(
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_training_starts_from_the_folder_of_a_run(from_folder: tuple[Path, list[str]], tmp_path: Path):
+    out, overrides = from_folder
+    still = ["steps=1", "warmup_steps=0", "learning_rate=1e-12", f"initialise_from={out}"]
+    model = train("lrf-folder", [*overrides, *still], tmp_path / "run")
+    places = (out / "1-flow" / "model", model)
+    weights = [load_file(m / "denoiser" / "diffusion_pytorch_model.safetensors") for m in places]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    records = [json.loads((place / "training.json").read_text()) for place in places]
+    assert records[1]["before"] == records[0]
+
+
 def test_another_network_is_no_start(trained: Path, from_folder: tuple[Path, list[str]], tmp_path: Path):
     _, overrides = from_folder
     other = trained / "3-flow" / "model"

@@ -70,12 +70,12 @@ def info(
         return
     if model is not None and Path(model).suffix.lower() == ".png" and not Path(model).is_dir():
         raise PochadeError(f"{model}: there is no such file")
-    if model is not None and (Path(model) / WEIGHTS).is_file():
-        _lora(Path(model), as_json)
-        return
-    if model is not None and (Path(model) / embedding_files.WEIGHTS).is_file():
-        _embedding(Path(model), as_json)
-        return
+    if model is not None and model not in hub.shipped() and hub.newest(Path(model).expanduser()) is None:
+        for file, show in ((WEIGHTS, _lora), (embedding_files.WEIGHTS, _embedding)):
+            found = hub.newest(Path(model).expanduser(), file)
+            if found is not None:
+                show(found, as_json)
+                return
     found = _machine() if model is None else describe(hub.resolve(model))
     if as_json:
         print_json(found)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pochade.errors import PochadeError
+from pochade.pipelines.lora_files import adapter_file
 from pochade.pipelines.tensor_files import read_head
 from pochade.runtime.tokens import whole
 
@@ -25,13 +26,11 @@ class EmbeddingFile:
 
 
 def find_embedding(place: str | os.PathLike[str]) -> EmbeddingFile:
-    """The file of that name or in that folder. Raises PochadeError where there is none, or it is damaged or empty."""
-    path = Path(place).expanduser()
-    file = path / WEIGHTS if path.is_dir() else path
-    if not file.is_file() or file.suffix != ".safetensors":
-        raise PochadeError(
-            f"embedding: {os.fspath(place)!r} given, allowed is a folder that holds {WEIGHTS}, or such a file"
-        )
+    """The file of that name, in that folder, or of the training in it (``pochade.pipelines.lora_files.adapter_file``).
+
+    Raises PochadeError where there is none, or it is damaged or empty.
+    """
+    file = adapter_file(place, "embedding", WEIGHTS)
     tensors, metadata = read_head(file)
     if not tensors:
         raise PochadeError(f"embedding: {os.fspath(place)!r} given, which holds no word")

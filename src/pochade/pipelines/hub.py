@@ -83,22 +83,17 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
         return fetched
     folder = Path(name).expanduser()
     if folder.is_dir():
-        found = next(_models_below(folder), None)
+        found = newest(folder)
         if found is None and is_bundle(name):
             raise PochadeError(
                 f"model: {name!r} is a bundle of pochade export, which pochade generate and pochade run take, and "
                 "pochade.runtime.Bundle in Python"
             )
         if found is None:
+            _check_no_adapter(name, folder)
             raise PochadeError(
                 f"model: {name!r} holds no {INDEX}, so it is neither the folder of a model nor of a training that has "
                 "saved one"
-            )
-        if found.parent.name.startswith(_CHECKPOINT):
-            warnings.warn(
-                f"model: {found} is taken, of step {_step(found)} of a training",
-                UnfinishedWarning,
-                stacklevel=1,  # one place, however it is reached: a command says it once
             )
         return found
     if folder.exists():
@@ -121,10 +116,46 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
 _CHECKPOINT = "checkpoint-"
 
 
+def newest(folder: Path, file: str = INDEX) -> Path | None:
+    """What a folder holds that has ``file`` in it, a model where that is ``INDEX``: itself, or the newest that a
+    checkpoint, a stage or a run has saved; None where there is none.
+
+    Warns:
+        UnfinishedWarning: it is of a checkpoint.
+    """
+    found = next(below(folder, file), None)
+    if found is not None and found != folder and found.parent.name.startswith(_CHECKPOINT):
+        warnings.warn(
+            f"model: {found} is taken, of step {_step(found)} of a training",
+            UnfinishedWarning,
+            stacklevel=1,  # one place, however it is reached: a command says it once
+        )
+    return found
+
+
+def _check_no_adapter(name: str, folder: Path) -> None:
+    """Raises PochadeError where a folder, or the training in it, has a LoRA or learned words, which are no model."""
+    from pochade.pipelines import embedding_files, lora_files
+    from pochade.pipelines.tensor_files import read_head
+
+    for file, what, option in (
+        (lora_files.WEIGHTS, "a LoRA", "--lora"),
+        (embedding_files.WEIGHTS, "learned words", "--embedding"),
+    ):
+        found = next(below(folder, file), None)
+        if found is not None:
+            base = read_head(found / file)[1].get(lora_files.BASE)
+            model, whole = base or "MODEL", f", or what pochade merge {base or 'MODEL'} --lora {name} -o FOLDER makes"
+            raise PochadeError(
+                f"model: {name!r} holds {what}{f' of {base!r}' if base else ''}: allowed is {model}, where it is taken "
+                f"with {option} {name}{whole * (option == '--lora')}"
+            )
+
+
 def is_bundle(name: str) -> bool:
     """Whether a name of ``resolve`` is that of a folder which ``pochade export`` wrote, and of no model."""
     folder = Path(name).expanduser()
-    if name in shipped() or not folder.is_dir() or next(_models_below(folder), None) is not None:
+    if name in shipped() or not folder.is_dir() or next(below(folder, INDEX), None) is not None:
         return False
     from pochade.runtime.manifest import MANIFEST
 
@@ -142,15 +173,16 @@ def current(folder: Path) -> Path:
     return resolve(checkpoint.parent)
 
 
-def _models_below(folder: Path) -> Iterator[Path]:
-    """The models in a folder, the best first: itself, or those of a checkpoint, a stage or a run, the newest first."""
-    if (folder / INDEX).is_file():
+def below(folder: Path, file: str) -> Iterator[Path]:
+    """The models in a folder, or what else has ``file`` in it, the best first: itself, or those of a checkpoint, a
+    stage or a run, the newest first."""
+    if (folder / file).is_file():
         yield folder
         return
     models = [folder / "model", *(path / "model" for path in folder.glob(f"{_CHECKPOINT}*"))]
-    yield from sorted((path for path in models if (path / INDEX).is_file()), key=_step, reverse=True)
+    yield from sorted((path for path in models if (path / file).is_file()), key=_step, reverse=True)
     for stage in reversed(stage_folders(folder)):
-        yield from _models_below(stage)
+        yield from below(stage, file)
 
 
 def stage_folders(run: Path) -> list[Path]:

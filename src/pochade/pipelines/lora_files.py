@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pochade.errors import PochadeError
+from pochade.pipelines import hub
 from pochade.pipelines.tensor_files import read_head
 
 WEIGHTS = "pytorch_lora_weights.safetensors"
@@ -57,12 +58,21 @@ def find_lora(text: str) -> LoRAFile:
 
 
 def lora_file(place: str | os.PathLike[str]) -> Path:
-    """The file of a LoRA, given itself or its folder. Raises PochadeError where there is none."""
-    path = Path(place)
-    file = path / WEIGHTS if path.is_dir() else path
+    """The file of a LoRA, given itself, its folder, or that of the training which saved it.
+
+    Raises PochadeError where there is none.
+    """
+    return adapter_file(place, "lora", WEIGHTS)
+
+
+def adapter_file(place: str | os.PathLike[str], argument: str, name: str) -> Path:
+    """The file called ``name`` as ``lora_file`` finds that of a LoRA; errors name the ``argument``."""
+    path = Path(place).expanduser()
+    file = (hub.newest(path, name) or path) / name if path.is_dir() else path
     if not file.is_file() or file.suffix != ".safetensors":
         raise PochadeError(
-            f"lora: {os.fspath(place)!r} given, allowed is a folder that holds {WEIGHTS}, or such a file"
+            f"{argument}: {os.fspath(place)!r} given, allowed is a folder that holds {name}, that of a training which "
+            "has saved one, or such a file"
         )
     return file
 

@@ -7,7 +7,7 @@ that model with the averaged weights. Nothing in it is a pickle.
 """
 
 import json
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from pochade.errors import FailureError, PochadeError
 from pochade.files import atomic_folder, remove_folder, sha256, write_json, write_text
+from pochade.pipelines.hub import stage_folders
 from pochade.tensors import read_tensors, tensor_entries, write_tensors
 from pochade.training.ema import module_tensors
 
@@ -203,11 +204,18 @@ def _weight_file(path: Path) -> Path:
         if path.suffix != ".safetensors":
             raise PochadeError(f"initialise_from: {path} given, only safetensors files are loaded")
         return path
-    folders = (path, path / "final") if path.is_dir() else ()
-    for folder in folders:
+    for folder in _places(path) if path.is_dir() else ():
         for name in _WEIGHT_FILES:
             if (folder / name).is_file():
                 return folder / name
     raise PochadeError(
         f"initialise_from: {path} is neither a safetensors file nor a folder with one of {', '.join(_WEIGHT_FILES)}"
     )
+
+
+def _places(folder: Path) -> Iterator[Path]:
+    """Where weights may lie in a folder, the best first: in itself; of a stage, at its end or in its newest checkpoint;
+    of a run, in its newest stage."""
+    yield from (folder, folder / "final", *sorted(folder.glob("checkpoint-*"), reverse=True))
+    for stage in reversed(stage_folders(folder)):
+        yield from _places(stage)

@@ -94,12 +94,14 @@ class ImageData(DataSettings):
                 f"data.wordings: {self.wordings} given, but nothing in a caption is random: allowed with "
                 "data.keep_tags or data.word_dropout"
             )
+        if self.trigger is not None and not self.trigger.strip():
+            raise PochadeError(f"data.trigger: {self.trigger!r} given, allowed are words, and none")
         changes = self.trigger, self.template, self.keep_tags, self.word_dropout
         if not any(value is not None for value in changes):
             return None
         return Wording(
             self.trigger or "",
-            tuple((self.template or PLACE).split("|")),
+            tuple((PLACE if self.template is None else self.template).split("|")),
             self.keep_tags,
             self.word_dropout or 0.0,
             DRAWS if self.wordings is None else self.wordings,
@@ -129,7 +131,11 @@ class ImageData(DataSettings):
         if self.score is not None and self.best == 1:
             raise PochadeError(f"data.score: {self.score} given without data.best, the share that it chooses")
         with naming("data.best", "best"), naming("data.score", "score"):
-            dataset = dataset if self.best == 1 else keep_best(dataset, self.best, self.score or CONTRAST)
+            dataset = (
+                dataset
+                if self.best == 1
+                else keep_best(dataset, self.best, CONTRAST if self.score is None else self.score)
+            )
         dataset = dataset if self.shifts is None else Shifted(dataset, self.shifts)
         return dataset if wording is None else Captioned(dataset, wording)
 

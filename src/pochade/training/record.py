@@ -81,5 +81,5 @@ def _origin(start: str | None) -> Path | None:
     if start is None:
         return None
     path = hub.shipped().get(start, Path(start).expanduser())
-    near = (path, path / "model", path.parent, path.parent / "model", path.parent.parent / "model")
+    near = (*hub.below(path, RECORD), path.parent, path.parent / "model", path.parent.parent / "model")
     return next((folder for folder in near if (folder / RECORD).is_file()), None)

@@ -13,12 +13,13 @@ from peft.tuners.lora.layer import Linear
 from PIL import Image, ImageDraw
 from torch import nn
 
+from cli.run import cli
 from contracts.families import FAMILIES, make, stir
 from pochade.data.dataset import is_held_out
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
 from pochade.nn.keyed_random import row_keys
-from pochade.pipelines.lora_files import WEIGHTS, weights_sha256
+from pochade.pipelines.lora_files import WEIGHTS, find_lora, weights_sha256
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -111,6 +112,25 @@ def test_a_consistent_network_has_no_loss_of_consistency() -> None:
         given = {**batch(task.parts["denoiser"], 32), "seed": row_keys(torch.randn(32, 3))}
         given["latents"] = torch.full_like(given["latents"], 0.3)
         assert float(task(given)["loss"].detach()) < 1e-4
+
+
+def test_the_folder_of_a_run_is_taken_for_its_lora_and_for_no_model(
+    trained: Path, toy_pipeline_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = trained.parents[1]
+    assert find_lora(f"{run}:0.5").file == trained / WEIGHTS
+    assert find_lora(str(trained.parent)).file == trained / WEIGHTS
+    with pytest.raises(PochadeError, match=r"'.*' given, allowed is a folder that holds .*, that of a training which"):
+        find_lora(str(tmp_path))
+    for folder in (run, trained):
+        base = str(toy_pipeline_folder)
+        message = (
+            f"model: '{folder}' holds a LoRA of '{base}': allowed is {base}, where it is taken with --lora {folder}"
+        )
+        whole = f", or what pochade merge {base} --lora {folder} -o FOLDER makes"
+        assert message + whole in cli(capsys, "generate", "a fox", "--model", str(folder), code=2).error
+        assert message + whole in cli(capsys, "evaluate", str(folder), str(tmp_path), code=2).error
+        assert "of mine" in cli(capsys, "info", str(folder)).out
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.captioned import Wording
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
-from pochade.pipelines.embedding_files import ENCODER, WEIGHTS
+from pochade.pipelines.embedding_files import ENCODER, WEIGHTS, find_embedding
 from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.minilm import MiniLMEncoder
@@ -153,7 +153,11 @@ def test_a_request_names_files_of_words(learned: Path, model: Path, tmp_path: Pa
     assert again.read_bytes() == made.read_bytes()
     edited = ("edit", str(made), f"a cat, {WORD}", "--model", str(model), "--embedding", str(learned), "--steps", "2")
     cli(capsys, *edited, "-o", str(tmp_path / "edited.png"))
-    assert "[2, 384]" in cli(capsys, "info", str(learned)).out
+    run = learned.parents[1]
+    assert "[2, 384]" in cli(capsys, "info", str(learned)).out == cli(capsys, "info", str(run)).out
+    assert find_embedding(run).file == learned / WEIGHTS
+    message = f"model: '{run}' holds learned words of '{model}': allowed is {model}, where it is taken with --embedding"
+    assert message in cli(capsys, "generate", "a fox", "--model", str(run), code=2).error
     plain = ("generate", "a fox", "--model", str(model), "--embedding", str(learned), "-o", str(out))
     assert f"is one that has its word, {WORD}" in cli(capsys, *plain, code=2).error
     inside = ("generate", f"a fox{WORD}", *plain[2:])
