@@ -110,9 +110,11 @@ def test_what_does_not_go_is_named() -> None:
     for changes in ({"downsampling": 1}, {"downsampling": 12}):
         with pytest.raises(PochadeError, match=r"downsampling: \d+ given, allowed are powers of two from 2"):
             toy(**changes)
-    for changes in ({"blocks": (1,)}, {"widths": (), "blocks": ()}, {"blocks": (1, -1)}):
+    for changes in ({"blocks": (1,)}, {"widths": (), "blocks": ()}):
         with pytest.raises(PochadeError, match=r"blocks: .* given, allowed is a number for each"):
             toy(**changes)
+    with pytest.raises(PochadeError, match=r"blocks: \(1, -1\) given, must be a whole number from 0 to"):
+        toy(blocks=(1, -1))
     for size, f in (("large", 8), ("tiny", 64)):
         with pytest.raises(PochadeError, match=rf"size: '{size}' for {f} pixels .*allowed are tiny for 8/16/32, small"):
             for_autoencoder(size, 4, f)

@@ -79,7 +79,7 @@ def test_guidance_drops_it_with_the_text() -> None:
 
 @torch.no_grad()
 def test_what_cannot_be() -> None:
-    with pytest.raises(PochadeError, match="image_prompt_dim: -1 given, allowed is 0 and more"):
+    with pytest.raises(PochadeError, match="image_prompt_dim: -1 given, must be a whole number from 0 to"):
         make(image_prompt_dim=-1)
     with pytest.raises(PochadeError, match="image_prompt_dim: 7 given, allowed is 0 without text and plan_tokens"):
         make(image_prompt_dim=7, text_dim=0, plan_tokens=0)

@@ -106,7 +106,7 @@ def test_regions_that_there_cannot_be():
         ({"regions": 2}, "regions: 2 given, allowed is 0 without a source and a planner"),
         ({"regions": 2, "source": "width", "plan_tokens": 0}, "regions: 2 given, allowed is 0 without"),
         ({"regions": -1, "source": "width"}, "regions: -1 given, allowed is 0 to 64"),
-        ({"regions": "a", "source": "width"}, "regions: 'a' given, allowed is 0 to 64"),
+        ({"regions": "a", "source": "width"}, "regions: 'a' given, must be a whole number"),
     ):
         with pytest.raises(PochadeError, match=message):
             make(**changes)

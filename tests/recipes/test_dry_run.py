@@ -74,7 +74,7 @@ def test_a_loss_that_is_no_number_stops_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_wrong_use(capsys: Any) -> None:
     with pytest.raises(PochadeError, match="steps: 0 given"):
         list(dry_run(stages_of("lira"), 0))
-    with pytest.raises(PochadeError, match="of which no network can be made"):
+    with pytest.raises(PochadeError, match=r"blocks: .x. given, must be a whole number from 1 to"):
         tried("lira", "task.options=blocks=x")
     assert "no field" in cli(capsys, "train", "lira", "stepps=3", "--dry-run", code=2).error
 

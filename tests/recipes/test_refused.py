@@ -110,7 +110,7 @@ def test_unusable_networks_are_named(tmp_path: Path, folder: Path):
     refused(r"options: 'recursion=3' given, .*did you mean 'recursions'", out, "lrf", *data, "task.options=recursion=3")
     refused("options: 'heads' given", out, "lrf", *data, "task.options=heads")
     refused("dim, sample_size: 17", out, "lrf", *data, "task.options=dim=17,heads=2")
-    refused("options: dim=wide given, of which no network can be made", out, "lrf", *data, "task.options=dim=wide")
+    refused("dim: .wide. given, must be a whole number from 1 to", out, "lrf", *data, "task.options=dim=wide")
     refused(r"mixer: 'conv' given", out, "lrf", *data, "task.options=mixer=conv")
     refused(r"variant: 'nanno' given, .*did you mean 'nano'", out, "lrf", *data, "task.variant=nanno")
     refused(r"family: 'lrv' given, .*did you mean 'lrf'", out, "lrf", *data, "task.family=lrv")

@@ -1,7 +1,7 @@
 """Stages and the grammar that overrides their fields."""
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 
+from pochade.data.sources import FolderSource, parse_source
 from pochade.errors import PochadeError
 from pochade.recipes import RECIPES, stages_of
+from pochade.training.data import PairData
 from pochade.training.executor import run
 from pochade.training.overrides import override
 from pochade.training.stage import RANGES, Settings, Stage, differences
@@ -165,6 +167,13 @@ def test_a_warm_up_that_never_ends_is_told() -> None:
         ("ema_decay", [0.9], r"ema_decay: \[0.9\] given, must be in \[0, 1\)"),
         ("device", 0, "device: 0 given, allowed is a name"),
         ("name", 5, "name: 5 given, allowed is an identifier"),
+        ("compile", "false", "compile: 'false' given, must be true or false"),
+        ("fsdp", "no", "fsdp: 'no' given, must be true or false"),
+        ("betas", (0.9,), r"betas: \(0.9,\) given, must be each in \[0, 1\), and two of them"),
+        ("seed", 2**64, r"seed: 18446744073709551616 given, must be at least 0 and below 2\^63, and whole"),
+        ("initialise_from", 5, "initialise_from: 5 given, must be a text or none"),
+        ("trackers", "wandb", "trackers: 'wandb' given, must be a list, each a text"),
+        ("schedule", "linear", "schedule: 'linear' given, must be cosine or constant"),
     ],
 )
 def test_fields_of_other_kinds_are_refused_by_name(field: str, given: Any, message: str) -> None:
@@ -181,11 +190,37 @@ SETTINGS = {
 def test_what_all_kinds_have_in_common_has_one_range(task: Settings) -> None:
     for name in vars(task).keys() & RANGES:
         for wrong in (-1.0, float("nan"), float("inf"), "1")[name == "guidance" :]:
-            with pytest.raises(PochadeError, match=f"{name}: {wrong} given, must be "):
+            with pytest.raises(PochadeError, match=f"{name}: {wrong!r} given, must be "):
                 replace(task, **{name: wrong})  # pyright: ignore[reportArgumentType]
     for name in vars(task).keys() & {"density_scale", "time_shift", "scan_rate"}:
         with pytest.raises(PochadeError, match=f"{name}: 0.0 given, must be above 0"):
             replace(task, **{name: 0.0})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_field_has_one_type(recipe: str) -> None:
+    for stage in stages_of(recipe):
+        for settings in (stage, stage.task, stage.data):
+            for f in fields(settings):
+                with pytest.raises(PochadeError, match=f"^{f.name}: <object .* given, (must be|allowed)"):
+                    replace(settings, **{f.name: object()})
+
+
+def test_a_source_is_no_text() -> None:
+    data = stages_of("lrf-folder")[0].data
+    with pytest.raises(PochadeError, match=r"source: 'pics' given, must be a data source \(parse_source makes one"):
+        replace(data, source="pics")
+    with pytest.raises(PochadeError, match=r"pairs: 'pics' given, must be a source of pairs \(parse_pairs makes one"):
+        PairData(pairs="pics")  # pyright: ignore[reportArgumentType]
+    assert replace(data, source=parse_source("pics")).source == FolderSource(Path("pics"))
+
+
+def test_paths_are_text_and_lists_tuples(tmp_path: Path) -> None:
+    stage = stages_of("lrf-folder")[0]
+    task = replace(stage.task, autoencoder=tmp_path, options=["blocks=1"])
+    stage = replace(stage, task=task, initialise_from=tmp_path, data=replace(stage.data, size=np.int64(64)))
+    assert (stage.initialise_from, task.autoencoder, task.options) == (str(tmp_path), str(tmp_path), ("blocks=1",))
+    assert stage.settings()["data"]["size"] == 64
 
 
 def test_the_ranges_are_those_of_all_kinds() -> None:
@@ -202,3 +237,5 @@ def test_numbers_of_numpy_are_plain_ones(tmp_path: Path) -> None:
         run([], tmp_path)
     with pytest.raises(PochadeError, match="override: 'steps=3' given, allowed is a list of texts"):
         override([stage], "steps=3")
+    with pytest.raises(PochadeError, match="resume: 'no' given, allowed are True and False"):
+        run([stage], tmp_path, resume="no")  # pyright: ignore[reportArgumentType]

@@ -1,14 +1,23 @@
 """What every autoencoder answers, and the statistics that give its latents unit variance."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
 
+from pochade.arguments import MAX_COUNT
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
 from pochade.nn.layout import channels_last
+from pochade.values import FACTOR, WIDTH, Ranges, whole
+
+RANGES: Ranges = {
+    **dict.fromkeys(("latent_channels", "width", "widths", "downsampling"), WIDTH),
+    **dict.fromkeys(("encoder_blocks", "decoder_blocks", "blocks"), whole(0, MAX_COUNT)),
+    "latents_std": FACTOR,
+}
+"""Of what the arguments of several autoencoders may be."""
 
 
 class ImageAutoencoder(ModelMixin, ConfigMixin):
@@ -19,10 +28,20 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    ranges: ClassVar[Ranges] = RANGES
     downsampling: int
     """f: a latent cell stands for f x f pixels."""
     encoder: Any
     decoder: Any
+
+    def _check_statistics(self) -> None:
+        """Raises PochadeError where the configuration has statistics of another number of channels."""
+        for name in ("latents_mean", "latents_std"):
+            given = self.config[name]
+            if given is not None and len(given) != self.config.latent_channels:
+                raise PochadeError(
+                    f"{name}: {len(given)} values given, allowed are {self.config.latent_channels}, one a channel"
+                )
 
     def _statistics(self, like: Tensor) -> tuple[Tensor, Tensor]:
         channels = self.config.latent_channels

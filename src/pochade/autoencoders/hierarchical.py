@@ -94,6 +94,7 @@ class HierarchicalAutoencoder(ImageAutoencoder):
 
     def _build(self, split: nn.Module, join: nn.Module) -> None:
         """Both networks around a transform to ``BANDS`` channels at half size and its inverse, initialised."""
+        self._check_statistics()
         config = self.config
         channels: int = config.latent_channels
         self.downsampling = int(config.downsampling)
@@ -105,10 +106,10 @@ class HierarchicalAutoencoder(ImageAutoencoder):
                 f"downsampling: {self.downsampling} given, allowed are powers of two from {2 ** len(config.widths)}, "
                 f"as there are {len(config.widths)} widths"
             )
-        if channels < 1 or config.widths[-1] % channels:
+        if config.widths[-1] % channels:
             raise PochadeError(f"latent_channels: {channels} given, allowed are the divisors of {config.widths[-1]}")
         for name in ("encoder_blocks", "decoder_blocks"):
-            if len(config[name]) != len(config.widths) or min(config[name]) < 0:
+            if len(config[name]) != len(config.widths):
                 raise PochadeError(f"{name}: {tuple(config[name])} given, allowed is a number for each of the widths")
         widths, encoder_blocks, decoder_blocks = (
             (*given, *[given[-1]] * (stages - len(given)))

@@ -43,6 +43,7 @@ class PretrainedAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's na
         latents_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self._check_statistics()
         classes = {cls.__name__: cls for cls in CLASSES}
         if kind not in classes:
             raise PochadeError(f"kind: {kind!r} given, allowed are {' and '.join(classes)}")

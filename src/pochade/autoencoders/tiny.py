@@ -30,6 +30,9 @@ class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespac
         decoder_blocks: residual blocks at 1/8, 1/4, 1/2 and full resolution.
         latents_mean: mean of each raw latent channel, C values (None: zeros).
         latents_std: standard deviation of each raw latent channel, C values (None: ones).
+
+    Raises:
+        PochadeError: an argument is of another type or out of range.
     """
 
     downsampling: int = 8
@@ -45,6 +48,10 @@ class TinyAutoencoder(ImageAutoencoder, ModelMixin):  # in the module's namespac
         latents_std: Sequence[float] | None = None,
     ) -> None:
         super().__init__()
+        self._check_statistics()
+        for name, blocks in (("encoder_blocks", encoder_blocks), ("decoder_blocks", decoder_blocks)):
+            if len(blocks) != 4:
+                raise PochadeError(f"{name}: {tuple(blocks)} given, allowed are four numbers, one a resolution")
         widths = (width,) * 4
         self.encoder = EncoderTiny(3, latent_channels, tuple(encoder_blocks), widths, "relu")
         self.decoder = DecoderTiny(latent_channels, 3, tuple(decoder_blocks), widths, 2, "relu", "nearest")

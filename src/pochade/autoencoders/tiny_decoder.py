@@ -1,16 +1,18 @@
 """TinyVAEDecoder, LiRA's decoder: depthwise-separable convolutions that learn from another autoencoder's latents."""
 
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
+from pochade.autoencoders.base import RANGES
 from pochade.configuration import ConfigMixin, register_to_config
 from pochade.errors import PochadeError
 from pochade.nn.layout import channels_last
+from pochade.values import Ranges
 
 
 class SeparableBlock(nn.Module):
@@ -47,6 +49,7 @@ class TinyVAEDecoder(ModelMixin, ConfigMixin):
     """
 
     config: Any
+    ranges: ClassVar[Ranges] = RANGES
     downsampling: int
     """f: a latent cell stands for f x f pixels."""
 
@@ -59,7 +62,7 @@ class TinyVAEDecoder(ModelMixin, ConfigMixin):
         downsampling: int = 8,
     ) -> None:
         super().__init__()
-        if len(blocks) != len(widths) or not widths or min(blocks) < 0 or min(widths) < 1:
+        if len(blocks) != len(widths) or not widths:
             raise PochadeError(
                 f"blocks: {tuple(blocks)} given, allowed is a number for each of the widths {tuple(widths)}"
             )

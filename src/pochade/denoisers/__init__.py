@@ -31,12 +31,18 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
     """A denoiser of a family and size with random weights; ``overrides`` replace arguments of its class.
 
     Raises:
-        PochadeError: the family or the variant does not exist.
+        PochadeError: the family, the variant or an argument does not exist, or an argument is of another type or out of
+            range.
     """
     module, name = _module(family)
     if variant not in module.VARIANTS:
         known = list(module.VARIANTS)
         raise PochadeError(f"variant: {variant!r} given, allowed for {family} are {known}{nearest(variant, known)}")
+    known = parameters(family)
+    for argument in overrides:
+        if argument not in known:
+            near = nearest(argument, known)
+            raise PochadeError(f"options: {argument!r} given, allowed for {family} are {', '.join(known)}{near}")
     return getattr(module, name)(**{**module.VARIANTS[variant], **overrides})
 
 

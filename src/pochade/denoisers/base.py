@@ -10,6 +10,18 @@ from torch import Tensor, nn
 from pochade.configuration import ConfigMixin
 from pochade.nn.modulation import Modulation
 from pochade.types import Conditioning, InputSpec
+from pochade.values import LAYERS, NO_WIDTH, WIDTH, Ranges, whole
+
+MAX_CLASSES = 2**20
+MAX_DEPTH = 64
+"""Iterations of a family that has them, at most."""
+RANGES: Ranges = {
+    **dict.fromkeys(("latent_channels", "sample_size", "patch_size", "dim", "heads", "hidden"), WIDTH),
+    **dict.fromkeys(("text_dim", "pooled_dim"), NO_WIDTH),
+    "num_classes": whole(0, MAX_CLASSES),
+    "blocks": LAYERS,
+}
+"""Of what the arguments of several families may be."""
 
 
 class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
@@ -22,6 +34,7 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     """
 
     config: Any
+    ranges: ClassVar[Ranges] = RANGES
     _repeated_blocks: ClassVar[list[str]]
     """Names of the classes of the blocks that the network is made of."""
     _block_methods: ClassVar[dict[str, str]] = {}

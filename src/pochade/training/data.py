@@ -114,7 +114,7 @@ class ImageData(DataSettings):
             PochadeError: no source is set, it does not exist or holds no pictures, or a setting is out of range.
         """
         if self.size < 8 or self.size % 8:
-            raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8")
+            raise PochadeError(f"data.size: {self.size} given, allowed are multiples of 8, from 8 on")
         if self.ratios is not None:
             check_ratio(self.ratios)
             if self.shifts is not None:

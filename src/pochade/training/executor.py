@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, cast
 import torch
 
 from pochade.allocator import keep_freed_memory, release_memory
-from pochade.arguments import path_text, shown
+from pochade.arguments import check_flag, path_text, shown
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
 from pochade.data.samples import PictureSamples, groups_of
@@ -62,13 +62,14 @@ def run(
     data need not be there.
 
     Raises:
-        PochadeError: a stage's data or settings are unusable (all stages are checked before the first starts), or are
-            others than those of the run that is resumed; one before ``only`` is not finished; or another process is
-            training in ``out``.
+        PochadeError: an argument is of another type; a stage's data or settings are unusable (all stages are checked
+            before the first starts), or are others than those of the run that is resumed; a finished stage is to have
+            fewer steps; one before ``only`` is not finished; or another process is training in ``out``.
         FailureError, TrainingInterrupted: see ``pochade.training.loop.train``.
     """
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, Stage) for stage in stages) or not stages:
         raise PochadeError(f"stages: {shown(stages)} given, allowed is a list of stages, such as stages_of('lrf')")
+    check_flag("resume", resume)
     out = Path(path_text("out", out))
     url = url_of(out)
     mirror = None if url is None else mirror_of(url)
@@ -104,7 +105,7 @@ def run(
     for number, stage in enumerate(stages, 1):
         result = _result(stage, number, out)
         steps = _finished_steps(result)
-        if steps is not None and (number <= finished or (resume and (not steps or steps >= stage.steps))):
+        if steps is not None and (number <= finished or (resume and (not steps or steps == stage.steps))):
             after = f" after {steps} steps" if steps else ""
             _print(f"{stage.name}: finished before{after}, used as it is in {result.model}")
         else:
@@ -396,20 +397,22 @@ def _check_resumed(stages: Sequence[AnyStage], number: int, out: Path, data: Dat
     folder, steps = result.model.parent, int(trained["stage"]["steps"])
     before = Identity(trained["stage"], trained.get("contents", {}))
     check_same(folder, before, identity_of(stage, data), stage.task.start_field)
-    if stage.steps <= steps:
+    given = f"steps: {stage.steps} given for {stage.name}, which is finished after {steps}"
+    if stage.steps < steps:
+        raise PochadeError(f"{given}: allowed are {steps} and more")
+    if stage.steps == steps:
         changed = [change for change in before.changes_to(stage.settings()) if not change.startswith("steps")]
         if changed:
             raise PochadeError(
                 f"{changed[0]} given for {stage.name}, which is finished: allowed with steps above {steps}"
             )
         return
-    given = f"steps: {stage.steps} given for {stage.name}, which is finished after {steps}"
     if not checkpoints(folder):
-        raise PochadeError(f"{given} and has no checkpoint to go on from, allowed are {steps} at most")
+        raise PochadeError(f"{given} and has no checkpoint to go on from: allowed is {steps}")
     for later, one in enumerate(stages[number:], number + 1):
         place = _result(one, later, out)
         if place.model.exists() or checkpoints(place.model.parent):
-            raise PochadeError(f"{given}, and {one.name} has begun on its model: allowed are {steps} at most")
+            raise PochadeError(f"{given}, and {one.name} has begun on its model: allowed is {steps}")
 
 
 def _finished_before(stages: Sequence[AnyStage], only: str, out: Path) -> int:

@@ -15,6 +15,7 @@ from pochade.data.sources import Source, parse_source
 from pochade.data.sources.pairs import PairSource, parse_pairs
 from pochade.errors import PochadeError, nearest
 from pochade.training.stage import AnyStage, is_nested
+from pochade.values import described
 
 _COMMA = re.compile(r",(?![^\[(]*[])])")
 """One between the values of a list, and not inside a value that is a list itself."""
@@ -124,7 +125,8 @@ def _parse(text: str, kind: Any, path: str) -> Any:
     except PochadeError:
         raise
     except (ValueError, OverflowError):
-        raise PochadeError(f"{path}: {text!r} given, must be {_describe(kind)}") from None
+        many = " (separated by commas)" if get_origin(kind) is tuple else ""
+        raise PochadeError(f"{path}: {text!r} given, must be {described(kind)}{many}") from None
 
 
 def _read(text: str, kind: Any) -> Any:
@@ -170,16 +172,3 @@ def _read_union(text: str, kinds: Sequence[Any]) -> Any:
 
 def _wrong() -> Any:
     raise ValueError
-
-
-def _describe(kind: Any) -> str:
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin in (Union, types.UnionType):
-        return " or ".join(_describe(k) for k in arguments)
-    if origin is Literal:
-        return " or ".join(map(str, arguments))
-    if origin is tuple:
-        return ", ".join("..." if k is Ellipsis else _describe(k) for k in arguments) + " (separated by commas)"
-    words = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
-    words |= {Source: "a data source", PairSource: "a source of pairs"}
-    return "none" if kind is type(None) else words.get(kind, f"set in Python ({kind})")

@@ -2,13 +2,16 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar
+from functools import cache
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self, TypeVar, get_type_hints
 
-from pochade.arguments import check_text, is_number, is_whole, plain, shown
+from pochade.arguments import MAX_SEED, check_text, plain
 from pochade.device import check_device
 from pochade.errors import PochadeError
+from pochade.values import COUNT, FACTOR, NATURAL, PROBABILITY, SHARE, WEIGHT, Ranges, check_values, fits
 
 if TYPE_CHECKING:
     from pochade.data.sources import Source
@@ -42,23 +45,41 @@ def steps_for(samples: int, batch_size: int) -> int:
     return max(FEWEST_STEPS, math.ceil(SEEN * math.sqrt(samples) / batch_size))
 
 
-Ranges = Mapping[str, tuple[Callable[[float], bool], str]]
-"""Field -> whether a finite number is allowed in it, and what is, in words."""
-
-_PROBABILITY = (lambda value: 0 <= value <= 1, "in [0, 1]")
-WEIGHT = (lambda value: 0 <= value < math.inf, "at least 0")
-COUNT = (lambda value: is_whole(value) and value >= 1, "at least 1, and whole")
-SHARE = (lambda value: 0 <= value < 1, "in [0, 1)")
-FACTOR = (lambda value: 0 < value < math.inf, "above 0")
 RANGES: Ranges = {
-    **dict.fromkeys(("cfg_dropout", "input_dropout", "self_conditioning_prob", "curriculum"), _PROBABILITY),
-    **dict.fromkeys(("text_dropout", "source_dropout", "joint_dropout"), _PROBABILITY),
+    **dict.fromkeys(("cfg_dropout", "input_dropout", "self_conditioning_prob", "curriculum"), PROBABILITY),
+    **dict.fromkeys(("text_dropout", "source_dropout", "joint_dropout"), PROBABILITY),
     **dict.fromkeys(("density_scale", "time_shift", "scan_rate"), FACTOR),
     **dict.fromkeys(("l1", "mse", "perceptual", "adversarial", "wavelet", "kl", "latent_noise"), WEIGHT),
     **dict.fromkeys(("adversarial_from", "generate"), SHARE),
     "guidance": (math.isfinite, "finite"),
 }
 """What the fields that several kinds of stages have in common may be, beside None where a kind allows it."""
+_STAGE: Ranges = {
+    **dict.fromkeys(("batch_size", "accumulate", "save_every", "log_every", "keep"), COUNT),
+    **dict.fromkeys(("steps", "warmup_steps", "sample_every"), NATURAL),
+    **dict.fromkeys(("weight_decay", "final_learning_rate"), WEIGHT),
+    **dict.fromkeys(("clip", "epsilon"), FACTOR),
+    "seed": (lambda value: 0 <= value < MAX_SEED, "at least 0 and below 2^63, and whole"),
+    "ema_decay": SHARE,
+    "betas": (SHARE[0], "each in [0, 1), and two of them"),
+}
+"""What the fields of a stage may be."""
+
+
+_kinds = cache(get_type_hints)
+
+
+def _settle(settings: Any, ranges: Ranges) -> None:
+    """Numbers of numpy become plain ones, lists tuples, and paths text where a field is text; then every field is
+    checked by its annotation and its range. Raises PochadeError for one that is of another type or out of range."""
+    kinds, found = _kinds(type(settings)), dict(vars(settings))
+    for name, value in found.items():
+        if isinstance(value, os.PathLike) and not fits(value, kinds[name]):
+            found[name] = os.fspath(value)
+    check_values(found, kinds, ranges)
+    for name, value in found.items():
+        settled = tuple(plain(one) for one in value) if isinstance(value, list | tuple) else plain(value)
+        object.__setattr__(settings, name, settled)
 
 
 class Settings:
@@ -80,10 +101,7 @@ class Settings:
         return None
 
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if value is not None and name in self.ranges:
-                inside, allowed = self.ranges[name]
-                self.check(name, is_number(value) and inside(value), allowed)
+        _settle(self, self.ranges)
 
     def check(self, name: str, holds: bool, allowed: str) -> None:
         """Raises PochadeError where a field is not as it must be."""
@@ -92,7 +110,12 @@ class Settings:
 
 
 class DataSettings:
-    """What a stage is trained on, as a frozen dataclass."""
+    """What a stage is trained on, as a frozen dataclass. Raises PochadeError for a value of another type."""
+
+    ranges: ClassVar[Ranges] = {}
+
+    def __post_init__(self) -> None:
+        _settle(self, self.ranges)
 
     def missing(self) -> list[str]:
         """What a run needs and is not set, or not on this machine; a line each."""
@@ -188,8 +211,6 @@ class Stage(Generic[S_co, D_co]):
 
     def __post_init__(self) -> None:
         own = {f.name for f in dataclasses.fields(self)}
-        for name in own:
-            object.__setattr__(self, name, plain(getattr(self, name)))
         check_text("name", self.name, "an identifier")
         if not self.name.isidentifier() or self.name in own:
             raise PochadeError(f"name: {self.name!r} given, must be an identifier that is no field of a stage")
@@ -197,32 +218,15 @@ class Stage(Generic[S_co, D_co]):
             value = getattr(self, name)
             if not dataclasses.is_dataclass(value) or isinstance(value, type):
                 raise PochadeError(f"{name}: {value!r} given, must be a dataclass of settings")
-        for name in ("batch_size", "accumulate", "save_every", "log_every", "keep"):
-            self._check(name, is_whole(getattr(self, name)) and getattr(self, name) >= 1, "at least 1, and whole")
-        for name in ("steps", "warmup_steps", "sample_every", "seed"):
-            self._check(name, is_whole(getattr(self, name)) and getattr(self, name) >= 0, "at least 0, and whole")
-        for name in ("weight_decay", "final_learning_rate"):
-            self._check(name, is_number(getattr(self, name)) and getattr(self, name) >= 0, "at least 0")
-        for name in ("clip", "epsilon"):
-            self._check(name, is_number(getattr(self, name)) and getattr(self, name) > 0, "above 0")
-        usual = self.learning_rate == 0 and self.task.usual_rate is not None
-        self._check("learning_rate", usual or (is_number(self.learning_rate) and self.learning_rate > 0), "above 0")
-        self._check("ema_decay", is_number(self.ema_decay) and 0 <= self.ema_decay < 1, "in [0, 1)")
-        pair = self.betas if isinstance(self.betas, tuple | list) else (math.nan,)  # pyright: ignore[reportUnnecessaryIsInstance]
-        self._check("betas", all(is_number(b) and 0 <= b < 1 for b in pair), "each in [0, 1)")
-        self._check("schedule", self.schedule in ("cosine", "constant"), "cosine or constant")
         check_device(self.device)
-        self._check("precision", self.precision in ("fp32", "bf16"), "fp32 or bf16")
+        usual = self.learning_rate == 0 and self.task.usual_rate is not None
+        _settle(self, _STAGE if usual else {**_STAGE, "learning_rate": FACTOR})
         if self.fsdp and not self.task.can_shard:
             raise PochadeError(
                 f"fsdp: true given for {self.name}, allowed with flow matching alone, as in STAGE.fsdp=true"
             )
         if self.batch_size % self.accumulate:
             raise PochadeError(f"batch_size: {self.batch_size} given, must divide by accumulate={self.accumulate}")
-
-    def _check(self, name: str, holds: bool, allowed: str) -> None:
-        if not holds:
-            raise PochadeError(f"{name}: {shown(getattr(self, name))} given, must be {allowed}")
 
     def learning_rate_factor(self, step: int) -> float:
         """The share of a group's own learning rate used in ``step`` (from 0)."""

@@ -31,6 +31,8 @@ class Source(ABC):
     """
 
     composes: ClassVar[bool] = False
+    described: ClassVar[str] = "a data source (parse_source makes one of a text)"
+    """In errors."""
 
     def open(self, split: Split = "train", *, progress: bool = True, reading: "Reading | None" = None) -> Dataset:
         """The pictures of one split: "train", "held_out", "composed" (see `Item.split`) or "all".

@@ -18,7 +18,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
-from pochade.denoisers.base import DenoiserModel
+from pochade.denoisers.base import MAX_DEPTH, RANGES, DenoiserModel
 from pochade.denoisers.inputs import (
     ConditioningEmbedding,
     TextInput,
@@ -41,8 +41,8 @@ from pochade.nn.modulation import IterationEmbedding, Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, RMSNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import CONTROLS, TASKS, Conditioning, DenoiserOutput, InputSpec
+from pochade.values import COUNT, WEIGHT, Ranges, whole
 
-MAX_DEPTH = 64
 WINDOW = 8
 """Largest side of the coda's attention windows, in tokens."""
 INITIAL_DEVIATION = math.sqrt(2 / 5)
@@ -168,8 +168,15 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             (an input convolution made wider, 2211.09800, section 3.2), and a vector for each task beside the time.
 
     Raises:
-        PochadeError: an argument is out of range.
+        PochadeError: an argument is of another type or out of range.
     """
+
+    ranges: ClassVar[Ranges] = {
+        **RANGES,
+        **dict.fromkeys(("iterations", "depths"), whole(1, MAX_DEPTH)),
+        "gradient_iterations": COUNT,
+        "distillation": WEIGHT,
+    }
 
     _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
     _block_methods: ClassVar[dict[str, str]] = {"CoreBlock": "prepare"}
@@ -199,21 +206,13 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     ) -> None:
         super().__init__()
         self.register_to_config(tasks=check_tasks(tasks))
-        if patch_size < 1 or sample_size < 1 or sample_size % patch_size:
+        if sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, must be a positive multiple of {patch_size}")
         if control_kind not in CONTROLS:
             raise PochadeError(f"control_kind: {control_kind!r} given, allowed are {', '.join(CONTROLS)}")
-        if blocks < 1:
-            raise PochadeError(f"blocks: {blocks} given, allowed is 1 and more")
-        if not 1 <= iterations <= MAX_DEPTH:
-            raise PochadeError(f"iterations: {iterations} given, allowed are 1 to {MAX_DEPTH}")
-        if not depths or not all(1 <= depth <= MAX_DEPTH for depth in depths):
-            raise PochadeError(f"depths: {depths} given, allowed are one or more of 1 to {MAX_DEPTH}")
+        if not depths:
+            raise PochadeError("depths: none given, allowed are one or more")
         self.register_to_config(depths=list(depths))
-        if gradient_iterations < 1:
-            raise PochadeError(f"gradient_iterations: {gradient_iterations} given, allowed is 1 and more")
-        if not distillation >= 0:
-            raise PochadeError(f"distillation: {distillation} given, allowed is 0 and more")
         self.embed = PatchEmbedding(latent_channels, dim, patch_size)
         self.positions = PositionTable(dim, sample_size // patch_size)
         self.steering = ConditioningEmbedding(dim, num_classes, pooled_dim)

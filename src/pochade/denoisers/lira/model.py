@@ -7,7 +7,7 @@ every fourth block through a state of fixed size; long skips join the first half
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
-from pochade.denoisers.base import DenoiserModel
+from pochade.denoisers.base import MAX_DEPTH, RANGES, DenoiserModel
 from pochade.denoisers.inputs import (
     ConditioningEmbedding,
     TextInput,
@@ -26,7 +26,7 @@ from pochade.denoisers.inputs import (
     copy_with,
     source_and_mask,
 )
-from pochade.denoisers.lira.reasoning import LEAST_STEPS, MAX_DEPTH, ReasoningLoop
+from pochade.denoisers.lira.reasoning import LEAST_STEPS, ReasoningLoop
 from pochade.errors import PochadeError
 from pochade.nn.attention import CrossAttention, LinearCrossAttention, SpatialMixer, scaled_init
 from pochade.nn.cpu import inference
@@ -38,6 +38,7 @@ from pochade.nn.modulation import Modulation, modulated_norm
 from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
+from pochade.values import COUNT, LAYERS, WEIGHT, WIDTH, Ranges
 
 Mixer = Literal["scan", "attention"]
 Connections = Literal["residual", "static", "dynamic"]
@@ -150,8 +151,23 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             and a vector for each task beside the time.
 
     Raises:
-        PochadeError: an argument is out of range.
+        PochadeError: an argument is of another type or out of range.
     """
+
+    ranges: ClassVar[Ranges] = {
+        **RANGES,
+        **dict.fromkeys(("state_size", "reasoning_width"), WIDTH),
+        "streams": LAYERS,
+        "fusion_every": COUNT,
+        "directions": (lambda value: value in (1, 2, DIRECTIONS), "1, 2 or 4"),
+        "reasoning_steps": (
+            lambda value: value == 0 or LEAST_STEPS <= value <= MAX_DEPTH,
+            f"0, or a whole number from {LEAST_STEPS} to {MAX_DEPTH}",
+        ),
+        "halt_threshold": (lambda value: 0 < value <= 1, "above 0, up to 1"),
+        "ponder_steps": (lambda value: value > LEAST_STEPS, f"above {LEAST_STEPS}"),
+        "ponder_weight": WEIGHT,
+    }
 
     _repeated_blocks: ClassVar[list[str]] = ["LiRABlock"]
     _trunk: ClassVar[str] = "layers"
@@ -192,17 +208,6 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         if dim % heads or sample_size % patch_size:
             raise PochadeError(
                 f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
-            )
-        for name, value, allowed in (
-            ("mixer", mixer, get_args(Mixer)),
-            ("connections", connections, get_args(Connections)),
-            ("fusion", fusion, get_args(Fusion)),
-        ):
-            if value not in allowed:
-                raise PochadeError(f"{name}: {value!r} given, allowed are {', '.join(map(repr, allowed))}")
-        if blocks < 1 or fusion_every < 1 or streams < 1:
-            raise PochadeError(
-                f"blocks, fusion_every, streams: {blocks}, {fusion_every} and {streams} given, each must be at least 1"
             )
         if mixer == "attention" and directions != DIRECTIONS:
             raise PochadeError(f"directions: {directions} given, allowed with mixer='scan' alone")

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pochade.errors import PochadeError
 from pochade.nn.cpu import inference
 from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay, Selection
@@ -16,8 +15,6 @@ from pochade.nn.norms import layer_norm, rms_norm
 
 LEAST_STEPS = 2
 """Every picture takes so many steps at least."""
-
-MAX_DEPTH = 64
 
 
 class ReasoningLoop(nn.Module):
@@ -42,9 +39,6 @@ class ReasoningLoop(nn.Module):
         prior_steps: mean of the geometric distribution (from the second step on) that the halting starts with and that
             the ponder cost draws it to.
         halting: False for a loop that always takes T steps and whose last state is the result.
-
-    Raises:
-        PochadeError: an argument is out of range.
     """
 
     def __init__(
@@ -59,12 +53,6 @@ class ReasoningLoop(nn.Module):
         halting: bool,
     ) -> None:
         super().__init__()
-        if not LEAST_STEPS <= steps <= MAX_DEPTH:
-            raise PochadeError(f"reasoning_steps: {steps} given, allowed are 0 and {LEAST_STEPS} to {MAX_DEPTH}")
-        if not 0 < threshold <= 1:
-            raise PochadeError(f"halt_threshold: {threshold} given, allowed is above 0, up to 1")
-        if prior_steps <= LEAST_STEPS:
-            raise PochadeError(f"ponder_steps: {prior_steps} given, allowed is above {LEAST_STEPS}")
         self.steps = steps
         self.threshold = threshold
         self.prior = 1 / (prior_steps - LEAST_STEPS + 1)

@@ -15,7 +15,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
-from pochade.denoisers.base import DenoiserModel
+from pochade.denoisers.base import MAX_DEPTH, RANGES, DenoiserModel
 from pochade.denoisers.inputs import (
     add_task_embedding,
     check_conditioning,
@@ -32,11 +32,10 @@ from pochade.nn.modulation import Modulation, TimestepEmbedding, modulated_norm
 from pochade.nn.norms import LayerNorm, as_stream
 from pochade.nn.positions import PositionTable
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
+from pochade.values import SHARE, Ranges, whole
 
 SOFTMAX_TOKENS = 256
 """Up to this many tokens the mixer is softmax attention, above it linear attention."""
-
-MAX_DEPTH = 64
 
 
 class LRFBlock(nn.Module):
@@ -87,13 +86,15 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         text_dim: width of the text tokens, 0 for no text. pooled_dim: width of the pooled text.
         text_encoder: identity of the text encoder whose vectors the network was trained on.
         num_classes: classes, 0 for none; one more embedding stands for "no class".
-        dropout: inside the feed-forward, in training.
+        dropout: inside the feed-forward, in training; in [0, 1).
         tasks: of ``pochade.types.TASKS``, those with a source that the network was trained for; with any of them comes
             a vector for each task beside the time.
 
     Raises:
-        PochadeError: an argument is out of range.
+        PochadeError: an argument is of another type or out of range.
     """
+
+    ranges: ClassVar[Ranges] = {**RANGES, "recursions": whole(1, MAX_DEPTH), "dropout": SHARE}
 
     _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
     _block_methods: ClassVar[dict[str, str]] = {"LRFBlock": "prepare"}
@@ -125,12 +126,6 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             raise PochadeError(
                 f"dim, sample_size: {dim} and {sample_size} given, must divide by {heads} and {patch_size}"
             )
-        if gradient not in ("full", "last"):
-            raise PochadeError(f"gradient: {gradient!r} given, allowed are 'full' and 'last'")
-        if mixer not in (None, "softmax", "linear"):
-            raise PochadeError(f"mixer: {mixer!r} given, allowed are 'softmax', 'linear' and None")
-        if not 1 <= recursions <= MAX_DEPTH:
-            raise PochadeError(f"recursions: {recursions} given, allowed are 1 to {MAX_DEPTH}")
         side = sample_size // patch_size
         if mixer is None:
             mixer = "softmax" if side * side <= SOFTMAX_TOKENS else "linear"

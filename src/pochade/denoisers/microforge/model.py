@@ -17,7 +17,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.configuration import register_to_config
-from pochade.denoisers.base import DenoiserModel
+from pochade.denoisers.base import RANGES, DenoiserModel
 from pochade.denoisers.inputs import (
     ConditioningEmbedding,
     TextInput,
@@ -48,6 +48,7 @@ from pochade.nn.positions import PositionTable
 from pochade.nn.scan_orders import ZIGZAGS
 from pochade.nn.zigzag_scan import ZigzagScan
 from pochade.types import TASKS, Conditioning, DenoiserOutput, InputSpec
+from pochade.values import LAYERS, MAX_WIDTH, NATURAL, NO_WIDTH, WEIGHT, WIDTH, Ranges
 
 MixerKind = Literal["scan", "attention"]
 ModulationKind = Literal["grouped", "full"]
@@ -127,8 +128,22 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         image_prompt_encoder: identity of what gives those features (``pochade.features.style``).
 
     Raises:
-        PochadeError: an argument is out of range.
+        PochadeError: an argument is of another type or out of range.
     """
+
+    ranges: ClassVar[Ranges] = {
+        **RANGES,
+        **dict.fromkeys(("inner", "state_size", "plan_hidden", "modulation_groups"), WIDTH),
+        "plan_tokens": (
+            lambda value: value == 0 or 2 <= value <= MAX_WIDTH,
+            f"0, or a whole number from 2 to {MAX_WIDTH}",
+        ),
+        "plan_layers": LAYERS,
+        "image_prompt_dim": NO_WIDTH,
+        "attention_every": NATURAL,
+        "diversity_weight": WEIGHT,
+        "depthwise_kernel": (lambda value: value in KERNELS, " or ".join(map(str, KERNELS))),
+    }
 
     _repeated_blocks: ClassVar[list[str]] = ["MicroForgeBlock", "PlanLayer"]
     _trunk: ClassVar[str] = "core"
@@ -167,14 +182,6 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         image_prompt_encoder: str | None = None,
     ) -> None:
         super().__init__()
-        for name, value, allowed in (
-            ("mixer", mixer, ("scan", "attention")),
-            ("modulation", modulation, ("grouped", "full")),
-            ("source", source, ("none", "width", "channels")),
-            ("depthwise_kernel", depthwise_kernel, KERNELS),
-        ):
-            if value not in allowed:
-                raise PochadeError(f"{name}: {value!r} given, allowed are {allowed}")
         self.register_to_config(tasks=check_tasks(tasks))
         if tasks and source == "none":
             raise PochadeError("source: 'none' given, but tasks need one: allowed are 'width' and 'channels'")
@@ -182,19 +189,10 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         if regions not in range(most + 1):
             allowed = f"0 to {most}" if most else "0 without a source and a planner"
             raise PochadeError(f"regions: {regions!r} given, allowed is {allowed}")
-        if sample_size < 1 or patch_size < 1 or sample_size % patch_size:
+        if sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
-        if blocks < 1 or not 0 <= attention_every <= blocks:
-            raise PochadeError(
-                f"blocks, attention_every: {blocks} and {attention_every} given, allowed are 1 and more, 0 to blocks"
-            )
-        if plan_tokens == 1 or plan_tokens < 0 or plan_layers < 1:
-            raise PochadeError(
-                f"plan_tokens, plan_layers: {plan_tokens} and {plan_layers} given, "
-                "allowed are 0 (no planner) or 2 and more, and 1 and more"
-            )
-        if diversity_weight < 0:
-            raise PochadeError(f"diversity_weight: {diversity_weight} given, allowed are 0 and more")
+        if attention_every > blocks:
+            raise PochadeError(f"attention_every: {attention_every} given, allowed are 0 to {blocks}, the blocks")
         for name, changed in (("depthwise", not depthwise), ("depthwise_kernel", depthwise_kernel != KERNELS[0])):
             if mixer == "attention" and changed:
                 given = depthwise if name == "depthwise" else depthwise_kernel

@@ -27,7 +27,7 @@ from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
 from pochade.training.ema import module_tensors
-from pochade.training.stage import COUNT, FACTOR, SHARE, AnyStage, Ranges, Settings, Stage
+from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages import kind_of, reconstruction
 from pochade.training.stages.components import Components
 from pochade.training.stages.discriminator import RATE, LatentDiscriminator, adversarial_losses
@@ -48,6 +48,7 @@ from pochade.training.stages.models import (
     with_start,
 )
 from pochade.training.task import Batch, Stream, Task, decay_groups
+from pochade.values import COUNT, FACTOR, SHARE, Ranges
 
 FEW_STEPS = 4
 """What a distilled model samples with where a call names nothing else."""

@@ -14,7 +14,7 @@ from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.path import interpolate
 from pochade.pipelines import hub
 from pochade.training.data import ImageData, check_squares
-from pochade.training.stage import COUNT, FACTOR, WEIGHT, AnyStage, Ranges, Stage
+from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import JOINT, FlowDraw, FlowKind, FlowSettings, FlowTask, draw_flow
 from pochade.training.stages.kind import Data, Inputs, Work, with_synthetic_pictures
@@ -32,6 +32,7 @@ from pochade.training.stages.models import (
 )
 from pochade.training.task import Batch
 from pochade.types import Conditioning
+from pochade.values import COUNT, FACTOR, WEIGHT, Ranges
 
 Alpha = Literal["t", "1-t", "constant"]
 

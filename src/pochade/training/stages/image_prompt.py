@@ -15,7 +15,7 @@ from pochade.flow.weighting import Weighting
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import COUNT, Ranges, Stage
+from pochade.training.stage import Stage
 from pochade.training.stages.adapter import (
     AdapterKind,
     AdapterSettings,
@@ -26,6 +26,7 @@ from pochade.training.stages.adapter import (
 )
 from pochade.training.stages.kind import Inputs, Work
 from pochade.training.stages.models import Shown
+from pochade.values import COUNT, Ranges
 
 
 @dataclass(frozen=True)

@@ -194,5 +194,6 @@ def with_synthetic_pictures(stage: Stage[S, D], classes: Sequence[str] = ()) -> 
 
 def check_size(size: int, downsampling: int) -> None:
     """Raises PochadeError where pictures of ``size`` pixels a side are not a whole number of latent cells."""
-    if size % downsampling:
-        raise PochadeError(f"data.size: {size} given, allowed are multiples of {downsampling}, a cell of the latents")
+    if size < downsampling or size % downsampling:
+        cell = f"multiples of {downsampling}, a cell of the latents, from {downsampling} on"
+        raise PochadeError(f"data.size: {size} given, allowed are {cell}")

@@ -22,7 +22,7 @@ from pochade.pipelines.lora import check_peft
 from pochade.pipelines.lora_files import ALPHA, BASE, BASE_SHA256, RANK, TRIGGER, weights_sha256
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.training.data import ImageData
-from pochade.training.stage import COUNT, FACTOR, AnyStage, Ranges, Settings, Stage
+from pochade.training.stage import AnyStage, Settings, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.flow import FlowSettings, FlowTask, keep_state
 from pochade.training.stages.kind import Data, Inputs, Kind, Work, check_size, with_synthetic_pictures
@@ -37,6 +37,7 @@ from pochade.training.stages.models import (
     text_of,
 )
 from pochade.training.task import Batch, Stream
+from pochade.values import COUNT, FACTOR, Ranges
 
 S = TypeVar("S", bound=Settings)
 B = TypeVar("B", bound="BaseSettings")

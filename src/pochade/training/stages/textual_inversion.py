@@ -12,7 +12,7 @@ from pochade.pipelines.lora_files import BASE, BASE_SHA256, weights_sha256
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.text_encoders.base import PromptEncoder
 from pochade.training.data import ImageData
-from pochade.training.stage import COUNT, AnyStage, Ranges, Stage
+from pochade.training.stage import AnyStage, Stage
 from pochade.training.stages.components import Components
 from pochade.training.stages.kind import Data, Inputs, Work
 from pochade.training.stages.lora import BaseSettings, BesideModelKind, by_what, task_beside
@@ -24,6 +24,7 @@ from pochade.training.stages.models import (
     shown_of,
     text_of,
 )
+from pochade.values import COUNT, Ranges
 
 
 @dataclass(frozen=True)

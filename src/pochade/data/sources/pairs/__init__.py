@@ -4,7 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pochade.data.dataset import Split, check_split
 from pochade.data.sources import OpenMojiSource, Source, SyntheticSource, local_path, parse_source, paths_here
@@ -23,6 +23,9 @@ FORMS = (
 
 class PairSource(ABC):
     """A frozen dataclass that names pairs; ``parse_pairs(str(source)) == source``."""
+
+    described: ClassVar[str] = "a source of pairs (parse_pairs makes one of a text)"
+    """In errors."""
 
     def open(
         self,

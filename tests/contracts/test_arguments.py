@@ -1,0 +1,73 @@
+"""Every argument of every network, of another type and out of range."""
+
+import inspect
+from contextlib import suppress
+from typing import Any, get_type_hints
+
+import pytest
+
+from contracts.families import AUTOENCODERS, FAMILIES, load_class
+from pochade.denoisers import FAMILIES as REGISTERED
+from pochade.denoisers import build
+from pochade.errors import PochadeError
+from pochade.training.stages.models import build_denoiser
+
+NETWORKS: dict[str, tuple[type[Any], dict[str, Any]]] = {
+    **{name: (load_class(REGISTERED[name]), next(iter(f.toys.values()))) for name, f in FAMILIES.items()},
+    **{name: (load_class(entry.path), entry.toy) for name, entry in AUTOENCODERS.items()},
+    "tiny_decoder": (load_class("pochade.autoencoders.tiny_decoder:TinyVAEDecoder"), {"widths": (4,), "blocks": (1,)}),
+}
+CASES = [
+    (name, argument, kind)
+    for name, (network, _) in NETWORKS.items()
+    for argument, kind in get_type_hints(network.__init__).items()
+    if argument in inspect.signature(network.__init__).parameters
+]
+SIGNED = ("latents_mean",)
+"""What may be below 0."""
+UNBOUNDED = ("gradient_iterations", "fusion_every", "distillation", "ponder_steps", "ponder_weight", "diversity_weight")
+"""What may be however large: it costs nothing."""
+
+
+@pytest.mark.parametrize(("name", "argument", "kind"), CASES, ids=lambda one: one if isinstance(one, str) else "")
+def test_wrong_arguments_are_refused_by_name(name: str, argument: str, kind: Any) -> None:
+    network, toy = NETWORKS[name]
+    given = toy.get(argument, inspect.signature(network.__init__).parameters[argument].default)
+    many = (isinstance(given, tuple) and given != ()) or argument.startswith("latents_")
+    wrong: list[Any] = [float("nan"), object(), [{}]]
+    if kind in (int, float) or many:
+        wrong += ["2", True, float("inf")]
+        wrong += [] if argument in SIGNED else [-1]
+        wrong += [] if argument in (*UNBOUNDED, "latents_mean", "latents_std") else [10**12]
+    wrong += [1.5, 1e6] if kind is int else []
+    wrong += [0, 1, "false"] if kind is bool else []
+    for value in wrong:
+        with pytest.raises(PochadeError, match=rf"^{argument}: .* given, (must be|allowed)"):
+            network(**{**toy, argument: (value, value, value, value) if many else value})
+    if kind is int:  # 0 is none of it, or refused
+        with suppress(PochadeError):
+            network(**{**toy, argument: 0})
+
+
+def test_what_does_not_fit_the_number_of_channels_is_refused() -> None:
+    for name in ("tiny", "wavelet", "deep_compression", "pretrained_kl"):
+        network, toy = NETWORKS[name]
+        with pytest.raises(PochadeError, match="latents_std: 2 values given, allowed are"):
+            network(**{**toy, "latents_std": (1.0, 1.0)})
+    network, toy = NETWORKS["tiny"]
+    with pytest.raises(PochadeError, match=r"decoder_blocks: \(1, 1\) given, allowed are four numbers"):
+        network(**{**toy, "decoder_blocks": (1, 1)})
+
+
+def test_options_of_a_recipe_are_refused_alike() -> None:
+    for option, message in (
+        ("dropout=2", r"dropout: 2 given, must be in \[0, 1\)"),
+        ("heads=0", "heads: 0 given, must be a whole number from 1 to"),
+        ("patch_size=0", "patch_size: 0 given, must be a whole number from 1 to"),
+        ("blocks=-3", "blocks: -3 given, must be a whole number from 1 to"),
+        ("dim=wide", "dim: 'wide' given, must be a whole number from 1 to"),
+    ):
+        with pytest.raises(PochadeError, match=message):
+            build_denoiser("lrf", "nano", [option])
+    with pytest.raises(PochadeError, match=r"options: 'droput' given, allowed for lrf are .*did you mean 'dropout'"):
+        build("lrf", "nano", droput=0.5)
