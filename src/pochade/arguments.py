@@ -61,9 +61,9 @@ def shown(value: Any) -> str:
 
 
 def path_text(name: str, value: Any, allowed: str = "a path") -> str:
-    """A path as text. Raises PochadeError where ``value`` is neither text nor a path, or is empty."""
+    """A path as text. Raises PochadeError where ``value`` is neither text nor a path, is empty or has a NUL in it."""
     text = os.fspath(value) if isinstance(value, str | os.PathLike) else None
-    if not isinstance(text, str) or not text:
+    if not isinstance(text, str) or not text or "\0" in text:
         raise PochadeError(f"{name}: {shown(value)} given, allowed is {allowed}")
     return text
 

@@ -55,6 +55,7 @@ def test_wrong_use(toy_pipeline_folder: Path, drawings: Path, tmp_path: Path, ca
         (("--grid", "1", "--steps", "4"), "steps: 4 given with a grid, allowed is none"),
         (("--grid", "1", "--size", "64x32"), "size: '64x32' given with a grid, allowed are pixels a side"),
         (("--size", "64by32"), "size: '64by32' given, allowed are pixels such as 64 or WIDTHxHEIGHT"),
+        (("--size", "100000"), "size: '100000' given, allowed are pixels such as 64 or WIDTHxHEIGHT, up to 10000"),
         (("--size", "64x33"), "height: 33 given"),
         (("--grid", "1", "--samples", "1"), "samples: 1 given, allowed are 2 and more"),
     ):

@@ -123,7 +123,11 @@ def test_what_cannot_be_trained_is_said_before_any_work(pictures: Path, tmp_path
         ("task.width: given, but the shape of a wavelet autoencoder is its size", {"kind": "wavelet", "width": 8}, 64),
         ("task.changes: 'widht=8' given, wavelet takes", {"kind": "wavelet", "changes": ("widht=8",)}, 64),
         ("downsampling: 12 given", {"kind": "wavelet", "changes": ("downsampling=12",)}, 64),
-        ("task.changes: downsampling given", {"kind": "wavelet", "changes": ("downsampling=wide",)}, 64),
+        (
+            "downsampling: 'wide' given, must be a whole number",
+            {"kind": "wavelet", "changes": ("downsampling=wide",)},
+            64,
+        ),
         ("data.size: 48 given, allowed are multiples of 32", {"kind": "deep_compression"}, 48),
     ):
         stage = autoencoder_stage(ImageData(FolderSource(pictures), size), task=AutoencoderSettings(**settings))

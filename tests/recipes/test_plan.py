@@ -133,7 +133,10 @@ def test_wrong_use(capsys: Any) -> None:
     def error(*arguments: str) -> str:
         return cli(capsys, "plan", *arguments, code=2).error
 
-    assert "gpus: 'H101' given" in error("lrf", "--gpus", "8xH101", "--pictures", "10")
+    assert "gpus: '8xH101' given" in error("lrf", "--gpus", "8xH101", "--pictures", "10")
+    assert "gpus: 'H100x8' given, allowed is COUNTxNAME as in 8xH100" in error(
+        "lrf", "--gpus", "H100x8", "--pictures", "10"
+    )
     assert "did you mean 'H100'" in error("lrf", "--gpus", "8xH101", "--pictures", "10")
     assert "gpus: '0xH100' given" in error("lrf", "--gpus", "0xH100", "--pictures", "10")
     assert "pictures: 'many' given" in error("lrf", "--gpus", "H100", "--pictures", "many")

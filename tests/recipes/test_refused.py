@@ -38,7 +38,9 @@ def test_an_unset_source_says_what_to_add(tmp_path: Path):
 def test_unusable_data_is_named(tmp_path: Path, folder: Path):
     out = tmp_path / "run"
     refused("source: '/nowhere' given, but /nowhere is not there; allowed are", out, "lrf", "data.source=/nowhere")
-    refused("data.size: 33 given, allowed are multiples of 8", out, "lrf", f"data.source={folder}", "data.size=33")
+    for size in (33, 0, -64):
+        message = rf"data.size: {size} given, allowed are multiples of \d+.*, from \d+ on"
+        refused(message, out, "lrf", f"data.source={folder}", f"data.size={size}")
     (tmp_path / "bare").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "bare" / "a.png")
     refused("1 pictures but no captions", out, "lrf", f"data.source={tmp_path / 'bare'}")

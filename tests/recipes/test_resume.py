@@ -138,7 +138,7 @@ def test_a_resumed_run_says_where_it_begins_anew(place: Path, autoencoder: Path,
 def test_a_finished_run_goes_on_to_more_steps(place: Path, autoencoder: Path, capfd: Any) -> None:
     model = place / "run" / "1-flow" / "model"
     before = content(model)
-    with pytest.raises(PochadeError, match="steps: 1 given for flow, which is finished after 2: allowed are 2 and more"):
+    with pytest.raises(PochadeError, match="steps: 1 given for flow, which is finished after 2: allowed are 2"):
         resume(place, autoencoder, "steps=1")
     assert content(model) == before
     resume(place, autoencoder)

@@ -283,6 +283,12 @@ def test_masks_are_those_of_eager(
         (lambda b, p: Bundle(None), "bundle: None given, allowed is the path of a folder"),
         (lambda b, p: Bundle(b.folder, threads="2"), "threads: '2' given, allowed is a whole number"),
         (lambda b, p: Bundle(b.folder, threads=9999), "threads: 9999 given, allowed is a whole number from 1 to 256"),
+        (
+            lambda b, p: b.generate("a", step=1),
+            r"step: no such option; what every .*did you mean .steps.",
+        ),
+        (lambda b, p: b.edit("a", p, sed=1), r"sed: no such option; .*did you mean 'seed'"),
+        (lambda b, p: Bundle("bun\0dle"), r"bundle: 'bun\\x00dle' given, allowed is the path of a folder"),
         (lambda b, p: b.generate("a", depth="2"), "depth: '2' given, the bundle has 2"),
         (lambda b, p: b.edit("a", Image.new("RGB", (0, 3))), "image: 0 x 3 pixels given, allowed are 1 to 25 megapix"),
         (lambda b, p: b.edit("a", Image.new("F", (8, 8))), "image: unsupported format .its pixels are fractions"),

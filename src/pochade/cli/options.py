@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from pochade.arguments import MAX_COUNT
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.checks import IMAGE_GUIDANCE
@@ -135,10 +136,11 @@ Json = Annotated[bool, typer.Option("--json", help="Print requests and files as 
 
 def parse_size(text: str) -> tuple[int, int]:
     """Width and height of ``64`` or ``WIDTHxHEIGHT``. Raises PochadeError for anything else."""
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", text)
-    if match is None:
-        raise PochadeError(f"size: {text!r} given, allowed are pixels such as 64 or WIDTHxHEIGHT")
-    return int(match[1]), int(match[2] or match[1])
+    match = re.fullmatch(r"(\d{1,9})(?:x(\d{1,9}))?", text)
+    sides = () if match is None else (int(match[1]), int(match[2] or match[1]))
+    if len(sides) != 2 or not all(1 <= side <= MAX_COUNT for side in sides):
+        raise PochadeError(f"size: {text!r} given, allowed are pixels such as 64 or WIDTHxHEIGHT, up to {MAX_COUNT}")
+    return sides
 
 
 def parse_interval(text: str) -> tuple[float, float]:

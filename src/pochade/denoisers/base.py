@@ -8,6 +8,7 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin
+from pochade.errors import PochadeError
 from pochade.nn.modulation import Modulation
 from pochade.types import Conditioning, InputSpec
 from pochade.values import LAYERS, NO_WIDTH, WIDTH, Ranges, whole
@@ -40,6 +41,8 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
     _block_methods: ClassVar[dict[str, str]] = {}
     """By the class of a block the name of its method that the network calls beside the forward pass, for what divides
     weights among processes."""
+    _depths: ClassVar[tuple[int, int] | None] = None
+    """Least and most iterations of a call; None where the family has none."""
     _trunk: ClassVar[str]
     """Name of the ``ModuleList`` of blocks of width D that the tokens pass through one after the other."""
 
@@ -55,6 +58,17 @@ class DenoiserModel(PeftAdapterMixin, ModelMixin, ConfigMixin):
             text_encoder=config.text_encoder,
             num_classes=config.num_classes,
         )
+
+    def check_depth(self, depth: int | None) -> None:
+        """Raises PochadeError where a call cannot have so many iterations; None stands for those configured."""
+        if depth is None:
+            return
+        if self._depths is None:
+            family = type(self).__name__.removesuffix("Denoiser")
+            raise PochadeError(f"depth: {depth} given, but {family} does not iterate: allowed is none")
+        least, most = self._depths
+        if not least <= depth <= most:
+            raise PochadeError(f"depth: {depth} given, allowed are {least} to {most} iterations")
 
     @property
     def size_multiple(self) -> int:

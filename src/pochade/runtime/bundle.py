@@ -39,7 +39,7 @@ from .graphs import Graphs, Open, check_openable
 from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of, transparent
 from .networks import Call, Networks
-from .options import Given, OnStep, Options
+from .options import Given, Options, check_options
 from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
 from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning
@@ -340,20 +340,22 @@ class Bundle:
         prompt: str,
         image_guidance: float | None = None,
         *,
-        seed: int | None = None,
-        steps: int | None = None,
-        guidance: float | None = None,
-        guidance_interval: tuple[float, float] | None = None,
         usual_interval: tuple[float, float] = EVERYWHERE,
-        negative_prompt: str = "",
-        depth: int | None = None,
-        on_step: OnStep | None = None,
+        **options: Unpack[Options],
     ) -> Call:
+        check_options(options)
         defaults = self.manifest.defaults
+        seed, steps, guidance = options.get("seed"), options.get("steps"), options.get("guidance")
         seed = secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
         steps = defaults.steps if steps is None else steps
         guidance = defaults.guidance if guidance is None else guidance
+        guidance_interval = options.get("guidance_interval")
         guidance_interval = usual_interval if guidance_interval is None else guidance_interval
+        negative_prompt, depth, on_step = (
+            options.get("negative_prompt", ""),
+            options.get("depth"),
+            options.get("on_step"),
+        )
         check_text("prompt", prompt)
         check_text("negative_prompt", negative_prompt)
         if on_step is not None and not callable(on_step):

@@ -1,6 +1,6 @@
 """What a bundle is called with, and what it tells meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -8,6 +8,7 @@ from typing import TypedDict
 from PIL import Image
 
 from ..arguments import MIDDLE
+from ..errors import PochadeError, nearest
 
 FAST_STEPS = 4
 
@@ -66,3 +67,13 @@ class Options(TypedDict, total=False):
     """Iterations of the denoiser, of those that the bundle has; None for the model's own."""
     on_step: OnStep | None
     """Called after each step."""
+
+
+def check_options(options: Iterable[str]) -> None:
+    """Raises PochadeError for the name of an option that there is not."""
+    known = tuple(Options.__annotations__)
+    for name in options:
+        if name not in known:
+            raise PochadeError(
+                f"{name}: no such option; what every task takes is {', '.join(known)}{nearest(name, known)}"
+            )

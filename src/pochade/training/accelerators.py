@@ -66,10 +66,9 @@ def parse_cluster(text: str) -> Cluster:
         PochadeError: the text is of another form, or there is no such accelerator in the table.
     """
     found = re.fullmatch(r"(?:(\d+)\s*[x*])?\s*([A-Za-z][\w-]*)", text.strip())
-    names = [a.name for a in ACCELERATORS.values()]
-    if found is None or (found[1] is not None and int(found[1]) < 1):
-        raise PochadeError(f"gpus: {text!r} given, allowed is COUNTxNAME as in 8xH100, of {', '.join(names)}")
-    accelerator = ACCELERATORS.get(found[2].lower())
-    if accelerator is None:
-        raise PochadeError(f"gpus: {found[2]!r} given, allowed are {', '.join(names)}{nearest(found[2], names)}")
+    accelerator = None if found is None else ACCELERATORS.get(found[2].lower())
+    if found is None or accelerator is None or (found[1] is not None and int(found[1]) < 1):
+        names = [a.name for a in ACCELERATORS.values()]
+        near = "" if found is None or accelerator is not None else nearest(found[2], names)
+        raise PochadeError(f"gpus: {text!r} given, allowed is COUNTxNAME as in 8xH100, of {', '.join(names)}{near}")
     return Cluster(int(found[1] or 1), accelerator)

@@ -266,6 +266,8 @@ class TestBackends:
     def test_unknown_or_of_another_device(self):
         with pytest.raises(PochadeError, match="backend: 'cuda' given"), use_backend("cuda"):  # pyright: ignore
             pass
+        with pytest.raises(PochadeError, match=r"device: 'numba' given, allowed is a device .* use_backend chooses of"):
+            backend("numba")
         with use_backend("triton"), pytest.raises(PochadeError, match="triton given for tensors on cpu"):
             linear_recurrence(torch.rand(1, 2, 3), torch.rand(1, 2, 3))
 

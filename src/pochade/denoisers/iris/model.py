@@ -180,6 +180,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
 
     _repeated_blocks: ClassVar[list[str]] = ["PreludeBlock", "CoreBlock", "CodaBlock"]
     _block_methods: ClassVar[dict[str, str]] = {"CoreBlock": "prepare"}
+    _depths: ClassVar[tuple[int, int] | None] = (1, MAX_DEPTH)
     _trunk: ClassVar[str] = "core.blocks"
 
     @register_to_config
@@ -294,8 +295,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, depth: int | None
     ) -> None:
         check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
-        if depth is not None and not 1 <= depth <= MAX_DEPTH:
-            raise PochadeError(f"depth: {depth} given, allowed are 1 to {MAX_DEPTH} iterations")
+        self.check_depth(depth)
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
             raise PochadeError("state: a tensor given, but IRIS has no state: allowed is None")

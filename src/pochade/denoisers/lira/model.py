@@ -170,6 +170,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     }
 
     _repeated_blocks: ClassVar[list[str]] = ["LiRABlock"]
+    _depths: ClassVar[tuple[int, int] | None] = (LEAST_STEPS, MAX_DEPTH)
     _trunk: ClassVar[str] = "layers"
 
     @register_to_config
@@ -304,12 +305,12 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
             raise PochadeError("state: a tensor given, but LiRA has no state: allowed is None")
-        if depth is None:
-            return
-        if self.reasoning is None:
-            raise PochadeError(f"depth: {depth} given, but the network has no reasoning loop: allowed is None")
-        if not LEAST_STEPS <= depth <= MAX_DEPTH:
-            raise PochadeError(f"depth: {depth} given, allowed are {LEAST_STEPS} to {MAX_DEPTH} reasoning steps")
+        self.check_depth(depth)
+
+    def check_depth(self, depth: int | None) -> None:
+        if depth is not None and self.reasoning is None:
+            raise PochadeError(f"depth: {depth} given, but the network has no reasoning loop: allowed is none")
+        super().check_depth(depth)
 
     @inference.by_loops
     def forward(

@@ -98,6 +98,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
 
     _repeated_blocks: ClassVar[list[str]] = ["LRFBlock"]
     _block_methods: ClassVar[dict[str, str]] = {"LRFBlock": "prepare"}
+    _depths: ClassVar[tuple[int, int] | None] = (1, MAX_DEPTH)
     _trunk: ClassVar[str] = "core"
 
     @register_to_config
@@ -236,8 +237,7 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
         p = self.config.patch_size
         check_latents(latents, t, self.config.latent_channels, p)
         check_conditioning(latents, conditioning, self.input_spec())
-        if not 1 <= recursions <= MAX_DEPTH:
-            raise PochadeError(f"depth: {recursions} given, allowed are 1 to {MAX_DEPTH} recursions")
+        self.check_depth(depth)
         if state is not None:
             raise PochadeError("state: a tensor given, but LRF has no state: allowed is None")
         grid = (latents.shape[2] // p, latents.shape[3] // p)

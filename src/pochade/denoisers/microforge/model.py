@@ -378,8 +378,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         Raises:
             PochadeError: a shape does not fit, or a depth was given.
         """
-        if depth is not None:
-            raise PochadeError(f"depth: {depth} given, but MicroForge does not iterate: allowed is None")
+        self.check_depth(depth)
         self._check(latents, t, conditioning, state)
         if self.config.source == "width" and conditioning.source is not None and not torch.compiler.is_exporting():
             there = torch.cat(source_and_mask(conditioning), 1).flatten(1).any(1)

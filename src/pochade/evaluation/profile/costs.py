@@ -105,6 +105,9 @@ def profile(
     log = log or (lambda _: None)
     modules = {name: load_skeleton(model, name, text_encoder) for name in COMPONENTS}
     modules = {name: module for name, module in modules.items() if module is not None}
+    if depth is not None:
+        check_count("depth", depth)
+    modules["denoiser"].check_depth(depth)
     latent_size = _latent_size(modules["denoiser"].input_spec(), int(modules["decoder"].downsampling), size)
     tokens = int(modules["text_encoder"].max_tokens) if "text_encoder" in modules else 1
     random = is_random(model)

@@ -29,9 +29,15 @@ def backend(device: torch.device | str) -> Backend:
     ``POCHADE_SCAN`` choose another.
 
     Raises:
-        PochadeError: the chosen form does not run on ``device`` or is not installed.
+        PochadeError: there is no such device, or the chosen form does not run on it or is not installed.
     """
-    kind = torch.device(device).type
+    try:
+        kind = torch.device(device).type
+    except (RuntimeError, TypeError):
+        forms = f"use_backend chooses of {', '.join(BACKENDS)}"
+        raise PochadeError(
+            f"device: {device!r} given, allowed is a device such as 'cpu' or 'cuda:0'; {forms}"
+        ) from None
     chosen = _chosen or _known(os.environ.get("POCHADE_SCAN", ""), "POCHADE_SCAN")
     if chosen is None:
         usual = _DEVICES.get(kind, "torch")
