@@ -107,6 +107,25 @@ def test_another_size_than_that_of_the_start_is_named(folder: Path, tmp_path: Pa
     )
 
 
+def test_another_network_than_that_of_the_start_is_named_with_the_settings_that_fit(folder: Path, tmp_path: Path):
+    data = (f"data.source={folder}", "initialise_from=open-drawings")
+    for given in ((), ("data.size=128",), ("data.size=256",)):
+        refused(
+            "initialise_from: 'open-drawings' is another network; it differs in .*; allowed with it are data.size=256 "
+            "task.autoencoder=open-drawings task.family=lrf task.variant=tiny",
+            tmp_path / "run",
+            "lrf-folder",
+            *data,
+            *given,
+        )
+    for model in ("open-drawings", "iris-nano", "microforge-nano"):
+        changes = [f"data.source={folder}", f"initialise_from={model}", "task.variant=cifar", "task.options=dim=64"]
+        with pytest.raises(PochadeError) as refusal:
+            check(override(stages_of("lrf-folder"), changes), Components())
+        fitting = str(refusal.value).partition("; allowed with it are ")[2].split()
+        assert check(override(stages_of("lrf-folder"), [*changes[:2], *fitting]), Components())
+
+
 def test_unusable_networks_are_named(tmp_path: Path, folder: Path):
     out, data = tmp_path / "run", (f"data.source={folder}", "data.size=32", "task.text_encoder=bag")
     refused(r"options: 'recursion=3' given, .*did you mean 'recursions'", out, "lrf", *data, "task.options=recursion=3")

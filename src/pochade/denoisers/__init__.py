@@ -1,5 +1,6 @@
 """The families of denoisers, by name. A new family joins by one line of ``FAMILIES``."""
 
+import json
 from importlib import import_module
 from inspect import signature
 from typing import Any
@@ -13,6 +14,10 @@ FAMILIES: dict[str, str] = {
     "microforge": "pochade.denoisers.microforge:MicroForgeDenoiser",
 }
 """Family -> "module:class". The module holds ``VARIANTS``, a table of sizes."""
+INTERFACE = ("sample_size", "latent_channels", "text_dim", "pooled_dim")
+"""Arguments that follow from the size of the pictures, the autoencoder and the text encoder."""
+_NAMES = ("text_encoder", "tasks")
+"""Arguments that change no network."""
 
 
 def _module(family: str) -> tuple[Any, str]:
@@ -44,6 +49,31 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
             near = nearest(argument, known)
             raise PochadeError(f"options: {argument!r} given, allowed for {family} are {', '.join(known)}{near}")
     return getattr(module, name)(**{**module.VARIANTS[variant], **overrides})
+
+
+def named(denoiser: Any) -> tuple[str, str, dict[str, Any]]:
+    """The family of a denoiser, the nearest of its variants, and what is changed of the variant's arguments; what
+    latents and text make of a network (``INTERFACE``) is none of it."""
+    family = next(name for name, place in FAMILIES.items() if place.rpartition(":")[2] == type(denoiser).__name__)
+    arguments = signature(type(denoiser).__init__).parameters
+    own = {
+        name: denoiser.config[name]
+        for name in arguments
+        if name in denoiser.config and name not in (*INTERFACE, *_NAMES)
+    }
+    changed = {
+        variant: {
+            name: value for name, value in own.items() if not _same(given.get(name, arguments[name].default), value)
+        }
+        for variant, given in variants(family).items()
+    }
+    nearest_one = min(changed, key=lambda variant: len(changed[variant]))
+    return family, nearest_one, changed[nearest_one]
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether two arguments are equal, of which one may come from JSON, which has no tuples."""
+    return json.dumps(one) == json.dumps(other)
 
 
 def has(denoiser: object, method: str) -> bool:

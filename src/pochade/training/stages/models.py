@@ -1,5 +1,6 @@
 """The common parts of stages on latents: networks by settings, encoders, starts, sheets, and saving a model."""
 
+import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -163,21 +164,48 @@ def weights_of_model(stage: Stage[Settings, ImageData], denoiser: Any) -> Mappin
     start = stage.initialise_from
     if start is None or not is_model(start):
         return None
-    theirs = load_components(hub.resolve(start), {"text_encoder": None, "autoencoder": None})["denoiser"]
+    folder = hub.resolve(start)
+    theirs = load_components(folder, {"text_encoder": None, "autoencoder": None})["denoiser"]
     ours, weights = denoiser.state_dict(), theirs.state_dict()
     wrong = sorted(
         k for k in {*ours, *weights} if k not in ours or k not in weights or ours[k].shape != weights[k].shape
     )
     if wrong:
         sides: list[int] = [network.config.sample_size for network in (denoiser, theirs)]
-        if sides[0] != sides[1]:
+        ours_is, theirs_is = (
+            (*denoisers.named(network), *(network.config.get(name) for name in denoisers.INTERFACE[1:]))
+            for network in (denoiser, theirs)
+        )
+        if ours_is == theirs_is and sides[0] != sides[1]:
             own = stage.data.size * sides[1] // sides[0]
             raise PochadeError(
                 f"data.size: {stage.data.size} given, but initialise_from={start} was trained on {own}: allowed are "
                 f"data.size={own}, or task.options=sample_size={sides[1]} besides, which interpolates the positions"
             )
-        raise PochadeError(f"initialise_from: {start!r} is another network; it differs in {first_names(wrong)}")
+        raise PochadeError(
+            f"initialise_from: {start!r} is another network; it differs in {first_names(wrong)}; allowed with it are "
+            f"{' '.join(_settings_of(folder, start, theirs))}"
+        )
     return weights
+
+
+def _settings_of(folder: Path, start: str, denoiser: Any) -> list[str]:
+    """The settings of a stage that trains the network of a whole model."""
+    family, variant, changed = denoisers.named(denoiser)
+    autoencoder = load_components(folder, {"text_encoder": None, "denoiser": None})["autoencoder"]
+    text = denoiser.config.text_encoder
+    options = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value, separators=(',', ':'))}"
+        for name, value in changed.items()
+    ]
+    return [
+        f"data.size={denoiser.config.sample_size * int(autoencoder.downsampling)}",
+        f"task.autoencoder={start}",
+        f"task.family={family}",
+        f"task.variant={variant}",
+        *([f"task.options={','.join(options)}"] if options else []),
+        *([f"task.text_encoder={text}"] if text else []),
+    ]
 
 
 def check_start(stage: Stage[Settings, ImageData], denoiser: Any, before: Any = None, *, name: str = "") -> None:
