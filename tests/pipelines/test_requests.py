@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from pochade.denoisers.iris import model as iris
-from pochade.denoisers.lira import reasoning
-from pochade.denoisers.lrf import model as lrf
+from pochade.denoisers.base import MAX_DEPTH
+from pochade.denoisers.lira.reasoning import LEAST_STEPS
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.requests import ITERATIONS, EditRequest, GenerationRequest, ModelFacts, model_facts
@@ -196,9 +195,9 @@ def test_a_model_has_iterations_within_limits() -> None:
     with pytest.raises(PochadeError, match="depth: 1 given, allowed are 2 to 64"):
         edit(depth=1).for_model(EDITOR)
     assert ITERATIONS == {
-        "iterations": (1, iris.MAX_DEPTH),
-        "recursions": (1, lrf.MAX_DEPTH),
-        "reasoning_steps": (reasoning.LEAST_STEPS, reasoning.MAX_DEPTH),
+        "iterations": (1, MAX_DEPTH),
+        "recursions": (1, MAX_DEPTH),
+        "reasoning_steps": (LEAST_STEPS, MAX_DEPTH),
     }
 
 
