@@ -204,7 +204,7 @@ def test_a_model_has_iterations_within_limits() -> None:
 def test_facts_of_a_model(toy_editor_folder: Path) -> None:
     facts = model_facts(str(toy_editor_folder))
     assert facts == ModelFacts(
-        toy_editor_folder, 50, 3.0, (0.0, 1.0), ("edit", "super_resolution"), "", 0, 16, (1, lrf.MAX_DEPTH)
+        toy_editor_folder, 50, 3.0, (0.0, 1.0), ("edit", "super_resolution"), "", 0, 16, (1, MAX_DEPTH)
     )
 
 
