@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pochade.nn.linear import AMD_VECTORS, FEWEST_ROWS, Linear, linear, linear_product, onednn_linear
+from pochade.nn.linear import AMD_VECTORS, FEWEST_ROWS, Linear, amd_family, linear, linear_product, onednn_linear
 from pochade.training.costs import OperationCounter
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="torch was built without oneDNN")
@@ -87,6 +87,21 @@ def chosen(x: Tensor, weight: Tensor) -> list[str]:
 
 def by_onednn(x: Tensor, weight: Tensor) -> bool:
     return any("_linear_pointwise" in name for name in chosen(x, weight))
+
+
+@pytest.mark.parametrize(
+    ("said", "family"),
+    [
+        ("processor\t: 0\nvendor_id\t: AuthenticAMD\ncpu family\t: 25\nmodel\t\t: 17\nmodel name\t: AMD EPYC\n", 25),
+        ("AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD AMD64 Family 26 Model 68 Stepping 0, AuthenticAMD", 26),
+        ("vendor_id\t: GenuineIntel\ncpu family\t: 6\nmodel\t\t: 143\n", 0),
+        ("Intel64 Family 6 Model 154 Stepping 3, GenuineIntel", 0),
+        ("vendor_id\t: AuthenticAMD\n", 0),
+        ("arm ", 0),
+    ],
+)
+def test_the_family_of_a_processor_of_amd(said: str, family: int) -> None:
+    assert amd_family(said) == family
 
 
 def test_it_is_chosen_on_processors_of_amd_with_wide_vectors_alone() -> None:

@@ -4,6 +4,7 @@
 
 import os
 import platform
+import re
 from typing import Any
 
 import torch
@@ -19,22 +20,34 @@ FEWEST_SUMMED = 128
 """For the gradient of the weights oneDNN copies the inputs into another order, which takes longer than what it saves on
 fewer rows."""
 
+ZEN_5 = 26
+"""The family of AMD's processors from which on vectors of 512 bits are computed at once. Those of Zen 4 (family 25) are
+computed in two halves: both products take as long there, and oneDNN's calls longer."""
 
-def _vendor() -> str:
-    """What says of whom the processor is, on Linux, Windows and Macs."""
+_FIRST_LINES = 2048
+"""Bytes of a description of all cores in which the first one is named."""
+
+
+def _family() -> int:
+    """The family of AMD's processor on Linux or Windows; 0 of other makers, on Macs, and where it is not known."""
     try:
         with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:  # noqa: PTH123 - no file of the user's
-            return next((line for line in file if line.startswith("vendor_id")), "")
+            said = file.read(_FIRST_LINES)
     except OSError:
-        return f"{platform.processor()} {os.environ.get('PROCESSOR_IDENTIFIER', '')}"
+        said = f"{platform.processor()} {os.environ.get('PROCESSOR_IDENTIFIER', '')}"
+    return amd_family(said)
+
+
+def amd_family(said: str) -> int:
+    """The family in what a system says of its processor, 0 where it is not AMD's or none is named."""
+    found = re.search(r"family\s*:?\s*(\d+)", said, re.IGNORECASE) if "AuthenticAMD" in said else None
+    return 0 if found is None else int(found[1])
 
 
 AMD_VECTORS = (
-    torch.backends.mkldnn.is_available()
-    and torch.backends.cpu.get_cpu_capability() == "AVX512"
-    and "AuthenticAMD" in _vendor()
+    torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512" and _family() >= ZEN_5
 )
-"""Whether this is a processor of AMD with vectors of 512 bits, and torch has oneDNN."""
+"""Whether this is a processor of AMD that computes vectors of 512 bits at once, and torch has oneDNN."""
 
 
 class Linear(nn.Linear):
@@ -48,8 +61,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, as ``torch.nn.functional.linear``.
 
     torch multiplies float32 matrices by MKL, which uses vectors of 512 bits on processors of Intel alone. oneDNN, which
-    torch has beside it for convolutions, uses them on AMD's too, and is 1.6 to 2.3 times as fast there. Exported
-    graphs, other types, devices and kinds of tensors have torch's own product, and so has
+    torch has beside it for convolutions, uses them on AMD's too, and is 1.6 to 2.3 times as fast there from Zen 5 on.
+    Exported graphs, other types, devices and kinds of tensors have torch's own product, and so has
     ``torch.backends.mkldnn.flags(enabled=False)``.
 
     Args:
