@@ -43,7 +43,9 @@ def check_values(values: Mapping[str, Any], kinds: Mapping[str, Any], ranges: Ra
     for name, value in values.items():
         inside, allowed = ranges.get(name, (_any_number, None))
         if not fits(value, kinds[name], inside):
-            raise PochadeError(f"{name}: {shown(value)} given, must be {allowed or described(kinds[name])}")
+            kind = kinds[name]
+            words = described(kind) if allowed is None else f"a list, each {allowed}" if _is_list(kind) else allowed
+            raise PochadeError(f"{name}: {shown(value)} given, must be {words}")
 
 
 def fits(value: Any, kind: Any, inside: Callable[[float], bool] | None = None) -> bool:
@@ -53,7 +55,8 @@ def fits(value: Any, kind: Any, inside: Callable[[float], bool] | None = None) -
     if origin in (Union, UnionType):
         return any(fits(value, one, inside) for one in arguments)
     if origin is Literal:
-        return any(type(value) is type(one) and value == one for one in arguments)
+        same = (one for one in arguments if isinstance(value, bool) == isinstance(one, bool))
+        return any(isinstance(value, type(one)) and value == one for one in same)
     if origin in (tuple, list, Sequence):
         if not isinstance(value, tuple | list):
             return False
@@ -85,6 +88,12 @@ def described(kind: Any) -> str:
         return f"a list, each {described(arguments[0])}"
     name = getattr(kind, "__name__", str(kind))
     return _WORDS.get(kind) or getattr(kind, "described", f"a {name}")
+
+
+def _is_list(kind: Any) -> bool:
+    """Whether it is that of a list of any length."""
+    origin, arguments = get_origin(kind), get_args(kind)
+    return origin in (list, Sequence) or (origin is tuple and arguments[-1] is Ellipsis)
 
 
 def _any_number(_value: float) -> bool:

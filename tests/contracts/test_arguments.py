@@ -2,8 +2,9 @@
 
 import inspect
 from contextlib import suppress
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_type_hints
 
+import numpy as np
 import pytest
 
 from contracts.families import AUTOENCODERS, FAMILIES, load_class
@@ -11,6 +12,7 @@ from pochade.denoisers import FAMILIES as REGISTERED
 from pochade.denoisers import build
 from pochade.errors import PochadeError
 from pochade.training.stages.models import build_denoiser
+from pochade.values import fits
 
 NETWORKS: dict[str, tuple[type[Any], dict[str, Any]]] = {
     **{name: (load_class(REGISTERED[name]), next(iter(f.toys.values()))) for name, f in FAMILIES.items()},
@@ -57,6 +59,17 @@ def test_what_does_not_fit_the_number_of_channels_is_refused() -> None:
     network, toy = NETWORKS["tiny"]
     with pytest.raises(PochadeError, match=r"decoder_blocks: \(1, 1\) given, allowed are four numbers"):
         network(**{**toy, "decoder_blocks": (1, 1)})
+
+
+def test_what_is_no_list_is_said_to_have_to_be_one() -> None:
+    with pytest.raises(PochadeError, match="depths: 4 given, must be a list, each a whole number from 1 to 64"):
+        build_denoiser("iris", "nano", ["depths=4"])
+
+
+def test_words_of_other_types_of_text_are_taken() -> None:
+    assert fits(np.str_("bf16"), Literal["fp32", "bf16"])
+    assert not fits(True, Literal[1])
+    assert not fits(1, Literal[True])
 
 
 def test_options_of_a_recipe_are_refused_alike() -> None:

@@ -188,6 +188,8 @@ def test_masks_are_inverted_and_blurred() -> None:
     mask[:, 3:] = 255
     (inverted,), (expected,) = read_masks(mask, GREY, invert=True), read_masks(255 - mask, GREY)
     assert (inverted == expected).all()
+    with pytest.raises(PochadeError, match="mask_image: nothing is black, allowed with invert_mask"):
+        read_masks(np.ones((4, 6), bool), GREY, invert=True)
     large = read_pictures(Image.new("RGB", (200, 40)))
     half = np.zeros((40, 200), np.uint8)
     half[:, 100:] = 255

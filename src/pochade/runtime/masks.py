@@ -65,6 +65,11 @@ def read_mask(
         marked = np.where(marked < NOISE, np.uint8(0), np.where(marked > 255 - NOISE, np.uint8(255), marked))
     else:
         marked = mask >= most / 2
+    if not marked.any() and invert:
+        raise PochadeError(
+            f"{name}: nothing is black, allowed with invert_mask is a mask that is black where the picture is "
+            "generated anew"
+        )
     if not marked.any():
         raise PochadeError(
             f"{name}: nothing is white (its brightest value is {float(mask.max()) / most:.3g} of 1), "

@@ -106,6 +106,15 @@ def test_facts_of_a_list_are_kept(tmp_path: Path):
     assert data.groups()["cups"] == [0, 1]
 
 
+def test_a_split_that_is_missing_in_a_table_is_none(tmp_path: Path):
+    lines: list[str] = []
+    for number, split in enumerate(("NaN", "null", '""')):
+        save_picture(tmp_path / f"{number}.png", (number, 0, 0))
+        lines.append(f'{{"file_name": "{number}.png", "text": "thing {number}", "split": {split}}}')
+    (tmp_path / "metadata.jsonl").write_text("\n".join(lines))
+    assert len(opened(tmp_path, "all")) == 3
+
+
 @pytest.mark.parametrize("form", ["jsonl", "csv", "json", "parquet"])
 def test_a_stored_split_always_counts(tmp_path: Path, form: str):
     named = {"Test": 6, " EVAL ": 5, "dev": 4, "valid": 3, "Train": 8, "training": 2, "": 0}

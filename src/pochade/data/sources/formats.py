@@ -143,9 +143,10 @@ def stored_split(value: Any, where: str) -> Split | Literal[""]:
     """The side that is stored with a picture; "" where none is.
 
     Raises PochadeError, which names the place ``where`` it is stored, for what stands for neither: a picture that was
-    kept out of training would be trained on.
+    kept out of training would be trained on. Tables write a missing value as NaN.
     """
-    if value is None or (isinstance(value, str) and not value.strip()):
+    missing = isinstance(value, float) and math.isnan(value)
+    if value is None or missing or (isinstance(value, str) and not value.strip()):
         return ""
     side = side_of(value) if isinstance(value, str) else None
     if side is None:
