@@ -113,7 +113,7 @@ def test_what_does_not_go_is_named() -> None:
     for changes in ({"blocks": (1,)}, {"widths": (), "blocks": ()}):
         with pytest.raises(PochadeError, match=r"blocks: .* given, allowed is a number for each"):
             toy(**changes)
-    with pytest.raises(PochadeError, match=r"blocks: \(1, -1\) given, must be a whole number from 0 to"):
+    with pytest.raises(PochadeError, match=r"blocks: \(1, -1\) given, must be a list, each a whole number from 0 to"):
         toy(blocks=(1, -1))
     for size, f in (("large", 8), ("tiny", 64)):
         with pytest.raises(PochadeError, match=rf"size: '{size}' for {f} pixels .*allowed are tiny for 8/16/32, small"):

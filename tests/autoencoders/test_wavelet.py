@@ -119,7 +119,7 @@ def test_weights_lie_channels_last():
         ({"latent_channels": 0}, "latent_channels: 0 given"),
         ({"widths": (6, 12, 12, 20)}, "channels: 20 given, must divide 48"),
         ({"encoder_blocks": (1, 1)}, "encoder_blocks: .* a number for each"),
-        ({"decoder_blocks": (1, 1, 1, -1)}, "decoder_blocks: .* must be a whole number from 0 to"),
+        ({"decoder_blocks": (1, 1, 1, -1)}, "decoder_blocks: .* must be a list, each a whole number from 0 to"),
     ],
 )
 def test_settings_that_do_not_go_together_are_named(changes: dict[str, Any], message: str):
