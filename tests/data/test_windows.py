@@ -1,5 +1,7 @@
 """The order of shards in windows: a permutation, computed entry by entry, of memory that grows with the shards."""
 
+from itertools import combinations
+
 import pytest
 import torch
 
@@ -36,6 +38,22 @@ def test_a_window_is_read_before_the_next_one(most: int) -> None:
         assert len(runs) == 2 * len(SIZES)
     else:
         assert len(runs) > 3 * len(SIZES)  # the pictures of several shards are mixed
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 6, 7, 100])
+def test_the_smallest_window_is_the_smallest_that_there_can_be(most: int) -> None:
+    """One small shard makes one window smaller, by what it lacks."""
+    windows = Windows(SIZES, most)
+    fewest = int(windows.bounds.diff().min())
+    assert windows.smallest == min(sum(SIZES[shard] for shard in some) for some in combinations(range(7), fewest))
+    assert Windows((12, 12, 12, 12, 12, 1), 6).smallest == 61
+
+
+def test_a_batch_of_many_epochs_has_each_picture_of_each() -> None:
+    windows = Windows(SIZES, 100)
+    total = sum(SIZES)
+    found = windows.order(0, torch.arange(5 * total))
+    assert found.sort().values.tolist() == sorted(5 * [*range(total)])
 
 
 def test_an_entry_is_the_same_alone_and_in_any_batch() -> None:

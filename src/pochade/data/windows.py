@@ -45,8 +45,8 @@ class Windows:
 
     @property
     def smallest(self) -> int:
-        """Pictures that every window has at least."""
-        return int(self.sizes.min()) * int(self.bounds.diff().min())
+        """Pictures that every window of every epoch has at least: those of its smallest shards, were they together."""
+        return int(self.sizes.sort().values[: int(self.bounds.diff().min())].sum())
 
     def order(self, seed: int, positions: Tensor) -> Tensor:
         """The pictures [B] in [0, N) that are seen at ``positions`` [B] int64 of the run with ``seed``; each epoch, N

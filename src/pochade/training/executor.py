@@ -300,10 +300,11 @@ def check(stages: Sequence[AnyStage], components: Components, start: int = 0) ->
 def _check_windows(stage: AnyStage, data: Data) -> None:
     for dataset in data.values():
         windows = dataset.windows if isinstance(dataset, Dataset) else None
-        if windows is not None and windows.smallest < stage.batch_size:
+        # Of one window alone all shards are there at any time, however many epochs a batch is of.
+        if windows is not None and windows.count > 1 and windows.smallest < stage.batch_size:
             raise PochadeError(
-                f"data.cache_limit: its windows of {windows.shards} shards have {windows.smallest} pictures, a batch "
-                f"of {stage.name} {stage.batch_size}: a larger limit, or a smaller batch_size, is expected"
+                f"data.cache_limit: its smallest window can have {windows.smallest} pictures, a batch of {stage.name} "
+                f"{stage.batch_size}: a larger limit, or a smaller batch_size, is expected"
             )
 
 

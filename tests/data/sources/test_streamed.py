@@ -298,6 +298,8 @@ def test_a_denoiser_trains_on_what_is_streamed_and_resumes(web: Web, tmp_path: P
     assert (part.parent / weights).read_bytes() == (whole.parent / weights).read_bytes()
     with pytest.raises(PochadeError, match=r"data\.cache_limit"):
         run(override(stages, ["steps=20", "data.cache_limit=1GB"]), tmp_path / "part", resume=True)
-    with pytest.raises(PochadeError, match=r"data\.cache_limit: its windows of 2 shards have 10 pictures, a batch of"):
+    with pytest.raises(PochadeError, match=r"data\.cache_limit: its smallest window can have 10 pictures, a batch of"):
         run(override(stages, ["steps=20", "batch_size=12"]), tmp_path / "large")
     assert web.most <= limit_of(web) + 1000
+    # All is one window: no other one is waited for, also where a batch is of two epochs.
+    run(override(stages, ["steps=2", "batch_size=42", "data.cache_limit=1GB"]), tmp_path / "one")
