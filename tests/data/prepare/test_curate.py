@@ -34,7 +34,7 @@ from pochade.data.prepare.writer import ShardWriter, picture_record
 from pochade.data.sources import FolderSource
 from pochade.data.sources.image_files import Reading
 from pochade.errors import FailureError, PochadeError
-from pochade.files import remove_folder
+from pochade.files import remove_folder, write_json
 from pochade.recipes import stages_of
 from pochade.training.executor import Encoding
 from pochade.training.overrides import override
@@ -255,6 +255,74 @@ def test_too_many_unusable_pictures_are_refused(tmp_path: Path) -> None:
             writer.add(picture_record(f"p{number}", data if number < 5 else data[:90], ".png", ["x"]))
     with pytest.raises(FailureError, match=r"source: 3 of 8 pictures cannot be used \(3 "):
         curate(FolderSource(tmp_path / "in"), tmp_path / "out", Curation(size=16), progress=False)
+
+
+def test_a_shard_that_has_changed_is_inspected_and_written_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was made of it before the call was interrupted, also where it has the same length; and what another
+    shard gives anew, of whose pictures it had the first ones."""
+    source, out = write(tmp_path / "in", 3, 6), tmp_path / "chosen"
+    (source.path / "index.json").unlink()  # whose hashes would tell
+    first = source.path / "000000.tar"
+    good = first.read_bytes()
+
+    def interrupted(done: Path, value: Any) -> None:
+        write_json(done, value)
+        if done.name == "report.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(curation, "write_json", interrupted)
+    with tarfile.open(first) as tar:
+        pictures = [member for member in tar if member.name.endswith(".png")]
+    with first.open("r+b") as file:  # its last four are broken now
+        for member in pictures[2:]:
+            file.seek(member.offset_data + 40)
+            file.write(b"broken" * 4)
+    given = Curation(size=16, deduplicate=True)
+    known = tmp_path / "chosen.partial"
+    with pytest.raises(FailureError, match=rf"4 of 18 pictures cannot be used .* the rest is known by {known}$"):
+        curate(source, out, given, progress=False)
+    unchanged = known / "facts" / "inspected-000001.safetensors"
+    inspected = unchanged.stat().st_ino
+    some = Reading(max_skipped=0.5)
+    with pytest.raises(KeyboardInterrupt):
+        curate(source, out, given, reading=some, progress=False)
+    assert names(known) == [0, 1, *range(6, 18)]
+    first.write_bytes(good)
+    other = source.path / "000002.tar"
+    other.write_bytes(good)
+    with pytest.raises(KeyboardInterrupt):
+        curate(source, out, given, progress=False)
+    assert names(known) == [*range(12)]
+    assert unchanged.stat().st_ino == inspected
+    first.write_bytes((source.path / "000001.tar").read_bytes())
+    monkeypatch.undo()
+    curate(source, out, given, progress=False)
+    assert names(out) == [*range(12)]
+    fresh = tmp_path / "fresh"
+    curate(source, fresh, given, progress=False)
+    assert files(out) == files(fresh)
+
+
+def test_a_shard_that_changes_meanwhile_is_named(
+    source: FolderSource, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found, choose = write(tmp_path / "in", 2, 6), curation._choose
+
+    def changed(*given: Any) -> Any:
+        (found.path / "000001.tar").write_bytes((source.path / "000001.tar").read_bytes())
+        return choose(*given)
+
+    monkeypatch.setattr(curation, "_choose", changed)
+    with pytest.raises(
+        FailureError, match=r"in/000001\.tar: it has changed since it was inspected; repeat the command$"
+    ):
+        curate(found, tmp_path / "out", Curation(size=16), progress=False)
+    monkeypatch.undo()
+    (found.path / "index.json").unlink()
+    curate(found, tmp_path / "out", Curation(size=16), progress=False)
+    assert names(tmp_path / "out") == [*range(6), *range(EACH, 2 * EACH)]
 
 
 def test_what_cannot_be_used_is_said(source: FolderSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,7 +36,15 @@ from pochade.data.sources.image_files import Picture, Reading
 from pochade.data.sources.shards import pair_pictures
 from pochade.data.sources.tars import Contents, Shard, Shards, find_shards, read_shard, top_folders
 from pochade.errors import FailureError, PochadeError
-from pochade.files import atomic_file, check_tensor_folder, mapped_file, remove_folder, remove_orphans, write_json
+from pochade.files import (
+    atomic_file,
+    check_tensor_folder,
+    mapped_file,
+    remove_folder,
+    remove_orphans,
+    sha256,
+    write_json,
+)
 from pochade.images.decode import BadImage, square
 from pochade.tensors import write_tensors
 
@@ -152,7 +160,8 @@ def _curate(
     shards = tuple(found.shards)
     tops = top_folders(shard.name for shard in shards)
     sides = split_folders(tops)
-    pieces = _Pieces(shards, tuple(sides.get(top, "") for top in tops), work, curation, reading)
+    stamps = tuple([shard.name, *shard.stamp()] for shard in shards)
+    pieces = _Pieces(shards, tuple(sides.get(top, "") for top in tops), stamps, work, curation, reading)
     with progress_bar(progress) as bar:
 
         def each(piece: Piece, title: str) -> None:
@@ -176,10 +185,12 @@ def _curate(
 
 @dataclass(frozen=True)
 class _Pieces:
-    """The work on each shard, by its number. ``sides``: that of each by its folder, "" where the pictures say."""
+    """The work on each shard, by its number. ``sides``: that of each by its folder, "" where the pictures say;
+    ``stamps``: its name and state as the one machine that hands out the work sees it, at the start of a call."""
 
     shards: tuple[Shard, ...]
     sides: tuple[str, ...]
+    stamps: tuple[list[Any], ...]
     work: Path
     curation: Curation
     reading: Reading
@@ -201,11 +212,13 @@ class _Pieces:
         return self.facts / f"written-{number:06d}.json"
 
     def inspect(self, number: int) -> int:
-        """Reads a shard, and remembers of each picture that passes the filters its place, hash, small copy and score;
-        returns the pictures in it."""
+        """Reads a shard that is not remembered as it is, and remembers of each picture that passes the filters its
+        place, hash, small copy and score; returns the pictures in it."""
         curation, place = self.curation, self.inspected(number)
         if place.exists():
-            return int(json.loads(map_tensors(place)[1]["about"])["pictures"])
+            about = json.loads(map_tensors(place)[1]["about"])
+            if about["stamp"] == self.stamps[number]:
+                return int(about["pictures"])
         contents = self._contents(number)
         skipped = [list(entry) for entry in contents.skipped]
         out = dict.fromkeys(LEFT_OUT, 0)
@@ -248,7 +261,7 @@ class _Pieces:
             "out": out,
             "notes": notes,
             "scores": sorted(stored),
-            "stamp": self._stamp(number),
+            "stamp": self.stamps[number],
         }
         write_tensors(place, columns, {"about": json.dumps(about)})
         return len(contents.samples)
@@ -256,13 +269,12 @@ class _Pieces:
     def write(self, number: int) -> int:
         """Writes what is kept of a shard as one shard a side; returns the pictures kept."""
         curation, done = self.curation, self.done(number)
-        kept, about = map_tensors(self.chosen(number))
-        if done.exists() and self._is_whole(number):
+        shard, chosen = self.shards[number], self.chosen(number)
+        kept, choice = map_tensors(chosen)[0], sha256(chosen)
+        if done.exists() and self._is_written(number, choice):
             return len(kept["row"])
-        if about["stamp"] != json.dumps(self._stamp(number)):
-            raise FailureError(
-                f"{self.shards[number].path}: it has changed since it was inspected; delete {self.work} to begin anew"
-            )
+        if shard.stamp()[2:] != self.stamps[number][3:]:  # size and hash: machines may see other times of a file
+            raise FailureError(f"{shard.path}: it has changed since it was inspected; repeat the command")
         scores = dict(zip(kept["row"].tolist(), kept["score"].tolist(), strict=True))
         describe = None if curation.caption is None else captioner(curation.caption)
         counts, bare = Counter[str](), 0
@@ -296,15 +308,19 @@ class _Pieces:
                 facts |= {} if curation.min_score is None else {"score": round(scores[row], 4)}
                 add_record(tars[side], record._replace(facts=facts))
                 counts[side] += 1
+        for side in SIDES:
+            if side not in counts:  # of another choice
+                self.shard(side, number).unlink(missing_ok=True)
         entries = {side: shard_entry(self.shard(side, number), count) for side, count in counts.items()}
-        write_json(done, {**entries, "without a caption": bare})
+        write_json(done, {**entries, "choice": choice, "without a caption": bare})
         return sum(counts.values())
 
-    def _is_whole(self, number: int) -> bool:
-        """Whether what is written of a shard lies there in its full length."""
+    def _is_written(self, number: int, choice: str) -> bool:
+        """Whether what is written of a shard is of the same choice, and lies there in its full length."""
         written = json.loads(self.done(number).read_bytes())
         files = {self.shard(side, number): written[side]["bytes"] for side in SIDES if side in written}
-        return all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+        whole = all(path.is_file() and path.stat().st_size == size for path, size in files.items())
+        return whole and written.get("choice") == choice
 
     def shard(self, side: str, number: int) -> Path:
         """The file of a side of a shard."""
@@ -312,9 +328,6 @@ class _Pieces:
 
     def _contents(self, number: int) -> Contents:
         return read_shard(self.shards[number], partial(pair_pictures, bare=self.curation.caption is not None))
-
-    def _stamp(self, number: int) -> list[Any]:
-        return self.shards[number].stamp()[2:]  # size and hash: machines may see other times of a file
 
     def _side(self, number: int, picture: Picture) -> str:
         return picture.split or self.sides[number] or split_of(picture.own_group)
@@ -360,13 +373,15 @@ def _choose(pieces: _Pieces, found: Shards, max_skipped: float) -> dict[str, Any
     if unusable > max(1 if max_skipped else 0, max_skipped * total):
         worst = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
         lost = f"{unusable} of {total} pictures cannot be used ({worst}), {named[0][0]} for one"
-        raise FailureError(f"source: {lost}; that is more than the fraction {max_skipped:g} (max_skipped)")
+        allowed = f"more than the fraction {max_skipped:g} (max_skipped)"
+        again = f"repeated, the command inspects what has changed; the rest is known by {pieces.work}"
+        raise FailureError(f"source: {lost}; that is {allowed}; {again}")
     alike, kept = _first(pieces, ends) if pieces.curation.deduplicate else None, 0
     for number, (start, end) in enumerate(pairwise([0, *ends.tolist()])):
-        tensors, words = map_tensors(pieces.inspected(number))
+        tensors = map_tensors(pieces.inspected(number))[0]
         mine = slice(None) if alike is None else torch.from_numpy(alike[start:end] == np.arange(start, end))
         chosen = {name: tensors[name][mine] for name in ("row", "score")}
-        write_tensors(pieces.chosen(number), chosen, {"stamp": json.dumps(json.loads(words["about"])["stamp"])})
+        write_tensors(pieces.chosen(number), chosen, {"stamp": json.dumps(pieces.stamps[number])})
         kept += len(chosen["row"])
     pictures = {"pictures": total, "unusable": dict(reasons), **out, "duplicates": passed - kept}
     return {**pictures, "kept": kept, "named": named, "notes": notes}
