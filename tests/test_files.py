@@ -6,16 +6,19 @@ import os
 import threading
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn
+from typing import BinaryIO, Literal, NoReturn
 
 import pytest
 
+from cli.places import permissions_count
 from pochade import files
 from pochade.errors import FailureError, PochadeError
 from pochade.files import (
     atomic_file,
     atomic_folder,
     atomic_path,
+    check_folder,
+    check_replaceable,
     is_safe_name,
     remove_folder,
     remove_orphans,
@@ -123,6 +126,67 @@ def test_a_folder_is_new_replaced_or_completed(tmp_path: Path) -> None:
     assert names(path.parent) == ["model"]
     with pytest.raises(PochadeError, match="is a file"), atomic_folder(path / "y", replace=True):
         pass
+
+
+@pytest.mark.parametrize("replace", [False, True, "files"])
+@pytest.mark.parametrize("target", ["empty", "missing", "full"])
+def test_a_folder_goes_to_where_a_link_leads(tmp_path: Path, target: str, replace: bool | Literal["files"]) -> None:
+    link, real = tmp_path / "link", tmp_path / "disk" / "real"
+    link.symlink_to(real)
+    real.parent.mkdir()
+    if target != "missing":
+        real.mkdir()
+    if target == "full":
+        (real / "before").touch()
+    if target == "full" and not replace:
+        with pytest.raises(PochadeError, match="link: exists already"), atomic_folder(link):
+            pass
+        return
+    with atomic_folder(link, replace=replace) as folder:
+        (folder / "x").touch()
+    assert link.is_symlink()
+    assert names(link) == (["before", "x"] if target == "full" and replace == "files" else ["x"])
+    assert (names(tmp_path), names(real.parent)) == (["disk", "link"], ["real"])
+
+
+def test_a_folder_that_no_other_can_replace_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "file").touch()
+    monkeypatch.chdir(tmp_path / "in")
+    (tmp_path / "link").symlink_to(".")
+    for given in (Path(), Path("../in"), tmp_path / "link" / "in", Path("..")):
+        with pytest.raises(PochadeError, match=rf"^out: '{given}' given, the working folder or above it: allowed is"):
+            check_replaceable("out", given)
+    with pytest.raises(PochadeError, match=r"path: '\.' given, the working folder"), atomic_folder(Path()):
+        pass
+    with pytest.raises(PochadeError, match=r"out: '/' given, where a disk is mounted: allowed is a new folder in it"):
+        check_replaceable("out", Path("/"))
+    with pytest.raises(PochadeError, match=r"out: '.*file' is a file, so '.*file' cannot be a folder"):
+        check_replaceable("out", tmp_path / "file" / "new")
+    with pytest.raises(PochadeError, match=r"^out: s3://a/b given"):
+        check_replaceable("out", Path("s3://a/b"))
+    check_replaceable("out", Path("new"))
+    with atomic_folder(Path(), replace="files") as folder:
+        (folder / "x").touch()
+    assert names(tmp_path / "in") == ["x"]
+
+
+def test_a_folder_that_cannot_be_made_or_written_to_is_named(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "gone")
+    (tmp_path / "shut" / "run").mkdir(parents=True)
+    with pytest.raises(PochadeError, match=r"^out: '.*link' is a link that leads nowhere, so '.*/x' cannot be a fold"):
+        check_folder("out", tmp_path / "link" / "x")
+    (tmp_path / "shut").chmod(0o555)
+    with permissions_count():
+        with pytest.raises(PochadeError, match=r"^out: '.*/a/b' cannot be written to: '.*shut' is read-only, or anoth"):
+            check_folder("out", tmp_path / "shut" / "a" / "b")
+        check_folder("out", tmp_path / "shut" / "run")
+        with pytest.raises(PochadeError, match=r"^out: '.*shut' cannot be written to"):
+            check_replaceable("out", tmp_path / "shut" / "run")
+        (tmp_path / "shut").chmod(0o000)  # what is in it cannot be looked at
+        with pytest.raises(PochadeError, match=r"^out: '.*/run/b' cannot be written to"):
+            check_folder("out", tmp_path / "shut" / "run" / "b")
+    (tmp_path / "shut").chmod(0o755)
 
 
 @pytest.mark.parametrize("empty", [True, False])

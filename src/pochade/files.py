@@ -70,14 +70,16 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
     """A new empty folder that becomes ``path`` when the block ends well; all in it is synced to the disk.
 
     Args:
-        path: where the folder will be.
+        path: where the folder will be; of a link, that which it leads to.
         replace: what becomes of a folder at ``path`` that is not empty: False refuses it, True replaces it as a whole,
             "files" keeps it, and those of its files that the new folder has not, and replaces the others one by one.
 
     Raises:
-        PochadeError: ``path`` is a file, or there and not to be replaced; before the block.
+        PochadeError: ``path`` is a file, or there and not to be replaced, or as of ``check_replaceable``; before the
+            block.
         FailureError: something could not be written.
     """
+    check_here("path", path)
     if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
         wrong = (
             "exists already, allowed is a new folder or an empty one"
@@ -85,23 +87,26 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
             else "is a file, a folder is needed"
         )
         raise PochadeError(f"{path}: {wrong}")
+    if path.exists() and not replace:
+        check_replaceable("path", path)
     # Into a folder that stays, files come from within it: what holds it may be read-only, or another disk.
-    near = path / "new" if replace == "files" and path.exists() else path
+    place = path.resolve()  # a folder replaces no link
+    near = place / "new" if replace == "files" and place.exists() else place
     with _failures(path):
         temporary = _temporary(near)
         try:
             temporary.mkdir()
             yield temporary
             _sync_tree(temporary)
-            if near is not path:
-                _merge(temporary, path)
+            if near is not place:
+                _merge(temporary, place)
             elif replace:
-                _exchange(temporary, path)
+                _exchange(temporary, place)
             else:
-                if os.name == "nt" and path.exists():  # elsewhere a rename replaces an empty folder
-                    path.rmdir()
-                temporary.rename(path)  # fails where another process has put something there
-                _sync(path.parent)
+                if os.name == "nt" and place.exists():  # elsewhere a rename replaces an empty folder
+                    place.rmdir()
+                temporary.rename(place)  # fails where another process has put something there
+                _sync(place.parent)
         except FailureError as error:
             error.args = (str(error).replace(str(temporary), str(path)),)
             raise
@@ -235,11 +240,28 @@ def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
 
 
 def check_folder(name: str, place: Path) -> None:
-    """Raises PochadeError where ``place`` is a URL, or no folder since a file stands in the way; creates nothing."""
+    """Raises PochadeError where ``place`` is a URL, or no folder that can be made and written to; creates nothing."""
     check_here(name, place)
-    first = next(p for p in (place, *place.absolute().parents) if p.exists())
-    if not first.is_dir():
-        raise PochadeError(f"{name}: {str(first)!r} is a file, so {str(place)!r} cannot be a folder")
+    first = next(p for p in (place, *place.absolute().parents) if os.path.lexists(p))
+    if not os.path.isdir(first):  # noqa: PTH112 - Path.is_dir raises for what may not be looked at
+        what = "a file" if first.exists() else "a link that leads nowhere"
+        raise PochadeError(f"{name}: {str(first)!r} is {what}, so {str(place)!r} cannot be a folder")
+    if not os.access(first, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise PochadeError(f"{name}: {str(place)!r} cannot be written to: {str(first)!r} is read-only, or another's")
+
+
+def check_replaceable(name: str, path: Path) -> None:
+    """Raises PochadeError, with the argument ``name``, where no new folder can take the name ``path``; creates nothing.
+
+    That is so of a URL, below a file, beside what cannot be written to, and of a folder that the process works in or
+    that a disk is mounted at.
+    """
+    check_here(name, path)
+    place = path.resolve()
+    if path.exists() and (os.path.ismount(place) or Path.cwd().is_relative_to(place)):
+        what = "where a disk is mounted" if os.path.ismount(place) else "the working folder or above it"
+        raise PochadeError(f"{name}: {str(path)!r} given, {what}: allowed is a new folder in it, or another one")
+    check_folder(name, place.parent)
 
 
 def check_tensor_folder(name: str, path: Path) -> None:
@@ -274,7 +296,6 @@ def _failures(path: Path, done: str = "written") -> Generator[None]:
 def _temporary(path: Path) -> Path:
     """A free hidden name beside ``path``, the folder of which is made. Raises PochadeError for a URL."""
     check_here("path", path)
-    path = path if path.name else path.absolute()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{next(_numbers)}{_TEMPORARY}")
     _delete(temporary)  # of a killed process that had the same number

@@ -125,6 +125,23 @@ CASES = [
     Case("profile MODEL --runtime onnx --keep {}", "large graphs out"),
     Case("ablate lira --cases loop data.source=FOLDER --out {}", "large out"),
 ]
+BEFORE_WORK = (
+    f"{TRAIN} {NETWORK} task.autoencoder=AUTOENCODER data.source=FOLDER --out {{}}",
+    f"{TRAIN} {NETWORK} task.autoencoder=AUTOENCODER data.source=FOLDER --resume --out {{}}",
+    f"{CACHE} data.source=FOLDER --out {{}}",
+    "train lora steps=1 batch_size=2 data.size=32 task.base=MODEL data.source=FOLDER --out {}",
+    "ablate lira --cases loop data.source=FOLDER --out {}",
+    "data prepare folder {} --size 16 --split all --path FOLDER",
+    "data prepare folder {} --size 16 --deduplicate --path FOLDER",
+    "data pairs folder {} --size 16 --path FOLDER",
+    "data generate FOLDER {} --count 2 --steps 1 --split all --model MODEL",
+    "data check FOLDER -o {}",
+    "evaluate MODEL FOLDER -o {}",
+    "evaluate MODEL FOLDER --grid 1 -o {}",
+    "export MODEL {}",
+    "profile MODEL --runtime onnx --keep {}",
+)
+"""Commands with long work before they write."""
 TAKES = {
     *("generate", "edit", "inpaint", "upscale", "info", "train", "ablate", "evaluate", "profile", "merge", "export"),
     *("run", "runs", "data prepare", "data pairs", "data check", "data generate", "cache"),
@@ -189,9 +206,9 @@ def run(capsys: Any, arguments: list[str]) -> tuple[int, Outcome]:
     return leave.value.code, Outcome(printed.out, printed.err.strip())
 
 
-def arguments(case: Case, world: dict[str, Path], path: Path) -> list[str]:
+def arguments(line: str, world: dict[str, Path], path: Path) -> list[str]:
     found: list[str] = []
-    for word in case.line.split():
+    for word in line.split():
         for name, value in world.items():
             word = word.replace(name, str(value))
         found.append(word.replace("{}", str(path)))
@@ -207,6 +224,39 @@ def test_every_command_that_takes_a_path_is_here() -> None:
         found.add(f"data {command.name}")
     assert found - without == TAKES
     assert {" ".join(case.line.split()[: 2 if case.line.startswith("data ") else 1]) for case in CASES} == TAKES
+
+
+@pytest.mark.parametrize("line", BEFORE_WORK)
+def test_what_cannot_be_written_to_is_said_before_any_work(
+    capsys: Any, world: dict[str, Path], tmp_path: Path, line: str
+) -> None:
+    near = tmp_path / "near"
+    near.mkdir()
+    near.chmod(0o555)
+    before = set(tmp_path.rglob("*"))
+    with permissions_count():
+        code, done = run(capsys, arguments(line, world, near / "a" / "out"))
+    near.chmod(0o755)
+    name = "keep" if "--keep" in line else "out"
+    assert done.error.splitlines()[-1].startswith(f"error: {name}: '{near / 'a'}")
+    assert done.error.endswith(f"cannot be written to: '{near}' is read-only, or another's")
+    assert code == 2
+    assert set(tmp_path.rglob("*")) == before  # nothing of the pictures was read and remembered
+
+
+@pytest.mark.parametrize(
+    "line", [case.line for case in CASES if case.good == "out" and not case.line.startswith(("merge", "runs"))]
+)
+def test_a_folder_may_be_a_link(capsys: Any, world: dict[str, Path], tmp_path: Path, line: str) -> None:
+    """To an empty one on another disk."""
+    real, link = tmp_path / "disk" / "real", tmp_path / "link"
+    real.mkdir(parents=True)
+    link.symlink_to(real)
+    code, done = run(capsys, arguments(line, world, link))
+    assert code == 0 or line.startswith("data check"), done.error
+    assert link.is_symlink()
+    assert any(real.iterdir())
+    assert list(real.parent.iterdir()) == [real]
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -249,7 +299,7 @@ def test_every_path_of_every_command(
             path = near / "in" / f"path{suffix}"
             path.parent.mkdir()
     before = set(tmp_path.rglob("*"))
-    given = arguments(case, world, path)
+    given = arguments(case.line, world, path)
     try:
         with permissions_count():
             if place == "full disk":

@@ -401,5 +401,5 @@ def test_unusable_data_and_output_are_refused(data: Path, tmp_path: Path) -> Non
         run(ToyPipeline(), "nowhere", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     (tmp_path / "file").write_text("")
-    with pytest.raises(FailureError, match=r"^out:"):
+    with pytest.raises(PochadeError, match=r"^out: '.*file' is a file, so '.*file/out' cannot be a folder$"):
         run(ToyPipeline(), data, tmp_path / "file" / "out")

@@ -7,7 +7,7 @@ import typer
 
 from pochade.cli.common import check_no_options, console, print_json
 from pochade.errors import PochadeError, nearest
-from pochade.files import check_here
+from pochade.files import check_folder
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -65,7 +65,7 @@ def ablate(
     from pochade.training.executor import run
 
     folder = out or Path("runs") / study
-    check_here("out", folder)
+    check_folder("out", folder)
     rows = ablation.ablate(
         {name: chosen.cases[name] for name in names},
         lambda name, seed: studies.stages_of_case(chosen, name, seed, tuple(changes or ())),

@@ -99,14 +99,14 @@ def export(
     with loading("pochade"):
         from pochade.export.bundle import model_facts
         from pochade.export.targets import Request, find_target, linked_target
-        from pochade.files import check_here
+        from pochade.files import check_replaceable
         from pochade.pipelines.budget import read_quality
         from pochade.pipelines.run_request import open_pipeline
         from pochade.runtime.graphs import check_openable
 
         found = linked_target(hub.resolve(model)) if own else find_target(target, given, precision)
     depths = () if depth is None else options.parse_counts("depth", depth)
-    check_here("out", out)
+    check_replaceable("out", out)
     check_openable("out", out)
     folder = hub.resolve(model)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)

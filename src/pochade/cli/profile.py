@@ -58,10 +58,10 @@ def profile(
     check_device(device or "auto")
     check_precision(precision)
     if keep is not None:
-        from pochade.files import check_here
+        from pochade.files import check_folder
         from pochade.runtime.graphs import check_openable
 
-        check_here("keep", keep)
+        check_folder("keep", keep)
         check_openable("keep", keep)
     quiet_libraries()
     with console(stderr=True).status("reading the model") as status:

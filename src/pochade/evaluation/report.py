@@ -1,7 +1,6 @@
 """All figures of a text-to-image pipeline, in ``report.json``, ``report.html`` and ``sheet.png``."""
 
 import json
-import os
 import platform
 import sys
 import time
@@ -29,7 +28,7 @@ from pochade.data.dataset import Shape
 from pochade.data.progress import progress_bar
 from pochade.data.sources import Source, open_source
 from pochade.data.sources.image_files import Reading
-from pochade.errors import FailureError, PochadeError, missing_extra
+from pochade.errors import PochadeError, missing_extra
 from pochade.evaluation import copying
 from pochade.evaluation.external import load_clip, load_inception
 from pochade.evaluation.figures import Figures, TrainingFigures, TrainingSource
@@ -42,7 +41,7 @@ from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
-from pochade.files import atomic_file, check_absent, check_here, write_json
+from pochade.files import atomic_file, check_absent, check_folder, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.hub import read_json
 
@@ -170,7 +169,7 @@ def evaluate(
     )
     samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption, _ = astuple(settings)
     folder = Path(path_text("out", out))
-    check_writable(folder)
+    check_folder("out", folder)
     _need_skimage()
     ranks = join_ranks()
     progress = progress and ranks.main
@@ -277,14 +276,6 @@ def silent(pipeline: TextToImage) -> Generator[None]:
 def _need_skimage() -> None:
     if find_spec("skimage") is None:
         raise missing_extra("scikit-image", "eval")
-
-
-def check_writable(folder: Path) -> None:
-    """Without making it: bad data, found next, must not leave an empty folder behind."""
-    check_here("out", folder)
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise FailureError(f"out: {folder} cannot be written: {existing} is no folder with write permission")
 
 
 def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> TrainingFigures | str:

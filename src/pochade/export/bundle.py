@@ -26,7 +26,7 @@ from pochade.export.networks import (
 )
 from pochade.export.precision import CALIBRATED, parse_precision
 from pochade.export.readme import readme
-from pochade.files import atomic_folder, check_here, sha256, write_text
+from pochade.files import atomic_folder, check_replaceable, sha256, write_text
 from pochade.flow.sampling import set_timesteps
 from pochade.pipelines import hub
 from pochade.pipelines.base import GenerationPipeline
@@ -114,7 +114,7 @@ def export_bundle(
     """
     check_pipeline("pipe", pipe)
     place = Path(path_text("folder", folder))
-    check_here("folder", place)
+    check_replaceable("folder", place)
     form = Onnx() if form is None else form
     precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)
     if external_data and not form.external_data:

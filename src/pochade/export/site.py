@@ -16,7 +16,7 @@ from pochade.errors import PochadeError
 from pochade.export.bundle import README, export_bundle
 from pochade.export.icons import MASKABLE, SIZES, write_icons
 from pochade.export.onnxruntime_web import FILES, onnxruntime_web
-from pochade.files import atomic_folder, check_here, sha256, write_bytes, write_json, write_text
+from pochade.files import atomic_folder, check_replaceable, sha256, write_bytes, write_json, write_text
 from pochade.pipelines.base import GenerationPipeline
 from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Model, Quality
 from pochade.text_encoders.base import PromptEncoder
@@ -75,7 +75,7 @@ def export_site(
     """
     check_pipeline("pipe", pipe)
     place = Path(path_text("folder", folder))
-    check_here("folder", place)
+    check_replaceable("folder", place)
     if isinstance(pipe.text_encoder, PromptEncoder):
         check_tokenizer(pipe.text_encoder)
     library = onnxruntime_web(runtime)

@@ -165,6 +165,21 @@ def test_an_empty_folder_is_as_good_as_none(source: FolderSource, expected: Path
     assert files(tmp_path) == files(expected)
 
 
+def test_an_empty_folder_may_be_a_link_and_not_the_working_folder(
+    source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    monkeypatch.chdir(tmp_path / "real")
+    with pytest.raises(PochadeError, match=r"^out: '\.' given, the working folder"):
+        curate(source, Path(), ALL, progress=False)
+    monkeypatch.chdir(tmp_path)
+    curate(source, Path("link"), ALL, progress=False)
+    assert (tmp_path / "link").is_symlink()
+    assert files(tmp_path / "real") == files(expected)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "real"]
+
+
 def test_few_files_are_mapped_however_many_shards_there_are(
     source: FolderSource, expected: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

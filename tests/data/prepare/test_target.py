@@ -22,7 +22,7 @@ def test_wrong_arguments(tmp_path: Path, arguments: dict[str, Any], message: str
         Target(out=tmp_path / "out", **arguments)
 
 
-def test_what_is_in_the_way(tmp_path: Path) -> None:
+def test_what_is_in_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("x")
     with pytest.raises(PochadeError, match="is a file"):
         Target(out=tmp_path / "file")
@@ -31,6 +31,13 @@ def test_what_is_in_the_way(tmp_path: Path) -> None:
     for overwrite in (False, True):
         with pytest.raises(PochadeError, match="out: "):
             Target(out=tmp_path / "mine", overwrite=overwrite)
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    (tmp_path / "set" / "report.json").touch()
+    monkeypatch.chdir(tmp_path / "set" / "train")
+    for out in (Path(), Path("..")):
+        with pytest.raises(PochadeError, match=rf"^out: '{out}' given, the working folder or above it"):
+            Target(out=out, overwrite=True)
+    assert Target(out=Path("new")).skipped == tmp_path / "set" / "train" / "new-skipped.json"
 
 
 def test_parts(tmp_path: Path) -> None:

@@ -38,6 +38,7 @@ from pochade.data.sources.tars import Contents, Shard, Shards, find_shards, read
 from pochade.errors import FailureError, PochadeError
 from pochade.files import (
     atomic_file,
+    check_replaceable,
     check_tensor_folder,
     mapped_file,
     remove_folder,
@@ -122,13 +123,15 @@ def curate(
         The report: how many pictures there were, and what became of them.
 
     Raises:
-        PochadeError: no shards, no such model or number to score by, ``out`` is there, another process writes it, or
-            what was begun there has other settings.
+        PochadeError: no shards, no such model or number to score by, ``out`` is there or cannot be made, another
+            process writes it, or what was begun there has other settings.
         FailureError: too many unusable pictures, nothing is kept, or something cannot be written.
     """
     check_place(on, gpus)
     reading = reading or Reading()
     check_tensor_folder("out", out)
+    check_replaceable("out", out)
+    out = out.resolve()  # a folder replaces no link
     check_apart(out, source.path)
     found = find_shards(local_path(source.path))
     shards, work = tuple(found.shards), out.with_name(f"{out.name}.partial")

@@ -17,7 +17,7 @@ from pochade.data.prepare.writer import SAMPLES_PER_SHARD, FolderWriter, Record,
 from pochade.data.progress import progress_bar
 from pochade.data.sources.formats import LIST, PREPARED
 from pochade.errors import PochadeError, nearest
-from pochade.files import atomic_file, atomic_folder, check_here, write_json, write_text
+from pochade.files import atomic_file, atomic_folder, check_replaceable, write_json, write_text
 from pochade.images.sheets import sheet
 
 Parts = Literal["both", "train", "held_out", "composed", "all"]
@@ -66,7 +66,7 @@ class Target:
         samples_per_shard: the last shard of a split has fewer.
 
     Raises:
-        PochadeError: a value out of range, a file at ``out``, or a folder that may not be replaced.
+        PochadeError: a value out of range, a file at ``out``, or a folder that may not be replaced, or made.
     """
 
     out: Path
@@ -91,7 +91,6 @@ class Target:
             if given is not None and (not is_whole(given) or given < 1):
                 raise PochadeError(f"{name}: {shown(given)} given, at least 1 expected")
         object.__setattr__(self, "out", Path(path_text("out", self.out)))
-        check_here("out", self.out)
         for name in ("size", "limit", "samples_per_shard"):  # which the report holds
             object.__setattr__(self, name, plain(getattr(self, name)))
         if self.out.exists() and not self.out.is_dir():
@@ -101,6 +100,8 @@ class Target:
             raise PochadeError(f"out: {self.out} is not empty; choose another folder, or overwrite")
         if inside and (REPORT not in inside or inside - {"train", "held_out", "composed", "all", *PREPARED}):
             raise PochadeError(f"out: {self.out} holds more than an earlier data set and will not be overwritten")
+        check_replaceable("out", self.out)
+        object.__setattr__(self, "out", self.out.resolve())  # what lies beside it has a name by its own
 
     @property
     def parts(self) -> tuple[Split, ...]:
