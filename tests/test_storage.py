@@ -32,7 +32,7 @@ from pochade.files import cache_folder, write_text
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
-from pochade.storage import ATTEMPTS, Mirror, fetch, send, url_of
+from pochade.storage import ATTEMPTS, Mirror, fetch, fetch_file, fetch_if_any, send, url_of
 from pochade.training.executor import mirror_of, run
 from pochade.training.loader import Loader
 from pochade.training.overrides import override
@@ -474,3 +474,45 @@ def test_a_run_at_a_url_goes_on_on_another_machine(
     weights = "final/model.safetensors"
     assert (model.parent / weights).read_bytes() == (whole.parent / weights).read_bytes()
     assert json.loads((hub.resolve(f"{url}/1-flow/model") / "training.json").read_text())["stage"]["steps"] == 4
+
+
+def test_a_web_server_that_tells_no_size_is_named(tmp_path: Path) -> None:
+    """It is not said that there is nothing; and what is not there still is not."""
+    pytest.importorskip("aiohttp")
+
+    class Chunked(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None: ...
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def do_GET(self) -> None:
+            if "missing" in self.path:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(b"3\r\nabc\r\n0\r\n\r\n")
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Chunked) as web:
+        thread = threading.Thread(target=web.serve_forever)
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{web.server_port}"
+            silent = "the server does not tell its size"
+            for take in (fetch, fetch_if_any, lambda u: fetch_file(u, tmp_path / "copy", lambda _: None, 3)):
+                with pytest.raises(PochadeError, match=rf"^{url}/a\.tar: {silent} \(Content-Length\), by which"):
+                    take(f"{url}/a.tar")
+            with pytest.raises(PochadeError, match=rf"^{url}/a0\.tar: {silent}"):
+                fetch(f"{url}/a{{0..1}}.tar")
+            assert fetch_if_any(f"{url}/missing") is None
+            with pytest.raises(PochadeError, match=r"missing: there is nothing$"):
+                fetch(f"{url}/missing")
+        finally:
+            web.shutdown()
+            thread.join()
+    assert not (tmp_path / "copy").exists()

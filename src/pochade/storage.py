@@ -293,7 +293,8 @@ def _options(scheme: str) -> dict[str, Any]:
 def _stamp(info: Mapping[str, Any]) -> Stamp:
     tag = next((info[key] for key in ("ETag", "md5Hash", "etag", "Content-MD5", "Last-Modified") if info.get(key)), "")
     if info.get("size") is None:
-        raise FileNotFoundError(f"{info.get('name')}: its size is not known")
+        given = f"{info.get('name')}: the server does not tell its size (Content-Length)"
+        raise PochadeError(f"{given}, by which a copy is known to be whole; a copy of it on this machine is taken")
     return int(info["size"]), str(tag or info.get("LastModified") or info.get("created") or "")
 
 
