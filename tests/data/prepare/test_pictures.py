@@ -116,13 +116,27 @@ def test_limit_takes_evenly_spaced_pictures(tmp_path: Path):
 
 
 def test_names_that_become_equal_stay_apart(tmp_path: Path):
-    source = tmp_path / "in"
-    for name in ("a b", "a.b", "A_b", "x/a"):
+    source, names = tmp_path / "in", ("a b", "a.b", "A_b", "a b-2", "a_b~2", "x/a", "x a")
+    for name in names:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (8, 8)).save(source / f"{name}.png")
         (source / f"{name}.txt").write_text(name)
     written(source, tmp_path / "out", split="all", format="folder")
-    assert set(captions(open_source(tmp_path / "out", "all"))) == {("a b",), ("a.b",), ("A_b",), ("x/a",)}
+    assert set(captions(open_source(tmp_path / "out", "all"))) == {(name,) for name in names}
+    written_names = {path.stem.casefold() for path in (tmp_path / "out" / "all").glob("*.png")}
+    assert len(written_names) == len(names)
+    assert {name.partition("~")[0] for name in written_names} == {"a_b", "a_b-2", "a_b_2", "x_a"}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_names_without_a_letter_stay_apart(tmp_path: Path, format: str):
+    source, names = pictures(tmp_path / "in", 1), "😀😃😄"
+    for name in names:
+        Image.new("RGB", (8, 8)).save(source / f"{name}.png")
+        (source / f"{name}.txt").write_text(name)
+    report = written(source, tmp_path / "out", split="all", format=format)
+    assert report["samples"] == {"all": 4}
+    assert {words[0] for words in captions(open_source(tmp_path / "out", "all"))} == {"cat 0", *names}
 
 
 @pytest.mark.parametrize("format", FORMATS)

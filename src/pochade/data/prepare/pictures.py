@@ -64,7 +64,7 @@ def prepare(
 
 def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Sample]:
     for part, dataset in parts.items():
-        taken: set[str] = set()
+        taken = set[int]()
 
         def drawn(index: int, dataset: Dataset = dataset) -> tuple[Image.Image, bytes]:
             image = dataset.image(index, target.size)
@@ -73,7 +73,7 @@ def _from_datasets(parts: dict[Split, Dataset], target: Target) -> Iterator[Samp
         for index, (image, data) in ahead(drawn, evenly_spaced(len(dataset), target.limit)):
             item = dataset.stored(index)
             record = picture_record(
-                _key(item.name, taken),
+                _key(item.name, index, taken),
                 data,
                 ".png",
                 item.captions,
@@ -172,14 +172,14 @@ def _words(captions: Sequence[str], label: int | None, classes: Sequence[str]) -
     return classes[label] if classes else str(label)
 
 
-def _key(name: str, taken: set[str]) -> str:
-    """A flat file name without a dot, near to ``name`` and not ``taken`` yet (letter case aside)."""
+def _key(name: str, index: int, taken: set[int]) -> str:
+    """A flat file name without a dot, near to ``name``; where that is ``taken``, by its hash (letter case aside), with
+    ``~`` and the picture's index, which no other one ends in."""
     stem, suffix = split_name(name)
     stem = stem if suffix in READABLE else name
     base = re.sub(r"[^\w-]+", "_", stem) or "picture"
-    key, number = base, 1
-    while key.casefold() in taken:
-        number += 1
-        key = f"{base}-{number}"
-    taken.add(key.casefold())
-    return key
+    alike = hash(base.casefold())
+    if alike in taken:
+        return f"{base}~{index}"
+    taken.add(alike)
+    return base

@@ -66,15 +66,14 @@ class Writer(ABC):
         self._open = ExitStack()
         """Files that are not complete, and get no name after an error."""
         self.count = 0
-        self._keys: set[str] = set()
 
     def __enter__(self) -> Self:
         return self
 
     def add(self, record: Record) -> None:
-        """Writes a record. Raises `PochadeError` for a bad or repeated key, another format, or a label out of range."""
-        _check(record, self._keys)
-        self._keys.add(record.key)
+        """Writes a record, whose key no other one has: keys are not kept. Raises `PochadeError` for a bad key, another
+        format, or a label out of range."""
+        _check(record)
         self._write(record)
         self.count += 1
 
@@ -212,21 +211,23 @@ def write_shards(
     """Writes records as shards (see `ShardWriter`) into ``folder``; returns what its ``index.json`` holds.
 
     What is interrupted leaves whole shards without an index. Raises `PochadeError` for a folder that holds shards, and
-    for a bad record.
+    for a bad record, or a key that is given twice.
     """
+    keys = set[str]()
     with ShardWriter(folder, class_names, samples_per_shard) as writer:
         for record in records:
+            if record.key in keys:
+                raise PochadeError(f"key: {record.key!r} given twice")
+            keys.add(record.key)
             writer.add(record)
     return writer.index
 
 
-def _check(record: Record, keys: set[str]) -> None:
+def _check(record: Record) -> None:
     key = record.key
     # WebDataset splits a name at the first dot after the last slash.
     if not is_safe_name(key) or "." in key.rpartition("/")[2]:
         raise PochadeError(f"key: {key!r} given, a relative name without a dot expected")
-    if key in keys:
-        raise PochadeError(f"key: {key!r} given twice")
     for suffix in record.images:
         if f".{suffix.rpartition('.')[2]}" not in IMAGE_SUFFIXES:
             raise PochadeError(f"suffix: {suffix!r} given, allowed are {', '.join(IMAGE_SUFFIXES)}")
