@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from contracts.families import FAMILIES, Family, conditioning_for, inputs_for, make, stir
 from pochade.denoisers import FAMILIES as REGISTERED
@@ -188,6 +189,54 @@ def test_features_are_what_the_blocks_give_and_lead_back_to_the_latents(denoiser
     for block in denoiser.trunk:
         block._compiled_call_impl = None
     torch.testing.assert_close(denoiser(latents, t, conditioning).velocity, plain, **TIGHT)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")  # torch's own, derived forward
+def test_derivatives_forward_backward_and_second_ones_agree(denoiser: Any, family: Family) -> None:
+    denoiser.double()
+    latents, t = (v.double() for v in inputs_for(denoiser, 2, (4, 4)))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    conditioning = conditioning.map(lambda v: v.double() if v.is_floating_point() else v)
+    direction, weight = latents.cos(), latents.sin()
+
+    def along(z: torch.Tensor) -> torch.Tensor:
+        return (denoiser(z, t, conditioning).velocity * weight).sum()
+
+    def slope(z: torch.Tensor) -> torch.Tensor:
+        (gradient,) = torch.autograd.grad(along(z), z, create_graph=True)
+        return (gradient * direction).sum()
+
+    leaf = latents.clone().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):  # torch's other kernels of attention have neither
+        backward = slope(leaf)
+        (second,) = torch.autograd.grad(backward, leaf)
+        forward = torch.func.jvp(along, (latents,), (direction,))[1]
+        both = torch.func.jvp(torch.func.grad(along), (latents,), (direction,))[1]
+        with torch.no_grad():
+            without = torch.func.jvp(along, (latents,), (direction,))[1]
+    step = 1e-5 * direction
+    with torch.no_grad():
+        difference = (along(latents + step) - along(latents - step)) / 2e-5
+    for found in (forward, without, difference):
+        torch.testing.assert_close(found, backward.detach(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(both, second, rtol=1e-7, atol=1e-9)
+    change = slope((leaf + step).detach().requires_grad_()) - slope((leaf - step).detach().requires_grad_())
+    torch.testing.assert_close((second * direction).sum(), change / 2e-5, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop:UserWarning")  # of torch's attention
+@torch.no_grad()
+def test_mapped_over_an_axis_of_its_own(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    many = torch.stack((latents, latents.cos()))
+    mapped = torch.vmap(lambda z: denoiser(z, t, conditioning).velocity)(many)
+    for found, z in zip(mapped, many, strict=True):
+        torch.testing.assert_close(found, denoiser(z, t, conditioning).velocity, **TIGHT)
+    tokens = torch.vmap(lambda v: denoiser(latents, t, replace(conditioning, tokens=v)).velocity)
+    assert conditioning.tokens is not None
+    found = tokens(torch.stack((conditioning.tokens, conditioning.tokens.cos())))
+    torch.testing.assert_close(found[0], denoiser(latents, t, conditioning).velocity, **TIGHT)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.nn.operator import operator
+from pochade.nn.operator import differentiable, operator
 
 
 def as_grid(x: Tensor, height: int, width: int) -> Tensor:
@@ -54,6 +54,10 @@ def depthwise(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) 
     kernels = _kernels() if x.is_cuda else None
     if kernels is not None:
         return kernels.forward(x, weight, bias, height, width)
+    return _compose(x, weight, bias, height, width)
+
+
+def _compose(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
     grid = as_grid(x, height, width)
     found = F.conv2d(grid, weight.to(x.dtype), bias.to(x.dtype), padding=1, groups=len(weight))
     return as_tokens(found).contiguous()
@@ -66,6 +70,12 @@ def depthwise_backward(
     kernels = _kernels() if x.is_cuda else None
     if kernels is not None:
         return kernels.backward(grad, x, weight, height, width)
+    return _compose_backward(grad, x, weight, height, width)
+
+
+def _compose_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
     groups = len(weight)
     grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
         as_grid(grad, height, width), as_grid(x, height, width), weight.to(x.dtype), [groups],
@@ -97,8 +107,9 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     if not any(ctx.needs_input_grad[1:3]):  # the adjoint is the same convolution, its weights turned about
         no_bias = weight.new_zeros(len(weight))
         return depthwise(grad, weight.flip(2, 3), no_bias, ctx.height, ctx.width), None, None, None, None
-    grad_x, grad_weight, grad_bias = depthwise_backward(grad, x, weight, ctx.height, ctx.width)
+    backward = _compose_backward if torch.is_grad_enabled() else depthwise_backward
+    grad_x, grad_weight, grad_bias = backward(grad, x, weight, ctx.height, ctx.width)
     return grad_x, grad_weight.to(weight.dtype), grad_bias.to(ctx.bias_type), None, None
 
 
-torch.library.register_autograd("pochade::depthwise", _differentiate, setup_context=_keep)
+differentiable(depthwise, _compose, _keep, _differentiate)

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pochade.nn.operator import operator
+from pochade.nn.operator import differentiable, is_transformed, operator
 
 FEWEST_ROWS = 32
 """Products of fewer rows are bound by the reading of the weights and by calls: oneDNN's take longer."""
@@ -62,8 +62,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     torch multiplies float32 matrices by MKL, which uses vectors of 512 bits on processors of Intel alone. oneDNN, which
     torch has beside it for convolutions, uses them on AMD's too, and is 1.6 to 2.3 times as fast there from Zen 5 on.
-    Exported graphs, other types, devices and kinds of tensors have torch's own product, and so has
-    ``torch.backends.mkldnn.flags(enabled=False)``.
+    Exported graphs, other types, devices and kinds of tensors, forward derivatives and the functions of ``torch.func``
+    have torch's own product, and so has ``torch.backends.mkldnn.flags(enabled=False)``.
 
     Args:
         x: [..., K].
@@ -115,7 +115,7 @@ def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     )
 
 
-torch.library.register_autograd("pochade::linear_product", _differentiate, setup_context=_keep)
+differentiable(linear_product, F.linear, _keep, _differentiate)
 
 
 def transposed_product(a: Tensor, b: Tensor) -> Tensor:
@@ -134,6 +134,7 @@ def _is_faster_by_onednn(x: Tensor, weight: Tensor) -> bool:
     return (
         AMD_VECTORS
         and not torch.compiler.is_exporting()
+        and (torch.compiler.is_compiling() or not is_transformed())
         and type(x) is Tensor
         and type(weight) in (nn.Parameter, Tensor)
         and x.dtype == weight.dtype == torch.float32

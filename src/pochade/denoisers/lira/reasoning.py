@@ -12,6 +12,7 @@ from pochade.nn.feedforward import FeedForward
 from pochade.nn.four_direction_scan import Decay, Selection
 from pochade.nn.linear import Linear
 from pochade.nn.norms import layer_norm, rms_norm
+from pochade.nn.operator import is_transformed
 
 LEAST_STEPS = 2
 """Every picture takes so many steps at least."""
@@ -96,15 +97,16 @@ class ReasoningLoop(nn.Module):
         """Tokens [B, N, D] and conditioning embedding [B, D] -> the thought [B, D], steps [B] and the ponder cost [B].
 
         Args:
-            depth: T for this call. Given, or while the call is being compiled or exported, all T steps are computed
-                and those of a picture that has stopped are masked; otherwise the loop ends when all have stopped.
+            depth: T for this call. Given, or while the call is being compiled, exported or transformed by
+                ``torch.func``, all T steps are computed and those of a picture that has stopped are masked; otherwise
+                the loop ends when all have stopped.
 
         Returns:
             ``steps``, float32: those taken; in training the expected number. The ponder cost, float32: KL(p || prior)
             in training, zeros at inference and without halting.
         """
         total = self.steps if depth is None else depth
-        unrolled = self.training or depth is not None or torch.compiler.is_compiling()
+        unrolled = self.training or depth is not None or torch.compiler.is_compiling() or is_transformed()
         tokens = layer_norm(self.tokens(x))
         r = self.start(torch.cat((tokens.mean(1), embedding), -1))
         layers = self.candidate.inner, self.candidate.out, self.keep, self.keep if self.halt is None else self.halt

@@ -16,8 +16,8 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
+from pochade.nn.operator import is_transformed
 from pochade.nn.scan.backends import backend
 
 
@@ -67,8 +67,7 @@ def serves(x: Tensor, *weights: Tensor) -> bool:
         and _within.get()
         and not torch.is_autocast_enabled("cpu")
         and not _torch._len_torch_dispatch_stack()  # what counts operations, tensors without values
-        and not _torch._functorch.is_functorch_wrapped_tensor(x)
-        and forward_ad.unpack_dual(x).tangent is None
+        and not is_transformed()
         and backend("cpu") == "numba"
     )
 

@@ -5,13 +5,14 @@ anywhere, loops compiled by Numba on CPUs, Triton kernels on GPUs. ``backend`` n
 ``use_backend`` chooses another. States are kept in float32 at least, whatever comes in; all gradients are exact.
 """
 
-from typing import Literal, overload
+from typing import Any, Literal, overload
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from pochade.errors import PochadeError
+from pochade.nn.operator import is_transformed
 from pochade.nn.scan import operators
 from pochade.nn.scan.backends import BACKENDS, Backend, backend, use_backend
 from pochade.nn.scan.contract import Inputs
@@ -99,13 +100,42 @@ def rg_lru(
     return operators.linear_recurrence(torch.exp(log_a), driven, initial, reverse).to(x.dtype)
 
 
-def _square_root(y: Tensor) -> Tensor:
+class _SquareRoot(torch.autograd.Function):
     """sqrt(y) whose derivative is at most 1000."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return y.sqrt()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:  # noqa: ARG004
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return tangent * _slope(ctx.saved_tensors[0])
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return grad * _slope(ctx.saved_tensors[0])
+
+
+def _slope(root: Tensor) -> Tensor:
+    return 0.5 / root.clamp(min=0.5 / _STEEPEST)
+
+
+def _square_root(y: Tensor) -> Tensor:
+    if not torch.compiler.is_compiling():
+        node: Any = _SquareRoot
+        return node.apply(y) if y.requires_grad or is_transformed() else y.sqrt()
     if not y.requires_grad:
         return y.sqrt()
+    # Compilers take no derivative forward, which compiled graphs have none of either, nor a second one.
     root = y.detach().sqrt()
-    slope = (0.5 / root).clamp(max=_STEEPEST)
-    return root + slope * (y - y.detach())
+    return root + _slope(root) * (y - y.detach())
 
 
 @overload

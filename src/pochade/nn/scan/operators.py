@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch._decomp import register_decomposition  # pyright: ignore[reportUnknownVariableType]
 
-from pochade.nn.operator import operator
+from pochade.nn.operator import differentiable, operator
 from pochade.nn.scan import composed, exported
 from pochade.nn.scan.backends import form
 from pochade.nn.scan.contract import Inputs, chunks, state_dtype
@@ -119,26 +119,45 @@ def _keep_linear(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _differentiate_linear(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     a, h, initial = ctx.saved_tensors
-    gradients = linear_recurrence_backward(grad, a, h, initial, ctx.reverse)
+    backward = composed.linear_backward if torch.is_grad_enabled() else linear_recurrence_backward
+    gradients: tuple[Tensor, ...] = backward(grad, a, h, initial, ctx.reverse)
     return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
 
 
-torch.library.register_autograd("pochade::linear_recurrence", _differentiate_linear, setup_context=_keep_linear)
+differentiable(linear_recurrence, composed.linear_forward, _keep_linear, _differentiate_linear)
 
 
 def _keep_selective(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, initial, ctx.reverse = inputs
     ctx.types = *(None if t is None else t.dtype for t in tensors), None if initial is None else initial.dtype
-    ctx.save_for_backward(*tensors, output[2])
+    ctx.save_for_backward(*tensors, initial, output[2])
 
 
 def _differentiate_selective(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-    *tensors, checkpoints = ctx.saved_tensors
-    gradients = selective_scan_backward(grad_y, grad_final, *tensors, checkpoints, ctx.reverse)
+    *tensors, initial, checkpoints = ctx.saved_tensors
+    if torch.is_grad_enabled():
+        inputs = Inputs(*tensors)
+        checkpoints = composed.selective_forward(inputs, initial, ctx.reverse)[2]  # these depend on the inputs
+        gradients = composed.selective_backward(grad_y, grad_final, inputs, checkpoints, ctx.reverse)
+    else:
+        gradients = selective_scan_backward(grad_y, grad_final, *tensors, checkpoints, ctx.reverse)
     return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
 
 
-torch.library.register_autograd("pochade::selective_scan", _differentiate_selective, setup_context=_keep_selective)
+def _compose_selective(
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    initial: Tensor | None,
+    reverse: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    return composed.selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse)
+
+
+differentiable(selective_scan, _compose_selective, _keep_selective, _differentiate_selective)
 
 
 # vmap: one call for each item. Folding the items into the batch would sum the gradients of shared A and D over them.
