@@ -117,7 +117,7 @@ def test_weights_lie_channels_last():
         ({"widths": (), "encoder_blocks": (), "decoder_blocks": ()}, "widths: none given"),
         ({"latent_channels": 3}, "latent_channels: 3 given, allowed are the divisors of 8"),
         ({"latent_channels": 0}, "latent_channels: 0 given"),
-        ({"widths": (6, 12, 12, 20)}, "channels: 20 given, must divide 48"),
+        ({"widths": (6, 12, 12, 20)}, "widths: 20 after 12 given, allowed are the divisors of 48"),
         ({"encoder_blocks": (1, 1)}, "encoder_blocks: .* a number for each"),
         ({"decoder_blocks": (1, 1, 1, -1)}, "decoder_blocks: .* must be a list, each a whole number from 0 to"),
     ],

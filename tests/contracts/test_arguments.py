@@ -51,6 +51,45 @@ def test_wrong_arguments_are_refused_by_name(name: str, argument: str, kind: Any
             network(**{**toy, argument: 0})
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_what_does_not_go_together_is_refused_by_names_of_arguments(name: str) -> None:
+    """Parts of a network call what they check by other names than the network does."""
+    network, toy = NETWORKS[name]
+    arguments = inspect.signature(network.__init__).parameters
+    for argument, kind in get_type_hints(network.__init__).items():
+        given = toy.get(argument, arguments[argument].default) if argument in arguments else None
+        wrong: list[Any] = [1, 5, 23] if kind is int else []
+        if isinstance(given, tuple) and given and isinstance(given[0], int):
+            wrong = [(16, 24, 40, 8)[: len(given)], given[:-1], (*given, 5)]
+        for value in wrong:
+            said = refusal(network, {**toy, argument: value})
+            assert said is None or set(said.partition(": ")[0].split(", ")) <= set(arguments), said
+
+
+def refusal(network: type[Any], arguments: dict[str, Any]) -> str | None:
+    """What is said of arguments that are refused."""
+    try:
+        network(**arguments)
+    except PochadeError as error:
+        return str(error)
+    return None
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "words"),
+    [
+        ("microforge", {"modulation_groups": 16}, "modulation_groups: 16 given, allowed are the divisors of dim, 24"),
+        ("wavelet", {"widths": (16, 24, 8, 8)}, "widths: 24 after 16 given, allowed are the divisors of 64"),
+        ("deep_compression", {"widths": (8, 8, 8, 64)}, "widths: 64 after 8 given, allowed are the divisors of 32"),
+        ("iris", {"dim": 20}, "dim: 20 given, must be a positive multiple of 8, the blocks of channels"),
+    ],
+)
+def test_widths_that_do_not_divide_are_said_by_name(name: str, changes: dict[str, Any], words: str) -> None:
+    network, toy = NETWORKS[name]
+    with pytest.raises(PochadeError, match=f"^{words}"):
+        network(**{**toy, **changes})
+
+
 def test_what_does_not_fit_the_number_of_channels_is_refused() -> None:
     for name in ("tiny", "wavelet", "deep_compression", "pretrained_kl"):
         network, toy = NETWORKS[name]

@@ -229,7 +229,7 @@ def test_one_compiled_function_serves_several_grids():
 
 def test_errors_name_the_argument():
     for arguments, message in (
-        ({"dim": 12}, r"dim: 12 given, must be a positive multiple of blocks, 8"),
+        ({"dim": 12}, r"dim: 12 given, must be a positive multiple of 8, the blocks of channels"),
         ({"dim": 0}, r"dim: 0 given"),
         ({"dim": 8, "shrinkage": -0.1}, r"shrinkage: -0.1 given"),
         ({"dim": 8, "transform": "dct"}, r"transform: 'dct' given, allowed are 'auto', 'fft' and 'dft'"),

@@ -16,7 +16,7 @@ class DeepCompressionVAE(HierarchicalAutoencoder, ModelMixin):  # in the module'
     Args:
         latent_channels: C, a divisor of the last width.
         widths: channels at 1/2 (behind a pixel-unshuffle), 1/4, 1/8 and 1/16 resolution; each divides four times the
-            one before, and the other way round.
+            one before.
         encoder_blocks: residual blocks of the encoder, for each width.
         decoder_blocks: residual blocks of the decoder, in the same order (from 1/2 to 1/16).
         downsampling: f, 2 to the power of the number of stages; stages beyond the widths repeat the last width and

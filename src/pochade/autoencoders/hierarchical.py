@@ -106,6 +106,9 @@ class HierarchicalAutoencoder(ImageAutoencoder):
                 f"downsampling: {self.downsampling} given, allowed are powers of two from {2 ** len(config.widths)}, "
                 f"as there are {len(config.widths)} widths"
             )
+        for before, after in itertools.pairwise(config.widths):
+            if 4 * before % after:
+                raise PochadeError(f"widths: {after} after {before} given, allowed are the divisors of {4 * before}")
         if config.widths[-1] % channels:
             raise PochadeError(f"latent_channels: {channels} given, allowed are the divisors of {config.widths[-1]}")
         for name in ("encoder_blocks", "decoder_blocks"):

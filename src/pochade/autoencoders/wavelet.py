@@ -30,8 +30,7 @@ class WaveletVAE(HierarchicalAutoencoder, ModelMixin):  # in the module's namesp
 
     Args:
         latent_channels: C, a divisor of the last width.
-        widths: channels at 1/2, 1/4, 1/8 and 1/16 resolution; each divides four times the one before, and the other way
-            round.
+        widths: channels at 1/2, 1/4, 1/8 and 1/16 resolution; each divides four times the one before.
         encoder_blocks: residual blocks of the encoder, for each width.
         decoder_blocks: residual blocks of the decoder, in the same order (from 1/2 to 1/16).
         downsampling: f; where there are fewer widths than its power of two, stages of the last width follow.

@@ -51,7 +51,7 @@ class SpectralMixer(nn.Module):
     def __init__(self, dim: int, blocks: int = 8, shrinkage: float = 0.01, *, transform: Transform = "auto") -> None:
         super().__init__()
         if blocks < 1 or dim < 1 or dim % blocks:
-            raise PochadeError(f"dim: {dim} given, must be a positive multiple of blocks, {blocks}")
+            raise PochadeError(f"dim: {dim} given, must be a positive multiple of {blocks}, the blocks of channels")
         if not shrinkage >= 0:
             raise PochadeError(f"shrinkage: {shrinkage} given, allowed is 0 and more")
         if transform not in ("auto", "fft", "dft"):

@@ -191,6 +191,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             raise PochadeError(f"regions: {regions!r} given, allowed is {allowed}")
         if sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
+        if modulation == "grouped" and dim % modulation_groups:
+            raise PochadeError(f"modulation_groups: {modulation_groups} given, allowed are the divisors of dim, {dim}")
         if attention_every > blocks:
             raise PochadeError(f"attention_every: {attention_every} given, allowed are 0 to {blocks}, the blocks")
         for name, changed in (("depthwise", not depthwise), ("depthwise_kernel", depthwise_kernel != KERNELS[0])):
