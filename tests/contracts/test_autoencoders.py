@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from contracts.families import AUTOENCODERS, load_class, stir
+from pochade.autoencoders.tiling import decode_tiled, encode_tiled
 from pochade.errors import PochadeError
 from pochade.export.onnx import export_decoder
 
@@ -91,6 +92,26 @@ def test_bad_shapes(autoencoder: Any) -> None:
     for wrong in ((1, c + 1, 2, 2), (c, 2, 2)):
         with pytest.raises(PochadeError, match=r"latents: .*allowed"):
             autoencoder.decode(torch.zeros(wrong))
+
+
+@torch.no_grad()
+def test_other_types_than_that_of_the_weights_are_refused(autoencoder: Any) -> None:
+    pictures = images(autoencoder, 1, 2, 2)
+    latents = autoencoder.encode(pictures)
+    for wrong in ((pictures * 127).byte(), pictures.double(), pictures.half()):
+        for convert in (autoencoder.encode, autoencoder, lambda x: encode_tiled(autoencoder, x, tile=1, overlap=0)):
+            with pytest.raises(PochadeError, match=f"^images: {wrong.dtype} given, allowed is torch.float32"):
+                convert(wrong)
+    for wrong in (latents.long(), latents.double(), latents.bfloat16()):
+        for convert in (autoencoder.decode, lambda x: decode_tiled(autoencoder, x, tile=1, overlap=0)):
+            with pytest.raises(PochadeError, match=f"^latents: {wrong.dtype} given, allowed is torch.float32"):
+                convert(wrong)
+    assert autoencoder.double().decode(autoencoder.encode(pictures.double())).dtype == torch.float64
+    autoencoder.float()
+    with torch.autocast("cpu", torch.bfloat16):  # which settles the types itself
+        assert autoencoder.decode(autoencoder.encode(pictures.bfloat16())).shape == pictures.shape
+        with pytest.raises(PochadeError, match=r"^images: torch.uint8 given"):
+            autoencoder.encode((pictures * 127).byte())
 
 
 def documented() -> list[tuple[str, str, int, int, float, float]]:

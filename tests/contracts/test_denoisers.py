@@ -369,6 +369,26 @@ def test_bad_shapes(denoiser: Any, family: Family) -> None:
 
 
 @torch.no_grad()
+def test_other_types_than_that_of_the_weights_are_refused(denoiser: Any, family: Family) -> None:
+    latents, t = inputs_for(denoiser, 2, (4, 4))
+    conditioning = conditioning_for(denoiser, family.parts, 2, (4, 4))
+    for wrong in (latents.long(), (latents * 9).byte(), latents.double(), latents.half()):
+        with pytest.raises(PochadeError, match=f"^latents: {wrong.dtype} given, allowed is torch.float32"):
+            denoiser(wrong, t, conditioning)
+        for name in {"source", "control"} & present(conditioning).keys():
+            with pytest.raises(PochadeError, match=f"^{name}: {wrong.dtype} given, allowed is torch.float32"):
+                denoiser(latents, t, replace(conditioning, **{name: wrong}))
+    with pytest.raises(PochadeError, match=r"^t: torch.int64 given, allowed is a floating type"):
+        denoiser(latents, (1000 * t).long(), conditioning)
+    velocity = denoiser(latents, t, conditioning).velocity
+    vectors = {n: v for n, v in present(conditioning).items() if n in ("tokens", "pooled", "image_prompt")}
+    wide = replace(conditioning, **{name: vector.double() for name, vector in vectors.items()})
+    torch.testing.assert_close(denoiser(latents, t.double(), wide).velocity, velocity, **TIGHT)
+    with torch.autocast("cpu", torch.bfloat16):  # which settles the types itself
+        assert denoiser(latents.bfloat16(), t, conditioning).velocity.shape == latents.shape
+
+
+@torch.no_grad()
 def test_bad_conditioning(denoiser: Any, family: Family) -> None:
     size = (4, 4)
     latents, t = inputs_for(denoiser, 2, size)

@@ -9,6 +9,7 @@ from torch import Tensor
 from pochade.arguments import MAX_COUNT
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
+from pochade.nn.dtype import check_dtype
 from pochade.nn.layout import channels_last
 from pochade.values import FACTOR, WIDTH, Ranges, whole
 
@@ -18,6 +19,14 @@ RANGES: Ranges = {
     "latents_std": FACTOR,
 }
 """Of what the arguments of several autoencoders may be."""
+
+
+def check_latents(latents: Tensor, network: Any) -> None:
+    """Raises PochadeError unless latents are [B, C, H, W] of the network's type."""
+    channels = network.config.latent_channels
+    if latents.ndim != 4 or latents.shape[1] != channels:
+        raise PochadeError(f"latents: shape {tuple(latents.shape)} given, allowed is [B, {channels}, H, W]")
+    check_dtype("latents", latents, network, next(network.parameters()))
 
 
 class ImageAutoencoder(ModelMixin, ConfigMixin):
@@ -55,9 +64,14 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
             raise PochadeError(
                 f"images: shape {tuple(images.shape)} given, allowed is [B, 3, H, W] with H and W multiples of {f}"
             )
+        check_dtype("images", images, self, next(self.parameters()))
 
     def encode_raw(self, images: Tensor) -> Tensor:
-        """[B, 3, H, W] in [-1, 1] -> the encoder's own output [B, C, H/f, W/f], before normalisation."""
+        """[B, 3, H, W] in [-1, 1] -> the encoder's own output [B, C, H/f, W/f], before normalisation.
+
+        Raises:
+            PochadeError: the shape or the type does not fit.
+        """
         self._check_images(images)
         return self.encoder(channels_last(images))
 
@@ -66,25 +80,22 @@ class ImageAutoencoder(ModelMixin, ConfigMixin):
         return self.decoder(channels_last(latents))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images [B, 3, H, W] in [-1, 1] -> latents [B, C, H/f, W/f] of unit variance.
+        """Images [B, 3, H, W] in [-1, 1], of the type of the weights -> latents [B, C, H/f, W/f] of unit variance.
 
         Raises:
-            PochadeError: the shape does not fit.
+            PochadeError: the shape or the type does not fit.
         """
         raw = self.encode_raw(images)
         mean, std = self._statistics(raw)
         return (raw - mean) / std
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] of unit variance -> images [B, 3, f H, f W] in [-1, 1].
+        """Latents [B, C, H, W] of unit variance, of the type of the weights -> images [B, 3, f H, f W] in [-1, 1].
 
         Raises:
-            PochadeError: the shape does not fit.
+            PochadeError: the shape or the type does not fit.
         """
-        if latents.ndim != 4 or latents.shape[1] != self.config.latent_channels:
-            raise PochadeError(
-                f"latents: shape {tuple(latents.shape)} given, allowed is [B, {self.config.latent_channels}, H, W]"
-            )
+        check_latents(latents, self)
         mean, std = self._statistics(latents)
         return self.decode_raw(latents * std + mean).clamp(-1, 1).contiguous()
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
-from pochade.autoencoders.base import RANGES
+from pochade.autoencoders.base import RANGES, check_latents
 from pochade.configuration import ConfigMixin, register_to_config
 from pochade.errors import PochadeError
 from pochade.nn.layout import channels_last
@@ -104,15 +104,12 @@ class TinyVAEDecoder(ModelMixin, ConfigMixin):
         return self.shuffle(self.head(x))
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Latents [B, C, H, W] of unit variance -> images [B, 3, f H, f W] in [-1, 1].
+        """Latents [B, C, H, W] of unit variance, of the type of the weights -> images [B, 3, f H, f W] in [-1, 1].
 
         Raises:
-            PochadeError: the shape does not fit.
+            PochadeError: the shape or the type does not fit.
         """
-        if latents.ndim != 4 or latents.shape[1] != self.config.latent_channels:
-            raise PochadeError(
-                f"latents: shape {tuple(latents.shape)} given, allowed is [B, {self.config.latent_channels}, H, W]"
-            )
+        check_latents(latents, self)
         return self.decode_raw(latents).clamp(-1, 1).contiguous()
 
     def forward(self, latents: Tensor) -> Tensor:

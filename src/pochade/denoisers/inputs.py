@@ -8,25 +8,32 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.dtype import check_dtype
 from pochade.nn.linear import Linear
 from pochade.nn.modulation import TimestepEmbedding
-from pochade.nn.norms import as_stream
+from pochade.nn.norms import as_stream, autocasts
 from pochade.types import TASKS, Conditioning, InputSpec
 
 
-def check_latents(latents: Tensor, t: Tensor, channels: int, multiple: int) -> None:
-    """Raises PochadeError unless latents are [B, ``channels``, H, W], H and W divide by ``multiple``, and t is [B]."""
-    shape = tuple(latents.shape)
+def check_latents(latents: Tensor, t: Tensor, network: Any) -> None:
+    """Raises PochadeError unless latents are [B, C, H, W], H and W divide by the patches, t is [B], latents are of the
+    network's type and t of a floating one."""
+    shape, channels, multiple = tuple(latents.shape), network.config.latent_channels, network.config.patch_size
     if len(shape) != 4 or shape[1] != channels or not all(side and side % multiple == 0 for side in shape[2:]):
         raise PochadeError(
             f"latents: shape {shape} given, allowed is [B, {channels}, H, W] with H and W multiples of {multiple}"
         )
     if t.shape != latents.shape[:1]:
         raise PochadeError(f"t: shape {tuple(t.shape)} given, allowed is [{shape[0]}]")
+    check_dtype("latents", latents, network, network.embed.weight)
+    if not t.is_floating_point():
+        raise PochadeError(f"t: {t.dtype} given, allowed is a floating type, in [0, 1]")
 
 
 def check_conditioning(latents: Tensor, conditioning: Conditioning, spec: InputSpec) -> None:
     """Raises PochadeError unless every part that is present and used fits the latents and the network's inputs.
+
+    Source and control have the type of the latents; text and image prompts may have any.
 
     A picture or a task that the network has no input for is an error; text and labels that it has none for are not
     used.
@@ -56,8 +63,13 @@ def check_conditioning(latents: Tensor, conditioning: Conditioning, spec: InputS
         allowed["task"] = (batch,)
     for name, shape in allowed.items():
         value = getattr(conditioning, name)
-        if value is not None and tuple(value.shape) != shape:
+        if value is None:
+            continue
+        if tuple(value.shape) != shape:
             raise PochadeError(f"{name}: shape {tuple(value.shape)} given, allowed is {shape}")
+        alike = name not in ("source", "control") or value.dtype == latents.dtype
+        if not alike and not (value.is_floating_point() and autocasts(value)):
+            raise PochadeError(f"{name}: {value.dtype} given, allowed is {latents.dtype}, the type of the latents")
     if spec.text_dim and (conditioning.tokens is None) != (conditioning.mask is None):
         raise PochadeError("mask: text tokens come with their mask, both or neither is allowed")
     for name in ("source", "control", "image_prompt", "task"):

@@ -294,7 +294,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
     def _check(
         self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None, depth: int | None
     ) -> None:
-        check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
+        check_latents(latents, t, self)
         self.check_depth(depth)
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
@@ -349,7 +349,7 @@ class IRISDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
                 depth of training a warning says that nothing was learned there.
 
         Raises:
-            PochadeError: a shape or the depth does not fit, or a state was given.
+            PochadeError: a shape, a type or the depth does not fit, or a state was given.
         """
         self._check(latents, t, conditioning, state, depth)
         config = self.config

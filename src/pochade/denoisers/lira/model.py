@@ -301,7 +301,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
         return F.pixel_unshuffle(latents, self.config.patch_size).flatten(2).transpose(1, 2)
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Any, depth: int | None) -> None:
-        check_latents(latents, t, self.config.latent_channels, self.config.patch_size)
+        check_latents(latents, t, self)
         check_conditioning(latents, conditioning, self.input_spec())
         if state is not None:
             raise PochadeError("state: a tensor given, but LiRA has no state: allowed is None")
@@ -334,7 +334,7 @@ class LiRADenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diff
             depth: the most reasoning steps, 2 to 64; None as configured.
 
         Raises:
-            PochadeError: a shape or the depth does not fit, or something was given that LiRA has no input for.
+            PochadeError: a shape, a type or the depth does not fit, or something was given that LiRA has no input for.
         """
         self._check(latents, t, conditioning, state, depth)
         p = self.config.patch_size

@@ -231,11 +231,11 @@ class LRFDenoiser(DenoiserModel, ModelMixin):  # in the module's namespace diffu
             depth: recursions, 1 to 64; None as configured.
 
         Raises:
-            PochadeError: a shape or the depth does not fit, or a state was given.
+            PochadeError: a shape, a type or the depth does not fit, or a state was given.
         """
         recursions: int = self.config.recursions if depth is None else depth
         p = self.config.patch_size
-        check_latents(latents, t, self.config.latent_channels, p)
+        check_latents(latents, t, self)
         check_conditioning(latents, conditioning, self.input_spec())
         self.check_depth(depth)
         if state is not None:

@@ -337,7 +337,7 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
         return copy_with(self, image_prompt_dim=dim, image_prompt_encoder=encoder)
 
     def _check(self, latents: Tensor, t: Tensor, conditioning: Conditioning, state: Tensor | None) -> None:
-        check_latents(latents, t, self.config.latent_channels, self.size_multiple)
+        check_latents(latents, t, self)
         check_conditioning(latents, conditioning, self.input_spec())
         if state is None:
             return
