@@ -206,7 +206,10 @@ BAD = {
     "seed": (["edit", "in.png", "a", "--seed", "-1"], "seed: -1 given"),
     "size": (["edit", "in.png", "a", "--size", "40"], "size: 40 given, allowed are multiples of 16"),
     "scheduler": (["edit", "in.png", "a", "--scheduler", "oiler"], "scheduler: 'oiler' given"),
-    "negative": (["edit", "in.png", "a", "--negative", "b", "--guidance", "1"], "negative_prompt: has no effect"),
+    "negative": (
+        ["edit", "in.png", "a", "--negative-prompt", "b", "--guidance", "1"],
+        "negative_prompt: has no effect",
+    ),
     "no mask file": (["inpaint", "in.png", "a", "--mask", "none.png"], "mask: 'none.png' cannot be read"),
     "mask size": (
         ["inpaint", "in.png", "a", "--mask", "small.png", "-o", "new/o.png"],
@@ -263,7 +266,19 @@ def test_edits_are_repeated_and_changed(run: Any, capsys: Any) -> None:
     def again(*arguments: str, code: int = 0) -> Outcome:
         return cli(capsys, *arguments, code=code)
 
-    run("edit", "in.png", "a red apple", "-o", "made/a.png", "--seed", "3", "--strength", "0.4", "--negative", "cat")
+    run(
+        "edit",
+        "in.png",
+        "a red apple",
+        "-o",
+        "made/a.png",
+        "--seed",
+        "3",
+        "--strength",
+        "0.4",
+        "--negative-prompt",
+        "cat",
+    )
     assert again("edit", "--like", "made/a.png").out == "in-edited.png\n"
     assert Path("in-edited.png").read_bytes() == Path("made/a.png").read_bytes()
     again("edit", "clear.png", "pear", "--like", "made/a.png", "--seed", "4", "-o", "b.png", "--strength", "0.5")

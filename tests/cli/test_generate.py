@@ -47,7 +47,18 @@ def test_pictures_with_their_requests(generate: Any, toy_pipeline_folder: Path) 
 
 
 def test_repeats_bit_for_bit_and_never_overwrites(generate: Any) -> None:
-    generate("a red apple", "a sleeping cat", "--seed", "7", "--steps", "2", "--scheduler", "heun", "--negative", "dog")
+    generate(
+        "a red apple",
+        "a sleeping cat",
+        "--seed",
+        "7",
+        "--steps",
+        "2",
+        "--scheduler",
+        "heun",
+        "--negative-prompt",
+        "dog",
+    )
     first = Path("out/a-sleeping-cat-8.png").read_bytes()
     done = generate("--like", "out/a-sleeping-cat-8.png", model=None)
     assert done.out.split() == ["out/a-sleeping-cat-8-2.png"]
@@ -207,7 +218,7 @@ BAD = {
     "no steps": (["a", "--steps", "0"], "steps: 0 given, allowed is a whole number from 1 to 10000"),
     "guidance": (["a", "--guidance", "nan"], "guidance: nan given, allowed are finite numbers"),
     "negative without guidance": (
-        ["a", "--guidance", "1", "--negative", "b"],
+        ["a", "--guidance", "1", "--negative-prompt", "b"],
         "negative_prompt: has no effect at guidance",
     ),
     "size": (["a", "--size", "40"], "size: 40 given, allowed are multiples of 16"),

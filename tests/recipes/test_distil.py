@@ -101,7 +101,7 @@ def test_the_command_line_takes_the_models_own_steps(
     cli(capsys, "generate", "picture", "--seed", "2", "--model", str(distilled), "--steps", "1", "--guidance", "2")
     made = read_metadata("out/picture-2.png").request
     assert (made.steps, made.guidance) == (1, 2.0)
-    result = cli(capsys, "generate", "picture", "--negative", "blur", "--model", str(distilled), code=2)
+    result = cli(capsys, "generate", "picture", "--negative-prompt", "blur", "--model", str(distilled), code=2)
     assert "negative_prompt: has no effect at guidance 1" in result.error
 
 

@@ -70,7 +70,7 @@ def edit(
     model: options.Model = None,
     lora: options.LoRAs = None,
     embedding: options.Embeddings = None,
-    negative: options.Negative = None,
+    negative_prompt: options.NegativePrompt = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
     depth: options.Depth = None,
@@ -139,7 +139,7 @@ def inpaint(
     model: options.Model = None,
     lora: options.LoRAs = None,
     embedding: options.Embeddings = None,
-    negative: options.Negative = None,
+    negative_prompt: options.NegativePrompt = None,
     size: options.EditSize = None,
     scheduler: options.Scheduler = None,
     depth: options.Depth = None,
@@ -184,7 +184,7 @@ def upscale(
     model: options.Model = None,
     lora: options.LoRAs = None,
     embedding: options.Embeddings = None,
-    negative: options.Negative = None,
+    negative_prompt: options.NegativePrompt = None,
     size: Annotated[
         int | None, typer.Option(help="Pixels a side of the tiles. Left out: as the model was trained.")
     ] = None,

@@ -43,7 +43,6 @@ def run_edit(
     out: Path | None,
     lora: list[str] | None,
     embedding: list[str] | None,
-    negative: str | None,
     guidance_interval: str | None,
     per_prompt: int,
     like: Path | None,
@@ -57,7 +56,7 @@ def run_edit(
     """Run one command; ``given`` are fields of the request, None where they are left out."""
     if wording not in WORDINGS:
         raise PochadeError(f"as: {wording!r} given, allowed are instruction and description")
-    given |= {"source": file, "negative_prompt": negative, "instruction": WORDINGS[wording]}
+    given |= {"source": file, "instruction": WORDINGS[wording]}
     given |= {"loras": tuple(lora) if lora else None, "embeddings": tuple(embedding) if embedding else None}
     by_pytorch = bundles.asks_for_pytorch(given.get("precision"), allow_pickle)
     if guidance_interval is not None:

@@ -75,7 +75,7 @@ def generate(
     model: options.Model = None,
     lora: options.LoRAs = None,
     embedding: options.Embeddings = None,
-    negative: options.Negative = None,
+    negative_prompt: options.NegativePrompt = None,
     size: Annotated[
         str | None, typer.Option(help="Pixels: 64, or WIDTHxHEIGHT. Left out: as the model was trained.")
     ] = None,
@@ -143,7 +143,7 @@ def generate(
         "model": model,
         "loras": tuple(lora) if lora else None,
         "embeddings": tuple(embedding) if embedding else None,
-        "negative_prompt": negative,
+        "negative_prompt": negative_prompt,
         "width": width,
         "height": height,
         "scheduler": scheduler,

@@ -83,7 +83,7 @@ ImageGuidance = Annotated[
         f"[dim]\\[default: {IMAGE_GUIDANCE}][/dim]",
     ),
 ]
-Negative = Annotated[str | None, typer.Option(help="Negative prompt: what guidance leads away from.")]
+NegativePrompt = Annotated[str | None, typer.Option(help="What guidance leads away from.")]
 Scheduler = Annotated[str | None, typer.Option(help="euler, heun, dpm or lcm. Left out: the model's own.")]
 Depth = Annotated[
     int | None,
