@@ -367,6 +367,25 @@ def test_a_picture_of_one_colour_may_stay_so() -> None:
     assert pipe(APPLE, white, 0.1, num_inference_steps=2, generator=seed(1)).images[0].size == (8, 8)
     with pytest.raises(pochade.FailureError, match="one flat colour"):
         pipe(APPLE, picture(8, 8), 0.1, num_inference_steps=2, generator=seed(1))
+    nearly = white.copy()
+    nearly.putpixel((3, 4), (250, 252, 255))
+    with pytest.raises(pochade.FailureError, match="picture 1: one flat colour"):
+        pipe([APPLE] * 2, [nearly, picture(8, 8)], 0.1, num_inference_steps=2, generator=[seed(1), seed(2)])
+    assert pipe(APPLE, nearly, 0.1, num_inference_steps=2, generator=seed(1)).images[0].size == (8, 8)
+
+
+def test_a_part_of_a_picture_may_become_of_one_colour() -> None:
+    """As that of the paper: what stays around it makes it a picture."""
+    components = toy_components()
+    components["autoencoder"].decoder.layers[-1].weight.data.zero_()
+    pipe = pochade.InpaintPipeline(**components)
+    pipe.set_progress_bar_config(disable=True)
+    given: dict[str, Any] = {"num_inference_steps": 2, "generator": seed(1)}
+    assert pipe(APPLE, picture(32, 32), half(32, 32), **given).images[0].size == (32, 32)
+    soft = Image.new("L", (32, 32), 128)
+    assert pipe(APPLE, picture(32, 32), soft, soft_mask=True, **given).images[0].size == (32, 32)
+    with pytest.warns(EditingWarning), pytest.raises(pochade.FailureError, match="one flat colour"):
+        pipe(APPLE, picture(32, 32), Image.new("L", (32, 32), 255), **given)
 
 
 BAD: list[tuple[str, dict[str, Any], str]] = [

@@ -12,6 +12,7 @@ from pochade.errors import PochadeError
 from pochade.images.canvas import Canvas, as_floats
 from pochade.pipelines.pictures import read_masks, read_pictures
 from pochade.runtime.masks import EditingWarning
+from pochade.runtime.pictures import is_nearly_flat
 
 GREY = read_pictures(torch.full((3, 4, 6), 0.5))
 ROTATED = 6
@@ -229,10 +230,27 @@ def test_any_part_of_a_picture_is_shown_as_the_whole_is() -> None:
 def test_a_picture_has_one_colour_where_it_is_seen() -> None:
     clear = np.zeros((5, 6, 4), dtype=np.uint8)
     clear[:, :, 0] = np.arange(6)
-    assert read_pictures(Image.fromarray(clear)).one_colour
-    clear[2, 3, 3] = 255
-    assert not read_pictures(Image.fromarray(clear)).one_colour
-    assert read_pictures([torch.zeros(3, 4, 5), torch.ones(3, 4, 5)]).one_colour
+
+    def is_flat(image: Any) -> bool:
+        return is_nearly_flat(read_pictures(image).shown()[0].permute(1, 2, 0).numpy() / np.float32(255))
+
+    assert is_flat(Image.fromarray(clear))
+    clear[:, 3, 3] = 255
+    assert not is_flat(Image.fromarray(clear))
+
+
+@pytest.mark.parametrize(
+    ("values", "flat"),
+    [
+        (np.full((40, 30, 3), 0.4), True),
+        (np.random.default_rng(0).integers(248, 256, (1200, 30, 3)) / 255, True),
+        (np.pad(np.zeros((9, 9, 3)), ((9, 12), (9, 12), (0, 0)), constant_values=1), True),  # a dot on paper
+        (np.pad(np.zeros((12, 12, 3)), ((9, 9), (9, 9), (0, 0)), constant_values=1), False),
+        (np.linspace(0.4, 0.6, 900).reshape(30, 10, 3), False),
+    ],
+)
+def test_a_picture_is_nearly_flat_where_nine_tenths_have_one_colour(values: np.ndarray, flat: bool) -> None:
+    assert is_nearly_flat(values.astype(np.float32)) == flat
 
 
 @pytest.mark.parametrize("values", [np.array([None]), np.array(["a"]), np.zeros((4, 6, 3), complex)])

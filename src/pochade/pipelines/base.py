@@ -465,17 +465,19 @@ class GenerationPipeline(DefaultsMixin, TextualInversionMixin, LoRAMixin, Diffus
             raise PochadeError(f"latents: shape {tuple(latents.shape)} given, needed is {(B, *shape)}")
         return latents, generators
 
-    def _decoded(self, latents: Tensor, *, may_be_flat: bool = False) -> Tensor:
+    def _decoded(self, latents: Tensor, *, may_be_flat: Tensor | None = None) -> Tensor:
         """Pictures [B, 3, H, W] in [0, 1].
 
         Raises:
-            FailureError: one is not finite, or of one colour, which is an error unless it ``may_be_flat``.
+            FailureError: one is not finite, or of one colour, which is an error unless it ``may_be_flat``, [B] bool.
         """
         images = self.decode_latents(finite(latents))
         good = torch.isfinite(images).flatten(1).all(1)
         bytes_ = (images * 255).round().flatten(2)
         # Flat as the file would show it: every pixel of one colour after rounding to 8 bits.
-        flat = (bytes_.amax(-1) == bytes_.amin(-1)).all(1) & (not may_be_flat)
+        flat = (bytes_.amax(-1) == bytes_.amin(-1)).all(1)
+        if may_be_flat is not None:
+            flat &= ~may_be_flat
         bad = (flat | ~good).nonzero().flatten().tolist()
         if bad:
             kind = "NaN" if not bool(good.all()) else "one flat colour"

@@ -21,6 +21,7 @@ from pochade.pipelines.checks import IMAGE_GUIDANCE, check_output, check_scale, 
 from pochade.pipelines.pictures import NewPictures
 from pochade.pipelines.tiles import TiledDenoiser
 from pochade.runtime.masks import EditingWarning
+from pochade.runtime.pictures import is_nearly_flat
 from pochade.types import TASKS, Conditioning, Denoiser, TextEncoding
 
 OUTPUT_TYPES = ("pil", "np", "pt")
@@ -92,7 +93,7 @@ class EditingPipeline(GenerationPipeline):
         callback: Callback | None,
         tensors: Sequence[str],
         depth: int | None,
-        may_be_flat: bool,
+        is_part: Sequence[bool] = (False,),
         mask: Tensor | None = None,
         tile: int | None = None,
         task: str | None = None,
@@ -104,11 +105,15 @@ class EditingPipeline(GenerationPipeline):
         ``mask`` [m, 1, H, W] is 1 where they are generated anew; ``tile`` is the side in latent cells of the tiles in
         which a larger canvas is sampled. A model that was trained for ``task`` is conditioned on it and on the
         pictures, to inpaint with grey in the mask as in training; ``image_scale`` is that of guidance towards them.
-        ``constrain`` is that of ``sample`` for pictures on the canvas [B, 3, H, W] in [0, 1].
+        What ``is_part`` of a picture, one a prompt, may have one colour, such as that of the paper around it; so may
+        what is made of a picture that is nearly so. ``constrain`` is that of ``sample`` for pictures on the canvas
+        [B, 3, H, W] in [0, 1].
         """
         down = int(self.autoencoder.downsampling)
         shape = (self.denoiser.input_spec().latent_channels, canvas.shape[2] // down, canvas.shape[3] // down)
         noise, generators = self._noise(generator, None, call.batch, shape)
+        flat = torch.tensor([is_nearly_flat(one.permute(1, 2, 0).numpy()) for one in canvas.cpu()])
+        flat = flat | torch.tensor(is_part)
         canvas = canvas.to(self._execution_device, self.autoencoder.dtype)
         latents = encode_tiled(self.autoencoder, canvas * 2 - 1)
         cells = None if mask is None else F.max_pool2d(mask, down)
@@ -147,7 +152,7 @@ class EditingPipeline(GenerationPipeline):
             image_scale=image_scale if parts else None,
             constrain=None if constrain is None else constrained,
         )
-        return self._decoded(sampled, may_be_flat=may_be_flat)
+        return self._decoded(sampled, may_be_flat=call.per_picture(flat))
 
     def _finish(self, new: NewPictures, return_dict: bool) -> Any:
         self.maybe_free_model_hooks()

@@ -105,7 +105,6 @@ class ImageToImagePipeline(EditingPipeline):
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
-            may_be_flat=pictures.one_colour,
             task=None if instruction is None else "edit",
             image_scale=image_scale,
         )

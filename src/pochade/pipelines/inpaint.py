@@ -136,7 +136,7 @@ class InpaintPipeline(EditingPipeline):
                 callback=callback_on_step_end,
                 tensors=callback_on_step_end_tensor_inputs,
                 depth=depth,
-                may_be_flat=pictures.one_colour,
+                is_part=[bool((hole.shown < hole.most).any()) for hole, _ in cut],
                 mask=torch.cat([hole.marked for hole, _ in cut]),
                 task="inpaint" if instruction is None else "edit",
                 image_scale=image_scale,

@@ -40,12 +40,6 @@ class Pictures:
         """H and W."""
         return int(self.colour.shape[2]), int(self.colour.shape[3])
 
-    @property
-    def one_colour(self) -> bool:
-        """Whether each picture has a single colour, as it is shown."""
-        first = self.shown(slice(1), slice(1))
-        return all(bool((self.shown(rows) == first).all()) for rows in bands(*self.size))
-
     def shown(self, rows: slice = EVERY, columns: slice = EVERY) -> Tensor:
         """What is seen of some rows and columns, [n, 3, h, w]: what is transparent shows white."""
         colour = self.colour[:, :, rows, columns]

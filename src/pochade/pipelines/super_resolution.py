@@ -154,7 +154,6 @@ class SuperResolutionPipeline(EditingPipeline):
             callback=callback_on_step_end,
             tensors=callback_on_step_end_tensor_inputs,
             depth=depth,
-            may_be_flat=pictures.one_colour,
             tile=side // int(self.autoencoder.downsampling),
             task="super_resolution",
             constrain=constrain,

@@ -21,6 +21,10 @@ from .masks import EditingWarning
 KEY = "pochade"
 """Keyword of the PNG text chunk."""
 A_PICTURE = "a picture of Pillow or the path of a file"
+HAIR = 8
+"""Of 255, by which colours differ that are about one."""
+SEEN = 512
+"""Rows and columns of a picture that are looked at, about."""
 PREVIEW = "preview"
 """Its text in a picture that is not finished."""
 
@@ -176,6 +180,14 @@ def read_grey(name: str, given: str | Path | Image.Image) -> np.ndarray:
         given = path_text(name, given, A_PICTURE)
         given = load_image(given, background=None, name=f"{name}: {given}")[0]
     return np.asarray(upright_grey(given))
+
+
+def is_nearly_flat(pixels: np.ndarray) -> bool:
+    """Whether nine tenths of a picture [H, W, 3] in [0, 1] have one colour, but for ``HAIR``: what is made of it may
+    have one alone."""
+    some = pixels[:: 1 + len(pixels) // SEEN, :: 1 + pixels.shape[1] // SEEN].reshape(-1, 3)
+    apart = np.abs(some - np.median(some, axis=0)).max(-1)
+    return bool((apart <= HAIR / 255).mean() >= 0.9)
 
 
 def on_white(image: Image.Image) -> Image.Image:
