@@ -69,6 +69,20 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
     return {name: module.eval() for name, module in components.items()}
 
 
+def save_toy_decoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
+    """A small decoder with random weights for the latents of ``toy_components``; its folder."""
+    import torch
+
+    from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
+
+    torch.manual_seed(seed)
+    decoder = TinyVAEDecoder(**{"latent_channels": 4, "widths": (8, 6), "blocks": (1, 1), **changes})
+    for parameter in decoder.parameters():
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    decoder.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="module")
 def small() -> Iterator[None]:
     """See ``small.small_trainings``."""

@@ -2,6 +2,7 @@
 
 import math
 import os
+from collections.abc import Mapping
 from numbers import Integral, Real
 from typing import Any
 
@@ -141,6 +142,19 @@ def check_factor(factor: Any) -> None:
     """Raises PochadeError where ``factor`` is not in ``FACTORS``."""
     if not is_whole(factor) or factor not in FACTORS:
         raise PochadeError(f"factor: {shown(factor)} given, allowed are {' and '.join(map(str, FACTORS))}")
+
+
+def without_effect(recipe: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a recipe that others, which are ``given`` in place of its own, leave without effect, with the
+    values of none: an error would name what was not given."""
+    gone: dict[str, Any] = {}
+    if given.get("guidance") == 1:
+        gone["negative_prompt"] = ""
+    if given.get("instruction") is False:
+        gone["image_guidance"] = None
+    if given.get("mask") == ALPHA:
+        gone |= {"soft_mask": False, "mask_blur": 0.0, "invert_mask": False}
+    return {name: none for name, none in gone.items() if name not in given and recipe.get(name, none) != none}
 
 
 def check_seed(seed: int, pictures: int = 1) -> None:

@@ -1,4 +1,5 @@
-"""The one exception that means "the caller can mend this": a sentence, never a traceback at the command line."""
+"""The one exception that means "the caller can mend this": a sentence, never a traceback at the command line; and what
+is warned of where there is no error."""
 
 from collections.abc import Generator, Iterable
 from contextlib import contextmanager
@@ -38,6 +39,10 @@ class FailureError(PochadeError):
     """Something failed although the request was well formed (a full disk, a NaN loss): exit code 1."""
 
     exit_code = 1
+
+
+class RepeatWarning(UserWarning):
+    """A repeated picture may differ from the first one."""
 
 
 class EmptySplitError(PochadeError):

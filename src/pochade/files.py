@@ -80,13 +80,8 @@ def atomic_folder(path: Path, *, replace: bool | Literal["files"] = False) -> Ge
         FailureError: something could not be written.
     """
     check_here("path", path)
-    if path.exists() and not (path.is_dir() and (replace or not any(path.iterdir()))):
-        wrong = (
-            "exists already, allowed is a new folder or an empty one"
-            if path.is_dir()
-            else "is a file, a folder is needed"
-        )
-        raise PochadeError(f"{path}: {wrong}")
+    if not (replace and path.is_dir()):
+        check_new_folder(path)
     if path.exists() and not replace:
         check_replaceable("path", path)
     # Into a folder that stays, files come from within it: what holds it may be read-only, or another disk.
@@ -237,6 +232,14 @@ def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:
         raise PochadeError(
             f"{name}: {folder} holds {', '.join(there)} already, and no file is overwritten; choose another folder"
         )
+
+
+def check_new_folder(path: Path) -> None:
+    """Raises PochadeError where there is a file, or a folder that is not empty."""
+    if path.is_dir() and any(path.iterdir()):
+        raise PochadeError(f"{path}: exists already, allowed is a new folder or an empty one")
+    if path.exists() and not path.is_dir():
+        raise PochadeError(f"{path}: is a file, a folder is needed")
 
 
 def check_folder(name: str, place: Path) -> None:

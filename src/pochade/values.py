@@ -1,6 +1,7 @@
 """Whether values are of the types that annotations name, and in the ranges that a table gives.
 
-One check for the settings of stages and for the arguments of networks, whose annotations say what text is read as.
+One check for the settings of stages, for the arguments of networks, whose annotations say what text is read as, and
+for the manifests of bundles.
 """
 
 import math
@@ -8,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin
 
-from pochade.arguments import MAX_COUNT, is_number, is_whole, shown
-from pochade.errors import PochadeError
+from .arguments import MAX_COUNT, is_number, is_whole, shown
+from .errors import PochadeError
 
 Range = tuple[Callable[[float], bool], str]
 """Whether a finite number is allowed, and what is, in words."""
@@ -63,6 +64,11 @@ def fits(value: Any, kind: Any, inside: Callable[[float], bool] | None = None) -
         some: Sequence[Any] = value  # pyright: ignore[reportUnknownVariableType]
         each = arguments if origin is tuple and arguments[-1] is not Ellipsis else arguments[:1] * len(some)
         return len(some) == len(each) and all(fits(one, of, inside) for one, of in zip(some, each, strict=True))
+    if origin is Mapping:
+        if not isinstance(value, Mapping):
+            return False
+        table: Mapping[Any, Any] = value
+        return all(fits(k, arguments[0]) and fits(v, arguments[1], inside) for k, v in table.items())
     if kind is int:
         return is_whole(value) and inside(value)
     if kind is float:
@@ -86,6 +92,8 @@ def described(kind: Any) -> str:
         return ", ".join(described(one) for one in arguments)
     if origin in (tuple, list, Sequence):
         return f"a list, each {described(arguments[0])}"
+    if origin is Mapping:
+        return f"a table, each {described(arguments[1])}"
     name = getattr(kind, "__name__", str(kind))
     return _WORDS.get(kind) or getattr(kind, "described", f"a {name}")
 

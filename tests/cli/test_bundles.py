@@ -13,10 +13,10 @@ from PIL import Image
 import pochade
 from cli.run import cli
 from pochade.cli import bundles, main
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, RepeatWarning
 from pochade.files import sha256
 from pochade.pipelines import hub, linked
-from pochade.pipelines.prepare import PreparedRequest, RepeatWarning, prepare
+from pochade.pipelines.prepare import PreparedRequest, prepare
 from pochade.pipelines.requests import EditRequest, GenerationRequest
 from pochade.runtime.pictures import read_recipe
 from processes import python

@@ -147,6 +147,11 @@ def test_what_cannot_be_a_bundle_is_refused_before_any_work(tmp_path: Path) -> N
     assert [p.name for p in (tmp_path / "b").iterdir()] == ["mine.txt"]
 
 
+def _input(manifest: dict[str, Any], name: str) -> dict[str, Any]:
+    """Of the denoiser."""
+    return next(value for value in manifest["graphs"]["denoiser"]["inputs"] if value["name"] == name)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -159,8 +164,49 @@ def test_what_cannot_be_a_bundle_is_refused_before_any_work(tmp_path: Path) -> N
         (lambda m: m["graphs"].pop("encoder"), "damaged .*graphs: 'encoder' is missing"),
         (lambda m: m.update(depths={"2": "denoiser_7"}), "damaged .*graphs: 'denoiser_7' is missing"),
         (lambda m: m["sampling"].update(method="heun"), "damaged .*sampling: 'heun' given, allowed are euler and lcm"),
-        (lambda m: m["latents"].update(height="8"), "damaged .*height and latents are no whole numbers above 0"),
+        (lambda m: m["latents"].update(height="8"), "damaged .latents.height: '8' given, must be a whole number"),
+        (lambda m: m["latents"].update(height=0), "damaged .height and latents: 0 given, must be above 0"),
         (lambda m: m.update(width=2 * m["width"]), "damaged .*width [0-9]+ is not [0-9]+ cells of [0-9]+"),
+        (lambda m: m["sampling"]["times"].update({"8": [1, 0]}), "damaged .sampling.times: .1, 0. given for 8 steps"),
+        (lambda m: m["sampling"]["times"].update({"2": [1, 1, 0]}), "damaged .sampling.times: .1, 1, 0. given for 2 s"),
+        (lambda m: m["sampling"]["times"].update({"2": [2, 1, 0]}), "damaged .sampling.times: .2, 1, 0. given for 2 s"),
+        (lambda m: m["sampling"]["times"].update({"2": [1, None, 0]}), "damaged .sampling.times: "),
+        (lambda m: m["sampling"].update(shift=0), "damaged .sampling.shift: 0 given, must be above 0"),
+        (lambda m: m.update(tasks="generate"), "damaged .tasks: 'generate' given, must be a list, each a text"),
+        (lambda m: m.update(tasks=["paint"]), "damaged .tasks: 'paint' given, must be of generate, edit, "),
+        (lambda m: m["text"].update(closing_tokens=None), "damaged .text.closing_tokens: None given, must be a whole"),
+        (
+            lambda m: m["text"].update(closing_tokens=33),
+            "damaged .text.closing_tokens: 33 given, must be in max_tokens",
+        ),
+        (lambda m: m["text"].update(max_tokens="64"), "damaged .text.max_tokens: '64' given, must be a whole number"),
+        (lambda m: m["text"].update(max_tokens=7), r"damaged .graphs.text_encoder.ids.shape: .* must be \[None, 7\]"),
+        (lambda m: m["graphs"]["denoiser"].update(inputs=[]), "damaged .graphs.denoiser: 'latents' is missing"),
+        (lambda m: _input(m, "pooled").update(absent="x"), "damaged .graphs.denoiser.inputs.4.absent: 'x' given, must"),
+        (lambda m: _input(m, "pooled").update(absent=None), "damaged .graphs.denoiser.pooled.absent: None given, must"),
+        (lambda m: _input(m, "tokens").update(shape=[None, 3, 3]), "damaged .graphs.denoiser.tokens.shape: .*32, 12"),
+        (lambda m: _input(m, "tokens").update(dtype="text"), "damaged .graphs.denoiser.tokens.dtype: 'text' given"),
+        (lambda m: m["defaults"].update(guidance=None), "damaged .defaults.guidance: None given, must be a number"),
+        (lambda m: m["defaults"].update(steps="8"), "damaged .defaults.steps: '8' given, must be a whole number"),
+        (lambda m: m["defaults"].update(steps=0), "damaged .defaults.steps: 0 given, allowed is a whole number from 1"),
+        (lambda m: m["defaults"].update(depth=7), "damaged .defaults.depth: 7 given, must be one of depths"),
+        (lambda m: m["defaults"]["strength"].pop("edit"), "damaged .defaults.strength: 'edit' is missing"),
+        (lambda m: m.update(decoder={"name": "tiny"}), "damaged .*sha256"),
+        (lambda m: m.update(model_depth="2"), "damaged .model_depth: '2' given, must be a whole number or none"),
+        (lambda m: m["text"].update(tokenizer=None), "damaged .files: None given, must be within the bundle"),
+        (
+            lambda m: m["text"].update(tokenizer="../b/tokenizer.json"),
+            "damaged .files: '../b/tokenizer.json' given, mu",
+        ),
+        (
+            lambda m: m["graphs"]["decoder"].update(file="/b/decoder.onnx"),
+            "damaged .files: '/b/decoder.onnx' given, mu",
+        ),
+        (
+            lambda m: m["graphs"]["decoder"].update(data="a/../../w"),
+            "damaged .files: 'a/../../w' given, must be within",
+        ),
+        (lambda m: m["files"].update({"..": {"bytes": 1, "sha256": ""}}), "damaged .files: '..' given, must be within"),
     ],
 )
 def test_a_manifest_that_is_damaged_or_newer(

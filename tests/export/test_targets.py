@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from cli.run import cli
 from conftest import toy_components
 from pochade.errors import FailureError, PochadeError
 from pochade.export.bundle import export_bundle
@@ -20,6 +21,7 @@ from pochade.export.parity import Input
 from pochade.export.precision import parse_precision
 from pochade.export.targets import FORMATS, TARGETS, find_target, open_bundle
 from pochade.nn.scan_orders import inverse_order, reorder, scan_order
+from pochade.pipelines import run_request
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.runtime import Bundle
 from pochade.runtime.manifest import Manifest, Model, read_manifest
@@ -237,3 +239,44 @@ def test_every_form_is_a_target_and_has_its_extra() -> None:
         FORMATS["coreml"].batch("dynamic")
     with pytest.raises(PochadeError, match="batch: 0 given"):
         FORMATS["onnx"].batch(0)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (("--depth", "999"), "depth: 999 given, allowed are 1 to 64"),
+        (("--batch", "0"), "batch: 0 given, allowed are whole numbers from 1"),
+        (("--size", "40"), "size: 40 given, allowed are multiples of 16"),
+        (("--for", "web", "--onnxruntime-web", "/none"), "onnxruntime_web: '/none' is not there, allowed is the npm"),
+        (("--for", "web", "--depth", "1,2"), "depth: 1,2 given for web, allowed is one: a page has one denoiser"),
+        (
+            (
+                "--for",
+                "litert2",
+            ),
+            "for: 'litert2' given, allowed are",
+        ),
+    ],
+)
+def test_wrong_use_is_refused_before_a_model_is_loaded(
+    toy_pipeline_folder: Path,
+    tmp_path: Path,
+    capsys: object,
+    monkeypatch: pytest.MonkeyPatch,
+    given: tuple[str, ...],
+    message: str,
+) -> None:
+    monkeypatch.setattr(run_request, "open_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "new"), *given, code=2)
+    assert done.error.startswith(f"error: {message}")
+
+
+def test_more_is_refused_before_a_model_is_loaded(
+    toy_pipeline_folder: Path, tmp_path: Path, capsys: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_request, "open_pipeline", lambda *_, **__: pytest.fail("a model was loaded"))
+    (tmp_path / "mine.txt").touch()
+    done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path), code=2)
+    assert "exists already, allowed is a new folder or an empty one" in done.error
+    done = cli(capsys, "export", "microforge-edit", str(tmp_path / "new"), "--depth", "2", code=2)
+    assert done.error == "error: depth: 2 given, but this model does not iterate: allowed is none"

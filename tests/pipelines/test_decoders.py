@@ -10,22 +10,14 @@ import torch
 from PIL import Image
 
 from cli.run import cli
+from conftest import save_toy_decoder as save_decoder
 from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
 from pochade.export.parity import run, session
 from pochade.pipelines import hub
-from pochade.pipelines.decoders import find_decoder, use_decoder
+from pochade.pipelines.decoders import decoder_sha256, find_decoder, use_decoder
 from pochade.pipelines.metadata import read_metadata
 from pochade.pipelines.text_to_image import TextToImagePipeline
-
-
-def save_decoder(folder: Path, seed: int = 0, **changes: Any) -> Path:
-    torch.manual_seed(seed)
-    decoder = TinyVAEDecoder(**{"latent_channels": 4, "widths": (8, 6), "blocks": (1, 1), **changes})
-    for parameter in decoder.parameters():
-        parameter.data += 0.1 * torch.randn_like(parameter)
-    decoder.save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +101,7 @@ def test_an_exported_model_takes_it(toy_pipeline_folder: Path, small: Path, tmp_
     exported = cli(capsys, "export", str(toy_pipeline_folder), str(folder), "--decoder", str(small), "--json")
     shown = json.loads(exported.out)
     assert shown["latents"]["downsampling"] == 8
+    assert shown["decoder"] == {"name": str(small), "sha256": decoder_sha256(small)}
     assert shown == json.loads((folder / "manifest.json").read_text())
     latents = torch.randn(1, 4, 4, 4, generator=torch.Generator().manual_seed(1))
     (images,) = run(session(folder / "decoder.onnx"), {"latents": latents})

@@ -12,9 +12,9 @@ from PIL.PngImagePlugin import PngInfo
 
 import pochade
 from pochade.device import present_devices
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, RepeatWarning
 from pochade.pipelines.metadata import KEY, read_metadata
-from pochade.pipelines.prepare import RepeatWarning, prepare
+from pochade.pipelines.prepare import prepare
 from pochade.pipelines.requests import EditRequest, FileForm, GenerationRequest
 from pochade.pipelines.run_request import (
     load_pipeline,

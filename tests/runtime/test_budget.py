@@ -157,6 +157,18 @@ def test_wrong_use_is_one_line(bundle: Path, capsys: object, arguments: tuple[st
     assert message in cli(capsys, "run", str(bundle), *arguments, code=2).error
 
 
+def test_a_bundle_of_other_depths_than_its_table_says_so(bundle: Path) -> None:
+    path = bundle / "manifest.json"
+    values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    values["quality"] = [row.__dict__ for row in (Quality(1, 8, 0.5, 0.1), Quality(2, 4, 0.5, 0.1))]
+    path.write_text(json.dumps(values), encoding="utf-8")
+    with pytest.raises(
+        PochadeError,
+        match=r"budget: the table of quality has depths 4, 8, the bundle 2: pochade export --depth 4,8 writes them",
+    ):
+        Bundle(bundle).fit(300)
+
+
 def test_a_bundle_without_a_table_says_how_to_make_one(toy_bundle: Path) -> None:
     with pytest.raises(PochadeError, match=r"budget: the bundle has no table of quality: pochade evaluate"):
         Bundle(toy_bundle).fit(300)

@@ -183,7 +183,7 @@ def test_a_saved_picture_says_how_it_was_made(bundle: Bundle, picture: Image.Ima
     assert known.request == GenerationRequest(
         "a red apple",
         **{"seed": 7, "steps": 2, "guidance": 2.0, "guidance_interval": (0.0, 1.0), "model": "toy-editor"},
-        **{"height": 32, "width": 32, "device": "cpu", "precision": "fp32"},
+        **{"height": 32, "width": 32, "depth": 2, "device": "cpu", "precision": "fp32"},
     )
     assert known.sha256["model"] == bundle.manifest.model.sha256
     picture.save(tmp_path / "source.png")
@@ -371,15 +371,39 @@ def flip(path: Path) -> None:
     path.write_bytes(data)
 
 
-def test_what_is_no_picture_is_a_failure(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_no_picture_is_a_failure(
+    bundle: Bundle, picture: Image.Image, mask: Image.Image, monkeypatch: pytest.MonkeyPatch
+) -> None:
     run = bundle._graphs.run
     monkeypatch.setattr(
         bundle._graphs,
         "run",
         lambda name, values: [0 * part for part in run(name, values)] if name == "decoder" else run(name, values),
     )
-    with pytest.raises(FailureError, match="picture: one flat colour came out"):
-        bundle.generate("a cat", steps=1)
+    white, most = Image.new("RGB", (32, 32), "white"), Image.new("L", (32, 32), 255)
+    nearly = white.copy()
+    nearly.putpixel((3, 4), (250, 250, 250))
+    for call in (
+        lambda: bundle.generate("a cat", steps=1),
+        lambda: bundle.edit("a cat", picture, steps=1),
+        lambda: bundle.upscale(picture, steps=1),
+    ):
+        with pytest.raises(FailureError, match="picture: one flat colour came out"):
+            call()
+    with pytest.warns(EditingWarning), pytest.raises(FailureError, match="picture: one flat colour came out"):
+        bundle.inpaint("a cat", picture, most, steps=1)
+    for source in (white, nearly):
+        assert bundle.edit("a cat", source, steps=1).image.size == (32, 32)
+        assert bundle.upscale(source, steps=1).image.size == (64, 64)
+    for source in (picture, nearly):  # what is new may have the colour of the paper around it
+        assert bundle.inpaint("a cat", source, mask, steps=1).image.size == (32, 32)
+    monkeypatch.setattr(
+        bundle._graphs,
+        "run",
+        lambda name, values: [part * np.nan for part in run(name, values)] if name == "decoder" else run(name, values),
+    )
+    with pytest.raises(FailureError, match="picture: NaN came out"):
+        bundle.edit("a cat", white, steps=1)
 
 
 @pytest.mark.parametrize("interval", [None, [0.4, 0.8]])

@@ -202,14 +202,14 @@ def generate(source: Source, ask: Ask, further: Mapping[str, Any], output: Outpu
         from pochade.runtime.command import check_prompt, fitted, made_faster, repeated, sampled
 
         bundle = source.open()
-        request: dict[str, Any] = {}
+        request = {name: value for name, value in ask.given.items() if name in TAKEN}
         prompts = ask.prompts
         if ask.like is not None:
             check_made_by("generate", read_metadata(ask.like))
-            request = repeated(bundle, ask.like)
+            request |= {} if ask.budget is None else {"steps": None, "depth": None}  # it chooses them
+            request = repeated(bundle, ask.like, request)
             prompts = prompts or [request["prompt"]]
             del request["task"], request["prompt"]
-        request |= {name: value for name, value in ask.given.items() if name in TAKEN}
         if not prompts:
             raise PochadeError("prompt: none given, allowed is one sentence or more, @FILE of them, or - for stdin")
         first = request.get("seed", secrets.randbelow(DRAWN_SEEDS))

@@ -10,7 +10,8 @@ from pochade.cli import options
 from pochade.cli.common import loading, quiet_libraries
 from pochade.errors import PochadeError
 from pochade.files import remove_folder
-from pochade.pipelines import decoders, hub, linked
+from pochade.pipelines import decoders, hub, linked, requests
+from pochade.pipelines.checks import check_size
 
 EXAMPLES = """[bold]Examples[/bold]
 
@@ -77,6 +78,8 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print the manifest as JSON.")] = False,
 ) -> None:
     """Write a model as a bundle: graphs checked against PyTorch, its tokenizer, a manifest. Or as a web page."""
+    depths = () if depth is None else options.parse_counts("depth", depth)
+    width, height = (None, None) if size is None else options.parse_size(size)
     options_of = {"batch": batch, "external_data": external_data, "onnxruntime_web": onnxruntime_web}
     given = {name: value for name, value in options_of.items() if is_given(value)}
     own = out is None
@@ -99,18 +102,22 @@ def export(
     with loading("pochade"):
         from pochade.export.bundle import model_facts
         from pochade.export.targets import Request, find_target, linked_target
-        from pochade.files import check_replaceable
+        from pochade.files import check_new_folder, check_replaceable
         from pochade.pipelines.budget import read_quality
         from pochade.pipelines.run_request import open_pipeline
         from pochade.runtime.graphs import check_openable
 
-        found = linked_target(hub.resolve(model)) if own else find_target(target, given, precision)
-    depths = () if depth is None else options.parse_counts("depth", depth)
+        found = linked_target(hub.resolve(model)) if own else find_target(target, given, precision, depths)
     check_replaceable("out", out)
     check_openable("out", out)
-    folder = hub.resolve(model)
+    check_new_folder(out)
+    facts = requests.model_facts(model)
+    folder = facts.folder
+    for one in depths:
+        requests.check_depth(one, facts)
+    for side in (width, height):
+        check_size("size", side, facts.size_multiple)
     small = decoders.find_decoder(decoder or decoders.OWN, folder)
-    width, height = (None, None) if size is None else options.parse_size(size)
     with loading(model):
         quiet_libraries()
         # Graphs are compared with the model on the CPU, where they run too.
@@ -123,7 +130,7 @@ def export(
                 precision,
                 None if width is None or height is None else (height, width),
                 depths,
-                None if small is None else decoders.load_decoder(pipe.autoencoder, small),
+                small,
                 given,
                 () if own else read_quality(folder),  # of a time in place of settings, which PyTorch keeps to
             )

@@ -28,7 +28,7 @@ from pochade.export.precision import CALIBRATED, parse_precision
 from pochade.export.readme import readme
 from pochade.files import atomic_folder, check_replaceable, sha256, write_text
 from pochade.flow.sampling import set_timesteps
-from pochade.pipelines import hub
+from pochade.pipelines import decoders, hub
 from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.checks import IMAGE_GUIDANCE, check_size, usual_strength
 from pochade.pipelines.schedulers import SCHEDULERS
@@ -81,7 +81,7 @@ def export_bundle(
     precision: str | None = None,
     size: int | tuple[int, int] | None = None,
     depths: Sequence[int] = (),
-    decoder: TinyVAEDecoder | None = None,
+    decoder: Path | None = None,
     quality: tuple[Quality, ...] = (),
     batch: Batch | None = None,
     external_data: bool = False,
@@ -101,15 +101,15 @@ def export_bundle(
         size: pixels a side, or height and width (None: as the model was trained).
         depths: iterations in the denoiser's graph, where the family has them (none: as configured); of several, each
             has a graph, and the first is that of a call that names none.
-        decoder: stands in place of the autoencoder's own.
+        decoder: the folder of one that stands in place of the autoencoder's own.
         quality: the model's table, see ``pochade.pipelines.budget.read_quality``.
         batch: a number, or "dynamic" for any (None: any where the form can, else 1).
         external_data: weights in files beside the graphs, ``<graph>.data``, which ONNX Runtime maps into memory.
         pictures: how many are sampled in ``precision`` and in float32, to be compared; 0 for none.
 
     Raises:
-        PochadeError: an argument is out of range, the folder holds something, the model's scheduler is none that hosts
-            have, or an optional library is missing.
+        PochadeError: an argument is out of range, the folder holds something, the decoder is for other latents, the
+            model's scheduler is none that hosts have, or an optional library is missing.
         FailureError: a graph differs from eager; nothing is written.
     """
     check_pipeline("pipe", pipe)
@@ -128,10 +128,11 @@ def export_bundle(
     spec, down = pipe.denoiser.input_spec(), int(pipe.autoencoder.downsampling)
     cells = (height // down, width // down)
     sampling = _sampling(pipe.scheduler, pipe.default_steps)
+    small = None if decoder is None else decoders.load_decoder(pipe.autoencoder, decoder)
     with atomic_folder(place) as new:
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
-        networks = _networks(pipe, cells, depths, decoder)
+        networks = _networks(pipe, cells, depths, small)
         precisions |= {n.name: precisions["denoiser"] for n in networks if n.name.startswith("denoiser")}
         graphs = form.convert(networks, new, options)
         depth = depths[0] if depths else spec.depth
@@ -158,6 +159,8 @@ def export_bundle(
             {str(d): _denoiser(i) for i, d in enumerate(depths or ([] if depth is None else [depth]))},
             quality=quality,
             target=form.name,
+            model_depth=spec.depth,
+            decoder=None if decoder is None else decoders.decoder_facts(decoder),
         )
         if set(precisions.values()) != {"fp32"}:
             count = pictures if form.runs_here() else 0

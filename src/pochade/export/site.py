@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from pochade.arguments import check_pipeline, path_text
-from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError
 from pochade.export.bundle import README, export_bundle
 from pochade.export.icons import MASKABLE, SIZES, write_icons
@@ -57,7 +56,7 @@ def export_site(
     precision: str = "int8",
     size: int | tuple[int, int] | None = None,
     depth: int | None = None,
-    decoder: TinyVAEDecoder | None = None,
+    decoder: Path | None = None,
     quality: tuple[Quality, ...] = (),
     runtime: str | os.PathLike[str] | None = None,
 ) -> Site:

@@ -1,14 +1,13 @@
 """All that ``pochade export --for`` writes, by name: bundles in a form of graphs, and a page that runs one."""
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pochade.arguments import is_given
-from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 from pochade.errors import PochadeError, nearest
 from pochade.export.bundle import export_bundle
 from pochade.export.formats.base import Format
@@ -18,6 +17,7 @@ from pochade.export.formats.linked import Linked
 from pochade.export.formats.litert import LiteRt
 from pochade.export.formats.onnx import Onnx
 from pochade.export.formats.openvino import OpenVino
+from pochade.export.onnxruntime_web import onnxruntime_web
 from pochade.export.precision import PRESETS, Precision, parse_precision
 from pochade.export.site import export_site
 from pochade.pipelines.base import GenerationPipeline
@@ -37,7 +37,7 @@ class Request:
     precision: str | None = None
     size: tuple[int, int] | None = None
     depths: tuple[int, ...] = ()
-    decoder: TinyVAEDecoder | None = None
+    decoder: Path | None = None
     options: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Those that one target has and another has not, by name."""
     quality: tuple[Quality, ...] = ()
@@ -51,27 +51,32 @@ class Target:
         help: a line for the command line.
         options: the names of those that it has.
         precisions: see ``Format``.
-        check: raises PochadeError where a library is missing.
+        check: raises PochadeError where a library is missing, or for options by name, ``precision`` and ``depths``
+            among them, that it does not take.
         write: writes a request; the manifest, and lines to print.
     """
 
     help: str
     options: tuple[str, ...]
     precisions: Mapping[str, tuple[Precision, ...]]
-    check: Callable[[], None]
+    check: Callable[[Mapping[str, Any]], None]
     write: Callable[[Request], tuple[Manifest, list[str]]]
 
 
-def find_target(name: str, given: Mapping[str, Any] | None = None, precision: str | None = None) -> Target:
+def find_target(
+    name: str, given: Mapping[str, Any] | None = None, precision: str | None = None, depths: Sequence[int] = ()
+) -> Target:
     """The target of a name.
 
     Args:
         name: of ``TARGETS``.
         given: options by name; those that are None or False are not.
         precision: see ``parse_precision``; None for the target's own.
+        depths: as of ``Request``.
 
     Raises:
-        PochadeError: there is none of the name, it has not such an option or precision, or a library is missing.
+        PochadeError: there is none of the name, it has not such an option or precision, a value is out of range, or a
+            library is missing.
     """
     if name not in TARGETS:
         raise PochadeError(f"for: {name!r} given, allowed are {', '.join(TARGETS)}{nearest(name, TARGETS)}")
@@ -82,7 +87,7 @@ def find_target(name: str, given: Mapping[str, Any] | None = None, precision: st
             raise PochadeError(f"{option}: given for {name}, allowed is {' and '.join(having)}")
     if precision is not None:
         parse_precision(precision, target.precisions, name)
-    target.check()
+    target.check({**(given or {}), "precision": precision, "depths": depths})
     return target
 
 
@@ -112,9 +117,21 @@ def _bundle(form: Format, request: Request) -> tuple[Manifest, list[str]]:
     return manifest, form.remarks(Path(request.folder), manifest.graphs)
 
 
+def _check_bundle(form: Format, options: Mapping[str, Any]) -> None:
+    form.check()
+    precision = options["precision"] or form.default_precision
+    form.batch(options.get("batch"), parse_precision(precision, form.precisions, form.name).values())
+
+
+def _check_page(options: Mapping[str, Any]) -> None:
+    FORMATS["onnx"].check()
+    if len(options["depths"]) > 1:
+        depths = ",".join(map(str, options["depths"]))
+        raise PochadeError(f"depth: {depths} given for web, allowed is one: a page has one denoiser")
+    onnxruntime_web(options.get("onnxruntime_web"))
+
+
 def _page(request: Request) -> tuple[Manifest, list[str]]:
-    if len(request.depths) > 1:
-        raise PochadeError(f"depth: {request.depths} given for web, allowed is one: a page has one denoiser")
     site = export_site(
         request.pipe,
         request.folder,
@@ -132,7 +149,7 @@ def _page(request: Request) -> tuple[Manifest, list[str]]:
 def bundle_target(form: Format, help: str) -> Target:
     """A bundle in a form of graphs."""
     options = ("batch", "external_data") if form.external_data else ("batch",)
-    return Target(help, options, form.precisions, form.check, partial(_bundle, form))
+    return Target(help, options, form.precisions, partial(_check_bundle, form), partial(_bundle, form))
 
 
 def linked_target(model: Path) -> Target:
@@ -141,13 +158,13 @@ def linked_target(model: Path) -> Target:
     Raises PochadeError where a library is missing.
     """
     target = bundle_target(Linked(model), "ONNX Runtime, with the model's files")
-    target.check()
+    target.check({"precision": None})
     return target
 
 
 TARGETS: dict[str, Target] = {
     "onnx": bundle_target(FORMATS["onnx"], "ONNX Runtime, and pochade run"),
-    "web": Target("a page that runs in a browser", ("onnxruntime_web",), PRESETS, FORMATS["onnx"].check, _page),
+    "web": Target("a page that runs in a browser", ("onnxruntime_web",), PRESETS, _check_page, _page),
     "openvino": bundle_target(FORMATS["openvino"], "OpenVINO, on Intel's processors"),
     "coreml": bundle_target(FORMATS["coreml"], "Core ML, on iPhones, iPads and Macs"),
     "executorch": bundle_target(FORMATS["executorch"], "ExecuTorch, on Android and iOS"),

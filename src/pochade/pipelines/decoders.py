@@ -4,12 +4,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pochade.errors import PochadeError
-from pochade.pipelines.hub import files_sha256, read_json
+from pochade.pipelines.hub import INDEX, files_sha256, read_json
+from pochade.runtime.manifest import OWN_DECODER, Decoder
 
 if TYPE_CHECKING:
     from pochade.autoencoders.tiny_decoder import TinyVAEDecoder
 
-OWN = "model"
+OWN = OWN_DECODER
 """What stands for the model's own autoencoder."""
 SHIPPED = "tiny"
 """What stands for the decoder that a model ships,"""
@@ -38,6 +39,12 @@ def find_decoder(name: str, model: Path) -> Path | None:
     if kind != CLASS:
         raise PochadeError(f"decoder: {name!r} holds a {kind}, allowed is a {CLASS}")
     return folder
+
+
+def decoder_facts(folder: Path) -> Decoder:
+    """What the recipe of a picture says of the decoder in ``folder``."""
+    shipped = folder.name == FOLDER and (folder.parent / INDEX).is_file()
+    return Decoder(SHIPPED if shipped else str(folder), decoder_sha256(folder))
 
 
 def decoder_sha256(folder: Path) -> str:

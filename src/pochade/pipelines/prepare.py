@@ -7,19 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pochade.arguments import shown
+from pochade.arguments import shown, without_effect
 from pochade.device import present_devices
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, RepeatWarning
 from pochade.files import sha256
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.embedding_files import EmbeddingFile, find_embeddings
 from pochade.pipelines.lora_files import LoRAFile, find_loras
 from pochade.pipelines.metadata import PictureMetadata, installed_version
 from pochade.pipelines.requests import EditRequest, GenerationRequest, ModelFacts, Request, model_facts
-
-
-class RepeatWarning(UserWarning):
-    """A repeated picture may differ from the first one."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +103,7 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
     from pochade.runtime.pictures import find_named  # here, as it imports numpy
 
     request, was = metadata.request, metadata.sha256
+    changes = {**changes, **without_effect(metadata.to_dict(), changes)}
     if isinstance(request, EditRequest) and request.task == "super_resolution" and request.factor is None:
         changes = {"factor": _factor(request, metadata), **changes}  # not in the metadata of earlier versions
     elsewhere = request.device not in ("auto", "cpu") and request.device not in present_devices()
@@ -130,7 +127,12 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
             message = f"{name}: made by {request.model!r}, {prepared.request.model!r} makes it now"
         warnings.warn(f"{message}: the picture will differ", RepeatWarning, stacklevel=3)
     if "decoder" not in changes and was.get("decoder") != now.get("decoder"):
-        raise PochadeError(f"{name}: made with other weights of its decoder")
+        other = (
+            "other weights of its decoder"
+            if "decoder" in now
+            else "a decoder of a bundle, which an edit by PyTorch lacks"
+        )
+        raise PochadeError(f"{name}: made with {other}")
     for number, lora in enumerate(prepared.request.loras, 1):
         if "loras" not in changes and was.get(f"lora_{number}") != now[f"lora_{number}"]:
             raise PochadeError(f"{name}: made with another LoRA than {lora!r} holds now")

@@ -102,6 +102,14 @@ def model_facts(model: str) -> ModelFacts:
     )
 
 
+def check_depth(depth: int | None, model: ModelFacts) -> None:
+    """Raises PochadeError for a depth that a model does not have; None is its own."""
+    if depth is not None and model.depths is None:
+        raise PochadeError(f"depth: {depth} given, but this model does not iterate: allowed is none")
+    if depth is not None and model.depths is not None and not model.depths[0] <= depth <= model.depths[1]:
+        raise PochadeError(f"depth: {depth} given, allowed are {model.depths[0]} to {model.depths[1]}")
+
+
 @dataclass(frozen=True)
 class FileForm:
     """How the file of a picture is read.
@@ -267,10 +275,7 @@ class Request(ABC):
 
         Raises PochadeError for a depth that the model does not have.
         """
-        if self.depth is not None and model.depths is None:
-            raise PochadeError(f"depth: {self.depth} given, but this model does not iterate: allowed is none")
-        if self.depth is not None and model.depths is not None and not model.depths[0] <= self.depth <= model.depths[1]:
-            raise PochadeError(f"depth: {self.depth} given, allowed are {model.depths[0]} to {model.depths[1]}")
+        check_depth(self.depth, model)
         low, high = interval if self.guidance_interval is None else self.guidance_interval
         return {
             "seed": secrets.randbelow(DRAWN_SEEDS) if self.seed is None else self.seed,

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pochade.arguments import ALPHA, path_text, shown
 from pochade.device import precision_name
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, RepeatWarning
 from pochade.pipelines import decoders, hub
 from pochade.pipelines.embedding_files import EmbeddingFile
 from pochade.pipelines.lora_files import LoRAFile
 from pochade.pipelines.metadata import PictureMetadata, read_metadata, slug, write_png
-from pochade.pipelines.prepare import PreparedRequest, RepeatWarning, prepare, prepare_repeat
+from pochade.pipelines.prepare import PreparedRequest, prepare, prepare_repeat
 from pochade.pipelines.requests import EditRequest, FileForm, GenerationRequest
 from pochade.pipelines.schedulers import OWN as OWN_SCHEDULER
 

@@ -20,7 +20,7 @@ from typing import Any
 from ..arguments import check_beside, is_number, shown
 from ..errors import FailureError, PochadeError
 from ..files import cache_folder, write_json
-from .manifest import Quality
+from .manifest import Manifest, Quality
 
 TIMINGS = "timings.json"
 """The file of a bundle in which its times lie, if the folder can be written; else in the user's cache folder."""
@@ -86,6 +86,28 @@ def check_budget(budget_ms: Any, **beside: object) -> None:
     if not is_number(budget_ms) or budget_ms <= 0:
         raise PochadeError(f"budget_ms: {shown(budget_ms)} given, allowed are milliseconds above 0")
     check_beside("a budget", **beside)
+
+
+def usable(manifest: Manifest) -> list[Quality]:
+    """The rows of the table of quality that a bundle can go by: those of its depths."""
+    return [row for row in manifest.quality if row.depth is None or str(row.depth) in manifest.depths]
+
+
+def without_table(manifest: Manifest) -> str:
+    """Why none of the rows are ``usable``, and what to do."""
+    if not manifest.quality:
+        return (
+            "the bundle has no table of quality: pochade evaluate MODEL DATA --grid STEPS makes one, which pochade "
+            "export takes from the model's folder"
+        )
+    measured = ",".join(
+        str(depth) for depth in sorted({row.depth for row in manifest.quality if row.depth is not None})
+    )
+    has = ", ".join(manifest.depths) or "none"
+    return (
+        f"the table of quality has depths {measured.replace(',', ', ')}, the bundle {has}: pochade export --depth "
+        f"{measured} writes them"
+    )
 
 
 def choose(table: Sequence[Quality], times: Times, budget_ms: float) -> Choice:

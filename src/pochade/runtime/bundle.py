@@ -31,16 +31,27 @@ from ..arguments import (
 from ..errors import FailureError, PochadeError
 from ..files import sha256
 from ..version import __version__
-from .budget import TIMINGS, Choice, Times, cached, check_budget, choose, measure, times_here
+from .budget import (
+    TIMINGS,
+    Choice,
+    Times,
+    cached,
+    check_budget,
+    choose,
+    measure,
+    times_here,
+    usable,
+    without_table,
+)
 from .canvas import HOLE, Canvas, Tiles, agree, resample
 from .decode import check_megapixels
 from .engines import OPENERS
 from .graphs import Graphs, Open, check_openable
-from .manifest import MANIFEST, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
+from .manifest import MANIFEST, OWN_DECODER, TASKS, WITHOUT_SOURCE, Manifest, read_manifest
 from .masks import crop_around, lay_over, read_mask, shown_of, transparent
 from .networks import Call, Networks
 from .options import Given, Options, check_options
-from .pictures import Picture, on_white, read_grey, read_picture, to_array, to_image
+from .pictures import Picture, is_nearly_flat, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
 from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning
 
@@ -87,6 +98,11 @@ class Bundle:
         self._graphs = Graphs(self.folder, self.manifest, plain(threads), low_memory, openers[target])
         self._prompts = Prompts(self._graphs, self.manifest.text)
         self._networks = Networks(self.manifest, self._graphs, self._prompts)
+
+    @property
+    def sha256(self) -> str:
+        """Of the manifest, which has those of all other files."""
+        return sha256(self.folder / MANIFEST)
 
     def generate(
         self,
@@ -219,12 +235,13 @@ class Bundle:
         old = to_array(on_white(cut))
         canvas = Canvas.fit(_size(old), outer)
         task = "edit" if instruction else "inpaint"
-        edited = self._edited(call, canvas, old, strength, task, (hole > 0).astype(np.float32))
+        marked = (hole > 0).astype(np.float32)
         if alpha is not None and beneath:
             # Colours fade as they are, not as they look on white.
             shown, most, cut, source = 255 - alpha[box.place], 255, cut.convert("RGB"), source.convert("RGB")
         else:
             shown, most = shown_of(hole, math.ceil(canvas.magnification))
+        edited = self._edited(call, canvas, old, strength, task, marked, is_part=bool((shown < most).any()))
         weight = shown / np.float32(most)
         over = lay_over(to_array(cut).transpose(2, 0, 1), edited.transpose(2, 0, 1), weight)
         source.paste(to_image(over.transpose(1, 2, 0)), (box.left, box.top))
@@ -296,7 +313,8 @@ class Bundle:
             guidance_interval: likewise.
 
         Raises:
-            PochadeError: the bundle has no table of quality, or nothing fits: it names the smallest budget that does.
+            PochadeError: the bundle has no table of quality, or one of other depths; or nothing fits: it names the
+                smallest budget that does.
         """
         check_budget(budget_ms)
         scale = self.manifest.defaults.guidance if guidance is None else guidance
@@ -304,12 +322,9 @@ class Bundle:
         usual = self.manifest.defaults.guidance_interval
         interval = usual if guidance_interval is None else guidance_interval
         check_guidance_interval(interval)
-        table = [row for row in self.manifest.quality if row.depth is None or str(row.depth) in self.manifest.depths]
+        table = usable(self.manifest)
         if not table:
-            raise PochadeError(
-                "budget: the bundle has no table of quality: pochade evaluate MODEL DATA --grid STEPS makes one, which "
-                "pochade export takes from the model's folder"
-            )
+            raise PochadeError(f"budget: {without_table(self.manifest)}")
         prompt = next(iter(self.manifest.model.prompts), "a red apple")
         if self.manifest.text is None or self.manifest.text.classes:
             prompt = "" if self.manifest.text is None else self.manifest.text.classes[0]
@@ -320,7 +335,7 @@ class Bundle:
         def time_it() -> Times:
             return measure(sample, dict.fromkeys(row.depth for row in table))
 
-        digest = sha256(self.folder / MANIFEST)
+        digest = self.sha256
         guided = (float(interval[0]), float(interval[1])) if scale != 1 else None
         key = f"{digest[:16]}, {self._graphs.settings}, guidance {guided}, onnxruntime {versions()['onnxruntime']}"
         places = (self.folder / TIMINGS, cached(digest))
@@ -356,6 +371,7 @@ class Bundle:
             options.get("depth"),
             options.get("on_step"),
         )
+        depth = defaults.depth if depth is None else depth
         check_text("prompt", prompt)
         check_text("negative_prompt", negative_prompt)
         if on_step is not None and not callable(on_step):
@@ -405,9 +421,11 @@ class Bundle:
         task: str | None,
         marked: np.ndarray | None = None,
         constrain: Callable[[np.ndarray], np.ndarray] | None = None,
+        *,
+        is_part: bool = False,
     ) -> np.ndarray:
         """The source [h, w, 3] edited on its canvas. A model that was trained for ``task`` is shown it, to inpaint with
-        grey in the mask."""
+        grey in the mask. What ``is_part`` of a picture may have one colour, such as that of the paper around it."""
         f = self.manifest.latents.downsampling
         tiles = Tiles((canvas.outer[0] // f, canvas.outer[1] // f), self._networks.cells)
         shown = canvas.put(source)
@@ -425,11 +443,11 @@ class Bundle:
                 conditioning["source"] = self._networks.encode(np.where(hole, np.float32(HOLE), shown), tiles)
         sampled = self._networks.sample(call, tiles, conditioning, strength, latents, cells, constrain)
         pixels = self._networks.decode(sampled, tiles)
-        if np.ptp(source.reshape(-1, 3), axis=0).any():
-            _check_picture(pixels)
+        _check_picture(pixels, may_be_flat=is_part or is_nearly_flat(shown))
         return canvas.take(pixels)
 
     def _picture(self, call: Call, image: Image.Image, task: str, more: Mapping[str, Any]) -> Picture:
+        decoder = self.manifest.decoder
         recipe = {
             "task": task,
             "prompt": call.prompt,
@@ -440,9 +458,11 @@ class Bundle:
             "guidance_interval": list(call.guidance.interval),
             "negative_prompt": call.negative_prompt,
             "depth": call.depth,
+            "decoder": OWN_DECODER if decoder is None else decoder.name,
             **more,
             "model_sha256": self.manifest.model.sha256 or "",
-            "bundle_sha256": sha256(self.folder / MANIFEST),
+            **({} if decoder is None else {"decoder_sha256": decoder.sha256}),
+            "bundle_sha256": self.sha256,
             "height": image.height,
             "width": image.width,
             "versions": versions(),
@@ -471,10 +491,11 @@ def _named(name: str, given: Given) -> dict[str, str]:
     return {} if isinstance(given, Image.Image) else {name: str(given), f"{name}_sha256": sha256(Path(given))}
 
 
-def _check_picture(pixels: np.ndarray) -> None:
-    """Raises FailureError for pixels [H, W, 3] that are not finite, or of one colour as a file would show them."""
+def _check_picture(pixels: np.ndarray, *, may_be_flat: bool = False) -> None:
+    """Raises FailureError for pixels [H, W, 3] that are not finite, or of one colour as a file would show them, unless
+    they ``may_be_flat``."""
     if not np.isfinite(pixels).all():
         raise FailureError("picture: NaN came out, which is no picture")
     colours = (pixels * 255).round().reshape(-1, 3)
-    if (colours == colours[0]).all():
+    if not may_be_flat and (colours == colours[0]).all():
         raise FailureError("picture: one flat colour came out, which is no picture")

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..arguments import ALPHA, check_beside
-from ..errors import PochadeError
+from ..arguments import ALPHA, check_beside, without_effect
+from ..errors import PochadeError, RepeatWarning
 from ..files import check_folder, check_here, describe_error
 from ..stopping import Stop
 from .budget import Choice, check_budget, parse_budget
 from .bundle import Bundle
+from .manifest import OWN_DECODER, Decoder
 from .options import OnStep, Options, Step, fast
 from .pictures import Picture, check_preview, find_named, read_recipe, slug, write_preview
 
@@ -28,12 +29,12 @@ EXAMPLES = """examples:
   pochade run bundle/ "a red apple" --budget 300ms
 """
 REPEATED = ("seed", "steps", "guidance", "negative_prompt", "depth", "strength", "factor", "image_guidance")
-"""What ``--like`` takes from a recipe besides prompt, task, source, mask and interval."""
+"""What ``--like`` takes from a recipe besides prompt, task, source, mask and interval, as it is given there."""
 
 MASKS = ("soft_mask", "mask_blur", "invert_mask")
 """What it takes besides where they are set: recipes of other tasks have them too."""
 
-NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "decoder", "size", "loras", "embeddings")
+NOT_IN_A_BUNDLE = ("control", "image_prompt", "scheduler", "size", "loras", "embeddings")
 """What a picture of PyTorch may have been made with, and a host cannot repeat."""
 
 
@@ -152,7 +153,9 @@ def _run(given: argparse.Namespace, opens: Callable[..., Bundle]) -> Path:
     named = (*REPEATED, *MASKS, "mask")
     request = {name: getattr(given, name) for name in named if getattr(given, name) is not None}
     if given.like is not None:
-        request = repeated(bundle, given.like, given.prompt) | request
+        request |= {} if given.prompt is None else {"prompt": given.prompt}
+        request |= {} if given.budget is None else {"steps": None, "depth": None}  # it chooses them
+        request = repeated(bundle, given.like, request)
     else:
         task = next((t for t in ("edit", "inpaint", "upscale") if getattr(given, t) is not None), "generate")
         prompt = "" if given.prompt is None and task == "upscale" else given.prompt
@@ -198,29 +201,42 @@ def fitted(bundle: Bundle, budget: str, request: dict[str, Any]) -> Choice:
     return choice
 
 
-def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dict[str, Any]:
-    """The task and the arguments of the recipe in a picture, with another prompt where one is given.
+def repeated(bundle: Bundle, like: str | Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The task and the arguments of the recipe in a picture, those of ``given`` in place of its own.
 
     Raises:
         PochadeError: it holds no recipe, or one that the bundle cannot follow; or a file that it names is another now.
+
+    Warns:
+        RepeatWarning: another bundle, or PyTorch, made the picture.
     """
-    recipe = read_recipe(like)
+    recipe, manifest = read_recipe(like), bundle.manifest
     like = str(like)
-    if recipe.get("model_sha256") != bundle.manifest.model.sha256:
+    made_here = recipe.get("bundle_sha256") == bundle.sha256
+    if not made_here and recipe.get("model_sha256") != manifest.model.sha256:
         made = recipe.get("model", "another model")
         raise PochadeError(f"like: {like!r} was made by {made}, or other weights of it, the bundle is of others")
     for name in NOT_IN_A_BUNDLE:
         if recipe.get(name) not in (None, False, "", 0, [], "model"):
             raise PochadeError(f"like: {like!r} was made with {name} {recipe[name]!r}, which a bundle does not have")
+    decoder = _decoder_of(recipe)
+    if _digest(decoder) != _digest(manifest.decoder):
+        raise PochadeError(f"like: {like!r} was made with {_words(decoder)}, the bundle has {_words(manifest.decoder)}")
+    depth = recipe.get("depth") or manifest.model_depth or manifest.defaults.depth
+    if "depth" not in given and depth is not None and str(depth) not in manifest.depths:
+        depths = ", ".join(manifest.depths)
+        raise PochadeError(
+            f"like: {like!r} was made with depth {depth}, the bundle has {depths}: allowed is depth={depths} beside it"
+        )
     task = {"super_resolution": "upscale"}.get(recipe.get("task", "generate"), recipe.get("task", "generate"))
-    size, own = (recipe.get("width"), recipe.get("height")), (bundle.manifest.width, bundle.manifest.height)
+    size, own = (recipe.get("width"), recipe.get("height")), (manifest.width, manifest.height)
     if task == "generate" and size != own:
         raise PochadeError(f"like: {like!r} has {size[0]} x {size[1]} pixels, the bundle makes {own[0]} x {own[1]}")
     taken = {name: recipe[name] for name in REPEATED if recipe.get(name) is not None}
     taken |= {name: recipe[name] for name in MASKS if recipe.get(name)}
-    taken |= {"task": task, "prompt": recipe["prompt"] if prompt is None else prompt}
+    taken |= {"task": task, "prompt": recipe["prompt"], "depth": depth}
     for name, argument in (("source", "image"), ("mask", "mask")):
-        if recipe.get(name) in (None, ALPHA):
+        if argument in given or recipe.get(name) in (None, ALPHA):
             continue
         path = find_named(like, recipe[name], recipe.get(f"{name}_sha256"))
         if path is None:
@@ -232,7 +248,24 @@ def repeated(bundle: Bundle, like: str | Path, prompt: str | None = None) -> dic
         taken["guidance_interval"] = tuple(recipe["guidance_interval"])
     if task in ("edit", "inpaint") and recipe.get("instruction") is not None:
         taken["instruction"] = recipe["instruction"]
-    return taken
+    if not made_here:
+        maker = "another bundle of the model" if "bundle_sha256" in recipe else "PyTorch"
+        warnings.warn(f"{like}: made by {maker}, this one makes it now: it may differ", RepeatWarning, stacklevel=2)
+    return taken | without_effect(taken, given) | dict(given)
+
+
+def _decoder_of(recipe: Mapping[str, Any]) -> Decoder | None:
+    """What decoded the picture of a recipe; None for the model's own autoencoder."""
+    name = recipe.get("decoder") or OWN_DECODER
+    return None if name == OWN_DECODER else Decoder(str(name), str(recipe.get("decoder_sha256", "")))
+
+
+def _digest(decoder: Decoder | None) -> str | None:
+    return None if decoder is None else decoder.sha256
+
+
+def _words(decoder: Decoder | None) -> str:
+    return "the model's own decoder" if decoder is None else f"decoder {decoder.name!r} ({decoder.sha256[:12]})"
 
 
 def check_prompt(bundle: Bundle, prompt: str) -> None:

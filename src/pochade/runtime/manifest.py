@@ -1,13 +1,15 @@
 """What a bundle says of itself, ``manifest.json``: all that a host needs beside the graphs (docs/on-device.md)."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import MISSING, asdict, dataclass, field, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from ..arguments import EVERYWHERE, is_number, is_whole
+from ..arguments import EVERYWHERE, check_count, check_guidance, check_guidance_interval, check_strength, shown
 from ..errors import PochadeError
+from ..values import described, fits
 
 TASKS = ("generate", "edit", "inpaint", "super_resolution")
 """What the input ``task`` of a denoiser counts: the task where there is a source picture."""
@@ -17,10 +19,14 @@ ONNX = "onnx"
 """The target that a host in Python runs without PyTorch."""
 METHODS = ("euler", "lcm")
 """By which a host samples."""
+DTYPES = ("float32", "int64", "int32", "bool")
+"""Of the inputs and outputs of graphs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
 WITHOUT_SOURCE = "denoiser_without_source"
 """The graph that samples without a source go through, where they are computed in another way than those with one."""
+OWN_DECODER = "model"
+"""What stands for the model's own autoencoder in the recipe of a picture."""
 TABLE_STEPS = (1, 2, 4, 8, 20)
 """The numbers of steps whose noise times stand in every manifest."""
 
@@ -131,6 +137,16 @@ class Defaults:
 
 
 @dataclass(frozen=True)
+class Decoder:
+    """A network that decodes in place of the model's own autoencoder."""
+
+    name: str
+    """What ``pochade generate --decoder`` takes: ``tiny`` for the one that the model ships, or a folder."""
+    sha256: str
+    """Of its files, as pictures carry it in their metadata."""
+
+
+@dataclass(frozen=True)
 class Quality:
     """What was measured of pictures with so many steps and iterations (``pochade evaluate --grid``)."""
 
@@ -184,6 +200,11 @@ class Manifest:
     the graphs cannot run on the machine that exported them."""
     target: str = ONNX
     """What runs the graphs, by the name that ``pochade export --for`` has for it."""
+    model_depth: int | None = None
+    """Iterations as the model is configured: those of a picture whose recipe names none. None where the family has
+    none, and in earlier bundles, of which those of ``defaults`` are taken."""
+    decoder: Decoder | None = None
+    """None for the model's own autoencoder."""
 
     def to_json(self) -> str:
         """The text of the file."""
@@ -211,30 +232,129 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         manifest = _manifest(given)
         _check(manifest)
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
+    except ValueError as error:
+        raise PochadeError(f"{path}: damaged ({error})") from None
+    except (TypeError, KeyError, AttributeError) as error:
         raise PochadeError(f"{path}: damaged ({type(error).__name__}: {error})") from None
     return manifest
 
 
 def _check(manifest: Manifest) -> None:
     """Raises ValueError where what a host relies on is not there, or does not go together."""
-    latents, sampling = manifest.latents, manifest.sampling
+    _check_types("", manifest)
+    latents, sampling, text = manifest.latents, manifest.sampling, manifest.text
     for name, side, cells in (("height", manifest.height, latents.height), ("width", manifest.width, latents.width)):
-        if not all(is_whole(n) and n > 0 for n in (side, cells, latents.downsampling, latents.channels)):
-            raise ValueError(f"{name} and latents are no whole numbers above 0")
+        _check_all(
+            f"{name} and latents", (side, cells, latents.downsampling, latents.channels), lambda n: n > 0, "above 0"
+        )
         if side != cells * latents.downsampling:
             raise ValueError(f"{name} {side} is not {cells} cells of {latents.downsampling}")
-    if sampling.method not in METHODS or not is_number(sampling.shift):
+    if sampling.method not in METHODS:
         raise ValueError(f"sampling: {sampling.method!r} given, allowed are {' and '.join(METHODS)}")
+    _check_all("sampling.shift", (sampling.shift,), lambda shift: shift > 0, "above 0")
+    for steps, times in sampling.times.items():
+        falling = all(a > b for a, b in pairwise((1 + 1e-6, *times, -1e-6)))
+        if steps != str(len(times) - 1) or not falling:
+            raise ValueError(
+                f"sampling.times: {shown(times)} given for {steps} steps, must be one more, falling from 1 to 0"
+            )
+    for tasks in (manifest.tasks, manifest.trained_tasks):
+        _check_all("tasks", tasks, TASKS.__contains__, f"of {', '.join(TASKS)}")
+    _check_defaults(manifest)
+    if text is not None and not text.classes:
+        check_count("text.max_tokens", text.max_tokens)
+        _check_all(
+            "text.closing_tokens", (text.closing_tokens,), range(text.max_tokens + 1).__contains__, "in max_tokens"
+        )
+    files = [file for graph in manifest.graphs.values() for file in (graph.file, graph.data) if file is not None]
+    tokenizer = () if text is None or text.classes else (text.tokenizer,)
+    _check_all("files", (*manifest.files, *files, *tokenizer), _is_inside, "within the bundle")
     needed = {"denoiser", "decoder", *manifest.depths.values()}
-    needed |= {"text_encoder"} if manifest.text is not None and not manifest.text.classes else set()
+    needed |= {"text_encoder"} if text is not None and not text.classes else set()
     needed |= {"encoder"} if set(manifest.tasks) - {"generate"} else set()
     for name in sorted(needed - manifest.graphs.keys()):
         raise ValueError(f"graphs: {name!r} is missing")
+    _check_graphs(manifest)
+
+
+def _check_types(name: str, part: Any) -> None:
+    """Raises ValueError for a value that is not of the type of its field, of a dataclass and of those in it."""
+    for one in fields(part):
+        path, value = f"{name}{one.name}", getattr(part, one.name)
+        if not fits(value, one.type):
+            raise ValueError(f"{path}: {shown(value)} given, must be {described(one.type)}")
+        inner = value.items() if isinstance(value, Mapping) else enumerate(value) if isinstance(value, tuple) else ()
+        for key, each in (("", value), *inner):
+            if is_dataclass(each):
+                _check_types(f"{path}.{key}." if key != "" else f"{path}.", each)
+
+
+def _check_all(name: str, values: Iterable[Any], inside: Callable[[Any], bool], allowed: str) -> None:
+    """Raises ValueError for the first value that is not ``inside``."""
+    for value in values:
+        if not inside(value):
+            raise ValueError(f"{name}: {shown(value)} given, must be {allowed}")
+
+
+def _is_inside(name: str | None) -> bool:
+    """Whether a file lies in the folder of the bundle, by its name."""
+    return bool(name) and not {"", ".", ".."} & set(str(name).split("/")) and not {"\\", "\0", ":"} & set(str(name))
+
+
+def _check_defaults(manifest: Manifest) -> None:
+    defaults = manifest.defaults
+    check_count("defaults.steps", defaults.steps)
+    check_guidance("defaults.guidance", defaults.guidance)
+    check_guidance("defaults.instruction_guidance", defaults.instruction_guidance)
+    check_guidance_interval(defaults.guidance_interval)
+    for strength in defaults.strength.values():
+        check_strength(strength)
+    for task in set(manifest.tasks) - {"generate", *defaults.strength}:
+        raise ValueError(f"defaults.strength: {task!r} is missing")
+    for row in manifest.quality:
+        check_count("quality.steps", row.steps)
+    depths = (defaults.depth,) if manifest.depths else ()
+    _check_all("defaults.depth", depths, lambda depth: str(depth) in manifest.depths, "one of depths")
+    _check_all("depths", manifest.depths, str.isdecimal, "numbers")
+
+
+def _check_graphs(manifest: Manifest) -> None:
+    """Raises ValueError where a graph does not take or give what a host hands on."""
+    cells = (manifest.latents.channels, manifest.latents.height, manifest.latents.width)
+    read = (0 if manifest.text is None else manifest.text.max_tokens,)
+    # By name, without the batch: what one graph gives, another takes.
+    known: dict[str, tuple[int | None, ...]] = {
+        **{"latents": cells, "velocity": cells, "source": cells, "source_mask": (1, *cells[1:])},
+        **{"images": (3, manifest.height, manifest.width), "ids": read, "mask": read},
+        **{"t": (), "task": (), "class_label": ()},
+    }
+    for name, graph in manifest.graphs.items():
+        values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
+        for value in values.values():
+            path, (batch, *sides) = f"graphs.{name}.{value.name}", value.shape or (0,)
+            shape = known.setdefault(value.name.removeprefix("next_"), tuple(sides))
+            if shape != tuple(sides) or None in sides or batch == 0:
+                raise ValueError(f"{path}.shape: {shown(value.shape)} given, must be {[None, *shape]}")
+            _check_all(f"{path}.dtype", (value.dtype,), DTYPES.__contains__, f"of {', '.join(DTYPES)}")
+        needed = _ENDS.get(name, ("latents", "t", "velocity"))
+        for one in needed:
+            if one not in values:
+                raise ValueError(f"graphs.{name}: {one!r} is missing")
+        for value in () if name in _ENDS else graph.inputs:
+            if value.absent is None and value.name not in needed:
+                raise ValueError(f"graphs.{name}.{value.name}.absent: None given, must be a number")
+
+
+_ENDS = {
+    "text_encoder": ("ids", "mask", "tokens", "pooled"),
+    "decoder": ("latents", "images"),
+    "encoder": ("images", "latents"),
+}
+"""What a graph takes and gives at least; those that are not here are denoisers."""
 
 
 def _manifest(given: dict[str, Any]) -> Manifest:
-    values = {f.name: given[f.name] for f in fields(Manifest) if f.name in given or f.default is MISSING}
+    values = _tuples({f.name: given[f.name] for f in fields(Manifest) if f.name in given or f.default is MISSING})
     return Manifest(
         **{
             **values,
@@ -243,11 +363,10 @@ def _manifest(given: dict[str, Any]) -> Manifest:
             "text": None if values["text"] is None else Text(**_tuples(values["text"])),
             "sampling": Sampling(**{**values["sampling"], "times": _tuples(values["sampling"]["times"])}),
             "defaults": Defaults(**_known(_tuples(values["defaults"]))),
-            "tasks": tuple(values["tasks"]),
-            "trained_tasks": tuple(values["trained_tasks"]),
             "graphs": {name: _graph(graph) for name, graph in values["graphs"].items()},
             "files": {name: File(**file) for name, file in values["files"].items()},
             "quality": tuple(Quality(**row) for row in values.get("quality", ())),
+            "decoder": None if values.get("decoder") is None else Decoder(**values["decoder"]),
         }
     )
 

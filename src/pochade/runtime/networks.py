@@ -67,8 +67,7 @@ class Networks:
 
         manifest = self._manifest
         text, negative = self._prompts.encode(call.prompt), self._prompts.encode(call.negative_prompt)
-        depth = manifest.defaults.depth if call.depth is None else call.depth
-        name = manifest.depths.get(str(depth), "denoiser")
+        name = manifest.depths.get(str(call.depth), "denoiser")
         shown = {key: tiles.cut(value) for key, value in conditioning.items() if value.ndim == 4}
         same = {key: value for key, value in conditioning.items() if value.ndim != 4}
         denoisers = [

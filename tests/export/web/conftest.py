@@ -20,15 +20,15 @@ QUALITY = (Quality(1, None, 0.3, 0.1), Quality(2, None, 0.1, 0.3), Quality(4, No
 
 @pytest.fixture(scope="session")
 def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a toy model that edits, 32 px, its weights in 8 bits as those of pages are. Read only. One process
-    makes it for all."""
+    """The page of a toy model that edits, 32 px, its weights in 8 bits as those of pages are, with 3 iterations in
+    place of the model's 2. Read only. One process makes it for all."""
     from pochade.export.bundle import model_facts
     from pochade.export.site import export_site
     from pochade.pipelines.text_to_image import TextToImagePipeline
 
     def make(place: Path) -> None:
         pipe = TextToImagePipeline.from_pretrained(toy_editor_folder)
-        export_site(pipe, place, model_facts("toy-editor", toy_editor_folder), size=32, quality=QUALITY)
+        export_site(pipe, place, model_facts("toy-editor", toy_editor_folder), size=32, quality=QUALITY, depth=3)
 
     return made_once(tmp_path_factory, "toy-site", make)
 

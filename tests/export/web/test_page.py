@@ -17,6 +17,7 @@ from export.web.serving import Host, serve
 from pochade.arguments import MIDDLE
 from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
+from pochade.pipelines.requests import GenerationRequest
 from pochade.runtime import Bundle
 from pochade.runtime.options import FAST_STEPS
 
@@ -74,6 +75,9 @@ def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, t
     near(path, Bundle(toy_bundle).generate("A red Apple!", seed=2**31 + 5, steps=4).image)
     metadata = read_metadata(path)
     assert metadata.versions["onnxruntime-web"] == VERSION
+    assert "decoder" not in metadata.sha256
+    assert isinstance(metadata.request, GenerationRequest)
+    assert (metadata.request.depth, metadata.request.decoder) == (3, "model")
     request = metadata.request
     assert (request.prompt, request.seed, request.steps, request.model) == ("A red Apple!", 2**31 + 5, 4, "toy-editor")
 

@@ -388,7 +388,7 @@ const sha256 = async (data) => (self.crypto?.subtle ? hex(await crypto.subtle.di
 
 /** A picture in the gallery, as a PNG that says how it was made: the words of `pochade generate`. */
 async function keep(one, picture) {
-  const { model, pochade } = manifest, parts = {}, more = {};
+  const { model, pochade, decoder, defaults } = manifest, parts = {}, more = {};
   if (one.task !== "generate") {
     parts.source = await encodePng(one.source);
     Object.assign(more, { strength: one.strength, instruction: one.instruction, image_guidance: one.instruction ? one.imageGuidance : null });
@@ -410,9 +410,11 @@ async function keep(one, picture) {
     guidance: one.guidance,
     guidance_interval: one.interval,
     negative_prompt: one.negativePrompt,
-    depth: null,
+    depth: defaults.depth,
+    decoder: decoder?.name ?? "model",
     ...more,
     model_sha256: model.sha256 ?? "",
+    ...(decoder ? { decoder_sha256: decoder.sha256 } : {}),
     bundle_sha256: files.sha256("model/manifest.json"),
     height: picture.height,
     width: picture.width,
