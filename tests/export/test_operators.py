@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path
+from typing import Literal
 
 import onnx
 import onnxruntime
@@ -14,7 +15,9 @@ from pochade.export.networks import Network
 from pochade.export.onnx import export
 from pochade.export.parity import Input
 from pochade.nn.attention import linear_attention
+from pochade.nn.four_direction_scan import FourDirectionScan, Selection
 from pochade.nn.norms import LayerNorm, RMSNorm
+from pochade.nn.zigzag_scan import ZigzagScan
 
 
 class Norm(nn.Module):
@@ -87,6 +90,18 @@ class NormOfSum(nn.Module):
         return self.norm(torch.tanh(x) + y)
 
 
+class Scans(nn.Module):
+    """Of a token grid of 2 x 3: in four directions, along a zigzag, and in one alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.four, self.path = FourDirectionScan(6, 4, 3), ZigzagScan(6, 4, 16, "rows-top-left")
+        self.one = Selection(6, 6, 1, 5, "scalar")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.four(x, 2, 3) + self.path(x, 2, 3) + self.one.scan(x, self.one(x))
+
+
 CASES = {
     "rms norm": (Norm(), [(5, 6)], {}),
     "attention": (Attention(), [(2, 5, 4), (5,)], {"SimplifiedLayerNormalization": 0, "IsNaN": 0}),
@@ -117,6 +132,20 @@ def test_an_operator_equals_eager_and_is_short(case: str, tmp_path: Path) -> Non
     if case == "rms norm":
         assert found["SimplifiedLayerNormalization"] == 2
         assert set(found) <= {"SimplifiedLayerNormalization", "Transpose"}
+
+
+@pytest.mark.no_cover  # tracing a trace takes twice as long
+@pytest.mark.parametrize("standard", [True, False])
+@pytest.mark.parametrize("batch", ["dynamic", 2])
+def test_scans_are_nodes_of_the_runtime_or_composed_of_the_standards(
+    standard: bool, batch: Literal["dynamic"] | int, tmp_path: Path
+) -> None:
+    network = Network("graph", Scans().eval(), (Input("x", (6, 6)),), ("y",))
+    path = tmp_path / "graph.onnx"
+    export(network, path, batch=batch, standard=standard, tolerance=1e-5)  # raises if it differs
+    model = onnx.load(path)
+    assert [node.op_type for node in model.graph.node].count("LinearAttention") == (0 if standard else 3)
+    assert {one.domain for one in model.opset_import} == ({""} if standard else {"", "com.microsoft"})
 
 
 def optimised(path: Path) -> Counter[str]:

@@ -85,6 +85,7 @@ def export_bundle(
     quality: tuple[Quality, ...] = (),
     batch: Batch | None = None,
     external_data: bool = False,
+    standard: bool = False,
     pictures: int = samples.PICTURES,
 ) -> Manifest:
     """Writes a model as a bundle: its graphs, ``tokenizer.json``, ``README.md`` and ``manifest.json``.
@@ -105,6 +106,7 @@ def export_bundle(
         quality: the model's table, see ``pochade.pipelines.budget.read_quality``.
         batch: a number, or "dynamic" for any (None: any where the form can, else 1).
         external_data: weights in files beside the graphs, ``<graph>.data``, which ONNX Runtime maps into memory.
+        standard: graphs in ONNX have the standard's operators alone, see ``onnx.export``; those for NPUs always have.
         pictures: how many are sampled in ``precision`` and in float32, to be compared; 0 for none.
 
     Raises:
@@ -119,7 +121,8 @@ def export_bundle(
     precisions = parse_precision(precision or form.default_precision, form.precisions, form.name)
     if external_data and not form.external_data:
         raise PochadeError(f"external_data: given for {form.name}, allowed is onnx")
-    options = Options(form.batch(batch, precisions.values()), external_data)
+    calibrated = not set(CALIBRATED).isdisjoint(precisions.values())
+    options = Options(form.batch(batch, precisions.values()), external_data, standard or calibrated)
     size = plain(size)
     height, width = (size, size) if isinstance(size, int) else size or (pipe.default_size, pipe.default_size)
     for name, value in (("height", height), ("width", width)):
@@ -166,7 +169,6 @@ def export_bundle(
             count = pictures if form.runs_here() else 0
             _write_manifest(new, manifest)
             exact = samples.pictures(new, manifest, form, count)
-            calibrated = not set(CALIBRATED).isdisjoint(precisions.values())
             examples = samples.examples(new, manifest, form) if calibrated else {}
             manifest = replace(manifest, graphs=form.round(networks, new, graphs, precisions, examples))
             _write_manifest(new, manifest)

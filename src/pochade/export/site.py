@@ -81,7 +81,15 @@ def export_site(
     with atomic_folder(place) as new:
         depths = () if depth is None else (depth,)
         manifest = export_bundle(
-            pipe, new / MODEL, model, precision=precision, size=size, depths=depths, decoder=decoder, quality=quality
+            pipe,
+            new / MODEL,
+            model,
+            precision=precision,
+            size=size,
+            depths=depths,
+            decoder=decoder,
+            quality=quality,
+            standard=True,  # WebAssembly is slower by the runtime's own operator for scans
         )
         (new / MODEL / README).unlink()
         packed = {f"{MODEL}/{name}" for name in manifest.files if name != README}

@@ -14,8 +14,7 @@ from pochade.nn.cpu import inference
 from pochade.nn.layout import with_own_layout
 from pochade.nn.linear import Linear
 from pochade.nn.norms import LayerNorm, layer_norm
-from pochade.nn.scan import Inputs, bidirectional_scan, selective_scan, selective_scan_reference
-from pochade.nn.scan.exported import Scans, along, back, both_directions
+from pochade.nn.scan import Inputs, bidirectional_scan, operators, selective_scan, selective_scan_reference
 from pochade.nn.scan_orders import (
     DIRECTIONS,
     both_axes,
@@ -101,6 +100,8 @@ class Selection(nn.Module):
         """x [B, N, G E] and ``selection`` [B, N, G P] -> y [B, N, G E], from the first token to the last."""
         if self.groups == 1 and self.widen is None and inference.serves(x, self.dt_bias):
             return self.along(x, selection, kept_orders(DIRECTIONS[:1], 1, x.shape[1])[0])
+        if self.groups == 1 and self.is_exported:
+            return self.scan_paths(x, selection, [scan_order(DIRECTIONS[0], 1, x.shape[1])]) + x * self.D
         return selective_scan(x, *self.inputs(selection), self.D)
 
     def scan_both(self, x: Tensor, selection: Tensor) -> Tensor:
@@ -126,23 +127,13 @@ class Selection(nn.Module):
         """By what all groups together multiply x: [E]."""
         return torch.unflatten(self.D, 0, (self.groups, -1)).sum(0)
 
-    def scan_paths(self, x: Tensor, selection: Tensor, orders: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        """``scan_both`` along several paths for exported graphs, without D.
-
-        Args:
-            x: [B, N, E] in raster order.
-            selection: [B, N, G P], two groups for each path in turn, their tokens in its order.
-            orders: of each path and of the way back to raster order, both [N].
-
-        Returns:
-            [B, N, E] in raster order, the sum over the paths.
-        """
-        pairs = (len(orders), 2, -1)
-        dt, read, write = torch.split(torch.unflatten(selection.mT, 1, pairs), self.widths, dim=3)
-        bias, rates = (torch.unflatten(v.flatten(), 0, pairs) for v in (self.dt_bias, self.A_log))
-        scans = Scans(F.softplus(dt + bias[..., None]), -torch.exp(rates), read, write)
-        value = along(x, [order for order, _ in orders], rates.shape[2])
-        return back(both_directions(value, scans), [inverse for _, inverse in orders])
+    def scan_paths(self, x: Tensor, selection: Tensor, orders: Sequence[Tensor]) -> Tensor:
+        """The sum of all scans of x [B, N, E] by ``selection`` [B, N, G P], in raster order both, without D, for
+        exported graphs; ``orders``, G times [N], has that of each scan, the way back after the way there."""
+        inverses = torch.stack([inverse_order(order) for order in orders])
+        ways = min(self.groups, 2)
+        given = x, selection, self.dt_bias, self.A_log, torch.stack(list(orders)), inverses
+        return operators.scan_paths(*given, ways, self.widths[2])
 
 
 class FourDirectionScan(nn.Module):
@@ -201,18 +192,12 @@ class FourDirectionScan(nn.Module):
         if self.directions == 1:
             return self.selection.scan(x, selection)
         if self.selection.is_exported:
-            return self._scan_exported(x, selection, height, width)
+            orders = [scan_order(name, height, width, device=x.device) for name in DIRECTIONS[: self.directions]]
+            return self.selection.scan_paths(x, selection, orders) + x * self.selection.skip()
         if self.directions == 2:
             return self.selection.scan_both(x, selection)
         y = self.selection.scan_both(both_axes(x, height, width), own_axes(selection, height, width))
         return merge_axes(y, height, width)
-
-    def _scan_exported(self, x: Tensor, selection: Tensor, height: int, width: int) -> Tensor:
-        names = DIRECTIONS[: self.directions : 2]
-        orders = [scan_order(name, height, width, device=x.device) for name in names]
-        own = selection if len(names) == 1 else own_axes(selection, height, width)
-        paths = [(order, inverse_order(order)) for order in orders]
-        return self.selection.scan_paths(x, own, paths) + x * self.selection.skip()
 
 
 def four_direction_scan_reference(module: FourDirectionScan, u: Tensor, height: int, width: int) -> Tensor:

@@ -77,10 +77,11 @@ class ZigzagScan(nn.Module):
                 y = inference.depthwise(x, self.local.weight, self.local.bias, height, width, onto=y)
             return self.out(inference.gated_norm(y, self.norm, None, gate))
         order, inverse = self.orders(height, width, u.device) if orders is None else orders
-        selection = reorder(self.selection(u), order)
         if self.selection.is_exported:
-            y = self.selection.scan_paths(x, selection, [(order, inverse)]) + self._beside(x, height, width)
+            y = self.selection.scan_paths(x, self.selection(u), [order, order.flip(0)])
+            y = y + self._beside(x, height, width)
         else:
+            selection = reorder(self.selection(u), order)
             y = reorder(self.selection.scan_both(reorder(x, order), selection), inverse)
             if self.local is not None:
                 y = y + self.local(x, height, width)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from nn.scan.cases import FORMS, close, selective
@@ -90,18 +91,31 @@ def test_the_scan_of_exported_graphs(tokens, groups, heads, reverse):
         assert all(close(a, b, 1e-12) for a, b in zip(found, wanted, strict=True))
 
 
-@pytest.mark.parametrize("tokens", [5, 16, 70, 300])
-@pytest.mark.parametrize(("groups", "heads"), [(1, 4), (3, 12)])
-def test_both_directions_of_exported_graphs(tokens, groups, heads):
-    x, *forth, _ = selective("scalar", tokens, groups=groups, heads=heads)
+@pytest.mark.parametrize("tokens", [1, 5, 16, 70, 300])
+@pytest.mark.parametrize(("paths", "ways", "heads"), [(1, 1, 2), (1, 2, 4), (3, 2, 1)])
+def test_scans_along_paths_of_exported_graphs(tokens, paths, ways, heads):
+    scans, state, kind = paths * ways, 3, torch.double
+    x, selection = (torch.randn(2, tokens, n, dtype=kind) for n in (4 * heads, scans * (heads + 2 * state)))
+    bias, rates = torch.randn(scans, heads, dtype=kind), torch.randn(scans * heads, dtype=kind)
+    orders = [torch.randperm(tokens) for _ in range(paths)]
+    orders = [way for order in orders for way in (order, order.flip(0))[:ways]]
+    inverses = [order.argsort() for order in orders]
+    found = exported.scan_paths(x, selection, bias, rates, torch.stack(orders), torch.stack(inverses), ways, state)
+    wanted = torch.zeros_like(x)
+    for own, order, inverse, b, A in zip(
+        selection.chunk(scans, 2), orders, inverses, bias, rates.chunk(scans), strict=True
+    ):
+        dt, B, C = own[:, order].split((heads, state, state), dim=2)
+        y = selective_scan(x[:, order], F.softplus(dt + b), -A.exp(), B, C)
+        wanted += y[:, inverse]
+    assert close(found, wanted, 1e-12)
+
+
+def test_both_directions_are_the_sum_of_two_scans():
+    x, *forth, _ = selective("scalar", 70, groups=3, heads=12)
     back = [t.flip(0 if t.dim() == 1 else 1) for t in forth]
-    dt, A, B, C, D = (torch.stack(pair) for pair in zip(forth, back, strict=True))
-    steps, rates = torch.unflatten(dt.mT, 2, (groups, -1)).permute(1, 2, 0, 3, 4), torch.unflatten(A, 1, (groups, -1))
-    scans = exported.Scans(steps, rates.transpose(0, 1), *(t.permute(1, 3, 0, 4, 2) for t in (B, C)))
-    wanted = bidirectional_scan(Inputs(x, *forth), Inputs(x, *back))
-    y = exported.both_directions(exported.heads_first(x, heads), scans).transpose(1, 2).flatten(2)
-    assert close(y + x * D.sum(0), wanted, 1e-12)
-    assert close(wanted, selective_scan(x, *forth) + selective_scan(x, *back, reverse=True), 1e-12)
+    wanted = selective_scan(x, *forth) + selective_scan(x, *back, reverse=True)
+    assert close(bidirectional_scan(Inputs(x, *forth), Inputs(x, *back)), wanted, 1e-12)
 
 
 def test_values_go_along_paths_and_back():

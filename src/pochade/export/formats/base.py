@@ -32,6 +32,8 @@ class Options:
     """A number, or "dynamic" for any."""
     external_data: bool = False
     """Whether weights get files beside the graphs."""
+    standard: bool = False
+    """Whether graphs in ONNX have the standard's operators alone."""
 
 
 class Format(ABC):

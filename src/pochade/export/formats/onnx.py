@@ -39,7 +39,9 @@ class Onnx(Format):
         graphs: Graphs = {}
         for network in networks:
             path = folder / f"{network.name}.onnx"
-            written = onnx.export(network, path, batch=options.batch, external_data=options.external_data)
+            written = onnx.export(
+                network, path, batch=options.batch, external_data=options.external_data, standard=options.standard
+            )
             graph = described(
                 network,
                 path.name,

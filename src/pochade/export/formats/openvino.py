@@ -44,7 +44,8 @@ class OpenVino(Format):
         graphs: Graphs = {}
         for network in networks:
             with tempfile.TemporaryDirectory() as temporary:
-                written = onnx.export(network, Path(temporary) / f"{network.name}.onnx", batch=options.batch)
+                path = Path(temporary) / f"{network.name}.onnx"
+                written = onnx.export(network, path, batch=options.batch, standard=True)
                 with converting(f"{network.name}.xml"):
                     model = openvino.Core().read_model(written.path)
                     openvino.save_model(model, folder / f"{network.name}.xml", compress_to_fp16=False)

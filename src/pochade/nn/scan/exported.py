@@ -68,10 +68,38 @@ def selective_forward(inputs: Inputs, initial: Tensor | None, reverse: bool) -> 
     return y.to(x.dtype), of_channels(states.final), of_channels(found)
 
 
-def both_directions(value: Tensor, scans: Scans) -> Tensor:
-    """The sum of two scans of the values [B, H, N, P], from the first token to the last and from the last to the first,
-    without what skips them: [B, H, N, P]."""
-    return _scan(value, scans, [False, True], None)[0]
+def scan_paths(
+    x: Tensor,
+    selection: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    orders: Tensor,
+    inverses: Tensor,
+    ways: int,
+    state_size: int,
+) -> Tensor:
+    """The sum of scans of x along paths, without D.
+
+    Args:
+        x: [B, N, E] in raster order.
+        selection: [B, N, G P] in raster order, of each scan dt, B and C.
+        dt_bias: [G, R], added to dt before softplus. A_log: [G R], logarithms of -A.
+        orders: [G, N], in which order each scan meets the tokens. inverses: [G, N], the way back.
+        ways: 2 where each second scan goes the path of the one before it from its end, else 1.
+        state_size: S.
+
+    Returns:
+        [B, N, E] in raster order.
+    """
+    heads = dt_bias.shape[1]
+    paths, returns = orders[::ways].unbind(0), inverses[::ways].unbind(0)
+    parts = zip(selection.chunk(len(paths), dim=2), paths, strict=True)
+    own = torch.cat([part.index_select(1, order) for part, order in parts], 2).mT
+    widths = [heads, state_size, state_size]
+    dt, read, write = torch.split(torch.unflatten(own, 1, (len(paths), ways, -1)), widths, dim=3)
+    bias, rates = (torch.unflatten(v.flatten(), 0, (len(paths), ways, heads)) for v in (dt_bias, A_log))
+    scans = Scans(F.softplus(dt + bias[..., None]), -torch.exp(rates), read, write)
+    return back(_scan(along(x, paths, heads), scans, (False, True)[:ways], None)[0], returns)
 
 
 def heads_first(x: Tensor, heads: int) -> Tensor:
@@ -106,7 +134,7 @@ def back(value: Tensor, inverses: Sequence[Tensor]) -> Tensor:
 
 def _chunk(tokens: int, states: int) -> int:
     """Tokens in a chunk: their number is squared, and so is that of chunks, each of which has ``states``."""
-    return min(max(_SHORTEST, 1 << round(math.log2(tokens * states / 8) / 2)), _LONGEST, tokens)
+    return min(max(_SHORTEST, 2 ** round(math.log2(tokens * states / 8) / 2)), _LONGEST, tokens)
 
 
 def _scan(value: Tensor, scans: Scans, reverse: Sequence[bool], start: Tensor | None) -> tuple[Tensor, _States | None]:

@@ -61,7 +61,26 @@ def selective_scan_backward(
     return tuple(form(x.device).selective_backward(grad_y, grad_final, inputs, checkpoints, reverse))
 
 
+@operator
+def scan_paths(
+    x: Tensor,
+    selection: Tensor,
+    dt_bias: Tensor,
+    A_log: Tensor,
+    orders: Tensor,
+    inverses: Tensor,
+    ways: int,
+    state_size: int,
+) -> Tensor:
+    return exported.scan_paths(x, selection, dt_bias, A_log, orders, inverses, ways, state_size)
+
+
 # Shapes without values, for tracing.
+
+
+@torch.library.register_fake("pochade::scan_paths")
+def _(x: Tensor, *_: Any) -> Tensor:
+    return x.new_empty(x.shape)
 
 
 @torch.library.register_fake("pochade::linear_recurrence")
@@ -208,6 +227,7 @@ def _selective_scan(
 DECOMPOSITIONS: dict[Any, Callable[..., Any]] = {
     torch.ops.pochade.linear_recurrence.default: _linear_recurrence,
     torch.ops.pochade.selective_scan.default: _selective_scan,
+    torch.ops.pochade.scan_paths.default: exported.scan_paths,
 }
 """For ``ExportedProgram.run_decompositions``; ``torch.onnx.export`` finds them by itself."""
 for _operator_of, _rule in DECOMPOSITIONS.items():
