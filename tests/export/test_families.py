@@ -83,8 +83,10 @@ def test_a_bundle_of_every_family_gives_the_pictures_of_its_pipeline(
     pipe = pipeline(family, toy, **changes)
     depth = pipe.denoiser.input_spec().depth
     depths = (depth, depth + 1) if family == "lrf" and depth is not None else ()
-    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), form=form, depths=depths, pictures=0)
-    if family == "microforge":  # Shape is of the free batch alone
+    standard = family == "microforge"
+    options: dict[str, Any] = {"form": form, "depths": depths, "pictures": 0, "standard": standard}
+    manifest = export_bundle(pipe, tmp_path / "b", Model("toy"), **options)
+    if standard:  # Shape is of the free batch alone
         npu.prepare(tmp_path / "b" / manifest.graphs["denoiser"].file, tmp_path / "npu.onnx")
         assert set(npu.lacking(tmp_path / "npu.onnx")["QNN"]) <= {"Shape", "Softplus"}
     bundle = Bundle(tmp_path / "b")

@@ -206,22 +206,22 @@ def _linear_attention() -> Any:
     from onnxscript.values import Op, Opset
 
     Parameter, Attribute, kinds = OpSchema.FormalParameter, OpSchema.Attribute, OpSchema.AttrType
-    optional = {"param_option": OpSchema.FormalParameterOption.Optional}
+    optional = OpSchema.FormalParameterOption.Optional
+    given = [Parameter(name, "T") for name in ("query", "key", "value")]
+    given += [Parameter(name, "T", param_option=optional) for name in ("past_state", "decay")]
+    attributes = {
+        "q_num_heads": kinds.INT,
+        "kv_num_heads": kinds.INT,
+        "scale": kinds.FLOAT,
+        "update_rule": kinds.STRING,
+    }
     schema = OpSchema(
         "LinearAttention",
         "com.microsoft",
         1,
-        inputs=[
-            *(Parameter(name, "T") for name in ("query", "key", "value")),
-            *(Parameter(name, "T", **optional) for name in ("past_state", "decay")),
-        ],
+        inputs=given,
         outputs=[Parameter(name, "T") for name in ("output", "present_state")],
         type_constraints=[("T", ["tensor(float)"], "")],
-        attributes=[
-            Attribute("q_num_heads", kinds.INT),
-            Attribute("kv_num_heads", kinds.INT),
-            Attribute("scale", kinds.FLOAT),
-            Attribute("update_rule", kinds.STRING),
-        ],
+        attributes=[Attribute(name, kind) for name, kind in attributes.items()],
     )
     return Op(Opset(schema.domain, schema.since_version), schema.name, schema)
