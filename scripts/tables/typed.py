@@ -25,6 +25,9 @@ TYPED: dict[str, dict[str, str]] = {
         "| change | predicted | a call at 64 tokens, us | LiRA | MicroForge |": (
             "minima of rounds in turn in one process, no record kept"
         ),
+        "| how the scans of a block are laid out | predicted | LiRA, 64 / 256 / 1,024 tokens | MicroForge |": (
+            "minima of rounds in turn in one process, no record kept"
+        ),
         "| on an H100 | aim | measured |": "ranges over docs/benchmarks/gpu.json",
         "| change | measured, on a CPU | on a GPU |": "single runs, described in their row",
         "| scan | forward, before | now | backward, before | now |": "a comparison of two forms of the code, of which "
