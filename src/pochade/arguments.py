@@ -33,8 +33,11 @@ def is_given(value: object) -> bool:
 
 
 def is_number(value: Any) -> bool:
-    """Whether ``value`` is a finite number, numpy's included; True and False are none."""
-    return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    """Whether ``value`` is a number that is finite as a float, numpy's included; True and False are none."""
+    try:
+        return isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    except OverflowError:  # whole, and beyond what a float holds
+        return False
 
 
 def is_whole(value: Any) -> bool:

@@ -206,6 +206,14 @@ def _input(manifest: dict[str, Any], name: str) -> dict[str, Any]:
             lambda m: m["graphs"]["decoder"].update(data="a/../../w"),
             "damaged .files: 'a/../../w' given, must be within",
         ),
+        (lambda m: _input(m, "tokens")["shape"].__setitem__(0, -1), "damaged .graphs.denoiser.tokens.shape: .-1, "),
+        (lambda m: _input(m, "tokens")["shape"].__setitem__(0, 4), "damaged .graphs.denoiser.tokens.shape: .4, "),
+        (lambda m: _input(m, "mask").update(dtype="float32"), "damaged .graphs.denoiser.mask.dtype: 'float32' given"),
+        (lambda m: m.update(picture_psnr=10**400), "damaged .picture_psnr: 1000.* given, must be a number or none"),
+        (lambda m: m["latents"]["mean"].pop(), "damaged .latents: 3 means or deviations given for 4 channels"),
+        (lambda m: m["latents"].update(std=[0, 1, 1, 1]), "damaged .latents.std: 0 given, must be above 0"),
+        (lambda m: m.update(model_depth=-1), "damaged .model_depth: -1 given"),
+        (lambda m: m["depths"].update({"02": "denoiser"}), "damaged .depths: '02' given, must be whole numbers"),
         (lambda m: m["files"].update({"..": {"bytes": 1, "sha256": ""}}), "damaged .files: '..' given, must be within"),
     ],
 )
@@ -217,3 +225,16 @@ def test_a_manifest_that_is_damaged_or_newer(
     (tmp_path / "manifest.json").write_text(json.dumps(values))
     with pytest.raises(PochadeError, match=message):
         read_manifest(tmp_path)
+
+
+def test_files_of_a_bundle_that_are_something_else(editor: tuple[Path, Manifest], tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text("[" * 100_000)
+    with pytest.raises(PochadeError, match=r"manifest.json: damaged, not JSON"):
+        read_manifest(tmp_path)
+    values = json.loads(editor[1].to_json())
+    values["text"]["tokenizer"] = "decoder.onnx"
+    for name in values["files"]:
+        (tmp_path / name).write_bytes((editor[0] / name).read_bytes())
+    (tmp_path / "manifest.json").write_text(json.dumps(values))
+    with pytest.raises(PochadeError, match=r"decoder.onnx: no tokenizer \(stream did not contain valid UTF-8\)"):
+        Bundle(tmp_path).generate("a red apple", steps=1)

@@ -222,7 +222,7 @@ def read_manifest(folder: Path) -> Manifest:
         given: Any = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise PochadeError(f"bundle: {str(folder)!r} holds no readable {MANIFEST} ({error.strerror})") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PochadeError(f"{path}: damaged, not JSON ({error})") from None
     version = given.get("format") if isinstance(given, dict) else None
     if type(version) is not int or version < 1:
@@ -249,6 +249,10 @@ def _check(manifest: Manifest) -> None:
         )
         if side != cells * latents.downsampling:
             raise ValueError(f"{name} {side} is not {cells} cells of {latents.downsampling}")
+    for statistics in (latents.mean, latents.std):
+        if len(statistics) != latents.channels:
+            raise ValueError(f"latents: {len(statistics)} means or deviations given for {latents.channels} channels")
+    _check_all("latents.std", latents.std, lambda deviation: deviation > 0, "above 0")
     if sampling.method not in METHODS:
         raise ValueError(f"sampling: {sampling.method!r} given, allowed are {' and '.join(METHODS)}")
     _check_all("sampling.shift", (sampling.shift,), lambda shift: shift > 0, "above 0")
@@ -315,7 +319,14 @@ def _check_defaults(manifest: Manifest) -> None:
         check_count("quality.steps", row.steps)
     depths = (defaults.depth,) if manifest.depths else ()
     _check_all("defaults.depth", depths, lambda depth: str(depth) in manifest.depths, "one of depths")
-    _check_all("depths", manifest.depths, str.isdecimal, "numbers")
+    _check_all("depths", manifest.depths, _is_counted, "whole numbers above 0")
+    if manifest.model_depth is not None:
+        check_count("model_depth", manifest.model_depth)
+
+
+def _is_counted(text: str) -> bool:
+    """Whether a text is a whole number above 0, as Python writes it."""
+    return text.isdecimal() and text == str(int(text)) and text != "0"
 
 
 def _check_graphs(manifest: Manifest) -> None:
@@ -323,19 +334,23 @@ def _check_graphs(manifest: Manifest) -> None:
     cells = (manifest.latents.channels, manifest.latents.height, manifest.latents.width)
     read = (0 if manifest.text is None else manifest.text.max_tokens,)
     # By name, without the batch: what one graph gives, another takes.
-    known: dict[str, tuple[int | None, ...]] = {
+    shapes: dict[str, tuple[int | None, ...]] = {
         **{"latents": cells, "velocity": cells, "source": cells, "source_mask": (1, *cells[1:])},
         **{"images": (3, manifest.height, manifest.width), "ids": read, "mask": read},
         **{"t": (), "task": (), "class_label": ()},
     }
+    kinds, batches = dict[str, str](), dict[str, int | None]()
     for name, graph in manifest.graphs.items():
         values = {value.name: value for value in (*graph.inputs, *graph.outputs)}
         for value in values.values():
             path, (batch, *sides) = f"graphs.{name}.{value.name}", value.shape or (0,)
-            shape = known.setdefault(value.name.removeprefix("next_"), tuple(sides))
-            if shape != tuple(sides) or None in sides or batch == 0:
-                raise ValueError(f"{path}.shape: {shown(value.shape)} given, must be {[None, *shape]}")
-            _check_all(f"{path}.dtype", (value.dtype,), DTYPES.__contains__, f"of {', '.join(DTYPES)}")
+            shape = shapes.setdefault(value.name.removeprefix("next_"), tuple(sides))
+            rows = batches.setdefault(name, batch)
+            if shape != tuple(sides) or None in sides or batch != rows or (batch is not None and batch < 1):
+                raise ValueError(f"{path}.shape: {shown(value.shape)} given, must be {[rows, *shape]}")
+            kind = kinds.setdefault(value.name.removeprefix("next_"), value.dtype)
+            allowed = DTYPES if kind == value.dtype else (kind,)
+            _check_all(f"{path}.dtype", (value.dtype,), allowed.__contains__, f"of {', '.join(allowed)}")
         needed = _ENDS.get(name, ("latents", "t", "velocity"))
         for one in needed:
             if one not in values:

@@ -58,7 +58,11 @@ class Prompts:
 
             assert self._text is not None
             assert self._text.tokenizer is not None
-            self._tokenizer = Tokenizer.from_file(str(self._graphs.check_file(self._text.tokenizer)))
+            path = self._graphs.check_file(self._text.tokenizer)
+            try:
+                self._tokenizer = Tokenizer.from_file(str(path))
+            except Exception as error:  # the library raises that type itself
+                raise PochadeError(f"{path}: no tokenizer ({error})") from None
         return self._tokenizer
 
     @staticmethod
