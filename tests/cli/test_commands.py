@@ -211,7 +211,7 @@ def test_a_missing_input_is_said_before_an_output_that_exists(
 def test_export(capsys: Any, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--size", "20", code=2)
-    assert "height: 20 given, allowed are multiples of 16" in done.error
+    assert "size: 20 given, allowed are multiples of 16" in done.error
     assert not (tmp_path / "two").exists()
     done = cli(capsys, "export", str(toy_pipeline_folder), str(tmp_path / "two"), "--depth", "1000", code=2)
     assert "depth: 1000 given, allowed are 1 to" in done.error

@@ -191,8 +191,6 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
             raise PochadeError(f"regions: {regions!r} given, allowed is {allowed}")
         if sample_size % patch_size:
             raise PochadeError(f"sample_size: {sample_size} given, allowed are multiples of patch_size, {patch_size}")
-        if modulation == "grouped" and dim % modulation_groups:
-            raise PochadeError(f"modulation_groups: {modulation_groups} given, allowed are the divisors of dim, {dim}")
         if attention_every > blocks:
             raise PochadeError(f"attention_every: {attention_every} given, allowed are 0 to {blocks}, the blocks")
         for name, changed in (("depthwise", not depthwise), ("depthwise_kernel", depthwise_kernel != KERNELS[0])):
@@ -227,6 +225,8 @@ class MicroForgeDenoiser(DenoiserModel, ModelMixin):  # in the module's namespac
                 f"image_prompt_dim: {image_prompt_dim} given, allowed is 0 without text and plan_tokens: no block has "
                 "cross-attention"
             )
+        if modulation == "grouped" and dim % modulation_groups:
+            raise PochadeError(f"modulation_groups: {modulation_groups} given, allowed are the divisors of dim, {dim}")
         vectors = 9 if attends else 6
         self.modulations = (
             GroupedModulation(dim, vectors, blocks, modulation_groups)
