@@ -90,6 +90,23 @@ class NormOfSum(nn.Module):
         return self.norm(torch.tanh(x) + y)
 
 
+class Convolutions(nn.Module):
+    """Of 6 and 9 channels: two of one tensor with one weight, one in steps; then with groups, 1 x 1, and to 5
+    channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.wide, self.steps = nn.Conv2d(6, 8, 3, padding=1), nn.Conv2d(9, 4, 1, stride=2)
+        self.grouped, self.product = nn.Conv2d(18, 12, 3, groups=2), nn.Conv2d(6, 8, 1)
+        self.few = nn.Conv2d(6, 5, 3)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        wide = torch.tanh(self.wide(x)) + F.conv2d(x, self.wide.weight, padding=1)
+        grouped = self.grouped(torch.cat((y, y + 1), 1))
+        found = (wide, self.steps(y), grouped, self.product(torch.tanh(x)), self.few(torch.tanh(x)))
+        return torch.cat([one.flatten(1) for one in found], 1)
+
+
 class Scans(nn.Module):
     """Of a token grid of 2 x 3: in four directions, along a zigzag, and in one alone."""
 
@@ -115,6 +132,7 @@ CASES = {
     "divided products": (Divided(), [(5, 6)], {"Split": 1}),
     "linear attention": (Positive(), [(2, 9, 4)] * 3, {"Elu": 0, "ReduceMean": 0, "Exp": 2}),
     "norm of a sum": (NormOfSum(), [(5, 6), (5, 6)], {"SkipLayerNormalization": 0, "LayerNormalization": 1}),
+    "convolutions": (Convolutions(), [(6, 5, 7), (9, 5, 7)], {"Pad": 2, "Conv": 6}),
 }
 
 

@@ -25,7 +25,7 @@ from pochade.export.networks import (
 )
 from pochade.export.operators import translations
 from pochade.export.parity import TOLERANCE, Input, check
-from pochade.export.weights import data_of, divide_products, replacing, save_model, transpose_weights
+from pochade.export.weights import data_of, divide_products, pad_channels, replacing, save_model, transpose_weights
 from pochade.text_encoders.base import PromptEncoder
 
 OPSET = 20
@@ -177,6 +177,7 @@ def export(
         _strip(model)
         transpose_weights(model)
         divide_products(model)
+        pad_channels(model)
         save_model(model, temporary, external_data)
         batches = (1, 3) if batch == "dynamic" else (batch,)
         difference = check(temporary, module, inputs, batches=batches, tolerance=tolerance)

@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,8 @@ _WIDENING = ("DequantizeLinear", "Reshape", "Transpose")
 _LEAST_CHANNEL = 64
 """Numbers that a channel of a convolution has which is stored in 8 bits."""
 _LARGEST_FP16 = 65504.0
+_VECTOR = 4
+"""Channels that ONNX Runtime's convolutions on WebGPU read and write at once."""
 _LIMIT = 2**31 - 2**24
 """Bytes of weights that a single ONNX file can hold, with some left for the graph."""
 
@@ -306,3 +308,51 @@ def _ends(split: Any, weights: Mapping[str, Any], axes: int | None, width: int) 
         return [] if sizes is None else numpy_helper.to_array(sizes).cumsum().tolist()
     size = -(-width // attributes["num_outputs"])
     return [min(size * (i + 1), width) for i in range(attributes["num_outputs"])]
+
+
+def pad_channels(model: Any) -> None:
+    """Gives convolutions of 6, 9, 15, 18 and so on channels zeros for more, up to a multiple of ``_VECTOR``.
+
+    ONNX Runtime's kernel for WebGPU (to 1.31) reads channels by threes where their number is a multiple of 3 and not of
+    4, but counts them by fours: all but the first three are wrong ones. Only where it writes a multiple of 4, and not
+    in convolutions that are products, 1 x 1, or have groups.
+    """
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    weights = {i.name: i for i in graph.initializer}
+    nodes: list[Any] = []
+    padded: dict[str, str] = {}
+
+    def add(name: str, values: np.ndarray) -> None:
+        graph.initializer.append(numpy_helper.from_array(values, name))
+
+    for node in graph.node:
+        weight = weights.get(node.input[1]) if node.op_type == "Conv" else None
+        if weight is not None and _misread(node, weight.dims):
+            x, name = node.input[:2]
+            axes, missing = len(weight.dims), -weight.dims[1] % _VECTOR
+            if x not in padded:
+                padded[x] = f"{x}_padded"
+                add(f"{x}_pads", np.array([0] * (axes + 1) + [missing] + [0] * (axes - 2)))
+                nodes.append(helper.make_node("Pad", [x, f"{x}_pads"], [padded[x]], name=padded[x]))
+            if name not in padded:
+                padded[name] = f"{name}_padded"
+                add(padded[name], np.pad(numpy_helper.to_array(weight), [(0, 0), (0, missing)] + [(0, 0)] * (axes - 2)))
+            node.input[0], node.input[1] = padded[x], padded[name]
+        nodes.append(node)
+    graph.ClearField("node")
+    graph.node.extend(nodes)
+    used = {name for node in nodes for name in node.input}
+    for name in (padded.keys() & weights.keys()) - used:
+        graph.initializer.remove(weights[name])
+
+
+def _misread(convolution: Any, shape: Sequence[int]) -> bool:
+    """Whether a weight of the shape (out, in, kernel) is one that ``pad_channels`` is for."""
+    attributes = {a.name: a for a in convolution.attribute}
+    steps = attributes["strides"].ints if "strides" in attributes else []
+    grouped = "group" in attributes and attributes["group"].i > 1
+    written, read, *kernel = shape
+    misread = read > 3 and read % 3 == 0 and read % _VECTOR != 0 and written % _VECTOR == 0
+    return misread and not grouped and max(*kernel, *steps) > 1

@@ -1,16 +1,15 @@
 """A page of a toy model, a browser without a window, and pages in it that complain of nothing."""
 
-import gzip
 import re
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from conftest import save_toy_decoder
 from export.web.browsing import PATIENCE, PLAIN
-from export.web.serving import Host, serve
+from export.web.serving import Host, serve, unpacked
 from once import made_once
 from pochade.runtime.manifest import Quality
 
@@ -34,14 +33,24 @@ def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def toy_site_with_a_decoder(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a toy model with a small decoder, in float32. Read only."""
+    from pochade.export.bundle import model_facts
+    from pochade.export.site import export_site
+    from pochade.pipelines.text_to_image import TextToImagePipeline
+
+    def make(place: Path) -> None:
+        pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+        decoder = save_toy_decoder(tmp_path_factory.mktemp("decoders") / "tiny")
+        export_site(pipe, place, model_facts("toy", toy_pipeline_folder), precision="fp32", size=32, decoder=decoder)
+
+    return made_once(tmp_path_factory, "toy-site-with-a-decoder", make)
+
+
+@pytest.fixture(scope="session")
 def toy_bundle(toy_site: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bundle that the page holds, unpacked."""
-    folder = tmp_path_factory.mktemp("bundles") / "toy"
-    folder.mkdir()
-    shutil.copyfile(toy_site / "model" / "manifest.json", folder / "manifest.json")
-    for path in (toy_site / "model").glob("*.gz"):
-        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
-    return folder
+    return unpacked(toy_site, tmp_path_factory.mktemp("bundles") / "toy")
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,10 @@
 """A static server for the tests of the page, with the faults that real ones have."""
 
 import functools
+import gzip
 import http.server
 import re
+import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -107,3 +109,12 @@ def serve(folder: Path, prefix: str = "/", port: int = 0) -> Iterator[Host]:
         finally:
             server.shutdown()
             thread.join()
+
+
+def unpacked(site: Path, folder: Path) -> Path:
+    """The bundle that a page holds, in a new folder."""
+    folder.mkdir()
+    shutil.copyfile(site / "model" / "manifest.json", folder / "manifest.json")
+    for path in (site / "model").glob("*.gz"):
+        (folder / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    return folder

@@ -13,7 +13,7 @@ from playwright.sync_api import expect
 
 from cli.run import cli
 from export.web.browsing import FLAGS, PATIENCE, PLAIN, find_browser
-from export.web.serving import Host, serve
+from export.web.serving import Host, serve, unpacked
 from pochade.arguments import MIDDLE
 from pochade.export.onnxruntime_web import VERSION
 from pochade.pipelines.metadata import read_metadata
@@ -314,12 +314,14 @@ def test_a_small_phone(visitor: Open, view: str, width: int, height: int) -> Non
         assert box["y"] + box["height"] <= height
 
 
-def test_a_gpu_gives_the_same_picture(browser: Any, host: Host, toy_bundle: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("site", ["toy_site", "toy_site_with_a_decoder"])
+def test_a_gpu_gives_the_same_picture(site: str, browser: Any, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    folder = request.getfixturevalue(site)
     flags = (*FLAGS, "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader", "--use-vulkan=swiftshader")
     launched = browser.browser_type.launch(
         executable_path=find_browser(), args=[*flags, "--enable-features=Vulkan"], timeout=PATIENCE
     )
-    with closing(launched) as chromium:
+    with serve(folder) as host, closing(launched) as chromium:
         page = chromium.new_page()
         page.set_default_timeout(PATIENCE)
         page.goto(f"{host.url}?backend=webgpu")
@@ -329,4 +331,5 @@ def test_a_gpu_gives_the_same_picture(browser: Any, host: Host, toy_bundle: Path
         expect(page.locator("body")).to_have_attribute("data-backend", "webgpu")
         create(page, "a red apple", 9)
         page.click(FINISHED)
-        near(saved(page, tmp_path), Bundle(toy_bundle).generate("a red apple", seed=9, steps=2).image)
+        bundle = Bundle(unpacked(folder, tmp_path / "bundle"))
+        near(saved(page, tmp_path), bundle.generate("a red apple", seed=9, steps=2).image)
