@@ -176,8 +176,8 @@ def test_errors_of_libraries_are_one_line(toy_bundle: Path, tmp_path: Path) -> N
     said = json.loads((bundle / "manifest.json").read_text())
     said["files"]["tokenizer.json"] = {"bytes": 2, "sha256": sha256(bundle / "tokenizer.json")}
     (bundle / "manifest.json").write_text(json.dumps(said))
-    done = alone(str(bundle), "a cat", "-o", str(tmp_path / "cat.png"), code=1)
-    assert done.stderr.startswith("error: unexpected ")
+    done = alone(str(bundle), "a cat", "-o", str(tmp_path / "cat.png"), code=2)
+    assert done.stderr.startswith(f"error: {bundle / 'tokenizer.json'}: no tokenizer (Model missing")
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "cat.png").exists()
 
