@@ -173,7 +173,7 @@ def _input(manifest: dict[str, Any], name: str) -> dict[str, Any]:
         (lambda m: m["sampling"]["times"].update({"2": [1, None, 0]}), "damaged .sampling.times: "),
         (lambda m: m["sampling"].update(shift=0), "damaged .sampling.shift: 0 given, must be above 0"),
         (lambda m: m.update(tasks="generate"), "damaged .tasks: 'generate' given, must be a list, each a text"),
-        (lambda m: m.update(tasks=["paint"]), "damaged .tasks: 'paint' given, must be of generate, edit, "),
+        (lambda m: m.update(tasks=["colour"]), "damaged .tasks: 'colour' given, must be of generate, edit, "),
         (lambda m: m["text"].update(closing_tokens=None), "damaged .text.closing_tokens: None given, must be a whole"),
         (
             lambda m: m["text"].update(closing_tokens=33),

@@ -14,7 +14,7 @@ def check_dtype(name: str, x: Tensor, network: Any, weight: Tensor) -> None:
     Args:
         name: of the argument.
         x: what is given.
-        network: a model of diffusers. It is asked for its type, which takes long, where that of ``weight`` is another.
+        network: a model of diffusers. Its ``dtype`` is slow to read, and read where that of ``weight`` is another.
         weight: one of its weights.
     """
     if x.dtype == weight.dtype or (x.is_floating_point() and (autocasts(x) or x.dtype == network.dtype)):

@@ -28,7 +28,7 @@ from ..arguments import (
     path_text,
     plain,
 )
-from ..errors import FailureError, PochadeError
+from ..errors import PochadeError
 from ..files import sha256
 from ..version import __version__
 from .budget import (
@@ -51,7 +51,7 @@ from .manifest import MANIFEST, OWN_DECODER, TASKS, WITHOUT_SOURCE, Manifest, re
 from .masks import crop_around, lay_over, read_mask, shown_of, transparent
 from .networks import Call, Networks
 from .options import Given, Options, check_options
-from .pictures import Picture, is_nearly_flat, on_white, read_grey, read_picture, to_array, to_image
+from .pictures import Picture, check_result, is_nearly_flat, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
 from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning
 
@@ -134,7 +134,7 @@ class Bundle:
         call = self._call(prompt, usual_interval=self.manifest.defaults.guidance_interval, **options)
         tiles = Tiles(self._networks.cells, self._networks.cells)
         pixels = self._networks.decode(self._networks.sample(call, tiles, {}, 1.0), tiles)
-        _check_picture(pixels)
+        check_result(pixels)
         return self._picture(call, to_image(pixels), "generate", {})
 
     def check(self, prompt: str, **options: Unpack[Options]) -> None:
@@ -443,7 +443,7 @@ class Bundle:
                 conditioning["source"] = self._networks.encode(np.where(hole, np.float32(HOLE), shown), tiles)
         sampled = self._networks.sample(call, tiles, conditioning, strength, latents, cells, constrain)
         pixels = self._networks.decode(sampled, tiles)
-        _check_picture(pixels, may_be_flat=is_part or is_nearly_flat(shown))
+        check_result(pixels, may_be_flat=is_part or is_nearly_flat(shown))
         return canvas.take(pixels)
 
     def _picture(self, call: Call, image: Image.Image, task: str, more: Mapping[str, Any]) -> Picture:
@@ -489,13 +489,3 @@ def _size(image: np.ndarray) -> tuple[int, int]:
 def _named(name: str, given: Given) -> dict[str, str]:
     """A file and its digest, for the recipe."""
     return {} if isinstance(given, Image.Image) else {name: str(given), f"{name}_sha256": sha256(Path(given))}
-
-
-def _check_picture(pixels: np.ndarray, *, may_be_flat: bool = False) -> None:
-    """Raises FailureError for pixels [H, W, 3] that are not finite, or of one colour as a file would show them, unless
-    they ``may_be_flat``."""
-    if not np.isfinite(pixels).all():
-        raise FailureError("picture: NaN came out, which is no picture")
-    colours = (pixels * 255).round().reshape(-1, 3)
-    if not may_be_flat and (colours == colours[0]).all():
-        raise FailureError("picture: one flat colour came out, which is no picture")

@@ -13,7 +13,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ..arguments import path_text
-from ..errors import PochadeError
+from ..errors import FailureError, PochadeError
 from ..files import atomic_file, sha256, write_new
 from .decode import check_picture, load_image, upright_grey, upright_rgb
 from .masks import EditingWarning
@@ -188,6 +188,16 @@ def is_nearly_flat(pixels: np.ndarray) -> bool:
     some = pixels[:: 1 + len(pixels) // SEEN, :: 1 + pixels.shape[1] // SEEN].reshape(-1, 3)
     apart = np.abs(some - np.median(some, axis=0)).max(-1)
     return bool((apart <= HAIR / 255).mean() >= 0.9)
+
+
+def check_result(pixels: np.ndarray, *, may_be_flat: bool = False) -> None:
+    """Raises FailureError for pixels [H, W, 3] that are not finite, or of one colour as a file would show them, unless
+    they ``may_be_flat``."""
+    if not np.isfinite(pixels).all():
+        raise FailureError("picture: NaN came out, which is no picture")
+    colours = (pixels * 255).round().reshape(-1, 3)
+    if not may_be_flat and (colours == colours[0]).all():
+        raise FailureError("picture: one flat colour came out, which is no picture")
 
 
 def on_white(image: Image.Image) -> Image.Image:

@@ -61,18 +61,7 @@ def selective_scan_backward(
     return tuple(form(x.device).selective_backward(grad_y, grad_final, inputs, checkpoints, reverse))
 
 
-@operator
-def scan_paths(
-    x: Tensor,
-    selection: Tensor,
-    dt_bias: Tensor,
-    A_log: Tensor,
-    orders: Tensor,
-    inverses: Tensor,
-    ways: int,
-    state_size: int,
-) -> Tensor:
-    return exported.scan_paths(x, selection, dt_bias, A_log, orders, inverses, ways, state_size)
+scan_paths = operator(exported.scan_paths)
 
 
 # Shapes without values, for tracing.
@@ -163,17 +152,9 @@ def _differentiate_selective(ctx: Any, grad_y: Tensor, grad_final: Tensor, _: Te
     return *(None if kind is None else g.to(kind) for g, kind in zip(gradients, ctx.types, strict=True)), None
 
 
-def _compose_selective(
-    x: Tensor,
-    dt: Tensor,
-    A: Tensor,
-    B: Tensor,
-    C: Tensor,
-    D: Tensor | None,
-    initial: Tensor | None,
-    reverse: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return composed.selective_forward(Inputs(x, dt, A, B, C, D), initial, reverse)
+def _compose_selective(*given: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *tensors, initial, reverse = given
+    return composed.selective_forward(Inputs(*tensors), initial, reverse)
 
 
 differentiable(selective_scan, _compose_selective, _keep_selective, _differentiate_selective)
