@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from pochade.errors import PochadeError
 from pochade.nn.linear import Linear
+from pochade.nn.norms import without_autocast
 
 _PART = 2**18
 """Numbers mixed at a time where no gradient is kept: what a processor's cache holds."""
@@ -62,7 +63,7 @@ def manhattan_decay(x: Tensor, gamma: Tensor, height: int, width: int) -> Tensor
         given = f"{list(x.shape)} given for a grid of {height} x {width}"
         raise PochadeError(f"x: {given}, must be [B, {height * width}, multiple of {heads} heads]")
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         along_height, along_width = (_axis_decay(gamma.to(dtype), n) for n in (height, width))
         grid = x.to(dtype).view(-1, height, width, heads, x.shape[2] // heads).permute(3, 2, 0, 1, 4)
         step = heads

@@ -5,6 +5,9 @@ then copies between two types, and every token travels at twice its size. The fu
 inside the kernel, and read and write the type of their input.
 """
 
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -16,6 +19,11 @@ _AUTOCAST = frozenset(kind for kind in ("cpu", "cuda", "mps", "xpu") if torch.am
 def autocasts(x: Tensor) -> bool:
     """Whether autocast is on for the device of x."""
     return x.device.type in _AUTOCAST and torch.is_autocast_enabled(x.device.type)
+
+
+def without_autocast(x: Tensor) -> AbstractContextManager[Any]:
+    """Within it products on the device of x take their factors as they are."""
+    return torch.autocast(x.device.type, enabled=False) if autocasts(x) else nullcontext()
 
 
 def as_stream(x: Tensor) -> Tensor:

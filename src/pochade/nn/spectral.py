@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pochade.errors import PochadeError
+from pochade.nn.norms import without_autocast
 
 Transform = Literal["auto", "fft", "dft"]
 Weights = tuple[Tensor, Tensor, Tensor, Tensor]
@@ -95,7 +96,7 @@ def spectral_mix(
     elif transform == "auto":
         transform = "dft" if height + width <= _DFT_LIMIT else "fft"
     dtype = torch.promote_types(x.dtype, torch.float32)
-    with torch.autocast(x.device.type, enabled=False):
+    with without_autocast(x):
         layers = [_real_form(w.to(dtype), b.to(dtype)) for w, b in (weights[:2], weights[2:])]
         tokens = x.to(dtype)
         if transform == "fft":

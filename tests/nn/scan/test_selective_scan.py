@@ -186,6 +186,16 @@ def test_half_inputs_keep_a_wide_state(form, structure, half):
     assert close(found[1], expected[1], 1e-5)
 
 
+def test_autocast_leaves_states_wide(form, structure):
+    """With its products in half precision the gradients would be wrong by 1e-2."""
+    tensors = selective(structure, 300, dtype=torch.float32)
+    with use_backend(form):
+        expected = everything(selective_scan, tensors)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = everything(selective_scan, tensors)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_an_empty_batch(form, structure):
     tensors = selective(structure, 70, batch=0)
     with use_backend(form):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from pochade.nn.attention import CrossAttention
 from pochade.nn.feedforward import FeedForward
-from pochade.nn.norms import as_stream, layer_norm, rms_norm
+from pochade.nn.norms import as_stream, layer_norm, rms_norm, without_autocast
 from pochade.types import Conditioning
 
 
@@ -21,7 +21,7 @@ def mean_cosine(plan: Tensor) -> Tensor:
 def mean_squared_cosine(plan: Tensor) -> Tensor:
     """Mean square of the cosine between different tokens of each plan [B, K, D]: [B], 0 where all are orthogonal."""
     count = plan.shape[1]
-    with torch.autocast(plan.device.type, enabled=False):
+    with without_autocast(plan):
         tokens = F.normalize(plan.float(), dim=-1)
         cosines = tokens @ tokens.transpose(1, 2)
     return (cosines.square().sum((1, 2)) - count) / (count * (count - 1))

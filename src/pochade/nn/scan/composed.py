@@ -2,7 +2,8 @@
 
 No loop runs over the tokens of a graph, so that it does not grow with them, and nothing is divided by running
 products, which underflow. Inside, channels are [G, R], group and channel in the group, and reversed scans are
-forward ones of flipped tokens. Signatures: ``contract``.
+forward ones of flipped tokens. Autocast is off here: it would round the factors of products, and states with them.
+Signatures: ``contract``.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pochade.nn.norms import without_autocast
 from pochade.nn.scan.contract import CHUNK, Gradients, Inputs, state_dtype
 
 Solver = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -101,53 +103,56 @@ def _ordered(t: Tensor, reverse: bool) -> Tensor:
 def selective_forward(
     inputs: Inputs, initial: Tensor | None, reverse: bool, *, segment: int = _SEGMENT
 ) -> tuple[Tensor, Tensor, Tensor]:
-    dtype = state_dtype(*inputs)
-    x, dt, A, B, C = _grouped(inputs, dtype, reverse)
-    tokens, groups = x.shape[1:3]
-    zeros = x.new_zeros(*x[:, 0].shape, B.shape[3])
-    start = zeros if initial is None else torch.unflatten(initial.to(dtype), 1, (groups, -1))
-    if inputs.A.dim() == 1:
-        y, final, checkpoints = _matrix_forward(x, dt, A, B, C, start)
-    else:
-        outputs, kept, final = list[Tensor](), list[Tensor](), start
-        for first in range(0, tokens, segment):
-            part = slice(first, first + segment)
-            _, found, h = _states(x[:, part], dt[:, part], A, B[:, part], final)
-            outputs.append((h @ C[:, part, :, :, None])[..., 0])
-            kept.append(found[:, ::CHUNK])
-            final = h[:, -1]
-        y, checkpoints = torch.cat(outputs, 1), torch.cat(kept, 1)
-    y = y.flatten(2)
-    if inputs.D is not None:
-        y = y + x.flatten(2) * inputs.D.to(dtype)
-    return _ordered(y, reverse).to(inputs.x.dtype), final.flatten(1, 2), checkpoints.flatten(2, 3)
+    with without_autocast(inputs.x):
+        dtype = state_dtype(*inputs)
+        x, dt, A, B, C = _grouped(inputs, dtype, reverse)
+        tokens, groups = x.shape[1:3]
+        zeros = x.new_zeros(*x[:, 0].shape, B.shape[3])
+        start = zeros if initial is None else torch.unflatten(initial.to(dtype), 1, (groups, -1))
+        if inputs.A.dim() == 1:
+            y, final, checkpoints = _matrix_forward(x, dt, A, B, C, start)
+        else:
+            outputs, kept, final = list[Tensor](), list[Tensor](), start
+            for first in range(0, tokens, segment):
+                part = slice(first, first + segment)
+                _, found, h = _states(x[:, part], dt[:, part], A, B[:, part], final)
+                outputs.append((h @ C[:, part, :, :, None])[..., 0])
+                kept.append(found[:, ::CHUNK])
+                final = h[:, -1]
+            y, checkpoints = torch.cat(outputs, 1), torch.cat(kept, 1)
+        y = y.flatten(2)
+        if inputs.D is not None:
+            y = y + x.flatten(2) * inputs.D.to(dtype)
+        return _ordered(y, reverse).to(inputs.x.dtype), final.flatten(1, 2), checkpoints.flatten(2, 3)
 
 
 def selective_backward(
     grad_y: Tensor, grad_final: Tensor, inputs: Inputs, checkpoints: Tensor, reverse: bool
 ) -> Gradients:
-    dtype = checkpoints.dtype
-    x, dt, A, B, C = _grouped(inputs, dtype, reverse)
-    groups = B.shape[2]
-    gy = torch.unflatten(_ordered(grad_y.to(dtype), reverse), 2, (groups, -1))
-    carry, kept = torch.unflatten(grad_final.to(dtype), 1, (groups, -1)), torch.unflatten(checkpoints, 2, (groups, -1))
-    if inputs.A.dim() == 1:
-        to_x, to_dt, to_A, to_B, to_C, carry = _matrix_backward(gy, carry, x, dt, A, B, C, kept)
-    else:
-        to_A, pieces = torch.zeros_like(A), list[list[Tensor]]()
-        for first in reversed(range(0, x.shape[1], _SEGMENT)):
-            part = slice(first, first + _SEGMENT)
-            piece = x[:, part], dt[:, part], A, B[:, part], C[:, part]
-            of_A, carry, *others = _segment_backward(gy[:, part], carry, *piece, kept[:, first // CHUNK])
-            to_A = to_A + of_A
-            pieces.insert(0, others)
-        to_x, to_dt, to_B, to_C = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
-    to_x, to_dt = to_x.flatten(2), to_dt.flatten(2)
-    to_D = (gy * x).sum((0, 1)).flatten()
-    if inputs.D is not None:
-        to_x = to_x + gy.flatten(2) * inputs.D.to(dtype)
-    to_x, to_dt, to_B, to_C = (_ordered(t, reverse) for t in (to_x, to_dt, to_B, to_C))
-    return Gradients(to_x, to_dt, to_A.reshape(inputs.A.shape), to_B, to_C, to_D, carry.flatten(1, 2))
+    with without_autocast(inputs.x):
+        dtype = checkpoints.dtype
+        x, dt, A, B, C = _grouped(inputs, dtype, reverse)
+        groups = B.shape[2]
+        gy = torch.unflatten(_ordered(grad_y.to(dtype), reverse), 2, (groups, -1))
+        carry = torch.unflatten(grad_final.to(dtype), 1, (groups, -1))
+        kept = torch.unflatten(checkpoints, 2, (groups, -1))
+        if inputs.A.dim() == 1:
+            to_x, to_dt, to_A, to_B, to_C, carry = _matrix_backward(gy, carry, x, dt, A, B, C, kept)
+        else:
+            to_A, pieces = torch.zeros_like(A), list[list[Tensor]]()
+            for first in reversed(range(0, x.shape[1], _SEGMENT)):
+                part = slice(first, first + _SEGMENT)
+                piece = x[:, part], dt[:, part], A, B[:, part], C[:, part]
+                of_A, carry, *others = _segment_backward(gy[:, part], carry, *piece, kept[:, first // CHUNK])
+                to_A = to_A + of_A
+                pieces.insert(0, others)
+            to_x, to_dt, to_B, to_C = (torch.cat(parts, 1) for parts in zip(*pieces, strict=True))
+        to_x, to_dt = to_x.flatten(2), to_dt.flatten(2)
+        to_D = (gy * x).sum((0, 1)).flatten()
+        if inputs.D is not None:
+            to_x = to_x + gy.flatten(2) * inputs.D.to(dtype)
+        to_x, to_dt, to_B, to_C = (_ordered(t, reverse) for t in (to_x, to_dt, to_B, to_C))
+        return Gradients(to_x, to_dt, to_A.reshape(inputs.A.shape), to_B, to_C, to_D, carry.flatten(1, 2))
 
 
 def _grouped(inputs: Inputs, dtype: torch.dtype, reverse: bool) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
