@@ -22,9 +22,10 @@ from pochade.nn.scan.backends import backend
 
 
 @functools.cache
-def _compiled() -> tuple[Any, Any]:
-    """The loops, and the threads that run them."""
-    return importlib.import_module("pochade.nn.cpu.loops"), importlib.import_module("pochade.nn.cpu.threads").threads
+def _compiled(name: str = "loops") -> tuple[Any, Any]:
+    """The loops of a module, and the threads that run them."""
+    loops, threads = (importlib.import_module(f"pochade.nn.cpu.{part}") for part in (name, "threads"))
+    return loops, threads.threads
 
 
 P = ParamSpec("P")
@@ -258,7 +259,7 @@ def text_state(key_value: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
     Returns:
         [B, heads, d, d].
     """
-    loops, threads = _compiled()
+    loops, threads = _compiled("attention_loops")
     batch, tokens, both = key_value.shape
     width, mask = len(weight), mask.contiguous()
     heads = both // 2 // width
@@ -273,7 +274,7 @@ def text_state(key_value: Tensor, mask: Tensor, weight: Tensor) -> Tensor:
 def read_state(query: Tensor, weight: Tensor, state: Tensor, gate: Tensor) -> Tensor:
     """sigmoid(gate) softmax_d(Q) S of queries [B, N, D] that are normed in each head and scaled by ``weight`` [d],
     ``state`` [B, heads, d, d] and ``gate`` [B, N, D]: [B, N, D]."""
-    loops, threads = _compiled()
+    loops, threads = _compiled("attention_loops")
     query, state, gate = query.contiguous(), state.contiguous(), gate.contiguous()
     y, rows, tokens = torch.empty_like(query), query.shape[0] * query.shape[1], query.shape[1]
     sizes, units = (rows, tokens, state.shape[1], len(weight)), -(-rows // loops.TILE)
@@ -285,7 +286,7 @@ def read_state(query: Tensor, weight: Tensor, state: Tensor, gate: Tensor) -> Te
 def attention(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None) -> Tensor:
     """Softmax attention with the heads joined: q [B, heads, N, d], k and v [B, heads, M, d], mask [B, M] bool, at least
     one True a row (None: all True) -> [B, N, heads d]."""
-    loops, threads = _compiled()
+    loops, threads = _compiled("attention_loops")
     q, k, v = (t if t.stride(3) == 1 else t.contiguous() for t in (q, k, v))
     batch, heads, rows, width = q.shape
     y = q.new_empty(batch, rows, heads, width)
