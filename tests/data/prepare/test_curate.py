@@ -506,6 +506,30 @@ def test_what_is_lost_or_not_read_is_named(tmp_path: Path, capsys: pytest.Captur
     assert sum(note["files"] for note in report["notes"].values()) == 7  # and five without a group
 
 
+def test_stored_numbers_stay_beside_a_computed_score(tmp_path: Path) -> None:
+    stored = {"score": 6.1, "aes": 3.0, "name": 7.0}
+    with ShardWriter(tmp_path / "shards") as writer:
+        for number in range(6):
+            facts = tuple({**stored, "aes": float(number)}.items())
+            writer.add(picture_record(f"p{number}", png(picture(number)), ".png", ["a picture"], scores=facts))
+    source = FolderSource(tmp_path / "shards")
+    for score, kept in (("contrast", 6), ("column:aes", 4)):
+        out = tmp_path / score
+        curate(source, out, Curation(size=16, min_score=2 if score == "column:aes" else 0, score=score), progress=False)
+        data = FolderSource(out).open("all")
+        found = [dict(data.item(index).scores) for index in range(len(data))]
+        assert len(found) == kept
+        computed = {"score:contrast"} if score == "contrast" else set[str]()
+        for numbers in found:
+            assert set(numbers) == {*stored, *computed}
+            assert {name: numbers[name] for name in ("score", "name")} == {"score": 6.1, "name": 7.0}
+            assert "score:contrast" not in numbers or 0 < numbers["score:contrast"] < 6
+    before = FolderSource(tmp_path / "contrast")
+    curate(before, tmp_path / "again", Curation(size=16, min_score=0, score="column:score:contrast"), progress=False)
+    one, two = before.open("all"), FolderSource(tmp_path / "again").open("all")
+    assert [one.item(i).scores for i in range(6)] == [two.item(i).scores for i in range(6)]
+
+
 def test_one_call_at_a_time_writes_a_folder(source: FolderSource, expected: Path, tmp_path: Path) -> None:
     out, errors = tmp_path / "chosen", list[str]()
 

@@ -54,6 +54,8 @@ SETTINGS, FACTS = "settings.json", "facts"
 SIDES = ("train", "held_out")
 LEFT_OUT = ("too small", "below the score")
 LOST = (*LEFT_OUT, "without a caption")
+COMPUTED = "score:"
+"""Begins the names of scores that were computed here, which no list has for its own."""
 NAMED = 100
 """Pictures left out that the report names."""
 OPEN = 1024
@@ -91,6 +93,13 @@ class Curation:
         check_number("min_score", self.min_score)
         if self.score != CONTRAST and self.min_score is None:
             raise PochadeError(f"score: {self.score} given without min_score, by which pictures are chosen")
+
+    @property
+    def computed(self) -> str | None:
+        """The name under which the score is stored with the pictures, beside the numbers that they have; None where
+        there is none, or it is one of those."""
+        named = self.min_score is not None and not self.score.startswith(COLUMN)
+        return f"{COMPUTED}{self.score}".casefold() if named else None
 
     def load_models(self) -> None:
         """Loads what scores and what describes pictures. Raises PochadeError where there is no such model."""
@@ -307,8 +316,8 @@ class _Pieces:
                     licence=picture.licence,
                     scores=picture.scores,
                 )
-                facts = {**record.facts, "name": picture.name}
-                facts |= {} if curation.min_score is None else {"score": round(scores[row], 4)}
+                facts = {"name": picture.name, **record.facts}
+                facts |= {} if curation.computed is None else {curation.computed: round(scores[row], 4)}
                 add_record(tars[side], record._replace(facts=facts))
                 counts[side] += 1
         for side in SIDES:
