@@ -46,7 +46,8 @@ def test_what_makes_no_cache_says_so(tmp_path: Path, capsys: pytest.CaptureFixtu
     (out / "cache").mkdir(parents=True)  # as of another stage
     for recipe, error in (
         (["lrf-folder", *SMALL, "data.cached=false"], "data.cached: false given for flow, allowed is true"),
-        (["lrf"], "only: autoencoder reads its pictures as they are"),
+        (["lrf"], "recipe: 'lrf' given, whose stage autoencoder reads its pictures as they are"),
+        (["lrf", "--only", "autoencoder"], "only: 'autoencoder' given, whose stage autoencoder reads its pictures"),
     ):
         given = ["cache", *recipe, "data.source=synthetic:8", "data.size=64", "device=cpu", "--out", str(out)]
         assert error in cli(capsys, *given, code=2).error

@@ -103,6 +103,7 @@ def test_train_lists_and_shows(capsys: Any) -> None:
     names = json.loads(cli(capsys, "train", "--list", "--json").out)
     assert "lrf" in names
     assert "lrf " in cli(capsys, "train", "--list").out
+    assert all(line.endswith(".") and "\n" not in line for line in names.values())
     stages = json.loads(cli(capsys, "train", "lrf", "--show", "--json", "flow.steps=7").out)
     assert next(s for s in stages if s["name"] == "flow")["steps"] == 7
     assert "  steps = 7\n" in cli(capsys, "train", "lrf", "--show", "flow.steps=7").out

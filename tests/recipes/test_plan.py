@@ -1,13 +1,16 @@
 """``pochade plan``: what follows from counts and rates, for every kind of stage, without data."""
 
 import json
+import re
 from dataclasses import replace
 from math import isclose
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli.run import cli
+from pochade.cli.common import figure, gigabytes
 from pochade.errors import PochadeError
 from pochade.recipes import stages_of
 from pochade.training.accelerators import ACCELERATORS, Cluster, parse_cluster
@@ -118,7 +121,7 @@ def test_what_is_read_by_windows_takes_the_room_of_its_limit_and_is_encoded_as_d
         assert source_bytes(limited, 15_000_000) == (whole, held)
     arguments = ("plan", "lrf", *changes, "data.cache_limit=5GB", "--gpus", "4xH100", "--pictures", "15e6")
     out = " ".join(cli(capsys, *arguments).out.split())
-    assert "Disk: 5 GB, of which 5 GB of pictures as JPEG, a part at a time of 14 GB (data.cache_limit)" in out
+    assert "Disk: 5.0 GB, of which 5.0 GB of pictures as JPEG, a part at a time of 14 GB (data.cache_limit)" in out
     error = cli(capsys, "plan", "lrf", "--gpus", "H100", "--pictures", "10", "data.cache_limit=5GB", code=2).error
     assert error.startswith("error: data.cache_limit: given with data.cached=true")
 
@@ -148,6 +151,33 @@ def test_wrong_use(capsys: Any) -> None:
     assert "batch_size 4 of autoencoder must divide by 8" in error("lrf", "--gpus", "8xH100", "--pictures", "10")
     with pytest.raises(PochadeError, match="pictures: 0 given"):
         list(plan(stages_of("lrf"), Cluster(1, H100), 0))
+
+
+def test_a_start_that_training_refuses_is_refused_and_one_that_is_elsewhere_is_not(capsys: Any, tmp_path: Path) -> None:
+    given = ("plan", "lrf-folder", "--gpus", "1xH100", "--pictures", "100")
+    error = cli(capsys, *given, "data.size=32", code=2).error
+    assert error.startswith("error: data.size: 32 given, but initialise_from=lrf-openmoji was trained on 64: allowed")
+    cli(capsys, *given, f"initialise_from={tmp_path}/elsewhere")
+
+
+def test_small_figures_have_two_digits(capsys: Any) -> None:
+    out = cli(capsys, "plan", "lrf-folder", "--gpus", "1xH100", "--pictures", "100", "--price", "2").out
+    assert re.search(r"All stages: 0\.0011 days, 0\.026 GPU hours, 0\.052 dollars\.", out)
+    assert re.search(r"Disk: \d+ MB, of which 0\.37 MB of pictures as JPEG\.", out)
+    assert [figure(value) for value in (0, 0.00123, 0.99, 9.5, 12.3, 1234.5)] == [
+        "0",
+        "0.0012",
+        "0.99",
+        "9.5",
+        "12",
+        "1,234",
+    ]
+    assert (figure(12.34, 1), figure(0.0996), gigabytes(999e6), gigabytes(1.5e9)) == (
+        "12.3",
+        "0.100",
+        "999 MB",
+        "1.5 GB",
+    )
 
 
 def test_the_command_prints_time_and_bytes(capsys: Any) -> None:

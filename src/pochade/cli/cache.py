@@ -57,5 +57,8 @@ def cache(
     with said_meanwhile(state) if on == "ray" else nullcontext():
         samples = max(each_piece(encoding, workers, on, encoding.out, gpus=gpus))  # pyright: ignore[reportArgumentType]
     if not samples:
-        raise PochadeError(f"only: {name} reads its pictures as they are, and has nothing to encode")
+        given = f"recipe: {recipe!r}" if only is None else f"only: {only!r}"
+        raise PochadeError(
+            f"{given} given, whose stage {name} reads its pictures as they are: nothing is to be encoded"
+        )
     print(f"{name}: {samples} samples, encoded in {made}")

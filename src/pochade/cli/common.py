@@ -1,6 +1,7 @@
 """What the commands share: messages on the error stream, tables and JSON on the output."""
 
 import json
+import math
 import os
 import sys
 import tempfile
@@ -29,6 +30,18 @@ def complain(kind: str, message: object) -> None:
     """One line on the error stream: ``kind: message``."""
     text = " ".join(str(message).split())
     print(f"{kind}: {text}", file=sys.stderr)
+
+
+def figure(value: float, decimals: int = 0) -> str:
+    """A number with so many decimals, or two significant digits where these take more."""
+    if not value:
+        return "0"
+    return f"{value:,.{max(decimals, 1 - math.floor(math.log10(abs(value))))}f}"
+
+
+def gigabytes(count: float, decimals: int = 0) -> str:
+    """Bytes in GB, as ``figure`` writes them, or in MB where they are fewer."""
+    return f"{figure(count / 1e9, decimals)} GB" if count >= 1e9 else f"{figure(count / 1e6)} MB"
 
 
 def console(stderr: bool = False) -> "Console":

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pochade.cli.common import check_no_options, complain, console, print_json, quiet_libraries
+from pochade.cli.common import check_no_options, complain, console, figure, gigabytes, print_json, quiet_libraries
 from pochade.errors import PochadeError
 
 if TYPE_CHECKING:
@@ -101,40 +101,40 @@ def _print(
     time = Table(
         "stage", "steps", "passes", "GFLOP", "s/step", "days", "GPU h", "limit", title=f"{recipe}: time on {cluster}"
     )
-    size = Table("stage", "batch", "GB", "fits", "cache GB", "MB/step", "read MB/s", title="memory, disk and network")
+    size = Table("stage", "batch", "memory", "fits", "cache", "MB/step", "read MB/s", title="memory, disk and network")
     for s in found:
         time.add_row(
             s.stage,
             f"{s.steps:,}",
-            f"{s.passes:,.0f}" if s.passes >= 10 else f"{s.passes:.2g}",
-            f"{s.operations / 1e9:,.1f}",
-            f"{s.seconds_per_step:.2g}",
-            f"{s.days + s.encoding_days:.2g}",
-            f"{s.gpu_hours:,.1f}",
+            figure(s.passes),
+            figure(s.operations / 1e9, 1),
+            figure(s.seconds_per_step),
+            figure(s.days + s.encoding_days),
+            figure(s.gpu_hours, 1),
             s.limit,
         )
         size.add_row(
             s.stage,
             f"{s.accumulate} x {s.batch}" if s.accumulate > 1 else str(s.batch),
-            f"{s.needed / 1e9:.1f}",
+            gigabytes(s.needed, 1),
             "yes" if s.fits else "no",
-            f"{s.cache / 1e9:,.1f}",
-            f"{s.exchanged / 1e6:,.0f}",
-            f"{s.read / 1e6:,.1f}",
+            gigabytes(s.cache, 1),
+            figure(s.exchanged / 1e6),
+            figure(s.read / 1e6, 1),
         )
     out = console()
     for table in (time, size):
         for column in table.columns:
             column.no_wrap = True
         out.print(table)
-    dollars = "" if total["dollars"] is None else f", {total['dollars']:,.0f} dollars"
-    out.print(f"All stages: {total['days']:.2g} days, {total['gpu_hours']:,.1f} GPU hours{dollars}.")
+    dollars = "" if total["dollars"] is None else f", {figure(total['dollars'])} dollars"
+    out.print(f"All stages: {figure(total['days'])} days, {figure(total['gpu_hours'], 1)} GPU hours{dollars}.")
     held, whole = total["pictures"], total["all_pictures"]
-    part = "" if held == whole else f", a part at a time of {whole / 1e9:,.0f} GB (data.cache_limit)"
-    out.print(f"Disk: {total['disk'] / 1e9:,.0f} GB, of which {held / 1e9:,.0f} GB of pictures as JPEG{part}.")
+    part = "" if held == whole else f", a part at a time of {gigabytes(whole)} (data.cache_limit)"
+    out.print(f"Disk: {gigabytes(total['disk'])}, of which {gigabytes(held)} of pictures as JPEG{part}.")
     out.print(
         f"{pictures:,} pictures. GFLOP: forward and backward pass of a sample, at {share:.1%} of the rate of a matrix "
-        "product. Days and hours hold the encoding of the data. Batch and GB: of one GPU. MB/step: sent by each for "
-        "the sum of gradients.",
+        "product. Days and hours hold the encoding of the data. Batch and memory: of one GPU. MB/step: sent by each "
+        "for the sum of gradients.",
         markup=False,
     )

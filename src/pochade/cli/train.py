@@ -1,12 +1,21 @@
 """``pochade train``."""
 
 import dataclasses
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pochade.cli.common import check_no_options, complain, console, is_main, print_json, quiet_libraries
+from pochade.cli.common import (
+    check_no_options,
+    complain,
+    console,
+    figure,
+    is_main,
+    print_json,
+    quiet_libraries,
+)
 from pochade.errors import PochadeError, as_given
 
 if TYPE_CHECKING:
@@ -43,7 +52,8 @@ def train(
     base: Annotated[str | None, typer.Option(help="Of a LoRA, the model: a short form of task.base=MODEL.")] = None,
     rank: Annotated[str | None, typer.Option(help="Of a LoRA: a short form of task.rank=RANK.")] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run, or its URL.", show_default="runs/RECIPE")
+        str | None,
+        typer.Option("--out", "-o", help="Folder of the run, or its URL.", metavar="PATH", show_default="runs/RECIPE"),
     ] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on where the run in this folder stopped.")] = False,
     only: Annotated[
@@ -96,7 +106,7 @@ def train(
         return
     from pochade.training.executor import run
 
-    model = run(stages, out or Path("runs") / recipe, resume=resume, only=only)
+    model = run(stages, Path("runs") / recipe if out is None else out, resume=resume, only=only)
     if is_main():
         print(as_given(str(model)))
 
@@ -110,13 +120,14 @@ def _list(as_json: bool) -> None:
     found: dict[str, str] = {}
     for name, place in RECIPES.items():
         module, _, function = place.partition(":")
-        lines = (inspect.getdoc(getattr(import_module(module), function)) or "").splitlines()
-        found[name] = lines[0] if lines else ""
+        text = inspect.getdoc(getattr(import_module(module), function)) or ""
+        found[name] = re.split(r"(?<=\.)\s", " ".join(text.partition("\n\n")[0].split()), maxsplit=1)[0]
     if as_json:
         print_json(found)
         return
+    longest = max(map(len, found))
     for name, line in found.items():
-        console().print(f"{name:16s} {line}", markup=False)
+        console().print(f"{name:{longest}s} {line}", markup=False)
 
 
 def _show(stages: "list[AnyStage]", as_json: bool) -> None:
@@ -154,14 +165,14 @@ def _try(stages: "list[AnyStage]", as_json: bool) -> None:
             t.stage,
             f"{t.parameters / 1e6:.2f} M",
             f"{t.batch} x {' x '.join(map(str, t.shape))}",
-            f"{t.needed / 1e9:.2f}",
+            figure(t.needed / 1e9, 2),
             ("yes" if t.fits else "no") + parts,
-            f"{t.seconds_per_step:.2f}",
-            f"{t.hours:.1f}",
+            figure(t.seconds_per_step, 2),
+            figure(t.hours, 1),
         )
     out = console()
     out.print(table)
-    out.print(f"All stages: {sum(t.hours for t in found):.1f} hours, without the encoding of the data.")
+    out.print(f"All stages: {figure(sum(t.hours for t in found), 1)} hours, without the encoding of the data.")
     slow = [t for t in found if t.device == "cpu" and t.batch > t.tried]
     if slow:
         out.print("On a CPU the trial is in float32 and of few samples; the figures are scaled to the batch.")

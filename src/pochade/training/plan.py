@@ -25,10 +25,11 @@ from pochade.training.costs import (
 )
 from pochade.training.executor import check
 from pochade.training.loader import draw
-from pochade.training.stage import AnyStage, steps_for
+from pochade.training.stage import PREVIOUS, AnyStage, steps_for
 from pochade.training.stages import kind_of
 from pochade.training.stages.components import StandIns
 from pochade.training.stages.kind import Inputs, Result, Role
+from pochade.training.stages.models import is_model
 from pochade.training.task import Batch, Task
 
 Limit = Literal["memory", "launches", "network", "storage", "computing"]
@@ -156,9 +157,9 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
     tried: list[AnyStage] = []
     for stage in stages:
         made_up = kind_of(stage).synthetic(stage, tried, components)
-        # As it is computed: one sample, on the CPU, from random weights.
-        tried.append(replace(made_up, device="cpu", batch_size=1, accumulate=1, initialise_from=None, compile=False))
-    check(tried, components)
+        tried.append(replace(made_up, device="cpu", batch_size=1, accumulate=1, compile=False))
+    check([_without_absent_start(one) for one in tried], components)
+    tried = [replace(one, initialise_from=None) for one in tried]  # what is counted needs no weights
     results: list[Result] = []
     steps: dict[Any, _Step] = {}
     with tempfile.TemporaryDirectory(prefix="pochade-plan-") as place:
@@ -203,6 +204,13 @@ def count(stages: Sequence[AnyStage]) -> Iterator[Counted]:
                 sample=picture_bytes(kind.size(one, tried[: number - 1])) if drawing.total else sample,
                 assumed=assumed,
             )
+
+
+def _without_absent_start(stage: AnyStage) -> AnyStage:
+    """The stage without start weights that are not on this machine, as they need not be."""
+    start = stage.initialise_from
+    there = start is None or start == PREVIOUS or is_model(start) or Path(start).exists()
+    return stage if there else replace(stage, initialise_from=None)
 
 
 @dataclass(frozen=True)
