@@ -27,8 +27,8 @@ from pochade.data.sources import FolderSource, open_source, parse_source
 from pochade.data.sources.image_files import Reading
 from pochade.data.sources.pairs import parse_pairs
 from pochade.data.sources.streamed import open_streamed
-from pochade.errors import FailureError, PochadeError
-from pochade.files import cache_folder, write_text
+from pochade.errors import FailureError, PochadeError, as_given
+from pochade.files import cache_folder, check_here, write_text
 from pochade.pipelines import hub
 from pochade.pipelines.text_to_image import TextToImagePipeline
 from pochade.recipes import stages_of
@@ -65,8 +65,10 @@ def server() -> Iterator[str]:
 
 
 def test_urls_are_known_also_as_paths() -> None:
-    assert url_of(Path("s3://bucket/a/b")) == url_of("s3://bucket/a/b") == "s3://bucket/a/b"
-    assert [url_of(t) for t in ("c:/windows", "openmoji:groups", "folder/a", "/a", "cifar10:/data")] == [None] * 5
+    for given in (Path("s3://bucket/a/b"), "s3://bucket/a/b", "S3://bucket/a/b/", "s3:/bucket//a/b"):
+        assert url_of("out", given) == "s3://bucket/a/b"
+    plain = ("c:/windows", "openmoji:groups", "folder/a", "/a", "/a/s3:/b", "a:")
+    assert [url_of("out", text) for text in plain] == [None] * len(plain)
     source = parse_source("classes:s3://bucket/a")
     assert source == FolderSource(Path("s3://bucket/a"), classes=True)
     assert str(source) == "classes:s3://bucket/a"
@@ -76,6 +78,43 @@ def test_urls_are_known_also_as_paths() -> None:
         assert not parse_source(text).paths()
     pairs = parse_pairs("s3://bucket/pairs")
     assert (str(pairs), pairs.paths()) == ("s3://bucket/pairs", ())
+
+
+@pytest.mark.parametrize(
+    ("text", "allowed"),
+    [
+        ("s3://", "'s3://' given, allowed is s3://BUCKET/NAME"),
+        ("GS://", "'GS://' given, allowed is gs://BUCKET/NAME"),
+        ("s3:///shards", "'s3:///shards' given, allowed is s3://BUCKET/NAME"),
+        ("s3:bucket/a", "'s3:bucket/a' given, allowed is s3://BUCKET/NAME"),
+        ("http:///a", "'http:///a' given, allowed is http://HOST/NAME"),
+        ("AZ://c/x", "az://c/x given, allowed are a path on this machine, and URLs with s3://, gs:// and"),
+    ],
+)
+def test_what_is_no_url_is_refused_wherever_one_may_be_given(
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, allowed: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, line in (
+        ("out", f"data prepare synthetic:8 {text}"),
+        ("out", f"data pairs synthetic:8 {text}"),
+        ("out", f"train denoiser task.family=lrf data.source=synthetic:8 --out {text}"),
+        ("path", f"data prepare folder --path {text} made"),
+        ("path", f"data pairs folder --path {text} made"),
+        ("source", f"data prepare classes:{text} made"),
+        ("pairs", f"data pairs {text} made"),
+        ("data.source", f"train denoiser task.family=lrf data.source={text}"),
+        ("model", f"generate apple --model {text}"),
+    ):
+        error = cli(capsys, *line.split(), code=2).error
+        assert error.startswith(f"error: {name}: {allowed}"), line
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_place_for_this_machine_alone_refuses_a_url_in_any_form() -> None:
+    for given, shown in (("S3://b/x", "S3://b/x"), ("s3:", "s3://"), ("gs:/b", "gs://b")):
+        with pytest.raises(PochadeError, match=f"^out: {shown} given, allowed is a path on this machine$"):
+            check_here("out", Path(given))
 
 
 def test_what_is_sent_is_fetched_once(tmp_path: Path) -> None:
@@ -235,6 +274,34 @@ def test_looking_whether_a_place_can_be_written_leaves_nothing_there(server: str
     assert not fsspec.filesystem("s3").find("things/looked")
 
 
+def test_an_empty_bucket_or_folder_is_written_to(server: str, capsys: Any) -> None:
+    import boto3
+
+    s3 = boto3.client("s3")
+    s3.create_bucket(Bucket="bare")
+    out = cli(capsys, "data", "prepare", "synthetic:12", "s3://bare", "--size", "16").out
+    assert out.startswith("s3://bare: ")
+    s3.create_bucket(Bucket="placeholders")
+    for key in ("data/", "data/inner/"):  # as the web page of S3 makes a folder
+        s3.put_object(Bucket="placeholders", Key=key, Body=b"")
+    storage.check_empty("out", "s3://placeholders")
+    with pytest.raises(PochadeError, match="s3://placeholders/data: there is nothing"):
+        fetch("s3://placeholders/data")
+    cli(capsys, "data", "prepare", "synthetic:12", "s3://placeholders/data", "--size", "16")
+    assert len(open_source("s3://placeholders/data", "all")) == 12
+    assert len(open_source("S3://placeholders", "all")) == 12
+    with pytest.raises(PochadeError, match="out: s3://placeholders holds something already"):
+        storage.check_empty("out", "s3://placeholders")
+
+
+def test_a_run_begins_in_an_empty_bucket(server: str, tmp_path: Path) -> None:
+    import boto3
+
+    boto3.client("s3").create_bucket(Bucket="runs")
+    Mirror(tmp_path / "here", "s3://runs").pull()
+    assert not files(tmp_path / "here")
+
+
 def test_shards_are_written_to_and_read_from_s3(server: str, capsys: Any, tmp_path: Path) -> None:
     place = f"{server}/data"
     out = cli(capsys, "data", "prepare", "synthetic:12", place, "--size", "16").out
@@ -337,10 +404,20 @@ def test_shards_are_streamed_from_s3_one_request_each(
     assert held <= limit
 
 
-def test_a_model_is_read_from_s3(server: str, toy_pipeline_folder: Path) -> None:
+def test_a_model_is_read_from_s3(server: str, toy_pipeline_folder: Path, tmp_path: Path) -> None:
     send(toy_pipeline_folder, f"{server}/models/toy")
     found = hub.resolve(f"{server}/models/toy")
     assert hub.model_sha256(found) == hub.model_sha256(toy_pipeline_folder)
+    run = fill(tmp_path / "run", log="")
+    for place in ("1-flow/checkpoint-000002", "1-flow/checkpoint-000004", "2-edit/checkpoint-000001"):
+        shutil.copytree(toy_pipeline_folder, run / place / "model")
+        send(run, f"{server}/models/run")
+        with pytest.warns(hub.UnfinishedWarning):
+            local, found = hub.resolve(run), hub.resolve(f"{server}/models/run")
+        assert local == run / place / "model"
+        assert as_given(str(found)) == f"{server}/models/run/{place}/model"
+        assert hub.model_sha256(found) == hub.model_sha256(local)
+    assert hub.resolve(f"{server}/models/run/1-flow/checkpoint-000002") != found
     send(toy_pipeline_folder / "denoiser", f"{server}/models/part")
     with pytest.raises(PochadeError, match=r"holds no model_index\.json"):
         hub.resolve(f"{server}/models/part")

@@ -29,7 +29,8 @@ _REPLACED = ".old.tmp"
 _ORPHAN = re.compile(r"\.(.+)\.\d+-\d+(\.old)?\.tmp", re.DOTALL)
 _SYNCED_AT_ONCE = 8
 """What a disk is asked to write together takes it about as long as one file."""
-_URL = re.compile(r"([a-z][a-z0-9+.-]+):/+(.*)", re.DOTALL)
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(?:/+(.*))?", re.DOTALL | re.IGNORECASE)
+"""As a path it has one slash of two, and none where nothing follows."""
 _ZEROS = bytes(1 << 20)
 _numbers = count()
 
@@ -220,7 +221,7 @@ def check_here(name: str, path: Path) -> None:
     """Raises PochadeError, with the argument ``name``, for a URL: a path on this machine is needed."""
     url = _URL.fullmatch(os.fspath(path))
     if url is not None:
-        raise PochadeError(f"{name}: {url[1]}://{url[2]} given, allowed is a path on this machine")
+        raise PochadeError(f"{name}: {url[1]}://{url[2] or ''} given, allowed is a path on this machine")
 
 
 def check_absent(name: str, folder: Path, files: Iterable[str]) -> None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -53,7 +53,7 @@ MEMORY = ".mirror.json"
 """In a folder with a copy elsewhere: what is the same in both."""
 LAST = ("index.json", "model_index.json", "manifest.json", "latest")
 """Are sent after all others: what lists files is there when these are."""
-_URL = re.compile(r"([a-z][a-z0-9+]*):/+(.+)", re.DOTALL)
+_URL = re.compile(r"([a-z][a-z0-9+.-]+):(/*)(.*)", re.DOTALL | re.IGNORECASE)
 _BRACE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _MD5 = re.compile(r'"?([0-9a-f]{32})"?|([A-Za-z0-9+/]{22}==)')
 """As an ETag of S3, and as the hash of GCS."""
@@ -61,10 +61,25 @@ GONE = (404, 410)
 DENIED = (401, 403)
 
 
-def url_of(place: str | os.PathLike[str]) -> str | None:
-    """The URL that a text or a path, which has one slash of two, stands for; None for what is none."""
+def url_of(name: str, place: str | os.PathLike[str]) -> str | None:
+    """The URL that a text or a path, which has one slash of two, stands for; None for what is none.
+
+    Raises PochadeError, with the argument ``name``, for a scheme that is not served, and for a URL without a host or
+    bucket.
+    """
     found = _URL.fullmatch(os.fspath(place))
-    return f"{found[1]}://{found[2]}" if found is not None and found[1] in LIBRARIES else None
+    scheme, slashes, rest = ("", "", "") if found is None else (found[1].lower(), found[2], found[3])
+    if scheme in LIBRARIES:
+        if len(slashes) not in (1, 2) or not rest:
+            first = "HOST" if scheme in READ_ONLY else "BUCKET"
+            raise PochadeError(f"{name}: {os.fspath(place)!r} given, allowed is {scheme}://{first}/NAME")
+        return f"{scheme}://{PurePosixPath(rest)}"
+    if slashes:
+        known = "s3://, gs:// and, to read alone, http:// and https://"
+        raise PochadeError(
+            f"{name}: {scheme}://{rest} given, allowed are a path on this machine, and URLs with {known}"
+        )
+    return None
 
 
 def fetch(url: str, keep: Callable[[str], bool] = lambda _: True) -> Path:
@@ -218,7 +233,17 @@ class _Remote:
         self.fs.invalidate_cache()  # what another process wrote since is to be seen
 
     def exists(self) -> bool:
-        return bool(self.fs.exists(self.path))
+        """Whether it is a file, or a folder or bucket with one."""
+        return bool(self.fs.exists(self.path)) and self._holds_file(self.path)
+
+    def _holds_file(self, path: str) -> bool:
+        for info in self.fs.ls(path, detail=True):
+            if info["type"] != "directory":
+                if not info["name"].endswith("/"):  # as of `below`
+                    return True
+            elif info["name"].strip("/") != path.strip("/") and self._holds_file(info["name"]):
+                return True
+        return False
 
     def stamp(self) -> Stamp:
         return _stamp(self._info(self.path))
@@ -237,6 +262,8 @@ class _Remote:
         found: Mapping[str, Any] = self.fs.find(self.path if self.scheme in READ_ONLY else base, detail=True)
         if self.scheme not in PUT_IS_WHOLE:  # their listings do not have what is known of each file
             found = {name: self._info(name) for name in found or {self.path: None}}
+        else:  # an object of a name that ends so stands for an empty folder; web pages of S3 make it
+            found = {name: info for name, info in found.items() if not name.endswith("/")}
         if not found:
             raise FileNotFoundError(self.url)
         return {name.removeprefix(base).lstrip("/"): _stamp(info) for name, info in found.items()}

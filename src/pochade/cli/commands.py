@@ -30,7 +30,7 @@ from pochade.cli import (
 )
 from pochade.cli.common import complain, debug_requested, is_of_others, processes
 from pochade.cli.usage import Commands
-from pochade.errors import PochadeError
+from pochade.errors import PochadeError, as_given
 from pochade.files import describe_error
 from pochade.stopping import EXIT_CODE, Stop
 
@@ -105,7 +105,7 @@ def start(arguments: Sequence[str], stop: Stop) -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: complain("warning", message)
+            warnings.showwarning = lambda message, *_, **__: complain("warning", as_given(str(message)))
             warnings.simplefilter("default", UserWarning)  # each once, however often it is met
             # These are for those who work on pochade and the libraries below it.
             warnings.simplefilter("ignore", DeprecationWarning)

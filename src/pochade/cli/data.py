@@ -200,19 +200,21 @@ def _pictures(
     for name, given in (("config", config), ("columns", columns)):
         if kind != "datasets" and given is not None:
             raise PochadeError(f"{name}: given, but goes with the source datasets only")
+    if kind == "datasets" and path is not None:
+        return HubSource(path, config, tuple(read_columns(columns).items()) if columns else (), min_score)
+    with naming("path", "source"):
+        given = Path() if path is None else sources.path_or_url(path)
     match kind, path:
-        case "datasets", str():
-            return HubSource(path, config, tuple(read_columns(columns).items()) if columns else (), min_score)
         case "journeydb", str():
             return JourneyDBSource(path)
         case "folder", str():
-            found = sources.FolderSource(Path(path))
+            found = sources.FolderSource(given)
         case "cifar10", str():
-            found = sources.CIFAR10Source(Path(path))
+            found = sources.CIFAR10Source(given)
         case "drawings", str():
-            found = sources.DrawingsSource(Path(path))
+            found = sources.DrawingsSource(given)
         case "openclipart", str():
-            found = sources.OpenClipArtSource(Path(path))
+            found = sources.OpenClipArtSource(given)
         case _:
             found = sources.parse_source(kind)
     if path is not None:
@@ -223,7 +225,7 @@ def _pictures(
 
 def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | PairFiles":
     from pochade.data.prepare.importers import InstructPix2Pix, MagicBrush
-    from pochade.data.sources import check_there
+    from pochade.data.sources import check_there, path_or_url
     from pochade.data.sources.pairs import OpenMojiPairSource, StoredPairSource, parse_pairs, read_kinds
 
     _check_path(kind, path, PAIRS)
@@ -237,7 +239,8 @@ def _pairs(kind: str, path: str | None, kinds: str | None) -> "PairSource | Pair
         case "magicbrush", str():
             return MagicBrush(path)
         case "folder", str():
-            found = StoredPairSource(Path(path))
+            with naming("path", "source"):
+                found = StoredPairSource(path_or_url(path))
         case _:
             found = parse_pairs(kind)
     check_there(found.paths())

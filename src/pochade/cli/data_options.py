@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from pochade.arguments import path_text
 from pochade.cli.common import complain, print_json
 from pochade.errors import PochadeError, advising
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from pochade.data.prepare.target import Target
     from pochade.data.sources.image_files import Reading
 
-Out = Annotated[Path, typer.Argument(help="Folder to write, or a URL such as s3://BUCKET/NAME.")]
+Out = Annotated[str, typer.Argument(help="Folder to write, or a URL such as s3://BUCKET/NAME.")]
 Size = Annotated[int, typer.Option(help="Rows and columns of the pictures in pixels.")]
 Split = Annotated[str, typer.Option(help="both, train, held_out, composed or all.")]
 Format = Annotated[str, typer.Option("--format", help="shards (WebDataset) or folder.")]
@@ -34,7 +35,7 @@ FEW = 3
 
 
 @contextmanager
-def place(out: Path, overwrite: bool, *, goes_on: bool = False) -> Iterator[Path]:
+def place(out: str, overwrite: bool, *, goes_on: bool = False) -> Iterator[Path]:
     """The folder to write: ``out`` itself; where that is a URL, one that is sent there when the block ends well, and is
     kept where it cannot be.
 
@@ -43,10 +44,10 @@ def place(out: Path, overwrite: bool, *, goes_on: bool = False) -> Iterator[Path
     from pochade.files import cache_folder
     from pochade.storage import check_empty, send, url_of
 
-    url = url_of(out)
+    url = url_of("out", path_text("out", out))
     if url is None:
         with advising("--split all"):
-            yield out
+            yield Path(out)
         return
     if overwrite:
         raise PochadeError(f"overwrite: given, but nothing is overwritten at {url}; choose another place")
@@ -96,7 +97,7 @@ def read_limits(max_megapixels: float | None, max_skipped: float | None, backgro
     )
 
 
-def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
+def show(out: str, report: dict[str, Any], as_json: bool) -> None:
     """What was written, and a warning of what was not."""
     if as_json:
         print_json(report)
@@ -104,7 +105,7 @@ def show(out: Path, report: dict[str, Any], as_json: bool) -> None:
     from pochade.storage import url_of
 
     counts = ", ".join(f"{n} {name}" for name, n in report["samples"].items())
-    to = url_of(out) or out
+    to = url_of("out", out) or Path(out)
     listed = f"{to}/report.json"
     print(f"{to}: {counts}")
     if "kept" in report:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pochade.arguments import EVERYWHERE, path_text
@@ -59,8 +59,8 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     Args:
         name_or_path: the name of a shipped checkpoint (it wins over a folder of the same name: write
             ``./name`` for the folder), a folder with a ``model_index.json``, the folder of a training run, of one of
-            its stages or of a checkpoint (the newest averaged weights in it are taken), the URL of a folder with a
-            ``model_index.json`` (``pochade.storage``), or a hub name ``owner/name``.
+            its stages or of a checkpoint (the newest averaged weights in it are taken), the URL of such a folder
+            (``pochade.storage``), or a hub name ``owner/name``.
         hub_options: for ``huggingface_hub.snapshot_download``, such as ``revision``, ``token``,
             ``cache_dir`` or ``local_files_only``; used for hub names only.
 
@@ -75,12 +75,15 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     known = shipped()
     if name in known:
         return known[name]
-    url = url_of(name)
+    url = url_of("model", name)
     if url is not None:
-        fetched = fetch(url, lambda file: any(fnmatch(file, pattern) for pattern in _HUB_FILES))
-        if not (fetched / INDEX).is_file():
-            raise PochadeError(f"model: {url} holds no {INDEX}, so it is not the folder of a model")
-        return fetched
+        # Of a training the other files are not wanted: those by which the newest model is found come first.
+        fetched = fetch(url, lambda file: PurePosixPath(file).suffix == ".json")
+        found = newest(fetched)
+        if found is None:
+            raise PochadeError(f"model: {url} holds no {INDEX}, so it is neither {_NEITHER}")
+        place = "/".join((url, *found.relative_to(fetched).parts))
+        return fetch(place, lambda file: any(fnmatch(file, pattern) for pattern in _HUB_FILES))
     folder = Path(name).expanduser()
     if folder.is_dir():
         found = newest(folder)
@@ -91,10 +94,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
             )
         if found is None:
             _check_no_adapter(name, folder)
-            raise PochadeError(
-                f"model: {name!r} holds no {INDEX}, so it is neither the folder of a model nor of a training that has "
-                "saved one"
-            )
+            raise PochadeError(f"model: {name!r} holds no {INDEX}, so it is neither {_NEITHER}")
         return found
     if folder.exists():
         raise PochadeError(f"model: {name!r} is a file, allowed is the folder of a model")
@@ -113,6 +113,7 @@ def resolve(name_or_path: str | os.PathLike[str], **hub_options: Any) -> Path:
     )
 
 
+_NEITHER = "the folder of a model nor of a training that has saved one"
 _CHECKPOINT = "checkpoint-"
 
 

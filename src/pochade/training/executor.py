@@ -45,7 +45,7 @@ CLAIM = "running"
 
 def run(
     stages: Sequence[AnyStage],
-    out: Path,
+    out: str | os.PathLike[str],
     *,
     resume: bool = False,
     only: str | None = None,
@@ -70,8 +70,7 @@ def run(
     if not isinstance(stages, list | tuple) or not all(isinstance(stage, Stage) for stage in stages) or not stages:
         raise PochadeError(f"stages: {shown(stages)} given, allowed is a list of stages, such as stages_of('lrf')")
     check_flag("resume", resume)
-    out = Path(path_text("out", out))
-    url = url_of(out)
+    url = url_of("out", path_text("out", out))
     mirror = None if url is None else mirror_of(url)
     if mirror is not None:
         with main_first(local=True) as main:

@@ -56,13 +56,13 @@ def _check_address(address: str) -> None:
         raise FailureError(f"{ADDRESS}: {address!r} given, but no cluster answers there ({error})") from error
 
 
-def check_seen(on: str, folders: Mapping[str, Path]) -> None:
+def check_seen(on: str, folders: Mapping[str, str | Path]) -> None:
     """Raises PochadeError, with the argument, for a URL where a cluster of several machines may work: its copy lies on
     one of them."""
     if on != "ray" or os.environ.get(ADDRESS, "") in ("", "local"):
         return
     for name, folder in folders.items():
-        if (url := url_of(folder)) is not None:
+        if (url := url_of(name, folder)) is not None:
             allowed = "a folder that all machines of the cluster see under one path"
             raise PochadeError(f"{name}: {url} given with --on ray and {ADDRESS}, allowed is {allowed}")
 

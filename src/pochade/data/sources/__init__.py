@@ -160,7 +160,7 @@ class FolderSource(Source):
         from pochade.data.sources.streamed import open_streamed
 
         self.check()
-        url = url_of(self.path) or f"file://{self.path.expanduser().absolute()}"
+        url = url_of("source", self.path) or f"file://{self.path.expanduser().absolute()}"
         return open_streamed(url, split, classes=self.classes, limit=limit, reading=reading)
 
     def captioned(self) -> Source:
@@ -324,19 +324,19 @@ def parse_source(text: str) -> Source:
         case "drawings", _ if rest or not colon:
             return _drawings(rest)
         case "cifar10", ":" if rest:
-            return CIFAR10Source(Path(rest))
+            return CIFAR10Source(path_or_url(rest))
         case "openclipart", ":" if rest:
-            return OpenClipArtSource(Path(rest))
+            return OpenClipArtSource(path_or_url(rest))
         case "classes" | "captions", ":" if rest:
-            return FolderSource(Path(rest), classes=kind == "classes")
+            return FolderSource(path_or_url(rest), classes=kind == "classes")
         case "pictures", ":" if rest:
-            return PicturesSource(Path(rest))
+            return PicturesSource(path_or_url(rest))
         case "synthetic", ":":
             return _synthetic(text, rest)
         case "figures", ":" if rest.isdecimal():
             return FiguresSource(int(rest))
         case _ if text and kind not in _KINDS:
-            return FolderSource(Path(text))
+            return FolderSource(path_or_url(text))
         case _:
             raise PochadeError(f"source: {text!r} given, allowed are {FORMS}")
 
@@ -358,7 +358,7 @@ def open_source(
     if isinstance(source, str):
         source = parse_source(source)
     elif not isinstance(source, Source):
-        source = FolderSource(Path(path_text("source", source, f"{FORMS}, a path and a Source")))
+        source = FolderSource(path_or_url(path_text("source", source, f"{FORMS}, a path and a Source")))
     return source.open(split, progress=progress, reading=reading)
 
 
@@ -385,15 +385,20 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class {number}" for number in range(count))
 
 
+def path_or_url(text: str) -> Path:
+    """The path that a text stands for, which may be a URL. Raises PochadeError as ``pochade.storage.url_of``."""
+    return Path(url_of("source", text) or text)
+
+
 def local_path(path: Path) -> Path:
     """The path itself, or the local copy of what lies at a URL (``pochade.storage.fetch``)."""
-    url = url_of(path)
+    url = url_of("source", path)
     return path.expanduser() if url is None else fetch(url)
 
 
 def paths_here(path: Path) -> tuple[Path, ...]:
     """What of it is to be on this machine: nothing of what lies at a URL."""
-    return () if url_of(path) else (path.expanduser(),)
+    return () if url_of("source", path) else (path.expanduser(),)
 
 
 def is_there(path: Path) -> bool:
@@ -411,7 +416,7 @@ def check_there(paths: Iterable[Path]) -> None:
 
 
 def _escaped(path: Path) -> str:
-    return (url_of(path) or str(path)).replace("+", "++")
+    return (url_of("source", path) or str(path)).replace("+", "++")
 
 
 def _holds_shards(folder: Path) -> bool:

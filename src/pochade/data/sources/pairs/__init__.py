@@ -160,7 +160,7 @@ class StoredPairSource(PairSource, PairFiles):
         return paths_here(self.path)
 
     def __str__(self) -> str:
-        text = url_of(self.path) or str(self.path)
+        text = url_of("pairs", self.path) or str(self.path)
         return text if parse_pairs(text) == self else f"./{text}"
 
 
@@ -199,7 +199,7 @@ def parse_pairs(text: str) -> PairSource:
         case "synthetic", ":" if rest.isdecimal():
             return SyntheticPairSource(int(rest))
         case _ if text.strip() and kind not in ("openmoji", "pictures", "synthetic"):
-            return StoredPairSource(Path(text.strip()))
+            return StoredPairSource(Path(url_of("pairs", text.strip()) or text.strip()))
         case _:
             raise PochadeError(f"pairs: {text!r} given, allowed are {FORMS}")
 
