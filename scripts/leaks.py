@@ -3,7 +3,7 @@
     python scripts/leaks.py drawings:FOLDER --page leaks.html
 
 Looks at the training drawings whose concept OpenMoji does not have, by features of EfficientNet-Lite0. A name that is
-found so belongs into ``ALIASES`` of pochade.data.sources.drawings.
+found so belongs into pochade.data.sources.drawing_names.
 """
 
 import argparse

@@ -108,6 +108,8 @@ def show(out: str, report: dict[str, Any], as_json: bool) -> None:
     to = url_of("out", out) or Path(out)
     listed = f"{to}/report.json"
     print(f"{to}: {counts}")
+    if "composed" in report:
+        print(f"{report['composed']} composed are not written, which --split composed writes")
     if "kept" in report:
         left = ", ".join(f"{report[name]} {name}" for name in ("too small", "below the score", "duplicates"))
         unusable = sum(report["unusable"].values())

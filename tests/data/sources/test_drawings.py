@@ -10,7 +10,8 @@ from cli.run import cli
 from data.sources.iconify_sets import disc, write_folder, write_packed
 from pochade.data.dataset import Dataset, is_held_out
 from pochade.data.sources import DrawingsSource, FolderSource, open_source
-from pochade.data.sources.drawings import ALIASES, STYLES, captions_of, is_composed, key_of, matched
+from pochade.data.sources.drawing_names import ALIASES
+from pochade.data.sources.drawings import STYLES, captions_of, is_composed, key_of, matched
 from pochade.data.sources.openmoji import SKIN_TONE_WORDS, all_drawings
 from pochade.errors import PochadeError
 
@@ -33,6 +34,12 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "man-pouting-1": disc("fd0"),
         "flag-for-flag-denmark": disc(),
         "fox-medium-skin-tone": disc(),
+        "fox-medium-dark": disc(),
+        "police-car-light": disc("e00"),
+        "bedroom-dark": disc("222"),
+        "direct-hit": disc("d11"),
+        "dizzy-face": disc("fc1"),
+        "bodiless": {},
         "input-latin-letters": disc(),
         "starry-squid": disc("808"),
         "gone": disc(hidden=True),
@@ -66,6 +73,9 @@ def test_names_are_matched_to_those_of_openmoji(everything: Dataset) -> None:
         ("noto/robot-face-1", "noto", "robot"),
         ("noto/womans-boot", "noto", "woman's boot"),
         ("noto/phoenix-bird", "noto", "phoenix"),
+        ("noto/direct-hit", "noto", "bullseye"),
+        ("noto/dizzy-face", "noto", "face with crossed-out eyes"),
+        ("noto/police-car-light", "noto", "police car light"),
         ("game-icons/fox", "game icons", "fox"),
     ):
         item, drawing = everything.item(found[name]), openmoji[same]
@@ -81,12 +91,16 @@ def test_names_are_matched_to_those_of_openmoji(everything: Dataset) -> None:
 def test_what_is_left_out_is_reported(everything: Dataset) -> None:
     found, report = by_name(everything), everything.report
     assert report is not None
-    assert not {"noto/flag-for-flag-denmark", "noto/fox-medium-skin-tone", "noto/input-latin-letters"} & set(found)
+    left_out = {"flag-for-flag-denmark", "fox-medium-skin-tone", "fox-medium-dark", "input-latin-letters"}
+    assert not {f"noto/{name}" for name in left_out} & set(found)
+    assert "noto/bedroom-dark" in found  # there is no other bedroom of which it is a shade
     assert report.notes["drawn twice"] == report.notes["input symbol"] == 1
     tones = sum(bool(SKIN_TONE_WORDS.search(d.name)) for d in all_drawings())
-    assert report.notes["skin tone"] == tones + 1
-    assert report.notes["name that OpenMoji does not have"] == 2
-    assert [(entry["name"], entry["reason"]) for entry in report.skipped] == [("noto/empty", "nothing drawn")]
+    assert report.notes["skin tone"] == tones + 2
+    assert report.noted("skin tone").startswith("openmoji/1F385-1F3FB")
+    assert report.notes["name that OpenMoji does not have"] == 3
+    skipped = [(entry["name"], entry["reason"]) for entry in report.skipped]
+    assert skipped == [("noto/bodiless", "corrupt or truncated"), ("noto/empty", "nothing drawn")]
     assert "noto/gone" not in found
 
 
@@ -107,6 +121,16 @@ def test_a_concept_is_held_out_in_every_style_and_a_pair_in_one(sets: Path, ever
     assert all(is_composed(*pair) for pair in pairs["composed"])
     assert not pairs["composed"] & pairs["train"]
     assert 0.02 < len(pairs["composed"]) / (len(pairs["composed"]) + len(pairs["train"])) < 0.06
+
+
+def test_pairs_that_no_other_set_trains_are_named(everything: Dataset) -> None:
+    """Of one set alone each composed pair is of a concept that is not seen."""
+    what = "composed, though no other of these sets trains the concept"
+    alone = open_source("drawings::sets=openmoji", "composed", progress=False)
+    assert alone.report is not None
+    assert everything.report is not None
+    assert alone.report.notes[what] == len(alone)
+    assert 0 < everything.report.notes[what] < len(alone)
 
 
 def test_four_of_five_captions_name_the_style_and_hold_some_of_the_words() -> None:
@@ -131,10 +155,16 @@ def test_the_command_writes_all_parts_and_a_copy_keeps_them_out_of_training(
     sets: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source = f"drawings:{sets}:sets=openmoji,noto,game-icons"
+    said: dict[str, str] = {}
     for split in ("both", "composed"):
         out = str(tmp_path / split)
-        cli(capsys, "data", "prepare", source, out, "--size", "16", "--split", split, "--format", "folder")
+        command = ("data", "prepare", source, out, "--size", "16", "--split", split, "--format", "folder")
+        said[split] = cli(capsys, *command).out
     report = json.loads((tmp_path / "both" / "report.json").read_text())
+    written = json.loads((tmp_path / "composed" / "report.json").read_text())["samples"]["composed"]
+    assert report["composed"] == written
+    assert f"{written} composed are not written, which --split composed writes" in said["both"]
+    assert "not written" not in said["composed"]
     assert report["reading"]["notes"]["drawn twice"]["files"] == 1
     copy = open_source(FolderSource(tmp_path / "composed" / "composed"), "all", progress=False)
     assert {copy.item(i).split for i in range(len(copy))} == {"held_out"}

@@ -46,6 +46,9 @@ def test_missing_sets_are_named_with_the_command_that_fetches_them(tmp_path: Pat
     assert "lacks 2 of 3" in message
     assert f"npm install --prefix {tmp_path} @iconify-json/twemoji @iconify-json/emojione" in message
     assert "\n" not in message
+    (tmp_path / "my sets").mkdir()
+    with pytest.raises(PochadeError, match=r"--prefix '.*my sets' @iconify-json/noto fetches"):
+        find_sets(tmp_path / "my sets", ["noto"])
     with pytest.raises(PochadeError, match=r"sets: '\.\./noto' given"):
         find_sets(tmp_path, ["../noto"])
 
@@ -55,11 +58,9 @@ def test_what_is_no_set_is_refused_in_one_line(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(PochadeError, match="is no icon set"):
         read_set(path)
-    folder = write_folder(tmp_path, "twemoji", {"a": disc(width=0)})
-    with pytest.raises(PochadeError, match="0 by 16"):
-        read_set(folder)
+    folder = write_folder(tmp_path, "twemoji", {"a": disc()})
     (folder / "info.json").write_text(json.dumps({"name": "x"}))
-    with pytest.raises(PochadeError, match="license"):
+    with pytest.raises(PochadeError, match="it has no 'license'"):
         read_set(folder)
 
 
@@ -83,4 +84,30 @@ def test_drawings_are_centred_in_a_square_and_turned_as_the_set_says(tmp_path: P
         "down": (0.5, 0.125),
     }
     for name, middle in expected.items():
+        assert middle_of_red(drawn[name]) == pytest.approx(middle, abs=0.02), name
+
+
+def test_a_damaged_drawing_is_named_and_the_others_are_read(tmp_path: Path) -> None:
+    icons = {"good": disc(), "flat": disc(width=0), "bodiless": {"width": 16}, "none": None}
+    found = read_set(write_folder(tmp_path, "noto", icons))
+    assert list(found.drawings) == ["good"]
+    assert list(found.damaged) == ["flat", "bodiless", "none"]
+    assert found.damaged["flat"] == "ValueError: a drawing of 0 by 16"
+    assert found.damaged["bodiless"] == "it has no 'body'"
+
+
+def test_aliases_that_turn_a_drawing_are_drawings_and_second_names_are_not(tmp_path: Path) -> None:
+    side = '<rect x="0" y="0" width="4" height="16" fill="#f00"/>'
+    aliases = {
+        "other-name": {"parent": "left"},
+        "right": {"parent": "left", "hFlip": True},
+        "top": {"parent": "left", "rotate": 1},
+        "left-again": {"parent": "mirrored", "hFlip": True},
+        "lost": {"parent": "nothing", "hFlip": True},
+    }
+    icons = {"left": {"body": side}, "mirrored": {"body": side, "hFlip": True}}
+    folder = write_folder(tmp_path, "noto", icons, width=16, height=16, aliases=aliases)
+    drawn = read_set(folder).drawings
+    assert list(drawn) == ["left", "mirrored", "right", "top", "left-again"]
+    for name, middle in {"right": (0.875, 0.5), "top": (0.5, 0.125), "left-again": (0.125, 0.5)}.items():
         assert middle_of_red(drawn[name]) == pytest.approx(middle, abs=0.02), name

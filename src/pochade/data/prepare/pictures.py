@@ -53,6 +53,8 @@ def prepare(
         report, classes = first.report, first.class_names
         samples = _from_datasets(parts, target)
         total = sum(len(evenly_spaced(len(dataset), target.limit)) for dataset in parts.values())
+        if source.composes and target.split == "both":
+            facts["composed"] = len(source.open("composed", progress=False, reading=reading))
 
     def all_facts() -> dict[str, Any]:
         return {**facts, "reading": None if report is None else report.to_dict()}

@@ -7,7 +7,7 @@ for such a pair tells whether it composes the two.
 
 import re
 import unicodedata
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +17,7 @@ from PIL import Image
 
 from pochade.data.dataset import Split, check_size, check_split, split_of
 from pochade.data.report import Report
+from pochade.data.sources.drawing_names import ALIASES
 from pochade.data.sources.iconify import IconSet, find_sets, read_set
 from pochade.data.sources.image_files import CheckedPictures, ImageFiles, Picture, Reading
 from pochade.data.sources.layers import layered_depth
@@ -53,17 +54,7 @@ KEEP = 0.5
 """Probability that such a caption has a word."""
 LEAST_CONTRAST = 2.0
 """Standard deviation of the pixels, of 255, below which nothing is drawn."""
-ALIASES = {
-    "blackbird": "black bird",
-    "bride with veil": "person with veil",
-    "flag for chequered flag": "chequered flag",
-    "flag for turkey": "flag of Türkiye",
-    "heavy minus sign": "minus",
-    "heavy multiplication x": "multiply",
-    "phoenix bird": "phoenix",
-}
-"""Names that sets have for what OpenMoji calls otherwise, found by ``scripts/leaks.py``."""
-_TONES = re.compile(r"skin-tone|-(light|medium|dark|medium-light|medium-dark)$")
+_TONE = re.compile(r"(-medium)?-(light|medium|dark)$")
 _NUMBER = re.compile(r"[- ]\d+$")
 _PARTS = re.compile(r"^input-")
 _DOUBLES = re.compile(r"^flag-for-flag")
@@ -136,13 +127,20 @@ def open_drawings(path: Path, sets: Sequence[str], split: Split, reading: Readin
     pictures: list[Picture] = []
     if OPENMOJI in sets:
         pictures += [_picture(OPENMOJI, d.code, d.name, d.keywords, d.concept, LICENCE, d.path) for d in openmoji]
-        report.note("skin tone", OPENMOJI, len(all_drawings()) - len(openmoji))
+        for drawing in all_drawings():
+            if SKIN_TONE_WORDS.search(drawing.name):
+                report.note("skin tone", f"{OPENMOJI}/{drawing.code}")
     named: dict[str, Drawing] = {}
     for drawing in openmoji:
         named.setdefault(key_of(drawing.name), drawing)
     for icon_set in icon_sets:
         pictures += _of_set(icon_set, named, report)
-    report.total = len(pictures)
+    trained = {concept for split, concept in map(_split_and_concept, pictures) if split == "train"}
+    for picture in pictures:
+        split_, concept = _split_and_concept(picture)
+        if split_ == "composed" and concept not in trained:
+            report.note("composed, though no other of these sets trains the concept", picture.name)
+    report.total = len(pictures) + report.skipped_count
     return _Drawings(
         _Records(pictures, report, store, reading), None, report, split=split, classes=False, reading=reading
     )
@@ -159,25 +157,40 @@ def is_composed(style: str, concept: str) -> bool:
     return int(digest[:8], 16) % COMPOSED_EVERY == 0
 
 
+def _split_and_concept(picture: Picture) -> tuple[str, str]:
+    return picture.split, picture.group.partition("/")[2]
+
+
 def _of_set(icon_set: IconSet, named: dict[str, Drawing], report: Report) -> list[Picture]:
+    for name, why in icon_set.damaged.items():
+        report.skip(f"{icon_set.prefix}/{name}", "corrupt or truncated", why)
     pictures: list[Picture] = []
     for name, svg in icon_set.drawings.items():
         full = f"{icon_set.prefix}/{name}"
-        for pattern, why in ((_TONES, "skin tone"), (_PARTS, "input symbol"), (_DOUBLES, "drawn twice")):
-            if pattern.search(name):
-                report.note(why, full)
-                break
+        drawing = matched(name, named)
+        why = _left_out(name, icon_set.drawings, known=drawing is not None)
+        if why:
+            report.note(why, full)
+            continue
+        style = style_of(icon_set.prefix, icon_set.title)
+        if drawing is None:
+            report.note("name that OpenMoji does not have", full)
+            words = key_of(name).replace("-", " ")
+            what: tuple[str, tuple[str, ...], str] = words, (), concept_of(_NUMBER.sub("", words))
         else:
-            drawing = matched(name, named)
-            if drawing is None:
-                report.note("name that OpenMoji does not have", full)
-                words = key_of(name).replace("-", " ")
-                known: tuple[str, tuple[str, ...], str] = words, (), concept_of(_NUMBER.sub("", words))
-            else:
-                known = drawing.name, drawing.keywords, drawing.concept
-            style = style_of(icon_set.prefix, icon_set.title)
-            pictures.append(_picture(style, name, *known, icon_set.licence, icon_set.file, svg, icon_set.prefix))
+            what = drawing.name, drawing.keywords, drawing.concept
+        pictures.append(_picture(style, name, *what, icon_set.licence, icon_set.file, svg, icon_set.prefix))
     return pictures
+
+
+def _left_out(name: str, names: Collection[str], *, known: bool) -> str:
+    """Why a drawing of a set with these names is left out; "" for no reason. Not every "light" is a tone."""
+    bare = _TONE.sub("", name)
+    if "skin-tone" in name or (not known and bare != name and bare in names):
+        return "skin tone"
+    if _PARTS.search(name):
+        return "input symbol"
+    return "drawn twice" if _DOUBLES.search(name) else ""
 
 
 def matched(name: str, named: Mapping[str, Drawing]) -> Drawing | None:

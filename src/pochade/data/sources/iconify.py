@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 import tarfile
 import zlib
 from collections.abc import Sequence
@@ -19,7 +20,10 @@ _SPACES = 'xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/199
 
 @dataclass(frozen=True)
 class IconSet:
-    """One set: its title, licence (SPDX) and author as its ``info.json`` has them, and its drawings by name, as SVG."""
+    """One set: its title, licence (SPDX) and author as its ``info.json`` has them, and its drawings by name, as SVG.
+
+    ``damaged`` says of others, by name, what is wrong with them.
+    """
 
     prefix: str
     title: str
@@ -27,6 +31,7 @@ class IconSet:
     author: str
     file: Path
     drawings: dict[str, str]
+    damaged: dict[str, str]
 
 
 def check_name(name: str) -> None:
@@ -60,7 +65,8 @@ def find_sets(folder: Path, names: Sequence[str]) -> dict[str, Path]:
         packages = " ".join(f"{SCOPE}/{name}" for name in missing)
         raise PochadeError(
             f"path: {folder} lacks {len(missing)} of {len(names)} icon sets; "
-            f"npm install --prefix {folder} {packages} fetches them, or npm pack, whose .tgz files are read as well"
+            f"npm install --prefix {shlex.quote(str(folder))} {packages} fetches them, "
+            "or npm pack, whose .tgz files are read as well"
         )
     return found
 
@@ -74,7 +80,8 @@ def _version(path: Path, name: str) -> tuple[int, ...]:
 def read_set(path: Path) -> IconSet:
     """The set in a folder or in a packed package; what is hidden there (withdrawn) is left out.
 
-    A drawing that is not square is centred in a square; one that the set turns or mirrors is drawn so.
+    A drawing that is not square is centred in a square; one that the set turns or mirrors is drawn so, also where it is
+    another drawing that is turned or mirrored. Mere second names of a drawing are left out.
 
     Raises:
         PochadeError: it cannot be read, or is no icon set.
@@ -83,9 +90,13 @@ def read_set(path: Path) -> IconSet:
         icons, info = _packed(path) if path.is_file() else _unpacked(path)
         licence, author = info["license"], info.get("author", {})
         sizes = {name: icons.get(name, default) for name, default in _DEFAULTS.items()}
-        drawings = {
-            name: _svg({**sizes, **icon}) for name, icon in icons["icons"].items() if not icon.get("hidden", False)
-        }
+        drawings, damaged = dict[str, str](), dict[str, str]()
+        for name, icon in {**icons["icons"], **_turned(icons["icons"], icons.get("aliases", {}))}.items():
+            try:
+                if not icon.get("hidden", False):
+                    drawings[name] = _svg({**sizes, **icon})
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                damaged[name] = _said(error)
         return IconSet(
             prefix=icons["prefix"],
             title=info["name"],
@@ -93,9 +104,26 @@ def read_set(path: Path) -> IconSet:
             author=author.get("name", ""),
             file=path if path.is_file() else path / "icons.json",
             drawings=drawings,
+            damaged=damaged,
         )
     except (OSError, EOFError, zlib.error, tarfile.TarError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PochadeError(f"path: {path} is no icon set of {SCOPE} ({type(error).__name__}: {error})") from error
+        raise PochadeError(f"path: {path} is no icon set of {SCOPE} ({_said(error)})") from error
+
+
+def _said(error: Exception) -> str:
+    return f"it has no {error}" if isinstance(error, KeyError) else f"{type(error).__name__}: {error}"
+
+
+def _turned(icons: dict[str, Any], aliases: dict[str, Any]) -> dict[str, Any]:
+    """The drawings among the aliases: those that turn or mirror another one. Flips of both cancel out, turns add up."""
+    found: dict[str, Any] = {}
+    for name, alias in aliases.items():
+        parent = icons.get(alias["parent"])
+        if parent and any(alias.get(key) for key in ("rotate", "hFlip", "vFlip")):
+            flips = {key: bool(alias.get(key)) != bool(parent.get(key)) for key in ("hFlip", "vFlip")}
+            rotate = alias.get("rotate", 0) + parent.get("rotate", 0)
+            found[name] = {**parent, **alias, **flips, "rotate": rotate}
+    return found
 
 
 _DEFAULTS = {"left": 0, "top": 0, "width": 16, "height": 16, "rotate": 0, "hFlip": False, "vFlip": False}
