@@ -62,13 +62,14 @@ def ablate(
             raise PochadeError(f"cases: {name!r} given, allowed are {allowed}{nearest(name, chosen.cases)}")
 
     from pochade.evaluation import ablation
-    from pochade.training.executor import run
+    from pochade.training.executor import check_run, run
 
     folder = out or Path("runs") / study
     check_folder("out", folder)
     rows = ablation.ablate(
         {name: chosen.cases[name] for name in names},
         lambda name, seed: studies.stages_of_case(chosen, name, seed, tuple(changes or ())),
+        lambda stages, folder: check_run(stages, folder, resume=True),
         lambda stages, folder: run(stages, folder, resume=True),
         folder,
         ablation.Settings(seeds, close_seeds, samples, sampling_steps),

@@ -75,6 +75,7 @@ class Row:
 def ablate(
     cases: Mapping[str, Case],
     stages_of: Callable[[str, int], list[AnyStage]],
+    check: Callable[[list[AnyStage], Path], object],
     train: Callable[[list[AnyStage], Path], Path],
     folder: Path,
     settings: Settings,
@@ -86,12 +87,13 @@ def ablate(
     Args:
         cases: by name; the first is what the others are compared with.
         stages_of: the stages of a case and a seed; the last trains the network that is compared.
+        check: raises PochadeError where ``train`` would; of all cases and seeds it is called before the first training.
         train: runs stages in a folder, finished ones not again, and returns the folder of the last one's model.
         folder: of the ablation.
         settings: how many runs, and how they are measured.
 
     Raises:
-        PochadeError: the data cannot be used, or a package is missing.
+        PochadeError: the stages of a case or the data cannot be used, or a package is missing.
         FailureError: a training run failed, or ``folder`` cannot be written.
     """
 
@@ -103,6 +105,9 @@ def ablate(
             runs.append(measure(train(stages, folder), last, settings))
         return Row(name, cases[name].about, cases[name].expected, runs)
 
+    for name in cases:
+        for seed in range(max(settings.seeds, settings.close_seeds)):
+            check(stages_of(name, seed), folder)
     rows = [row(name, settings.seeds) for name in cases]
     if settings.close_seeds > settings.seeds:
         close = {one.case for one in rows if is_close(one, rows[0])}

@@ -1,12 +1,15 @@
 """Studies: one recipe trained several times at equal cost, each time with something changed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pochade.errors import PochadeError, nearest
 from pochade.recipes import microforge, stages_of
-from pochade.training.overrides import override
+from pochade.training.overrides import fields_of, override
 from pochade.training.stage import AnyStage
+
+ARGUMENTS = {"task.options", "task.changes"}
+"""The fields that hold arguments of a network, as NAME=VALUE."""
 
 
 @dataclass(frozen=True)
@@ -135,18 +138,63 @@ def stages_of_case(study: Study, name: str, seed: int, changes: tuple[str, ...] 
     """The stages of one case, the last called after it, with ``changes`` made in all cases alike on top.
 
     A stage before is called after the case where the case changes it: otherwise it is the same in all of them, and
-    is trained once. The seed is that of the last.
+    is trained once. The seed is that of the last. Arguments of a network in ``changes`` (``task.options=NAME=VALUE``)
+    join those of the study and of the case, in place of one of the same name.
+
+    Raises:
+        PochadeError: ``changes`` cannot be made, or change what the case does or the seed of the last stage.
     """
     case = study.cases[name]
     options = ",".join((*study.options, *case.options))
     stages = stages_of(study.recipe)
     if case.after is not None:
         stages = [*stages, case.after()]
-    *before, last = override(
-        stages, ("sample_every=0", *study.changes, f"task.options={options}", *changes, *case.changes)
-    )
+    stages = override(stages, ("sample_every=0", *study.changes, f"task.options={options}", *case.changes))
+    own = [*case.changes, f"task.options={','.join(case.options)}"]
+    varied = {one for change in own for one in _reached(stages, change)}
+    for change in changes:
+        reached = _reached(stages, change)
+        if (stages[-1].name, "seed", "") in reached:
+            raise PochadeError(f"seed: {change} given, but a study has its own: allowed is --seeds, how many from 0 on")
+        if not reached:
+            raise PochadeError(f"changes: {change} given, which changes nothing in a study, allowed is FIELD=VALUE")
+        for _, field, argument in sorted(reached & varied):
+            what = argument or field
+            raise PochadeError(
+                f"{field}: {change} given, but the case {name} sets {what}: allowed is --cases without it"
+            )
+        stages = _joined(stages, change)
+    *before, last = stages
     touched = {change.partition(".")[0] for change in case.changes}
     shared = [replace(stage, name=f"{stage.name}_{name}") if stage.name in touched else stage for stage in before]
     if case.after is not None:
         shared[-1] = replace(shared[-1], name=next(iter(study.cases)))
     return [*shared, replace(last, name=name if seed == 0 else f"{name}_seed{seed}", seed=seed)]
+
+
+def _reached(stages: Sequence[AnyStage], change: str) -> set[tuple[str, str, str]]:
+    """What a change is made in: the name of a stage, a field, and of a field of arguments the name of each, else ""."""
+    path = change.partition("=")[0].strip()
+    reached: set[tuple[str, str, str]] = set()
+    for stage in override(stages, [change]):
+        field = path.removeprefix(f"{stage.name}.")
+        fields = dict(fields_of(stage))
+        if field in fields:
+            names = _by_name(fields[field]) if field in ARGUMENTS else [""]
+            reached |= {(stage.name, field, name) for name in names}
+    return reached
+
+
+def _joined(stages: Sequence[AnyStage], change: str) -> list[AnyStage]:
+    """The stages with a change made, in which arguments join those that are there, in place of one of the same name."""
+    changed = override(stages, [change])
+    for before, after in zip(stages, changed, strict=True):
+        own, given = dict(fields_of(before)), dict(fields_of(after))
+        for field in (field for field in ARGUMENTS & given.keys() if own[field] != given[field]):
+            joined = _by_name(own[field]) | _by_name(given[field])
+            changed = override(changed, [f"{after.name}.{field}={','.join(joined.values())}"])
+    return changed
+
+
+def _by_name(arguments: Sequence[str] | None) -> dict[str, str]:
+    return {one.partition("=")[0]: one for one in arguments or ()}

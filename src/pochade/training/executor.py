@@ -79,22 +79,8 @@ def run(
                 mirror.pull()
     out = Path(out) if mirror is None else mirror.folder
     saved = None if mirror is None else mirror.push
-    check_tensor_folder("out", out)
-    finished = 0 if only is None else _finished_before(stages, only, out)
-    stages = stages if only is None else stages[: finished + 1]
     components = components or Components()
-    _check_outside(stages, out)
-    folders = [_result(stage, number, out).model.parent for number, stage in enumerate(stages, 1)][finished:]
-    for folder in folders:
-        _check_free(folder)
-    with main_first():
-        data = check(stages, components, start=finished)
-    for folder in [] if resume else folders:
-        check_is_new(folder)
-    stages = [settled(stage, data.get(stage.name, {})) for stage in stages]
-    if resume:
-        for number, stage in enumerate(stages[finished:], finished + 1):
-            _check_resumed(stages, number, out, data[stage.name])
+    stages, finished = _checked(stages, out, resume, only, components, say=_print)
     for stage in stages[finished:]:
         if (short := stage.warn_of_warmup()) is not None:
             _print(f"{stage.name}: warning: {short}")
@@ -117,6 +103,38 @@ def run(
     return results[-1].model
 
 
+def check_run(stages: Sequence[AnyStage], out: Path, *, resume: bool = False) -> None:
+    """Raises PochadeError where ``run`` would, before it trains anything; ``out`` is no URL."""
+    _checked(stages, out, resume, None, Components(), say=lambda _: None)
+
+
+def _checked(
+    stages: Sequence[AnyStage],
+    out: Path,
+    resume: bool,
+    only: str | None,
+    components: Components,
+    say: Callable[[str], object],
+) -> tuple[list[AnyStage], int]:
+    """The stages up to ``only``, settled, and how many of them are finished because they come before it."""
+    check_tensor_folder("out", out)
+    finished = 0 if only is None else _finished_before(stages, only, out)
+    stages = stages if only is None else stages[: finished + 1]
+    _check_outside(stages, out)
+    folders = [_result(stage, number, out).model.parent for number, stage in enumerate(stages, 1)][finished:]
+    for folder in folders:
+        _check_free(folder)
+    with main_first():
+        data = check(stages, components, start=finished)
+    for folder in [] if resume else folders:
+        check_is_new(folder)
+    ready = [settled(stage, data.get(stage.name, {}), say) for stage in stages]
+    if resume:
+        for number, stage in enumerate(ready[finished:], finished + 1):
+            _check_resumed(ready, number, out, data[stage.name])
+    return ready, finished
+
+
 def _check_outside(stages: Sequence[AnyStage], out: Path) -> None:
     """Raises PochadeError where ``out`` lies in the data: its sample sheets would be pictures to train on."""
     sources = (source for stage in stages for source in stage.data.sources)
@@ -126,17 +144,17 @@ def _check_outside(stages: Sequence[AnyStage], out: Path) -> None:
             raise PochadeError(f"out: {out} lies in the data, {path}, allowed is a folder outside of it")
 
 
-def settled(stage: AnyStage, data: Data) -> AnyStage:
+def settled(stage: AnyStage, data: Data, say: Callable[[str], object]) -> AnyStage:
     """The stage with the steps that follow from its data, and the rate that follows from its settings, where it names
-    none."""
+    none: ``say`` is told of both."""
     if not stage.learning_rate:
         stage = with_rate(stage)
-        _print(f"{stage.name}: learning_rate {stage.learning_rate:g}, from the rank; learning_rate=... gives another")
+        say(f"{stage.name}: learning_rate {stage.learning_rate:g}, from the rank; learning_rate=... gives another")
     if stage.steps or not data:
         return stage
     samples = sum(len(groups_of(one)) if isinstance(one, Dataset) else len(one) for one in data.values())
     steps = steps_for(samples, stage.batch_size)
-    _print(f"{stage.name}: {steps} steps, from the number of samples, {samples}; steps=... gives others")
+    say(f"{stage.name}: {steps} steps, from the number of samples, {samples}; steps=... gives others")
     return replace(stage, steps=steps)
 
 
