@@ -13,6 +13,8 @@ import pochade
 from cli.run import cli
 from contracts.families import FAMILIES, conditioning_for, inputs_for, make, stir
 from pochade.errors import PochadeError
+from pochade.evaluation.generation import fingerprint
+from pochade.pipelines.lora import adapters_in_use
 from pochade.pipelines.lora_files import (
     BASE,
     BASE_SHA256,
@@ -143,6 +145,108 @@ def test_adapters_that_are_not_there_are_one_line(folders: tuple[Path, Path, Pat
             call()
     pipe.delete_adapters("drawn")
     assert not pipe.get_list_adapters()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0, 2.0], "2 given for 1 adapters, allowed is one, or one each"),
+        ((1.0, 2.0), "2 given for 1 adapters, allowed is one, or one each"),
+        ([], "0 given for 1 adapters, allowed is one, or one each"),
+        ({"unet": 0.5}, "'unet' given, allowed are denoiser, text_encoder"),
+        ([{"denoiser": float("nan")}], "nan given, allowed are finite numbers"),
+        ({"denoiser": {"up": 1.0}}, "{'up': 1.0} given, allowed are finite numbers"),
+    ],
+)
+def test_weights_that_fit_no_adapters_are_one_line(
+    folders: tuple[Path, Path, Path], weights: Any, message: str
+) -> None:
+    model, first, _ = folders
+    pipe = TextToImagePipeline.from_pretrained(model)
+    pipe.load_lora_weights(first, adapter_name="drawn")
+    pipe.set_adapters("drawn", (0.3,))  # pyright: ignore[reportArgumentType]
+    before = adapters_in_use(pipe.denoiser)
+    with pytest.raises(PochadeError) as error:
+        pipe.set_adapters(["drawn"], weights)
+    assert str(error.value) == f"adapter_weights: {message}"
+    assert adapters_in_use(pipe.denoiser) == before
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning:peft")  # each layer that has nothing to do says so
+def test_what_is_fused_is_given_back_with_its_weights(folders: tuple[Path, Path, Path]) -> None:
+    model, first, second = folders
+    pipe = TextToImagePipeline.from_pretrained(model)
+    pipe.load_lora_weights(first, adapter_name="a")
+    pipe.load_lora_weights(second, adapter_name="b")
+    pipe.set_adapters(["a", "b"], [0.8, 0.5])
+    before = {name: adapters_in_use(getattr(pipe, name)) for name in ("denoiser", "text_encoder")}
+    weights = {name: value.clone() for name, value in pipe.denoiser.state_dict().items()}
+    both = sample(pipe)
+    pipe.set_adapters(["a", "b"], [0.4, 0.25])
+    halved = sample(pipe)
+    pipe.set_adapters(["a", "b"], [0.8, 0.5])
+
+    def check_given_back() -> None:
+        assert {name: adapters_in_use(getattr(pipe, name)) for name in before} == before
+        for name, value in pipe.denoiser.state_dict().items():
+            torch.testing.assert_close(value, weights[name])
+        torch.testing.assert_close(sample(pipe), both, rtol=1e-3, atol=1e-4)
+
+    for _ in range(2):
+        pipe.fuse_lora(lora_scale=0.5)
+        pipe.fuse_lora(lora_scale=0.5)  # fused already
+        torch.testing.assert_close(sample(pipe), halved, rtol=1e-3, atol=1e-4)
+        with pytest.raises(PochadeError, match="adapter_names: given while adapters are fused, allowed after unfuse"):
+            pipe.set_adapters("a")
+        pipe.unfuse_lora()
+        check_given_back()
+    pipe.fuse_lora(lora_scale=0.5, adapter_names=["a"])
+    pipe.fuse_lora(["denoiser"], 0.25, adapter_names="b")
+    pipe.unfuse_lora()
+    check_given_back()
+    pipe.fuse_lora(lora_scale=0.5)
+    pipe.disable_lora()
+    sample(pipe)
+    pipe.enable_lora()
+    check_given_back()
+    for call in (pipe.fuse_lora, pipe.unfuse_lora):
+        with pytest.raises(PochadeError, match="components: 'unet' given, allowed are denoiser, text_encoder"):
+            call(["unet"])
+    check_given_back()
+
+
+def test_a_fingerprint_is_of_the_adapters_in_use(folders: tuple[Path, Path, Path]) -> None:
+    model, first, second = folders
+    pipe = TextToImagePipeline.from_pretrained(model)
+    plain = fingerprint(pipe)
+    pipe.load_lora_weights(first, adapter_name="a")
+    pipe.load_lora_weights(second, adapter_name="b")
+
+    def of(*arguments: Any) -> str:
+        pipe.set_adapters(*arguments)
+        return fingerprint(pipe)
+
+    both = [["a", "b"], [0.8, 0.5]]
+    found = [plain, of("a"), of("b"), of("a", 0.5), of(*both), of("a", {"denoiser": 0.8})]
+    pipe.disable_lora()
+    found.append(fingerprint(pipe))
+    pipe.enable_lora()
+    assert len({*found}) == len(found)
+    assert of(*both) == found[4]
+    pipe.unload_lora_weights()
+    assert fingerprint(pipe) == plain
+
+
+def test_a_file_is_not_overwritten(folders: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    model, first, _ = folders
+    pipe = TextToImagePipeline.from_pretrained(model)
+    pipe.load_lora_weights(first, adapter_name="a")
+    pipe.save_lora_weights(tmp_path, "a")
+    before = (tmp_path / WEIGHTS).read_bytes()
+    pipe.set_adapters("a", 0.5)
+    with pytest.raises(PochadeError, match=f"^save_directory: {tmp_path} holds {WEIGHTS} already"):
+        pipe.save_lora_weights(tmp_path, "a", dtype=None)
+    assert (tmp_path / WEIGHTS).read_bytes() == before
 
 
 def test_the_sum_that_is_added_is_the_one_of_the_paper(folders: tuple[Path, Path, Path]) -> None:
@@ -306,6 +410,7 @@ def test_a_repeat_misses_another_lora(folders: tuple[Path, Path, Path], tmp_path
         "a red apple", model=str(model), seed=3, steps=2, device="cpu", loras=[str(place)]
     )  # pyright: ignore[reportArgumentType]
     path = pochade.generate(request).save(tmp_path)
+    (place / WEIGHTS).unlink()
     write(TextToImagePipeline.from_pretrained(model), place, 9, base=model)
     with pytest.raises(PochadeError, match="made with another LoRA than"):
         pochade.repeat(path)

@@ -16,6 +16,8 @@ from pochade.errors import PochadeError
 from pochade.evaluation.pictures import empty_pictures, to_pil, to_uint8
 from pochade.evaluation.ranks import Ranks
 from pochade.files import atomic_file, write_json
+from pochade.pipelines.lora import adapters_in_use
+from pochade.text_encoders.base import PromptEncoder
 
 ALONE = Ranks()
 
@@ -58,13 +60,16 @@ def modules_of(pipeline: TextToImage) -> dict[str, nn.Module]:
 
 
 def fingerprint(pipeline: TextToImage) -> str:
-    """SHA-256 over weights, scheduler and guidance interval of a pipeline, in hexadecimal digits: equal ones give equal
-    pictures."""
+    """SHA-256 over weights, adapters, learned words, scheduler and guidance interval of a pipeline, in hexadecimal
+    digits: equal ones give equal pictures."""
     digest = hashlib.sha256()
     for name, module in modules_of(pipeline).items():
         for key, value in sorted(module.state_dict().items()):
             digest.update(f"{name}.{key} {value.dtype} {tuple(value.shape)}".encode())
             digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        words = list(module.learned()) if isinstance(module, PromptEncoder) else []
+        if changes := [*adapters_in_use(module), *words]:
+            digest.update(repr(changes).encode())
     scheduler = pipeline.components.get("scheduler")
     digest.update(repr(scheduler.config if isinstance(scheduler, ConfigMixin) else None).encode())
     if pipeline.default_guidance_interval != EVERYWHERE:

@@ -14,8 +14,9 @@ from diffusers.utils.constants import USE_PEFT_BACKEND
 from torch import Tensor, nn
 
 import pochade
-from pochade.arguments import check_number, shown
+from pochade.arguments import check_number, path_text, shown
 from pochade.errors import PochadeError, missing_extra, nearest
+from pochade.files import check_absent
 from pochade.pipelines.lora_files import WEIGHTS, LoRAFile, check_base, lora_file
 from pochade.pipelines.tensor_files import read_head
 from pochade.tensors import read_tensors, write_tensors
@@ -109,7 +110,7 @@ class LoRAMixin(LoraBaseMixin):
             metadata: words about it that are stored in the head of the file.
 
         Raises:
-            PochadeError: there is no such adapter.
+            PochadeError: there is no such adapter, or ``save_directory`` is a URL or has such a file.
             FailureError: the file cannot be written.
         """
         check_peft()
@@ -118,6 +119,8 @@ class LoRAMixin(LoraBaseMixin):
         tensors: dict[str, Tensor] = {}
         configs: dict[str, Any] = {}
         self._check_adapters(adapter_name)
+        folder = Path(path_text("save_directory", save_directory))
+        check_absent("save_directory", folder, [WEIGHTS])
         loaded = self.get_list_adapters()
         for component in [name for name, adapters in loaded.items() if adapter_name in adapters]:
             network = getattr(self, component)
@@ -129,7 +132,7 @@ class LoRAMixin(LoraBaseMixin):
             kept["target_modules"] = sorted({name.partition(".lora_")[0] for name in state})
             configs |= {f"{component}.{name}": value for name, value in kept.items()}
         head = {LORA_ADAPTER_METADATA_KEY: json.dumps(configs), "pochade": pochade.__version__, **(metadata or {})}
-        write_tensors(Path(save_directory) / WEIGHTS, tensors, head)
+        write_tensors(folder / WEIGHTS, tensors, head)
 
     def set_adapters(
         self,
@@ -139,31 +142,80 @@ class LoRAMixin(LoraBaseMixin):
         """diffusers' ``set_adapters``.
 
         Raises:
-            PochadeError: there is no such adapter, or a weight is no finite number; before any is set.
+            PochadeError: there is no such adapter, adapters are fused, there are more or fewer weights than adapters, a
+                weight is no finite number, or one is for a component that has no adapters; before any is set.
         """
         self._check_adapters(adapter_names)
-        _check_weights(adapter_weights)
-        super().set_adapters(adapter_names, adapter_weights)
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        weights: Any = list(adapter_weights) if isinstance(adapter_weights, tuple) else adapter_weights
+        _check_weights(weights, self._lora_loadable_modules)
+        if isinstance(weights, list) and len(weights) != len(names):
+            raise PochadeError(
+                f"adapter_weights: {len(weights)} given for {len(names)} adapters, allowed is one, or one each"
+            )
+        if any(layer.merged for layer in self._lora_layers()):
+            raise PochadeError("adapter_names: given while adapters are fused, allowed after unfuse_lora")
+        super().set_adapters(names, weights)
 
     def delete_adapters(self, adapter_names: list[str] | str) -> None:
         """diffusers' ``delete_adapters``. Raises PochadeError where there is no such adapter, before any is deleted."""
         self._check_adapters(adapter_names)
         super().delete_adapters(adapter_names)
 
-    def fuse_lora(self, components: list[str] | None = None, lora_scale: float = 1.0, **options: Any) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """diffusers' ``fuse_lora``, of all components by default: the active adapters become part of the weights.
+    def fuse_lora(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self,
+        components: list[str] | None = None,
+        lora_scale: float = 1.0,
+        *,
+        adapter_names: list[str] | str | None = None,
+        **options: Any,
+    ) -> None:
+        """diffusers' ``fuse_lora``, of all components by default: the active adapters, or those that are named, become
+        part of the weights, each with its weight times ``lora_scale``.
 
         Raises:
-            PochadeError: no adapter is loaded, or ``lora_scale`` is no finite number.
+            PochadeError: no adapter is loaded, there is no such adapter or component, or ``lora_scale`` is no finite
+                number.
         """
         check_number("lora_scale", lora_scale)
         if not self._adapters():
             raise PochadeError("fuse_lora: no adapter is loaded; load_lora_weights loads one")
-        super().fuse_lora(components or self._lora_loadable_modules, lora_scale=lora_scale, **options)
+        self._check_adapters(adapter_names or [])
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names
+        for layer in self._lora_layers(components):
+            # diffusers scales all that are active, and leaves them so.
+            fused = set(names or layer.active_adapters) & layer.scaling.keys() - set(layer.merged_adapters)
+            layer.weights_before_fusing = {name: layer.scaling[name] for name in fused} | _before_fusing(layer)
+            for name in fused:
+                layer.scaling[name] *= lora_scale
+        super().fuse_lora(components or self._lora_loadable_modules, adapter_names=names, **options)
 
     def unfuse_lora(self, components: list[str] | None = None, **options: Any) -> None:
-        """diffusers' ``unfuse_lora``, of all components by default."""
+        """diffusers' ``unfuse_lora``, of all components by default: weights are what they were, up to rounding.
+
+        Raises PochadeError where there is no such component.
+        """
+        layers = self._lora_layers(components)
         super().unfuse_lora(components or self._lora_loadable_modules, **options)
+        for layer in layers:
+            layer.scaling |= _before_fusing(layer)
+            layer.weights_before_fusing = {}
+
+    def disable_lora(self) -> None:
+        """diffusers' ``disable_lora``; of adapters that are fused it undoes that too."""
+        known = self._lora_loadable_modules
+        fused = [name for name in known if any(layer.merged for layer in self._lora_layers([name]))]
+        if fused:
+            self.unfuse_lora(fused)
+        super().disable_lora()
+
+    def _lora_layers(self, components: list[str] | None = None) -> list[Any]:
+        """The layers with adapters of all components, or of some. Raises PochadeError for an unknown component."""
+        known = self._lora_loadable_modules
+        for name in components or known:
+            if name not in known:
+                raise PochadeError(f"components: {shown(name)} given, allowed are {', '.join(known)}")
+        return [layer for name in components or known for _, layer in lora_layers(getattr(self, name))]
 
     def _adapters(self) -> list[str]:
         return sorted({name for adapters in self.get_list_adapters().values() for name in adapters})
@@ -179,6 +231,29 @@ class LoRAMixin(LoraBaseMixin):
     def has_adapters(self) -> bool:
         """Whether layers are wrapped by those of adapters, active or not."""
         return any(bool(getattr(self, name)._hf_peft_config_loaded) for name in self._lora_loadable_modules)
+
+
+def lora_layers(network: nn.Module) -> list[tuple[str, Any]]:
+    """The layers of a network that have adapters, by name."""
+    if not getattr(network, "_hf_peft_config_loaded", False):
+        return []
+    from peft.tuners.lora import LoraLayer
+
+    return [(name, layer) for name, layer in network.named_modules() if isinstance(layer, LoraLayer)]
+
+
+def adapters_in_use(network: nn.Module) -> list[tuple[object, ...]]:
+    """What of adapters changes the output of a network without changing a tensor: of each layer that has some, its
+    name, whether they are switched off, those that are fused, and the active ones with their weights."""
+    return [
+        (
+            name,
+            layer.disable_adapters,
+            sorted(layer.merged_adapters),
+            sorted((adapter, layer.scaling[adapter]) for adapter in layer.active_adapters if adapter in layer.scaling),
+        )
+        for name, layer in lora_layers(network)
+    ]
 
 
 def merge_loras(pipe: Any, loras: Sequence[LoRAFile]) -> None:
@@ -201,13 +276,19 @@ def _part(values: Mapping[str, Any], component: str) -> dict[str, Any]:
     return {name.removeprefix(start): value for name, value in values.items() if name.startswith(start)}
 
 
-def _check_weights(given: Any) -> None:
-    """Raises PochadeError where a weight, alone or in a list or a mapping, is no finite number."""
-    if isinstance(given, list | tuple | Mapping):
-        for part in given.values() if isinstance(given, Mapping) else given:
-            _check_weights(part)
-    else:
-        check_number("adapter_weights", given)
+def _before_fusing(layer: Any) -> dict[str, float]:
+    return vars(layer).get("weights_before_fusing", {})
+
+
+def _check_weights(given: Any, components: Sequence[str]) -> None:
+    """Raises PochadeError where a weight, alone, in a list or of a component, is no finite number."""
+    for weight in given if isinstance(given, list) else [given]:
+        parts = weight if isinstance(weight, Mapping) else {}
+        for name in parts:
+            if name not in components:
+                raise PochadeError(f"adapter_weights: {shown(name)} given, allowed are {', '.join(components)}")
+        for part in parts.values() if parts else [weight]:
+            check_number("adapter_weights", part)
 
 
 def _check_tensors(

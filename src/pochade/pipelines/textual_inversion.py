@@ -8,7 +8,9 @@ from typing import Any
 from torch import Tensor
 
 import pochade
+from pochade.arguments import path_text
 from pochade.errors import PochadeError
+from pochade.files import check_absent
 from pochade.pipelines.embedding_files import WEIGHTS, EmbeddingFile, check_encoder, find_embedding
 from pochade.runtime.tokens import whole
 from pochade.tensors import read_tensors, write_tensors
@@ -72,13 +74,15 @@ class TextualInversionMixin:
     ) -> None:
         """Write a learned word as ``learned_embeds.safetensors`` into a folder, with words about it in its head.
 
-        Raises PochadeError where it is not loaded.
+        Raises PochadeError where it is not loaded, or the folder is a URL or has such a file.
         """
         loaded = _prompt_encoder(self.text_encoder).learned()
         if token not in loaded:
             raise PochadeError(f"token: {token!r} given, allowed are {', '.join(loaded) or 'none'}")
+        folder = Path(path_text("save_directory", save_directory))
+        check_absent("save_directory", folder, [WEIGHTS])
         head = {"pochade": pochade.__version__, **(metadata or {})}
-        write_tensors(Path(save_directory) / WEIGHTS, {token: loaded[token].detach().float().contiguous()}, head)
+        write_tensors(folder / WEIGHTS, {token: loaded[token].detach().float().contiguous()}, head)
 
     def has_learned_words(self) -> bool:
         """Whether any are loaded."""

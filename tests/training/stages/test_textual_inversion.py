@@ -16,6 +16,7 @@ from pochade.autoencoders.tiny import TinyAutoencoder
 from pochade.data.captioned import Wording
 from pochade.denoisers.lrf import LRFDenoiser
 from pochade.errors import PochadeError
+from pochade.evaluation.generation import fingerprint
 from pochade.pipelines.embedding_files import ENCODER, WEIGHTS, find_embedding
 from pochade.pipelines.tensor_files import read_head
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -71,6 +72,17 @@ def test_the_word_alone_is_learned_and_written_in_diffusers_layout(learned: Path
     assert [tuple(t.shape) for t in trained.values()] == [(2, 384)]
 
 
+def test_a_fingerprint_is_of_the_words_and_their_names(learned: Path, model: Path) -> None:
+    pipe = TextToImagePipeline.from_pretrained(model)
+    found = [fingerprint(pipe)]
+    for name in (WORD, "<other>"):
+        pipe.load_textual_inversion(load_file(learned / WEIGHTS), token=name)
+        found.append(fingerprint(pipe))
+        pipe.unload_textual_inversion()
+        assert fingerprint(pipe) == found[0]
+    assert len({*found}) == 3
+
+
 def test_a_pipeline_reads_the_word_and_forgets_it(learned: Path, model: Path, tmp_path: Path) -> None:
     pipe = TextToImagePipeline.from_pretrained(model)
     pipe.set_progress_bar_config(disable=True)
@@ -91,6 +103,9 @@ def test_a_pipeline_reads_the_word_and_forgets_it(learned: Path, model: Path, tm
         pipe.save_pretrained(tmp_path / "model")
     with pytest.raises(PochadeError, match=f"token: '{WORD}' is loaded"):
         pipe.load_textual_inversion(learned)
+    pipe.save_textual_inversion(tmp_path / "words", WORD)
+    with pytest.raises(PochadeError, match=f"^save_directory: .* holds {WEIGHTS} already"):
+        pipe.save_textual_inversion(tmp_path / "words", WORD)
     pipe.load_textual_inversion({"any": torch.zeros(384)}, token="<zero>")
     pipe.unload_textual_inversion(WORD)
     assert list(pipe.text_encoder.learned()) == ["<zero>"]
