@@ -5,12 +5,15 @@ from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.sampling import seed
 from pochade.errors import PochadeError
 from pochade.pipelines.image_to_image import ImageToImagePipeline
+from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
+from pochade.runtime.sampling import GuidanceWarning
 
 
 def loaded(folder: Path, kind: type[Any] = TextToImagePipeline, **options: Any) -> Any:
@@ -107,14 +110,48 @@ def test_guidance_over_an_interval(toy_pipeline_folder: Path) -> None:
     within = generate(pipe, **options, guidance_interval=(0.4, 0.8))
     assert batch_sizes == [1, 2, 2, 1]
     assert not torch.allclose(within, everywhere, atol=1e-3)
-    never = generate(pipe, **options, guidance_interval=(0.8, 0.9))
-    assert torch.equal(never, generate(pipe, num_inference_steps=4, guidance_scale=1.0))
+    assert torch.equal(
+        generate(pipe, num_inference_steps=4, guidance_scale=1.0, guidance_interval=(0.8, 0.9)),
+        generate(pipe, num_inference_steps=4, guidance_scale=1.0),
+    )
     own = TextToImagePipeline.from_pipe(pipe, default_guidance_low=0.4, default_guidance_high=0.8)
     assert own.default_guidance_interval == (0.4, 0.8)
     assert torch.equal(generate(own, **options), within)
     assert torch.equal(generate(own, **options, guidance_interval=(0.0, 1.0)), everywhere)
     with pytest.raises(PochadeError, match=r"guidance_interval: \(0.9, 0.8\) given"):
         TextToImagePipeline.from_pipe(own, default_guidance_low=0.9)
+
+
+def test_an_interval_without_the_time_of_a_step_is_refused_before_sampling(toy_pipeline_folder: Path) -> None:
+    pipe = loaded(toy_pipeline_folder)
+    calls: list[int] = []
+    pipe.denoiser.register_forward_hook(lambda *_: calls.append(1))
+    options: dict[str, Any] = {"num_inference_steps": 4, "guidance_scale": 6.0, "guidance_interval": (0.8, 0.9)}
+
+    def refused(times: str, **more: Any) -> None:
+        message = f"guidance_interval: 0.8,0.9 given, in which no step's time lies: allowed is one with any of {times}$"
+        with pytest.raises(PochadeError, match=message):
+            generate(pipe, **{**options, **more})
+
+    refused("1, 0.75, 0.5, 0.25")
+    refused("1, 0.75, 0.5, 0.25", negative_prompt="green")
+    pipe.scheduler = make_scheduler("euler", 3.0)
+    refused("1, 0.75", num_inference_steps=2)
+    pipe.scheduler = make_scheduler("heun")
+    refused("1, 0.501, 0.001", num_inference_steps=3)
+    pipe.scheduler = make_scheduler("euler")
+    edit = ImageToImagePipeline.from_pipe(pipe)
+    with pytest.raises(PochadeError, match=r"^guidance_interval: 0.8,0.9 given, .* any of 0.5, 0.25$"):
+        edit("a red apple", Image.new("RGB", (32, 32), "red"), strength=0.5, **options)
+    assert not calls
+    own = TextToImagePipeline.from_pipe(pipe, default_guidance_low=0.4, default_guidance_high=0.8)
+    one = {"num_inference_steps": 1, "guidance_scale": 6.0}
+    with pytest.raises(PochadeError, match=r"^negative_prompt: has no effect, since no step's time, 1, lies in"):
+        generate(own, **one, negative_prompt="green")
+    assert not calls
+    with pytest.warns(GuidanceWarning, match=r"no effect, since no step's time, 1, lies in .*, 0.4,0.8$") as warned:
+        generate(own, **one)
+    assert warned[0].filename == __file__
 
 
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (0.5,), 0.5, (float("nan"), 1)])

@@ -24,7 +24,7 @@ from pochade.runtime import Bundle, Step
 from pochade.runtime.graphs import open_onnx
 from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
-from pochade.runtime.sampling import Guidance
+from pochade.runtime.sampling import Guidance, GuidanceWarning
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
 from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.minilm import MiniLMEncoder
@@ -106,6 +106,15 @@ def test_a_bundle_guides_at_the_times_of_its_model(
     assert np.array_equal(got.image, own.generate("a red apple", **given, guidance_interval=(0.4, 0.8)).image)
     assert difference(got, own.generate("a red apple", **given, guidance_interval=(0, 1)).image) > 0
     assert own.edit("two pears", picture, **given).recipe["guidance_interval"] == [0, 1]
+    one: dict[str, Any] = {"seed": 7, "steps": 1, "guidance": 3.0}
+    for call in (own.generate, own.check):
+        with pytest.raises(
+            PochadeError, match=r"^negative_prompt: has no effect, since no step's time, 1, lies in the"
+        ):
+            call("a red apple", **one, negative_prompt="green")
+        with pytest.warns(GuidanceWarning, match=r"no step's time, 1, lies in .*, 0.4,0.8$") as warned:
+            call("a red apple", **one)
+        assert warned[0].filename == __file__
 
 
 def test_edits_are_those_of_eager(
@@ -267,6 +276,14 @@ def test_masks_are_those_of_eager(
         (lambda b, p: b.generate("a", guidance=float("nan")), "guidance: nan given"),
         (lambda b, p: b.generate("a", guidance_interval=(0.5, 0.5)), "guidance_interval: "),
         (lambda b, p: b.generate("a", guidance=1, negative_prompt="b"), "negative_prompt: has no effect"),
+        (
+            lambda b, p: b.generate("a", guidance=9, guidance_interval=(0.9, 0.91), negative_prompt="b", steps=2),
+            "guidance_interval: 0.9,0.91 given, in which no step's time lies: allowed is one with any of 1, 0.5$",
+        ),
+        (
+            lambda b, p: b.edit("a", p, guidance=9, guidance_interval=(0.9, 1), steps=2, strength=0.5),
+            "guidance_interval: 0.9,1 given, in which no step's time lies: allowed is one with any of 0.5$",
+        ),
         (lambda b, p: b.generate("a", depth=9), "depth: 9 given, the bundle has 2"),
         (lambda b, p: b.edit("a", p, strength=0), "strength: 0 given"),
         (lambda b, p: b.edit("a", p, instruction=False, image_guidance=2), "image_guidance: given without"),

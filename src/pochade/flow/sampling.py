@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable
+from copy import deepcopy
 from dataclasses import replace
 from typing import Any
 
@@ -65,6 +66,13 @@ def set_timesteps(scheduler: Any, num_inference_steps: int, device: torch.device
             # Rounded timesteps may be equal, and the index of the first is then ambiguous.
             scheduler.set_begin_index(0)
     return scheduler.timesteps
+
+
+def step_times(scheduler: Any, num_inference_steps: int, start: float = 1.0) -> list[float]:
+    """The times t of the steps that ``sample`` takes with a scheduler, falling; the scheduler stays as it is."""
+    own = deepcopy(scheduler)
+    timesteps = set_timesteps(own, num_inference_steps, torch.device("cpu"), start)
+    return own.sigmas[: len(timesteps)].tolist()
 
 
 @torch.no_grad()

@@ -27,7 +27,7 @@ from pochade.flow.guidance import Guidance, GuidedDenoiser
 from pochade.flow.noise import seeded_normal
 from pochade.flow.sampling import CastDenoiser, sample, steps_from
 from pochade.pipelines import hub
-from pochade.pipelines.call import CallArguments, check_call, encode_prompts
+from pochade.pipelines.call import CallArguments, check_call, check_sampling, encode_prompts
 from pochade.pipelines.callbacks import (
     Callback,
     Runs,
@@ -395,8 +395,7 @@ class GenerationPipeline(DefaultsMixin, TextualInversionMixin, LoRAMixin, Diffus
         ``denoiser`` stands in place of the pipeline's own; ``parts`` join the conditioning, one a prompt;
         ``image_scale`` is that of ``Guidance``.
         """
-        if depth is not None:
-            check_count("depth", depth)
+        check_sampling(call, self.scheduler, depth, strength, image_scale)
         conditioning, negative = self._conditioning(call, parts or {})
         wanted = wanted_tensors(callback, tensors, conditioning)
         guidance = Guidance(call.scale, image_scale, call.interval)

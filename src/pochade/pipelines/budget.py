@@ -5,12 +5,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pochade.arguments import EVERYWHERE
 from pochade.errors import PochadeError
 from pochade.pipelines import hub
 from pochade.pipelines.prepare import PreparedRequest
 from pochade.pipelines.requests import GenerationRequest
 from pochade.runtime.budget import Choice, Times, cached, check_budget, choose, measure, times_here
 from pochade.runtime.manifest import Quality
+from pochade.runtime.sampling import is_inside
 
 QUALITY = "quality.json"
 """The table of quality in the folder of a model, as ``pochade evaluate --grid`` writes it."""
@@ -53,6 +55,7 @@ def fit(pipe: Any, prepared: PreparedRequest, arguments: Mapping[str, Any], budg
         PochadeError: the request is no generation, the model has no table of quality, or nothing fits: it names the
             smallest budget that does.
     """
+    from pochade.flow.sampling import step_times
     from pochade.pipelines.metadata import versions
     from pochade.pipelines.run_request import run
 
@@ -65,7 +68,11 @@ def fit(pipe: Any, prepared: PreparedRequest, arguments: Mapping[str, Any], budg
         raise PochadeError(f"budget: {request.model!r} has no table of quality: {COMMAND}")
 
     def sample(steps: int, depth: int | None) -> object:
-        return run(pipe, replace(prepared, request=replace(request, seed=0, steps=steps, depth=depth)), arguments)
+        interval = request.guidance_interval or EVERYWHERE
+        guided = any(is_inside(interval, t) for t in step_times(pipe.scheduler, steps))
+        off: dict[str, Any] = {} if guided else {"guidance": 1.0, "negative_prompt": ""}
+        timed = replace(request, seed=0, steps=steps, depth=depth, **off)
+        return run(pipe, replace(prepared, request=timed), arguments)
 
     def time_it() -> Times:
         return measure(sample, dict.fromkeys(row.depth for row in table))

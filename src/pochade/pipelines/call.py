@@ -8,9 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pochade.arguments import EVERYWHERE, check_guidance_interval, shown
+from pochade.arguments import EVERYWHERE, check_count, check_guidance_interval, shown
 from pochade.errors import PochadeError
+from pochade.flow.guidance import Guidance
+from pochade.flow.sampling import step_times
 from pochade.pipelines.callbacks import Run
+from pochade.runtime.sampling import check_guided
 from pochade.runtime.tokens import warn_of
 from pochade.text_encoders.base import PromptEncoder
 from pochade.text_encoders.class_label import ClassLabelEncoder
@@ -31,6 +34,7 @@ class CallArguments:
         steps: of the scheduler.
         scale: of guidance; a number, or [B].
         interval: times at which guidance applies.
+        usual_interval: those where none are given.
         run: what callbacks see and set of the call.
     """
 
@@ -43,6 +47,7 @@ class CallArguments:
     steps: int
     scale: float | Tensor
     interval: tuple[float, float]
+    usual_interval: tuple[float, float] = EVERYWHERE
     run: Run = field(default_factory=lambda: Run(1.0))
 
     @property
@@ -80,8 +85,9 @@ def check_call(
     guidance_scale: float | Sequence[float] | Tensor,
     num_images_per_prompt: int,
     pictures: int = 1,
-    guidance_interval: tuple[float, float] = EVERYWHERE,
+    guidance_interval: tuple[float, float] | None = None,
     *,
+    usual_interval: tuple[float, float] = EVERYWHERE,
     negative_prompt_embeds: TextEncoding | Conditioning | None = None,
     reads_text: bool,
 ) -> CallArguments:
@@ -92,7 +98,8 @@ def check_call(
     Raises:
         PochadeError: arguments do not belong together.
     """
-    check_guidance_interval(guidance_interval)
+    interval = usual_interval if guidance_interval is None else guidance_interval
+    check_guidance_interval(interval)
     prompts, embeds = _prompts(prompt, prompt_embeds, reads_text)
     count = len(prompts) if prompts is not None else embeds.batch_size or 1
     if count == 1 and pictures > 1:
@@ -122,8 +129,31 @@ def check_call(
         per_prompt=num_images_per_prompt,
         steps=num_inference_steps,
         scale=scales,
-        interval=guidance_interval,
+        interval=interval,
+        usual_interval=usual_interval,
     )
+
+
+def check_sampling(
+    call: CallArguments, scheduler: Any, depth: int | None, start: float, image_scale: float | None
+) -> None:
+    """Whether a call can be sampled from t = ``start`` on, at a ``depth`` and with guidance of an ``image_scale``.
+
+    Raises:
+        PochadeError: ``depth`` is out of range, or guidance applies in no step; in the usual interval, without a
+            negative prompt, that is a warning.
+    """
+    if depth is not None:
+        check_count("depth", depth)
+    if Guidance(call.scale, image_scale).branches > 1:
+        negative = call.negatives is not None or call.negative_embeds is not None
+        check_guided(
+            call.interval,
+            step_times(scheduler, call.steps, start),
+            usual=call.usual_interval,
+            negative=negative,
+            stacklevel=5,
+        )
 
 
 def _as_conditioning(name: str, embeds: TextEncoding | Conditioning) -> Conditioning:

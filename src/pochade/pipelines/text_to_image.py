@@ -145,7 +145,8 @@ class TextToImagePipeline(GenerationPipeline):
             num_inference_steps,
             guidance_scale,
             num_images_per_prompt,
-            guidance_interval=self.default_guidance_interval if guidance_interval is None else guidance_interval,
+            guidance_interval=guidance_interval,
+            usual_interval=self.default_guidance_interval,
             negative_prompt_embeds=negative_prompt_embeds,
         )
         down = int(self.autoencoder.downsampling)

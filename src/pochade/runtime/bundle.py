@@ -53,7 +53,7 @@ from .networks import Call, Networks
 from .options import Given, Options, check_options
 from .pictures import Picture, check_result, is_nearly_flat, on_white, read_grey, read_picture, to_array, to_image
 from .prompts import Prompts
-from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning
+from .sampling import UNCONDITIONAL, Guidance, GuidanceWarning, check_guided, is_inside, noise_times
 
 DRAWN_SEEDS = 2**31
 """A seed that is not given is drawn below this: small enough to be read out."""
@@ -139,7 +139,7 @@ class Bundle:
 
     def check(self, prompt: str, **options: Unpack[Options]) -> None:
         """Raises PochadeError, and warns, where ``generate`` does before any work."""
-        self._call(prompt, **options)
+        self._call(prompt, usual_interval=self.manifest.defaults.guidance_interval, **options)
 
     def edit(
         self,
@@ -169,7 +169,7 @@ class Bundle:
         usual = 1.0 if instruction else self.manifest.defaults.strength["edit"]
         strength = usual if strength is None else strength
         check_strength(strength)
-        call = self._call(prompt, scale, **options)
+        call = self._call(prompt, scale, start=strength, **options)
         source = to_array(self._source("edit", image))
         canvas = Canvas.fit(_size(source), (self.manifest.height, self.manifest.width))
         pixels = self._edited(call, canvas, source, strength, "edit" if instruction else None)
@@ -215,7 +215,7 @@ class Bundle:
         check_blur(mask_blur)
         check_flag("soft_mask", soft_mask)
         check_flag("invert_mask", invert_mask)
-        call = self._call(prompt, scale, **options)
+        call = self._call(prompt, scale, start=strength, **options)
         source = self._source("inpaint", image, flattened=False)
         alpha = np.asarray(source.getchannel("A")) if source.mode == "RGBA" else None
         beneath = isinstance(mask, str) and mask == ALPHA
@@ -275,7 +275,7 @@ class Bundle:
             strength = 1.0 if trained else self.manifest.defaults.strength["super_resolution"]
         check_strength(strength)
         guidance = options.get("guidance")
-        call = self._call(prompt, **{**options, "guidance": 1.0 if guidance is None else guidance})
+        call = self._call(prompt, start=strength, **{**options, "guidance": 1.0 if guidance is None else guidance})
         small = to_array(self._source("super_resolution", image))
         H, W = (int(factor) * side for side in _size(small))
         check_megapixels("factor", W, H)
@@ -330,7 +330,9 @@ class Bundle:
             prompt = "" if self.manifest.text is None else self.manifest.text.classes[0]
 
         def sample(steps: int, depth: int | None) -> object:
-            return self.generate(prompt, seed=0, steps=steps, guidance=scale, guidance_interval=interval, depth=depth)
+            guided = any(is_inside(interval, t) for t in noise_times(self.manifest.sampling, steps)[:-1])
+            own = scale if guided else 1.0
+            return self.generate(prompt, seed=0, steps=steps, guidance=own, guidance_interval=interval, depth=depth)
 
         def time_it() -> Times:
             return measure(sample, dict.fromkeys(row.depth for row in table))
@@ -356,6 +358,7 @@ class Bundle:
         image_guidance: float | None = None,
         *,
         usual_interval: tuple[float, float] = EVERYWHERE,
+        start: float = 1.0,
         **options: Unpack[Options],
     ) -> Call:
         check_options(options)
@@ -392,6 +395,11 @@ class Bundle:
         for text in (prompt, negative_prompt):
             self._prompts.check(text)
         scales = Guidance(float(guidance), image_guidance, (float(guidance_interval[0]), float(guidance_interval[1])))
+        if guidance != 1 or image_guidance is not None:
+            times = noise_times(self.manifest.sampling, steps, start)[:-1]
+            check_guided(
+                scales.interval, times, usual=usual_interval, negative=bool(negative_prompt.strip()), stacklevel=3
+            )
         return Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:

@@ -1,12 +1,14 @@
 """From noise to latents: the loop of a host, on arrays alone."""
 
 import math
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
+from ..errors import PochadeError
 from .manifest import Sampling, Value
 from .noise import Noise
 
@@ -24,8 +26,54 @@ class GuidanceWarning(UserWarning):
     """A guidance scale does something that the caller may not expect."""
 
 
+NAMED_TIMES = 12
+"""Of a message, at most."""
 UNCONDITIONAL = "guidance: at 0 the prompt has no effect (unconditional), 1 is no guidance"
 """What such a warning says of a scale of 0."""
+
+
+def is_inside(interval: tuple[float, float], t: float) -> bool:
+    """Whether a time lies in an interval, in float32, as times are: 0.8 is one of those of five steps."""
+    low, high = map(np.float32, interval)
+    return bool(low <= np.float32(t) <= high)
+
+
+def check_guided(
+    interval: tuple[float, float],
+    times: Sequence[float],
+    *,
+    usual: tuple[float, float],
+    negative: bool,
+    stacklevel: int,
+) -> None:
+    """Whether guidance applies in any step of a call with a scale other than 1.
+
+    Args:
+        interval: of guidance.
+        times: of the steps.
+        usual: the interval where none is given.
+        negative: whether there is a negative prompt.
+        stacklevel: of the warning.
+
+    Raises:
+        PochadeError: it applies in none, and there is a negative prompt, or the interval is another than the usual one.
+
+    Warns:
+        GuidanceWarning: it applies in none.
+    """
+    if any(is_inside(interval, t) for t in times):
+        return
+    shown = f"{interval[0]:g},{interval[1]:g}"
+    all_times = list(dict.fromkeys(f"{t:.3g}" for t in times))
+    named = ", ".join(all_times[:NAMED_TIMES]) + (" ..." if len(all_times) > NAMED_TIMES else "")
+    if interval != usual:
+        raise PochadeError(
+            f"guidance_interval: {shown} given, in which no step's time lies: allowed is one with any of {named}"
+        )
+    own = f"no step's time, {named}, lies in the model's guidance_interval, {shown}"
+    if negative:
+        raise PochadeError(f"negative_prompt: has no effect, since {own}: allowed are more steps, or another interval")
+    warnings.warn(f"guidance: has no effect, since {own}", GuidanceWarning, stacklevel=stacklevel + 1)
 
 
 @dataclass(frozen=True)
@@ -44,8 +92,7 @@ class Guidance:
 
     def rows(self, t: float) -> int:
         """Of a call at t."""
-        low, high = map(np.float32, self.interval)  # as times are: 0.8 is one of those of five steps
-        if not low <= np.float32(t) <= high:
+        if not is_inside(self.interval, t):
             return 1
         return 3 if self.image_scale is not None else 1 if self.scale == 1 else 2
 
