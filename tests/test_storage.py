@@ -240,6 +240,30 @@ def test_a_file_under_a_key_of_its_own_is_fetched_from_s3(server: str, tmp_path:
         fetch(f"{server}/keys/two")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [
+        ("AWS_PROFILE", "nobody", r"ProfileNotFound: The config profile \(nobody\) could not be found"),
+        ("AWS_ENDPOINT_URL", "127.0.0.1:80", "ValueError: Invalid endpoint: 127.0.0.1:80"),
+        ("AWS_DEFAULT_REGION", "no region", "InvalidRegionError: Provided region_name 'no region'"),
+        ("", "", "ParamValidationError: .*Invalid bucket name"),
+    ],
+)
+def test_wrong_settings_are_an_error_at_once(
+    server: str, capsys: Any, monkeypatch: pytest.MonkeyPatch, name: str, value: str, reason: str
+) -> None:
+    if name:
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("AWS_CONFIG_FILE")
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    bucket = server if name else "s3://no bucket"
+    with pytest.raises(PochadeError, match=f"^out: {bucket}/a: {reason}") as error:
+        storage.check_empty("out", f"{bucket}/a")
+    assert error.value.exit_code == 2
+    assert "attempt" not in capsys.readouterr().err
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+
+
 NET = "task.options=sample_size=4,dim=16,heads=2,hidden=24,blocks=1"
 WRITING = (
     f"train denoiser {NET} task.family=lrf data.source=synthetic:8 data.size=32 steps=1 --out",

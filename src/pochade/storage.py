@@ -49,6 +49,9 @@ UNREACHED = 30.0
 NOTICE = 10.0
 """Seconds without an answer after which it is said that one is waited for."""
 PERMANENT = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError, FileExistsError, ImportError)
+SETTINGS = ("ConfigParseError", "InvalidRegionError", "ParamValidationError", "ProfileNotFound", "ValueError")
+"""Types of errors, by their names, that are of what is set or named here (a profile, a region, a bucket): no further
+attempt is made. ValueError is what botocore makes of an endpoint that is no URL."""
 MEMORY = ".mirror.json"
 """In a folder with a copy elsewhere: what is the same in both."""
 LAST = ("index.json", "model_index.json", "manifest.json", "latest")
@@ -139,7 +142,9 @@ def fetch_file(url: str, path: Path, check: Callable[[Path], None], size: int) -
 def check_empty(name: str, url: str) -> None:
     """As ``check_writable``; also raises PochadeError where something lies at the URL."""
     remote = _Remote(url)
-    if remote.scheme not in READ_ONLY and _retried(url, remote.exists):
+    with _given_as(name):
+        there = remote.scheme not in READ_ONLY and _retried(url, remote.exists)
+    if there:
         raise PochadeError(f"{name}: {url} holds something already, and nothing is overwritten; choose another place")
     check_writable(name, url)
 
@@ -160,8 +165,15 @@ def check_writable(name: str, url: str) -> None:
         probe.fs.pipe_file(probe.path, b"0")
         probe.delete()
 
-    try:
+    with _given_as(name):
         _retried(url, write)
+
+
+@contextmanager
+def _given_as(name: str) -> Generator[None]:
+    """Within it an error begins with the name of the argument."""
+    try:
+        yield
     except PochadeError as error:
         error.args = (f"{name}: {error}",)
         raise
@@ -403,7 +415,7 @@ def _retried(url: str, work: Callable[[], T], *, transfer: bool = False) -> T:
         except Exception as failure:  # each library has kinds of its own
             error = failure.error if isinstance(failure, _Again) else failure
             reason = _reason(error)
-            if isinstance(error, PERMANENT) or _is_denied(error):
+            if isinstance(error, PERMANENT) or _is_denied(error) or type(error).__name__ in SETTINGS:
                 raise PochadeError(f"{url}: {reason}") from error
             now = time.monotonic()
             silent += now - begin if _is_silence(error) else 0.0
