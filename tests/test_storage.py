@@ -111,6 +111,12 @@ def test_what_is_no_url_is_refused_wherever_one_may_be_given(
     assert not list(tmp_path.iterdir())
 
 
+def test_an_empty_path_is_not_the_working_folder(capsys: Any) -> None:
+    for command in ("prepare", "pairs"):
+        error = cli(capsys, "data", command, "folder", "--path", "", "made", code=2).error
+        assert error == "error: path: '' given, allowed is a path"
+
+
 def test_a_place_for_this_machine_alone_refuses_a_url_in_any_form() -> None:
     for given, shown in (("S3://b/x", "S3://b/x"), ("s3:", "s3://"), ("gs:/b", "gs://b")):
         with pytest.raises(PochadeError, match=f"^out: {shown} given, allowed is a path on this machine$"):

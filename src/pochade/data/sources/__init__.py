@@ -386,8 +386,9 @@ def numbered(count: int) -> tuple[str, ...]:
 
 
 def path_or_url(text: str) -> Path:
-    """The path that a text stands for, which may be a URL. Raises PochadeError as ``pochade.storage.url_of``."""
-    return Path(url_of("source", text) or text)
+    """The path that a text stands for, which may be a URL. Raises PochadeError as ``pochade.storage.url_of``, and for
+    an empty text."""
+    return Path(url_of("source", path_text("source", text)) or text)
 
 
 def local_path(path: Path) -> Path:
