@@ -34,7 +34,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: not item.path.name.endswith(LONG))
 
 
-def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
+def toy_components(seed: int = 0, text: bool = True, tokenizer: str = "") -> dict[str, Any]:
     """Components of a pipeline with random weights for 32 x 32 pictures; text from a bag of tokens, or two classes."""
     import torch
 
@@ -56,7 +56,8 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
             "blocks": 1,
         }
         if text:
-            encoder: Any = BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300), dim=12, hidden_dim=16, max_tokens=32)
+            tokenizer = tokenizer or BagEncoder.train_tokenizer(CAPTIONS, 300)
+            encoder: Any = BagEncoder(tokenizer, dim=12, hidden_dim=16, max_tokens=32)
             size |= {"text_dim": 12, "pooled_dim": 12, "text_encoder": encoder.identity}
         else:
             encoder = ClassLabelEncoder(["cat", "dog"])
@@ -67,6 +68,18 @@ def toy_components(seed: int = 0, text: bool = True) -> dict[str, Any]:
             parameter.data += 0.2 * torch.randn_like(parameter)
     components = {"autoencoder": autoencoder, "denoiser": denoiser, "text_encoder": encoder}
     return {name: module.eval() for name, module in components.items()}
+
+
+def toy_words() -> str:
+    """A tokenizer of the kind of MiniLM's: it knows the words of ``CAPTIONS`` and letters, and no emoji."""
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+
+    letters = "abcdefghijklmnopqrstuvwxyz"
+    words = dict.fromkeys(["[UNK]", *" ".join(CAPTIONS).split(), *letters, *(f"##{letter}" for letter in letters)])
+    tokenizer = Tokenizer(models.WordPiece({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer.to_str()
 
 
 def save_toy_decoder(folder: Path, seed: int = 0, **changes: Any) -> Path:

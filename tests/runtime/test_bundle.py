@@ -222,9 +222,9 @@ def test_prompts_are_read_as_by_the_text_encoder() -> None:
         assert cut(token_ids(words, prompt), encoder.max_tokens, encoder.closing_tokens) == ids[0].tolist()
         assert unknown_share(words, prompt) == encoder.unknown(prompt)
     with pytest.warns(PromptUnknownWarning, match="prompt: 'ꦲꦏ ꦱꦫ' is mostly unknown"):
-        warn_of("ꦲꦏ ꦱꦫ", 4, 64, unknown_share(words, "ꦲꦏ ꦱꦫ"), stacklevel=1)
+        warn_of("prompt", "ꦲꦏ ꦱꦫ", 4, 64, unknown_share(words, "ꦲꦏ ꦱꦫ"), stacklevel=1)
     with pytest.warns(PromptUnknownWarning) as found:
-        warn_of("a" * 20_000, 3, 64, 1.0, stacklevel=1)
+        warn_of("prompt", "a" * 20_000, 3, 64, 1.0, stacklevel=1)
     assert len(str(found[0].message)) < 200
 
 

@@ -1,6 +1,7 @@
 """A model as a bundle: the folder that a host runs without PyTorch (docs/on-device.md describes it)."""
 
 import copy
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +34,7 @@ from pochade.pipelines.base import GenerationPipeline
 from pochade.pipelines.checks import IMAGE_GUIDANCE, check_size, usual_strength
 from pochade.pipelines.schedulers import SCHEDULERS
 from pochade.runtime.manifest import (
+    EMOJI,
     FORMAT,
     MANIFEST,
     METHODS,
@@ -88,7 +90,7 @@ def export_bundle(
     standard: bool = False,
     pictures: int = samples.PICTURES,
 ) -> Manifest:
-    """Writes a model as a bundle: its graphs, ``tokenizer.json``, ``README.md`` and ``manifest.json``.
+    """Writes a model as a bundle: its graphs, ``tokenizer.json``, ``emoji.json``, ``README.md`` and ``manifest.json``.
 
     Every graph is compared with eager PyTorch in float32 before its weights are rounded. The folder is complete or not
     there at all.
@@ -135,6 +137,8 @@ def export_bundle(
     with atomic_folder(place) as new:
         if isinstance(pipe.text_encoder, PromptEncoder):
             write_text(new / TOKENIZER, pipe.text_encoder.tokenizer_json())
+            if names := pipe.text_encoder.emoji_names():
+                write_text(new / EMOJI, json.dumps(names, ensure_ascii=False, separators=(",", ":"), sort_keys=True))
         networks = _networks(pipe, cells, depths, small)
         precisions |= {n.name: precisions["denoiser"] for n in networks if n.name.startswith("denoiser")}
         graphs = form.convert(networks, new, options)
@@ -173,7 +177,7 @@ def export_bundle(
             manifest = replace(manifest, graphs=form.round(networks, new, graphs, precisions, examples))
             _write_manifest(new, manifest)
             manifest = replace(manifest, picture_psnr=samples.psnr(exact, samples.pictures(new, manifest, form, count)))
-        write_text(new / README, readme(manifest))
+        write_text(new / README, readme(_write_manifest(new, manifest)))
         return _write_manifest(new, manifest)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from pochade.pipelines.linked import LINKED
-from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Value
+from pochade.runtime.manifest import EMOJI, WITHOUT_SOURCE, Manifest, Value
 
 _PAGE = """# {name}, as a bundle for devices
 
@@ -21,7 +21,7 @@ left out the number that fills it (`absent`).
 
 1. Tokenise the prompt with `tokenizer.json`, cut it to `text.max_tokens` (the last `text.closing_tokens` stay), pad it
    with id 0 and mask false. `text_encoder` gives `tokens` and `pooled`. A prompt without text is not encoded: all its
-   inputs are `absent`.
+   inputs are `absent`.{emoji}
 2. Draw standard normal latents z, [1, {channels}, {rows}, {columns}], from the seed.
 3. For each pair (t, t') of neighbours in `sampling.times`: v = `{denoiser}`(z, t, ...). With a guidance scale s other
    than 1 it is called for two rows, the second with its text absent, and v = v2 + s (v1 - v2), at times from the
@@ -34,6 +34,8 @@ u = (x mod 2^24) / 2^24; 16 of them make 16 numbers: for j from 0 to 7, r = sqrt
 a = 2 pi u_(j + 8) give z_j = r cos a and z_(j + 8) = r sin a. Where there is no multiple of 16, the last 16 are made
 anew from 16 further outputs.
 """
+_EMOJI = """ Before that, each character for which `emoji.json` has a text is replaced by it: emoji
+   are read by their names."""
 _CARRY = (
     " `next_state` of a row is its `state` at the next step; a second row that was not there takes that of the first."
 )
@@ -68,6 +70,7 @@ def readme(manifest: Manifest) -> str:
         license=model.license or "the model names none",
         attribution=f"Attribution: {model.attribution}." if model.attribution else "",
         graphs="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        emoji=_EMOJI if EMOJI in manifest.files else "",
         channels=latents.channels,
         rows=latents.height,
         columns=latents.width,

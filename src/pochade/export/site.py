@@ -17,7 +17,7 @@ from pochade.export.icons import MASKABLE, SIZES, write_icons
 from pochade.export.onnxruntime_web import FILES, onnxruntime_web
 from pochade.files import atomic_folder, check_replaceable, sha256, write_bytes, write_json, write_text
 from pochade.pipelines.base import GenerationPipeline
-from pochade.runtime.manifest import WITHOUT_SOURCE, Manifest, Model, Quality
+from pochade.runtime.manifest import EMOJI, TOKENIZER, WITHOUT_SOURCE, Manifest, Model, Quality
 from pochade.text_encoders.base import PromptEncoder
 
 ASSETS = Path(__file__).with_name("web")
@@ -113,7 +113,7 @@ def export_site(
     graphs = {name: table[f"{MODEL}/{graph.file}"]["bytes"] for name, graph in manifest.graphs.items()}
     editing = graphs.pop("encoder", 0) + (graphs.pop("denoiser") if WITHOUT_SOURCE in graphs else 0)
     binary = table[f"{RUNTIME}/ort-wasm-simd-threaded.wasm"]["bytes"]
-    tokens = 0 if manifest.text is None else table.get(f"{MODEL}/{manifest.text.tokenizer}", {"bytes": 0})["bytes"]
+    tokens = sum(table.get(f"{MODEL}/{name}", {"bytes": 0})["bytes"] for name in (TOKENIZER, EMOJI))
     return Site(manifest, shell + binary + tokens + sum(graphs.values()), editing)
 
 

@@ -112,7 +112,7 @@ def check_call(
     if scale.ndim and scale.shape[0] != B:
         raise PochadeError(f"guidance_scale: {scale.shape[0]} given for {B} pictures, allowed is one, or one each")
     scales = scale if scale.ndim else float(scale)
-    negatives = _negatives(negative_prompt, prompts, scales)
+    negatives = _negatives(negative_prompt, prompts, scales, reads_text)
     negative_embeds: Conditioning | None = None
     if negative_prompt_embeds is not None:
         if prompts is not None:
@@ -206,12 +206,14 @@ def _sentences(name: str, given: Any) -> list[str]:
 
 
 def _negatives(
-    negative: str | Sequence[str] | None, prompts: list[str] | None, scale: float | Tensor
+    negative: str | Sequence[str] | None, prompts: list[str] | None, scale: float | Tensor, reads_text: bool
 ) -> list[str] | None:
     if negative is None or (isinstance(negative, str) and not negative.strip()):
         return None
     if prompts is None:
         raise PochadeError("negative_prompt: goes with prompt, not with prompt_embeds")
+    if not reads_text:
+        raise PochadeError("negative_prompt: this model has no text encoder, pass negative_prompt_embeds")
     if not isinstance(scale, Tensor) and scale == 1:
         raise PochadeError("negative_prompt: has no effect at guidance_scale 1, allowed is any other scale")
     negatives = [negative] * len(prompts) if isinstance(negative, str) else _sentences("negative_prompt", negative)
@@ -233,10 +235,13 @@ def encode_prompts(
     if encoder is None:
         return Conditioning(), None
     if isinstance(encoder, ClassLabelEncoder):
-        both = Conditioning(class_label=encoder.encode_labels(texts))
+        labels = encoder.encode_labels(prompts), encoder.encode_labels(negatives or [""], "negative_prompt")
+        both = Conditioning(class_label=torch.cat(labels))
     else:
-        for text in dict.fromkeys(texts):
-            warn_of(text, encoder.count_tokens(text), encoder.max_tokens, encoder.unknown(text), stacklevel=6)
+        for name, given in (("prompt", prompts), ("negative_prompt", negatives or [])):
+            for text in dict.fromkeys(given):
+                tokens, unknown = encoder.count_tokens(text), encoder.unknown(text)
+                warn_of(name, text, tokens, encoder.max_tokens, unknown, stacklevel=6)
         out = encoder.encode(texts)
         both = Conditioning(tokens=out.tokens, mask=out.mask, pooled=out.pooled)
         blank = torch.tensor([not text.strip() for text in texts], device=out.mask.device)

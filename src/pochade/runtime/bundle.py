@@ -392,8 +392,8 @@ class Bundle:
         if depth is not None and not (is_whole(depth) and str(depth) in self.manifest.depths):
             allowed = ", ".join(self.manifest.depths) or "none: the family has no iterations"
             raise PochadeError(f"depth: {depth!r} given, the bundle has {allowed}")
-        for text in (prompt, negative_prompt):
-            self._prompts.check(text)
+        self._prompts.check("prompt", prompt)
+        self._prompts.check("negative_prompt", negative_prompt)
         scales = Guidance(float(guidance), image_guidance, (float(guidance_interval[0]), float(guidance_interval[1])))
         if guidance != 1 or image_guidance is not None:
             times = noise_times(self.manifest.sampling, steps, start)[:-1]

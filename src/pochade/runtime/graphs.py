@@ -135,6 +135,10 @@ class Graphs:
         """What the time of a call depends on."""
         return f"{self._threads or 'all'} threads, {'low' if self._low_memory else 'usual'} memory"
 
+    def has(self, name: str) -> bool:
+        """Whether the manifest names a file."""
+        return name in self._manifest.files
+
     def check_file(self, name: str) -> Path:
         """The path of a file of the bundle. Raises PochadeError where it is missing or altered."""
         file, path = self._manifest.files.get(name), self._folder / name

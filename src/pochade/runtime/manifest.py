@@ -23,6 +23,9 @@ DTYPES = ("float32", "int64", "int32", "bool")
 """Of the inputs and outputs of graphs."""
 MANIFEST = "manifest.json"
 TOKENIZER = "tokenizer.json"
+EMOJI = "emoji.json"
+"""Character -> what takes its place before a prompt is tokenised. Earlier bundles have no such file, nor those whose
+vocabulary has everything."""
 WITHOUT_SOURCE = "denoiser_without_source"
 """The graph that samples without a source go through, where they are computed in another way than those with one."""
 OWN_DECODER = "model"

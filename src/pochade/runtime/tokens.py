@@ -3,6 +3,7 @@
 import re
 import unicodedata
 import warnings
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 MOSTLY = 0.5
@@ -32,14 +33,15 @@ def whole(words: str) -> re.Pattern[str]:
     return re.compile(rf"(?<!\w){re.escape(words)}(?!\w)", re.IGNORECASE)
 
 
-def token_ids(tokenizer: Any, prompt: str) -> list[int]:
+def token_ids(tokenizer: Any, prompt: str, emoji: Mapping[str, str] | None = None) -> list[int]:
     """The ids of a prompt, opening and closing ones included, before anything is cut.
 
     Args:
         tokenizer: of the library ``tokenizers``, without truncation or padding of its own.
         prompt: any text; emoji that the vocabulary does not have are read by their names in Unicode.
+        emoji: what ``emoji_names`` gave when a bundle was exported; None for the Unicode of this Python.
     """
-    return tokenizer.encode(_named_emoji(tokenizer, valid(prompt))).ids
+    return tokenizer.encode(_readable(tokenizer, prompt, emoji)).ids
 
 
 def cut(ids: list[int], max_tokens: int, closing_tokens: int) -> list[int]:
@@ -49,16 +51,17 @@ def cut(ids: list[int], max_tokens: int, closing_tokens: int) -> list[int]:
     return ids[: max_tokens - closing_tokens] + ids[len(ids) - closing_tokens :]
 
 
-def unknown_share(tokenizer: Any, prompt: str) -> float:
-    """The share of the words of a prompt that are not in the vocabulary, which all read alike."""
-    words = _words(tokenizer, _named_emoji(tokenizer, valid(prompt)))
+def unknown_share(tokenizer: Any, prompt: str, emoji: Mapping[str, str] | None = None) -> float:
+    """The share of the words of a prompt that are not in the vocabulary, which all read alike; as ``token_ids``."""
+    words = _words(tokenizer, _readable(tokenizer, prompt, emoji))
     return words.count(tokenizer.model.unk_token) / len(words) if words else 0.0
 
 
-def warn_of(prompt: str, tokens: int, max_tokens: int, unknown: float, *, stacklevel: int) -> None:
+def warn_of(name: str, prompt: str, tokens: int, max_tokens: int, unknown: float, *, stacklevel: int) -> None:
     """Warn of what a text encoder does not read.
 
     Args:
+        name: of the argument that ``prompt`` was given for.
         prompt: as it was given.
         tokens: that it has.
         max_tokens: that are read.
@@ -71,27 +74,34 @@ def warn_of(prompt: str, tokens: int, max_tokens: int, unknown: float, *, stackl
     """
     if tokens > max_tokens:
         warnings.warn(
-            f"prompt: {tokens} tokens, the text encoder reads {max_tokens}: the last {tokens - max_tokens} are cut",
+            f"{name}: {tokens} tokens, the text encoder reads {max_tokens}: the last {tokens - max_tokens} are cut",
             PromptTruncatedWarning,
             stacklevel=stacklevel + 1,
         )
     if unknown >= MOSTLY:
         shown = prompt if len(prompt) <= SHOWN else f"{prompt[:SHOWN]} ..."
         warnings.warn(
-            f"prompt: {shown!r} is mostly unknown to the text encoder, so that others like it give the same picture",
+            f"{name}: {shown!r} is mostly unknown to the text encoder, so that others like it give the same picture",
             PromptUnknownWarning,
             stacklevel=stacklevel + 1,
         )
+
+
+def emoji_names(tokenizer: Any, characters: Iterable[str]) -> dict[str, str]:
+    """What is read in place of those of some characters that are symbols (Unicode's category So, which has emoji) and
+    not in the vocabulary, and of all that join emoji; {} where the vocabulary has everything."""
+    unknown = tokenizer.model.unk_token
+    if unknown is None:
+        return {}
+    symbols = [c for c in characters if unicodedata.category(c) == "So" and unknown in _words(tokenizer, c)]
+    return SILENT | {c: f" {unicodedata.name(c, c).lower()} " for c in symbols}
 
 
 def _words(tokenizer: Any, text: str) -> list[str]:
     return tokenizer.encode(text, add_special_tokens=False).tokens
 
 
-def _named_emoji(tokenizer: Any, text: str) -> str:
-    unknown = tokenizer.model.unk_token
-    if text.isascii() or unknown is None:
-        return text
-    symbols = [c for c in set(text) if unicodedata.category(c) == "So" and unknown in _words(tokenizer, c)]
-    named = {c: f" {unicodedata.name(c, c).lower()} " for c in symbols}
-    return "".join((SILENT | named).get(c, c) for c in text)
+def _readable(tokenizer: Any, prompt: str, emoji: Mapping[str, str] | None) -> str:
+    text = valid(prompt)
+    names = emoji_names(tokenizer, set(text)) if emoji is None else emoji
+    return "".join(names.get(c, c) for c in text)

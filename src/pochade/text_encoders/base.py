@@ -1,6 +1,7 @@
 """What every text encoder shares: tokenising, truncation, padding, and ``encode``."""
 
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from pochade.configuration import ConfigMixin
 from pochade.errors import PochadeError
-from pochade.runtime.tokens import cut, token_ids, unknown_share, valid, whole
+from pochade.runtime.tokens import cut, emoji_names, token_ids, unknown_share, valid, whole
 from pochade.text_encoders.learned import LearnedWords
 from pochade.types import TextEncoding
 
@@ -76,6 +77,10 @@ class PromptEncoder(ModelMixin, ConfigMixin):
     def tokenizer_json(self) -> str:
         """The tokenizer in the format of the library ``tokenizers``, without truncation or padding."""
         return self._tokenizer.to_str()
+
+    def emoji_names(self) -> dict[str, str]:
+        """All characters that are read as something else, see ``pochade.runtime.tokens.emoji_names``."""
+        return emoji_names(self._tokenizer, map(chr, range(sys.maxunicode + 1)))
 
     def forward(self, ids: Tensor, mask: Tensor) -> TextEncoding:
         """Vectors of token ids [B, M] int64 with mask [B, M] bool, True where real, padded on the right."""

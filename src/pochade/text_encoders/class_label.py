@@ -38,15 +38,15 @@ class ClassLabelEncoder(ConfigOnly, ModelMixin):
         """``class_label:`` and the names in their order."""
         return "class_label:" + ",".join(self.names)
 
-    def encode_labels(self, prompts: Sequence[str]) -> Tensor:
+    def encode_labels(self, prompts: Sequence[str], argument: str = "prompt") -> Tensor:
         """Class indices [B] int64, -1 for an empty prompt.
 
-        Raises PochadeError for a prompt that is no class, naming the nearest.
+        Raises PochadeError for a prompt that is no class, naming the nearest, and the ``argument`` that they were.
         """
         keys = [self._key(prompt) for prompt in check_prompts(prompts)]
         for prompt, key in zip(prompts, keys, strict=True):
             if key and key not in self._index:
                 hint = nearest(key, self._index)
-                raise PochadeError(f"prompt: {prompt!r} is no class, allowed are {', '.join(self.names)}{hint}")
+                raise PochadeError(f"{argument}: {prompt!r} is no class, allowed are {', '.join(self.names)}{hint}")
         labels = [self._index.get(key, -1) for key in keys]
         return torch.tensor(labels, dtype=torch.int64, device=self._anchor.device)

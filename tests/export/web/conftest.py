@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from conftest import save_toy_decoder
+from conftest import save_toy_decoder, toy_components, toy_words
 from export.web.browsing import PATIENCE, PLAIN
 from export.web.serving import Host, serve, unpacked
 from once import made_once
 from pochade.runtime.manifest import Quality
 
-QUALITY = (Quality(1, None, 0.3, 0.1), Quality(2, None, 0.1, 0.3), Quality(4, None, 0.2, 0.2))
-"""The toy's table: two steps are the best."""
+QUALITY = (Quality(1, None, 0.3, 0.1), Quality(3, None, 0.1, 0.3), Quality(4, None, 0.2, 0.2))
+"""The toy's table: three steps are the best, a number that the page offers in no other way."""
 
 
 @pytest.fixture(scope="session")
@@ -33,16 +33,17 @@ def toy_site(toy_editor_folder: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def toy_site_with_a_decoder(toy_pipeline_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a toy model with a small decoder, in float32. Read only."""
+def toy_site_with_a_decoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The page of a toy model with a small decoder, in float32, that reads words, emoji by their names. Read only."""
     from pochade.export.bundle import model_facts
     from pochade.export.site import export_site
     from pochade.pipelines.text_to_image import TextToImagePipeline
 
     def make(place: Path) -> None:
-        pipe = TextToImagePipeline.from_pretrained(toy_pipeline_folder)
+        pipe, folder = TextToImagePipeline(**toy_components(tokenizer=toy_words())), place.with_name("toy-words")
+        pipe.save_pretrained(folder)
         decoder = save_toy_decoder(tmp_path_factory.mktemp("decoders") / "tiny")
-        export_site(pipe, place, model_facts("toy", toy_pipeline_folder), precision="fp32", size=32, decoder=decoder)
+        export_site(pipe, place, model_facts("toy", folder), precision="fp32", size=32, decoder=decoder)
 
     return made_once(tmp_path_factory, "toy-site-with-a-decoder", make)
 

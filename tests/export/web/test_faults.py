@@ -199,6 +199,44 @@ def test_the_page_says_what_a_prompt_lacks(host: Host, visitors: Any) -> None:
     page.click("#go")
     page.wait_for_selector("#pictures .tile:not([aria-busy])")
     expect(page.locator("#prompt-note")).to_contain_text("The prompt is longer than the model reads: its last")
+    page.locator("#prompt").fill("")
+    page.locator("#prompt").focus()
+    page.keyboard.insert_text("a fox " * 400)
+    expect(page.locator("#prompt")).to_have_value("a fox " * 400)
+    page.fill("#seed", "9" * 20)
+    page.click("#go")
+    expect(page.locator("#prompt-note")).to_have_text(
+        f"The seed is too large: the page takes whole numbers up to {2**53 - 1}."
+    )
+
+
+def test_the_page_says_what_a_model_does_not_know(toy_site_with_a_decoder: Path, visitors: Any) -> None:
+    """As ``pochade run`` warns, of both prompts."""
+    with serve(toy_site_with_a_decoder) as host:
+        page = visit(visitors, host)
+        page.wait_for_selector(READY)
+        page.click("#more summary")
+        page.locator("#guidance").evaluate(
+            "e => { e.value = 3; e.dispatchEvent(new Event('input', {bubbles: true})); }"
+        )
+        unknown, long = (
+            "is mostly unknown to the model: others like it",
+            "is longer than the model reads: its last 28 tokens",
+        )
+        left_out = "What is to be left out"
+        for prompt, negative, said in (
+            ("ꦲꦏ ꦱꦫ", "", f"The prompt {unknown}"),
+            ("a cat", "", ""),
+            ("a cat", "ꦲꦏ ꦱꦫ", f"{left_out} {unknown}"),
+            ("a red apple " * 20, "a red apple " * 20, f"The prompt {long} are left out. {left_out} {long}"),
+            ("a 狐 in the 🏡", "", ""),
+        ):
+            page.fill("#prompt", prompt)
+            page.fill("#negative", negative)
+            page.click("#go")
+            page.wait_for_selector("#go:enabled")
+            expect(page.locator("#prompt-note")).to_contain_text(said)
+            assert page.locator("#prompt-note").is_visible() == bool(said)
 
 
 def test_a_file_that_is_no_picture(host: Host, visitors: Any, tmp_path: Path) -> None:

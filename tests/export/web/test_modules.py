@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tokenizers import Tokenizer
 
 from conftest import CAPTIONS
-from export.web.serving import Host
+from export.web.serving import Host, serve, unpacked
 from pochade.errors import PochadeError
 from pochade.export.parity import session
 from pochade.runtime import Bundle
 from pochade.runtime.budget import RESERVE, Times, choose
 from pochade.runtime.manifest import Quality, read_manifest
+from pochade.runtime.tokens import token_ids
 from pochade.text_encoders.bag import BagEncoder
+from pochade.text_encoders.base import PromptEncoder
+from pochade.text_encoders.minilm import MiniLMEncoder
 
 TEXTS = [
     "a red apple",
@@ -30,12 +35,18 @@ TEXTS = [
     "unbelievably-longcompoundword",
     "東京の猫 and ΟΔΟΣ",
     "🙂 smile \u200b zero",
+    "🦊🍎",
+    "👍🏽 and 👩\u200d🚀 in the ❄️",
+    "25° ★",
     "x" * 120,
     "[MASK] is special",
     "",
     " ",
     "a\u0301e\u0308 ½ ﬁ",
 ]
+
+
+TOKENISED = 'const { makeTokenizer } = await import("./tokenizer.js");'
 
 
 @pytest.fixture(scope="module")
@@ -47,25 +58,28 @@ def script(browser: Any, host: Host) -> Any:
     page.close()
 
 
-def mini_lm() -> str:
-    from pochade.text_encoders.minilm import MiniLMEncoder
+@pytest.mark.parametrize(
+    "make", [MiniLMEncoder, lambda: BagEncoder(BagEncoder.train_tokenizer(CAPTIONS, 300))], ids=["minilm", "bag"]
+)
+def test_tokens_are_those_of_python(script: Any, make: Callable[[], PromptEncoder]) -> None:
+    encoder = make()
+    names, library = encoder.emoji_names(), Tokenizer.from_str(encoder.tokenizer_json())
+    texts = [*TEXTS, *(f"a{name}b" for name in names)]
+    code = f"{TOKENISED} return value.texts.map(makeTokenizer(value.json, value.names));"
+    found = script(code, {"json": json.loads(encoder.tokenizer_json()), "names": names, "texts": texts})
+    for given, ids in zip(texts, found, strict=True):
+        assert ids == token_ids(library, given), given
 
-    return MiniLMEncoder().tokenizer_json()
 
-
-@pytest.mark.parametrize("make", [mini_lm, lambda: BagEncoder.train_tokenizer(CAPTIONS, 300)], ids=["minilm", "bag"])
-def test_tokens_are_those_of_the_library(script: Any, make: Callable[[], str]) -> None:
-    from tokenizers import Tokenizer
-
-    text = make()
-    library = Tokenizer.from_str(text)
-    code = """
-    const { makeTokenizer } = await import("./tokenizer.js");
-    return value.texts.map(makeTokenizer(value.json));
-    """
-    found = script(code, {"json": json.loads(text), "texts": TEXTS})
-    for given, ids in zip(TEXTS, found, strict=True):
-        assert ids == library.encode(given).ids, given
+def test_every_character_is_read_as_by_the_library(script: Any) -> None:
+    """Whichever version of Unicode the browser has, and the library's own parts have."""
+    text = MiniLMEncoder().tokenizer_json()
+    given = [chr(i) for i in (*range(1, 0xD800), *range(0xE000, 0x20000), *range(0x20000, 0x110000, 32))]
+    texts = [" ".join(f"a{c}b" for c in given[i : i + 64]) for i in range(0, len(given), 64)]
+    code = f"{TOKENISED} return value.texts.map(makeTokenizer(value.json));"
+    found = script(code, {"json": json.loads(text), "texts": texts})
+    for each, ids, expected in zip(texts, found, Tokenizer.from_str(text).encode_batch(texts), strict=True):
+        assert ids == expected.ids, each
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**40 + 5])
@@ -178,28 +192,39 @@ def test_the_scripts_come_with_the_package() -> None:
     assert {"index.html", "style.css", "app.js", "worker.js", "sw.js", "onnxruntime-LICENSE.txt"} <= names
 
 
-@pytest.mark.parametrize("interval", [(0, 1), (0.4, 0.8)])
+@pytest.mark.parametrize(
+    ("site", "prompt", "interval"),
+    [
+        ("toy_site", "a red apple", (0, 1)),
+        ("toy_site", "a red apple", (0.4, 0.8)),
+        ("toy_site_with_a_decoder", "a 🦊 and 🐈\u200d⬛", (0, 1)),
+    ],
+)
 def test_the_loop_of_the_documentation_gives_the_same_picture(
-    script: Any, toy_bundle: Path, interval: tuple[float, float]
+    site: str, prompt: str, interval: tuple[float, float], browser: Any, request: Any, tmp_path: Path
 ) -> None:
+    folder = request.getfixturevalue(site)
     text = (Path(__file__).parents[3] / "docs" / "on-device.md").read_text(encoding="utf-8")
     code = text.partition("### In JavaScript\n")[2].partition("```javascript\n")[2].partition("```")[0]
     assert len(code.splitlines()) < 60
-    call = """
+    call = """async ({ code, prompt, interval }) => {
     const { Files } = await import("./files.js"), { openRuntime } = await import("./runtime.js");
     const wasm = "onnxruntime/ort-wasm-simd-threaded.wasm", files = await Files.open();
     const library = "./onnxruntime/ort.wasm.bundle.min.mjs";
     const ort = await openRuntime({ script: library, threads: 1 }, await files.load(wasm));
-    const base = new URL("./", location.href), code = value.replaceAll('"./', '"' + base);
-    const { sample } = await import("data:text/javascript," + encodeURIComponent(code));
-    const own = await files.json("model/manifest.json");
-    own.defaults.guidance_interval = INTERVAL;
+    const base = new URL("./", location.href), own = await files.json("model/manifest.json");
+    const there = code.replaceAll('"./', '"' + base);
+    const { sample } = await import("data:text/javascript," + encodeURIComponent(there));
+    own.defaults.guidance_interval = interval;
     const manifest = new TextEncoder().encode(JSON.stringify(own));
     const read = async (name) => (name === "manifest.json" ? manifest : files.load("model/" + name));
-    return [...(await sample(ort, read, "a red apple", 7, 4, 3))];
-    """
-    found = np.array(script(call.replace("INTERVAL", str(list(interval))), code)).reshape(32, 32, 3)
-    made = Bundle(toy_bundle).generate("a red apple", seed=7, steps=4, guidance=3.0, guidance_interval=interval)
+    return [...(await sample(ort, read, prompt, 7, 4, 3))];
+    }"""
+    with serve(folder) as host, closing(browser.new_page()) as page:
+        page.goto(f"{host.url}files.json")
+        found = page.evaluate(call, {"code": code, "prompt": prompt, "interval": interval})
+    own = Bundle(unpacked(folder, tmp_path / "bundle"))
+    made = own.generate(prompt, seed=7, steps=4, guidance=3.0, guidance_interval=interval)
     expected = np.asarray(made.image)
     assert np.ptp(expected) > 20
-    assert np.abs(found - expected.astype(int)).max() <= 3
+    assert np.abs(np.array(found).reshape(32, 32, 3) - expected.astype(int)).max() <= 3

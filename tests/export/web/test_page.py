@@ -82,6 +82,26 @@ def test_a_picture_is_that_of_the_python_host(visitor: Open, toy_bundle: Path, t
     assert (request.prompt, request.seed, request.steps, request.model) == ("A red Apple!", 2**31 + 5, 4, "toy-editor")
 
 
+def test_emoji_are_read_as_by_the_python_host(toy_site_with_a_decoder: Path, visitors: Any, tmp_path: Path) -> None:
+    bundle = Bundle(unpacked(toy_site_with_a_decoder, tmp_path / "bundle"))
+    with serve(toy_site_with_a_decoder) as host:
+        page = visitors.context().new_page()
+        page.goto(f"{host.url}?backend=wasm")
+        page.wait_for_selector("body[data-threads]")
+        for i, prompt in enumerate(("🦊", "a 🍎 on a table", "👨\u200d👩\u200d👧 and 👍🏽", "25° ★")):
+            create(page, prompt, 5, "4")
+            page.click(FINISHED)
+            (tmp_path / str(i)).mkdir()
+            path = saved(page, tmp_path / str(i))
+            page.click("#viewer .close")
+            request = read_metadata(path).request
+            assert isinstance(request, GenerationRequest)
+            assert request.prompt == prompt
+            made = bundle.generate(prompt, seed=5, steps=4)
+            near(path, made.image)
+            assert np.ptp(np.asarray(made.image)) > 20
+
+
 def test_a_grid_of_variations_that_stay(visitor: Open) -> None:
     page = visitor()
     page.check("[name=count][value='4']", force=True)
@@ -172,12 +192,19 @@ def test_a_time_in_place_of_steps(visitor: Open, tmp_path: Path) -> None:
     page.wait_for_selector("body[data-warm]")
     page.check("[name=pace][value=time]", force=True)
     set_range(page, "time", 14)
-    expect(page.locator("#time-note")).to_contain_text("2 steps, about ")
+    expect(page.locator("#time-note")).to_contain_text("3 steps, about ")
     expect(page.locator("#steps")).to_be_hidden()
     page.fill("#prompt", "a red apple")
     page.click("#go")
     page.click(FINISHED)
-    assert read_metadata(saved(page, tmp_path)).request.steps == 2
+    path = saved(page, tmp_path)
+    assert read_metadata(path).request.steps == 3
+    page.click("#reuse")
+    expect(page.locator("[name=pace][value=steps]")).to_be_checked()
+    expect(page.locator("#steps-value")).to_have_text(re.compile("^3"))
+    page.click("#go")
+    page.click(FINISHED)
+    assert (pixels(saved(page, tmp_path / "again")) == pixels(path)).all()
     page.click("#viewer .close")
     page.click("nav a[href='#edit']")
     expect(page.locator("#steps")).to_be_visible()  # the table is of new pictures

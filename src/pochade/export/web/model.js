@@ -8,6 +8,7 @@ import { guided, noiseTimes, rowsAt, sample } from "./sampler.js";
 import { fitted, makeTokenizer } from "./tokenizer.js";
 
 const FORMAT = 1;
+const EMOJI = "emoji.json";
 const TASKS = ["generate", "edit", "inpaint", "super_resolution"];
 const GUIDED = ["tokens", "mask", "pooled", "class_label", "image_prompt", "control"]; // absent in the second row of guidance
 const SOURCE = ["source", "source_mask", "task"]; // and in the third
@@ -15,6 +16,7 @@ const ARRAYS = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array }
 const WITHOUT_SOURCE = "denoiser_without_source"; // where samples without a source have a graph of their own
 const PREVIEW_SHARE = 0.35; // of the time of a picture that previews may take
 const KEPT_PROMPTS = 32;
+const MOSTLY = 0.5; // share of the words of a prompt that are unknown, from which on it is said
 
 /** Refuses a manifest that this page cannot go by. */
 export function checkManifest(manifest) {
@@ -29,6 +31,7 @@ export function checkManifest(manifest) {
 export const neededGraphs = ({ graphs }) =>
   ["text_encoder", graphs[WITHOUT_SOURCE] ? WITHOUT_SOURCE : "denoiser", "decoder"].filter((name) => graphs[name]);
 
+const parsed = (content) => JSON.parse(new TextDecoder().decode(content));
 const length = (shape) => shape.reduce((product, side) => product * side, 1);
 const none = (input) => {
   const values = new ARRAYS[input.dtype](length(input.shape.slice(1)));
@@ -41,6 +44,7 @@ export class Model {
   #sessions = {};
   #encoded = new Map();
   #tokenize = null;
+  #unknown = null; // the id of what is not in the vocabulary
   times = {}; // graph -> milliseconds that its last call took for each row
 
   /** `providers` says for each graph whether `webgpu` or `wasm` runs it; `load(path)` gives the content of a file. */
@@ -58,7 +62,10 @@ export class Model {
     const { text } = this.manifest;
     if (text?.tokenizer && !this.#tokenize) {
       const content = await this.load(`model/${text.tokenizer}`);
-      this.#tokenize = makeTokenizer(JSON.parse(new TextDecoder().decode(content)));
+      const emoji = EMOJI in this.manifest.files ? parsed(await this.load(`model/${EMOJI}`)) : {};
+      const json = parsed(content);
+      this.#tokenize = makeTokenizer(json, emoji);
+      this.#unknown = json.model.vocab[json.model.unk_token] ?? null;
     }
   }
 
@@ -96,14 +103,14 @@ export class Model {
   }
 
   /**
-   * One picture { width, height, data: RGBA, cut } of a request { task, prompt, seed, steps, guidance, interval,
-   * strength, instruction, imageGuidance, source, mask }. `hooks.step(taken, total, picture or null)` is called after
+   * One picture { width, height, data: RGBA, notes } of a request { task, prompt, seed, steps, guidance, interval,
+   * strength, instruction, imageGuidance, source, mask }; `notes` are sentences about what of the prompts is not read. `hooks.step(taken, total, picture or null)` is called after
    * each step, `hooks.pause()` is awaited before, and may throw to cancel.
    */
   async sample(request, hooks) {
     const [text, negative] = [await this.#prompt(request.prompt), await this.#prompt(request.negativePrompt ?? "")];
     const picture = request.task === "generate" ? await this.#generated(request, text, negative, hooks) : await this.#edited(request, text, negative, hooks);
-    return { ...picture, cut: text.cut };
+    return { ...picture, notes: [...notesOf("The prompt", text), ...notesOf("What is to be left out", negative)] };
   }
 
   async #generated(request, text, negative, hooks) {
@@ -192,22 +199,27 @@ export class Model {
     return Object.fromEntries(Object.keys(parts[0]).map((name) => [name, Float32Array.from(parts.flatMap((part) => [...part[name]]))]));
   }
 
-  /** The row of a prompt: { values, cut }, `cut` being the tokens beyond what the text encoder reads. */
+  /**
+   * The row of a prompt: { values, cut, unknown }, `cut` being the tokens beyond what the text encoder reads, and `unknown`
+   * the share of its words that are not in the vocabulary.
+   */
   async #prompt(prompt) {
     const { text } = this.manifest;
-    if (!text || !prompt.trim()) return { values: {}, cut: 0 };
+    if (!text || !prompt.trim()) return { values: {}, cut: 0, unknown: 0 };
     if (text.classes.length) {
       const plain = (name) => name.toLowerCase().split(/\s+/).filter(Boolean).join(" ");
       const label = text.classes.findIndex((name) => plain(name) === plain(prompt));
       if (label < 0) throw new PageError(`This model knows ${text.classes.join(", ")}; it does not know “${prompt}”.`);
-      return { values: { class_label: BigInt64Array.of(BigInt(label)) }, cut: 0 };
+      return { values: { class_label: BigInt64Array.of(BigInt(label)) }, cut: 0, unknown: 0 };
     }
     if (!this.#encoded.has(prompt)) {
       await this.prepare(["text_encoder"]);
-      const { ids, mask, cut } = fitted(this.#tokenize(prompt), text);
+      const all = this.#tokenize(prompt), words = all.length - this.#tokenize("").length;
+      const unknown = words && all.filter((id) => id === this.#unknown).length / words;
+      const { ids, mask, cut } = fitted(all, text);
       const { tokens, pooled } = await this.#run("text_encoder", { ids: [ids], mask: [mask] });
       if (this.#encoded.size >= KEPT_PROMPTS) this.#encoded.delete(this.#encoded.keys().next().value);
-      this.#encoded.set(prompt, { values: { tokens, mask, pooled }, cut });
+      this.#encoded.set(prompt, { values: { tokens, mask, pooled }, cut, unknown });
     }
     return this.#encoded.get(prompt);
   }
@@ -264,6 +276,14 @@ export class Model {
     delete this.#sessions[name];
     await session?.release();
   }
+}
+
+/** What is to be said of a prompt, as `pochade run` warns. */
+function notesOf(name, { cut, unknown }) {
+  const notes = [];
+  if (cut) notes.push(`${name} is longer than the model reads: its last ${cut} tokens are left out.`);
+  if (unknown >= MOSTLY) notes.push(`${name} is mostly unknown to the model: others like it give the same picture.`);
+  return notes;
 }
 
 /** Planes in [0, 1] -> RGBA, rounded to the nearest. */

@@ -1,13 +1,16 @@
 // From a prompt to token ids, by a tokenizer.json: WordPiece (as BERT, MiniLM) and byte-level BPE.
 
 import { PageError } from "./files.js";
+import { CONTROL, MARKS, PUNCTUATION } from "./unicode.js";
 
-const PUNCTUATION = /[\p{P}\u0021-\u002f\u003a-\u0040\u005b-\u0060\u007b-\u007e]/u;
-const IDEOGRAPH = /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
+const IDEOGRAPH = /[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\u{20000}-\u{2a6df}\u{2a700}-\u{2b81f}\u{2b920}-\u{2ceaf}\u{2f800}-\u{2fa1f}]/gu;
 const WORDS = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+/gu; // of GPT-2
 
-/** A function from a prompt to its ids, special tokens included, neither cut nor padded. */
-export function makeTokenizer(json) {
+/**
+ * A function from a prompt to its ids, special tokens included, neither cut nor padded. `emoji` has what takes the place
+ * of a character before.
+ */
+export function makeTokenizer(json, emoji = {}) {
   const normalise = normaliser(json.normalizer);
   const split = splitter(json.pre_tokenizer);
   const wordIds = { WordPiece: wordPiece, BPE: bytePairs }[json.model.type]?.(json.model);
@@ -17,7 +20,8 @@ export function makeTokenizer(json) {
   const cut = special.length ? new RegExp(`(${special.sort((a, b) => b.length - a.length).join("|")})`, "u") : null;
   const wrap = wrapper(json.post_processor);
   return (prompt) => {
-    const parts = cut ? prompt.toWellFormed().split(cut) : [prompt.toWellFormed()];
+    const text = Array.from(prompt.toWellFormed(), (letter) => emoji[letter] ?? letter).join("");
+    const parts = cut ? text.split(cut) : [text];
     const ids = [];
     for (const part of parts.filter(Boolean)) {
       if (added.has(part)) ids.push(added.get(part));
@@ -46,9 +50,9 @@ function normaliser(given) {
       return (text) => text.trim();
     case "BertNormalizer":
       return (text) => {
-        if (given.clean_text) text = text.replace(/[\t\n\r]/g, " ").replace(/[\u0000\ufffd\p{C}]/gu, "").replace(/\s/gu, " ");
+        if (given.clean_text) text = text.replace(/[\t\n\r]/g, " ").replace(CONTROL, "").replace(/\s/gu, " ");
         if (given.handle_chinese_chars) text = text.replace(IDEOGRAPH, " $& ");
-        if (given.strip_accents ?? given.lowercase) text = text.normalize("NFD").replace(/\p{Mn}/gu, "");
+        if (given.strip_accents ?? given.lowercase) text = text.normalize("NFD").replace(MARKS, "");
         return given.lowercase ? lower(text) : text;
       };
     default:
@@ -61,23 +65,7 @@ const lower = (text) => Array.from(text, (letter) => letter.toLowerCase()).join(
 
 function splitter(given) {
   if (given?.type === "BertPreTokenizer") {
-    return (text) => {
-      const words = [];
-      for (const run of text.split(/\s+/u).filter(Boolean)) {
-        let word = "";
-        for (const letter of run) {
-          if (!PUNCTUATION.test(letter)) {
-            word += letter;
-            continue;
-          }
-          if (word) words.push(word);
-          words.push(letter);
-          word = "";
-        }
-        if (word) words.push(word);
-      }
-      return words;
-    };
+    return (text) => text.replace(PUNCTUATION, " $& ").split(/\s+/u).filter(Boolean);
   }
   if (given?.type === "ByteLevel" && given.use_regex !== false) {
     const letters = byteLetters(), encoder = new TextEncoder();
