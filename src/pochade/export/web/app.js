@@ -13,6 +13,7 @@ import { $, make, memory, notice, seconds, show } from "./ui.js";
 import { Viewer } from "./viewer.js";
 
 const SEEDS = 2 ** 31; // drawn below this: small enough to be read out
+const BUNDLE = "model/manifest.json";
 const VIEWS = ["generate", "edit", "gallery"];
 
 let manifest, files, gallery, viewer, editor, worker;
@@ -21,7 +22,8 @@ let runtimeVersion = "";
 let times = null; // graph -> milliseconds of a call with one row
 let job = null; // what is under way: { id, kind, tile, resolve, reject }
 let jobs = 0;
-let result = null; // the record of the last edit
+let result = null; // the last edit: { record, of: the picture on the workspace that it was made of }
+let choices = []; // numbers of steps
 let strengthOf = "edit"; // the task that the slider was last set for
 
 // Start
@@ -30,10 +32,10 @@ async function start() {
   checkBrowser();
   await isolate();
   files = await Files.open(notice);
-  manifest = checkManifest(await files.json("model/manifest.json"));
+  manifest = checkManifest(await files.json(BUNDLE));
   gallery = await Gallery.open(() => viewer?.refresh(), notice);
   const edits = manifest.tasks.includes("edit");
-  viewer = new Viewer(gallery, { edit: edits ? editThis : null, reuse, deleted });
+  viewer = new Viewer(gallery, files.sha256(BUNDLE), { edit: edits ? editThis : null, reuse, deleted });
   editor = new Editor(editorChanged);
   describeModel(edits);
   wire();
@@ -62,9 +64,10 @@ function broken(text) {
 
 // The form
 
-function stepChoices() {
-  const { times } = manifest.sampling;
-  return Object.keys(times).map(Number).sort((a, b) => a - b);
+/** Chooses a number of steps, which is offered from now on. */
+function chooseSteps(steps) {
+  choices = [...new Set([...choices, steps])].sort((a, b) => a - b);
+  Object.assign($("steps"), { max: choices.length - 1, value: choices.indexOf(steps) });
 }
 
 function describeModel(edits) {
@@ -73,13 +76,14 @@ function describeModel(edits) {
   $("name").textContent = model.name;
   document.querySelector('[data-for="edit"]').hidden = !edits;
   document.body.style.setProperty("--ratio", manifest.width / manifest.height);
-  const choices = stepChoices();
-  Object.assign($("steps"), { max: choices.length - 1, value: choices.indexOf(defaults.steps) });
+  choices = Object.keys(manifest.sampling.times).map(Number);
+  chooseSteps(defaults.steps);
   const paces = { fast: defaults.guidance !== 1, time: usable(manifest).length > 0 };
   for (const [name, there] of Object.entries(paces)) document.querySelector(`[name="pace"][value="${name}"]`).parentElement.hidden = !there;
   $("pace-field").hidden = !paces.fast && !paces.time;
   Object.assign($("time"), { max: BUDGETS.length - 1, value: BUDGETS.indexOf(3000) });
-  Object.assign($("guidance"), { max: Math.max(10, defaults.guidance), value: defaults.guidance });
+  const step = Number.isInteger(2 * defaults.guidance) ? 0.5 : 0.01; // of a slider whose values have that of the model
+  Object.assign($("guidance"), { max: Math.max(10, defaults.guidance), step, value: defaults.guidance });
   $("strength").value = defaults.strength.edit ?? 0.6;
   newSeed();
   chips("styles", model.styles, (style, chip) => {
@@ -128,7 +132,7 @@ const usualInterval = () => manifest.defaults.guidance_interval ?? EVERYWHERE;
 /** The steps, and the times that are guided. */
 function sampling(guidance) {
   if (pace() === "fast") return fast(manifest.defaults, guidance);
-  const steps = pace() === "time" ? paid().row.steps : stepChoices()[Number($("steps").value)];
+  const steps = pace() === "time" ? paid().row.steps : choices[Number($("steps").value)];
   return { steps, interval: editing() ? EVERYWHERE : usualInterval() };
 }
 
@@ -199,8 +203,8 @@ function wire() {
   $("seed").addEventListener("change", () => $("seed").value || newSeed());
   $("split").addEventListener("input", () => $("compare").style.setProperty("--at", `${$("split").value}%`));
   $("back").onclick = () => showResult(null);
-  $("continue").onclick = () => editThis(result);
-  $("open-result").onclick = () => viewer.open(result);
+  $("continue").onclick = () => editThis(result.record);
+  $("open-result").onclick = () => viewer.open(result.record);
   addEventListener("hashchange", go);
 }
 
@@ -217,6 +221,7 @@ function go() {
   $("pictures").hidden = to !== "generate";
   if ($("welcome")) $("welcome").hidden = to !== "generate" || $("pictures").children.length > 0;
   if (ready && !job) status(""); // of another view
+  showResult(result);
   updateForm();
 }
 
@@ -234,15 +239,15 @@ function request() {
     ...sampling(guidance),
   };
   if (!editing()) return { ...common, task: "generate" };
-  const { width, height, data } = editor.picture, { mask } = editor, { defaults } = manifest, instruction = instructed();
+  const { picture, mask } = editor, { defaults } = manifest, instruction = instructed();
   return {
     ...common,
     task: mask ? "inpaint" : "edit",
     instruction,
     imageGuidance: defaults.instruction_guidance,
     strength: instruction ? 1 : Number($("strength").value),
-    source: { width, height, data: data.slice() },
-    mask,
+    source: picture,
+    mask: mask?.slice() ?? null,
   };
 }
 
@@ -254,18 +259,23 @@ async function submit() {
     $("prompt").focus();
     return;
   }
-  note("");
   const count = editing() ? 1 : Number(chosen("count")), began = performance.now();
+  if (given.seed + count - 1 > Number.MAX_SAFE_INTEGER) {
+    note(`The seed is too large: the page takes whole numbers up to ${Number.MAX_SAFE_INTEGER}.`);
+    $("seed").focus();
+    return;
+  }
+  note("");
   const tiles = given.task === "generate" ? newTiles(count, given.prompt) : [null];
-  showResult(null);
+  if (given.source) showResult(null);
   try {
     for (let i = 0; i < count; i++) {
       const one = { ...given, seed: given.seed + i };
       const picture = await generate(one, tiles[i], i, count);
-      if (picture.cut) note(`The prompt is longer than the model reads: its last ${picture.cut} tokens are left out.`);
+      note(picture.notes.join(" "));
       const record = await keep(one, picture);
       if (tiles[i]) finishTile(tiles[i], picture, record);
-      else showResult(record);
+      else finishEdit(record, one.source);
       status(`${count > 1 ? `${i + 1} of ${count} pictures` : "Done"} in ${seconds(performance.now() - began)}`);
     }
     viewer.refresh();
@@ -273,7 +283,8 @@ async function submit() {
   } catch (error) {
     for (const tile of tiles) if (tile?.getAttribute("aria-busy") === "true") tile.remove();
     $("pictures").dataset.count = $("pictures").children.length || 1;
-    if ($("welcome")) $("welcome").hidden = editing() || $("pictures").children.length > 0;
+    if ($("welcome")) $("welcome").hidden = view() !== "generate" || $("pictures").children.length > 0;
+    if (given.source) showResult(result); // in place of a preview
     status(error.cancelled ? "Cancelled." : "");
     if (!error.cancelled) notice(error.message);
   }
@@ -284,7 +295,7 @@ async function submit() {
 
 function generate(one, tile, index, count) {
   const id = ++jobs;
-  const promise = new Promise((resolve, reject) => (job = { id, tile, index, count, resolve, reject, began: performance.now() }));
+  const promise = new Promise((resolve, reject) => (job = { id, tile, source: one.source, index, count, resolve, reject, began: performance.now() }));
   status(count > 1 ? `Picture ${index + 1} of ${count}…` : "Reading the prompt…");
   progress(index / count);
   updateForm();
@@ -330,7 +341,7 @@ const HANDLERS = {
     status(`${job.count > 1 ? `Picture ${job.index + 1} of ${job.count}, step` : "Step"} ${taken} of ${total} · ${seconds(spent)}`);
     job.tile?.style.setProperty("--done", taken / total);
     if (picture && job.tile) show(job.tile.firstElementChild, picture);
-    else if (picture) show($("source"), onSource(picture));
+    else if (picture && fits(picture, job.source)) show($("source"), picture);
   },
   picture({ id, picture }) {
     if (job?.id === id) job.resolve(picture);
@@ -343,11 +354,8 @@ const HANDLERS = {
   },
 };
 
-/** A preview of an edit has the model's size; the workspace shows it over the picture only where the shapes agree. */
-function onSource(preview) {
-  const { picture } = editor;
-  return Math.abs(picture.width / picture.height - preview.width / preview.height) < 0.01 ? preview : picture;
-}
+/** A preview of an edit has the model's size; it is shown over its picture, if that is there still and has such a shape. */
+const fits = (preview, source) => source === editor.picture && Math.abs(source.width / source.height - preview.width / preview.height) < 0.01;
 
 function newTiles(count, prompt) {
   const tiles = Array.from({ length: count }, () => {
@@ -369,14 +377,20 @@ function finishTile(tile, picture, record) {
   tile.onclick = () => viewer.open(record);
 }
 
-function showResult(record) {
-  result = record;
-  const there = record !== null && editing();
+/** Shows an edit beside what it was made of, or says where it is if that has left the workspace. */
+function finishEdit(record, source) {
+  if (source === editor.picture) showResult({ record, of: source });
+  else notice("The edit is finished.", { label: "Open", run: () => viewer.open(record) });
+}
+
+function showResult(edit) {
+  result = edit;
+  const there = edit !== null && editing();
   $("compare").hidden = $("compare-tools").hidden = !there;
   $("workspace").hidden = there || !editor.picture;
   if (editor.picture) show($("source"), editor.picture);
   if (!there) return;
-  const { width, height } = record.recipe;
+  const { record } = edit, { width, height } = record.recipe;
   $("compare").style.setProperty("--ratio", width / height);
   $("before").src = viewer.url(record, "source");
   $("after").src = viewer.url(record);
@@ -392,7 +406,7 @@ async function keep(one, picture) {
   if (one.task !== "generate") {
     parts.source = await encodePng(one.source);
     Object.assign(more, { strength: one.strength, instruction: one.instruction, image_guidance: one.instruction ? one.imageGuidance : null });
-    const stem = editor.picture.name.replace(/\.[^.]*$/, "");
+    const stem = one.source.name.replace(/\.[^.]*$/, "");
     Object.assign(more, { source: `${stem}.png`, source_sha256: await sha256(await parts.source.arrayBuffer()) });
     if (one.mask) {
       const { width, height } = one.source, data = new Uint8Array(4 * width * height);
@@ -415,7 +429,7 @@ async function keep(one, picture) {
     ...more,
     model_sha256: model.sha256 ?? "",
     ...(decoder ? { decoder_sha256: decoder.sha256 } : {}),
-    bundle_sha256: files.sha256("model/manifest.json"),
+    bundle_sha256: files.sha256(BUNDLE),
     height: picture.height,
     width: picture.width,
     versions: { pochade, "onnxruntime-web": runtimeVersion },
@@ -438,10 +452,9 @@ async function reuse({ recipe, source, mask }) {
   $("seed").value = recipe.seed;
   $("negative").value = recipe.negative_prompt;
   $("guidance").value = recipe.guidance;
-  const place = stepChoices().indexOf(recipe.steps);
-  if (place >= 0) $("steps").value = place;
+  chooseSteps(recipe.steps);
   const few = fast(manifest.defaults, recipe.guidance);
-  const isFast = recipe.task === "generate" && recipe.steps === few.steps && `${recipe.guidance_interval}` === `${few.interval}`;
+  const isFast = manifest.defaults.guidance !== 1 && recipe.task === "generate" && recipe.steps === few.steps && `${recipe.guidance_interval}` === `${few.interval}`;
   $("form").elements.pace.value = isFast ? "fast" : "steps";
   location.hash = recipe.task === "generate" ? "generate" : "edit";
   go();
@@ -453,18 +466,19 @@ async function reuse({ recipe, source, mask }) {
     if (recipe.strength) $("strength").value = recipe.strength;
     updateForm();
   }
+  note(recipe.bundle_sha256 === files.sha256(BUNDLE) ? "" : "Another model, or another export of it, made that picture: here its settings give another one.");
   $("prompt").focus();
 }
 
 function deleted(record) {
   document.querySelector(`.tile[data-id="${record.id}"]`)?.remove();
-  if (result?.id === record.id) showResult(null);
+  if (result?.record.id === record.id) showResult(null);
   if ($("welcome")) $("welcome").hidden = view() !== "generate" || $("pictures").children.length > 0;
 }
 
 function editorChanged() {
   if (!editor) return;
-  if (!editor.picture) showResult(null);
+  if (result && result.of !== editor.picture) showResult(null);
   const task = editor.mask ? "inpaint" : "edit";
   if (task !== strengthOf) $("strength").value = manifest.defaults.strength[task] ?? 1;
   strengthOf = task;

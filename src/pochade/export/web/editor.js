@@ -68,18 +68,23 @@ export class Editor {
     try {
       bitmap = await createImageBitmap(file);
     } catch {
-      notice(`${file.name ?? "The file"} is no picture that this browser reads: PNG, JPEG, WebP and AVIF are.`);
+      notice(`${file.name} is no picture that this browser reads: PNG, JPEG, WebP and AVIF are.`);
       return;
     }
     const scale = Math.min(1, LARGEST / Math.max(bitmap.width, bitmap.height));
     const width = Math.max(1, Math.round(bitmap.width * scale)), height = Math.max(1, Math.round(bitmap.height * scale));
     const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
-    context.fillStyle = "white"; // behind what is transparent
-    context.fillRect(0, 0, width, height);
     context.imageSmoothingQuality = "high";
     context.drawImage(bitmap, 0, 0, width, height);
+    if (scale < 1) notice(`${file.name} has ${bitmap.width} × ${bitmap.height} pixels. It is made smaller, ${width} × ${height}: a page edits ${LARGEST} a side at most.`);
+    if (context.getImageData(0, 0, width, height).data.some((value, i) => i % 4 === 3 && value < 255)) {
+      notice(`What is transparent in ${file.name} is taken as white.`);
+      context.globalCompositeOperation = "destination-over";
+      context.fillStyle = "white";
+      context.fillRect(0, 0, width, height);
+    }
     bitmap.close();
-    this.set({ width, height, data: context.getImageData(0, 0, width, height).data, name: file.name ?? "picture.png" });
+    this.set({ width, height, data: context.getImageData(0, 0, width, height).data, name: file.name });
   }
 
   /** Puts a picture { width, height, data: RGBA, name } on the workspace. */

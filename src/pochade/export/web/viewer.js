@@ -8,13 +8,15 @@ const TASKS = { generate: "From the prompt alone", edit: "Edited", inpaint: "Mad
 
 export class Viewer {
   #gallery;
+  #bundle;
   #actions;
   #urls = new Map(); // record id -> object URLs that are in use
   #shown = null;
 
-  /** `actions`: edit(record), reuse(record); what the buttons do. */
-  constructor(gallery, actions) {
+  /** `bundle`: SHA-256 of the page's own; `actions`: edit(record), reuse(record); what the buttons do. */
+  constructor(gallery, bundle, actions) {
     this.#gallery = gallery;
+    this.#bundle = bundle;
     this.#actions = actions;
     $("viewer").addEventListener("click", (event) => event.target === $("viewer") && $("viewer").close());
     $("delete").onclick = () => this.#delete(this.#shown);
@@ -52,6 +54,7 @@ export class Viewer {
     const facts = Object.entries(FACTS).filter(([name]) => recipe[name] || recipe[name] === 0).map(([name, label]) => [label, recipe[name]]);
     const [low, high] = recipe.guidance_interval;
     if (low > 0 || high < 1) facts.push(["Guided", `at times from ${low} to ${high}`]);
+    if (recipe.bundle_sha256 !== this.#bundle) facts.push(["Made by", "another model or export than this page has"]);
     const lines = [["Kind", TASKS[recipe.task]], ...facts, ["Size", `${recipe.width} × ${recipe.height} px`]];
     $("viewer-recipe").replaceChildren(...lines.flatMap(([label, value]) => [make("dt", { textContent: label }), make("dd", { textContent: value })]));
     Object.assign($("save"), { href: this.url(record), download: this.#name(record) });
