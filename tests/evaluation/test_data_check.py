@@ -164,7 +164,7 @@ def test_an_autoencoder_that_is_not_enough_is_said_with_what_trains_one(
     deviation: float, problem: bool, said: str, tmp_path: Path
 ):
     """An error of 0.3, 0.15 and 0.05 in pictures of [-1, 1] is a PSNR of 16.5, 22.5 and 32.0 dB."""
-    folder = tmp_path / "photographs"
+    folder = tmp_path / "my photographs"
     folder.mkdir()
     Image.new("RGB", (32, 32), "teal").save(folder / "1.png")
 
@@ -178,7 +178,7 @@ def test_an_autoencoder_that_is_not_enough_is_said_with_what_trains_one(
     assert finding.problem == problem
     assert f"{-20 * np.log10(deviation / 2):.1f} dB" in finding.text
     assert said in finding.text
-    assert (f"pochade train autoencoder data.source=pictures:{folder}" in finding.text) == bool(said)
+    assert (f"pochade train autoencoder data.source='pictures:{folder}'" in finding.text) == bool(said)
 
 
 def test_any_autoencoder_is_measured_by_name(faults: Path, tmp_path: Path, capsys: Any):

@@ -94,8 +94,8 @@ def test_both_runtimes_generate_the_same_picture(
 @pytest.mark.parametrize(
     "model, settings, words",
     [
-        ("lira:smal", {}, r"model: 'lira:smal' given, lira has .*'small'.* \(did you mean 'small'"),
-        ("lyra:small", {}, r"model: 'lyra' is no family, allowed are .* \(did you mean 'lira'"),
+        ("lira:smal", {}, r"^model: 'lira:smal' given, allowed are lira:nano, .*\(did you mean 'small'"),
+        ("lyra:small", {}, r"^model: 'lyra' is no family, allowed are iris, .* \(did you mean 'lira'"),
         ("nothing", {}, "model: 'nothing' is neither a shipped model"),
         ("iris:nano", {"size": 100}, "size: 100 given, allowed are multiples of 32 pixels"),
         ("iris:nano", {"steps": 0}, "steps: 0 given, allowed is a whole number from 1 to 10000"),

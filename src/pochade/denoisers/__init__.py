@@ -41,8 +41,9 @@ def build(family: str, variant: str, **overrides: Any) -> Any:
     """
     module, name = _module(family)
     if variant not in module.VARIANTS:
-        known = list(module.VARIANTS)
-        raise PochadeError(f"variant: {variant!r} given, allowed for {family} are {known}{nearest(variant, known)}")
+        known = ", ".join(module.VARIANTS)
+        hint = nearest(variant, module.VARIANTS)
+        raise PochadeError(f"variant: {variant!r} given, allowed for {family} are {known}{hint}")
     known = parameters(family)
     for argument in overrides:
         if argument not in known:

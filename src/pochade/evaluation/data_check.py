@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -370,7 +371,7 @@ def _of_captions(captions: Captions, pictures: int) -> list[Finding]:
 
 def _of_reconstruction(reconstruction: Reconstruction, source: str) -> list[Finding]:
     poor = [name for name, value in reconstruction.psnr if value < POOR]
-    median, train = reconstruction.median, RECIPE.format(source)
+    median, train = reconstruction.median, RECIPE.format(quote(source))
     about = f"the autoencoder of {reconstruction.model} gives the pictures back at a median of {median:.1f} dB"
     if median < POOR:
         return [Finding(f"{about}: train one on your own pictures first ({train})", True)]

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Iterable, Iterator
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
+from shlex import quote
 from typing import Any
 
 from pochade.arguments import EVERYWHERE, path_text
@@ -146,10 +147,11 @@ def _check_no_adapter(name: str, folder: Path) -> None:
         found = next(below(folder, file), None)
         if found is not None:
             base = read_head(found / file)[1].get(lora_files.BASE)
-            model, whole = base or "MODEL", f", or what pochade merge {base or 'MODEL'} --lora {name} -o FOLDER makes"
+            model, given = quote(base) if base else "MODEL", quote(name)
+            whole = f", or what pochade merge {model} --lora {given} -o FOLDER makes"
             raise PochadeError(
                 f"model: {name!r} holds {what}{f' of {base!r}' if base else ''}: allowed is {model}, where it is taken "
-                f"with {option} {name}{whole * (option == '--lora')}"
+                f"with {option} {given}{whole * (option == '--lora')}"
             )
 
 

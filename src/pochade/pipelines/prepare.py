@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from pochade.arguments import shown, without_effect
@@ -122,7 +123,9 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
         digests = f"SHA-256 {was.get('model', '')[:12]}, here {now['model'][:12]}"
         message = f"{name}: made by other weights of {request.model!r} ({digests})"
         if "model" not in changes:
-            raise PochadeError(f"{message}; model={request.model} (--model {request.model}) uses those that are here")
+            raise PochadeError(
+                f"{message}; model={request.model} (--model {quote(request.model)}) uses those that are here"
+            )
         if prepared.request.model != request.model:
             message = f"{name}: made by {request.model!r}, {prepared.request.model!r} makes it now"
         warnings.warn(f"{message}: the picture will differ", RepeatWarning, stacklevel=3)

@@ -122,12 +122,14 @@ def test_the_folder_of_a_run_is_taken_for_its_lora_and_for_no_model(
     assert find_lora(str(trained.parent)).file == trained / WEIGHTS
     with pytest.raises(PochadeError, match=r"'.*' given, allowed is a folder that holds .*, that of a training which"):
         find_lora(str(tmp_path))
-    for folder in (run, trained):
+    spaced = tmp_path / "mine é"
+    spaced.symlink_to(run)
+    for folder, given in ((run, run), (trained, trained), (spaced, f"'{spaced}'")):
         base = str(toy_pipeline_folder)
         message = (
-            f"model: '{folder}' holds a LoRA of '{base}': allowed is {base}, where it is taken with --lora {folder}"
+            f"model: '{folder}' holds a LoRA of '{base}': allowed is {base}, where it is taken with --lora {given}"
         )
-        whole = f", or what pochade merge {base} --lora {folder} -o FOLDER makes"
+        whole = f", or what pochade merge {base} --lora {given} -o FOLDER makes"
         assert message + whole in cli(capsys, "generate", "a fox", "--model", str(folder), code=2).error
         assert message + whole in cli(capsys, "evaluate", str(folder), str(tmp_path), code=2).error
         assert "of mine" in cli(capsys, "info", str(folder)).out

@@ -92,14 +92,15 @@ def _refuse_unknown_family(model: str) -> None:
     family, colon, _ = model.partition(":")
     if colon and family.isidentifier() and model not in hub.shipped():
         known = sorted(denoisers.FAMILIES)
-        raise PochadeError(f"model: {family!r} is no family, allowed are {known}{nearest(family, known)}")
+        raise PochadeError(f"model: {family!r} is no family, allowed are {', '.join(known)}{nearest(family, known)}")
 
 
 def _random(model: str, component: str, text_encoder: str | None) -> Any:
     family, _, variant = model.partition(":")
     if variant not in denoisers.variants(family):
-        known = list(denoisers.variants(family))
-        raise PochadeError(f"model: {model!r} given, {family} has {known}{nearest(variant, known)}")
+        known = denoisers.variants(family)
+        allowed = ", ".join(f"{family}:{name}" for name in known)
+        raise PochadeError(f"model: {model!r} given, allowed are {allowed}{nearest(variant, known)}")
     settings = denoisers.variants(family)[variant]
     has_text = bool(settings.get("text_dim"))
     if text_encoder is not None and not has_text:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any, cast
 
 import torch
@@ -200,7 +201,7 @@ def _settings_of(folder: Path, start: str, denoiser: Any) -> list[str]:
     ]
     return [
         f"data.size={denoiser.config.sample_size * int(autoencoder.downsampling)}",
-        f"task.autoencoder={start}",
+        f"task.autoencoder={quote(start)}",
         f"task.family={family}",
         f"task.variant={variant}",
         *([f"task.options={','.join(options)}"] if options else []),
