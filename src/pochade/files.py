@@ -251,7 +251,8 @@ def check_folder(name: str, place: Path) -> None:
         what = "a file" if first.exists() else "a link that leads nowhere"
         raise PochadeError(f"{name}: {str(first)!r} is {what}, so {str(place)!r} cannot be a folder")
     if not os.access(first, os.W_OK | os.X_OK, effective_ids=os.access in os.supports_effective_ids):
-        raise PochadeError(f"{name}: {str(place)!r} cannot be written to: {str(first)!r} is read-only, or another's")
+        shut = "it" if first == place.absolute() else repr(str(first))
+        raise PochadeError(f"{name}: {str(place)!r} cannot be written to: {shut} is read-only, or another's")
 
 
 def check_replaceable(name: str, path: Path) -> None:

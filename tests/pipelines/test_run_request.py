@@ -232,3 +232,14 @@ def test_another_scheduler_keeps_the_shift_of_the_model(toy_pipeline_folder: Pat
     for name in SCHEDULERS:
         loaded = open_pipeline("TextToImagePipeline", tmp_path / "shifted", scheduler=name, device="cpu")
         assert shift_of(loaded.scheduler) == 2
+
+
+def test_what_another_model_cannot_take_of_a_file_names_the_file(model: str, tmp_path: Path) -> None:
+    path = pochade.generate(apple(model, depth=2)).save(tmp_path)
+    refused = "depth: {} given, but this model does not iterate: allowed is none"
+    with pytest.raises(PochadeError) as error:
+        pochade.repeat(path, model="microforge-edit")
+    assert str(error.value) == f"{refused.format(2)}; {path} has it, and was made by {model!r}"
+    with pytest.raises(PochadeError) as error:
+        pochade.repeat(path, model="microforge-edit", depth=3)
+    assert str(error.value) == refused.format(3)

@@ -117,7 +117,14 @@ def prepare_repeat(metadata: PictureMetadata, changes: Mapping[str, Any], name: 
         found = find_named(name, path, was.get(field))
         if found not in (None, path):
             changes = {field: str(found), **changes}
-    prepared = prepare(request.changed(**changes))
+    changed = request.changed(**changes)
+    try:
+        prepared = prepare(changed)
+    except PochadeError as error:
+        field = str(error).partition(":")[0]
+        if "model" in changes and field not in changes and field in metadata.to_dict():
+            error.args = (f"{error}; {name} has it, and was made by {request.model!r}",)
+        raise
     now = prepared.sha256
     if was.get("model") != now["model"]:
         digests = f"SHA-256 {was.get('model', '')[:12]}, here {now['model'][:12]}"
