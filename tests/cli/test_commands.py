@@ -12,6 +12,7 @@ import torch
 import pochade
 from cli.run import cli
 from pochade.errors import FailureError, PochadeError
+from pochade.pipelines.hub import shipped
 from processes import python
 
 COMMANDS = ([], ["generate"], ["models"], ["info"], ["train"], ["data"], ["data", "prepare"], ["evaluate"], ["export"])
@@ -144,6 +145,8 @@ def test_train_lists_and_shows(capsys: Any) -> None:
         (["data", "prepare", "openmoij", "x"], "did you mean 'openmoji'"),
         (["evaluate", "lrf-nothing", "openmoji"], "model: 'lrf-nothing' is neither"),
         (["evaluate", "lrf-openmoji", "openmoji", "--device", "gpu"], "device: 'gpu' given, allowed are auto, cpu"),
+        (["evaluate", "lrf-openmoji", "--guidance", "5000"], "guidance: 5000.0 given, allowed"),
+        (["evaluate", "lrf-nothing", "openmoji", "--samples", "1"], "samples: 1 given, allowed are 2 and more"),
         (["export", "lrf-nothing", "x"], "model: 'lrf-nothing' is neither"),
         (["info", "lrf-nothing"], "model: 'lrf-nothing' is neither"),
     ],
@@ -157,6 +160,18 @@ def test_wrong_use_is_one_line(
     assert message in done.error
     assert "\n" not in done.error
     assert list(tmp_path.iterdir()) == []
+
+
+def test_models_side_by_side_may_be_folders_of_runs_and_are_each_given_once(capsys: Any, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "1-flow" / "model"
+    run.mkdir(parents=True)
+    for file in shipped()["lrf-openmoji"].iterdir():
+        (run / file.name).symlink_to(file)
+    for last in (run.parents[1], run):
+        done = cli(capsys, "evaluate", str(run), str(last), "--sheet", "-o", str(tmp_path / "out"), code=2)
+        assert done.error.startswith("error: models: ")
+        assert "twice" in done.error or " are one, allowed is each once" in done.error
+    assert not (tmp_path / "out").exists()
 
 
 def test_data_folder_without_captions(capsys: Any, tmp_path: Path) -> None:

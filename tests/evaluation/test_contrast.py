@@ -20,6 +20,16 @@ def test_flat_pictures_and_equal_pictures_have_a_low_contrast() -> None:
     assert alone["low"]
 
 
+def test_the_figure_of_an_even_number_of_groups_lies_between_the_middle_ones() -> None:
+    images = torch.zeros(4, 3, 8, 8, dtype=torch.uint8)
+    for level, image in zip((20, 40, 80, 200), images, strict=True):
+        image[:, :4] = level
+    found = contrast.check(images, images, ["a", "b", "c", "d"])
+    assert found["generated"]["range"] == pytest.approx(60 / 255)
+    low, high = found["intervals"]["range"]
+    assert low <= found["generated"]["range"] <= high
+
+
 def test_contrast_figures_of_known_pictures() -> None:
     halves = torch.zeros(2, 3, 4, 4)
     halves[:, :, :2] = 1.0

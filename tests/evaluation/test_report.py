@@ -321,12 +321,23 @@ def test_a_full_disk_is_said_before_pictures_are_read(
 
 
 def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
     for caption in ("red circle", "blue dot"):
-        draw(caption).save(tmp_path / f"{caption}.png")
-        (tmp_path / f"{caption}.txt").write_text(caption)
-    figures = run(ToyPipeline(), tmp_path, tmp_path / "out").figures
+        draw(caption).save(data / f"{caption}.png")
+        (data / f"{caption}.txt").write_text(caption)
+    pipe = ToyPipeline()
+    figures = run(pipe, data, tmp_path / "out").figures
     assert figures["held_out"].startswith("not measured")
     assert "copying" not in figures["train"]
+    with pytest.raises(PochadeError, match=r"out: .*report lies in the data, .*data; choose a folder beside them"):
+        run(pipe, data, data / "report")
+    assert not (data / "report").exists()
+    (data / "red circle.txt").write_text("red ball")
+    made = len(pipe.seeds)
+    with pytest.raises(PochadeError, match=r"out: .* holds the report of .*, of other weights, data or settings"):
+        run(pipe, data, tmp_path / "out")
+    assert len(pipe.seeds) == made
 
 
 @pytest.mark.parametrize(
@@ -336,6 +347,7 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
             {"samples": 1},
             {"steps": 0},
             {"guidance": float("nan")},
+            {"guidance": 5000.0},
             {"seed": -1},
             {"batch_size": 0},
             {"per_caption": 0},

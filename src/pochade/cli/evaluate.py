@@ -103,7 +103,22 @@ def evaluate(
         raise PochadeError(f"models: {', '.join(models)} given; allowed are one, and with --sheet two and more")
     if side_by_side and cells is not None:
         raise PochadeError(f"grid: {grid!r} given with --sheet, allowed is none")
+    from pochade.evaluation.settings import Settings, check_out
+
+    Settings(
+        samples=samples,
+        steps=Settings.steps if steps is None else steps,
+        guidance=Settings.guidance if guidance is None else guidance,
+        seed=seed,
+        batch_size=batch_size,
+        per_caption=per_caption,
+        guidance_interval=interval,
+    )
+    check_out(out, data)
     folders = {model: hub.resolve(model) for model in models}
+    alike = [model for model, folder in folders.items() if list(folders.values()).count(folder) > 1]
+    if alike:
+        raise PochadeError(f"models: {' and '.join(alike)} are one, allowed is each once")
     pipes: dict[str, TextToImagePipeline] = {}
     for model, folder in folders.items():
         with loading(model):
@@ -178,7 +193,7 @@ def evaluate(
 def _models_and_data(names: list[str]) -> tuple[list[str], str]:
     """The names, and the data that may follow them."""
     *models, last = names
-    if not models or last in hub.shipped() or (Path(last) / hub.INDEX).is_file():
+    if not models or last in hub.shipped() or next(hub.below(Path(last), hub.INDEX), None) is not None:
         models, last = names, "openmoji"
     twice = next((name for name in models if models.count(name) > 1), None)
     if twice is not None:

@@ -13,10 +13,11 @@ from pochade.data.sources.image_files import Reading
 from pochade.errors import PochadeError
 from pochade.evaluation.page import grid, picture, write_html
 from pochade.evaluation.ranks import join_ranks
-from pochade.evaluation.report import Report, Settings, evaluate
+from pochade.evaluation.report import Report, evaluate
+from pochade.evaluation.settings import Settings, check_out
 from pochade.evaluation.summary import CAPTION, SPLITS, tables_beside
 from pochade.evaluation.training_data import read_training_data, seen_groups
-from pochade.files import atomic_file, check_absent, check_folder, write_json
+from pochade.files import atomic_file, check_absent, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.text_to_image import TextToImagePipeline
 
@@ -72,7 +73,7 @@ def evaluate_models(
     if len(models) < 2:
         raise PochadeError(f"models: {len(models)} given, allowed are 2 and more")
     folder = Path(path_text("out", out))
-    check_folder("out", folder)
+    check_out(folder, data)
     check_absent("out", folder, FILES)
     places = {name: re.sub(r"[^\w.-]+", "-", name).strip("-.") for name in models}
     if len(set(places.values())) < len(places):

@@ -118,7 +118,7 @@ def check(
     by_group, of_real = figures(generated, groups, advance), figures(real, groups[: len(real)], advance)
     many = [name for name, row in of_real.items() if "variety" in row]
     made, data = (_columns(rows, many, images) for rows, images in ((by_group, generated), (of_real, real)))
-    medians, real_medians = ({k: float(v.median()) for k, v in columns.items()} for columns in (made, data))
+    medians, real_medians = ({k: float(v.quantile(0.5)) for k, v in columns.items()} for columns in (made, data))
     rows: list[GroupContrast] = [
         {"name": name, "generated": own, "real": of_real[name], "low": _least_ratio(own, of_real[name]) < LOW}
         for name, own in by_group.items()

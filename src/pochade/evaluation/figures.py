@@ -70,6 +70,7 @@ Figures = TypedDict(
         "model": str,
         "data": str,
         "settings": dict[str, int | tuple[int, int] | list[float] | float | str | None],
+        "data_fingerprint": str,
         "weights_sha256": str,
         "parameters": dict[str, int],
         "training": TrainingFigures | str,

@@ -18,11 +18,12 @@ from pochade.evaluation.kid import kid
 from pochade.evaluation.measure import advance_of
 from pochade.evaluation.pictures import MOST_REAL, caption_embeddings, pooled_features, read_splits
 from pochade.evaluation.ranks import join_ranks
-from pochade.evaluation.report import Settings, silent
+from pochade.evaluation.report import silent
 from pochade.evaluation.retrieval import RetrievalProbe
+from pochade.evaluation.settings import Settings, check_out
 from pochade.evaluation.training_data import read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
-from pochade.files import check_absent, check_folder, write_json
+from pochade.files import check_absent, write_json
 from pochade.pipelines import hub
 from pochade.pipelines.budget import QUALITY
 from pochade.pipelines.text_to_image import TextToImagePipeline
@@ -92,7 +93,7 @@ def evaluate_grid(
     for count in steps:
         Settings(samples, count, guidance, seed, batch_size)
     folder = Path(path_text("out", out))
-    check_folder("out", folder)
+    check_out(folder, data)
     check_absent("out", folder, (QUALITY,))
     if pipeline.name_or_path is None:
         raise PochadeError("pipeline: made in memory, one from a folder is needed, whose weights the table names")

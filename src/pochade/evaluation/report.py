@@ -15,14 +15,8 @@ from typing import Any, cast
 
 from pochade.arguments import (
     EVERYWHERE,
-    check_count,
-    check_guidance_interval,
     check_pipeline,
-    is_number,
-    is_whole,
     path_text,
-    plain,
-    shown,
 )
 from pochade.data.dataset import Shape
 from pochade.data.progress import progress_bar
@@ -39,63 +33,16 @@ from pochade.evaluation.page import Card, write_page
 from pochade.evaluation.pictures import MOST_REAL, Splits, read_splits, shape_of, to_pil
 from pochade.evaluation.profile import model_size
 from pochade.evaluation.ranks import join_ranks
+from pochade.evaluation.settings import Settings, check_out
 from pochade.evaluation.training_data import Seen, TrainingData, read_training_data, seen_groups
 from pochade.features.lite0 import load_lite0
-from pochade.files import atomic_file, check_absent, check_folder, write_json
+from pochade.files import atomic_file, check_absent, write_json
 from pochade.images.sheets import sheet
 from pochade.pipelines.hub import read_json
 
 NO_RECORD = "not recorded: the splits are those of the data alone"
 SHOWN = 48
 """Pictures of each split on the page and the sheet."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Settings of an evaluation. Raises PochadeError at construction for one that is out of range."""
-
-    samples: int = 500
-    """Captions of each split, one of each concept; all where there are fewer, which a warning says of other numbers
-    than this one."""
-    steps: int = 50
-    guidance: float = 3.0
-    seed: int = 0
-    batch_size: int = 32
-    clip: str | None = None
-    """Folder or hub name of a CLIP model, for the CLIP score."""
-    inception: str | None = None
-    """TorchScript file of the Inception network, for FID and KID (Inception)."""
-    size: int | Shape | None = None
-    """Pixels a side, or width and height; None for those that the model was trained with."""
-    depth: int | None = None
-    """Iterations inside the denoiser; None as configured."""
-    per_caption: int = 1
-    """Pictures of each caption. Of n captions picture i is of caption i % n, so the first n are those of 1."""
-    guidance_interval: tuple[float, float] | None = None
-    """Times at which guidance applies; None for the model's own."""
-
-    def __post_init__(self) -> None:
-        for name in self.__dataclass_fields__:  # which the report holds
-            object.__setattr__(self, name, plain(getattr(self, name)))
-        for name, least in (("samples", 2), ("steps", 1), ("batch_size", 1), ("seed", 0), ("per_caption", 1)):
-            value = getattr(self, name)
-            if not is_whole(value) or value < least:
-                raise PochadeError(f"{name}: {shown(value)} given, allowed are {least} and more")
-        for name in ("steps", "depth"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        if self.size is not None:
-            for side in self.size if isinstance(self.size, tuple) and len(self.size) == 2 else (self.size,):
-                check_count("size", side)
-        for name in ("clip", "inception"):
-            if getattr(self, name) is not None:
-                object.__setattr__(self, name, path_text(name, getattr(self, name)))
-        if self.seed >= 2**63 - self.samples * self.per_caption:
-            raise PochadeError(f"seed: {self.seed} given, allowed are 0 to 2^63 - 1 - samples * per_caption")
-        if not is_number(self.guidance):
-            raise PochadeError(f"guidance: {shown(self.guidance)} given, a finite number is needed")
-        if self.guidance_interval is not None:
-            check_guidance_interval(self.guidance_interval)
 
 
 @dataclass(frozen=True)
@@ -169,7 +116,7 @@ def evaluate(
     )
     samples, steps, guidance, seed, batch_size, clip, inception, size, depth, per_caption, _ = astuple(settings)
     folder = Path(path_text("out", out))
-    check_folder("out", folder)
+    check_out(folder, data)
     _need_skimage()
     ranks = join_ranks()
     progress = progress and ranks.main
@@ -192,7 +139,9 @@ def evaluate(
     for warning in seen.warnings() if ranks.main else ():
         print(f"warning: {warning}", file=sys.stderr)
     weights = fingerprint(pipeline)
-    _check_report(folder, weights, str(data), {**asdict(settings), "size": size, "guidance_interval": list(interval)})
+    recorded = {**asdict(settings), "size": size, "guidance_interval": list(interval)}
+    compared = (weights, str(data), dataset.fingerprint(), recorded)
+    _check_report(folder, *compared)
     device = pipeline.components["autoencoder"].device.type
     key = {"weights": weights, "steps": steps, "guidance": guidance, "size": size, "device": device}
     key |= {name: options[name] for name in ("depth", "guidance_interval") if name in options}
@@ -235,7 +184,8 @@ def evaluate(
     figures: Figures = {
         "model": model or type(pipeline).__name__,
         "data": str(data),
-        "settings": {**asdict(settings), "size": size, "guidance_interval": list(interval)},
+        "data_fingerprint": compared[2],
+        "settings": recorded,
         "weights_sha256": weights,
         "parameters": {name: model_size(part).parameters for name, part in modules_of(pipeline).items()},
         "training": _training(training, seen, real),
@@ -256,7 +206,7 @@ def evaluate(
         features = evaluator.train.features, evaluator.sides["held_out"].features
         figures["real held-out beside real training pictures"] = lite0_figures(*features)
     # Another process may have written one meanwhile.
-    _check_report(folder, weights, str(data), {**asdict(settings), "size": size, "guidance_interval": list(interval)})
+    _check_report(folder, *compared)
     written = _write(folder, figures, evaluator, measured)
     ranks.wait()
     return written
@@ -294,7 +244,7 @@ def _training(training: Sequence[TrainingData], seen: Seen, real: Splits) -> Tra
     return {"data": rows, "held-out pictures that were trained on": real.trained}
 
 
-def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, object]) -> None:
+def _check_report(folder: Path, weights: str, data: str, fingerprint: str, settings: Mapping[str, object]) -> None:
     """Raises PochadeError where ``folder`` holds the report of another evaluation."""
     path = folder / "report.json"
     if not path.is_file():
@@ -303,7 +253,8 @@ def _check_report(folder: Path, weights: str, data: str, settings: Mapping[str, 
     found = read_json(path)
     usual = {"per_caption": 1, "guidance_interval": list(EVERYWHERE)}  # of reports that do not name them
     before = usual | found.get("settings", {})
-    if [found.get("weights_sha256"), found.get("data"), before] != json.loads(json.dumps([weights, data, settings])):
+    same = [found.get("weights_sha256"), found.get("data"), before] == json.loads(json.dumps([weights, data, settings]))
+    if not same or found.get("data_fingerprint", fingerprint) != fingerprint:
         raise PochadeError(
             f"out: {folder} holds the report of {found.get('model')} on {found.get('data')}, of other weights, data or "
             "settings; choose another folder"

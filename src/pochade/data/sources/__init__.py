@@ -355,11 +355,16 @@ def open_source(
 
     Arguments and errors are those of `Source.open` and `parse_source`.
     """
+    return as_source(source).open(split, progress=progress, reading=reading)
+
+
+def as_source(source: "Source | str | Path") -> "Source":
+    """A source, of its text form or a folder as well. Raises PochadeError as `parse_source`."""
     if isinstance(source, str):
-        source = parse_source(source)
-    elif not isinstance(source, Source):
-        source = FolderSource(path_or_url(path_text("source", source, f"{FORMS}, a path and a Source")))
-    return source.open(split, progress=progress, reading=reading)
+        return parse_source(source)
+    if isinstance(source, Source):
+        return source
+    return FolderSource(path_or_url(path_text("source", source, f"{FORMS}, a path and a Source")))
 
 
 def _drawings(rest: str) -> DrawingsSource:
