@@ -485,14 +485,8 @@ function editorChanged() {
   updateForm();
 }
 
-function status(text) {
-  $("status").textContent = text;
-}
-
-function note(text) {
-  $("prompt-note").textContent = text;
-  $("prompt-note").hidden = !text;
-}
+const status = (text) => Object.assign($("status"), { textContent: text });
+const note = (text) => Object.assign($("prompt-note"), { textContent: text, hidden: !text });
 
 function progress(share) {
   $("progress").hidden = share === null;
