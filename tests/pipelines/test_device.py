@@ -13,7 +13,6 @@ from pochade.pipelines.image_to_image import ImageToImagePipeline
 from pochade.pipelines.schedulers import make_scheduler
 from pochade.pipelines.super_resolution import SuperResolutionPipeline
 from pochade.pipelines.text_to_image import TextToImagePipeline
-from pochade.runtime.sampling import GuidanceWarning
 
 
 def loaded(folder: Path, kind: type[Any] = TextToImagePipeline, **options: Any) -> Any:
@@ -149,9 +148,8 @@ def test_an_interval_without_the_time_of_a_step_is_refused_before_sampling(toy_p
     with pytest.raises(PochadeError, match=r"^negative_prompt: has no effect, since no step's time, 1, lies in"):
         generate(own, **one, negative_prompt="green")
     assert not calls
-    with pytest.warns(GuidanceWarning, match=r"no effect, since no step's time, 1, lies in .*, 0.4,0.8$") as warned:
-        generate(own, **one)
-    assert warned[0].filename == __file__
+    generate(own, **one)  # all that was given has an effect
+    assert calls == [1]
 
 
 @pytest.mark.parametrize("interval", [(0.5, 0.5), (0.8, 0.2), (-0.1, 1), (0, 1.1), (0.5,), 0.5, (float("nan"), 1)])

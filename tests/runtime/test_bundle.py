@@ -24,7 +24,7 @@ from pochade.runtime import Bundle, Step
 from pochade.runtime.graphs import open_onnx
 from pochade.runtime.masks import EditingWarning
 from pochade.runtime.pictures import read_recipe
-from pochade.runtime.sampling import Guidance, GuidanceWarning
+from pochade.runtime.sampling import Guidance
 from pochade.runtime.tokens import PromptTruncatedWarning, PromptUnknownWarning, cut, token_ids, unknown_share, warn_of
 from pochade.text_encoders.bag import BagEncoder
 from pochade.text_encoders.minilm import MiniLMEncoder
@@ -112,9 +112,7 @@ def test_a_bundle_guides_at_the_times_of_its_model(
             PochadeError, match=r"^negative_prompt: has no effect, since no step's time, 1, lies in the"
         ):
             call("a red apple", **one, negative_prompt="green")
-        with pytest.warns(GuidanceWarning, match=r"no step's time, 1, lies in .*, 0.4,0.8$") as warned:
-            call("a red apple", **one)
-        assert warned[0].filename == __file__
+        call("a red apple", **one)  # all that was given has an effect
 
 
 def test_edits_are_those_of_eager(

@@ -140,8 +140,8 @@ def check_sampling(
     """Whether a call can be sampled from t = ``start`` on, at a ``depth`` and with guidance of an ``image_scale``.
 
     Raises:
-        PochadeError: ``depth`` is out of range, or guidance applies in no step; in the usual interval, without a
-            negative prompt, that is a warning.
+        PochadeError: ``depth`` is out of range, or guidance applies in no step, and the interval or a negative
+            prompt was given.
     """
     if depth is not None:
         check_count("depth", depth)
@@ -152,7 +152,6 @@ def check_sampling(
             step_times(scheduler, call.steps, start),
             usual=call.usual_interval,
             negative=negative,
-            stacklevel=5,
         )
 
 

@@ -397,9 +397,7 @@ class Bundle:
         scales = Guidance(float(guidance), image_guidance, (float(guidance_interval[0]), float(guidance_interval[1])))
         if guidance != 1 or image_guidance is not None:
             times = noise_times(self.manifest.sampling, steps, start)[:-1]
-            check_guided(
-                scales.interval, times, usual=usual_interval, negative=bool(negative_prompt.strip()), stacklevel=3
-            )
+            check_guided(scales.interval, times, usual=usual_interval, negative=bool(negative_prompt.strip()))
         return Call(prompt, negative_prompt, plain(seed), plain(steps), scales, plain(depth), on_step)
 
     def _image_guidance(self, instruction: bool, given: float | None) -> float | None:

@@ -1,7 +1,6 @@
 """From noise to latents: the loop of a host, on arrays alone."""
 
 import math
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -44,22 +43,18 @@ def check_guided(
     *,
     usual: tuple[float, float],
     negative: bool,
-    stacklevel: int,
 ) -> None:
-    """Whether guidance applies in any step of a call with a scale other than 1.
+    """Whether guidance applies in any step of a call with a scale other than 1, where the interval or a negative prompt
+    was given.
 
     Args:
         interval: of guidance.
         times: of the steps.
         usual: the interval where none is given.
         negative: whether there is a negative prompt.
-        stacklevel: of the warning.
 
     Raises:
         PochadeError: it applies in none, and there is a negative prompt, or the interval is another than the usual one.
-
-    Warns:
-        GuidanceWarning: it applies in none.
     """
     if any(is_inside(interval, t) for t in times):
         return
@@ -70,10 +65,11 @@ def check_guided(
         raise PochadeError(
             f"guidance_interval: {shown} given, in which no step's time lies: allowed is one with any of {named}"
         )
-    own = f"no step's time, {named}, lies in the model's guidance_interval, {shown}"
     if negative:
-        raise PochadeError(f"negative_prompt: has no effect, since {own}: allowed are more steps, or another interval")
-    warnings.warn(f"guidance: has no effect, since {own}", GuidanceWarning, stacklevel=stacklevel + 1)
+        raise PochadeError(
+            f"negative_prompt: has no effect, since no step's time, {named}, lies in the model's guidance_interval, "
+            f"{shown}: allowed are more steps, or another interval"
+        )
 
 
 @dataclass(frozen=True)
