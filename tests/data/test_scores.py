@@ -118,8 +118,8 @@ def test_numbers_go_with_the_pictures_into_shards_and_on(tmp_path: Path, capsys:
     cli(capsys, "data", "prepare", "folder", "--path", str(tmp_path / "shards"), *chosen, str(tmp_path / "chosen"))
     curated = open_source(tmp_path / "chosen", "all", progress=False)
     assert {curated.item(i).captions[0] for i in range(len(curated))} == {"blue 6", "blue 9"}
-    scores = dict(curated.item(0).scores)
-    assert scores["score"] == scores["aesthetic"]
+    found = {curated.item(i).captions[0]: dict(curated.item(i).scores) for i in range(len(curated))}
+    assert found == {f"blue {i}": {"aesthetic": i, "width": 16} for i in (6, 9)}  # the number by its own name, once
 
 
 def predictor(folder: Path, *classes: str) -> str:
