@@ -330,7 +330,9 @@ def test_a_folder_too_small_to_hold_out(tmp_path: Path) -> None:
     figures = run(pipe, data, tmp_path / "out").figures
     assert figures["held_out"].startswith("not measured")
     assert "copying" not in figures["train"]
-    with pytest.raises(PochadeError, match=r"out: .*report lies in the data, .*data; choose a folder beside them"):
+    with pytest.raises(
+        PochadeError, match=r"out: .*report lies in the data, .*data, allowed is a folder outside of it"
+    ):
         run(pipe, data, data / "report")
     assert not (data / "report").exists()
     (data / "red circle.txt").write_text("red ball")

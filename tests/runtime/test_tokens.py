@@ -96,10 +96,10 @@ def test_a_warning_names_the_prompt_that_is_not_read(words_folder: Path, kind: s
         "pipeline": (pipe, {"num_inference_steps": 1, "guidance_scale": 3.0}),
     }
     call, more = calls[kind]
-    long, foreign = "a red apple " * 20, "ꦲꦏ ꦱꦫ"
+    long, unknown = "a red apple " * 20, "ꦲꦏ ꦱꦫ"
     said = {
         PromptTruncatedWarning: (long, f"{argument}: 60 tokens, the text encoder reads 32: the last 28 are cut"),
-        PromptUnknownWarning: (foreign, f"{argument}: {foreign!r} is mostly unknown to the text encoder"),
+        PromptUnknownWarning: (unknown, f"{argument}: {unknown!r} is mostly unknown to the text encoder"),
     }
     for category, (given, sentence) in said.items():
         texts = {"prompt": "a cat", "negative_prompt": "a cat", argument: given}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pochade.arguments import check_count, check_guidance, check_guidance_interval, is_whole, path_text, plain, shown
 from pochade.data.dataset import Shape
-from pochade.data.sources import Source, as_source
+from pochade.data.sources import Source, as_source, check_outside
 from pochade.errors import PochadeError
 from pochade.files import check_folder
 
@@ -60,8 +60,6 @@ class Settings:
 
 
 def check_out(folder: Path, data: Source | str | Path) -> None:
-    """Raises PochadeError where ``folder`` cannot be written to, or lies in the data, whose part a report would be."""
+    """Raises PochadeError where ``folder`` cannot be written to, or lies in the data."""
     check_folder("out", folder)
-    for path in as_source(data).paths():
-        if folder.resolve().is_relative_to(path.expanduser().resolve()):
-            raise PochadeError(f"out: {folder} lies in the data, {path}; choose a folder beside them")
+    check_outside(folder, [as_source(data)])

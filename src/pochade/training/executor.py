@@ -17,6 +17,7 @@ from pochade.arguments import check_flag, path_text, shown
 from pochade.data.cache.claims import holder, take
 from pochade.data.dataset import Dataset
 from pochade.data.samples import PictureSamples, groups_of
+from pochade.data.sources import check_outside
 from pochade.device import own_device, resolve_device
 from pochade.errors import FailureError, PochadeError, as_given, name_copy, nearest
 from pochade.files import atomic_folder, cache_folder, check_tensor_folder, write_json
@@ -120,7 +121,7 @@ def _checked(
     check_tensor_folder("out", out)
     finished = 0 if only is None else _finished_before(stages, only, out)
     stages = stages if only is None else stages[: finished + 1]
-    _check_outside(stages, out)
+    check_outside(out, (source for stage in stages for source in stage.data.sources))
     folders = [_result(stage, number, out).model.parent for number, stage in enumerate(stages, 1)][finished:]
     for folder in folders:
         _check_free(folder)
@@ -135,18 +136,9 @@ def _checked(
     return ready, finished
 
 
-def _check_outside(stages: Sequence[AnyStage], out: Path) -> None:
-    """Raises PochadeError where ``out`` lies in the data: its sample sheets would be pictures to train on."""
-    sources = (source for stage in stages for source in stage.data.sources)
-    for path in dict.fromkeys(path for source in sources for path in source.paths()):
-        folder = path.expanduser().resolve()
-        if folder.is_dir() and out.resolve().is_relative_to(folder):
-            raise PochadeError(f"out: {out} lies in the data, {path}, allowed is a folder outside of it")
-
-
 def settled(stage: AnyStage, data: Data, say: Callable[[str], object]) -> AnyStage:
     """The stage with the steps that follow from its data, and the rate that follows from its settings, where it names
-    none: ``say`` is told of both."""
+    none: both are reported to ``say``."""
     if not stage.learning_rate:
         stage = with_rate(stage)
         say(f"{stage.name}: learning_rate {stage.learning_rate:g}, from the rank; learning_rate=... gives another")

@@ -421,6 +421,14 @@ def check_there(paths: Iterable[Path]) -> None:
             raise PochadeError(f"path: {path} is not there")
 
 
+def check_outside(out: Path, sources: Iterable[Source]) -> None:
+    """Raises PochadeError where ``out`` lies in a folder that a source reads: what is written there would be data."""
+    for path in dict.fromkeys(path for source in sources for path in source.paths()):
+        folder = path.expanduser().resolve()
+        if folder.is_dir() and out.resolve().is_relative_to(folder):
+            raise PochadeError(f"out: {out} lies in the data, {path}, allowed is a folder outside of it")
+
+
 def _escaped(path: Path) -> str:
     return (url_of("source", path) or str(path)).replace("+", "++")
 
